@@ -1,0 +1,27 @@
+# make demo: set up, find tickets in the digits of scikit-learn, compare them with every baseline.
+# make test: set up, lint, check types and floors, run all tests.
+PY := .venv/bin/python
+export OMP_WAIT_POLICY := passive
+
+.PHONY: demo test bench clean
+demo: .venv/.stamp
+	.venv/bin/tombola run digits --out runs
+
+test: .venv/.stamp
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports --no-cache
+	.venv/bin/codespell src tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
+	$(PY) -m pytest -n 2
+
+bench: .venv/.stamp
+	$(PY) -m benchmarks
+
+.venv/.stamp: pyproject.toml constraints.txt
+	python3 -m venv .venv
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis

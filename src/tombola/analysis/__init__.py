@@ -1,0 +1,1 @@
+"""What masks tell: similarity, and later collapse and semantics."""

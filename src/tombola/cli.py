@@ -1,0 +1,261 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import os
+
+# Two OpenMP programs at once spin on each other; must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import tombola
+from tombola.errors import TombolaError, UsageError
+from tombola.experiments import EXPERIMENTS, experiment
+from tombola.launch import Order, order_of
+from tombola.methods import METHODS
+from tombola.report.inspect import describe
+from tombola.report.page import write_page
+from tombola.report.rows import find_runs
+from tombola.report.rows import rows as rows_of
+from tombola.report.tables import Table, tables
+
+app = App(
+    name="tombola",
+    help="One network, many winning tickets: sparse subnetworks for subsets of your data.",
+    version=tombola.__version__,
+)
+out_console, err_console = Console(), Console(stderr=True)
+if not out_console.is_terminal:
+    out_console.width = 160  # a file or a pipe has no width of its own
+Json = Annotated[bool, Parameter(negative="")]
+
+
+@app.command
+def run(
+    name: str,
+    *,
+    preset: str | None = None,
+    method: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = tuple(METHODS),
+    sparsity: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (),
+    seed: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0,),
+    data: str | None = None,
+    augment: bool | None = None,
+    out: Path = Path("runs"),
+    threads: int | None = None,
+    json: Json = False,
+) -> None:
+    """Run methods of an experiment and compare them. What is done already is not done again.
+
+    Example: tombola run digits --method rtl imp --seed 0 1
+
+    Parameters
+    ----------
+    name: str
+        The experiment; `tombola experiments` lists them.
+    preset: str
+        Its settings; the first of the experiment by default.
+    method: tuple[str, ...]
+        Which methods; all of them, with the controls, by default.
+    sparsity: tuple[float, ...]
+        Shares of weights removed; the preset's by default.
+    seed: tuple[int, ...]
+        Seeds of initialisation, data order and controls; a run directory each.
+    data: str
+        A folder with the data, or the name of a hub data set.
+    augment: bool
+        Random crop and flip; the preset's choice by default.
+    out: Path
+        Where run directories go: OUT/NAME-PRESET/seedN.
+    threads: int
+        Threads of one process; all cores by default. Another number may change the last bits.
+    json: bool
+        Print rows for machines instead of tables.
+    """
+    _threads(threads)
+    chosen = experiment(name)
+    preset, defaults = chosen.preset(preset)
+    settings = replace(defaults.settings, sparsity=sparsity) if sparsity else defaults.settings
+    augment = defaults.augment if augment is None else augment
+    order = Order(chosen, preset, settings, augment, data and _absolute(data), method)
+    folder = out / f"{name}-{preset}"
+    _carry_out(order, [(s, folder / f"seed{s}") for s in seed], json)
+
+
+@app.command
+def resume(path: Path, *, threads: int | None = None, json: Json = False) -> None:
+    """Go on with an interrupted run; the result is the same, byte for byte.
+
+    Example: tombola resume runs/digits-quick/seed0
+
+    Parameters
+    ----------
+    path: Path
+        The run directory.
+    threads: int
+        As in `tombola run`.
+    json: bool
+        Print rows for machines instead of tables.
+    """
+    _threads(threads)
+    order, seed = order_of(path)
+    _carry_out(order, [(seed, path)], json)
+
+
+@app.command
+def compare(
+    *paths: Path,
+    write: Path | None = None,
+    json: Json = False,
+) -> None:
+    """Compare the methods of runs: both readings, the paper's figures, everything that is stored.
+
+    Example: tombola compare runs/digits-quick
+
+    Parameters
+    ----------
+    paths: Path
+        Run directories, or folders that hold some; seeds of one experiment are averaged.
+    write: Path
+        A Markdown page to put the tables into, with a JSON twin beside it.
+    json: bool
+        Print rows for machines instead of tables.
+    """
+    if not paths:
+        raise UsageError("compare needs at least one run directory")
+    found = rows_of(find_runs(paths))
+    if write is not None:
+        write_page(write, found)
+    _print_rows(found, json)
+
+
+@app.command
+def inspect(file: Path, *, json: Json = False) -> None:
+    """Show what is in a ticket file.
+
+    Example: tombola inspect runs/digits-quick/seed0/tickets/rtl-0.5.tickets
+
+    Parameters
+    ----------
+    file: Path
+        A ticket file.
+    json: bool
+        Everything, for machines: also similarity and the settings it was made with.
+    """
+    facts = describe(file)
+    if json:
+        _print_json(facts)
+        return
+    heads = ("bytes", "weights_in_scope", "union", "core", "private_numbers_per_ticket", "dense_rest")
+    for key in heads:
+        out_console.print(f"{key.replace('_', ' ')}: {facts[key]:,}")
+    layers = list(next(iter(facts["layers"].values())))
+    body = [[layer, *(f"{facts['layers'][t][layer]:.3f}" for t in facts["tickets"])] for layer in layers]
+    total = ["all", *(f"{n / facts['weights_in_scope']:.3f}" for n in facts["tickets"].values())]
+    out_console.print(Table("Density per layer", ["layer", *facts["tickets"]], [*body, total]).rich())
+
+
+@app.command
+def experiments(*, json: Json = False) -> None:
+    """List what can be run, with data and presets.
+
+    Example: tombola experiments
+
+    Parameters
+    ----------
+    json: bool
+        For machines.
+    """
+    listed = [
+        {
+            "name": e.name,
+            "summary": e.summary,
+            "data": e.data,
+            "presets": {name: preset.summary for name, preset in e.presets.items()},
+        }
+        for e in EXPERIMENTS.values()
+    ]
+    if json:
+        _print_json(listed)
+        return
+    for e in EXPERIMENTS.values():
+        out_console.print(f"[bold]{e.name}[/bold]  {e.summary}\n  data: {e.data}", highlight=False)
+        for name, preset in e.presets.items():
+            out_console.print(f"  --preset {name}: {preset.summary}", highlight=False)
+    out_console.print("methods:", highlight=False)
+    for name, composed in METHODS.items():
+        control = " (control)" if composed.control else ""
+        out_console.print(f"  --method {name}: {composed.summary}{control}", highlight=False)
+
+
+def _carry_out(order: Order, where: Sequence[tuple[int, Path]], json: bool) -> None:
+    data = order.load()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err_console, transient=True) as bar:
+        task = bar.add_task("loading", total=None)
+        for seed, path in where:
+
+            def tell(stage: str, done: int, total: int, seed: int = seed) -> None:
+                bar.update(task, description=f"seed {seed}: {stage}", completed=done, total=total)
+
+            for word in order.run(data, seed, path, tell):
+                bar.console.print(f"seed {seed}: {word}", highlight=False)
+    _print_rows(rows_of([path for _, path in where]), json)
+    err_console.print(f"runs: {', '.join(str(path) for _, path in where)}", highlight=False)
+
+
+def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    for table in tables(rows):
+        out_console.print(table.rich())
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def _threads(count: int | None) -> None:
+    if count is not None:
+        if count < 1:
+            raise UsageError(f"--threads must be at least 1: got {count}")
+        torch.set_num_threads(count)
+
+
+def _absolute(source: str) -> str:
+    folder = Path(source).expanduser()
+    return str(folder.resolve()) if folder.exists() else source
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: status 0, 2 for a bad argument, 1 for another error, 130 when interrupted."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except (UsageError, CycloptsError) as error:
+        _fail(error, 2)
+    except (TombolaError, OSError) as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        err_console.print("interrupted; `tombola resume RUN`, or the same command, goes on from here")
+        sys.exit(130)
+
+
+def _fail(error: Exception, status: int) -> None:
+    message = " ".join(str(error).split())
+    sys.stderr.write(f"tombola: {message}\n")
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

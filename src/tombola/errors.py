@@ -1,0 +1,72 @@
+"""The errors that a user can cause, each naming the thing and the remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class TombolaError(Exception):
+    """Base of every error that Tombola raises on purpose."""
+
+
+class ScopeError(TombolaError):
+    """The scope of prunable weights is empty, or a pattern matches nothing."""
+
+
+class MaskError(TombolaError):
+    """Masks that do not fit each other or the weights."""
+
+
+class PruningError(TombolaError):
+    """Scores or counts that cannot be pruned by."""
+
+
+class LayerCollapse(PruningError):
+    """Pruning would leave a layer without a single weight."""
+
+
+class UnknownTicket(TombolaError, KeyError):
+    """A ticket name that does not exist."""
+
+    def __init__(self, name: object, known: Iterable[str]) -> None:
+        super().__init__(unknown("ticket", name, known))
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return str(self.args[0])
+
+
+class PartitionError(TombolaError):
+    """A partition with an empty, missing or contradictory subset."""
+
+
+class DataError(TombolaError):
+    """Data that cannot be trained on: wrong shapes, NaN, nothing there."""
+
+
+class OptimizerError(TombolaError):
+    """An optimiser that cannot be masked exactly."""
+
+
+class TicketFileError(TombolaError):
+    """A ticket file that is damaged or belongs to another network."""
+
+
+class RunError(TombolaError):
+    """A run directory that cannot be used as asked."""
+
+
+class UsageError(TombolaError):
+    """An argument that makes no sense; the command line exits with status 2."""
+
+
+def unknown(kind: str, name: object, known: Iterable[str]) -> str:
+    """One line for a name that does not exist: the near misses, and what there is.
+
+    >>> unknown("ticket", "dgo", ["cat", "dog"])
+    "there is no ticket 'dgo'; did you mean 'dog'? Known: cat, dog"
+    """
+    names = list(known)
+    close = get_close_matches(str(name), names, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else "."
+    return f"there is no {kind} {name!r}{hint} Known: {', '.join(names)}"

@@ -1,0 +1,152 @@
+"""Image data sets from where users have them: Parquet files, a folder per class, or a hub's name."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet as parquet
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from tombola.errors import DataError, unknown
+
+Images = tuple[Tensor, Tensor]  # x uint8 [S, 3, H, W], y int64 [S]
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """uint8 ``[B, 3, H, W]`` to float with mean 0 and deviation 1 per channel, channels last.
+
+    Channels last is what convolutions on a CPU are fastest with; values and shapes are the same.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalised float32 of the same shape."""
+        scale = torch.tensor(self.std)[:, None, None] * 255
+        shift = torch.tensor(self.mean)[:, None, None] * 255
+        return ((x.float() - shift) / scale).contiguous(memory_format=torch.channels_last)
+
+
+def crop_and_flip(x: Tensor, generator: torch.Generator, margin: int = 4) -> Tensor:
+    """A random crop from the zero-padded image and a random mirror, drawn for each image.
+
+    >>> crop_and_flip(torch.ones(2, 3, 8, 8, dtype=torch.uint8), torch.Generator()).shape
+    torch.Size([2, 3, 8, 8])
+    """
+    B, C, H, W = x.shape
+    padded = torch.nn.functional.pad(x, [margin] * 4)
+    top, left = torch.randint(0, 2 * margin + 1, (2, B), generator=generator)
+    rows, columns = top[:, None] + torch.arange(H), left[:, None] + torch.arange(W)
+    mirrored = torch.rand(B, generator=generator) < 0.5
+    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
+    b, c = torch.arange(B)[:, None, None, None], torch.arange(C)[None, :, None, None]
+    return padded[b, c, rows[:, None, :, None], columns[:, None, None, :]]
+
+
+def read_images(source: str, names: Sequence[str], label: str, size: int) -> tuple[Images, Images]:
+    """Train and test images of a source.
+
+    Args:
+        source: a folder with ``train*.parquet`` and ``test*.parquet`` (the hub's image layout), a
+            folder with ``train/CLASS/*.png`` and ``test/CLASS/*.png``, or the name of a data set on
+            the Hugging Face hub (needs the extra ``tombola[hub]``).
+        names: the class names, in the order of the labels.
+        label: the label column of Parquet files.
+        size: the side of an image; others are an error.
+
+    Raises:
+        DataError: nothing there, an unknown class, another size, or a file that is no image.
+    """
+    folder = Path(source).expanduser()
+    if not folder.exists():
+        if folder.is_absolute() or source.startswith(".") or source.count("/") != 1:
+            raise DataError(
+                f"there is no folder {source}: give --data a folder or the name of a hub data set"
+            )
+        rows = {split: _hub_rows(source, split, label) for split in ("train", "test")}
+    elif list(folder.glob("train*.parquet")):
+        rows = {split: _parquet_rows(folder, split, label) for split in ("train", "test")}
+    elif (folder / "train").is_dir():
+        rows = {split: _folder_rows(folder, split, names) for split in ("train", "test")}
+    else:
+        raise DataError(f"{source} has neither train*.parquet nor a folder train/ with one folder per class")
+    train, test = (_stack(rows[split], size, f"{source} ({split})") for split in ("train", "test"))
+    for _, y in (train, test):
+        if int(y.max()) >= len(names):
+            raise DataError(f"{source} holds class {int(y.max())}, but there are {len(names)} names")
+    return train, test
+
+
+def _stack(rows: Iterable[tuple[Any, int]], size: int, where: str) -> Images:
+    pictures, labels = [], []
+    for number, (picture, label) in enumerate(rows):
+        try:
+            image = picture if isinstance(picture, Image.Image) else Image.open(io.BytesIO(picture))
+            pixels = np.asarray(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError, TypeError) as error:
+            raise DataError(f"{where}: row {number} is no image ({error})") from None
+        if pixels.shape != (size, size, 3):
+            raise DataError(f"{where}: image {number} is {pixels.shape[:2]}, {size}×{size} is needed")
+        pictures.append(pixels)
+        labels.append(label)
+    if not pictures:
+        raise DataError(f"{where} holds no images")
+    x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
+    return x, torch.tensor(labels)
+
+
+def _parquet_rows(folder: Path, split: str, label: str) -> Iterable[tuple[Any, int]]:
+    files = sorted(folder.glob(f"{split}*.parquet"))
+    if not files:
+        raise DataError(f"{folder} has no {split}*.parquet")
+    for file in files:
+        try:
+            table = parquet.read_table(file)
+        except pyarrow.ArrowInvalid as error:
+            raise DataError(f"{file} is no Parquet file, or damaged ({error})") from None
+        image = next((c for c in ("img", "image") if c in table.column_names), None)
+        if image is None or label not in table.column_names:
+            raise DataError(f"{file} needs columns img (or image) and {label}; it has {table.column_names}")
+        for row, value in zip(table[image].to_pylist(), table[label].to_pylist(), strict=True):
+            yield row["bytes"], value
+
+
+def _folder_rows(folder: Path, split: str, names: Sequence[str]) -> Iterable[tuple[Any, int]]:
+    if not (folder / split).is_dir():
+        raise DataError(f"{folder} has no folder {split}/")
+    for directory in sorted((folder / split).iterdir()):
+        if not directory.is_dir():
+            continue
+        if directory.name not in names:
+            raise DataError(f"{directory}: {unknown('class', directory.name, names)}")
+        for file in sorted(directory.iterdir()):
+            if file.suffix.lower() in SUFFIXES:
+                yield file.read_bytes(), names.index(directory.name)
+
+
+def _hub_rows(name: str, split: str, label: str) -> Iterable[tuple[Any, int]]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        raise DataError(
+            f"{name} is taken for a hub data set, which needs: pip install 'tombola[hub]' (or give "
+            "--data a folder)"
+        ) from None
+    try:
+        table = load_dataset(name, split=split)
+    except Exception as error:  # the library raises many kinds; each means that there is no data
+        raise DataError(f"{name} could not be loaded from the hub: {error}") from None
+    image = "img" if "img" in table.column_names else "image"
+    for row in table:
+        yield row[image], row[label]

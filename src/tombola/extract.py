@@ -1,0 +1,70 @@
+"""Algorithm 1 of RTL (arXiv 2601.22141): ticket extraction by iterative pruning and rewinding.
+
+With one subset it is iterative magnitude pruning (Frankle & Carbin, arXiv 1803.03635).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from tombola.errors import LayerCollapse
+from tombola.function import Theta
+from tombola.masks import MaskSet
+from tombola.problem import Problem
+from tombola.pruning import Selection, prune
+from tombola.scoring import magnitude
+from tombola.stage import Stage
+
+
+def extract(
+    problem: Problem,
+    theta0: Theta,
+    masks: MaskSet,
+    schedule: Sequence[int],
+    T: int,
+    *,
+    score: Callable[[Tensor], Tensor] = magnitude,
+    selection: Selection = "global",
+    first_round: int = 0,
+    stage: Stage | None = None,
+) -> MaskSet:
+    """The masks after training, pruning and rewinding once per entry of the schedule.
+
+    The paper prints the loop's test as ``density < s``; here every round has its exact count.
+
+    Args:
+        problem: f, data, partition ``d_1 .. d_K``, objective, recipe.
+        theta0: the rewind point: the initial weights, or those of an early step.
+        masks: where pruning starts: all ones, or the result of earlier rounds.
+        schedule: weights that each ticket keeps after each round (`tombola.schedules`).
+        T: training steps per ticket and round.
+        score: from trained weights ``[N]`` to scores ``[N]``, low = prune first.
+        selection: ``global`` or ``layer``.
+        first_round: number of the first round; data order depends on it.
+        stage: where progress, records and states go.
+
+    Raises:
+        LayerCollapse: a round would empty a layer; the message names round and ticket.
+    """
+    stage = stage or Stage()
+    names, scope, K = masks.names, masks.scope, len(masks)
+    m, done = masks.masks_KN.clone(), 0
+    if (saved := stage.load()) is not None:
+        m, done = MaskSet.unpack(scope, names, saved[0]["masks"]).masks_KN, saved[1]["done"]
+        problem.seen = saved[1]["seen"]
+    for step in range(done, len(schedule) * K):
+        r, k = divmod(step, K)
+        theta = theta0.masked(m[k])  # θ ← θ0 under m_k: the rewind
+        loss = problem.train(theta, m[k], k, T, "extract", first_round + r)  # T steps on d_k: θ_T^(k)
+        try:
+            m[k] = prune(m[k], score(theta.weights_N), schedule[r], scope, selection)
+        except LayerCollapse as error:
+            raise LayerCollapse(f"round {first_round + r}, ticket {names[k]!r}: {error}") from None
+        stage.record(event="prune", round=first_round + r, ticket=names[k], kept=int(m[k].sum()), loss=loss)
+        stage.save(
+            {"masks": MaskSet.stacked(scope, names, m).pack()}, {"done": step + 1, "seen": problem.seen}
+        )
+        stage.advance(step + 1, len(schedule) * K)
+    return MaskSet.stacked(scope, names, m)

@@ -1,0 +1,132 @@
+"""The backbone as the paper's function ``f(x; m ⊙ θ)``; the network itself stays untouched.
+
+Shape letters: N weights in scope, R the dense remainder that tickets share, P private parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from tombola.errors import ScopeError
+from tombola.layout import Layout
+
+
+@dataclass
+class Theta:
+    """All that a backbone holds. ``private[k]`` belongs to ticket k; buffers are shared."""
+
+    weights_N: Tensor
+    rest_R: Tensor
+    private: list[Tensor]
+    buffers: dict[str, Tensor]
+
+    def clone(self, tickets: int | None = None) -> Theta:
+        """A copy to train, with its own leaves; the private part repeated for each ticket."""
+        private = self.private if tickets is None else [self.private[0]] * tickets
+        return Theta(
+            _leaf(self.weights_N),
+            _leaf(self.rest_R),
+            [_leaf(p) for p in private],
+            {name: b.clone() for name, b in self.buffers.items()},
+        )
+
+    def masked(self, mask_N: Tensor) -> Theta:
+        """``m ⊙ θ``: a copy whose weights outside the mask are exactly zero."""
+        theta = self.clone()
+        theta.weights_N.data[~mask_N] = 0
+        return theta
+
+    def leaves(self) -> list[Tensor]:
+        """What an optimiser steps: weights, remainder, then the private part of each ticket."""
+        return [self.weights_N, self.rest_R, *self.private]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything under stable names, for checkpoints."""
+        private = {f"private.{k}": p.detach() for k, p in enumerate(self.private)}
+        buffers = {f"buffers.{name}": b for name, b in self.buffers.items()}
+        return {"weights": self.weights_N.detach(), "rest": self.rest_R.detach(), **private, **buffers}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor]) -> Theta:
+        """The inverse of `tensors`."""
+        count = sum(name.startswith("private.") for name in tensors)
+        private = [_leaf(tensors[f"private.{k}"]) for k in range(count)]
+        prefix = "buffers."
+        buffers = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        return cls(_leaf(tensors["weights"]), _leaf(tensors["rest"]), private, buffers)
+
+
+def _leaf(flat: Tensor) -> Tensor:
+    return flat.detach().clone().requires_grad_()
+
+
+class Function:
+    """``f(x; m_k ⊙ θ)`` for one backbone (Eq. 1 and 3).
+
+    Parameters outside the scope are the dense remainder, or private to each ticket where ``private``
+    names them; parameters that do not require gradients stay as they are.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> f = Function(net, Layout(("0.weight",), ((8, 4),)))
+    >>> theta, mask = f.theta0(), torch.zeros(32, dtype=torch.bool)
+    >>> f(theta, mask, torch.rand(3, 4)).shape
+    torch.Size([3, 2])
+    """
+
+    def __init__(self, backbone: nn.Module, scope: Layout, private: Iterable[str] = ()) -> None:
+        self.module = copy.deepcopy(backbone)
+        private = set(private)
+        parameters = dict(self.module.named_parameters())
+        frozen = [name for name in scope.names if not parameters[name].requires_grad]
+        if frozen:
+            raise ScopeError(f"{', '.join(frozen)} cannot be trained (requires_grad=False): exclude it")
+        dense = {n: p for n, p in parameters.items() if p.requires_grad and n not in scope.names}
+        self.scope = scope
+        self.rest = Layout.of({n: p for n, p in dense.items() if n not in private})
+        self.private = Layout.of({n: p for n, p in dense.items() if n in private})
+        self._constants = {n: p.detach() for n, p in parameters.items() if not p.requires_grad}
+
+    def theta0(self) -> Theta:
+        """What the backbone holds now, for one ticket."""
+        parameters = dict(self.module.named_parameters())
+        return Theta(
+            _leaf(self.scope.flatten(parameters)),
+            _leaf(self.rest.flatten(parameters)),
+            [_leaf(self.private.flatten(parameters))],
+            {name: b.detach().clone() for name, b in self.module.named_buffers()},
+        )
+
+    def named(self, theta: Theta, mask_N: Tensor | None, k: int = 0) -> dict[str, Tensor]:
+        """The parameters and buffers of the backbone under ``m_k ⊙ θ``, by name."""
+        weights_N = theta.weights_N if mask_N is None else theta.weights_N * mask_N
+        return {
+            **self._constants,
+            **self.scope.unflatten(weights_N),
+            **self.rest.unflatten(theta.rest_R),
+            **self.private.unflatten(theta.private[k]),
+            **theta.buffers,
+        }
+
+    def __call__(self, theta: Theta, mask_N: Tensor | None, x: Tensor, k: int = 0) -> Tensor:
+        """Outputs for inputs ``x``; gradients with respect to ``theta.weights_N`` come out masked."""
+        outputs: Tensor = functional_call(self.module, self.named(theta, mask_N, k), (x,))
+        return outputs
+
+    def write(self, theta: Theta, mask_N: Tensor | None = None, k: int = 0) -> nn.Module:
+        """A copy of the backbone that holds ``m_k ⊙ θ`` (plain ``θ`` without a mask)."""
+        module = copy.deepcopy(self.module)
+        module.load_state_dict({n: t.detach() for n, t in self.named(theta, mask_N, k).items()}, strict=False)
+        return module
+
+
+def norms(module: nn.Module) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+    """The normalisation layers that keep running statistics, with their names."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
+            yield name, layer

@@ -1,0 +1,1 @@
+"""Backbones of the experiments: plain ``nn.Module`` classes that know nothing of tickets."""

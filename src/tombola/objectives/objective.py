@@ -1,0 +1,61 @@
+"""The interface of an objective: its samples, its loss, its scores and its metrics.
+
+Shape letters: S samples of a split, B batch, K subsets (tickets), C outputs of the network.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tombola.data import Data
+from tombola.layout import Layout
+from tombola.partition import Partition
+
+Predict = Callable[[str, int], Tensor]  # (split, k) to the outputs [S, C] of ticket k
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One measured number. ``reading`` is ``paper`` or ``like_for_like``; ``ticket`` if it has one."""
+
+    name: str
+    value: float
+    reading: str = ""
+    ticket: str = ""
+
+
+class Objective(ABC):
+    """What ticket k is trained and judged by."""
+
+    @abstractmethod
+    def epoch(self, partition: Partition, k: int, generator: torch.Generator) -> Tensor:
+        """Numbers of the training samples that ticket k sees in one epoch, in a new order."""
+
+    @abstractmethod
+    def epoch_size(self, partition: Partition, k: int) -> int:
+        """How many samples `epoch` returns."""
+
+    @abstractmethod
+    def targets(self, data: Data, partition: Partition, index: Tensor, k: int) -> Tensor:
+        """What ticket k should answer for these training samples."""
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, targets: Tensor, k: int) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+
+    def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:  # noqa: ARG002
+        """Which entries of the dense remainder ticket k may move; None means all of them."""
+        return None
+
+    @abstractmethod
+    def single(self, partition: Partition) -> Objective:
+        """The same task for one network that serves all subsets (IMP single, dense)."""
+
+    @abstractmethod
+    def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
+        """All metrics on the test split; whatever is chosen is chosen on the validation split."""

@@ -1,0 +1,133 @@
+"""A method carried out at one sparsity: its tickets, its metrics, and all that it stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola import storage
+from tombola.analysis.similarity import kappa
+from tombola.masks import MaskSet
+from tombola.methods import Method, method
+from tombola.objectives import Metric
+from tombola.pipeline import Pipeline, predict
+from tombola.stage import Stage, State
+from tombola.tickets import TicketModel
+
+
+@dataclass
+class Outcome:
+    """Tickets of one method at one sparsity; several models where nothing is shared."""
+
+    method: str
+    sparsity: float
+    models: list[TicketModel]
+    metrics: list[Metric]
+
+
+def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
+    """Search, train, finish, judge and save one method at one sparsity."""
+    chosen, label = method(name), f"{name}-{sparsity}"
+    masks = chosen.mask_set(pipeline, sparsity)
+    models, seen = _train(pipeline, chosen, masks, label)
+    similarity = _similarity(pipeline, name, sparsity, masks)
+
+    def compute(stage: Stage) -> State:
+        sizes = [_save(pipeline, model, label, len(models)) for model in models]
+        metrics = [
+            *_judge(pipeline, chosen, models),
+            *similarity,
+            *counts(models, pipeline),
+            Metric("file_bytes", sum(sizes)),
+            Metric("samples_search", pipeline.searched(chosen.search, sparsity) if chosen.search else 0),
+            Metric("samples_train", seen),
+        ]
+        for metric in metrics:
+            row = {"reading": metric.reading, "ticket": metric.ticket}
+            stage.record(
+                event="metric",
+                method=name,
+                sparsity=sparsity,
+                metric=metric.name,
+                value=metric.value,
+                **{key: value for key, value in row.items() if value},
+            )
+        return {}, {"metrics": [vars(metric) for metric in metrics]}
+
+    _, facts = pipeline.journal.once(f"judge-{label}", compute)
+    return Outcome(name, sparsity, models, [Metric(**row) for row in facts["metrics"]])
+
+
+def levels(pipeline: Pipeline, name: str) -> list[float]:
+    """The sparsities at which a method is carried out: the asked ones, lowest first; 0 for dense."""
+    return [0.0] if name == "dense" else sorted(pipeline.settings.sparsity)
+
+
+def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
+    """Whether this outcome is in the journal already."""
+    return pipeline.journal.facts(f"judge-{name}-{sparsity}") is not None
+
+
+def _train(pipeline: Pipeline, chosen: Method, masks: MaskSet, label: str) -> tuple[list[TicketModel], int]:
+    if chosen.shared:
+        model, seen = pipeline.train(label, chosen.task, masks)
+        return [model], seen
+    alone = [pipeline.train(f"{label}-{name}", chosen.task, masks, k) for k, name in enumerate(masks.names)]
+    return [model for model, _ in alone], sum(seen for _, seen in alone)
+
+
+def _judge(pipeline: Pipeline, chosen: Method, models: list[TicketModel]) -> list[Metric]:
+    objective = pipeline.objective
+    if chosen.task.startswith("single"):
+        objective = objective.single(pipeline.partition)
+    baked = [model.bake(name) for model in models for name in model.names]
+    cache: dict[tuple[str, int], Tensor] = {}
+
+    def outputs(split: str, k: int) -> Tensor:
+        if (split, k) not in cache:
+            cache[split, k] = predict(baked[k], pipeline.data, split)
+        return cache[split, k]
+
+    return objective.evaluate(outputs, pipeline.data, pipeline.partition)
+
+
+def _similarity(pipeline: Pipeline, name: str, sparsity: float, masks: MaskSet) -> list[Metric]:
+    """Mean pairwise similarity of the tickets; for twins also with RTL's ticket of the same subset."""
+    metrics = []
+    if len(masks) > 1:
+        others = ~torch.eye(len(masks), dtype=torch.bool)
+        metrics = [
+            Metric("jaccard", float(masks.jaccard()[others].mean())),
+            Metric("kappa", float(kappa(masks, masks)[others].mean())),
+        ]
+    if name == "twin":
+        own = pipeline.masks("own", sparsity)
+        metrics.append(Metric("kappa_twin", float(kappa(masks, own).diagonal().mean())))
+    return metrics
+
+
+def counts(models: list[TicketModel], pipeline: Pipeline) -> list[Metric]:
+    """Everything that is stored, counted; see ``docs/architecture.md`` for the columns."""
+    sets = [model.masks for model in models]
+    tickets = sum(len(masks) for masks in sets)
+    values: dict[str, Any] = {
+        "per_ticket": sum(sum(masks.counts.values()) for masks in sets) / tickets,
+        "union": sum(int(masks.union().sum()) for masks in sets),
+        "core": sum(int(masks.core().sum()) for masks in sets),
+        "private": sum(len(m.names) * (m.private.size + m.statistics.size) for m in models),
+        "dense_rest": len(models) * pipeline.f.rest.size,
+        "mask_bytes": sum(masks.pack().numel() for masks in sets),
+    }
+    return [Metric(name, float(value)) for name, value in values.items()]
+
+
+def _save(pipeline: Pipeline, model: TicketModel, label: str, models: int) -> int:
+    name = f"{label}.tickets" if models == 1 else f"{label}-{model.names[0]}.tickets"
+    path = pipeline.journal.file(name)
+    if path is not None:
+        return model.save(path)
+    private = {ticket: model.private_state(ticket) for ticket in model.names}
+    return len(storage.to_content(*storage.pack(model.backbone, model.masks, private, model.facts)))

@@ -1,0 +1,60 @@
+"""Subsets by the values of a column: one ticket per class, scene, domain, tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tombola.data import SPLITS, Data, Split
+from tombola.errors import PartitionError
+from tombola.partition.partition import Partition, by_rule
+
+Names = Sequence[str] | Mapping[Any, str] | None
+
+
+def by_label(data: Data, names: Names = None) -> Partition:
+    """One subset per class of ``y``; see `by_column`.
+
+    >>> data = Data.of(torch.rand(100, 8), torch.arange(100) % 2)
+    >>> by_label(data, names=["even", "odd"]).names
+    ('even', 'odd')
+    """
+    return by_column(data, "y", names)
+
+
+def by_column(data: Data, column: str, names: Names = None) -> Partition:
+    """One subset per value of a column.
+
+    ``names``: a mapping from value to name (values that it leaves out belong to no subset), or a
+    sequence that the integer values of the column point into; without it the values are the names.
+
+    Raises:
+        PartitionError: a named subset is empty, or a value points past the names.
+    """
+    values = _values(data, column, names)
+
+    def rule(split: Split) -> dict[str, Tensor]:
+        held = split.column(column)
+        return {name: torch.from_numpy(held == value) for value, name in values.items()}
+
+    return by_rule(data, rule)
+
+
+def _values(data: Data, column: str, names: Names) -> dict[Any, str]:
+    found = np.unique(np.concatenate([data.split(split).column(column) for split in SPLITS]))
+    if names is None:
+        return {value: str(value) for value in found.tolist()}
+    if isinstance(names, Mapping):
+        return dict(names)
+    if not np.issubdtype(found.dtype, np.integer):
+        raise PartitionError(f"column {column!r} is not integer: give names as {{value: name}}")
+    if found.min() < 0 or found.max() >= len(names):
+        raise PartitionError(
+            f"column {column!r} has values from {found.min()} to {found.max()}, but there are "
+            f"{len(names)} names"
+        )
+    return dict(enumerate(names))

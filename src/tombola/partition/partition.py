@@ -1,0 +1,82 @@
+"""What a partition is: names, and who belongs to each of them in every split.
+
+Shape letters: S samples of a split, K subsets. Subsets may overlap and differ in size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tombola.data import SPLITS, Data, Split
+from tombola.errors import PartitionError
+
+
+@dataclass(frozen=True)
+class Partition:
+    """K named subsets ``d_1 .. d_K``.
+
+    ``members[split]`` is boolean ``[S, K]``: whether a sample belongs to a subset.
+
+    Raises:
+        PartitionError: a subset has no sample in some split (it is named), or names repeat.
+    """
+
+    names: tuple[str, ...]
+    members: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        if not self.names:
+            raise PartitionError("a partition needs at least one subset")
+        if len(set(self.names)) < len(self.names):
+            raise PartitionError(f"subset names must be distinct: {', '.join(self.names)}")
+        for split, members_SK in self.members.items():
+            if members_SK.dtype != torch.bool or members_SK.shape[1:] != (len(self.names),):
+                raise PartitionError(
+                    f"members[{split!r}] has dtype {members_SK.dtype} and shape "
+                    f"{tuple(members_SK.shape)}; torch.bool and (samples, {len(self.names)}) are needed"
+                )
+            counts = zip(self.names, members_SK.sum(0).tolist(), strict=True)
+            empty = [name for name, count in counts if count == 0]
+            if empty:
+                raise PartitionError(
+                    f"subset {', '.join(map(repr, empty))} is empty in the {split} split: leave it out, "
+                    "merge it with another, or give it samples"
+                )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def sizes(self, split: str = "train") -> dict[str, int]:
+        """Samples of each subset."""
+        return dict(zip(self.names, self.members[split].sum(0).tolist(), strict=True))
+
+    def whole(self) -> Partition:
+        """One subset ``all`` that holds every sample of every subset."""
+        return Partition(("all",), {s: m.any(1, keepdim=True) for s, m in self.members.items()})
+
+    def shuffled(self, generator: torch.Generator) -> Partition:
+        """The control: training samples keep the sizes of the subsets, but belong at random."""
+        train_SK = self.members["train"]
+        order = torch.randperm(len(train_SK), generator=generator)
+        return replace(self, members={**self.members, "train": train_SK[order]})
+
+
+def by_rule(data: Data, rule: Callable[[Split], Mapping[str, Tensor]]) -> Partition:
+    """Subsets by any rule from a split to named boolean vectors ``[S]``; they may overlap.
+
+    >>> data = Data.of(torch.rand(100, 8), torch.arange(100) % 4)
+    >>> rule = lambda split: {"low": split.y < 2, "odd": split.y % 2 == 1}
+    >>> by_rule(data, rule).names
+    ('low', 'odd')
+    """
+    found = {split: rule(data.split(split)) for split in SPLITS}
+    names = tuple(found["train"])
+    for split, subsets in found.items():
+        if tuple(subsets) != names:
+            raise PartitionError(f"the rule names {list(subsets)} in {split}, {list(names)} in train")
+    members = {s: torch.stack([torch.as_tensor(v) for v in m.values()], 1) for s, m in found.items()}
+    return Partition(names, members)

@@ -1,0 +1,194 @@
+"""From a backbone, data and a partition to tickets: the parts of every method, each done once.
+
+A method (`tombola.methods`) says which masks, which objective and whether weights are shared. The
+pipeline turns that into stages: the rewind point, the search (Algorithm 1), the training
+(Algorithm 2), and the tickets with their norm statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from tombola import normalization, storage
+from tombola.data import Data
+from tombola.errors import UsageError
+from tombola.extract import extract
+from tombola.function import Function, Theta
+from tombola.journal import Journal
+from tombola.masks import MaskSet
+from tombola.objectives import Objective
+from tombola.partition import Partition
+from tombola.problem import Problem, Recipe
+from tombola.randomness import generator
+from tombola.retrain import retrain
+from tombola.schedules import kept, parse
+from tombola.scope import match, scope
+from tombola.settings import Settings
+from tombola.stage import Stage, State
+from tombola.tickets import TicketModel
+
+# What a search reads: the subsets in two data orders, shuffled subsets, or everything at once.
+Source = Literal["own", "twin", "shuffled", "single", "single_union"]
+
+
+@dataclass
+class Pipeline:
+    """One backbone (it holds theta0), one task, one seed.
+
+    The stages are done once per journal, whichever methods ask for them: RTL and the multi-model
+    baseline share one search.
+    """
+
+    backbone: nn.Module
+    objective: Objective
+    data: Data
+    partition: Partition
+    settings: Settings
+    seed: int
+    journal: Journal
+
+    def __post_init__(self) -> None:
+        module, s = self.backbone, self.settings
+        found = scope(module, s.include or None, s.exclude)
+        private = normalization.private_parameters(module, normalization.check(s.normalization))
+        trained = [name for name, _ in module.named_parameters() if name not in found.names]
+        self.f = Function(module, found, private | match(trained, s.private))
+        self.theta0 = self.f.theta0()
+
+    # -- problems ---------------------------------------------------------------------------------
+
+    def problem(self, source: Source, recipe: Recipe) -> Problem:
+        """The training problem of a source."""
+        partition, objective = self.partition, self.objective
+        if source == "shuffled":
+            partition = partition.shuffled(generator(self.seed, "shuffled"))
+        if source.startswith("single"):
+            partition, objective = partition.whole(), objective.single(partition)
+        order = source if source == "twin" else ""
+        return Problem(self.f, self.data, partition, objective, recipe, self.seed, order)
+
+    def budget(self, source: Source, steps: int) -> int:
+        """Steps per ticket that give every source the same number of samples in all."""
+        return steps * len(self.partition) if source.startswith("single") else steps
+
+    # -- stages -----------------------------------------------------------------------------------
+
+    def rewind_point(self, source: Source) -> Theta:
+        """theta0, or the weights after the first dense steps on this source."""
+        if not self.settings.rewind:
+            return self.theta0
+        problem = self.problem(source, self.settings.search)
+        dense = MaskSet.dense(self.f.scope, problem.partition.names)
+        steps = self.budget(source, self.settings.rewind)
+
+        def compute(stage: Stage) -> State:
+            theta = retrain(problem, self.theta0, dense, steps, purpose="rewind", stage=stage)
+            return theta.tensors(), {"seen": problem.seen}
+
+        return Theta.from_tensors(self.journal.once(f"rewind-{source}", compute)[0])
+
+    def targets(self, source: Source) -> list[int]:
+        """Counts at which a search stops to be judged, largest first."""
+        sparsities = sorted(self.settings.sparsity)
+        if source == "single_union":
+            return [int(self.masks("own", s).union().sum()) for s in sparsities]
+        return [kept(self.f.scope.size, s) for s in sparsities]
+
+    def masks(self, source: Source, sparsity: float) -> MaskSet:
+        """The masks of a search at one of the sparsities, each going on from the one before."""
+        sparsities = sorted(self.settings.sparsity)
+        if sparsity not in sparsities:
+            raise UsageError(f"no search was asked for at sparsity {sparsity}: there are {sparsities}")
+        position, targets = sparsities.index(sparsity), self.targets(source)
+        problem = self.problem(source, self.settings.search)
+        rounds = parse(self.settings.schedule)(self.f.scope.size, targets)
+        first = rounds.index(targets[position - 1]) + 1 if position else 0
+        segment = rounds[first : rounds.index(targets[position]) + 1]
+        start, before = self.rewind_point(source), MaskSet.dense(self.f.scope, problem.partition.names)
+        if position:
+            before = self.masks(source, sparsities[position - 1])
+
+        def compute(stage: Stage) -> State:
+            masks = extract(
+                problem,
+                start,
+                before,
+                segment,
+                self.budget(source, self.settings.T),
+                selection=self.settings.selection,  # type: ignore[arg-type]
+                first_round=first,
+                stage=stage,
+            )
+            return {"masks": masks.pack()}, {"seen": problem.seen}
+
+        tensors, _ = self.journal.once(f"search-{source}-{sparsity}", compute)
+        return MaskSet.unpack(self.f.scope, problem.partition.names, tensors["masks"])
+
+    def searched(self, source: Source, sparsity: float) -> int:
+        """Training samples that the masks of a source have cost up to this sparsity."""
+        done = [f"search-{source}-{s}" for s in self.settings.sparsity if s <= sparsity]
+        facts = [self.journal.facts(name) for name in (f"rewind-{source}", *done)]
+        return sum(fact["seen"] for fact in facts if fact is not None)
+
+    def train(
+        self, label: str, source: Source, masks: MaskSet, ticket: int | None = None
+    ) -> tuple[TicketModel, int]:
+        """Retrain masks (all together, or one ticket alone) and finish the tickets; and samples seen."""
+        problem = self.problem(source, self.settings.train)
+        steps = self.budget(source, self.settings.steps)
+        turns = None if ticket is None else [ticket]
+        start, form = self.rewind_point(source), self.settings.form
+
+        def compute(stage: Stage) -> State:
+            theta = retrain(problem, start, masks, steps, form=form, tickets=turns, stage=stage)  # type: ignore[arg-type]
+            return theta.tensors(), {"seen": problem.seen}
+
+        tensors, facts = self.journal.once(f"train-{label}", compute)
+        theta = Theta.from_tensors(tensors)
+        return self.finish(problem, theta, masks, label, ticket), facts["seen"]
+
+    # -- tickets ----------------------------------------------------------------------------------
+
+    def finish(
+        self, problem: Problem, theta: Theta, masks: MaskSet, label: str, ticket: int | None = None
+    ) -> TicketModel:
+        """A `TicketModel` from trained weights, its norm statistics estimated on training data."""
+        kept_tickets = range(len(masks)) if ticket is None else [ticket]
+
+        def passes(k: int) -> list[tuple[int, Tensor | None, Tensor]]:
+            inputs = problem.inputs(k, self.settings.statistics, "statistics")
+            return [(k, masks.masks_KN[k], x) for x in inputs]
+
+        private = {
+            masks.names[k]: dict(self.f.private.unflatten(theta.private[k].detach())) for k in kept_tickets
+        }
+        if self.settings.normalization == "shared":
+            every = [one for k in kept_tickets for one in passes(k)]
+            theta.buffers.update(normalization.estimate(self.f, theta, every))
+        else:
+            for k in kept_tickets:
+                private[masks.names[k]] |= normalization.estimate(self.f, theta, passes(k))
+        facts = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.hashes}
+        backbone = self.f.write(theta)
+        return TicketModel(backbone, masks.select(list(private)), private, facts).eval()
+
+    @cached_property
+    def hashes(self) -> dict[str, str]:
+        """What the tickets come from: theta0 and the training data."""
+        train = self.data.train
+        return {
+            "theta0": storage.digest(self.theta0.tensors()),
+            "data": storage.digest({"x": train.x, "y": train.y}),
+        }
+
+
+@torch.no_grad()
+def predict(module: nn.Module, data: Data, split: str, batch: int = 500) -> Tensor:
+    """Outputs of a plain module on a whole split, ``[S, ...]``."""
+    samples = torch.arange(len(data.split(split)))
+    return torch.cat([module(data.inputs(split, index)) for index in samples.split(batch)])

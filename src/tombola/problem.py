@@ -1,0 +1,141 @@
+"""One training problem, and a step of ticket k on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola.data import Data, Stream
+from tombola.errors import DataError, OptimizerError, UsageError
+from tombola.function import Function, Theta
+from tombola.objectives import Objective
+from tombola.optim import MaskedOptimizer, masked
+from tombola.partition import Partition
+from tombola.randomness import generator
+from tombola.scope import classifier
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train: optimiser, learning rate and its course, batch size.
+
+    ``optimizer`` names a class of ``torch.optim`` and ``options`` are its arguments; ``decay`` is
+    ``constant`` or ``cosine`` (to zero at the end of the phase).
+    """
+
+    optimizer: str = "Adam"
+    lr: float = 1e-3
+    batch_size: int = 128
+    decay: str = "constant"
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise UsageError(f"batch_size must be even and at least 2: got {self.batch_size}")
+        if self.decay not in ("constant", "cosine"):
+            raise UsageError(f"decay is 'constant' or 'cosine': got {self.decay!r}")
+        if not self.lr > 0:
+            raise UsageError(f"the learning rate must be positive: got {self.lr}")
+
+    def build(self, parameters: list[Tensor]) -> MaskedOptimizer:
+        """The masked optimiser over these parameters."""
+        kind = getattr(torch.optim, self.optimizer, None)
+        if not isinstance(kind, type):
+            raise OptimizerError(f"torch.optim has no optimiser {self.optimizer!r}")
+        try:
+            return masked(kind(parameters, lr=self.lr, **self.options))
+        except TypeError as error:
+            raise OptimizerError(f"{self.optimizer}: {error}") from None
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step out of ``steps``."""
+        if self.decay == "constant":
+            return self.lr
+        return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
+
+
+@dataclass
+class Problem:
+    """``f``, the data, the partition ``d_1 .. d_K``, the objective and the recipe, with one seed.
+
+    ``order`` names a data order: another name, other batches from the same seed (twins). ``seen``
+    counts the training samples that went through, so that budgets can be compared.
+    """
+
+    f: Function
+    data: Data
+    partition: Partition
+    objective: Objective
+    recipe: Recipe
+    seed: int
+    order: str = ""
+    seen: int = 0
+
+    def stream(self, k: int, *purpose: Any) -> Stream:
+        """The batches of ticket k for one purpose (phase and round)."""
+        key = (self.seed, self.order, *purpose, self.partition.names[k])
+        return Stream(lambda g: self.objective.epoch(self.partition, k, g), self.recipe.batch_size, *key)
+
+    def batches(self, k: int) -> int:
+        """``M_k``: batches of one epoch of ticket k."""
+        return -(-self.objective.epoch_size(self.partition, k) // self.recipe.batch_size)
+
+    @cached_property
+    def owned(self) -> list[Tensor | None]:
+        """Which entries of the dense remainder each ticket may move."""
+        head = classifier(self.f.module)
+        K = range(len(self.partition))
+        return [self.objective.owned(self.f.rest, head, k) for k in K]
+
+    def gradient(self, theta: Theta, mask_N: Tensor, k: int, stream: Stream, i: int) -> Tensor:
+        """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of batch i to the leaves' gradients; returns the loss."""
+        index = stream[i]
+        augment = generator(*stream.key, "augment", i) if self.data.augment else None
+        x = self.data.inputs("train", index, augment)
+        outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
+        loss = self.objective.loss(outputs, self.objective.targets(self.data, self.partition, index, k), k)
+        self.seen += len(index)
+        loss.backward()
+        return loss.detach()
+
+    def masks(self, theta: Theta, mask_N: Tensor, k: int) -> list[Tensor | None]:
+        """What ticket k owns of `Theta.leaves`: its mask, its part of the remainder, its private part."""
+        return [mask_N, self.owned[k], *[None] * len(theta.private)]
+
+    def train(self, theta: Theta, mask_N: Tensor, k: int, T: int, *purpose: Any) -> float:
+        """T steps of ticket k alone, in place; returns the mean loss."""
+        stream, optimizer = self.stream(k, *purpose), self.recipe.build(theta.leaves())
+        masks, total = self.masks(theta, mask_N, k), torch.zeros(())
+        self.f.module.train()
+        for t in range(T):
+            set_rate(optimizer, self.recipe.rate(t, T))
+            optimizer.zero_grad()
+            total += self.gradient(theta, mask_N, k, stream, t)
+            optimizer.step(masks)
+        return finite(float(total) / max(T, 1), self.partition.names[k])
+
+    def inputs(self, k: int, count: int, *purpose: Any) -> Iterator[Tensor]:
+        """``count`` batches of ticket k's training inputs, not augmented."""
+        stream = self.stream(k, *purpose)
+        return (self.data.inputs("train", stream[i]) for i in range(count))
+
+
+def set_rate(optimizer: MaskedOptimizer, lr: float) -> None:
+    """Set the learning rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def finite(loss: float, ticket: str) -> float:
+    """The loss, or an error that names the ticket."""
+    if not math.isfinite(loss):
+        raise DataError(
+            f"the loss of ticket {ticket!r} became {loss}: lower the learning rate, or check its data"
+        )
+    return loss

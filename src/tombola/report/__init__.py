@@ -1,0 +1,1 @@
+"""From the records of runs to rows, tables and pages."""

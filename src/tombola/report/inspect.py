@@ -1,0 +1,41 @@
+"""What is in a ticket file, without the network it belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tombola import storage
+from tombola.analysis.similarity import kappa
+from tombola.errors import TicketFileError
+from tombola.layout import Layout
+from tombola.masks import MaskSet
+
+
+def describe(path: Path | str) -> dict[str, Any]:
+    """Names, counts, densities per layer, similarity, hashes and bytes of a ticket file.
+
+    Raises:
+        TicketFileError: the file is missing, damaged, or holds no tickets.
+    """
+    tensors, header = storage.read(path)
+    if "architecture" not in header:
+        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
+    scope = Layout(tuple(header["scope"]["names"]), tuple(map(tuple, header["scope"]["shapes"])))
+    masks = MaskSet.unpack(scope, header["names"], tensors["masks"])
+    private = [t[0].numel() for name, t in tensors.items() if name.startswith("private.")]
+    return {
+        "file": str(path),
+        "bytes": Path(path).stat().st_size,
+        "weights_in_scope": scope.size,
+        "tickets": masks.counts,
+        "union": int(masks.union().sum()),
+        "core": int(masks.core().sum()),
+        "private_numbers_per_ticket": sum(private),
+        "dense_rest": sum(t.numel() for n, t in tensors.items() if n.startswith("rest.")),
+        "bytes_per_weight_and_ticket": round(Path(path).stat().st_size / (scope.size * len(masks)), 4),
+        "layers": {name: masks.layer_densities(name) for name in masks.names},
+        "jaccard": [[round(v, 4) for v in row] for row in masks.jaccard().tolist()],
+        "kappa": [[round(v, 4) for v in row] for row in kappa(masks, masks).tolist()],
+        "facts": header["facts"],
+    }

@@ -1,0 +1,32 @@
+"""A results page and its twin for machines: tables between two marks in Markdown, rows in JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from tombola.errors import UsageError
+from tombola.report.rows import Row
+from tombola.report.tables import tables
+from tombola.storage import write_bytes
+
+BEGIN, END = "<!-- tables: made by `tombola compare` -->", "<!-- end of tables -->"
+
+
+def write_page(page: Path, rows: Sequence[Row]) -> None:
+    """Write ``NAME.json`` and put the tables into ``NAME.md``; the words around the marks stay.
+
+    Raises:
+        UsageError: the page is no ``.md`` file, or exists without the marks.
+    """
+    if page.suffix != ".md":
+        raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
+    old = page.read_text() if page.exists() else f"# {page.stem}\n\n{BEGIN}\n{END}\n"
+    if BEGIN not in old or END not in old:
+        raise UsageError(f"{page} has no place for tables: put the lines {BEGIN} and {END} into it")
+    before, after = old.split(BEGIN)[0], old.split(END)[1]
+    made = "\n".join(table.markdown() for table in tables(rows))
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    write_bytes(page.with_suffix(".json"), f"[\n{lines}\n]\n".encode())
+    write_bytes(page, f"{before}{BEGIN}\n\n{made}\n{END}{after}".encode())

@@ -1,0 +1,86 @@
+"""Which weights may be pruned: the scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from tombola.errors import ScopeError, unknown
+from tombola.layout import Layout
+
+PRUNABLE = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+
+def classifier(model: nn.Module) -> str | None:
+    """Name of the classifier: the last linear layer, if it is the last prunable layer of all.
+
+    >>> classifier(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    '2'
+    """
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, PRUNABLE)]
+    if len(layers) < 2 or not isinstance(layers[-1][1], nn.Linear):
+        return None
+    return layers[-1][0]
+
+
+def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Iterable[str] = ()) -> Layout:
+    """The prunable weights of ``model``: their names and shapes, in the order of the model.
+
+    Without ``include``: the weights of every convolution and linear layer except the classifier
+    (`classifier`). Norms, biases and embeddings are never in it unless ``include`` names them.
+    ``include`` and ``exclude`` hold parameter names or globs (``"blocks.*.weight"``); ``exclude``
+    wins. A weight shared by several layers appears once, under its first name.
+
+    Raises:
+        ScopeError: a pattern matches no parameter, or nothing is left.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, 2))
+    >>> scope(net).names
+    ('0.weight', '2.weight')
+    >>> scope(net, include=["*.weight"], exclude=["1.*"]).names
+    ('0.weight', '2.weight', '3.weight')
+    """
+    parameters = dict(model.named_parameters())
+    wanted = default_names(model) if include is None else match(parameters, include)
+    dropped = match(parameters, exclude)
+    kept = {name: p for name, p in parameters.items() if name in wanted and name not in dropped}
+    if not kept:
+        raise ScopeError(
+            "no prunable weight: the model has no convolution or linear layer besides its "
+            "classifier, or everything is excluded; name weights with include=[...]. "
+            f"Parameters: {', '.join(parameters) or 'none'}"
+        )
+    dtypes = {p.dtype for p in kept.values()}
+    if len(dtypes) > 1:
+        raise ScopeError(f"weights in scope have several dtypes ({dtypes}); cast the model to one")
+    return Layout.of(kept)
+
+
+def default_names(model: nn.Module) -> set[str]:
+    """Weights of convolutions and linear layers, without the classifier and tied embeddings."""
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    last = classifier(model)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, PRUNABLE)}
+    ids = {id(m.weight) for name, m in layers.items() if name != last} - embeddings
+    return {name for name, p in model.named_parameters() if id(p) in ids}
+
+
+def match(names: Iterable[str], patterns: Iterable[str], kind: str = "parameter") -> set[str]:
+    """The names that match any of the globs; a pattern that matches none is an error."""
+    names, found = list(names), set()
+    for pattern in patterns:
+        hits = {name for name in names if fnmatchcase(name, pattern)}
+        if not hits:
+            raise ScopeError(unknown(kind, pattern, names))
+        found |= hits
+    return found

@@ -1,0 +1,15 @@
+"""Magnitude: ``s = |θ|`` (Algorithm 1 of RTL; Han et al., arXiv 1506.02626)."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def magnitude(theta_N: Tensor) -> Tensor:
+    """Absolute weights, ``[N]`` to ``[N]``.
+
+    >>> import torch
+    >>> magnitude(torch.tensor([-2.0, 1.0])).tolist()
+    [2.0, 1.0]
+    """
+    return theta_N.detach().abs()

@@ -1,0 +1,41 @@
+"""What a long computation tells the world: progress, measured rows, and states to go on from.
+
+Algorithms take a `Stage` and know nothing of files. This one keeps all in memory; `tombola.runs` has
+the one that writes a run directory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and small facts that JSON can hold
+
+
+@dataclass
+class Stage:
+    """A stage in memory: rows are collected, states are dropped.
+
+    >>> stage = Stage()
+    >>> stage.record(round=1, density=0.5)
+    >>> stage.rows
+    [{'round': 1, 'density': 0.5}]
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def record(self, **row: Any) -> None:
+        """Keep one measured thing."""
+        self.rows.append(row)
+
+    def load(self) -> State | None:
+        """The state to go on from, if this stage was interrupted."""
+        return None
+
+    def save(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """A state from which the rest of the stage gives the same bytes."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Tell how far the stage is."""

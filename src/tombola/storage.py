@@ -1,0 +1,184 @@
+"""The ticket file: K specialists at about the storage cost of one network.
+
+One safetensors file, never pickle. It holds the shared weights that any ticket keeps (the union), the
+masks at one bit per weight and ticket, the dense remainder, the private state, and a header with
+hashes of the content, the architecture and theta0. Weights that no ticket keeps are not stored and
+come back as zero.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from tombola.errors import TicketFileError
+from tombola.layout import Layout
+from tombola.masks import MaskSet
+
+FORMAT = 1
+_KEY = "tombola"
+Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
+
+
+# -- any tensors and facts ----------------------------------------------------------------------------
+
+
+def write(path: Path | str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:
+    """Write tensors and facts to a safetensors file at once or not at all; returns its size in bytes.
+
+    Equal content gives equal bytes. A full disk leaves the old file as it was.
+    """
+    content = to_content(tensors, facts)
+    write_bytes(Path(path), content)
+    return len(content)
+
+
+def to_content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """The bytes of the file that `write` writes."""
+    plain = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}
+    header = json.dumps({**facts, "sha256": digest(plain)}, sort_keys=True)
+    return bytes(to_bytes(plain, metadata={_KEY: header}))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file atomically: a temporary file beside it, flushed to disk, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of `write`.
+
+    Raises:
+        TicketFileError: no such file, not of this kind, truncated, or altered.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TicketFileError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TicketFileError(
+            f"{path} is truncated or no safetensors file ({error}): copy it again from its source"
+        ) from None
+    if _KEY not in metadata:
+        raise TicketFileError(f"{path} is a safetensors file, but was not written by Tombola")
+    facts = json.loads(metadata[_KEY])
+    if digest(tensors) != facts.pop("sha256"):
+        raise TicketFileError(f"{path} was altered since it was written: its content does not match its hash")
+    return tensors, facts
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in hexadecimal."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().contiguous()
+        sha.update(repr((name, str(t.dtype), tuple(t.shape))).encode())
+        sha.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+    return sha.hexdigest()
+
+
+# -- tickets ------------------------------------------------------------------------------------------
+
+
+def architecture(module: nn.Module) -> dict[str, str]:
+    """What must agree between two networks: kind of every module, shape and dtype of every tensor."""
+    kinds = {
+        f"module {name or '(root)'}": re.sub(r" at 0x[0-9a-f]+", "", f"{type(m).__name__}({m.extra_repr()})")
+        for name, m in module.named_modules()
+    }
+    state = {f"tensor {n}": f"{t.dtype} {tuple(t.shape)}" for n, t in module.state_dict().items()}
+    return kinds | state
+
+
+def pack(
+    backbone: nn.Module, masks: MaskSet, private: Private, facts: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The content of a ticket file, from the parts of a `tombola.TicketModel`."""
+    weights_N = masks.scope.flatten(dict(backbone.named_parameters()))
+    first = private[masks.names[0]]
+    rest = {n: t for n, t in backbone.state_dict().items() if n not in {*masks.scope.names, *first}}
+    tensors = {
+        "weights": weights_N[masks.union()],
+        "masks": masks.pack(),
+        **{f"rest.{n}": t for n, t in rest.items()},
+        **{f"private.{n}": torch.stack([private[k][n] for k in masks.names]) for n in first},
+    }
+    header = {
+        "format": FORMAT,
+        "names": masks.names,
+        "scope": {"names": masks.scope.names, "shapes": masks.scope.shapes},
+        "architecture": architecture(backbone),
+        "facts": dict(facts),
+    }
+    return tensors, header
+
+
+def unpack(
+    path: Path | str, backbone: nn.Module
+) -> tuple[nn.Module, MaskSet, dict[str, dict[str, Tensor]], dict[str, Any]]:
+    """The parts of a `tombola.TicketModel` from a file, on a copy of ``backbone``.
+
+    Raises:
+        TicketFileError: the file is missing, truncated, altered, of a newer format, or belongs to
+            another architecture (the first difference is named).
+    """
+    tensors, header = read(path)
+    _check(path, header, backbone)
+    scope = _layout(header["scope"])
+    masks = MaskSet.unpack(scope, header["names"], tensors["masks"])
+    weights_N = torch.zeros(scope.size, dtype=tensors["weights"].dtype)
+    weights_N[masks.union()] = tensors["weights"]
+    backbone = copy.deepcopy(backbone)
+    backbone.load_state_dict({**_part(tensors, "rest."), **scope.unflatten(weights_N)}, strict=False)
+    stacked = _part(tensors, "private.")
+    private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
+    return backbone, masks, private, header["facts"]
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+
+
+def _layout(stored: dict[str, Any]) -> Layout:
+    return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
+
+
+def _check(path: Path | str, facts: dict[str, Any], backbone: nn.Module) -> None:
+    if "architecture" not in facts:
+        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
+    if facts["format"] > FORMAT:
+        raise TicketFileError(
+            f"{path} has format {facts['format']}, this version reads {FORMAT}: update tombola"
+        )
+    stored, given = facts["architecture"], architecture(backbone)
+    for name in dict.fromkeys([*stored, *given]):
+        if stored.get(name) != given.get(name):
+            raise TicketFileError(
+                f"{path} belongs to another architecture: {name} is {stored.get(name, 'absent')} in the "
+                f"file and {given.get(name, 'absent')} in the given backbone"
+            )

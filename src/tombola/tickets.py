@@ -1,0 +1,201 @@
+"""Tickets in use: one backbone, K masks, and what each ticket keeps for itself.
+
+The masks are data. A forward pass runs the untouched backbone on ``m_k ⊙ θ``; there are no renamed
+parameters, hooks or replaced modules, so copying, pickling, ``state_dict`` and ``torch.compile`` work.
+Masks alone make nothing faster: a ticket costs what the dense network costs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils._pytree import tree_map
+
+from tombola import storage
+from tombola.errors import MaskError, TombolaError, UnknownTicket
+from tombola.layout import Layout
+from tombola.masks import MaskSet
+
+
+class TicketModel(nn.Module):
+    """A backbone, its masks, and the private state of each ticket.
+
+    Args:
+        backbone: the dense network, holding the shared weights; it is used as it is, not copied.
+        masks: one named mask per ticket, over weights of the backbone.
+        private: per ticket, named parameters and buffers that replace the backbone's own: running
+            statistics, norm affines, heads. All tickets have the same names.
+        facts: what was recorded about the tickets (method, hashes); small values that JSON can hold.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> masks = MaskSet.dense(Layout(("0.weight",), ((3, 4),)), ["cat", "dog"])
+    >>> tickets = TicketModel(net, masks)
+    >>> tickets(torch.rand(5, 4), ticket="cat").shape
+    torch.Size([5, 2])
+    >>> tickets(torch.rand(2, 4), ticket=["dog", "cat"]).shape
+    torch.Size([2, 2])
+    """
+
+    masks_KN: Tensor
+    statistics_KS: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        masks: MaskSet,
+        private: Mapping[str, Mapping[str, Tensor]] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_scope(backbone, masks.scope)
+        self.backbone = backbone
+        self.scope, self.names = masks.scope, masks.names
+        self.facts = dict(facts or {})
+        private = private or {name: {} for name in masks.names}
+        first = _consistent(private, masks.names)
+        parameters = dict(backbone.named_parameters())
+        self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
+        self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
+        self.register_buffer("masks_KN", masks.masks_KN)
+        rows = [private[name] for name in masks.names]
+        self.private_KP = nn.Parameter(torch.stack([self.private.flatten(row) for row in rows]).detach())
+        statistics = torch.stack([self.statistics.flatten(row) for row in rows]).detach()
+        self.register_buffer("statistics_KS", statistics)
+
+    # -- use --------------------------------------------------------------------------------------
+
+    @torch.compiler.disable(recursive=False)
+    def forward(self, x: Tensor, ticket: str | Sequence[str] | None = None) -> Any:
+        """Outputs of one ticket for a batch, or of one ticket per sample.
+
+        Args:
+            x: inputs ``[B, ...]``.
+            ticket: a name, or B names: samples are grouped by ticket, run, and put back in order.
+                With a single ticket in the model it may be left out.
+
+        Raises:
+            UnknownTicket: a name that is not there; the message lists those that are.
+        """
+        if ticket is None:
+            return self._run(self.state(self._only()), x)
+        if isinstance(ticket, str):
+            return self._run(self.state(ticket), x)
+        return self._grouped(x, list(ticket))
+
+    def _only(self) -> str:
+        if len(self.names) > 1:
+            raise TombolaError(
+                f"which ticket? Pass ticket=NAME (one of {', '.join(self.names)}) or one name per "
+                "sample; these tickets have no router that could choose"
+            )
+        return self.names[0]
+
+    def _run(self, state: dict[str, Tensor], x: Tensor) -> Any:
+        # The only code that torch.compile sees. The mask arrives as a tensor inside the state, so one
+        # graph serves all tickets.
+        named = self.scope.unflatten(state["weights"] * state["mask"])
+        named |= self.private.unflatten(state["private"])
+        named |= self.statistics.unflatten(state["statistics"])
+        return functional_call(self.backbone, named, (x,))
+
+    def state(self, ticket: str) -> dict[str, Tensor]:
+        """What ticket k runs on, flat: shared weights ``[N]``, mask ``[N]``, private and statistics."""
+        k = self.index(ticket)
+        return {
+            "weights": self.scope.flatten(dict(self.backbone.named_parameters())),
+            "mask": self.masks_KN[k],
+            "private": self.private_KP[k],
+            "statistics": self.statistics_KS[k],
+        }
+
+    def _grouped(self, x: Tensor, names: list[str]) -> Any:
+        if len(names) != len(x):
+            raise TombolaError(f"{len(names)} ticket names for {len(x)} samples: give one name per sample")
+        where = torch.tensor([self.index(name) for name in names], device=x.device)
+        order = torch.argsort(where, stable=True)
+        present, counts = torch.unique(where, return_counts=True)
+        parts = x[order].split(counts.tolist())
+        outputs = [
+            self._run(self.state(self.names[k]), part)
+            for k, part in zip(present.tolist(), parts, strict=True)
+        ]
+        back = torch.argsort(order)
+        return tree_map(lambda *group: torch.cat(group)[back], outputs[0], *outputs[1:])
+
+    def index(self, ticket: str) -> int:
+        """Row of a ticket; raises `UnknownTicket`."""
+        if ticket not in self.names:
+            raise UnknownTicket(ticket, self.names)
+        return self.names.index(ticket)
+
+    @property
+    def masks(self) -> MaskSet:
+        """The masks of all tickets."""
+        return MaskSet.stacked(self.scope, self.names, self.masks_KN)
+
+    def private_state(self, ticket: str) -> dict[str, Tensor]:
+        """What belongs to this ticket alone, by the names of the backbone."""
+        k = self.index(ticket)
+        return {
+            **self.private.unflatten(self.private_KP.detach()[k]),
+            **self.statistics.unflatten(self.statistics_KS[k]),
+        }
+
+    @torch.no_grad()
+    def bake(self, ticket: str) -> nn.Module:
+        """A plain copy of the backbone with zeros outside the mask and the private state in place."""
+        module = copy.deepcopy(self.backbone)
+        weights = self.scope.unflatten(self.state(ticket)["weights"] * self[ticket])
+        module.load_state_dict({**weights, **self.private_state(ticket)}, strict=False)
+        return module
+
+    def __getitem__(self, ticket: str) -> Tensor:
+        """The mask of a ticket, boolean ``[N]``."""
+        return self.masks_KN[self.index(ticket)]
+
+    def extra_repr(self) -> str:
+        """One line on tickets, density and private state."""
+        private = self.private.size + self.statistics.size
+        return f"{self.masks!r}, tickets={list(self.names)}, private numbers per ticket={private}"
+
+    def save(self, path: Path | str) -> int:
+        """Write the ticket file (`tombola.storage`) atomically; returns its size in bytes."""
+        private = {name: self.private_state(name) for name in self.names}
+        return storage.write(path, *storage.pack(self.backbone, self.masks, private, self.facts))
+
+
+def load(path: Path | str, backbone: nn.Module) -> TicketModel:
+    """Tickets from a file, on a copy of ``backbone``, which must have the same architecture.
+
+    Weights that no ticket keeps were not stored and are zero.
+
+    Raises:
+        TicketFileError: the file is missing, truncated, altered, or belongs to another architecture.
+    """
+    return TicketModel(*storage.unpack(path, backbone)).eval()
+
+
+def check_scope(backbone: nn.Module, scope: Layout) -> None:
+    """Raise `MaskError` unless the backbone has the weights of the scope, in those shapes."""
+    parameters = dict(backbone.named_parameters())
+    for name, shape in zip(scope.names, scope.shapes, strict=True):
+        if name not in parameters:
+            raise MaskError(f"the backbone has no weight {name!r}, which the masks cover")
+        if tuple(parameters[name].shape) != shape:
+            have = tuple(parameters[name].shape)
+            raise MaskError(f"weight {name!r} has shape {have}, the masks are for {shape}")
+
+
+def _consistent(private: Mapping[str, Mapping[str, Tensor]], names: tuple[str, ...]) -> Mapping[str, Tensor]:
+    if tuple(private) != names:
+        raise MaskError(f"private state is for {list(private)}, the masks are for {list(names)}")
+    first = private[names[0]]
+    if any(set(row) != set(first) for row in private.values()):
+        raise MaskError("every ticket must keep the same private tensors")
+    return first
