@@ -29,11 +29,13 @@ from tombola.report.page import write_page
 from tombola.report.rows import find_runs
 from tombola.report.rows import rows as rows_of
 from tombola.report.tables import Table, tables
+from tombola.runs import read_environment
 
 app = App(
     name="tombola",
     help="One network, many winning tickets: sparse subnetworks for subsets of your data.",
     version=tombola.__version__,
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
 out_console, err_console = Console(), Console(stderr=True)
 if not out_console.is_terminal:
@@ -51,6 +53,8 @@ def run(
     seed: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0,),
     data: str | None = None,
     augment: bool | None = None,
+    set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    tune: Annotated[bool, Parameter(negative="")] = False,
     out: Path = Path("runs"),
     threads: int | None = None,
     json: Json = False,
@@ -75,6 +79,10 @@ def run(
         A folder with the data, or the name of a hub data set.
     augment: bool
         Random crop and flip; the preset's choice by default.
+    set: tuple[str, ...]
+        Changes of settings, such as T=40 or train.lr=0.01; `tombola.Settings` documents them.
+    tune: bool
+        Leave the test split alone: judge on one half of validation, choose thresholds on the other.
     out: Path
         Where run directories go: OUT/NAME-PRESET/seedN.
     threads: int
@@ -86,8 +94,9 @@ def run(
     chosen = experiment(name)
     preset, defaults = chosen.preset(preset)
     settings = replace(defaults.settings, sparsity=sparsity) if sparsity else defaults.settings
+    settings = settings.changed(set)
     augment = defaults.augment if augment is None else augment
-    order = Order(chosen, preset, settings, augment, data and _absolute(data), method)
+    order = Order(chosen, preset, settings, augment, data and _absolute(data), tune, method)
     folder = out / f"{name}-{preset}"
     _carry_out(order, [(s, folder / f"seed{s}") for s in seed], json)
 
@@ -103,12 +112,12 @@ def resume(path: Path, *, threads: int | None = None, json: Json = False) -> Non
     path: Path
         The run directory.
     threads: int
-        As in `tombola run`.
+        As they were when the run began, by default.
     json: bool
         Print rows for machines instead of tables.
     """
-    _threads(threads)
     order, seed = order_of(path)
+    _threads(read_environment(path).get("threads") if threads is None else threads)
     _carry_out(order, [(seed, path)], json)
 
 
@@ -201,7 +210,8 @@ def experiments(*, json: Json = False) -> None:
 def _carry_out(order: Order, where: Sequence[tuple[int, Path]], json: bool) -> None:
     data = order.load()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err_console, transient=True) as bar:
+    hidden = not err_console.is_terminal  # a bar in a file would be empty lines
+    with Progress(*columns, console=err_console, transient=True, disable=hidden) as bar:
         task = bar.add_task("loading", total=None)
         for seed, path in where:
 
@@ -209,7 +219,7 @@ def _carry_out(order: Order, where: Sequence[tuple[int, Path]], json: bool) -> N
                 bar.update(task, description=f"seed {seed}: {stage}", completed=done, total=total)
 
             for word in order.run(data, seed, path, tell):
-                bar.console.print(f"seed {seed}: {word}", highlight=False)
+                bar.console.print(f"seed {seed}: {word}", highlight=False, soft_wrap=True)
     _print_rows(rows_of([path for _, path in where]), json)
     err_console.print(f"runs: {', '.join(str(path) for _, path in where)}", highlight=False)
 
@@ -247,7 +257,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (TombolaError, OSError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
-        err_console.print("interrupted; `tombola resume RUN`, or the same command, goes on from here")
+        sys.stderr.write("interrupted; `tombola resume RUN`, or the same command, goes on from here\n")
         sys.exit(130)
 
 

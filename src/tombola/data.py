@@ -6,7 +6,7 @@ Shape letters: S samples of a split, B batch, K tickets.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,12 @@ class Data:
             raise DataError("the data set has no samples")
         x = torch.stack([torch.as_tensor(a) for a, _ in pairs])
         return cls.of(x, torch.stack([torch.as_tensor(b) for _, b in pairs]), **options)
+
+    def tuning(self) -> Data:
+        """The same without its test split: one half of validation is judged, the other one chooses."""
+        first, second = torch.arange(len(self.validation)).chunk(2)
+        halves = self.validation.take(first), self.validation.take(second)
+        return replace(self, validation=halves[0], test=halves[1])
 
     def split(self, name: str) -> Split:
         """A split by its name: train, validation or test."""

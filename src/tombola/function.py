@@ -86,6 +86,9 @@ class Function:
         frozen = [name for name in scope.names if not parameters[name].requires_grad]
         if frozen:
             raise ScopeError(f"{', '.join(frozen)} cannot be trained (requires_grad=False): exclude it")
+        elsewhere = {p.device.type for p in parameters.values()} - {"cpu"}
+        if elsewhere:
+            raise ScopeError(f"tickets are searched on the CPU, the backbone is on {elsewhere}: call .cpu()")
         dense = {n: p for n, p in parameters.items() if p.requires_grad and n not in scope.names}
         self.scope = scope
         self.rest = Layout.of({n: p for n, p in dense.items() if n not in private})

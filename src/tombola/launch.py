@@ -15,7 +15,7 @@ from tombola.methods import METHODS, method
 from tombola.outcome import carry_out, is_done, levels
 from tombola.pipeline import Pipeline
 from tombola.randomness import generator
-from tombola.runs import Progress, Run, read_config
+from tombola.runs import Progress, Run, read_config, read_records
 from tombola.settings import Settings
 
 
@@ -28,6 +28,7 @@ class Order:
     settings: Settings
     augment: bool
     source: str | None
+    tune: bool = False
     methods: Sequence[str] = field(default_factory=lambda: list(METHODS))
 
     def __post_init__(self) -> None:
@@ -35,8 +36,9 @@ class Order:
             method(name)
 
     def load(self) -> Data:
-        """The data, decoded once for all seeds."""
-        return self.experiment.load(self.source, self.augment)
+        """The data, decoded once for all seeds; without its test split if this is for tuning."""
+        data = self.experiment.load(self.source, self.augment)
+        return data.tuning() if self.tune else data
 
     def run(self, data: Data, seed: int, path: Path, progress: Progress | None = None) -> Iterator[str]:
         """Carry out what is not done yet; yields a word for each outcome."""
@@ -49,8 +51,9 @@ class Order:
             "experiment": self.experiment.name,
             "preset": self.preset,
             "seed": seed,
-            "data": self.source,
+            "source": self.source,  # "data" is the hash of what was found there
             "augment": self.augment,
+            "tune": self.tune,
             "settings": self.settings.plain(),
             **pipeline.hashes,
             "methods": list(self.methods),
@@ -68,6 +71,19 @@ class Order:
                         f"{name} at {sparsity:.0%}: {samples['samples_search']:,.0f} samples in search, "
                         f"{samples['samples_train']:,.0f} in training"
                     )
+            yield _budgets(path)
+
+
+def _budgets(path: Path) -> str:
+    """Whether all methods of a run were trained on the same number of samples."""
+    counts = {
+        (row["method"], row["sparsity"]): row["value"]
+        for row in read_records(path)
+        if row.get("metric") == "samples_train"
+    }
+    if len(set(counts.values())) == 1:
+        return f"equal budgets: every outcome was trained on {next(iter(counts.values())):,.0f} samples"
+    return f"unequal budgets: samples in training differ: {counts}"
 
 
 def order_of(path: Path) -> tuple[Order, int]:
@@ -79,13 +95,16 @@ def order_of(path: Path) -> tuple[Order, int]:
     config = read_config(path)
     if not config.get("experiment"):
         raise RunError(f"{path} was made by a program of your own: run that again, it goes on by itself")
-    stored = experiment(config["experiment"])
-    order = Order(
-        experiment=stored,
-        preset=config["preset"],
-        settings=Settings.from_plain(config["settings"]),
-        augment=config["augment"],
-        source=config["data"],
-        methods=config["methods"],
-    )
-    return order, config["seed"]
+    try:
+        order = Order(
+            experiment=experiment(config["experiment"]),
+            preset=config["preset"],
+            settings=Settings.from_plain(config["settings"]),
+            augment=config["augment"],
+            source=config["source"],
+            tune=config["tune"],
+            methods=config["methods"],
+        )
+        return order, config["seed"]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}/config.yaml was altered, or is of another version ({error!r})") from None

@@ -16,6 +16,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from tombola.errors import ScopeError
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -57,14 +59,22 @@ class Layout:
         return {name: slice(*span) for name, span in zip(self.names, spans, strict=True)}
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """A new flat vector ``[N]`` from named tensors of these shapes (others are ignored)."""
+        """A new flat vector ``[N]`` from named tensors of these shapes (others are ignored).
+
+        Raises:
+            ScopeError: several dtypes, which one vector cannot hold.
+        """
         if not self.names:
             return torch.zeros(0)
-        return torch.cat([tensors[name].reshape(-1) for name in self.names])
+        parts = [tensors[name].reshape(-1) for name in self.names]
+        if len({part.dtype for part in parts}) > 1:
+            dtypes = {name: str(tensors[name].dtype) for name in self.names}
+            raise ScopeError(f"parameters of several dtypes: cast the model to one. {dtypes}")
+        return torch.cat(parts)
 
     def unflatten(self, flat_N: Tensor) -> dict[str, Tensor]:
         """Named views into ``flat_N`` (``[..., N]``; leading dimensions stay)."""
         lead = flat_N.shape[:-1]
         parts = flat_N.split(self.sizes, dim=-1)
         named = zip(self.names, self.shapes, parts, strict=True)
-        return {name: part.view(*lead, *shape) for name, shape, part in named}
+        return {name: part.view((*lead, *shape)) for name, shape, part in named}

@@ -56,9 +56,9 @@ def estimate(
         return {}
     fresh = Theta(theta.weights_N, theta.rest_R, theta.private, {})
     fresh.buffers = {n: b.clone() for n, b in theta.buffers.items()}
-    for name in fresh.buffers:
-        if name.endswith("num_batches_tracked"):
-            fresh.buffers[name].zero_()
+    for name, _ in norms(f.module):
+        for statistic in ("running_mean", "running_var", "num_batches_tracked"):
+            fresh.buffers[f"{name}.{statistic}"].zero_()
     modes = [module.training for module in f.module.modules()]
     momenta = [layer.momentum for layer in layers]
     f.module.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,7 +107,7 @@ def _similarity(pipeline: Pipeline, name: str, sparsity: float, masks: MaskSet) 
     if name == "twin":
         own = pipeline.masks("own", sparsity)
         metrics.append(Metric("kappa_twin", float(kappa(masks, own).diagonal().mean())))
-    return metrics
+    return [metric for metric in metrics if math.isfinite(metric.value)]  # no kappa between full masks
 
 
 def counts(models: list[TicketModel], pipeline: Pipeline) -> list[Metric]:

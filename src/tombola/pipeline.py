@@ -82,7 +82,7 @@ class Pipeline:
         """theta0, or the weights after the first dense steps on this source."""
         if not self.settings.rewind:
             return self.theta0
-        problem = self.problem(source, self.settings.search)
+        problem = self.problem(source, self.settings.train)
         dense = MaskSet.dense(self.f.scope, problem.partition.names)
         steps = self.budget(source, self.settings.rewind)
 
@@ -107,8 +107,8 @@ class Pipeline:
         position, targets = sparsities.index(sparsity), self.targets(source)
         problem = self.problem(source, self.settings.search)
         rounds = parse(self.settings.schedule)(self.f.scope.size, targets)
-        first = rounds.index(targets[position - 1]) + 1 if position else 0
-        segment = rounds[first : rounds.index(targets[position]) + 1]
+        done = sum(count >= targets[position - 1] for count in rounds) if position else 0
+        segment = [count for count in rounds[done:] if count >= targets[position]]
         start, before = self.rewind_point(source), MaskSet.dense(self.f.scope, problem.partition.names)
         if position:
             before = self.masks(source, sparsities[position - 1])
@@ -121,7 +121,7 @@ class Pipeline:
                 segment,
                 self.budget(source, self.settings.T),
                 selection=self.settings.selection,  # type: ignore[arg-type]
-                first_round=first,
+                first_round=done,
                 stage=stage,
             )
             return {"masks": masks.pack()}, {"seen": problem.seen}

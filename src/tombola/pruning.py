@@ -29,14 +29,19 @@ def keep_top(scores_N: Tensor, keep: int, eligible_N: Tensor | None = None) -> T
         eligible_N: boolean ``[N]``, the mask before (all if absent); the result is a subset of it.
 
     Raises:
-        PruningError: NaN scores, or more asked for than there are.
+        PruningError: NaN scores, more asked for than there are, or shapes that do not fit.
 
     >>> keep_top(torch.tensor([3.0, 1.0, 1.0, 2.0]), keep=3).tolist()  # of two equal, the first goes
     [True, False, True, True]
     """
     scores = scores_N.detach()
+    if eligible_N is not None and (eligible_N.dtype != torch.bool or eligible_N.shape != scores.shape):
+        raise PruningError(
+            f"a mask of {eligible_N.dtype} {tuple(eligible_N.shape)} does not fit scores of shape "
+            f"{tuple(scores.shape)}: it must be boolean and of that shape"
+        )
     candidates = scores if eligible_N is None else scores[eligible_N]
-    if bool(torch.isnan(candidates).any()):
+    if candidates.numel() and bool(candidates.min().isnan()):  # the minimum is NaN if any is
         raise PruningError("scores contain NaN: lower the learning rate, or check data and loss")
     if not 0 <= keep <= candidates.numel():
         raise PruningError(f"cannot keep {keep} of {candidates.numel()} weights")
@@ -46,8 +51,10 @@ def keep_top(scores_N: Tensor, keep: int, eligible_N: Tensor | None = None) -> T
     else:
         threshold = _kth_smallest(candidates, drop)
         full = candidates > threshold
-        ties = (candidates == threshold).nonzero()[:, 0]
-        full[ties[ties.numel() - (keep - int(full.sum())) :]] = True
+        missing = keep - int(full.count_nonzero())
+        if missing:
+            ties = (candidates == threshold).nonzero()[:, 0]
+            full[ties[-missing:]] = True
     if eligible_N is None:
         return full
     mask = torch.zeros_like(eligible_N)
@@ -107,6 +114,8 @@ def shares(sizes: Sequence[int], total: int) -> list[int]:
     whole = sum(sizes)
     if not 0 <= total <= whole:
         raise PruningError(f"cannot keep {total} of {whole} weights")
+    if not whole:
+        return [0] * len(sizes)
     exact = [size * total for size in sizes]  # in units of 1 / whole: integers, so no rounding
     parts = [x // whole for x in exact]
     order = sorted(range(len(sizes)), key=lambda i: (-(exact[i] % whole), -i))

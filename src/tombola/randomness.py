@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
+import numpy as np
 import torch
 
 
@@ -18,5 +19,7 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
     >>> bool((torch.rand(4, generator=a) == torch.rand(4, generator=b)).all())
     True
     """
-    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    # A NumPy number equals the Python number, but its repr does not, and changes between versions.
+    key = tuple(part.item() if isinstance(part, np.generic) else part for part in (seed, *purpose))
+    digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))

@@ -45,7 +45,7 @@ class Run(Journal):
     Args:
         path: the directory; made if absent.
         config: what was asked for. An existing run must have the same, apart from ``methods``, which
-            may grow.
+            may grow, and ``source``, where the data may have moved to.
         progress: called as stages advance.
         save_seconds: least time between two saved states of a stage.
 
@@ -62,12 +62,18 @@ class Run(Journal):
     ) -> None:
         super().__init__()
         self.path, self.progress, self.save_seconds = Path(path), progress, save_seconds
+        self.records = self.path / "records.jsonl"
+        self._unfinished: str | None = None  # the stage whose state was saved, but not its result
         self._claim()
         self._lock = _lock(self.path)
-        self._configure(config)
-        storage.write_bytes(self.path / "environment.json", _json(environment()))
-        self.records = self.path / "records.jsonl"
-        self._cut_records()
+        try:
+            self._configure(config)
+            self._sweep()
+            storage.write_bytes(self.path / "environment.json", _json(environment()))
+            self._cut_records()
+        except BaseException:
+            self.close()
+            raise
 
     def _claim(self) -> None:
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "config.yaml").exists():
@@ -83,7 +89,7 @@ class Run(Journal):
             differing = [
                 key
                 for key in dict.fromkeys([*old, *config])
-                if key != "methods" and old.get(key) != config.get(key)
+                if key not in ("methods", "source") and old.get(key) != config.get(key)
             ]
             if differing:
                 key = differing[0]
@@ -96,10 +102,16 @@ class Run(Journal):
         self.config = config
         storage.write_bytes(file, yaml.safe_dump(config, sort_keys=False).encode())
 
+    def _sweep(self) -> None:
+        """Remove the temporary files of a killed process (`tombola.storage.write_bytes`)."""
+        for pattern in (".config.yaml.*", ".environment.json.*", "*/.*.safetensors.*", "*/.*.tickets.*"):
+            for file in self.path.glob(pattern):
+                file.unlink()
+
     # -- stages -----------------------------------------------------------------------------------
 
     def _stage_file(self, name: str) -> Path:
-        return self.path / "stages" / f"{name}.safetensors"
+        return self.path / "stages" / f"{_flat(name)}.safetensors"
 
     def once(self, name: str, compute: Callable[[Stage], State]) -> State:
         """The result of a stage, from disk if it was finished in this or an earlier process."""
@@ -115,15 +127,20 @@ class Run(Journal):
         return tensors, facts["facts"]
 
     def _compute(self, name: str, compute: Callable[[Stage], State]) -> State:
+        if self._unfinished not in (None, name):  # another stage goes first now: that one begins again
+            self._stage_file(_CURRENT).unlink()
+            self._cut_records()
         begin = time.perf_counter()
-        with (self.path / "records.jsonl").open("a") as file:
+        with self.records.open("a") as file:
             stage = RunStage(self, name, file)
             tensors, facts = compute(stage)
+            seconds = round(time.perf_counter() - begin, 3)
+            with (self.path / "timings.jsonl").open("a") as timings:
+                row = {"stage": name, "seconds": seconds, "from_start": stage.fresh}
+                timings.write(json.dumps(row) + "\n")
             stage.commit(name, tensors, facts)
         self._stage_file(_CURRENT).unlink(missing_ok=True)
-        seconds = round(time.perf_counter() - begin, 3)
-        with (self.path / "timings.jsonl").open("a") as file:
-            file.write(json.dumps({"stage": name, "seconds": seconds, "from_start": stage.fresh}) + "\n")
+        self._unfinished = None
         return tensors, facts
 
     def facts(self, name: str) -> dict[str, Any] | None:
@@ -134,12 +151,17 @@ class Run(Journal):
 
     def file(self, name: str) -> Path | None:
         """A ticket file of this run."""
-        return self.path / "tickets" / name
+        return self.path / "tickets" / _flat(name)
 
     def _cut_records(self) -> None:
         """Drop the lines that a killed process wrote after its last saved state."""
-        states = [storage.read(file)[1] for file in (self.path / "stages").glob("*.safetensors")]
-        size = max((state["records_bytes"] for state in states), default=0)
+        files = (self.path / "stages").glob("*.safetensors")
+        states = {file.stem: storage.read(file)[1] for file in files}
+        self._unfinished = states[_CURRENT]["stage"] if _CURRENT in states else None
+        if self._unfinished is not None and _flat(self._unfinished) in states:
+            self._stage_file(_CURRENT).unlink()  # the process died between the result and this
+            self._unfinished = None
+        size = max((state["records_bytes"] for state in states.values()), default=0)
         if not self.records.exists():
             self.records.touch()
         if self.records.stat().st_size < size:
@@ -219,6 +241,10 @@ def _lock(path: Path) -> TextIO:
     return file
 
 
+def _flat(name: str) -> str:
+    return name.replace("/", "%2F")  # subsets may be named anything
+
+
 def read_config(path: Path | str) -> dict[str, Any]:
     """The config of a run directory.
 
@@ -230,29 +256,42 @@ def read_config(path: Path | str) -> dict[str, Any]:
         raise RunError(f"{path} is no run: it has no config.yaml")
     try:
         config = yaml.safe_load(file.read_text())
-    except yaml.YAMLError as error:
-        raise RunError(f"{file} cannot be read ({error}): restore it or delete the run") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{file} cannot be read ({reason}): restore it or delete the run") from None
     if not isinstance(config, dict):
         raise RunError(f"{file} holds no config: restore it or delete the run")
     return config
 
 
+def read_environment(path: Path | str) -> dict[str, Any]:
+    """What the run was last written with: versions, machine, threads; empty if it is not there."""
+    file = Path(path) / "environment.json"
+    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    return found
+
+
 def read_records(path: Path | str) -> Iterator[dict[str, Any]]:
     """The records of a run, one by one."""
-    with (Path(path) / "records.jsonl").open() as file:
+    with (Path(path) / "records.jsonl").open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield json.loads(line)
-            except json.JSONDecodeError:
-                if line.endswith("\n"):  # a torn last line is a run in progress
+            except ValueError:
+                if line.endswith(b"\n"):  # a torn last line is a run in progress
                     raise RunError(f"{path}/records.jsonl, line {number}, is damaged") from None
 
 
-def read_timings(path: Path | str) -> dict[str, float]:
-    """Seconds of each stage that was done without an interruption."""
-    file = Path(path) / "timings.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {row["stage"]: row["seconds"] for row in rows if row["from_start"]}
+def read_timings(path: Path | str) -> dict[str, float | None]:
+    """Seconds of each stage; None for one that was interrupted and went on from a saved state."""
+    file, found = Path(path) / "timings.jsonl", {}
+    for line in file.read_bytes().splitlines() if file.exists() else ():
+        try:
+            row = json.loads(line)
+            found[row["stage"]] = row["seconds"] if row["from_start"] else None
+        except (ValueError, KeyError):
+            continue  # torn when its process was killed; the stage was timed again
+    return found
 
 
 def environment() -> dict[str, Any]:

@@ -19,9 +19,13 @@ def kept(size: int, sparsity: float) -> int:
     >>> kept(125_832, 0.25)
     94374
     """
+    _check(sparsity)
+    return size - round(sparsity * size)
+
+
+def _check(sparsity: float) -> None:
     if not 0 <= sparsity < 1:
         raise UsageError(f"sparsity is the share of weights removed, in [0, 1): got {sparsity}")
-    return size - round(sparsity * size)
 
 
 def targets(size: int, counts: Sequence[int]) -> tuple[int, ...]:
@@ -48,9 +52,13 @@ def explicit(*sparsities: float) -> Schedule:
     (90, 60, 50)
     """
 
+    for sparsity in sparsities:
+        _check(sparsity)
+
     def schedule(size: int, wanted: Sequence[int]) -> tuple[int, ...]:
+        last = targets(size, wanted)[-1]
         steps = [kept(size, s) for s in sparsities]
-        return targets(size, [*wanted, *(count for count in steps if count > min(wanted))])
+        return targets(size, [*wanted, *(count for count in steps if count > last)])
 
     return schedule
 
@@ -81,10 +89,12 @@ def _until(removed: Callable[[int], int]) -> Schedule:
     def schedule(size: int, wanted: Sequence[int]) -> tuple[int, ...]:
         counts, left = [], size
         for target in targets(size, wanted):
+            if target == size:
+                counts.append(size)  # the dense target: a round that removes nothing
             while left > target:
                 left = max(target, left - removed(left))
                 counts.append(left)
-        return tuple(counts) or (size,)
+        return tuple(counts)
 
     return schedule
 

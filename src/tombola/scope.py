@@ -67,18 +67,19 @@ def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Itera
 
 
 def default_names(model: nn.Module) -> set[str]:
-    """Weights of convolutions and linear layers, without the classifier and tied embeddings."""
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    last = classifier(model)
+    """Weights of convolutions and linear layers, but none that the classifier or an embedding uses."""
     layers = {name: m for name, m in model.named_modules() if isinstance(m, PRUNABLE)}
-    ids = {id(m.weight) for name, m in layers.items() if name != last} - embeddings
+    last = classifier(model)
+    never = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    never |= {id(m.weight) for name, m in layers.items() if name == last}
+    ids = {id(m.weight) for m in layers.values()} - never
     return {name for name, p in model.named_parameters() if id(p) in ids}
 
 
 def match(names: Iterable[str], patterns: Iterable[str], kind: str = "parameter") -> set[str]:
     """The names that match any of the globs; a pattern that matches none is an error."""
     names, found = list(names), set()
-    for pattern in patterns:
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         hits = {name for name in names if fnmatchcase(name, pattern)}
         if not hits:
             raise ScopeError(unknown(kind, pattern, names))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from tombola.errors import UsageError
+import numpy as np
+import yaml
+
+from tombola.errors import UsageError, unknown
 from tombola.normalization import check
 from tombola.problem import Recipe
 from tombola.schedules import kept, parse
@@ -26,8 +30,8 @@ class Settings:
         T: training steps per ticket and round of Algorithm 1.
         steps: batches per ticket of Algorithm 2.
         rewind: dense training steps per ticket before the rewind point (0: rewind to theta0).
-        search: recipe of Algorithm 1 and of the way to the rewind point.
-        train: recipe of Algorithm 2.
+        search: recipe of Algorithm 1.
+        train: recipe of Algorithm 2, and of the way to the rewind point.
         selection: ``global`` or ``layer``.
         form: of Algorithm 2: ``sequential`` or ``simultaneous``.
         normalization: ``shared``, ``per_ticket_statistics`` or ``per_ticket``.
@@ -56,6 +60,8 @@ class Settings:
             kept(1, value)
         if not self.sparsity:
             raise UsageError("at least one sparsity is needed")
+        if len(set(self.sparsity)) < len(self.sparsity):
+            raise UsageError(f"each sparsity is needed once: got {', '.join(map(str, self.sparsity))}")
         parse(self.schedule)
         check(self.normalization)
         for name, choices in (
@@ -70,10 +76,44 @@ class Settings:
 
     def plain(self) -> dict[str, Any]:
         """Nested dictionaries and lists that YAML and JSON can hold."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
+
+    def changed(self, changes: Iterable[str]) -> Settings:
+        """The same with changes written ``name=value`` or ``train.name=value``, values as in YAML.
+
+        >>> Settings().changed(["T=7", "train.lr=0.01", "sparsity=[0.5]"]).train.lr
+        0.01
+        """
+        plain = self.plain()
+        for change in changes:
+            name, equals, value = change.partition("=")
+            *parents, last = name.split(".")
+            place: Any = plain
+            for parent in parents:
+                place = place.get(parent) if isinstance(place.get(parent), dict) else {}
+            if not equals or last not in place or (isinstance(place[last], dict) and last != "options"):
+                known = [*plain, *(f"{part}.{key}" for part in ("search", "train") for key in plain[part])]
+                raise UsageError(f"write NAME=VALUE: {unknown('setting', name, known)}")
+            try:
+                place[last] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                raise UsageError(f"the value of {name} is not understood: {value!r}") from None
+        try:
+            return Settings.from_plain(plain)
+        except (TypeError, AttributeError) as error:
+            raise UsageError(f"a changed setting has the wrong type: {error}") from None
 
     @classmethod
     def from_plain(cls, stored: dict[str, Any]) -> Settings:
         """The inverse of `plain`."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return cls(**{**values, "search": Recipe(**stored["search"]), "train": Recipe(**stored["train"])})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value

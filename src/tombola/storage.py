@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from tombola.layout import Layout
 from tombola.masks import MaskSet
 
 FORMAT = 1
-_KEY = "tombola"
+_KEY = "tombola"  # of the file's metadata: a hash over all, a space, and the facts as JSON
 Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
 
 
@@ -48,22 +48,22 @@ def write(path: Path | str, tensors: Mapping[str, Tensor], facts: Mapping[str, A
 def to_content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
     """The bytes of the file that `write` writes."""
     plain = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}
-    header = json.dumps({**facts, "sha256": digest(plain)}, sort_keys=True)
-    return bytes(to_bytes(plain, metadata={_KEY: header}))
+    header = json.dumps(dict(facts), sort_keys=True)
+    return bytes(to_bytes(plain, metadata={_KEY: f"{_seal(plain, header)} {header}"}))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file atomically: a temporary file beside it, flushed to disk, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -86,10 +86,16 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from None
     if _KEY not in metadata:
         raise TicketFileError(f"{path} is a safetensors file, but was not written by Tombola")
-    facts = json.loads(metadata[_KEY])
-    if digest(tensors) != facts.pop("sha256"):
+    seal, _, header = metadata[_KEY].partition(" ")
+    if seal != _seal(tensors, header):
         raise TicketFileError(f"{path} was altered since it was written: its content does not match its hash")
+    facts: dict[str, Any] = json.loads(header)
     return tensors, facts
+
+
+def _seal(tensors: Mapping[str, Tensor], header: str) -> str:
+    """The hash of everything in a file."""
+    return hashlib.sha256(f"{digest(tensors)} {header}".encode()).hexdigest()
 
 
 def digest(tensors: Mapping[str, Tensor]) -> str:
@@ -121,7 +127,10 @@ def pack(
     """The content of a ticket file, from the parts of a `tombola.TicketModel`."""
     weights_N = masks.scope.flatten(dict(backbone.named_parameters()))
     first = private[masks.names[0]]
-    rest = {n: t for n, t in backbone.state_dict().items() if n not in {*masks.scope.names, *first}}
+    every = {name for name, _ in backbone.named_parameters(remove_duplicate=False)}
+    tied = every - {name for name, _ in backbone.named_parameters()}  # second names of shared weights
+    elsewhere = {*masks.scope.names, *first, *tied}
+    rest = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
     tensors = {
         "weights": weights_N[masks.union()],
         "masks": masks.pack(),

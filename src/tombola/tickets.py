@@ -62,7 +62,7 @@ class TicketModel(nn.Module):
         parameters = dict(backbone.named_parameters())
         self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
         self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
-        self.register_buffer("masks_KN", masks.masks_KN)
+        self.register_buffer("masks_KN", masks.masks_KN.clone())  # load_state_dict writes into it
         rows = [private[name] for name in masks.names]
         self.private_KP = nn.Parameter(torch.stack([self.private.flatten(row) for row in rows]).detach())
         statistics = torch.stack([self.statistics.flatten(row) for row in rows]).detach()
@@ -96,27 +96,29 @@ class TicketModel(nn.Module):
             )
         return self.names[0]
 
-    def _run(self, state: dict[str, Tensor], x: Tensor) -> Any:
-        # The only code that torch.compile sees. The mask arrives as a tensor inside the state, so one
+    def _run(self, state: tuple[Tensor, Tensor, dict[str, Tensor]], x: Tensor) -> Any:
+        # The only code that torch.compile sees. The ticket arrives as tensors, never as a name, so one
         # graph serves all tickets.
-        named = self.scope.unflatten(state["weights"] * state["mask"])
-        named |= self.private.unflatten(state["private"])
-        named |= self.statistics.unflatten(state["statistics"])
+        weights_N, mask_N, own = state
+        named = self.scope.unflatten(weights_N * mask_N) | own
         return functional_call(self.backbone, named, (x,))
 
-    def state(self, ticket: str) -> dict[str, Tensor]:
-        """What ticket k runs on, flat: shared weights ``[N]``, mask ``[N]``, private and statistics."""
+    @torch.compiler.disable
+    def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What a ticket runs on: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
         k = self.index(ticket)
-        return {
-            "weights": self.scope.flatten(dict(self.backbone.named_parameters())),
-            "mask": self.masks_KN[k],
-            "private": self.private_KP[k],
-            "statistics": self.statistics_KS[k],
-        }
+        weights_N = self.scope.flatten(dict(self.backbone.named_parameters()))
+        return weights_N, self.masks_KN[k], self._own(k)
 
+    def _own(self, k: int) -> dict[str, Tensor]:
+        return self.private.unflatten(self.private_KP[k]) | self.statistics.unflatten(self.statistics_KS[k])
+
+    @torch.compiler.disable(recursive=False)
     def _grouped(self, x: Tensor, names: list[str]) -> Any:
         if len(names) != len(x):
             raise TombolaError(f"{len(names)} ticket names for {len(x)} samples: give one name per sample")
+        if not names:  # an empty batch: the output's shape is any ticket's
+            return self._run(self.state(self.names[0]), x)
         where = torch.tensor([self.index(name) for name in names], device=x.device)
         order = torch.argsort(where, stable=True)
         present, counts = torch.unique(where, return_counts=True)
@@ -141,18 +143,14 @@ class TicketModel(nn.Module):
 
     def private_state(self, ticket: str) -> dict[str, Tensor]:
         """What belongs to this ticket alone, by the names of the backbone."""
-        k = self.index(ticket)
-        return {
-            **self.private.unflatten(self.private_KP.detach()[k]),
-            **self.statistics.unflatten(self.statistics_KS[k]),
-        }
+        return {name: tensor.detach() for name, tensor in self._own(self.index(ticket)).items()}
 
     @torch.no_grad()
     def bake(self, ticket: str) -> nn.Module:
         """A plain copy of the backbone with zeros outside the mask and the private state in place."""
         module = copy.deepcopy(self.backbone)
-        weights = self.scope.unflatten(self.state(ticket)["weights"] * self[ticket])
-        module.load_state_dict({**weights, **self.private_state(ticket)}, strict=False)
+        weights_N, mask_N, own = self.state(ticket)
+        module.load_state_dict(self.scope.unflatten(weights_N * mask_N) | own, strict=False)
         return module
 
     def __getitem__(self, ticket: str) -> Tensor:

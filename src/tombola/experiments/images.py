@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet as parquet
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from tombola.errors import DataError, unknown
@@ -83,8 +83,9 @@ def read_images(source: str, names: Sequence[str], label: str, size: int) -> tup
         raise DataError(f"{source} has neither train*.parquet nor a folder train/ with one folder per class")
     train, test = (_stack(rows[split], size, f"{source} ({split})") for split in ("train", "test"))
     for _, y in (train, test):
-        if int(y.max()) >= len(names):
-            raise DataError(f"{source} holds class {int(y.max())}, but there are {len(names)} names")
+        wrong = y[(y < 0) | (y >= len(names))]
+        if len(wrong):
+            raise DataError(f"{source} holds class {int(wrong[0])}, but there are {len(names)} names")
     return train, test
 
 
@@ -94,10 +95,12 @@ def _stack(rows: Iterable[tuple[Any, int]], size: int, where: str) -> Images:
         try:
             image = picture if isinstance(picture, Image.Image) else Image.open(io.BytesIO(picture))
             pixels = np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, TypeError) as error:
+        except Exception as error:  # decoders raise many kinds for a damaged file
             raise DataError(f"{where}: row {number} is no image ({error})") from None
         if pixels.shape != (size, size, 3):
             raise DataError(f"{where}: image {number} is {pixels.shape[:2]}, {size}×{size} is needed")
+        if isinstance(label, bool) or not isinstance(label, int):
+            raise DataError(f"{where}: the label of row {number} is {label!r}, a whole number is needed")
         pictures.append(pixels)
         labels.append(label)
     if not pictures:
@@ -113,13 +116,19 @@ def _parquet_rows(folder: Path, split: str, label: str) -> Iterable[tuple[Any, i
     for file in files:
         try:
             table = parquet.read_table(file)
-        except pyarrow.ArrowInvalid as error:
-            raise DataError(f"{file} is no Parquet file, or damaged ({error})") from None
-        image = next((c for c in ("img", "image") if c in table.column_names), None)
-        if image is None or label not in table.column_names:
-            raise DataError(f"{file} needs columns img (or image) and {label}; it has {table.column_names}")
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{file} is no Parquet file, or damaged ({reason})") from None
+        image = _image_column(file, table.column_names, label)
         for row, value in zip(table[image].to_pylist(), table[label].to_pylist(), strict=True):
-            yield row["bytes"], value
+            yield row["bytes"] if isinstance(row, dict) else row, value
+
+
+def _image_column(where: object, columns: Sequence[str], label: str) -> str:
+    image = next((c for c in ("img", "image") if c in columns), None)
+    if image is None or label not in columns:
+        raise DataError(f"{where} needs columns img (or image) and {label}; it has {', '.join(columns)}")
+    return image
 
 
 def _folder_rows(folder: Path, split: str, names: Sequence[str]) -> Iterable[tuple[Any, int]]:
@@ -147,6 +156,6 @@ def _hub_rows(name: str, split: str, label: str) -> Iterable[tuple[Any, int]]:
         table = load_dataset(name, split=split)
     except Exception as error:  # the library raises many kinds; each means that there is no data
         raise DataError(f"{name} could not be loaded from the hub: {error}") from None
-    image = "img" if "img" in table.column_names else "image"
+    image = _image_column(name, table.column_names, label)
     for row in table:
         yield row[image], row[label]

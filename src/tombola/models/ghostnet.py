@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 # kernel, expansion, output channels, squeeze-and-excitation, stride
 BOTTLENECKS: tuple[tuple[int, int, int, bool, int], ...] = (
@@ -46,18 +47,25 @@ class GhostModule(nn.Module):
 
 
 class SqueezeExcite(nn.Module):
-    """Channel gates from the pooled channels (reduction 4, hard sigmoid); stays dense."""
+    """Channel gates from the pooled channels (reduction 4, hard sigmoid).
+
+    Its weights are parameters of its own and no layers, so the default scope leaves them dense.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         hidden = -(-(channels // 4) // 4) * 4
-        self.reduce = nn.Conv2d(channels, hidden, 1)
-        self.expand = nn.Conv2d(hidden, channels, 1)
+        self.reduce = nn.Parameter(torch.empty(hidden, channels))
+        self.reduce_bias = nn.Parameter(torch.empty(hidden))
+        self.expand = nn.Parameter(torch.empty(channels, hidden))
+        self.expand_bias = nn.Parameter(torch.empty(channels))
+        kaiming_(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` to the same shape."""
-        gate = self.expand(torch.relu(self.reduce(x.mean((2, 3), keepdim=True))))
-        return x * nn.functional.hardsigmoid(gate)
+        hidden = torch.relu(functional.linear(x.mean((2, 3)), self.reduce, self.reduce_bias))
+        gate = functional.hardsigmoid(functional.linear(hidden, self.expand, self.expand_bias))
+        return x * gate[:, :, None, None]
 
 
 class GhostBottleneck(nn.Module):
@@ -120,3 +128,8 @@ def kaiming_(module: nn.Module, generator: torch.Generator | None = None) -> Non
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
+        elif isinstance(layer, SqueezeExcite):
+            for weight in (layer.reduce, layer.expand):
+                nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
+            for bias in (layer.reduce_bias, layer.expand_bias):
+                nn.init.zeros_(bias)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tombola.data import Data
+from tombola.errors import DataError
 from tombola.layout import Layout
 from tombola.partition import Partition
 
@@ -59,3 +60,12 @@ class Objective(ABC):
     @abstractmethod
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
         """All metrics on the test split; whatever is chosen is chosen on the validation split."""
+
+
+def check_outputs(outputs: Tensor, needed: int) -> None:
+    """Raise `DataError` unless the network has an output for every subset up to this number."""
+    if outputs.ndim != 2 or outputs.shape[1] < needed:
+        raise DataError(
+            f"the network gives outputs of shape {tuple(outputs.shape)}, but subset number {needed} needs "
+            f"one of its own: [batch, outputs] with as many outputs as there are subsets"
+        )

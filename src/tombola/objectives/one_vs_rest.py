@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tombola.data import Data
 from tombola.errors import PartitionError
 from tombola.layout import Layout
-from tombola.objectives.objective import Metric, Objective, Predict
+from tombola.objectives.objective import Metric, Objective, Predict, check_outputs
 from tombola.objectives.readings import over_subsets
 from tombola.objectives.subset_softmax import SubsetSoftmax
 from tombola.partition import Partition
@@ -46,6 +46,7 @@ class OneVsRest(Objective):
 
     def loss(self, outputs: Tensor, targets: Tensor, k: int) -> Tensor:
         """Binary cross-entropy at output k."""
+        check_outputs(outputs, k + 1)
         return F.binary_cross_entropy_with_logits(outputs[:, k], targets)
 
     def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:

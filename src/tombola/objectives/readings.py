@@ -17,6 +17,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from tombola.errors import PartitionError
 from tombola.objectives.objective import Metric
 from tombola.partition import Partition
 
@@ -36,6 +37,11 @@ def over_subsets(scores: Mapping[str, Tensor], yes_SK: Tensor, partition: Partit
     val_true, test_true = (partition.members[s].numpy() for s in ("validation", "test"))
     found: list[Metric] = []
     for k, name in enumerate(partition.names):
+        for split, true in (("validation", val_true), ("test", test_true)):
+            if true[:, k].all():
+                raise PartitionError(
+                    f"subset {name!r} holds all samples of the {split} split: no rest to tell"
+                )
         threshold = best_threshold(val_true[:, k], val[:, k])
         chosen = decisions(test_true[:, k], test[:, k] >= threshold)
         areas = {

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tombola.data import Data
 from tombola.errors import PartitionError
-from tombola.objectives.objective import Metric, Objective, Predict
+from tombola.objectives.objective import Metric, Objective, Predict, check_outputs
 from tombola.objectives.readings import over_subsets
 from tombola.partition import Partition
 
@@ -44,6 +44,7 @@ class SubsetSoftmax(Objective):
 
     def loss(self, outputs: Tensor, targets: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy over the subsets."""
+        check_outputs(outputs, len(self.original))
         return F.cross_entropy(outputs[:, : len(self.original)], targets)
 
     def single(self, partition: Partition) -> SubsetSoftmax:  # noqa: ARG002

@@ -31,6 +31,7 @@ def by_column(data: Data, column: str, names: Names = None) -> Partition:
 
     ``names``: a mapping from value to name (values that it leaves out belong to no subset), or a
     sequence that the integer values of the column point into; without it the values are the names.
+    Values of the same name make up one subset.
 
     Raises:
         PartitionError: a named subset is empty, or a value points past the names.
@@ -38,8 +39,10 @@ def by_column(data: Data, column: str, names: Names = None) -> Partition:
     values = _values(data, column, names)
 
     def rule(split: Split) -> dict[str, Tensor]:
-        held = split.column(column)
-        return {name: torch.from_numpy(held == value) for value, name in values.items()}
+        held, found = split.column(column), dict.fromkeys(values.values(), torch.tensor(False))
+        for value, name in values.items():
+            found[name] = found[name] | torch.from_numpy(np.asarray(held == value))
+        return found
 
     return by_rule(data, rule)
 

@@ -23,9 +23,10 @@ def write_page(page: Path, rows: Sequence[Row]) -> None:
     if page.suffix != ".md":
         raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
     old = page.read_text() if page.exists() else f"# {page.stem}\n\n{BEGIN}\n{END}\n"
-    if BEGIN not in old or END not in old:
+    before, _, rest = old.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
         raise UsageError(f"{page} has no place for tables: put the lines {BEGIN} and {END} into it")
-    before, after = old.split(BEGIN)[0], old.split(END)[1]
     made = "\n".join(table.markdown() for table in tables(rows))
     lines = ",\n".join(json.dumps(row) for row in rows)
     write_bytes(page.with_suffix(".json"), f"[\n{lines}\n]\n".encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from tombola.methods import METHODS
 from tombola.runs import read_config, read_records, read_timings
 
 Row = dict[str, Any]  # experiment, preset, method, sparsity, reading, metric, mean, ci95, seeds
+_STAGE = re.compile(r"(train|judge)-(?P<method>\w+)-(?P<sparsity>\d[\d.]*(e-\d+)?)")
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[Path]:
@@ -36,9 +38,12 @@ def find_runs(paths: Iterable[Path | str]) -> list[Path]:
 def rows(runs: Sequence[Path]) -> list[Row]:
     """One row per experiment, preset, method, sparsity, reading and metric; tickets averaged already."""
     values: dict[tuple, dict[Any, float]] = defaultdict(dict)
+    peers: dict[tuple[str, str], list[tuple[Path, dict]]] = defaultdict(list)
     for run in runs:
         config = read_config(run)
         head = (config.get("experiment") or run.name, config.get("preset") or "")
+        _check_peers(run, config, peers[head])
+        peers[head].append((run, config))
         for record in read_records(run):
             if record["event"] == "metric" and "ticket" not in record:
                 key = (record["method"], record["sparsity"], record.get("reading", ""), record["metric"])
@@ -50,16 +55,24 @@ def rows(runs: Sequence[Path]) -> list[Row]:
     return [_row(key, list(by_seed.values())) for key, by_seed in ranked]
 
 
+def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict]]) -> None:
+    """A mean is over seeds: the runs in it differ in nothing else."""
+    for other, theirs in peers:
+        if theirs["seed"] == config["seed"]:
+            raise RunError(f"{other} and {run} are both seed {config['seed']}: compare them one by one")
+        for key in ("settings", "augment", "tune"):
+            if theirs.get(key) != config.get(key):
+                raise RunError(f"{other} and {run} have different {key}: compare them one by one")
+
+
 def _minutes(run: Path) -> list[tuple[str, float, float]]:
     """Wall-clock minutes of training and judging, for outcomes that were not interrupted."""
-    totals: dict[tuple[str, float], float] = defaultdict(float)
-    timings = read_timings(run)
-    for stage, seconds in timings.items():
-        kind, _, rest = stage.partition("-")
-        if kind in ("train", "judge"):
-            method, sparsity = rest.split("-")[:2]
-            totals[method, float(sparsity)] += seconds / 60
-    return [(method, sparsity, total) for (method, sparsity), total in totals.items()]
+    parts: dict[tuple[str, float], list[float | None]] = defaultdict(list)
+    for stage, seconds in read_timings(run).items():
+        if found := _STAGE.match(stage):
+            parts[found["method"], float(found["sparsity"])].append(seconds)
+    whole = {key: [s for s in seconds if s is not None] for key, seconds in parts.items()}
+    return [(*key, sum(whole[key]) / 60) for key in parts if len(whole[key]) == len(parts[key])]
 
 
 def _row(key: tuple, values: Sequence[float]) -> Row:

@@ -1,0 +1,59 @@
+"""``python -m benchmarks [--full] [--only NAME]``: measure, print, and write the performance page."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Callable
+from datetime import date
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: other programs may share the cores
+
+from benchmarks import machine, optimizer, page, selection, serving, sets, training
+from benchmarks.files import ticket_file
+from benchmarks.row import Row
+
+BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
+    "optimizer_step_adam": optimizer.steps("adam"),
+    "optimizer_step_adamw": optimizer.steps("adamw"),
+    "optimizer_step_sgd": optimizer.steps("sgd"),
+    "masked_step_ghostnet": training.step_ghostnet,
+    "masked_step_mlp": training.step_mlp,
+    "select_10m": selection.select_10m,
+    "select_100m": selection.select_100m,
+    "ticket_file": ticket_file,
+    "ticket_switch": serving.ticket_switch,
+    "mixed_batch": serving.mixed_batch,
+    "maskset": sets.mask_set,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="more repeats, and 200 masks over 10M weights")
+    parser.add_argument("--only", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--dry", action="store_true", help="print only; leave docs/performance.* as they are")
+    arguments = parser.parse_args()
+    here, today = machine.describe(), date.today().isoformat()
+    print(here)
+    rows: list[Row] = []
+    for name in [arguments.only] if arguments.only else BENCHMARKS:
+        start = time.perf_counter()
+        new = BENCHMARKS[name](arguments.full)
+        rows += new
+        print(f"\n{name} ({time.perf_counter() - start:.1f} s)", *map(line, new), sep="\n  ", flush=True)
+    if not arguments.dry:
+        page.update(rows, here, today)
+
+
+def line(row: Row) -> str:
+    """One row for the terminal."""
+    spread = f" [{page.number(row.spread[0])} to {page.number(row.spread[1])}]" if row.spread else ""
+    missed = row.target is not None and row.value > row.target
+    target = f", target {row.target:g}{' MISSED' if missed else ''}" if row.target is not None else ""
+    return f"{row.name} {page.number(row.value)} {row.unit}{spread}{target}; against {row.against}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""What ten tickets cost on disk, and how long saving and loading take."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from benchmarks.measure import interleave
+from benchmarks.row import Row, milliseconds, ratio
+from benchmarks.setting import ghostnet, mean_jaccard, tickets
+from tombola import storage
+from tombola.tickets import TicketModel, load
+
+
+def ticket_file(full: bool) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        return _measure(Path(folder), 50 if full else 10)
+
+
+def _measure(folder: Path, repeats: int) -> list[Row]:
+    model, backbone = tickets(), ghostnet()
+    path = folder / "ten.tickets"
+    baked = {name: model.bake(name) for name in model.names}
+    checkpoints = {name: folder / f"{name}.pt" for name in model.names}
+
+    def save_checkpoints() -> None:
+        for name, module in baked.items():
+            torch.save(module.state_dict(), checkpoints[name])
+
+    def load_checkpoints() -> None:
+        for checkpoint in checkpoints.values():
+            backbone.load_state_dict(torch.load(checkpoint, weights_only=True))
+
+    sides = {
+        "save": lambda: model.save(path),
+        "save_checkpoints": save_checkpoints,
+        "load": lambda: load(path, backbone),
+        "load_checkpoints": load_checkpoints,
+    }
+    times = interleave(sides, repeats)
+    rows = _sizes(model, path, sum(p.stat().st_size for p in checkpoints.values()))
+    for name in ("save", "load"):
+        other = f"{name}_checkpoints"
+        against = f"{name} ten dense checkpoints with torch"
+        note = f"{against}: {milliseconds(times.median(other))}"
+        low, high = times.spread(name)
+        rows += [
+            Row(f"{name}_ms", times.median(name) * 1e3, "ms", note, None, (low * 1e3, high * 1e3)),
+            ratio(f"{name}_vs_checkpoints", times, name, other, against),
+        ]
+    return rows
+
+
+def _sizes(model: TicketModel, path: Path, checkpoints: int) -> list[Row]:
+    count = model.masks_KN.numel()
+    file = path.stat().st_size
+    tensors, _ = storage.read(path)
+    masks = sum(t.numel() * t.element_size() for n, t in tensors.items() if n.startswith("mask"))
+    alike = f"10 tickets on GhostNet at 50%, mean Jaccard {mean_jaccard(model.masks):.3f}"
+    dense = f"{checkpoints / count:.3g} bytes in ten dense float32 checkpoints"
+    name = "ticket_file_bytes_per_weight_and_ticket"
+    return [
+        Row(name, file / count, "bytes", f"{dense}; {alike}"),
+        Row(f"{name}_masks", masks / count, "bytes", "0.125 bytes: one bit per weight and ticket"),
+        Row("ticket_file_vs_checkpoints", file / checkpoints, "×", f"ten dense checkpoints; {alike}"),
+        Row("ticket_file_vs_one_network", file / _bytes(ghostnet()), "×", "tensors of one dense network"),
+    ]
+
+
+def _bytes(module: nn.Module) -> int:
+    return sum(t.numel() * t.element_size() for t in module.state_dict().values())

@@ -1,0 +1,54 @@
+"""Changing the ticket at every call, and batches in which tickets are mixed."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+
+from benchmarks.measure import interleave
+from benchmarks.row import Row, milliseconds, ratio
+from benchmarks.setting import generator, tickets
+
+
+@torch.no_grad()
+def ticket_switch(full: bool) -> list[Row]:
+    model = tickets()
+    x = torch.randn(1, 3, 32, 32, generator=generator())
+    baked = model.bake(model.names[0])
+    turn = itertools.cycle(model.names)
+    sides = {
+        "changing": lambda: model(x, ticket=next(turn)),
+        "one": lambda: model(x, ticket=model.names[0]),
+        "baked": lambda: baked(x),
+    }
+    times = interleave(sides, 1000 if full else 100, warmup=5)
+    low, high = times.spread("changing")
+    note = (
+        f"one pass, batch 1, another ticket every call; {milliseconds(times.median('one'))} with one ticket"
+    )
+    return [
+        Row("ticket_switch_ms", times.median("changing") * 1e3, "ms", note, None, (low * 1e3, high * 1e3)),
+        ratio("ticket_switch_vs_one_ticket", times, "changing", "one", "the same ticket every call"),
+        ratio("ticket_switch_vs_baked", times, "changing", "baked", "the baked plain module"),
+    ]
+
+
+@torch.no_grad()
+def mixed_batch(full: bool) -> list[Row]:
+    model = tickets()
+    x = torch.randn(256, 3, 32, 32, generator=generator())
+    where = torch.randint(len(model.names), (256,), generator=generator(4))
+    names = [model.names[k] for k in where.tolist()]
+    parts = {name: x[where == k] for k, name in enumerate(model.names)}
+    samples = list(zip(x.split(1), names, strict=True))
+    sides = {
+        "mixed": lambda: model(x, ticket=names),
+        "calls": lambda: [model(part, ticket=name) for name, part in parts.items()],
+        "samples": lambda: [model(sample, ticket=name) for sample, name in samples],
+    }
+    times = interleave(sides, 20 if full else 4, warmup=1)
+    return [
+        ratio("mixed_batch", times, "mixed", "calls", "ten calls of one ticket on the same 256 samples"),
+        ratio("mixed_batch_vs_samples", times, "mixed", "samples", "256 calls of one sample"),
+    ]

@@ -1,0 +1,118 @@
+"""A whole masked training step over the dense one, beside the three usual ways to mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import parametrize
+from torch.nn.utils.prune import custom_from_mask
+
+from benchmarks.measure import Side, interleave
+from benchmarks.row import Row, ratio
+from benchmarks.setting import generator, ghostnet, half, mlp
+from tombola.function import Function
+from tombola.layout import Layout
+from tombola.optim import masked
+from tombola.scope import scope
+
+Masks = dict[str, Tensor]  # by the name of the weight, in its shape
+
+
+def step_ghostnet(full: bool) -> list[Row]:
+    x = torch.randn(320, 3, 32, 32, generator=generator()).to(memory_format=torch.channels_last)
+    net = ghostnet()
+    return _rows("masked_step_ghostnet", ghostnet, scope(net), x, 30 if full else 8, 1.05)
+
+
+def step_mlp(full: bool) -> list[Row]:
+    x = torch.randn(32, 512, generator=generator())
+    return _rows("masked_step_mlp", mlp, scope(mlp(), ["*.weight"]), x, 400 if full else 100, 1.10)
+
+
+def _rows(
+    name: str, build: Callable[[], nn.Module], layout: Layout, x: Tensor, repeats: int, target: float
+) -> list[Row]:
+    y = torch.randint(10, (len(x),), generator=generator(3))
+    f = Function(build(), layout)
+    mask = half(f)
+    masks = layout.unflatten(mask)
+    sides: dict[str, Side] = {
+        "dense": _plain(build(), x, y),
+        "tombola": _tombola(f, mask, x, y),
+        "prune": _plain(_pruned(build(), masks), x, y),
+        "parametrize": _plain(_parametrized(build(), masks), x, y),
+        "multiply": _multiplied(build(), masks, x, y),
+    }
+    times = interleave(sides, repeats)
+    against = f"dense step with Adam(fused=True), batch {len(x)}"
+    others = ("prune", "parametrize", "multiply")
+    return [
+        ratio(name, times, "tombola", "dense", against, target),
+        *(ratio(f"{name}_{other}", times, other, "dense", against) for other in others),
+    ]
+
+
+def _tombola(f: Function, mask: Tensor, x: Tensor, y: Tensor) -> Side:
+    theta = f.theta0()
+    leaves = theta.leaves()
+    optimizer = masked(torch.optim.Adam(leaves, lr=1e-3))
+    owned = [mask, *[None] * (len(leaves) - 1)]
+
+    def step() -> None:
+        optimizer.zero_grad()
+        cross_entropy(f(theta, mask, x), y).backward()
+        optimizer.step(owned)
+
+    return step
+
+
+def _plain(module: nn.Module, x: Tensor, y: Tensor) -> Side:
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-3, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        cross_entropy(module(x), y).backward()
+        optimizer.step()
+
+    return step
+
+
+def _pruned(module: nn.Module, masks: Masks) -> nn.Module:
+    for name, mask in masks.items():
+        custom_from_mask(module.get_submodule(name.removesuffix(".weight")), "weight", mask)
+    return module
+
+
+class _Masked(nn.Module):
+    mask: Tensor
+
+    def __init__(self, mask: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.mask
+
+
+def _parametrized(module: nn.Module, masks: Masks) -> nn.Module:
+    for name, mask in masks.items():
+        layer = module.get_submodule(name.removesuffix(".weight"))
+        parametrize.register_parametrization(layer, "weight", _Masked(mask))
+    return module
+
+
+def _multiplied(module: nn.Module, masks: Masks, x: Tensor, y: Tensor) -> Side:
+    step = _plain(module, x, y)
+    parameters = dict(module.named_parameters())
+    pairs = [(parameters[name], mask.float()) for name, mask in masks.items()]
+
+    def step_and_multiply() -> None:
+        step()
+        with torch.no_grad():
+            for weight, mask in pairs:
+                weight.mul_(mask)
+
+    return step_and_multiply

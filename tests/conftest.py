@@ -1,0 +1,116 @@
+"""Shared by all tests: one thread, tiny networks, tiny data."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tombola import partition as partitions
+from tombola.data import Data
+from tombola.function import Function
+from tombola.models.ghostnet import kaiming_
+from tombola.objectives import OneVsRest
+from tombola.problem import Problem, Recipe
+from tombola.randomness import generator
+from tombola.scope import scope
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def make_convnet():
+    """A factory of tiny convolutional networks with batch norm; 252 weights in scope."""
+
+    def make(outputs: int = 3, seed: int = 0, dropout: float = 0.0) -> nn.Module:
+        net = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, outputs),
+        )
+        g = generator(seed, "convnet")
+        kaiming_(net, g)
+        for layer in (net[1], net[5]):  # a network that has seen data: no statistic is 0 or 1
+            nn.init.normal_(layer.running_mean, 0, 0.1, generator=g)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5, generator=g)
+            nn.init.uniform_(layer.weight, 0.5, 1.5, generator=g)
+            nn.init.normal_(layer.bias, 0, 0.1, generator=g)
+        return net
+
+    return make
+
+
+@pytest.fixture
+def convnet(make_convnet) -> nn.Module:
+    return make_convnet()
+
+
+@pytest.fixture
+def images() -> Data:
+    """180 images [1, 6, 6] of three classes that a small network can tell apart, and a column."""
+    g = generator(0, "images")
+    y = torch.arange(180) % 3
+    x = 0.5 * torch.randn(180, 1, 6, 6, generator=g)
+    for c in range(3):
+        x[y == c, 0, 2 * c : 2 * c + 2] += 1.0
+    site = np.array(["north", "south"])[torch.randint(2, (180,), generator=g).numpy()]
+    return Data.of(x, y, {"site": site}, validation=0.2, test=0.3)
+
+
+@pytest.fixture
+def by_class(images):
+    return partitions.by_label(images, ["top", "middle", "bottom"])
+
+
+@pytest.fixture
+def make_problem(images, by_class):
+    """A factory of problems over the images."""
+
+    def make(backbone, objective=None, recipe=None, seed=0, partition=None, data=None, **options) -> Problem:
+        f = Function(backbone, scope(backbone), options.pop("private", ()))
+        recipe = recipe or Recipe(lr=1e-2, batch_size=8)
+        return Problem(
+            f, data or images, partition or by_class, objective or OneVsRest(), recipe, seed, **options
+        )
+
+    return make
+
+
+@pytest.fixture
+def random_masks():
+    """A factory of named random masks over a scope."""
+    from tombola.masks import MaskSet
+
+    def make(layout, names=("top", "middle", "bottom"), density: float = 0.5, seed: int = 0) -> MaskSet:
+        g = generator(seed, "masks")
+        return MaskSet(layout, {name: torch.rand(layout.size, generator=g) < density for name in names})
+
+    return make
+
+
+@pytest.fixture
+def interrupted():
+    """A stage that keeps what is saved as a file would, and dies after ``alive`` saves."""
+    from tombola.stage import Stage
+
+    class Interrupted(Stage):
+        def __init__(self, alive: int) -> None:
+            super().__init__()
+            self.alive, self.saved = alive, None
+
+        def load(self):
+            return self.saved
+
+        def save(self, tensors, facts):
+            if self.alive == 0:
+                raise KeyboardInterrupt
+            self.alive -= 1
+            self.saved = {name: t.clone() for name, t in tensors.items()}, dict(facts)
+
+    return Interrupted

@@ -1,0 +1,362 @@
+"""What must hold for every method, whichever optimiser trains it."""
+
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+import tombola as tb
+from tombola.function import Theta
+from tombola.journal import Journal
+from tombola.methods import CONTROLS, METHODS, method
+from tombola.outcome import carry_out, levels
+from tombola.pipeline import Pipeline
+from tombola.problem import Problem
+from tombola.pruning import keep_top
+from tombola.schedules import kept
+
+SPARSITIES = (0.3, 0.6)
+NAMES = ("red", "green", "blue")
+OPTIMIZERS = {
+    "Adam": {"lr": 0.01},
+    "AdamW": {"lr": 0.01, "options": {"weight_decay": 0.1}},
+    "SGD": {"lr": 0.1, "options": {"momentum": 0.9, "weight_decay": 0.01}},
+    "RMSprop": {"lr": 0.01, "options": {"momentum": 0.5}},
+}
+every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
+every_method = pytest.mark.parametrize("name", METHODS)
+
+
+@cache
+def blobs():
+    g = torch.Generator().manual_seed(5)
+    y = torch.arange(180) % 3
+    x = torch.randn(180, 6, generator=g) + 2 * torch.eye(3, 6)[y]
+    return tb.Data.of(x, y, validation=0.2, test=0.3)
+
+
+def network(seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        hidden = [nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 12), nn.BatchNorm1d(12)]
+        return nn.Sequential(*hidden, nn.ReLU(), nn.Linear(12, 3))
+
+
+def new_pipeline(optimizer="SGD", seed=0, **changes):
+    one_vs_rest = optimizer == "Adam"  # its readings take longest to judge: once is enough
+    objective = tb.objectives.OneVsRest() if one_vs_rest else tb.objectives.Classification()
+    recipe = tb.Recipe(optimizer=optimizer, batch_size=8, **OPTIMIZERS[optimizer])
+    chosen = {"sparsity": SPARSITIES, "schedule": "fraction:0.3", "T": 2, "steps": 4, "statistics": 2}
+    settings = tb.Settings(**{**chosen, "search": recipe, "train": recipe, **changes})
+    partition = tb.partition.by_label(blobs(), NAMES)
+    return Pipeline(network(), objective, blobs(), partition, settings, seed, Journal())
+
+
+@cache
+def pipeline(optimizer="Adam", seed=0):
+    return new_pipeline(optimizer, seed)
+
+
+@cache
+def outcomes(name, optimizer="Adam", seed=0):
+    """Every sparsity of a method; computed once for all tests."""
+    p = pipeline(optimizer, seed)
+    return {sparsity: carry_out(p, name, sparsity) for sparsity in levels(p, name)}
+
+
+def masks_of(outcome):
+    """Every ticket's mask, ``{name: [N]}``."""
+    return {name: model[name] for model in outcome.models for name in model.names}
+
+
+def weights_of(p, model):
+    return p.f.scope.flatten(dict(model.backbone.named_parameters())).detach()
+
+
+def metric(outcome, name):
+    return next(m.value for m in outcome.metrics if m.name == name and not m.ticket)
+
+
+def same_state(a, b):
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+def searches(name):
+    """Whether the masks are the result of a nested search."""
+    return name not in ("dense", "theta0_magnitude", "random_mask")
+
+
+# -- every method -----------------------------------------------------------------------------------------
+
+
+@every_optimizer
+@every_method
+def test_every_ticket_keeps_the_exact_count(name, optimizer):
+    p = pipeline(optimizer)
+    for sparsity, outcome in outcomes(name, optimizer).items():
+        wanted = kept(p.f.scope.size, sparsity)
+        if name == "union_size_imp":
+            wanted = int(outcomes("rtl", optimizer)[sparsity].models[0].masks.union().sum())
+        assert {int(mask.sum()) for mask in masks_of(outcome).values()} == {wanted}
+
+
+@every_optimizer
+@pytest.mark.parametrize("name", list(filter(searches, METHODS)))
+def test_masks_of_a_search_are_nested_across_sparsities(name, optimizer):
+    low, high = (masks_of(outcomes(name, optimizer)[s]) for s in SPARSITIES)
+    for ticket in low:
+        assert not bool((high[ticket] & ~low[ticket]).any())
+
+
+@every_optimizer
+@every_method
+def test_weights_outside_the_union_keep_the_bits_of_theta0(name, optimizer):
+    p = pipeline(optimizer)
+    for outcome in outcomes(name, optimizer).values():
+        for model in outcome.models:
+            weights, union = weights_of(p, model), model.masks.union()
+            assert torch.equal(weights[~union], p.theta0.weights_N.detach()[~union])
+            moved = weights[union] != p.theta0.weights_N.detach()[union]
+            assert float(moved.float().mean()) > 0.9
+
+
+@every_optimizer
+@every_method
+def test_one_seed_gives_one_result(name, optimizer):
+    sparsity, first = list(outcomes(name, optimizer).items())[-1]
+    second = carry_out(new_pipeline(optimizer), name, sparsity)
+    assert first.metrics == second.metrics
+    assert all(same_state(a, b) for a, b in zip(first.models, second.models, strict=True))
+
+
+@every_optimizer
+@every_method
+def test_another_seed_gives_another_result(name, optimizer):
+    sparsity, first = list(outcomes(name, optimizer).items())[-1]
+    p = pipeline(optimizer, seed=1)
+    second, _ = p.train(f"{name}-{sparsity}", method(name).task, method(name).mask_set(p, sparsity))
+    assert not same_state(first.models[0], second)
+
+
+@every_optimizer
+def test_every_method_is_trained_on_equally_many_samples(optimizer):
+    seen = {metric(o, "samples_train") for name in METHODS for o in outcomes(name, optimizer).values()}
+    assert seen == {4 * 8 * len(NAMES)}
+
+
+@every_optimizer
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_every_search_of_equally_many_rounds_costs_equally_many_samples(optimizer, sparsity):
+    p = pipeline(optimizer)
+    count, size = kept(p.f.scope.size, sparsity), p.f.scope.size
+    rounds = sum(n >= count for n in tb.schedules.parse(p.settings.schedule)(size, p.targets("own")))
+    for name in ("rtl", "imp", "imp_per_subset", "twin", "random_mask", "shuffled_partition"):
+        assert metric(outcomes(name, optimizer)[sparsity], "samples_search") == rounds * 2 * 8 * len(NAMES)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_search_begins_at_the_rewind_point_under_its_mask_with_its_buffers(name, monkeypatch):
+    starts, plain = [], Problem.train
+
+    def spy(problem, theta, mask_N, k, *rest):
+        starts.append(({n: t.clone() for n, t in theta.tensors().items()}, mask_N.clone()))
+        return plain(problem, theta, mask_N, k, *rest)
+
+    monkeypatch.setattr(Problem, "train", spy)
+    p = new_pipeline(schedule="fraction:0.4")
+    theta0 = {n: t.clone() for n, t in p.theta0.tensors().items()}
+    carry_out(p, name, levels(p, name)[-1])
+    assert bool(starts) == (method(name).search is not None)
+    for tensors, mask_N in starts:
+        assert torch.equal(tensors.pop("weights"), torch.where(mask_N, theta0["weights"], 0.0))
+        assert all(torch.equal(t, theta0[n]) for n, t in tensors.items())
+    assert all(torch.equal(t, theta0[n]) for n, t in p.theta0.tensors().items())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_late_rewinding_starts_search_and_training_from_the_same_early_weights(name):
+    p = new_pipeline(rewind=4)
+    outcome = carry_out(p, name, levels(p, name)[-1])
+    early = p.rewind_point(method(name).task)
+    assert not torch.equal(early.weights_N, p.theta0.weights_N)
+    for model in outcome.models:
+        outside = ~model.masks.union()
+        assert torch.equal(weights_of(p, model)[outside], early.weights_N.detach()[outside])
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("normalization", ["shared", "per_ticket_statistics", "per_ticket"])
+def test_every_method_runs_under_every_norm_policy(name, normalization):
+    p = new_pipeline(normalization=normalization)
+    outcome = carry_out(p, name, levels(p, name)[-1])
+    norms = {"shared": 0, "per_ticket_statistics": 56, "per_ticket": 112}  # two layers, 16 and 12 wide
+    assert {m.private.size + m.statistics.size for m in outcome.models} == {norms[normalization]}
+    assert torch.isfinite(torch.tensor([m.value for m in outcome.metrics])).all()
+
+
+@pytest.mark.parametrize("schedule", ["one_shot", "fraction:0.3", "fixed_count:50", "explicit:0.2,0.4"])
+def test_every_schedule_lands_on_every_sparsity_even_on_none(schedule):
+    p = new_pipeline(schedule=schedule, sparsity=(0.0, 0.3, 0.6))
+    for name in ("rtl", "imp", "union_size_imp"):
+        for sparsity in levels(p, name):
+            counts = set(method(name).mask_set(p, sparsity).counts.values())
+            union = int(p.masks("own", sparsity).union().sum())
+            assert counts == {union if name == "union_size_imp" else kept(p.f.scope.size, sparsity)}
+
+
+def test_metrics_are_numbers_even_where_no_mask_can_be_told_from_another():
+    p = new_pipeline(sparsity=(0.0,))
+    for name in ("rtl", "twin"):
+        assert torch.isfinite(torch.tensor([m.value for m in carry_out(p, name, 0.0).metrics])).all()
+
+
+# -- what each method says of itself ----------------------------------------------------------------------
+
+
+@every_optimizer
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_twins_have_other_masks_of_the_same_counts_on_the_same_partition(optimizer, sparsity):
+    p = pipeline(optimizer)
+    own, twin = (outcomes(name, optimizer)[sparsity].models[0].masks for name in ("rtl", "twin"))
+    assert own.counts == twin.counts
+    assert all(not torch.equal(own[name], twin[name]) for name in NAMES)
+    first, second = (p.problem(source, p.settings.search) for source in ("own", "twin"))
+    assert first.partition is second.partition is p.partition
+    assert not torch.equal(first.stream(0, "extract", 0)[0], second.stream(0, "extract", 0)[0])
+    assert 0 < metric(outcomes("twin", optimizer)[sparsity], "kappa_twin") <= 1
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_theta0_magnitude_keeps_the_largest_initial_weights_and_searches_nothing(sparsity):
+    p, outcome = pipeline(), outcomes("theta0_magnitude")[sparsity]
+    expected = keep_top(p.theta0.weights_N.abs(), kept(p.f.scope.size, sparsity))
+    assert all(torch.equal(mask, expected) for mask in masks_of(outcome).values())
+    assert metric(outcome, "samples_search") == 0
+
+
+@every_optimizer
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_random_masks_have_the_layer_counts_of_rtl_and_nothing_else_of_it(optimizer, sparsity):
+    own = outcomes("rtl", optimizer)[sparsity].models[0].masks
+    drawn = outcomes("random_mask", optimizer)[sparsity].models[0].masks
+    assert torch.equal(own.counts_KL(), drawn.counts_KL())
+    assert all(not torch.equal(own[name], drawn[name]) for name in NAMES)
+    assert not torch.equal(drawn["red"], drawn["green"])
+
+
+def test_random_masks_of_one_layout_still_depend_on_the_seed():
+    same = [new_pipeline("Adam", seed) for seed in (0, 1)]
+    for p in same:
+        p.journal = pipeline().journal  # the same search, so the same layer counts
+    first, second = (method("random_mask").mask_set(p, 0.6) for p in same)
+    assert torch.equal(first.counts_KL(), second.counts_KL())
+    assert not torch.equal(first.masks_KN, second.masks_KN)
+
+
+def test_shuffled_partition_searches_shuffled_and_trains_and_judges_true(monkeypatch):
+    used = {}
+    for stage in ("extract", "retrain"):
+        plain = getattr(tb.pipeline, stage)
+
+        def spy(problem, *rest, stage_name=stage, plain=plain, **options):
+            used[stage_name] = problem.partition
+            return plain(problem, *rest, **options)
+
+        monkeypatch.setattr(tb.pipeline, stage, spy)
+    judge = tb.objectives.Classification.evaluate
+
+    def judge_spy(self, predict, data, partition):
+        used["evaluate"] = partition
+        return judge(self, predict, data, partition)
+
+    monkeypatch.setattr(tb.objectives.Classification, "evaluate", judge_spy)
+    p = new_pipeline()
+    carry_out(p, "shuffled_partition", 0.3)
+    assert used["retrain"] is used["evaluate"] is p.partition
+    shuffled, true = used["extract"], p.partition
+    assert shuffled.sizes() == true.sizes()
+    inside = (shuffled.members["train"] & true.members["train"]).sum(0)
+    assert all(count < 0.7 * size for count, size in zip(inside.tolist(), true.sizes().values(), strict=True))
+    for split in ("validation", "test"):
+        assert torch.equal(shuffled.members[split], true.members[split])
+
+
+@every_optimizer
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_union_size_imp_has_the_size_of_the_union_of_rtl(optimizer, sparsity):
+    own, one = (outcomes(name, optimizer)[sparsity] for name in ("rtl", "union_size_imp"))
+    assert metric(one, "union") == metric(one, "per_ticket") == metric(own, "union")
+    assert one.models[0].names == ("all",)
+
+
+@every_optimizer
+def test_dense_prunes_nothing(optimizer):
+    assert levels(pipeline(optimizer), "dense") == [0.0]
+    (outcome,) = outcomes("dense", optimizer).values()
+    assert bool(outcome.models[0].masks.masks_KN.all())
+
+
+@every_optimizer
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_imp_per_subset_has_the_masks_of_rtl_over_weights_of_its_own(optimizer, sparsity):
+    p = pipeline(optimizer)
+    own = outcomes("rtl", optimizer)[sparsity].models[0]
+    alone = outcomes("imp_per_subset", optimizer)[sparsity]
+    assert [model.names for model in alone.models] == [(name,) for name in NAMES]
+    assert all(torch.equal(mask, own[name]) for name, mask in masks_of(alone).items())
+    weights = [weights_of(p, model) for model in [*alone.models, own]]
+    for i, first in enumerate(weights):
+        assert not any(torch.equal(first, second) for second in weights[:i])
+
+
+def test_metrics_count_what_the_models_hold():
+    for name in METHODS:
+        for outcome in outcomes(name).values():
+            masks = masks_of(outcome)
+            assert metric(outcome, "per_ticket") == sum(int(m.sum()) for m in masks.values()) / len(masks)
+            unions = [int(model.masks.union().sum()) for model in outcome.models]
+            assert metric(outcome, "union") == sum(unions)
+            private = sum(p.numel() for m in outcome.models for p in (m.private_KP, m.statistics_KS))
+            assert metric(outcome, "private") == private
+            assert metric(outcome, "dense_rest") == len(outcome.models) * pipeline().f.rest.size
+
+
+def test_file_bytes_are_the_same_in_memory_and_on_disk(tmp_path):
+    p = pipeline()
+    for name in ("rtl", "imp_per_subset"):
+        sizes = [model.save(tmp_path / f"{i}.tickets") for i, model in enumerate(outcomes(name)[0.6].models)]
+        assert metric(outcomes(name)[0.6], "file_bytes") == sum(sizes)
+    assert p.journal.file("x") is None
+
+
+def test_one_search_serves_all_methods_that_read_it():
+    done = pipeline().journal.results
+    for name in METHODS:
+        outcomes(name)
+    assert {n for n in done if n.startswith("search-own")} == {f"search-own-{s}" for s in SPARSITIES}
+
+
+def test_controls_are_the_methods_that_are_there_to_be_compared_with():
+    controls = ("twin", "theta0_magnitude", "random_mask", "shuffled_partition", "union_size_imp")
+    assert controls == CONTROLS
+
+
+def test_unknown_methods_and_sparsities_are_named():
+    with pytest.raises(tb.TombolaError, match="did you mean 'imp'"):
+        method("imq")
+    with pytest.raises(tb.TombolaError, match=r"0\.9"):
+        pipeline().masks("own", 0.9)
+
+
+def test_masking_theta_leaves_theta_alone():
+    theta0 = pipeline().theta0
+    before = {n: t.clone() for n, t in theta0.tensors().items()}
+    masked = theta0.masked(torch.zeros(pipeline().f.scope.size, dtype=torch.bool))
+    for b in masked.buffers.values():
+        b.add_(1)
+    masked.rest_R.data.add_(1)
+    assert isinstance(masked, Theta)
+    assert not bool(masked.weights_N.any())
+    assert all(torch.equal(t, before[n]) for n, t in theta0.tensors().items())

@@ -1,0 +1,156 @@
+"""The short way, in memory and in a directory."""
+
+import copy
+
+import pytest
+import torch
+
+import tombola as tb
+from tombola import pipeline
+from tombola.errors import RunError, UsageError
+from tombola.problem import Recipe
+
+OPTIONS = {
+    "schedule": "one_shot",
+    "T": 2,
+    "steps": 3,
+    "statistics": 2,
+    "search": Recipe(lr=1e-2, batch_size=8),
+    "train": Recipe(lr=1e-2, batch_size=8),
+}
+
+
+@pytest.fixture
+def rtl(convnet, images, by_class):
+    def call(sparsity=0.5, **changes):
+        objective = tb.objectives.OneVsRest()
+        return tb.rtl(convnet, objective, images, by_class, sparsity=sparsity, **{**OPTIONS, **changes})
+
+    return call
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Counts of the two algorithms."""
+    counts = {"extract": 0, "retrain": 0}
+
+    def counted(name):
+        original = getattr(pipeline, name)
+
+        def call(*args, **options):
+            counts[name] += 1
+            return original(*args, **options)
+
+        return call
+
+    for name in counts:
+        monkeypatch.setattr(pipeline, name, counted(name))
+    return counts
+
+
+def equal(a, b):
+    states = a.state_dict(), b.state_dict()
+    return (
+        a.names == b.names
+        and states[0].keys() == states[1].keys()
+        and all(torch.equal(t, states[1][n]) for n, t in states[0].items())
+    )
+
+
+def test_a_number_gives_tickets_of_exactly_that_sparsity(rtl, by_class, convnet, images):
+    before = copy.deepcopy(convnet.state_dict())
+    tickets = rtl(0.5)
+    assert isinstance(tickets, tb.TicketModel)
+    assert tickets.masks.counts == dict.fromkeys(by_class.names, 126)
+    assert not any(m.training for m in tickets.modules())
+    assert tickets(images.test.x, ticket="top").shape == (len(images.test), 3)
+    assert all(torch.equal(t, before[n]) for n, t in convnet.state_dict().items())
+
+
+def test_several_sparsities_give_nested_tickets_by_sparsity(rtl):
+    found = rtl([0.75, 0.25])
+    assert list(found) == [0.25, 0.75]
+    assert found[0.75].masks <= found[0.25].masks
+    assert [set(t.masks.counts.values()) for t in found.values()] == [{189}, {63}]
+
+
+def test_one_sparsity_in_a_list_gives_a_dictionary(rtl):
+    assert list(rtl([0.5])) == [0.5]
+
+
+def test_the_seed_decides(rtl):
+    one, again, other = rtl(seed=0), rtl(seed=0), rtl(seed=1)
+    assert equal(one, again)
+    assert not equal(one, other)
+
+
+def test_global_randomness_is_neither_read_nor_changed(rtl):
+    torch.manual_seed(1)
+    one, state = rtl(), torch.get_rng_state()
+    assert torch.equal(state, torch.Generator().manual_seed(1).get_state())
+    torch.manual_seed(2)
+    assert equal(one, rtl())
+
+
+def test_a_directory_is_not_computed_twice_and_gives_equal_tickets(rtl, calls, tmp_path):
+    first = rtl([0.25, 0.5], out=tmp_path / "run")
+    assert calls == {"extract": 2, "retrain": 2}
+    again = rtl([0.25, 0.5], out=tmp_path / "run")
+    assert calls == {"extract": 2, "retrain": 2}
+    assert all(equal(first[s], again[s]) for s in (0.25, 0.5))
+    memory = rtl([0.25, 0.5])
+    assert all(equal(first[s], memory[s]) for s in (0.25, 0.5))
+
+
+def test_an_interrupted_call_goes_on_where_it_was(rtl, calls, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "retrain", stop)
+        with pytest.raises(KeyboardInterrupt):
+            rtl(out=tmp_path / "run")
+    assert calls == {"extract": 1, "retrain": 0}
+    tickets = rtl(out=tmp_path / "run")
+    assert calls == {"extract": 1, "retrain": 1}
+    assert equal(tickets, rtl())
+
+
+def test_the_ticket_file_of_a_directory_loads(rtl, tmp_path, convnet, images):
+    tickets = rtl(out=tmp_path / "run")
+    (file,) = (tmp_path / "run" / "tickets").iterdir()
+    again, x = tb.load(file, convnet), images.test.x
+    for name in tickets.names:
+        assert torch.equal(again(x, ticket=name), tickets(x, ticket=name))
+
+
+def test_another_call_into_the_same_directory_is_an_error(rtl, tmp_path):
+    rtl(out=tmp_path / "run")
+    for changes in ({"seed": 1}, {"T": 3}):
+        with pytest.raises(RunError, match="was made with another"):
+            rtl(out=tmp_path / "run", **changes)
+    with pytest.raises(RunError, match="was made with another"):
+        rtl([0.25, 0.5], out=tmp_path / "run")
+
+
+def test_an_unknown_method_and_a_wrong_sparsity_are_errors(convnet, images, by_class, rtl):
+    with pytest.raises(UsageError, match="no method 'rlt'; did you mean 'rtl'"):
+        tb.find("rlt", convnet, tb.objectives.OneVsRest(), images, by_class, **OPTIONS)
+    with pytest.raises(UsageError, match=r"in \[0, 1\): got 75"):
+        rtl(75)
+
+
+def test_find_gives_outcomes_with_metrics(convnet, images, by_class):
+    (found,) = tb.find("imp", convnet, tb.objectives.OneVsRest(), images, by_class, sparsity=0.5, **OPTIONS)
+    assert (found.method, found.sparsity, len(found.models)) == ("imp", 0.5, 1)
+    assert found.models[0].names == ("all",)
+    values = {m.name: m.value for m in found.metrics if not m.ticket}
+    assert values["per_ticket"] == values["union"] == 126
+    assert 0 <= values["auc"] <= 1
+
+
+def test_nan_in_the_data_never_reaches_training(images):
+    x = images.train.x.clone()
+    x[3] = float("nan")
+    with pytest.raises(tb.TombolaError, match="number 3"):
+        tb.Split(x, images.train.y)

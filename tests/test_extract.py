@@ -1,0 +1,167 @@
+"""Algorithm 1 against a plain torch loop, and what must hold of every search."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tombola import partition as partitions
+from tombola.data import Data
+from tombola.errors import DataError, LayerCollapse
+from tombola.extract import extract
+from tombola.function import Function
+from tombola.layout import Layout
+from tombola.masks import MaskSet
+from tombola.objectives import Classification
+from tombola.problem import Problem, Recipe
+from tombola.pruning import keep_top
+from tombola.scoring import magnitude
+from tombola.stage import Stage
+
+
+def linear_problem(recipe, seed=0):
+    """One linear layer 6 → 3, two subsets by a column that need other weights."""
+    g = torch.Generator().manual_seed(1)
+    x, site = torch.randn(80, 6, generator=g), torch.arange(80) % 2
+    y = torch.where(site == 0, x[:, :3].argmax(1), x[:, 3:].argmax(1))
+    data = Data.of(x, y, {"site": site.numpy()}, validation=0.2)
+    net = nn.Linear(6, 3)
+    with torch.no_grad():
+        net.weight.copy_(torch.randn(3, 6, generator=g))
+        net.bias.zero_()
+    f = Function(net, Layout(("weight",), ((3, 6),)))
+    return Problem(f, data, partitions.by_column(data, "site", ["a", "b"]), Classification(), recipe, seed)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe("SGD", 0.3, 8),
+        Recipe("SGD", 0.1, 8, options={"momentum": 0.9}),
+        Recipe("Adam", 0.05, 8),
+        Recipe("Adam", 0.3, 8, decay="cosine"),
+    ],
+)
+def test_masks_are_those_of_a_plain_loop_of_training_pruning_and_rewinding(recipe):
+    problem, T, schedule = linear_problem(recipe), 5, [12, 8, 5]
+    theta0 = problem.f.theta0()
+    found = extract(problem, theta0, MaskSet.dense(problem.f.scope, ["a", "b"]), schedule, T)
+
+    train = problem.data.train
+    for k, name in enumerate("ab"):
+        mask = torch.ones(18, dtype=torch.bool)
+        for r, keep in enumerate(schedule):
+            weight = (theta0.weights_N.detach() * mask).view(3, 6).requires_grad_()
+            bias = torch.zeros(3, requires_grad=True)
+            optimizer = getattr(torch.optim, recipe.optimizer)([weight, bias], lr=recipe.lr, **recipe.options)
+            stream = problem.stream(k, "extract", r)
+            for t in range(T):
+                optimizer.param_groups[0]["lr"] = recipe.rate(t, T)
+                optimizer.zero_grad()
+                F.cross_entropy(F.linear(train.x[stream[t]], weight, bias), train.y[stream[t]]).backward()
+                weight.grad.mul_(mask.view(3, 6))
+                optimizer.step()
+            assert not weight.detach().flatten()[~mask].any()
+            mask = keep_top(weight.detach().flatten().abs(), keep, mask)
+        assert torch.equal(found[name], mask)
+    assert not torch.equal(found["a"], found["b"])
+
+
+def test_batches_come_from_the_tickets_own_subset():
+    problem = linear_problem(Recipe(batch_size=8))
+    for k in range(2):
+        index = torch.cat([problem.stream(k, "extract", 0)[t] for t in range(9)])
+        assert bool(problem.partition.members["train"][index, k].all())
+
+
+@pytest.fixture
+def problem(convnet, make_problem):
+    return make_problem(convnet)
+
+
+def search(problem, schedule, T=2, **options):
+    dense = MaskSet.dense(problem.f.scope, problem.partition.names)
+    return extract(problem, problem.f.theta0(), options.pop("masks", dense), schedule, T, **options)
+
+
+def test_masks_are_nested_and_counts_are_exact(problem):
+    before = MaskSet.dense(problem.f.scope, problem.partition.names)
+    for r, keep in enumerate((200, 137, 60)):
+        after = search(problem, [keep], masks=before, first_round=r)
+        assert set(after.counts.values()) == {keep}
+        assert after <= before
+        before = after
+    assert before == search(problem, [200, 137, 60])  # in one go or round by round
+
+
+@pytest.mark.parametrize("selection", ["global", "layer"])
+def test_counts_are_exact_under_both_selections(problem, selection):
+    found = search(problem, [101], selection=selection)
+    assert set(found.counts.values()) == {101}
+    if selection == "layer":
+        assert found.counts_KL().tolist() == [[14, 87]] * 3  # 101 of 36 + 216 in proportion
+
+
+def test_two_searches_are_equal_and_another_seed_differs(convnet, make_problem):
+    first, again, other = (search(make_problem(convnet, seed=s), [150, 90], T=4) for s in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_neither_theta0_nor_the_first_masks_change(problem):
+    theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, problem.partition.names)
+    before = {n: t.clone() for n, t in theta0.tensors().items()}
+    extract(problem, theta0, dense, [100], 2)
+    assert all(torch.equal(t, before[n]) for n, t in theta0.tensors().items())
+    assert bool(dense.masks_KN.all())
+
+
+def test_without_training_steps_the_scores_are_those_of_theta0(problem):
+    found = search(problem, [100], T=0)
+    expected = keep_top(problem.f.theta0().weights_N.abs(), 100)
+    assert all(torch.equal(found[name], expected) for name in found)
+    assert problem.seen == 0
+
+
+def test_another_score_may_be_given(problem):
+    found = search(problem, [100], T=0, score=lambda theta_N: -magnitude(theta_N))
+    assert torch.equal(found["top"], keep_top(-problem.f.theta0().weights_N.abs(), 100))
+
+
+def test_an_empty_schedule_gives_the_masks_back(problem):
+    assert search(problem, []) == MaskSet.dense(problem.f.scope, problem.partition.names)
+
+
+def test_every_round_is_recorded(problem):
+    stage = Stage()
+    search(problem, [200, 90], stage=stage, first_round=3)
+    assert [(r["round"], r["ticket"], r["kept"]) for r in stage.rows] == [
+        (r, name, keep) for r, keep in ((3, 200), (4, 90)) for name in ("top", "middle", "bottom")
+    ]
+    assert problem.seen == 2 * 3 * 2 * 8
+
+
+def test_collapse_names_round_ticket_and_layer(problem):
+    with pytest.raises(LayerCollapse, match=r"round 5, ticket 'top': pruning empties .*\.weight"):
+        search(problem, [200, 1], first_round=4)
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe("Adam", 0.01, 8), Recipe("SGD", 0.01, 8, options={"momentum": 0.9})]
+)
+@pytest.mark.parametrize("alive", [0, 1, 4])
+def test_an_interrupted_search_goes_on_to_the_same_masks(convnet, make_problem, interrupted, recipe, alive):
+    whole = make_problem(convnet, recipe=recipe)
+    expected, stage = search(whole, [180, 120]), interrupted(alive)
+    with pytest.raises(KeyboardInterrupt):
+        search(make_problem(convnet, recipe=recipe), [180, 120], stage=stage)
+    stage.alive, again = -1, make_problem(convnet, recipe=recipe)
+    assert search(again, [180, 120], stage=stage) == expected
+    assert again.seen == whole.seen
+    assert len(stage.rows) == 6 + 1  # what was done and not saved is done again
+
+
+def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem):
+    problem = make_problem(convnet, recipe=Recipe("SGD", 1e30, 8))
+    with pytest.raises(DataError, match=r"loss of ticket 'top' became (nan|inf): lower the learning rate"):
+        search(problem, [100], T=5)

@@ -1,0 +1,241 @@
+"""What a ticket is trained and judged by."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tombola.data import Data, Stream
+from tombola.errors import DataError, PartitionError
+from tombola.function import Function
+from tombola.layout import Layout
+from tombola.masks import MaskSet
+from tombola.objectives import Classification, Metric, OneVsRest, SubsetSoftmax
+from tombola.partition import by_label, by_rule
+from tombola.problem import Recipe
+from tombola.randomness import generator
+from tombola.retrain import retrain
+from tombola.scope import scope
+
+
+def epoch(objective, partition, k, seed=0):
+    return objective.epoch(partition, k, generator(seed, "epoch"))
+
+
+# -- one against the rest -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [2, 6, 8, 50])
+def test_every_batch_of_even_size_is_exactly_balanced(images, by_class, batch):
+    objective = OneVsRest()
+    for k in range(3):
+        stream = Stream(lambda g, k=k: objective.epoch(by_class, k, g), batch, 0, k)
+        for i in range(12):
+            targets = objective.targets(images, by_class, stream[i], k)
+            assert targets.dtype == torch.float32
+            assert int(targets.sum()) == batch // 2
+
+
+def test_an_epoch_holds_the_subset_once_and_negatives_from_the_rest(by_class):
+    inside = by_class.members["train"][:, 1]
+    found = epoch(OneVsRest(), by_class, 1)
+    assert len(found) == OneVsRest().epoch_size(by_class, 1) == 2 * int(inside.sum())
+    assert sorted(found[inside[found]].tolist()) == inside.nonzero()[:, 0].tolist()
+    negatives = found[~inside[found]]
+    assert len(negatives.unique()) == len(negatives)
+
+
+def test_negatives_are_drawn_afresh_each_epoch(by_class):
+    inside = by_class.members["train"][:, 1]
+    draws = [set(e[~inside[e]].tolist()) for e in (epoch(OneVsRest(), by_class, 1, s) for s in range(4))]
+    assert len(set(map(frozenset, draws))) == 4
+    assert len(set().union(*draws)) > len(draws[0])
+
+
+def test_a_subset_larger_than_the_rest_repeats_negatives():
+    data = Data.of(torch.rand(100, 2), (torch.arange(100) % 5 == 0).long(), validation=0.3)
+    partition = by_label(data, ["most", "few"])
+    inside = partition.members["train"][:, 0]
+    found = epoch(OneVsRest(), partition, 0)
+    assert len(found) == 2 * int(inside.sum())
+    negatives = found[~inside[found]]
+    counts = negatives.bincount()[negatives.unique()]
+    assert int(counts.max() - counts.min()) <= 1
+    assert len(negatives.unique()) == int((~inside).sum())
+
+
+def test_a_subset_that_is_everything_is_an_error():
+    data = Data.of(torch.rand(40, 2), torch.arange(40) % 2)
+    partition = by_rule(data, lambda s: {"all": s.y >= 0, "odd": s.y == 1})
+    with pytest.raises(PartitionError, match="subset 'all' holds all samples: there is no rest"):
+        epoch(OneVsRest(), partition, 0)
+
+
+def test_the_loss_is_binary_cross_entropy_at_output_k():
+    outputs, targets = torch.randn(6, 3, requires_grad=True), torch.tensor([1.0, 0, 1, 0, 1, 0])
+    loss = OneVsRest().loss(outputs, targets, 2)
+    p = torch.sigmoid(outputs[:, 2])
+    torch.testing.assert_close(loss, -(targets * p.log() + (1 - targets) * (1 - p).log()).mean())
+    loss.backward()
+    assert not outputs.grad[:, :2].any()
+
+
+def test_too_few_outputs_is_an_error():
+    with pytest.raises(DataError, match=r"shape \(4, 2\), but subset number 3 needs one"):
+        OneVsRest().loss(torch.randn(4, 2), torch.zeros(4), 2)
+
+
+def test_owned_leaves_out_only_the_other_rows_of_the_classifier(convnet):
+    f = Function(convnet, scope(convnet))
+    owned = f.rest.unflatten(OneVsRest().owned(f.rest, "9", 1))
+    assert owned["9.weight"].any(1).tolist() == owned["9.weight"].all(1).tolist() == [False, True, False]
+    assert owned["9.bias"].tolist() == [False, True, False]
+    assert all(bool(m.all()) for name, m in owned.items() if not name.startswith("9."))
+
+
+def test_owned_without_a_classifier_is_everything():
+    rest = Layout(("a.bias",), ((3,),))
+    assert bool(OneVsRest().owned(rest, None, 0).all())
+    assert bool(OneVsRest().owned(rest, "head", 0).all())
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
+def test_a_real_step_of_one_ticket_leaves_the_other_rows_bit_for_bit(make_convnet, make_problem, optimizer):
+    options = {"momentum": 0.9} if optimizer == "SGD" else {}
+    options |= {} if optimizer == "Adam" else {"weight_decay": 0.1}
+    net = make_convnet(outputs=4)
+    problem = make_problem(net, OneVsRest(), Recipe(optimizer, 1e-2, 8, options=options))
+    masks = MaskSet.dense(problem.f.scope, problem.partition.names)
+    theta0 = problem.f.theta0()
+    theta = retrain(problem, theta0, masks, 3, tickets=[1])
+    before, after = (problem.f.rest.unflatten(t.rest_R.detach()) for t in (theta0, theta))
+    for name in ("9.weight", "9.bias"):
+        changed = (before[name] != after[name]).reshape(4, -1).any(1)
+        assert changed.tolist() == [False, True, False, False]
+    assert not torch.equal(before["1.weight"], after["1.weight"])
+
+
+def test_joint_training_moves_a_row_only_in_its_own_steps(convnet, make_problem):
+    """Adam's momentum of ticket 0 must not go on moving its row while ticket 1 trains."""
+    problem = make_problem(convnet)
+    masks = MaskSet.dense(problem.f.scope, problem.partition.names)
+    after_both = retrain(problem, problem.f.theta0(), masks, 1, tickets=[0, 1])
+    after_one = retrain(problem, problem.f.theta0(), masks, 1, tickets=[0])
+    rows = [problem.f.rest.unflatten(t.rest_R.detach())["9.weight"] for t in (after_both, after_one)]
+    assert torch.equal(rows[0][0], rows[1][0])
+    assert not torch.equal(rows[0][1], rows[1][1])
+
+
+def test_scores_are_read_at_output_k_and_yes_is_above_one_half(images, by_class):
+    tables = {
+        (split, k): torch.randn(len(images.split(split)), 3, generator=generator(0, split, k))
+        for split in ("validation", "test")
+        for k in range(3)
+    }
+    found = OneVsRest().evaluate(lambda split, k: tables[split, k], images, by_class)
+    for k, name in enumerate(by_class.names):
+        true, yes = by_class.members["test"][:, k], tables["test", k][:, k] > 0
+        expected = float((true & yes).sum() / true.sum())
+        assert Metric("recall", pytest.approx(expected), "paper", name) in found
+
+
+# -- softmax over the subsets -------------------------------------------------------------------------
+
+
+def test_log_odds_equal_the_naive_formula():
+    logits = torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 3
+    p = logits.softmax(1)
+    torch.testing.assert_close(SubsetSoftmax.log_odds(logits), p.log() - (1 - p).log())
+
+
+def test_log_odds_stay_finite_and_ordered_where_the_naive_formula_does_not():
+    odds = SubsetSoftmax.log_odds(torch.tensor([[200.0, 0.0, -100.0], [201.0, 0.0, -100.0]]))
+    assert bool(torch.isfinite(odds).all())
+    assert float(odds[1, 0]) > float(odds[0, 0])
+
+
+def test_overlapping_subsets_are_an_error(images):
+    overlapping = by_rule(images, lambda s: {"low": s.y < 2, "high": s.y > 0})
+    with pytest.raises(PartitionError, match="subsets overlap"):
+        SubsetSoftmax(overlapping)
+    with pytest.raises(PartitionError, match="subsets overlap"):
+        OneVsRest().single(overlapping)
+
+
+def test_softmax_trains_on_the_samples_of_all_subsets(images):
+    partition = by_label(images, {2: "c", 0: "a"})
+    objective, whole = OneVsRest().single(partition), partition.whole()
+    found = epoch(objective, whole, 0)
+    assert sorted(found.tolist()) == (images.train.y != 1).nonzero()[:, 0].tolist()
+    assert objective.epoch_size(whole, 0) == len(found)
+    assert torch.equal(objective.targets(images, whole, found, 0), (images.train.y[found] == 0).long())
+    outputs = torch.randn(len(found), 5)  # more outputs than subsets: the others are no classes
+    expected = F.cross_entropy(outputs[:, :2], (images.train.y[found] == 0).long())
+    torch.testing.assert_close(
+        objective.loss(outputs, objective.targets(images, whole, found, 0), 0), expected
+    )
+    assert objective.single(whole) is objective
+    with pytest.raises(DataError, match="subset number 2 needs one"):
+        objective.loss(outputs[:, :1], torch.zeros(len(found), dtype=torch.long), 0)
+
+
+def test_softmax_says_yes_at_its_argmax(images, by_class):
+    tables = {s: torch.randn(len(images.split(s)), 3) for s in ("validation", "test")}
+    objective = SubsetSoftmax(by_class)
+    found = objective.evaluate(lambda split, _: tables[split], images, by_class.whole())
+    truth, said = by_class.members["test"].int().argmax(1), tables["test"].argmax(1)
+    (plain,) = [m.value for m in found if m.name == "accuracy_argmax"]
+    assert plain == pytest.approx(float((truth == said).double().mean()))
+    recalls = [m.value for m in found if (m.name, m.reading) == ("recall", "paper") and m.ticket]
+    expected = [float((said[truth == k] == k).double().mean()) for k in range(3)]
+    assert recalls == pytest.approx(expected)
+
+
+# -- classification inside each subset ----------------------------------------------------------------
+
+
+@pytest.fixture
+def by_site(images):
+    from tombola.partition import by_column
+
+    return by_column(images, "site")
+
+
+def test_an_epoch_of_classification_is_the_subset_once(by_site):
+    for k in range(2):
+        found = epoch(Classification(), by_site, k)
+        assert sorted(found.tolist()) == by_site.members["train"][:, k].nonzero()[:, 0].tolist()
+        assert Classification().epoch_size(by_site, k) == len(found)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_accuracy_of_each_subset_by_hand(images, by_site, single):
+    objective = Classification().single(by_site) if single else Classification()
+    outputs = [torch.randn(len(images.test), 3, generator=generator(0, k)) for k in range(2)]
+    partition = by_site.whole() if single else by_site
+    found = objective.evaluate(lambda split, k: outputs[k], images, partition)
+    expected = []
+    for k in range(2):
+        right = outputs[0 if single else k].argmax(1) == images.test.y
+        expected.append(float(right[by_site.members["test"][:, k]].double().mean()))
+    assert [(m.name, m.ticket) for m in found] == [
+        ("accuracy", ""),
+        ("accuracy", "north"),
+        ("accuracy", "south"),
+    ]
+    assert [m.value for m in found] == pytest.approx([sum(expected) / 2, *expected])
+
+
+def test_pooled_classification_trains_on_all_subsets(images, by_site):
+    pooled = Classification().single(by_site)
+    found = epoch(pooled, by_site.whole(), 0)
+    assert sorted(found.tolist()) == list(range(len(images.train)))
+    assert pooled.epoch_size(by_site.whole(), 0) == len(found)
+
+
+def test_a_class_without_an_output_is_an_error(images, by_site):
+    objective, index = Classification(), torch.arange(10)
+    targets = objective.targets(images, by_site, index, 0)
+    assert torch.equal(targets, images.train.y[:10])
+    with pytest.raises(DataError, match="class 2 in y, but the network has 2 outputs"):
+        objective.loss(torch.randn(10, 2), targets, 0)
+    assert objective.owned(Layout((), ()), "9", 0) is None

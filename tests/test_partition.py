@@ -1,0 +1,131 @@
+"""K named subsets of the data."""
+
+import numpy as np
+import pytest
+import torch
+
+from tombola.data import Data
+from tombola.errors import PartitionError
+from tombola.partition import Partition, by_column, by_label, by_rule
+
+
+@pytest.fixture
+def data():
+    y = torch.arange(240) % 4
+    site = np.array(["café", "street", "train"])[(torch.arange(240) // 4 % 3).numpy()]
+    return Data.of(torch.rand(240, 2), y, {"site": site, "level": np.arange(240) % 5 / 2})
+
+
+def test_by_label_without_names_takes_the_values(data):
+    found = by_label(data)
+    assert found.names == ("0", "1", "2", "3")
+    for split in ("train", "validation", "test"):
+        expected = data.split(split).y[:, None] == torch.arange(4)
+        assert torch.equal(found.members[split], expected)
+
+
+def test_by_label_with_a_sequence_of_names(data):
+    found = by_label(data, ["a", "b", "c", "d"])
+    assert found.names == ("a", "b", "c", "d")
+    assert found.sizes() == {n: int((data.train.y == i).sum()) for i, n in enumerate("abcd")}
+    assert found.sizes("test") == {n: int((data.test.y == i).sum()) for i, n in enumerate("abcd")}
+    assert len(found) == 4
+
+
+def test_by_column_of_strings(data):
+    found = by_column(data, "site")
+    assert found.names == ("café", "street", "train")
+    expected = torch.from_numpy(data.test.column("site") == "street")
+    assert torch.equal(found.members["test"][:, 1], expected)
+
+
+def test_a_mapping_names_values_and_leaves_others_out(data):
+    found = by_column(data, "site", {"train": "rail", "café": "indoor"})
+    assert found.names == ("rail", "indoor")
+    street = torch.from_numpy(data.train.column("site") == "street")
+    assert not found.members["train"][street].any()
+    assert bool((found.members["train"][~street].sum(1) == 1).all())
+
+
+@pytest.mark.parametrize(
+    "names", [{0: "even", 1: "odd", 2: "even", 3: "odd"}, ["even", "odd", "even", "odd"]]
+)
+def test_values_of_the_same_name_make_up_one_subset(data, names):
+    found = by_label(data, names)
+    assert found.names == ("even", "odd")
+    assert torch.equal(found.members["train"][:, 0], data.train.y % 2 == 0)
+
+
+def test_too_few_names_is_an_error_that_counts(data):
+    with pytest.raises(PartitionError, match="'y' has values from 0 to 3, but there are 2 names"):
+        by_label(data, ["a", "b"])
+
+
+def test_too_many_names_leave_an_empty_subset(data):
+    with pytest.raises(PartitionError, match="subset 'e', 'f' is empty in the train split"):
+        by_label(data, ["a", "b", "c", "d", "e", "f"])
+
+
+def test_a_sequence_of_names_needs_integers(data):
+    for column in ("site", "level"):
+        with pytest.raises(PartitionError, match=f"column '{column}' is not integer.*value: name"):
+            by_column(data, column, ["a", "b", "c"])
+
+
+def test_a_value_that_never_occurs_is_an_empty_subset(data):
+    with pytest.raises(PartitionError, match="subset 'sea' is empty in the train split"):
+        by_column(data, "site", {"train": "rail", "ship": "sea"})
+
+
+def test_an_empty_subset_names_itself_and_its_split(data):
+    members = {
+        s: torch.ones(len(data.split(s)), 2, dtype=torch.bool) for s in ("train", "validation", "test")
+    }
+    members["validation"][:, 1] = False
+    with pytest.raises(PartitionError, match="subset 'b' is empty in the validation split"):
+        Partition(("a", "b"), members)
+
+
+def test_names_must_be_there_and_distinct():
+    two = {"train": torch.ones(3, 2, dtype=torch.bool)}
+    with pytest.raises(PartitionError, match="at least one subset"):
+        Partition((), {})
+    with pytest.raises(PartitionError, match="distinct: a, a"):
+        Partition(("a", "a"), two)
+    with pytest.raises(PartitionError, match=r"torch.bool and \(samples, 1\) are needed"):
+        Partition(("a",), two)
+    with pytest.raises(PartitionError, match=r"dtype torch.int64"):
+        Partition(("a", "b"), {"train": two["train"].long()})
+
+
+def test_subsets_by_rule_may_overlap(data):
+    found = by_rule(data, lambda split: {"low": split.y < 2, "odd": split.y % 2 == 1})
+    assert found.names == ("low", "odd")
+    both = found.members["test"].all(1)
+    assert torch.equal(both, data.test.y == 1)
+
+
+def test_a_rule_must_name_the_same_subsets_everywhere(data):
+    sizes = iter("abc")
+    with pytest.raises(PartitionError, match=r"in validation, .* in train"):
+        by_rule(data, lambda split: {next(sizes): split.y >= 0})
+
+
+def test_whole_holds_every_sample_of_every_subset(data):
+    found = by_label(data, {0: "a", 3: "b"}).whole()
+    assert found.names == ("all",)
+    assert torch.equal(found.members["train"][:, 0], (data.train.y == 0) | (data.train.y == 3))
+
+
+def test_shuffled_keeps_sizes_and_changes_membership_in_train_only(data):
+    original = by_label(data)
+    g = torch.Generator().manual_seed(0)
+    shuffled = original.shuffled(g)
+    assert shuffled.sizes() == original.sizes()
+    assert shuffled.names == original.names
+    moved = (shuffled.members["train"] != original.members["train"]).any(1).double().mean()
+    assert 0.6 < float(moved) < 0.9  # three of four by chance
+    for split in ("validation", "test"):
+        assert torch.equal(shuffled.members[split], original.members[split])
+    again = original.shuffled(torch.Generator().manual_seed(0))
+    assert torch.equal(again.members["train"], shuffled.members["train"])

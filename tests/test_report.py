@@ -1,0 +1,230 @@
+"""From records to rows, tables and pages."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import yaml
+from scipy import stats
+
+from tombola.errors import RunError, TicketFileError, UsageError
+from tombola.report.inspect import describe
+from tombola.report.page import BEGIN, END, write_page
+from tombola.report.rows import find_runs, interval, rows
+from tombola.report.tables import Table, decimal, share, tables, whole
+from tombola.runs import Run
+
+VALUES = [0.71, 0.78, 0.745]
+
+
+def write_run(path, seed, value, experiment="cifar10", **config):
+    """A run directory with just what a report reads."""
+    path.mkdir(parents=True)
+    facts = {"experiment": experiment, "preset": "quick", "seed": seed, "settings": {"T": 1}, **config}
+    (path / "config.yaml").write_text(yaml.safe_dump(facts))
+    head = {"event": "metric", "method": "rtl", "sparsity": 0.5}
+    records = [
+        {"event": "prune", "round": 0},
+        {**head, "metric": "balanced_accuracy", "reading": "paper", "value": value},
+        {**head, "metric": "balanced_accuracy", "reading": "paper", "value": 0.1, "ticket": "cat"},
+        {**head, "metric": "precision", "reading": "paper", "value": value / 2},
+        {**head, "metric": "auc", "reading": "like_for_like", "value": value},
+        {**head, "metric": "union", "value": 71_999.4 + seed},
+        {**head, "method": "dense", "sparsity": 0.0, "metric": "union", "value": 125_832},
+        {**head, "method": "imp", "metric": "balanced_accuracy", "reading": "paper", "value": 1.0},
+    ]
+    (path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    timings = [
+        {"stage": "search-own-0.5", "seconds": 500, "from_start": True},
+        {"stage": "train-rtl-0.5", "seconds": 60, "from_start": True},
+        {"stage": "judge-rtl-0.5", "seconds": 30, "from_start": True},
+        {"stage": "train-imp_per_subset-0.5-a-b", "seconds": 60, "from_start": True},
+        {"stage": "train-imp_per_subset-0.5-c", "seconds": 60, "from_start": seed > 0},
+    ]
+    (path / "timings.jsonl").write_text("".join(json.dumps(r) + "\n" for r in timings))
+    return path
+
+
+@pytest.fixture
+def three(tmp_path):
+    return [write_run(tmp_path / "runs" / f"seed{seed}", seed, value) for seed, value in enumerate(VALUES)]
+
+
+def row_of(found, method, metric, reading=None):
+    chosen = (r for r in found if (r["method"], r["metric"], r.get("reading")) == (method, metric, reading))
+    return next(chosen)
+
+
+# -- rows -------------------------------------------------------------------------------------------------
+
+
+def test_the_interval_is_students_95_percent():
+    for values in ([1.0, 2.0], VALUES, list(np.random.default_rng(0).normal(size=9))):
+        low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+        assert interval(values) == pytest.approx((high - low) / 2)
+    assert interval([1.0]) is None
+    assert interval([1.0, 1.0]) == 0
+
+
+def test_a_row_is_the_mean_over_seeds_of_what_is_averaged_over_tickets_already(three):
+    row = row_of(rows(three), "rtl", "balanced_accuracy", "paper")
+    low, high = stats.t.interval(0.95, 2, np.mean(VALUES), stats.sem(VALUES))
+    assert row == {
+        "experiment": "cifar10",
+        "preset": "quick",
+        "method": "rtl",
+        "sparsity": 0.5,
+        "reading": "paper",
+        "metric": "balanced_accuracy",
+        "mean": pytest.approx(np.mean(VALUES)),
+        "ci95": pytest.approx((high - low) / 2),
+        "seeds": 3,
+    }
+
+
+def test_rows_without_a_reading_leave_it_out_and_sparsity_zero_stays(three):
+    row = row_of(rows(three), "dense", "union")
+    assert "reading" not in row
+    assert row["sparsity"] == 0.0
+
+
+def test_rows_come_in_the_order_of_the_methods(three):
+    assert list(dict.fromkeys(row["method"] for row in rows(three))) == [
+        "rtl",
+        "imp",
+        "imp_per_subset",
+        "dense",
+    ]
+
+
+def test_minutes_are_those_of_training_and_judging_uninterrupted(three):
+    found = rows(three)
+    assert row_of(found, "rtl", "minutes")["mean"] == 1.5
+    alone = row_of(found, "imp_per_subset", "minutes")
+    assert (alone["mean"], alone["seeds"]) == (2.0, 2)
+
+
+def test_runs_are_found_below_folders_and_once(three, tmp_path):
+    assert find_runs([tmp_path, three[0]]) == three
+    with pytest.raises(RunError, match="no run and holds none"):
+        find_runs([tmp_path / "nothing"])
+
+
+def test_one_seed_is_not_counted_twice(three, tmp_path):
+    again = write_run(tmp_path / "again", 0, 0.9)
+    with pytest.raises(RunError, match="both seed 0"):
+        rows([*three, again])
+    assert len(rows([three[0], write_run(tmp_path / "digits", 0, 0.9, "digits")])) == 2 * len(rows(three[:1]))
+
+
+@pytest.mark.parametrize("change", [{"settings": {"T": 2}}, {"augment": True}], ids=["settings", "augment"])
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(change, three, tmp_path):
+    other = write_run(tmp_path / "other", 7, 0.9, **change)
+    with pytest.raises(RunError, match=f"different {next(iter(change))}"):
+        rows([*three, other])
+
+
+# -- tables -----------------------------------------------------------------------------------------------
+
+
+def test_numbers_are_written_as_in_the_paper():
+    assert [share(v) for v in (0.7813, 1.0, 0.0)] == [".781", "1.000", ".000"]
+    assert whole(71_999.6) == "72,000"
+    assert decimal(1.25) == "1.2"
+
+
+def test_the_papers_figures_have_columns_of_their_own(three):
+    found = tables(rows(three))
+    paper, alike = found[0], found[1]
+    assert paper.header == [
+        *("method", "sparsity", "seeds", "bal. acc.", "precision"),
+        *("paper: bal. acc.", "paper: precision"),
+    ]
+    half = share(interval(VALUES))
+    assert paper.body[0] == [
+        "rtl",
+        "50%",
+        "3",
+        f".745 ± {half}",
+        f".372 ± {share(interval(VALUES) / 2)}",
+        ".778",
+        ".276",
+    ]
+    assert paper.body[1] == ["imp", "50%", "3", "1.000 ± .000", "", ".711", ".478"]
+    assert not any(column.startswith("paper") for column in alike.header)
+
+
+def test_one_seed_has_no_interval_and_other_experiments_no_figures_of_the_paper(tmp_path):
+    table = tables(rows([write_run(tmp_path / "run", 0, 0.5, "digits")]))[0]
+    assert table.header == ["method", "sparsity", "seeds", "bal. acc.", "precision"]
+    assert table.body[0] == ["rtl", "50%", "1", ".500", ".250"]
+
+
+def test_counts_are_whole_numbers_and_all_methods_are_there(three):
+    stored = next(table for table in tables(rows(three)) if "What is stored" in table.title)
+    assert stored.header == ["method", "sparsity", "union"]
+    assert ["rtl", "50%", "72,000"] in stored.body
+    assert ["dense", "0%", "125,832"] in stored.body
+
+
+def test_a_table_is_markdown():
+    table = Table("T", ["a", "b"], [["x", "1"]])
+    assert table.markdown() == "### T\n\n| a | b |\n| --- | ---: |\n| x | 1 |\n"
+    assert [column.header for column in table.rich().columns] == ["a", "b"]
+
+
+# -- pages ------------------------------------------------------------------------------------------------
+
+
+def test_a_page_keeps_the_words_around_its_tables(three, tmp_path):
+    page, found = tmp_path / "docs" / "cifar10.md", rows(three)
+    write_page(page, found)
+    first = page.read_text()
+    assert first.startswith(f"# cifar10\n\n{BEGIN}\n\n### cifar10, preset quick.")
+    page.write_text(f"before\n{first}\nafter; the end mark is {END}\n")
+    write_page(page, found)
+    assert page.read_text() == f"before\n{first}\nafter; the end mark is {END}\n"
+    assert json.loads(page.with_suffix(".json").read_text()) == found
+
+
+def test_a_page_without_marks_in_order_is_refused_and_left_as_it_is(three, tmp_path):
+    page = tmp_path / "page.md"
+    for text in ("words", BEGIN, f"{END}\n{BEGIN}"):
+        page.write_text(text)
+        with pytest.raises(UsageError, match="no place for tables"):
+            write_page(page, rows(three))
+        assert page.read_text() == text
+    assert not page.with_suffix(".json").exists()
+    with pytest.raises(UsageError, match=r"NAME\.md"):
+        write_page(tmp_path / "page.txt", rows(three))
+
+
+# -- ticket files -----------------------------------------------------------------------------------------
+
+
+def test_describe_counts_what_a_file_holds(convnet, random_masks, tmp_path):
+    from tombola import TicketModel, scope
+
+    masks = random_masks(scope(convnet))
+    private = {name: {"1.running_mean": convnet[1].running_mean + i} for i, name in enumerate(masks.names)}
+    file = tmp_path / "x.tickets"
+    size = TicketModel(convnet, masks, private, {"seed": 3}).save(file)
+    facts = describe(file)
+    assert facts["bytes"] == size == file.stat().st_size
+    assert facts["weights_in_scope"] == masks.scope.size
+    assert facts["tickets"] == masks.counts
+    assert (facts["union"], facts["core"]) == (int(masks.union().sum()), int(masks.core().sum()))
+    assert facts["private_numbers_per_ticket"] == 4
+    assert facts["facts"] == {"seed": 3}
+    for name in masks.names:
+        assert facts["layers"][name] == masks.layer_densities(name)
+    assert np.allclose(facts["jaccard"], masks.jaccard().numpy(), atol=1e-4)
+    assert math.isclose(facts["kappa"][0][0], 1)
+
+
+def test_describe_says_that_a_stage_holds_no_tickets(tmp_path):
+    with Run(tmp_path, {"seed": 0, "methods": []}) as run:
+        run.once("a", lambda stage: ({}, {}))
+    with pytest.raises(TicketFileError, match="holds no tickets"):
+        describe(tmp_path / "stages" / "a.safetensors")

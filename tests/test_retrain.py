@@ -1,0 +1,215 @@
+"""Algorithm 2 against naive loops, and what must hold of every joint training."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tombola import partition as partitions
+from tombola.data import Data
+from tombola.errors import DataError
+from tombola.function import Function
+from tombola.masks import MaskSet
+from tombola.models.ghostnet import kaiming_
+from tombola.objectives import Classification
+from tombola.problem import Problem, Recipe
+from tombola.retrain import retrain
+from tombola.scope import scope
+from tombola.stage import Stage
+
+
+@pytest.fixture
+def small():
+    """A perceptron 6 → 8 → 3, two subsets of different size, masks that overlap."""
+    g = torch.Generator().manual_seed(1)
+    x = torch.randn(80, 6, generator=g)
+    y = (x[:, :3] + x[:, 3:]).argmax(1)
+    data = Data.of(x, y, {"site": (torch.arange(80) % 5 < 2).numpy().astype(int)}, validation=0.2)
+    net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    kaiming_(net, g)
+    f = Function(net, scope(net))
+    partition = partitions.by_column(data, "site", ["many", "few"])
+    problem = Problem(f, data, partition, Classification(), Recipe("SGD", 0.2, 8), 0)
+    masks = MaskSet(f.scope, {n: torch.rand(48, generator=g) < 0.6 for n in ("many", "few")})
+    return problem, masks
+
+
+def reference(problem, masks, steps, simultaneous):
+    """The loop of the paper, written out for this network."""
+    named = {n: p.detach().clone().requires_grad_() for n, p in problem.f.module.named_parameters()}
+    train = problem.data.train
+    streams = [problem.stream(k, "retrain") for k in range(2)]
+    for b in range(steps):
+        sums = {n: torch.zeros_like(p) for n, p in named.items()}
+        for k in range(2):
+            index, m = streams[k][b], masks.masks_KN[k].view(8, 6)
+            hidden = torch.relu(F.linear(train.x[index], named["0.weight"] * m, named["0.bias"]))
+            outputs = F.linear(hidden, named["2.weight"], named["2.bias"])
+            grads = torch.autograd.grad(F.cross_entropy(outputs, train.y[index]), list(named.values()))
+            for (name, p), grad in zip(named.items(), grads, strict=True):
+                grad = grad * m if name == "0.weight" else grad
+                if simultaneous:
+                    sums[name] += grad
+                else:
+                    p.data -= 0.2 * grad
+        for name, p in named.items():
+            p.data -= 0.2 * sums[name]
+    return named
+
+
+@pytest.mark.parametrize("form", ["sequential", "simultaneous"])
+def test_training_equals_a_naive_loop(small, form):
+    problem, masks = small
+    theta = retrain(problem, problem.f.theta0(), masks, 12, form=form)
+    expected = reference(problem, masks, 12, form == "simultaneous")
+    for name, value in problem.f.named(theta, None).items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+def test_the_two_forms_differ(small):
+    problem, masks = small
+    one, two = (
+        retrain(problem, problem.f.theta0(), masks, 5, form=f) for f in ("sequential", "simultaneous")
+    )
+    assert not torch.allclose(one.weights_N, two.weights_N)
+
+
+def test_a_small_subset_repeats_cyclically_and_every_ticket_gets_every_step(small):
+    problem, masks = small
+    seen = {0: [], 1: []}
+
+    class Watching(Classification):
+        def targets(self, data, partition, index, k):
+            seen[k].append(index)
+            return super().targets(data, partition, index, k)
+
+    problem.objective = Watching()
+    sizes = list(problem.partition.sizes().values())
+    steps = 2 * problem.batches(0)
+    retrain(problem, problem.f.theta0(), masks, steps)
+    assert sizes[0] > sizes[1]
+    for k in range(2):
+        assert len(seen[k]) == steps
+        counts = torch.cat(seen[k]).bincount(minlength=len(problem.data.train))
+        own = problem.partition.members["train"][:, k]
+        assert not counts[~own].any()
+        assert int(counts[own].max() - counts[own].min()) <= 1
+        assert int(counts[own].min()) >= (2 if k == 0 else 3)
+    assert problem.seen == 2 * steps * 8
+
+
+RECIPES = [
+    Recipe("Adam", 0.01, 8),
+    Recipe("AdamW", 0.01, 8, decay="cosine", options={"weight_decay": 0.1}),
+    Recipe("SGD", 0.01, 8, options={"momentum": 0.9, "weight_decay": 0.01}),
+]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("form", ["sequential", "simultaneous"])
+def test_weights_outside_the_union_keep_their_bits(convnet, make_problem, random_masks, recipe, form):
+    problem = make_problem(convnet, recipe=recipe)
+    masks, theta0 = random_masks(problem.f.scope, density=0.3), problem.f.theta0()
+    theta = retrain(problem, theta0, masks, 4, form=form)
+    same = theta.weights_N.detach().view(torch.int32) == theta0.weights_N.detach().view(torch.int32)
+    assert bool(same[~masks.union()].all())
+    assert int((~same)[masks.union()].sum()) > 0.9 * int(masks.union().sum())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_step_of_a_ticket_leaves_what_only_others_own(convnet, make_problem, random_masks, recipe):
+    problem = make_problem(convnet, recipe=recipe)
+    masks, theta0 = random_masks(problem.f.scope), problem.f.theta0()
+    theta = retrain(problem, theta0, masks, 4, tickets=[1])
+    assert torch.equal(theta.weights_N[~masks["middle"]], theta0.weights_N[~masks["middle"]])
+    assert not torch.equal(theta.weights_N, theta0.weights_N)
+
+
+def test_private_parts_move_in_their_own_steps_only(convnet, make_problem, random_masks):
+    problem = make_problem(convnet, private=["1.weight", "1.bias"])
+    masks, theta0 = random_masks(problem.f.scope), problem.f.theta0()
+    theta = retrain(problem, theta0, masks, 3, tickets=[0, 2])
+    assert len(theta.private) == 3
+    moved = [not torch.equal(p, theta0.private[0]) for p in theta.private]
+    assert moved == [True, False, True]
+    assert not torch.equal(theta.private[0], theta.private[2])
+
+
+def test_theta0_keeps_its_bits(convnet, make_problem, random_masks):
+    problem = make_problem(convnet)
+    theta0 = problem.f.theta0()
+    before = {n: t.clone() for n, t in theta0.tensors().items()}
+    retrain(problem, theta0, random_masks(problem.f.scope), 3)
+    assert all(torch.equal(t, before[n]) for n, t in theta0.tensors().items())
+
+
+def test_two_trainings_are_equal_and_another_seed_or_purpose_differs(convnet, make_problem, random_masks):
+    def train(seed=0, **options):
+        problem = make_problem(convnet, seed=seed)
+        return retrain(problem, problem.f.theta0(), random_masks(problem.f.scope), 3, **options).weights_N
+
+    assert torch.equal(train(), train())
+    assert not torch.equal(train(), train(seed=1))
+    assert not torch.equal(train(), train(purpose="rewind"))
+
+
+def test_a_ticket_trained_alone_is_plain_training_of_its_network(small):
+    problem, masks = small
+    theta = retrain(problem, problem.f.theta0(), masks, 6, tickets=[0])
+    alone = problem.f.theta0()
+    problem.train(alone, masks.masks_KN[0], 0, 6, "retrain")
+    assert torch.equal(theta.weights_N, alone.weights_N)
+    assert torch.equal(theta.rest_R, alone.rest_R)
+
+
+def test_training_lowers_the_loss(convnet, make_problem, random_masks):
+    problem, stage = make_problem(convnet, recipe=Recipe(lr=0.02, batch_size=16)), Stage()
+    retrain(problem, problem.f.theta0(), random_masks(problem.f.scope), 60, save_every=20, stage=stage)
+    losses = [[r["loss"] for r in stage.rows if r["ticket"] == name] for name in problem.partition.names]
+    assert all(len(row) == 3 and row[2] < 0.7 * row[0] for row in losses)
+
+
+def states(theta):
+    return theta.tensors()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("form", ["sequential", "simultaneous"])
+@pytest.mark.parametrize("alive", [0, 1, 3])
+def test_an_interrupted_training_goes_on_to_the_same_bits(
+    convnet, make_problem, random_masks, interrupted, recipe, form, alive
+):
+    def train(stage):
+        problem = make_problem(convnet, recipe=recipe, private=["1.weight"])
+        masks = random_masks(problem.f.scope)
+        theta = retrain(problem, problem.f.theta0(), masks, 7, form=form, save_every=2, stage=stage)
+        return theta.tensors(), problem.seen
+
+    plain = Stage()
+    expected, seen = train(plain)
+    stage = interrupted(alive)
+    with pytest.raises(KeyboardInterrupt):
+        train(stage)
+    stage.alive = -1
+    del stage.rows[3 * alive :]  # a run cuts off what came after its last saved state
+    found, again = train(stage)
+    assert again == seen
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert stage.rows == plain.rows
+
+
+def test_a_stage_that_is_finished_is_not_trained_again(convnet, make_problem, random_masks, interrupted):
+    problem, stage = make_problem(convnet), interrupted(-1)
+    masks = random_masks(problem.f.scope)
+    theta = retrain(problem, problem.f.theta0(), masks, 4, stage=stage)
+    seen = problem.seen
+    again = retrain(problem, problem.f.theta0(), masks, 4, stage=stage)
+    assert problem.seen == seen
+    assert torch.equal(again.weights_N, theta.weights_N)
+
+
+@pytest.mark.parametrize("form", ["sequential", "simultaneous"])
+def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem, random_masks, form):
+    problem = make_problem(convnet, recipe=Recipe("SGD", 1e30, 8))
+    with pytest.raises(DataError, match=r"loss of ticket '(top|middle|bottom)' became (nan|inf)"):
+        retrain(problem, problem.f.theta0(), random_masks(problem.f.scope), 6, form=form)

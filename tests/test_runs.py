@@ -1,0 +1,195 @@
+"""A run directory: what it holds, whom it refuses, and how long things took."""
+
+import json
+import os
+
+import pytest
+import torch
+import yaml
+
+from tombola import runs, storage
+from tombola.errors import RunError
+from tombola.runs import Run
+
+CONFIG = {"seed": 0, "settings": {"T": 1, "search": {"lr": 0.1}}, "methods": ["rtl"]}
+
+
+def compute(value=1):
+    def stage_of(stage):
+        stage.record(event="metric", value=value)
+        return {"t": torch.full((2,), float(value))}, {"value": value}
+
+    return stage_of
+
+
+def fill(path, *names, config=CONFIG):
+    with Run(path, config) as run:
+        return [run.once(name, compute(i)) for i, name in enumerate(names)]
+
+
+def test_a_run_explains_itself(tmp_path):
+    fill(tmp_path, "a", "b")
+    assert runs.read_config(tmp_path) == CONFIG
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text()) == CONFIG
+    environment = runs.read_environment(tmp_path)
+    assert environment["torch"] == torch.__version__
+    assert environment["threads"] == torch.get_num_threads()
+    assert list(runs.read_records(tmp_path)) == [
+        {"stage": "a", "event": "metric", "value": 0},
+        {"stage": "b", "event": "metric", "value": 1},
+    ]
+    assert {file.name for file in (tmp_path / "stages").iterdir()} == {"a.safetensors", "b.safetensors"}
+    assert set(runs.read_timings(tmp_path)) == {"a", "b"}
+
+
+def test_results_come_back_from_disk(tmp_path):
+    fill(tmp_path, "a")
+    with Run(tmp_path, CONFIG) as run:
+        assert run.facts("a") == {"value": 0}
+        assert run.facts("b") is None
+        tensors, _ = run.once("a", compute(9))
+    assert torch.equal(tensors["t"], torch.zeros(2))
+
+
+def test_stages_and_tickets_of_subsets_named_like_paths_stay_in_their_folders(tmp_path):
+    name = "train-x-0.5-../n/a"
+    fill(tmp_path, "a", name)
+    with Run(tmp_path, CONFIG) as run:
+        assert run.facts(name) == {"value": 1}
+        assert run.file(f"{name}.tickets").parent == tmp_path / "tickets"
+    assert len(list((tmp_path / "stages").iterdir())) == 2
+    assert len(list(runs.read_records(tmp_path))) == 2
+
+
+def test_methods_may_grow_and_never_shrink(tmp_path):
+    for methods in (["rtl"], ["imp"], ["rtl"]):
+        fill(tmp_path, config={**CONFIG, "methods": methods})
+    assert runs.read_config(tmp_path)["methods"] == ["rtl", "imp"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "another seed: 0 there, 1 here"),
+        ({"settings": {"T": 2, "search": {"lr": 0.1}}}, "another settings: T: 1 there, 2 here"),
+        ({"settings": {"T": 1, "search": {"lr": 0.2}}}, "settings: search: lr: 0.1 there, 0.2 here"),
+        ({"data": "x"}, "another data: None there, 'x' here"),
+    ],
+    ids=["seed", "setting", "recipe", "new"],
+)
+def test_another_config_is_refused_and_the_difference_named(change, message, tmp_path):
+    fill(tmp_path, "a")
+    before = (tmp_path / "config.yaml").read_bytes()
+    with pytest.raises(RunError, match=message):
+        fill(tmp_path, config={**CONFIG, **change})
+    assert (tmp_path / "config.yaml").read_bytes() == before
+
+
+def test_data_may_move_to_another_folder(tmp_path):
+    for source in ("old", "new"):
+        fill(tmp_path, config={**CONFIG, "source": source})
+    assert runs.read_config(tmp_path)["source"] == "new"
+
+
+def test_a_refused_run_is_free_for_the_next_one(tmp_path):
+    fill(tmp_path, "a")
+    with pytest.raises(RunError) as caught:
+        fill(tmp_path, config={**CONFIG, "seed": 1})
+    fill(tmp_path, "b")
+    assert caught.value.__traceback__ is not None  # which holds the frames of the refused one
+
+
+def test_a_second_writer_is_told_the_first_ones_pid(tmp_path):
+    with (
+        Run(tmp_path, CONFIG),
+        pytest.raises(RunError, match=rf"pid {os.getpid()}\): wait for it"),
+    ):
+        Run(tmp_path, CONFIG)
+    fill(tmp_path, "a")
+
+
+def test_folders_of_something_else_are_refused_and_hidden_files_are_not(tmp_path):
+    (tmp_path / ".gitignore").write_text("x")
+    fill(tmp_path, "a")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "notes.txt").write_text("x")
+    with pytest.raises(RunError, match="not empty and no run"):
+        fill(other)
+    assert (tmp_path / ".gitignore").read_text() == "x"
+
+
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path):
+    fill(tmp_path, "a")
+    left = [tmp_path / ".config.yaml.0a1b", tmp_path / "stages" / ".a.safetensors.0a1b"]
+    for file in left:
+        file.write_text("half")
+    fill(tmp_path, "a")
+    assert not any(file.exists() for file in left)
+
+
+@pytest.mark.parametrize(
+    "content", ["[1, 2]", "a: [", "\x00\x01", ""], ids=["list", "cut", "binary", "empty"]
+)
+def test_a_config_that_cannot_be_read_is_one_line(content, tmp_path):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(RunError, match=r"config\.yaml .*restore it or delete the run"):
+        runs.read_config(tmp_path)
+
+
+def test_a_folder_without_config_is_no_run(tmp_path):
+    with pytest.raises(RunError, match="is no run"):
+        runs.read_config(tmp_path)
+
+
+def test_a_stage_that_was_interrupted_has_no_time(tmp_path):
+    def dies(stage):
+        stage.save({"t": torch.ones(1)}, {"step": 1})
+        raise KeyboardInterrupt
+
+    def goes_on(stage):
+        assert stage.load()[1] == {"step": 1}
+        return {}, {}
+
+    with Run(tmp_path, CONFIG, save_seconds=0) as run, pytest.raises(KeyboardInterrupt):
+        run.once("a", dies)
+    with Run(tmp_path, CONFIG) as run:
+        run.once("a", goes_on)
+        run.once("b", compute())
+    timings = runs.read_timings(tmp_path)
+    assert timings["a"] is None
+    assert timings["b"] >= 0
+
+
+def test_states_are_saved_no_more_often_than_asked(tmp_path):
+    def stage_of(stage):
+        for step in range(3):
+            stage.save({}, {"step": step})
+        return {}, {"saved": (tmp_path / "stages" / "current.safetensors").exists()}
+
+    with Run(tmp_path, CONFIG, save_seconds=60) as run:
+        assert run.once("a", stage_of)[1] == {"saved": False}
+
+
+def test_a_state_counts_the_bytes_of_records_that_it_stands_for(tmp_path):
+    fill(tmp_path, "a", "b")
+    sizes = [storage.read(tmp_path / "stages" / f"{n}.safetensors")[1]["records_bytes"] for n in "ab"]
+    lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
+    assert sizes == [len(lines[0]), len(lines[0] + lines[1])]
+
+
+def test_progress_is_told(tmp_path):
+    told = []
+    with Run(tmp_path, CONFIG, lambda *words: told.append(words)) as run:
+        run.once("a", lambda stage: (stage.advance(1, 2), ({}, {}))[1])
+    assert told == [("a", 1, 2)]
+
+
+def test_timings_and_environment_may_be_absent(tmp_path):
+    assert runs.read_timings(tmp_path) == {}
+    assert runs.read_environment(tmp_path) == {}
+
+
+def test_the_environment_is_json(tmp_path):
+    fill(tmp_path)
+    assert json.loads((tmp_path / "environment.json").read_text()).keys() == runs.environment().keys()

@@ -1,0 +1,166 @@
+"""Schedules: every target is hit exactly, and nothing is removed that was not asked for."""
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tombola.errors import UsageError
+from tombola.schedules import explicit, fixed_count, fraction, kept, one_shot, parse, targets
+
+
+@st.composite
+def plans(draw):
+    size = draw(st.integers(1, 3000))
+    return size, draw(st.lists(st.integers(1, size), min_size=1, max_size=5))
+
+
+schedules = st.one_of(
+    st.just(one_shot()),
+    st.builds(fraction, st.floats(0.01, 0.99)),
+    st.builds(fixed_count, st.integers(1, 4000)),
+    st.lists(st.floats(0, 0.999), min_size=1, max_size=5).map(lambda s: explicit(*s)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(plans(), schedules)
+def test_every_target_is_hit_and_counts_fall_strictly_to_the_last(plan, schedule):
+    size, wanted = plan
+    counts = schedule(size, wanted)
+    assert set(wanted) <= set(counts)
+    assert all(a > b for a, b in itertools.pairwise(counts))
+    assert counts[-1] == min(wanted)
+    assert counts[0] <= size
+    assert all(type(count) is int for count in counts)
+
+
+@settings(max_examples=100, deadline=None)
+@given(plans(), st.floats(0.01, 0.99))
+def test_fraction_removes_its_share_of_what_is_left_or_lands_on_a_target(plan, p):
+    size, wanted = plan
+    left = size
+    for count in fraction(p)(size, wanted):
+        asked = left - max(1, round(p * left))
+        crossed = [t for t in wanted if asked < t < left]
+        assert count == max(crossed, default=asked) or (count == left == size and size in wanted)
+        left = count
+
+
+@settings(max_examples=100, deadline=None)
+@given(plans(), st.integers(1, 4000))
+def test_fixed_count_removes_its_number_or_lands_on_a_target(plan, n):
+    size, wanted = plan
+    left = size
+    for count in fixed_count(n)(size, wanted):
+        crossed = [t for t in wanted if left - n < t < left]
+        assert count == max(crossed, default=left - n) or (count == left == size and size in wanted)
+        left = count
+
+
+def test_the_first_removal_is_as_asked():
+    assert fraction(0.2)(1000, [100])[0] == 800
+    assert fixed_count(4096)(125_832, [31_458])[0] == 125_832 - 4096
+    assert explicit(0.1, 0.4)(1000, [100])[0] == 900
+
+
+def test_a_fraction_of_few_weights_still_removes_one():
+    assert fraction(0.1)(4, [1]) == (3, 2, 1)
+
+
+@pytest.mark.parametrize("schedule", [one_shot(), fraction(0.5), fixed_count(30), explicit(0.2)])
+def test_the_dense_target_is_hit_alone_and_among_others(schedule):
+    assert schedule(100, [100])[0] == 100
+    assert {100, 50} <= set(schedule(100, [100, 50]))
+
+
+def test_explicit_adds_the_targets_and_stops_at_the_last():
+    assert explicit(0.1, 0.5, 0.9)(100, [70, 30]) == (90, 70, 50, 30)
+
+
+def test_order_and_repeats_of_targets_do_not_matter():
+    assert targets(100, [25, 75, 25, 50]) == (75, 50, 25)
+    assert fixed_count(30)(100, [25, 50, 25]) == fixed_count(30)(100, [50, 25])
+
+
+@pytest.mark.parametrize("schedule", [one_shot(), fraction(0.5), fixed_count(3), explicit(0.5)])
+@pytest.mark.parametrize("wanted", [[], [0], [11], [-1], [5, 0], [5, 11]])
+def test_targets_outside_the_weights_are_refused(schedule, wanted):
+    with pytest.raises(UsageError, match="between 1 and 10"):
+        schedule(10, wanted)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 10**7), st.floats(0, 1, exclude_max=True))
+def test_kept_rounds_the_removed_weights(size, sparsity):
+    removed = size - kept(size, sparsity)
+    assert abs(removed - sparsity * size) <= 0.5
+    assert 0 <= removed <= size
+
+
+def test_kept_of_round_numbers_is_exact():
+    assert [kept(125_832, s) for s in (0, 0.25, 0.5, 0.75)] == [125_832, 94_374, 62_916, 31_458]
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1, 1.5, 25, float("nan")])
+def test_a_sparsity_outside_its_range_is_refused_before_anything_runs(sparsity):
+    with pytest.raises(UsageError, match=r"\[0, 1\)"):
+        kept(100, sparsity)
+    with pytest.raises(UsageError, match=r"\[0, 1\)"):
+        explicit(0.5, sparsity)
+
+
+@pytest.mark.parametrize("p", [0, 1, -0.1, 20, float("nan")])
+def test_a_fraction_outside_its_range_is_refused(p):
+    with pytest.raises(UsageError, match=r"\(0, 1\)"):
+        fraction(p)
+
+
+@pytest.mark.parametrize("n", [0, -1])
+def test_a_count_below_one_is_refused(n):
+    with pytest.raises(UsageError, match="at least 1"):
+        fixed_count(n)
+
+
+@pytest.mark.parametrize(
+    ("text", "schedule"),
+    [
+        ("one_shot", one_shot()),
+        ("fraction:0.2", fraction(0.2)),
+        ("fixed_count:300", fixed_count(300)),
+        ("explicit:0.1,0.4", explicit(0.1, 0.4)),
+        ("explicit:0.1", explicit(0.1)),
+    ],
+)
+def test_parse_reads_every_schedule(text, schedule):
+    assert parse(text)(1000, [700, 100]) == schedule(1000, [700, 100])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "fraction",
+        "fraction:",
+        "fraction:a",
+        "fraction:0.1,0.2",
+        "fixed_count:2.5",
+        "fixed_count:",
+        "one_shot:3",
+        "explicit:",
+        "explicit:0.1,,0.2",
+        "explicit:0.1;0.2",
+        "cubic:3",
+        "Fraction:0.2",
+    ],
+)
+def test_a_schedule_that_is_not_understood_says_what_to_write(text):
+    with pytest.raises(UsageError, match="write one_shot, fraction:P, fixed_count:N or explicit"):
+        parse(text)
+
+
+@pytest.mark.parametrize("text", ["fraction:2", "fraction:nan", "fixed_count:0", "explicit:0.5,1.5"])
+def test_parse_refuses_numbers_that_make_no_sense(text):
+    with pytest.raises(UsageError, match="got"):
+        parse(text)

@@ -1,0 +1,158 @@
+"""Scope: which weights may be pruned."""
+
+import pytest
+import torch
+from torch import nn
+
+from tombola.errors import ScopeError
+from tombola.scope import classifier, match, scope
+
+
+def language_model():
+    model = nn.ModuleDict(
+        {
+            "embed": nn.Embedding(11, 4),
+            "norm": nn.LayerNorm(4),
+            "mix": nn.Linear(4, 4),
+            "head": nn.Linear(4, 11, bias=False),
+            "last": nn.Linear(11, 2),
+        }
+    )
+    model["head"].weight = model["embed"].weight
+    return model
+
+
+def convnet():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3)
+    )
+
+
+def test_default_scope_is_convolutions_and_linear_layers_without_the_classifier():
+    model = nn.Sequential(nn.Conv1d(1, 2, 3), nn.ConvTranspose1d(2, 2, 3), nn.Linear(4, 4), nn.Linear(4, 2))
+    assert scope(model).names == ("0.weight", "1.weight", "2.weight")
+    assert scope(model).shapes == ((2, 1, 3), (2, 2, 3), (4, 4))
+
+
+def test_default_scope_has_no_norms_biases_or_classifier():
+    assert scope(convnet()).names == ("0.weight",)
+
+
+def test_embeddings_and_weights_tied_to_them_are_not_in_the_default_scope():
+    assert scope(language_model()).names == ("mix.weight",)
+
+
+def test_embedding_bags_keep_their_tied_weights_too():
+    model = nn.Sequential(
+        nn.EmbeddingBag(5, 4), nn.Linear(4, 5, bias=False), nn.Linear(5, 5), nn.Linear(5, 2)
+    )
+    model[1].weight = model[0].weight
+    assert scope(model).names == ("2.weight",)
+
+
+def test_a_weight_tied_to_the_classifier_is_not_in_the_default_scope():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    assert scope(model).names == ("1.weight",)
+
+
+def test_every_kind_of_embedding_norm_and_bias_can_be_included_by_name():
+    model = language_model()
+    assert scope(model, include=["embed.weight", "norm.*", "mix.bias"]).names == (
+        "embed.weight",
+        "norm.weight",
+        "norm.bias",
+        "mix.bias",
+    )
+
+
+def test_weights_tied_between_layers_appear_once_under_the_first_name():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[1].weight = model[0].weight
+    assert scope(model).names == ("0.weight",)
+
+
+def test_a_layer_used_twice_appears_once():
+    shared = nn.Linear(4, 4)
+    assert scope(nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 2))).names == ("0.weight",)
+
+
+def test_there_is_no_classifier_when_the_last_layer_is_a_convolution():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+    assert classifier(model) is None
+    assert scope(model).names == ("0.weight", "1.weight")
+
+
+def test_a_single_linear_layer_is_no_classifier():
+    assert classifier(nn.Linear(4, 2)) is None
+    assert scope(nn.Linear(4, 2)).names == ("weight",)
+
+
+def test_the_classifier_is_found_in_nested_modules():
+    model = nn.Sequential(
+        nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.ReLU(), nn.Linear(4, 2), nn.Softmax(1))
+    )
+    assert classifier(model) == "1.1"
+    assert scope(model).names == ("0.0.weight",)
+
+
+def test_include_can_name_the_classifier():
+    assert scope(convnet(), include=["*.weight"], exclude=["1.*", "2.*"]).names == ("0.weight", "5.weight")
+
+
+def test_exclude_wins_over_include():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    assert scope(model, exclude=["0.*"]).names == ("1.weight",)
+    assert scope(model, include=["0.weight", "1.weight"], exclude=["1.weight"]).names == ("0.weight",)
+
+
+def test_the_order_is_that_of_the_model_not_of_the_patterns():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    assert scope(model, include=["2.weight", "0.weight"]).names == ("0.weight", "2.weight")
+
+
+def test_a_string_is_one_pattern():
+    assert scope(convnet(), include="0.weight").names == ("0.weight",)
+    assert match(["head.weight", "head.bias", "w"], "head.*") == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("where", ["include", "exclude"])
+def test_an_unmatched_pattern_is_an_error_that_names_near_misses(where):
+    with pytest.raises(ScopeError, match=r"no parameter 'mix\.wieght'; did you mean 'mix\.weight'"):
+        scope(language_model(), **{where: ["mix.wieght"]})
+
+
+def test_one_unmatched_glob_among_matching_ones_is_still_an_error():
+    with pytest.raises(ScopeError, match=r"blocks\.\*.*Known: .*mix\.weight"):
+        scope(language_model(), include=["mix.*", "blocks.*"])
+
+
+def test_globs_tell_capitals_apart():
+    with pytest.raises(ScopeError):
+        scope(convnet(), include=["0.Weight"])
+
+
+@pytest.mark.parametrize("model", [nn.ReLU(), nn.Sequential(nn.Embedding(3, 2), nn.LayerNorm(2))])
+def test_a_model_without_prunable_weights_is_an_error(model):
+    with pytest.raises(ScopeError, match="no prunable weight"):
+        scope(model)
+
+
+def test_excluding_everything_is_an_error():
+    with pytest.raises(ScopeError, match="no prunable weight"):
+        scope(convnet(), exclude=["*"])
+
+
+def test_weights_of_several_dtypes_are_an_error():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4).to(torch.float64), nn.Linear(4, 2))
+    with pytest.raises(ScopeError, match="dtypes"):
+        scope(model)
+    assert scope(model, exclude=["1.*"]).names == ("0.weight",)
+
+
+def test_the_scope_leaves_the_model_alone():
+    model = convnet()
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    scope(model)
+    assert list(model.state_dict()) == list(before)
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())

@@ -1,0 +1,141 @@
+"""Settings: written down, read back, changed, and refused by name when they make no sense."""
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import tombola as tb
+from tombola.errors import TombolaError, UsageError
+from tombola.experiments import EXPERIMENTS
+from tombola.runs import Run
+
+CHANGED = tb.Settings(
+    sparsity=(0.1, 0.9),
+    schedule="fixed_count:7",
+    T=3,
+    steps=4,
+    rewind=5,
+    search=tb.Recipe("SGD", 0.1, 32, "cosine", {"momentum": 0.9}),
+    train=tb.Recipe("AdamW", 0.2, 64, options={"weight_decay": 0.1, "betas": [0.8, 0.99]}),
+    selection="layer",
+    form="simultaneous",
+    normalization="per_ticket",
+    private=("head.*",),
+    statistics=6,
+    include=("a", "b"),
+    exclude=("c",),
+)
+
+
+@pytest.mark.parametrize("settings", [tb.Settings(), CHANGED], ids=["default", "changed"])
+def test_settings_come_back_from_yaml_as_they_were(settings):
+    stored = yaml.safe_load(yaml.safe_dump(settings.plain()))
+    assert stored == settings.plain()
+    assert tb.Settings.from_plain(stored) == settings
+
+
+def test_settings_of_every_preset_come_back_from_yaml_as_they_were():
+    for experiment in EXPERIMENTS.values():
+        for preset in experiment.presets.values():
+            stored = yaml.safe_load(yaml.safe_dump(preset.settings.plain()))
+            assert tb.Settings.from_plain(stored) == preset.settings
+
+
+def test_a_run_goes_on_whatever_kinds_of_numbers_its_settings_were_given_in(tmp_path):
+    recipe = tb.Recipe(lr=np.float64(0.1), options={"betas": (0.9, np.float32(0.5))})
+    settings = tb.Settings(tuple(np.linspace(0.25, 0.75, 3)), T=np.int64(3), search=recipe)
+    for _ in range(2):
+        Run(tmp_path, {"settings": settings.plain(), "methods": ["rtl"]}).close()
+    assert tb.Settings.from_plain(yaml.safe_load((tmp_path / "config.yaml").read_text())["settings"]).T == 3
+
+
+BAD = [
+    ({"sparsity": (1.0,)}, "1.0"),
+    ({"sparsity": (0.5, 1.5)}, "1.5"),
+    ({"sparsity": (-0.1,)}, "-0.1"),
+    ({"sparsity": (float("nan"),)}, "nan"),
+    ({"sparsity": ()}, "sparsity"),
+    ({"sparsity": (0.5, 0.5)}, "sparsity"),
+    ({"schedule": "cubic"}, "cubic"),
+    ({"schedule": "fraction:1"}, "1.0"),
+    ({"schedule": "fraction:x"}, "fraction:x"),
+    ({"schedule": "fixed_count:0"}, "0"),
+    ({"schedule": "explicit:0.5,1.5"}, "1.5"),
+    ({"T": -1}, "T "),
+    ({"steps": 0}, "steps"),
+    ({"rewind": -2}, "rewind"),
+    ({"statistics": 0}, "statistics"),
+    ({"selection": "row"}, "row"),
+    ({"form": "both"}, "both"),
+    ({"normalization": "per_ticked"}, "per_ticket"),
+]
+
+
+@pytest.mark.parametrize(("change", "named"), BAD, ids=str)
+def test_every_bad_setting_is_a_usage_error_that_names_it(change, named):
+    with pytest.raises(UsageError) as caught:
+        tb.Settings(**change)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"batch_size": 7}, "7"),
+        ({"batch_size": 0}, "0"),
+        ({"decay": "linear"}, "linear"),
+        ({"lr": 0}, "0"),
+        ({"lr": float("nan")}, "nan"),
+    ],
+    ids=str,
+)
+def test_every_bad_recipe_is_a_usage_error_that_names_it(change, named):
+    with pytest.raises(UsageError, match=named):
+        tb.Recipe(**change)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "named"),
+    [
+        (tb.Recipe("Adamm"), "Adamm"),
+        (tb.Recipe(options={"momentum": 1}), "momentum"),
+        (tb.Recipe("LBFGS"), "LBFGS"),
+    ],
+    ids=["unknown", "option", "whole tensors"],
+)
+def test_an_optimiser_that_cannot_be_is_named(recipe, named):
+    with pytest.raises(TombolaError, match=named):
+        recipe.build([torch.zeros(1, requires_grad=True)])
+
+
+def test_changes_reach_settings_and_recipes_and_nothing_else():
+    changed = tb.Settings().changed(["T=7", "train.lr=0.01", "sparsity=[0.5]", "search.optimizer=SGD"])
+    assert (changed.T, changed.train.lr, changed.sparsity, changed.search.optimizer) == (
+        7,
+        0.01,
+        (0.5,),
+        "SGD",
+    )
+    back = changed.changed(["T=100", "train.lr=0.001", "sparsity=[0.25,0.5,0.75]", "search.optimizer=Adam"])
+    assert back == tb.Settings()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("lr=1", "lr"),
+        ("T", "T"),
+        ("train=3", "train"),
+        ("step=3", "did you mean 'steps'"),
+        ("T=abc", "type"),
+        ("sparsity=[", "sparsity"),
+        ("sparsity=0.5", "type"),
+        ("train.decay=linear", "linear"),
+        ("steps=0", "steps"),
+    ],
+)
+def test_a_change_that_makes_no_sense_is_a_usage_error(change, named):
+    with pytest.raises(UsageError, match=named):
+        tb.Settings().changed([change])

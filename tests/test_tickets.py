@@ -1,0 +1,250 @@
+"""A TicketModel is the backbone under each ticket's mask, and a module like any other."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from tombola.errors import MaskError, TombolaError, UnknownTicket
+from tombola.layout import Layout
+from tombola.masks import MaskSet
+from tombola.normalization import statistics_names
+from tombola.scope import scope
+from tombola.tickets import TicketModel
+
+NAMES = ("top", "middle", "bottom")
+
+
+@pytest.fixture
+def tickets(convnet, random_masks):
+    """Three tickets with private statistics and a private affine part each."""
+    g = torch.Generator().manual_seed(5)
+    own = [*statistics_names(convnet), "1.weight", "1.bias"]
+    state = convnet.state_dict()
+    private = {
+        name: {n: state[n] * (0.5 + torch.rand(state[n].shape, generator=g)) for n in own} for name in NAMES
+    }
+    return TicketModel(convnet, random_masks(scope(convnet)), private, {"note": "test"}).eval()
+
+
+@pytest.fixture
+def x():
+    return torch.randn(7, 1, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def masked_by_hand(tickets, name):
+    module = copy.deepcopy(tickets.backbone)
+    state = module.state_dict()
+    for weight, mask in tickets.masks.layers(name).items():
+        state[weight] = torch.where(mask, state[weight], torch.zeros(()))
+    k = NAMES.index(name)
+    state |= tickets.private.unflatten(tickets.private_KP.detach()[k])
+    state |= tickets.statistics.unflatten(tickets.statistics_KS[k])
+    module.load_state_dict(state)
+    return module
+
+
+def equal(a, b, x):
+    return all(torch.equal(a(x, ticket=name), b(x, ticket=name)) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_ticket_is_the_backbone_masked_by_hand_with_its_private_state(tickets, x, name):
+    assert torch.equal(tickets(x, ticket=name), masked_by_hand(tickets, name)(x))
+
+
+def test_tickets_differ(tickets, x):
+    assert not torch.allclose(tickets(x, ticket="top"), tickets(x, ticket="bottom"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["top", "bottom", "middle", "bottom", "top", "top", "middle"],
+        ["bottom"] * 7,
+        ("middle", "top", "top", "top", "top", "top", "bottom"),
+    ],
+)
+def test_a_ticket_per_sample_equals_a_run_per_ticket_in_the_original_order(tickets, x, names):
+    expected = torch.stack([tickets(x, ticket=name)[i] for i, name in enumerate(names)])
+    torch.testing.assert_close(tickets(x, ticket=names), expected)
+
+
+def test_a_ticket_per_sample_for_one_sample(tickets, x):
+    assert torch.equal(tickets(x[:1], ticket=["middle"]), tickets(x[:1], ticket="middle"))
+
+
+class Several(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 3, bias=False), nn.Linear(3, 2)
+
+    def forward(self, x):
+        h = self.a(x)
+        return {"hidden": h, "pair": (self.b(h), x.sum(1))}
+
+
+def test_outputs_of_any_structure_are_put_back_in_order(random_masks):
+    net, x, names = Several(), torch.rand(5, 4), ["dog", "cat", "dog", "cat", "cat"]
+    model = TicketModel(net, random_masks(Layout(("a.weight",), ((3, 4),)), ("cat", "dog")))
+    outputs = model(x, ticket=names)
+    each = [model(x, ticket=name) for name in names]
+    torch.testing.assert_close(outputs["hidden"], torch.stack([o["hidden"][i] for i, o in enumerate(each)]))
+    torch.testing.assert_close(outputs["pair"][0], torch.stack([o["pair"][0][i] for i, o in enumerate(each)]))
+    torch.testing.assert_close(outputs["pair"][1], x.sum(1))
+    assert isinstance(outputs["pair"], tuple)
+
+
+@pytest.mark.parametrize("count", [0, 6, 8])
+def test_another_number_of_names_than_samples_is_an_error(tickets, x, count):
+    with pytest.raises(TombolaError, match=f"{count} ticket names for 7 samples"):
+        tickets(x, ticket=["top"] * count)
+
+
+@pytest.mark.parametrize("ask", ["botom", ["top"] * 6 + ["botom"]])
+def test_an_unknown_ticket_lists_names_and_near_miss(tickets, x, ask):
+    with pytest.raises(UnknownTicket) as caught:
+        tickets(x, ticket=ask)
+    message = "there is no ticket 'botom'; did you mean 'bottom'? Known: top, middle, bottom"
+    assert str(caught.value) == message
+    assert isinstance(caught.value, KeyError)
+
+
+def test_no_ticket_is_an_error_where_there_are_several(tickets, x):
+    with pytest.raises(TombolaError, match=r"which ticket.*top, middle, bottom"):
+        tickets(x)
+
+
+def test_no_ticket_is_needed_where_there_is_one(convnet, random_masks, x):
+    model = TicketModel(convnet, random_masks(scope(convnet), ("only",))).eval()
+    assert torch.equal(model(x), model(x, ticket="only"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_baked_ticket_is_a_plain_module_with_the_same_outputs_and_the_users_keys(tickets, x, name):
+    baked = tickets.bake(name)
+    assert type(baked) is nn.Sequential
+    assert list(baked.state_dict()) == list(tickets.backbone.state_dict())
+    assert torch.equal(baked(x), tickets(x, ticket=name))
+    for weight, mask in tickets.masks.layers(name).items():
+        assert not baked.get_parameter(weight)[~mask].any()
+
+
+def test_a_baked_ticket_is_a_copy(tickets, x):
+    before = tickets(x, ticket="top")
+    baked = tickets.bake("top")
+    with torch.no_grad():
+        for tensor in baked.state_dict().values():
+            tensor.zero_()
+    assert torch.equal(tickets(x, ticket="top"), before)
+
+
+def test_deepcopy_is_equal_and_independent(tickets, x):
+    twin = copy.deepcopy(tickets)
+    assert equal(twin, tickets, x)
+    with torch.no_grad():
+        twin.backbone[0].weight.zero_()
+        twin.private_KP.zero_()
+    assert not equal(twin, tickets, x)
+
+
+def test_pickle_round_trip(tickets, x):
+    again = pickle.loads(pickle.dumps(tickets))
+    assert equal(again, tickets, x)
+    assert (again.names, again.facts, again.masks) == (tickets.names, tickets.facts, tickets.masks)
+
+
+def test_state_dict_round_trip_into_a_fresh_model(tickets, make_convnet, random_masks, x):
+    net = make_convnet(seed=9)
+    own = [*statistics_names(net), "1.weight", "1.bias"]
+    masks = random_masks(scope(net), seed=9)
+    bits = masks.masks_KN.clone()
+    fresh = TicketModel(net, masks, {n: {p: net.state_dict()[p] for p in own} for n in NAMES}).eval()
+    assert not equal(fresh, tickets, x)
+    fresh.load_state_dict(tickets.state_dict())
+    assert equal(fresh, tickets, x)
+    assert torch.equal(masks.masks_KN, bits)  # the caller's masks are not written into
+
+
+def test_state_dict_keeps_the_users_keys_under_backbone(tickets):
+    keys = [key.removeprefix("backbone.") for key in tickets.state_dict() if key.startswith("backbone.")]
+    assert keys == list(tickets.backbone.state_dict())
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_one_compiled_graph_serves_all_tickets(tickets, x, training):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    tickets.train(training)
+    plain = copy.deepcopy(tickets)
+    torch._dynamo.reset()
+    compiled = torch.compile(tickets, backend=backend)
+    for name in (*NAMES, "top"):
+        assert torch.equal(compiled(x, ticket=name), plain(x, ticket=name))
+    assert len(graphs) == 1
+    torch._dynamo.reset()
+
+
+def test_gradients_reach_backbone_and_private_part_and_are_zero_outside_the_mask(tickets, x):
+    tickets(x, ticket="middle").square().sum().backward()
+    named = dict(tickets.backbone.named_parameters())
+    for name, mask in tickets.masks.layers("middle").items():
+        assert not named[name].grad[~mask].any()
+        assert bool(named[name].grad[mask].any())
+    assert bool(named["9.weight"].grad.any())
+    assert [bool(row.any()) for row in tickets.private_KP.grad] == [False, True, False]
+    assert named["1.weight"].grad is None or not named["1.weight"].grad.any()
+
+
+def test_training_mode_updates_the_statistics_of_the_ticket_alone(tickets, x):
+    before, shared = tickets.statistics_KS.clone(), tickets.backbone[1].running_mean.clone()
+    tickets.train()(x, ticket="middle")
+    changed = (tickets.statistics_KS != before).any(1)
+    assert changed.tolist() == [False, True, False]
+    assert torch.equal(tickets.backbone[1].running_mean, shared)
+    before = tickets.statistics_KS.clone()
+    tickets.eval()(x, ticket="middle")
+    assert torch.equal(tickets.statistics_KS, before)
+
+
+def test_train_and_eval_reach_the_backbone(tickets):
+    assert all(m.training for m in tickets.train().modules())
+    assert not any(m.training for m in tickets.eval().modules())
+
+
+def test_double_precision_reaches_weights_and_private_state(tickets, x):
+    before = tickets(x, ticket="top").double()
+    torch.testing.assert_close(tickets.double()(x.double(), ticket="top"), before, atol=1e-5, rtol=1e-5)
+    assert tickets.masks_KN.dtype == torch.bool
+
+
+def test_masks_for_another_network_are_an_error(convnet):
+    with pytest.raises(MaskError, match=r"no weight 'x.weight'"):
+        TicketModel(convnet, MaskSet.dense(Layout(("x.weight",), ((2,),)), ["a"]))
+    with pytest.raises(
+        MaskError, match=r"weight '0.weight' has shape \(4, 1, 3, 3\), the masks are for \(2,\)"
+    ):
+        TicketModel(convnet, MaskSet.dense(Layout(("0.weight",), ((2,),)), ["a"]))
+
+
+def test_private_state_must_name_every_ticket_and_the_same_tensors(convnet, random_masks):
+    masks = random_masks(scope(convnet), ("a", "b"))
+    with pytest.raises(MaskError, match=r"private state is for \['a'\]"):
+        TicketModel(convnet, masks, {"a": {}})
+    with pytest.raises(MaskError, match="same private tensors"):
+        TicketModel(convnet, masks, {"a": {}, "b": {"9.bias": torch.zeros(3)}})
+
+
+def test_extra_repr_says_tickets_and_density(tickets):
+    assert "3 tickets × 252 weights" in repr(tickets)
+    assert "private numbers per ticket=28" in repr(tickets)
+
+
+def test_an_empty_batch_gives_an_empty_output(tickets, x):
+    assert tickets(x[:0], ticket=[]).shape == (0, *tickets(x, ticket="top").shape[1:])
