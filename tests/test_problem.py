@@ -126,3 +126,9 @@ def test_a_single_linear_layer_has_no_classifier_and_all_is_owned(make_problem, 
     problem = make_problem(net, objective=Classification())
     assert problem.owned == [None] * 3
     assert problem.f.scope.names == ("1.weight",)
+
+
+@pytest.mark.parametrize("options", [{"betas": [2, 0.9]}, {"speed": 1}], ids=["impossible", "unknown"])
+def test_an_option_that_the_optimiser_refuses_is_one_clear_error(options):
+    with pytest.raises(OptimizerError, match="Adam: "):
+        Recipe("Adam", options=options).build([torch.ones(2, requires_grad=True)])

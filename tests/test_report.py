@@ -36,7 +36,7 @@ def write_run(path, seed, value, experiment="cifar10", **config):
     ]
     (path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
     timings = [
-        {"stage": "search-own-0.5", "seconds": 500, "from_start": True},
+        {"stage": "search-own-0.5", "seconds": 120, "from_start": True},
         {"stage": "train-rtl-0.5", "seconds": 60, "from_start": True},
         {"stage": "judge-rtl-0.5", "seconds": 30, "from_start": True},
         {"stage": "train-imp_per_subset-0.5-a-b", "seconds": 60, "from_start": True},
@@ -98,11 +98,11 @@ def test_rows_come_in_the_order_of_the_methods(three):
     ]
 
 
-def test_minutes_are_those_of_training_and_judging_uninterrupted(three):
+def test_minutes_are_those_of_search_training_and_judging_uninterrupted(three):
     found = rows(three)
-    assert row_of(found, "rtl", "minutes")["mean"] == 1.5
+    assert row_of(found, "rtl", "minutes")["mean"] == 3.5
     alone = row_of(found, "imp_per_subset", "minutes")
-    assert (alone["mean"], alone["seeds"]) == (2.0, 2)
+    assert (alone["mean"], alone["seeds"]) == (4.0, 2)
 
 
 def test_runs_are_found_below_folders_and_once(three, tmp_path):
@@ -186,6 +186,20 @@ def test_a_page_keeps_the_words_around_its_tables(three, tmp_path):
     write_page(page, found)
     assert page.read_text() == f"before\n{first}\nafter; the end mark is {END}\n"
     assert json.loads(page.with_suffix(".json").read_text()) == found
+
+
+def test_a_page_keeps_the_rows_of_other_outcomes_and_replaces_its_own(three, tmp_path):
+    page, found = tmp_path / "cifar10.md", rows(three)
+    write_page(page, found)
+    changed = [{**row, "mean": 0.5} for row in found if row["method"] == "rtl"]
+    write_page(page, changed)
+    stored = json.loads(page.with_suffix(".json").read_text())
+    assert [row for row in stored if row["method"] == "rtl"] == changed
+    others = [row for row in found if row["method"] != "rtl"]
+    assert [row for row in stored if row["method"] != "rtl"] == others
+    page.with_suffix(".json").write_text("no json")
+    with pytest.raises(UsageError, match="damaged"):
+        write_page(page, found)
 
 
 def test_a_page_without_marks_in_order_is_refused_and_left_as_it_is(three, tmp_path):

@@ -50,7 +50,7 @@ class Recipe:
             raise OptimizerError(f"torch.optim has no optimiser {self.optimizer!r}")
         try:
             return masked(kind(parameters, lr=self.lr, **self.options))
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise OptimizerError(f"{self.optimizer}: {error}") from None
 
     def rate(self, step: int, steps: int) -> float:

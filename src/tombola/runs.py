@@ -265,9 +265,11 @@ def read_config(path: Path | str) -> dict[str, Any]:
 
 
 def read_environment(path: Path | str) -> dict[str, Any]:
-    """What the run was last written with: versions, machine, threads; empty if it is not there."""
-    file = Path(path) / "environment.json"
-    found: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+    """What the run was last written with: versions, machine, threads; empty if that is lost."""
+    try:
+        found: dict[str, Any] = json.loads((Path(path) / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
     return found
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import tombola as tb
-from tombola import runs
+from tombola import runs, storage
 from tombola.errors import RunError, TicketFileError
 from tombola.outcome import carry_out, levels
 from tombola.pipeline import Pipeline
@@ -72,6 +72,16 @@ def go_until(path, methods, call, after):
     for name in ("fsync", "replace"):
         setattr(os, name, deadly(getattr(os, name)))
     go(path, *methods)
+
+
+def go_until_step(path, methods, stage, step):
+    """As `go`, but the process kills itself in the middle of a stage."""
+
+    def progress(name, done, total):
+        if (name, done) == (stage, step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    go(path, *methods, progress=progress)
 
 
 def start(target, *arguments):
@@ -133,6 +143,26 @@ def test_a_run_killed_around_every_kind_of_write_ends_with_the_same_bytes(after,
     assert kills >= 4
     assert content(path) == expected
     assert not [f for f in path.rglob(".*") if f.name != ".lock"]  # no temporary file is left
+
+
+@pytest.mark.parametrize(
+    ("methods", "stage", "step"),
+    [
+        (("rtl",), "search-own-0.6", 5),
+        (("rtl",), "train-rtl-0.3", 55),  # states are saved every 50 steps
+        (("imp_per_subset",), "train-imp_per_subset-0.6-b/c", 55),
+        (("rtl", "twin"), "train-twin-0.6", 55),
+    ],
+)
+def test_a_stage_goes_on_from_its_saved_state_to_the_same_bytes(methods, stage, step, tmp_path, whole):
+    path = tmp_path / "run"
+    child = start(go_until_step, path, methods, stage, step)
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    assert storage.read(path / "stages" / "current.safetensors")[1]["stage"] == stage
+    go(path, *methods)
+    assert runs.read_timings(path)[stage] is None  # it did go on, and did not begin again
+    assert content(path) == content(whole(*methods))
 
 
 def test_a_finished_run_is_not_repeated(whole):

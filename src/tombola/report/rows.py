@@ -66,11 +66,18 @@ def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict
 
 
 def _minutes(run: Path) -> list[tuple[str, float, float]]:
-    """Wall-clock minutes of training and judging, for outcomes that were not interrupted."""
+    """Wall-clock minutes of each outcome: its part of the search, training and judging.
+
+    Methods that share a search all count it. An outcome with an interrupted stage is left out.
+    """
+    timings = read_timings(run)
     parts: dict[tuple[str, float], list[float | None]] = defaultdict(list)
-    for stage, seconds in read_timings(run).items():
+    for stage, seconds in timings.items():
         if found := _STAGE.match(stage):
             parts[found["method"], float(found["sparsity"])].append(seconds)
+    for (name, sparsity), spent in parts.items():
+        searched = f"search-{METHODS[name].search}-{sparsity}"
+        spent += [timings[searched]] if searched in timings else []
     whole = {key: [s for s in seconds if s is not None] for key, seconds in parts.items()}
     return [(*key, sum(whole[key]) / 60) for key in parts if len(whole[key]) == len(parts[key])]
 
