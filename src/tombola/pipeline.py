@@ -35,6 +35,9 @@ from tombola.tickets import TicketModel
 # What a search reads: the subsets in two data orders, shuffled subsets, or everything at once.
 Source = Literal["own", "twin", "shuffled", "single", "single_union"]
 
+# Searches that start where another source does: a control replaces one part, not the start as well.
+REWIND: dict[Source, Source] = {"shuffled": "own", "single_union": "single"}
+
 
 @dataclass
 class Pipeline:
@@ -82,6 +85,7 @@ class Pipeline:
         """theta0, or the weights after the first dense steps on this source."""
         if not self.settings.rewind:
             return self.theta0
+        source = REWIND.get(source, source)
         problem = self.problem(source, self.settings.train)
         dense = MaskSet.dense(self.f.scope, problem.partition.names)
         steps = self.budget(source, self.settings.rewind)
@@ -129,10 +133,12 @@ class Pipeline:
         tensors, _ = self.journal.once(f"search-{source}-{sparsity}", compute)
         return MaskSet.unpack(self.f.scope, problem.partition.names, tensors["masks"])
 
-    def searched(self, source: Source, sparsity: float) -> int:
-        """Training samples that the masks of a source have cost up to this sparsity."""
-        done = [f"search-{source}-{s}" for s in self.settings.sparsity if s <= sparsity]
-        facts = [self.journal.facts(name) for name in (f"rewind-{source}", *done)]
+    def searched(self, search: Source | None, task: Source, sparsity: float) -> int:
+        """Training samples that went into masks and rewind point up to this sparsity."""
+        names = {f"rewind-{REWIND.get(source, source)}" for source in (search, task) if source}
+        if search:
+            names |= {f"search-{search}-{s}" for s in self.settings.sparsity if s <= sparsity}
+        facts = [self.journal.facts(name) for name in names]
         return sum(fact["seen"] for fact in facts if fact is not None)
 
     def train(

@@ -360,3 +360,24 @@ def test_masking_theta_leaves_theta_alone():
     assert isinstance(masked, Theta)
     assert not bool(masked.weights_N.any())
     assert all(torch.equal(t, before[n]) for n, t in theta0.tensors().items())
+
+
+def test_a_late_rewind_point_is_shared_counted_and_where_training_starts():
+    p = new_pipeline(rewind=3)
+    found = {
+        name: carry_out(p, name, levels(p, name)[0]) for name in ("rtl", "shuffled_partition", "imp", "dense")
+    }
+    stages = {stage for stage in p.journal.results if stage.startswith("rewind")}
+    assert stages == {"rewind-own", "rewind-single"}
+    assert not torch.equal(p.rewind_point("own").weights_N, p.theta0.weights_N)
+    assert torch.equal(p.rewind_point("shuffled").weights_N, p.rewind_point("own").weights_N)
+    rewound = 3 * 3 * 8  # steps per ticket × tickets × batch
+    searched = metric(found["rtl"], "samples_search")
+    assert searched > rewound
+    assert metric(found["imp"], "samples_search") == searched
+    assert metric(found["shuffled_partition"], "samples_search") == searched
+    assert metric(found["dense"], "samples_search") == rewound
+    assert len({metric(outcome, "samples_train") for outcome in found.values()}) == 1
+    rtl = found["rtl"].models[0]
+    outside = ~rtl.masks.union()
+    assert torch.equal(weights_of(p, rtl)[outside], p.rewind_point("own").weights_N.detach()[outside])
