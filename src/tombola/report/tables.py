@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table as RichTable
 
 from tombola.experiments import EXPERIMENTS
@@ -23,7 +24,7 @@ class Table:
 
     def rich(self) -> RichTable:
         """For a terminal."""
-        table = RichTable(title=self.title, title_justify="left", title_style="bold", header_style="dim")
+        table = RichTable(title=f"\n{self.title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
         for i, name in enumerate(self.header):
             table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
         for line in self.body:
@@ -56,100 +57,97 @@ def decimal(value: float) -> str:
     return f"{value:.1f}"
 
 
-READINGS: dict[str, tuple[str, list[tuple[str, str]]]] = {
-    "paper": (
+LIKE = "like_for_like"  # the paper has no such reading, so its figures do not stand beside it
+Columns = list[tuple[str, str, Format]]  # metric, heading, format
+
+# (title, reading, columns); rows of counts and costs have no reading.
+TABLES: list[tuple[str, str | None, Columns]] = [
+    (
         "The paper's reading: tickets at probability one half, single networks at their argmax",
-        [("balanced_accuracy", "bal. acc."), ("precision", "precision"), ("recall", "recall")],
-    ),
-    "like_for_like": (
-        "Like for like: one score matrix, one reading; thresholds and coupling from validation data",
+        "paper",
         [
-            ("auc", "AUC"),
-            ("average_precision", "avg. precision"),
-            ("accuracy", "accuracy"),
-            ("accuracy_argmax", "acc. (argmax)"),
-            ("balanced_accuracy", "bal. acc."),
+            ("balanced_accuracy", "bal. acc.", share),
+            ("precision", "precision", share),
+            ("recall", "recall", share),
         ],
     ),
-}
-COUNTS: dict[str, list[tuple[str, str, Format]]] = {
-    "What is stored": [
-        ("per_ticket", "per ticket", whole),
-        ("union", "union", whole),
-        ("core", "core", whole),
-        ("private", "private", whole),
-        ("dense_rest", "dense rest", whole),
-        ("mask_bytes", "mask bytes", whole),
-        ("file_bytes", "file bytes", whole),
-    ],
-    "Similarity of the masks, and cost": [
-        ("jaccard", "mean J", share),
-        ("kappa", "kappa", share),
-        ("kappa_twin", "kappa, twins", share),
-        ("samples_search", "samples: search", whole),
-        ("samples_train", "training", whole),
-        ("minutes", "minutes", decimal),
-    ],
-}
+    (
+        "Like for like: one score matrix, one reading; thresholds and coupling from validation data",
+        LIKE,
+        [
+            ("auc", "AUC", share),
+            ("average_precision", "avg. precision", share),
+            ("accuracy", "accuracy", share),
+            ("accuracy_argmax", "acc. (argmax)", share),
+            ("balanced_accuracy", "bal. acc.", share),
+        ],
+    ),
+    (
+        "What is stored",
+        None,
+        [
+            ("per_ticket", "per ticket", whole),
+            ("union", "union", whole),
+            ("core", "core", whole),
+            ("private", "private", whole),
+            ("dense_rest", "rest", whole),
+            ("mask_bytes", "mask bytes", whole),
+            ("file_bytes", "file bytes", whole),
+        ],
+    ),
+    (
+        "Similarity of the masks, and cost",
+        None,
+        [
+            ("jaccard", "mean J", share),
+            ("kappa", "kappa", share),
+            ("kappa_twin", "kappa, twins", share),
+            ("samples_search", "samples: search", whole),
+            ("samples_train", "training", whole),
+            ("minutes", "minutes", decimal),
+        ],
+    ),
+]
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
-    """Both readings, with the paper's figures beside them, and all that is counted."""
+    """Both readings and all that is counted, with the paper's figures in columns of their own."""
     found: list[Table] = []
     for head in dict.fromkeys((row["experiment"], row.get("preset", "")) for row in rows):
         mine = [row for row in rows if (row["experiment"], row.get("preset", "")) == head]
         name = f"{head[0]}, preset {head[1]}" if head[1] else head[0]
-        for reading, (title, metrics) in READINGS.items():
-            part = [row for row in mine if row.get("reading") == reading]
+        paper = EXPERIMENTS[head[0]].paper if head[0] in EXPERIMENTS else {}
+        for title, reading, columns in TABLES:
+            metrics = {metric for metric, _, _ in columns}
+            part = [row for row in mine if row.get("reading") == reading and row["metric"] in metrics]
             if part:
-                found.append(_reading(f"{name}. {title}", part, metrics, head[0], reading))
-        part = [row for row in mine if "reading" not in row]
-        found += [_counts(f"{name}. {title}", part, columns) for title, columns in COUNTS.items()]
+                found.append(_table(f"{name}. {title}", part, columns, {} if reading == LIKE else paper))
     return found
 
 
-def _cells(rows: Sequence[Row]) -> dict[tuple[str, float], dict[str, Row]]:
+def _table(
+    title: str, rows: Sequence[Row], columns: Columns, paper: Mapping[tuple[str, float], Mapping[str, float]]
+) -> Table:
     cells: dict[tuple[str, float], dict[str, Row]] = {}
     for row in rows:
         cells.setdefault((row["method"], row["sparsity"]), {})[row["metric"]] = row
-    return cells
-
-
-def _reading(
-    title: str, rows: Sequence[Row], metrics: list[tuple[str, str]], experiment: str, reading: str
-) -> Table:
-    cells = _cells(rows)
-    paper = EXPERIMENTS[experiment].paper if experiment in EXPERIMENTS and reading == "paper" else {}
-    shown = [(m, label) for m, label in metrics if any(m in cell for cell in cells.values())]
-    header = ["method", "sparsity", "seeds", *(label for _, label in shown)]
-    if paper:
-        header += [f"paper: {label}" for _, label in shown]
+    shown = [column for column in columns if any(column[0] in cell for cell in cells.values())]
+    printed = {metric for key in cells for metric in paper.get(key, {})}
+    beside = [column for column in shown if column[0] in printed]
+    header = ["method", "sparsity", "seeds", *(label for _, label, _ in shown)]
+    header += [f"paper: {label}" for _, label, _ in beside]
     body = []
     for key, cell in cells.items():
         line = [key[0], f"{key[1]:.0%}", str(max(row["seeds"] for row in cell.values()))]
-        line += [_with_interval(cell.get(metric), share) for metric, _ in shown]
-        if paper:
-            figures = paper.get(key, {})
-            line += [share(figures[metric]) if metric in figures else "" for metric, _ in shown]
+        line += [_value(cell.get(metric), fmt) for metric, _, fmt in shown]
+        figures = paper.get(key, {})
+        line += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt in beside]
         body.append(line)
     return Table(title, header, body)
 
 
-def _counts(title: str, rows: Sequence[Row], columns: list[tuple[str, str, Format]]) -> Table:
-    cells = _cells(rows)
-    shown = [(m, label, fmt) for m, label, fmt in columns if any(m in cell for cell in cells.values())]
-    body = [
-        [key[0], f"{key[1]:.0%}", *(_plain(cell.get(metric), fmt) for metric, _, fmt in shown)]
-        for key, cell in cells.items()
-    ]
-    return Table(title, ["method", "sparsity", *(label for _, label, _ in shown)], body)
-
-
-def _plain(row: Row | None, fmt: Format) -> str:
-    return "" if row is None else fmt(row["mean"])
-
-
-def _with_interval(row: Row | None, fmt: Format) -> str:
+def _value(row: Row | None, fmt: Format) -> str:
     if row is None:
         return ""
-    return fmt(row["mean"]) + (f" ± {fmt(row['ci95'])}" if row["ci95"] is not None else "")
+    uncertain = fmt is share and row["ci95"] is not None
+    return f"{fmt(row['mean'])} ± {fmt(row['ci95'])}" if uncertain else fmt(row["mean"])
