@@ -26,8 +26,8 @@ class Theta:
     buffers: dict[str, Tensor]
 
     def clone(self, tickets: int | None = None) -> Theta:
-        """A copy to train, with its own leaves; the private part repeated for each ticket."""
-        private = self.private if tickets is None else [self.private[0]] * tickets
+        """A copy to train, with its own leaves; one private part is repeated for so many tickets."""
+        private = self.private * (tickets or 1) if len(self.private) == 1 else self.private
         return Theta(
             _leaf(self.weights_N),
             _leaf(self.rest_R),
