@@ -119,6 +119,44 @@ def test_inputs_are_augmented_as_stored_and_then_prepared():
     assert bool((first > 1).all())
 
 
+@pytest.mark.parametrize("labels", [["cat", "dog"] * 10, np.array(["cat", "dog"] * 10)])
+def test_labels_that_are_strings_are_sent_to_columns(labels):
+    with pytest.raises(DataError, match=r"^y holds .*not numbers: put strings into columns=.*by_column"):
+        Data.of(torch.rand(20, 2), labels)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy, np.ndarray.tolist])
+def test_double_precision_becomes_the_default_dtype_and_integers_stay(kind):
+    data = Data.of(kind(np.random.rand(20, 2)), kind(np.random.rand(20)))
+    assert (data.train.x.dtype, data.train.y.dtype) == (torch.float32, torch.float32)
+    assert Data.of(kind(np.arange(20)), np.arange(20)).train.x.dtype == torch.int64
+
+
+def test_ragged_samples_are_an_error():
+    with pytest.raises(DataError, match="x cannot become one tensor; all samples need the same shape"):
+        Data.of([[1.0, 2.0], [1.0]], [0, 1])
+    with pytest.raises(DataError, match=r"x of sample 0 has shape \(2,\), of sample 1 \(3,\): crop or pad"):
+        Data.from_dataset([(torch.rand(2), 0), (torch.rand(3), 1)])
+
+
+@pytest.mark.parametrize("wrap", [iter, torch.utils.data.DataLoader])
+def test_from_dataset_refuses_what_cannot_be_indexed(wrap):
+    with pytest.raises(DataError, match=r"needs len\(dataset\) and dataset\[i\], which \w+ lacks"):
+        Data.from_dataset(wrap([(torch.rand(2), 0)] * 20))
+
+
+@pytest.mark.parametrize("sample", [torch.rand(2), {"x": 1, "y": 2}, (1, 2, 3)])
+def test_from_dataset_needs_pairs(sample):
+    with pytest.raises(DataError, match=r"to be a pair \(x, y\)"):
+        Data.from_dataset([sample] * 20)
+
+
+def test_a_column_of_several_values_per_sample_is_an_error_where_one_is_needed():
+    data = Data.of(torch.rand(20, 2), torch.eye(2)[torch.arange(20) % 2])
+    with pytest.raises(DataError, match=r"y has shape \(14, 2\), but subsets need one value.*argmax"):
+        data.train.column("y")
+
+
 # -- streams ------------------------------------------------------------------------------------------
 
 

@@ -239,3 +239,20 @@ def test_a_class_without_an_output_is_an_error(images, by_site):
     with pytest.raises(DataError, match="class 2 in y, but the network has 2 outputs"):
         objective.loss(torch.randn(10, 2), targets, 0)
     assert objective.owned(Layout((), ()), "9", 0) is None
+
+
+def test_classes_that_are_no_classes_are_an_error(images, by_site):
+    objective, outputs = Classification(), torch.randn(4, 3)
+    with pytest.raises(DataError, match="class -1 in y, but classes are numbered from 0"):
+        objective.loss(outputs, torch.tensor([0, 1, -1, 2]), 0)
+    for shape in ((4, 1), (4, 3)):
+        with pytest.raises(DataError, match=r"targets of shape .* do not fit outputs.*argmax"):
+            objective.loss(outputs, torch.zeros(shape, dtype=torch.long), 0)
+    floats = Data.of(images.train.x, images.train.y.float())
+    with pytest.raises(DataError, match=r"needs classes 0, 1, ... in y, not torch.float32: give integers"):
+        objective.targets(floats, by_site, torch.arange(4), 0)
+
+
+def test_small_integers_are_classes(images, by_site):
+    small = Data.of(images.train.x, images.train.y.to(torch.uint8))
+    assert Classification().targets(small, by_site, torch.arange(4), 0).dtype == torch.int64

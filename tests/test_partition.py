@@ -129,3 +129,49 @@ def test_shuffled_keeps_sizes_and_changes_membership_in_train_only(data):
         assert torch.equal(shuffled.members[split], original.members[split])
     again = original.shuffled(torch.Generator().manual_seed(0))
     assert torch.equal(again.members["train"], shuffled.members["train"])
+
+
+@pytest.mark.parametrize("names", [[1, 2, 3, 4], {0: "a", 1: None}])
+def test_names_must_be_strings(data, names):
+    with pytest.raises(PartitionError, match="subset names must be strings: got"):
+        by_label(data, names)
+
+
+def test_names_from_numpy_become_plain_strings(data):
+    assert {type(name) for name in by_label(data, np.array(["a", "b", "c", "d"])).names} == {str}
+
+
+@pytest.mark.parametrize("found", [[], {}, None])
+def test_a_rule_must_return_named_subsets(data, found):
+    with pytest.raises(PartitionError, match=r"must return a mapping \{name: booleans\}, not empty: got"):
+        by_rule(data, lambda split: found)
+
+
+@pytest.mark.parametrize("rule", [lambda s: s.y, lambda s: (s.y > 0).any(), lambda s: s.y[:, None] > 0])
+def test_a_rule_must_give_one_boolean_per_sample(data, rule):
+    with pytest.raises(PartitionError, match=r"torch.bool \(168,\): subset 'a' got .* in train"):
+        by_rule(data, lambda split: {"a": rule(split)})
+
+
+def test_continuous_values_are_counted_not_listed():
+    data = Data.of(torch.rand(200, 2), torch.rand(200))
+    with pytest.raises(PartitionError, match=r"'y' has 200 different values.*validation.*\(20\).*by_rule"):
+        by_label(data)
+
+
+def test_many_empty_subsets_are_counted_and_a_larger_share_is_the_remedy(data):
+    with pytest.raises(PartitionError, match=r"'8' and 15 more is empty in the train split.*larger shares"):
+        by_label(data, [str(i) for i in range(24)])
+
+
+def test_missing_values_in_a_column_of_strings_are_an_error():
+    site = np.array(["a", float("nan")] * 20, dtype=object)
+    data = Data.of(torch.rand(40, 2), torch.zeros(40), {"site": site})
+    with pytest.raises(PartitionError, match=r"column 'site' mixes kinds of values .*float.*one kind"):
+        by_column(data, "site")
+
+
+@pytest.mark.parametrize("names", ["cat", {"cat", "dog"}])
+def test_names_without_an_order_are_an_error(data, names):
+    with pytest.raises(PartitionError, match=f"names must be a list or .*: got {type(names).__name__}"):
+        by_label(data, names)

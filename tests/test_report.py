@@ -9,6 +9,7 @@ import yaml
 from scipy import stats
 
 from tombola.errors import RunError, TicketFileError, UsageError
+from tombola.experiments import EXPERIMENTS
 from tombola.report.inspect import describe
 from tombola.report.page import BEGIN, END, write_page
 from tombola.report.rows import find_runs, interval, rows
@@ -21,7 +22,8 @@ VALUES = [0.71, 0.78, 0.745]
 def write_run(path, seed, value, experiment="cifar10", **config):
     """A run directory with just what a report reads."""
     path.mkdir(parents=True)
-    facts = {"experiment": experiment, "preset": "quick", "seed": seed, "settings": {"T": 1}, **config}
+    settings = EXPERIMENTS[experiment or "cifar10"].presets["quick"].settings.plain()
+    facts = {"experiment": experiment, "preset": "quick", "seed": seed, "settings": settings, **config}
     (path / "config.yaml").write_text(yaml.safe_dump(facts))
     head = {"event": "metric", "method": "rtl", "sparsity": 0.5}
     records = [
@@ -118,11 +120,33 @@ def test_one_seed_is_not_counted_twice(three, tmp_path):
     assert len(rows([three[0], write_run(tmp_path / "digits", 0, 0.9, "digits")])) == 2 * len(rows(three[:1]))
 
 
-@pytest.mark.parametrize("change", [{"settings": {"T": 2}}, {"augment": True}], ids=["settings", "augment"])
-def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(change, three, tmp_path):
-    other = write_run(tmp_path / "other", 7, 0.9, **change)
-    with pytest.raises(RunError, match=f"different {next(iter(change))}"):
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(three, tmp_path):
+    other = write_run(tmp_path / "other", 7, 0.9, augment=True)
+    with pytest.raises(RunError, match="different augment"):
         rows([*three, other])
+
+
+def test_changed_settings_and_tuning_become_part_of_the_presets_name(three, tmp_path):
+    settings = EXPERIMENTS["cifar10"].presets["quick"].settings.changed(["T=7", "train.lr=0.5"]).plain()
+    changed = write_run(tmp_path / "changed", 0, 0.9, settings=settings)
+    tuned = write_run(tmp_path / "tuned", 0, 0.9, tune=True)
+    presets = {row["preset"] for row in rows([*three, changed, tuned])}
+    assert presets == {"quick", "quick T=7 train.lr=0.5", "quick (judged on validation)"}
+
+
+def test_seeds_of_a_run_of_ones_own_share_the_name_of_their_folder(tmp_path):
+    runs = [write_run(tmp_path / "mine" / f"seed{s}", s, 0.5, experiment=None, preset=None) for s in (0, 1)]
+    assert {(row["experiment"], row["seeds"]) for row in rows(runs) if row["metric"] == "auc"} == {
+        ("mine", 2)
+    }
+
+
+def test_a_config_of_another_program_is_no_run(three, tmp_path):
+    other = tmp_path / "runs" / "webpack"
+    other.mkdir()
+    (other / "config.yaml").write_text("mode: production")
+    (other / "records.jsonl").write_text("")
+    assert find_runs([tmp_path]) == three
 
 
 # -- tables -----------------------------------------------------------------------------------------------

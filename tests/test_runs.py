@@ -73,9 +73,10 @@ def test_methods_may_grow_and_never_shrink(tmp_path):
         ({"seed": 1}, "another seed: 0 there, 1 here"),
         ({"settings": {"T": 2, "search": {"lr": 0.1}}}, "another settings: T: 1 there, 2 here"),
         ({"settings": {"T": 1, "search": {"lr": 0.2}}}, "settings: search: lr: 0.1 there, 0.2 here"),
-        ({"data": "x"}, "another data: None there, 'x' here"),
+        ({"data": "x"}, "made with other data"),
+        ({"theta0": "x"}, "torch.manual_seed"),
     ],
-    ids=["seed", "setting", "recipe", "new"],
+    ids=["seed", "setting", "recipe", "data", "theta0"],
 )
 def test_another_config_is_refused_and_the_difference_named(change, message, tmp_path):
     fill(tmp_path, "a")

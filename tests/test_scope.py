@@ -5,7 +5,12 @@ import torch
 from torch import nn
 
 from tombola.errors import ScopeError
-from tombola.scope import classifier, match, scope
+from tombola.layout import Layout
+from tombola.masks import MaskSet
+from tombola.models.ghostnet import GhostNet
+from tombola.objectives import OneVsRest
+from tombola.retrain import retrain
+from tombola.scope import classifier, match, output_layer, scope
 
 
 def language_model():
@@ -77,10 +82,64 @@ def test_a_layer_used_twice_appears_once():
     assert scope(nn.Sequential(shared, nn.ReLU(), shared, nn.Linear(4, 2))).names == ("0.weight",)
 
 
-def test_there_is_no_classifier_when_the_last_layer_is_a_convolution():
-    model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+def conv_head(outputs=3):
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, outputs, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    )
+
+
+def test_a_final_convolution_is_the_classifier():
+    assert classifier(conv_head()) == output_layer(conv_head()) == "2"
+    assert scope(conv_head()).names == ("0.weight",)
+
+
+def test_a_final_transposed_convolution_is_out_of_scope_but_has_no_rows_of_outputs():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 3, 3))
+    assert output_layer(model) == "2"
+    assert classifier(model) is None
+    assert scope(model).names == ("0.weight",)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(2), nn.InstanceNorm2d(2), nn.GroupNorm(1, 2)])
+def test_a_convolution_with_a_norm_after_it_computes_features_and_no_outputs(norm):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(1, 2, 3), norm)
     assert classifier(model) is None
     assert scope(model).names == ("0.weight", "1.weight")
+
+
+def test_a_linear_classifier_may_have_a_norm_after_it():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 2), nn.BatchNorm1d(2, affine=False))
+    assert classifier(model) == "1"
+
+
+def test_ghostnet_has_the_prunable_weights_of_the_paper():
+    assert classifier(GhostNet()) == "classifier"
+    assert scope(GhostNet()).size == 125_832
+
+
+@pytest.mark.parametrize("outputs", [3, 5])
+def test_one_vs_rest_moves_a_row_of_a_convolutional_head_in_its_own_steps_only(outputs, make_problem):
+    """Adam's momentum of ticket 0 must not go on moving its row while ticket 1 trains."""
+    problem = make_problem(conv_head(outputs))
+    masks = MaskSet.dense(problem.f.scope, problem.partition.names)
+    both, one = (retrain(problem, problem.f.theta0(), masks, 1, tickets=t) for t in ([0, 1], [0]))
+    for name in ("2.weight", "2.bias"):
+        after_both, after_one = (problem.f.rest.unflatten(t.rest_R.detach())[name] for t in (both, one))
+        assert torch.equal(after_both[0], after_one[0])
+        assert not torch.equal(after_both[1], after_one[1])
+
+
+def test_one_vs_rest_owns_all_of_what_has_no_row_of_its_own():
+    rest = Layout(("None.weight", "head.weight"), ((3, 2), (2, 4)))
+    assert bool(OneVsRest().owned(rest, None, 0).all())
+    assert bool(OneVsRest().owned(rest, "head", 2).all())
+    assert OneVsRest().owned(rest, "head", 1).tolist() == [True] * 6 + [False] * 4 + [True] * 4
+
+
+@pytest.mark.parametrize("layer", [nn.Conv2d(1, 2, 3), nn.ConvTranspose2d(1, 2, 3)])
+def test_a_single_convolution_is_in_scope(layer):
+    assert classifier(layer) is output_layer(layer) is None
+    assert scope(nn.Sequential(layer)).names == ("0.weight",)
 
 
 def test_a_single_linear_layer_is_no_classifier():

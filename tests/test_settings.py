@@ -129,7 +129,7 @@ def test_changes_reach_settings_and_recipes_and_nothing_else():
         ("T", "T"),
         ("train=3", "train"),
         ("step=3", "did you mean 'steps'"),
-        ("T=abc", "type"),
+        ("T=abc", "T is a whole number"),
         ("sparsity=[", "sparsity"),
         ("sparsity=0.5", "type"),
         ("train.decay=linear", "linear"),

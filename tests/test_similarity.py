@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from tombola import masks as masks_module
 from tombola.analysis.similarity import kappa
 from tombola.layout import Layout
 from tombola.masks import MaskSet
@@ -72,3 +74,24 @@ def test_kappa_is_negative_for_complements():
 def test_kappa_is_nan_where_chance_leaves_no_room():
     full = MaskSet.dense(SCOPE, ["full"])
     assert bool(kappa(full, masks(0, 1)).isnan())
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that was computed."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.bytes = max(self.bytes, out.numel() * out.element_size())
+        return out
+
+
+def test_kappa_counts_in_blocks_whatever_the_size_of_a_layer(monkeypatch):
+    a, b = masks(0, 3), masks(1, 2)
+    expected = kappa(a, b)
+    monkeypatch.setattr(masks_module, "_CHUNK", 32)
+    with Largest() as largest:
+        assert torch.equal(kappa(a, b), expected)
+    assert largest.bytes <= max(3 * 32 * 4, a.masks_KN.numel())  # float32 blocks, the masks themselves

@@ -248,3 +248,28 @@ def test_extra_repr_says_tickets_and_density(tickets):
 
 def test_an_empty_batch_gives_an_empty_output(tickets, x):
     assert tickets(x[:0], ticket=[]).shape == (0, *tickets(x, ticket="top").shape[1:])
+
+
+@pytest.mark.parametrize("ask", [0, ["top"] * 6 + [1], torch.ones(7, 1, 6, 6)])
+def test_a_ticket_that_is_no_name_is_an_error(tickets, x, ask):
+    with pytest.raises(
+        TombolaError, match=r"one name per sample \(of top, middle, bottom\), not .*only input"
+    ):
+        tickets(x, ask)
+
+
+def test_inputs_that_are_no_tensor_are_an_error(tickets, x):
+    with pytest.raises(TombolaError, match=r"x is ndarray, not a tensor: pass torch.as_tensor\(x\)"):
+        tickets(x.numpy(), ticket="top")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.uint8])
+@pytest.mark.parametrize("ask", ["top", ["top"] * 7])
+def test_inputs_of_another_dtype_name_both(tickets, x, dtype, ask):
+    with pytest.raises(TombolaError, match=rf"x is {dtype}, the network torch.float32: pass x.to\("):
+        tickets(x.to(dtype), ticket=ask)
+
+
+def test_other_failures_of_the_network_are_passed_on(tickets, x):
+    with pytest.raises(RuntimeError, match="channels"):
+        tickets(torch.rand(7, 2, 6, 6), ticket="top")

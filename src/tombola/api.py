@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, overload
 
 from torch import nn
 
 from tombola.data import Data
+from tombola.errors import UsageError, unknown
 from tombola.journal import Journal
 from tombola.objectives import Objective
 from tombola.outcome import Outcome, carry_out, levels
 from tombola.partition import Partition
 from tombola.pipeline import Pipeline
+from tombola.problem import Recipe
 from tombola.runs import Run
 from tombola.settings import Settings
 from tombola.tickets import TicketModel
@@ -27,7 +29,7 @@ def find(
     data: Data,
     partition: Partition,
     *,
-    sparsity: float | Sequence[float] = 0.75,
+    sparsity: float | Sequence[float] | None = None,
     settings: Settings | None = None,
     seed: int = 0,
     out: Path | str | None = None,
@@ -41,20 +43,38 @@ def find(
         objective: what tickets are trained and judged by.
         data: train, validation and test.
         partition: the subsets, one per ticket.
-        sparsity: share of weights removed; several share one nested search.
+        sparsity: share of weights removed; several share one nested search. By default that of the
+            settings, or 0.75 without settings.
         settings: everything else (`Settings`); ``changes`` are single fields of it.
         seed: of data order and controls; the backbone brings its own initialisation.
         out: a directory to keep the run in; interrupted, the same call goes on where it was.
+
+    Raises:
+        UsageError: an argument of the wrong kind, or a setting that does not exist.
     """
-    wanted = (sparsity,) if isinstance(sparsity, int | float) else tuple(sparsity)
-    settings = replace(settings or Settings(), sparsity=wanted, **changes)
+    settings = _settings(settings, sparsity, changes)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, Journal())
     if out is None:
         return [carry_out(pipeline, method, level) for level in levels(pipeline, method)]
-    config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.hashes}
+    config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
     with Run(out, {**config, "methods": [method]}) as run:
         pipeline.journal = run
         return [carry_out(pipeline, method, level) for level in levels(pipeline, method)]
+
+
+def _settings(
+    settings: Settings | None, sparsity: float | Sequence[float] | None, changes: dict[str, Any]
+) -> Settings:
+    known = [field.name for field in fields(Settings)]
+    for name in changes:
+        if name in [field.name for field in fields(Recipe)]:
+            raise UsageError(f"{name} belongs to a recipe: pass train=tb.Recipe({name}=...), or search=")
+        if name not in known:
+            raise UsageError(unknown("setting", name, known))
+    if sparsity is None:
+        sparsity = settings.sparsity if settings else 0.75
+    wanted = tuple(sparsity) if isinstance(sparsity, Sequence) else (float(sparsity),)
+    return replace(settings or Settings(), sparsity=wanted, **changes)
 
 
 @overload
@@ -64,7 +84,7 @@ def rtl(
     data: Data,
     partition: Partition,
     *,
-    sparsity: float = ...,
+    sparsity: float | None = ...,
     **options: Any,
 ) -> TicketModel: ...
 @overload
@@ -83,12 +103,12 @@ def rtl(
     data: Data,
     partition: Partition,
     *,
-    sparsity: float | Sequence[float] = 0.75,
+    sparsity: float | Sequence[float] | None = None,
     **options: Any,
 ) -> TicketModel | dict[float, TicketModel]:
     """Routing the Lottery (arXiv 2601.22141): adaptive tickets, retrained together on shared weights.
 
-    Arguments as in `find`. A number gives one `TicketModel`; several give one per sparsity.
+    Arguments as in `find`. One sparsity gives one `TicketModel`; a sequence gives one per sparsity.
 
     >>> import torch, tombola as tb
     >>> x, y = torch.rand(200, 8), torch.arange(200) % 2
@@ -100,6 +120,6 @@ def rtl(
     {'even': 64, 'odd': 64}
     """
     outcomes = find("rtl", backbone, objective, data, partition, sparsity=sparsity, **options)
-    if isinstance(sparsity, int | float):
+    if len(outcomes) == 1 and not isinstance(sparsity, Sequence):
         return outcomes[0].models[0]
     return {outcome.sparsity: outcome.models[0] for outcome in outcomes}

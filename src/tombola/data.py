@@ -23,8 +23,11 @@ SPLITS = ("train", "validation", "test")
 class Split:
     """Inputs ``x [S, ...]``, targets ``y [S, ...]`` and further columns of S values each.
 
+    Arrays and lists become tensors, and float64 becomes torch's default dtype (float32), which is that
+    of networks. Integers stay what they are, for embeddings and images: ``prepare`` makes them floats.
+
     Raises:
-        DataError: no samples, lengths that differ, NaN or infinite values.
+        DataError: not numbers, no samples, lengths that differ, NaN or infinite values.
     """
 
     x: Tensor
@@ -32,6 +35,15 @@ class Split:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        columns = {name: np.asarray(values) for name, values in self.columns.items()}
+        for field_name, value in (
+            ("x", _tensor("x", self.x)),
+            ("y", _tensor("y", self.y)),
+            ("columns", columns),
+        ):
+            object.__setattr__(self, field_name, value)
+        if min(self.x.ndim, self.y.ndim) == 0:
+            raise DataError("x or y is a single number: one value per sample is needed")
         if len(self.x) == 0:
             raise DataError("a split has no samples")
         lengths = {"y": len(self.y), **{name: len(c) for name, c in self.columns.items()}}
@@ -51,16 +63,51 @@ class Split:
 
     def column(self, name: str) -> np.ndarray:
         """A column as an array ``[S]``; ``"y"`` is one of them."""
-        if name == "y":
-            return self.y.numpy()
-        if name not in self.columns:
+        if name != "y" and name not in self.columns:
             raise DataError(unknown("column", name, ["y", *self.columns]))
-        return np.asarray(self.columns[name])
+        values = self.y.numpy() if name == "y" else self.columns[name]
+        if values.ndim != 1:
+            raise DataError(
+                f"{name} has shape {values.shape}, but subsets need one value per sample: flatten "
+                "(S, 1) with .reshape(-1), turn one-hot into classes with .argmax(1)"
+            )
+        return values
 
     def take(self, index: Tensor) -> Split:
         """The samples at these positions."""
-        columns = {name: np.asarray(c)[index.numpy()] for name, c in self.columns.items()}
+        columns = {name: c[index.numpy()] for name, c in self.columns.items()}
         return Split(self.x[index], self.y[index], columns)
+
+
+def _tensor(name: str, values: Any) -> Tensor:
+    """Values as a tensor, float64 as torch's default dtype; `DataError` where they are not numbers."""
+    if not isinstance(values, Tensor):
+        try:
+            array = np.asarray(values, order="C")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"{name} cannot become one tensor; all samples need the same shape: {error}"
+            ) from None
+        if array.dtype.kind not in "biuf":
+            kind = "strings" if array.dtype.kind in "US" else f"{array.dtype} values"
+            raise DataError(
+                f"{name} holds {kind}, not numbers: put strings into columns={{NAME: values}} "
+                "for tombola.partition.by_column, and give y as integers "
+                "(numpy.unique(labels, return_inverse=True)[1])"
+            )
+        values = torch.as_tensor(array)
+    return values.to(torch.get_default_dtype()) if values.dtype == torch.float64 else values
+
+
+def _stack(name: str, values: list[Any]) -> Tensor:
+    tensors = [_tensor(name, value) for value in values]
+    for i, other in enumerate(tensors):
+        if other.shape != tensors[0].shape:
+            raise DataError(
+                f"{name} of sample 0 has shape {tuple(tensors[0].shape)}, of sample {i} "
+                f"{tuple(other.shape)}: crop or pad them to one shape"
+            )
+    return torch.stack(tensors)
 
 
 def same(x: Tensor) -> Tensor:
@@ -97,17 +144,20 @@ class Data:
     ) -> Data:
         """Split arrays or tensors at random into train, validation and test.
 
+        ``validation`` and ``test`` are shares; ``options`` are ``prepare`` and ``augment``. float64
+        becomes float32 (see `Split`); integers that are no token numbers need ``prepare=Tensor.float``.
+
         >>> data = Data.of(torch.rand(100, 8), torch.arange(100) % 2, validation=0.1, test=0.2)
         >>> len(data.train), len(data.validation), len(data.test)
         (70, 10, 20)
         """
-        arrays = {name: np.asarray(values) for name, values in (columns or {}).items()}
-        whole = Split(torch.as_tensor(x), torch.as_tensor(y), arrays)
+        whole = Split(x, y, columns or {})
         parts = (round(len(whole) * validation), round(len(whole) * test))
         if min(parts) < 1 or sum(parts) >= len(whole):
             raise DataError(
                 f"{len(whole)} samples cannot be split into validation={validation} and test={test}: "
-                "every split needs at least one sample"
+                "every split needs at least one sample (thresholds are chosen on validation), so give "
+                "shares above 0 that sum to less than 1, or more samples"
             )
         order = torch.randperm(len(whole), generator=generator(seed, "split"))
         val, tst, trn = order.split([*parts, len(whole) - sum(parts)])
@@ -116,11 +166,17 @@ class Data:
     @classmethod
     def from_dataset(cls, dataset: Any, **options: Any) -> Data:
         """Read a map-style ``torch.utils.data.Dataset`` of ``(x, y)`` pairs once, then as `of`."""
+        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
+            raise DataError(
+                f"from_dataset needs len(dataset) and dataset[i], which {type(dataset).__name__} lacks: "
+                "pass loader.dataset of a DataLoader, list(...) of an iterator"
+            )
         pairs = [dataset[i] for i in range(len(dataset))]
         if not pairs:
             raise DataError("the data set has no samples")
-        x = torch.stack([torch.as_tensor(a) for a, _ in pairs])
-        return cls.of(x, torch.stack([torch.as_tensor(b) for _, b in pairs]), **options)
+        if any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
+            raise DataError("from_dataset needs dataset[i] to be a pair (x, y): wrap it, or use Data.of")
+        return cls.of(_stack("x", [x for x, _ in pairs]), _stack("y", [y for _, y in pairs]), **options)
 
     def tuning(self) -> Data:
         """The same without its test split: one half of validation is judged, the other one chooses."""

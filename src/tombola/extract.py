@@ -1,6 +1,7 @@
 """Algorithm 1 of RTL (arXiv 2601.22141): ticket extraction by iterative pruning and rewinding.
 
 With one subset it is iterative magnitude pruning (Frankle & Carbin, arXiv 1803.03635).
+Shape letters: K tickets, N weights in scope.
 """
 
 from __future__ import annotations
@@ -48,23 +49,22 @@ def extract(
     Raises:
         LayerCollapse: a round would empty a layer; the message names round and ticket.
     """
-    stage = stage or Stage()
-    names, scope, K = masks.names, masks.scope, len(masks)
+    stage, names, scope = stage or Stage(), masks.names, masks.scope
     m, done = masks.masks_KN.clone(), 0
     if (saved := stage.load()) is not None:
         m, done = MaskSet.unpack(scope, names, saved[0]["masks"]).masks_KN, saved[1]["done"]
         problem.seen = saved[1]["seen"]
-    for step in range(done, len(schedule) * K):
-        r, k = divmod(step, K)
-        theta = theta0.masked(m[k])  # θ ← θ0 under m_k: the rewind
+    turns = [(r, k) for r in range(len(schedule)) for k in range(len(masks))]
+    for r, k in turns[done:]:  # in every round, ticket after ticket
+        theta = theta0.masked(m[k])  # θ ← θ0, under m_k (the rewind)
         loss = problem.train(theta, m[k], k, T, "extract", first_round + r)  # T steps on d_k: θ_T^(k)
         try:
             m[k] = prune(m[k], score(theta.weights_N), schedule[r], scope, selection)
         except LayerCollapse as error:
             raise LayerCollapse(f"round {first_round + r}, ticket {names[k]!r}: {error}") from None
+        done += 1
         stage.record(event="prune", round=first_round + r, ticket=names[k], kept=int(m[k].sum()), loss=loss)
-        stage.save(
-            {"masks": MaskSet.stacked(scope, names, m).pack()}, {"done": step + 1, "seen": problem.seen}
-        )
-        stage.advance(step + 1, len(schedule) * K)
+        packed = MaskSet.stacked(scope, names, m).pack()
+        stage.save({"masks": packed}, {"done": done, "seen": problem.seen})
+        stage.advance(done, len(turns))
     return MaskSet.stacked(scope, names, m)

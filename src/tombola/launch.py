@@ -55,7 +55,7 @@ class Order:
             "augment": self.augment,
             "tune": self.tune,
             "settings": self.settings.plain(),
-            **pipeline.hashes,
+            **pipeline.origin,
             "methods": list(self.methods),
         }
         with Run(path, config, progress) as run:

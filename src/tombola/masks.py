@@ -174,11 +174,7 @@ class MaskSet:
 
     def overlaps(self) -> Tensor:
         """``|m_i ∧ m_j|`` for all pairs, exact int64 ``[K, K]``."""
-        total = torch.zeros(len(self), len(self), dtype=torch.float64)
-        for block in self.masks_KN.split(_CHUNK, dim=1):
-            part = block.float()
-            total += (part @ part.T).double()
-        return total.long()
+        return overlaps(self.masks_KN, self.masks_KN)
 
     def jaccard(self) -> Tensor:
         """``J_ij = |m_i ∧ m_j| / |m_i ∨ m_j|`` (Eq. 8), float64 ``[K, K]``; 1 for two empty masks."""
@@ -211,6 +207,14 @@ class MaskSet:
         for row in self.masks_KN:  # one row at a time: no second copy of all
             sha.update(np.packbits(row.numpy()).tobytes())
         return sha.hexdigest()
+
+
+def overlaps(a_KN: Tensor, b_JN: Tensor) -> Tensor:
+    """``|a_i ∧ b_j|`` for all pairs of rows of two boolean tensors, exact int64 ``[K, J]``."""
+    total = torch.zeros(len(a_KN), len(b_JN), dtype=torch.int64)
+    for a, b in zip(a_KN.split(_CHUNK, dim=1), b_JN.split(_CHUNK, dim=1), strict=True):
+        total += (a.float() @ b.float().T).long()
+    return total
 
 
 def _row(scope: Layout, name: str, mask_N: Tensor) -> Tensor:

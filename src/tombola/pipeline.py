@@ -7,6 +7,8 @@ pipeline turns that into stages: the rewind point, the search (Algorithm 1), the
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -15,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from tombola import normalization, storage
-from tombola.data import Data
-from tombola.errors import UsageError
+from tombola.data import SPLITS, Data
+from tombola.errors import DataError, PartitionError, UsageError
 from tombola.extract import extract
 from tombola.function import Function, Theta
 from tombola.journal import Journal
@@ -56,12 +58,42 @@ class Pipeline:
     journal: Journal
 
     def __post_init__(self) -> None:
+        self._check_types()
         module, s = self.backbone, self.settings
         found = scope(module, s.include or None, s.exclude)
         private = normalization.private_parameters(module, normalization.check(s.normalization))
         trained = [name for name, _ in module.named_parameters() if name not in found.names]
         self.f = Function(module, found, private | match(trained, s.private))
         self.theta0 = self.f.theta0()
+        self._check_fit()
+
+    def _check_types(self) -> None:
+        kinds = {"backbone": nn.Module, "objective": Objective, "data": Data, "partition": Partition}
+        for name, kind in kinds.items():
+            given = getattr(self, name)
+            if not isinstance(given, kind):
+                hint = f"; call it: {given.__name__}()" if isinstance(given, type) else ""
+                raise UsageError(f"{name} must be a {kind.__name__}: got {type(given).__name__}{hint}")
+
+    def _check_fit(self) -> None:
+        """Data, partition and backbone belong together: lengths agree, and two samples go through."""
+        for split, members_SK in self.partition.members.items():
+            if len(members_SK) != len(self.data.split(split)):
+                raise PartitionError(
+                    f"the partition is of {len(members_SK)} {split} samples, the data have "
+                    f"{len(self.data.split(split))}: make it from the same data"
+                )
+        trial = self.f.write(self.theta0).eval()
+        try:
+            with torch.no_grad():
+                outputs = trial(self.data.inputs("train", torch.arange(min(2, len(self.data.train)))))
+        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DataError(
+                f"the backbone cannot take the data ({reason}): check shape, dtype, prepare"
+            ) from None
+        if not isinstance(outputs, Tensor):
+            raise DataError(f"the backbone must return one tensor, it returns a {type(outputs).__name__}")
 
     # -- problems ---------------------------------------------------------------------------------
 
@@ -179,17 +211,22 @@ class Pipeline:
         else:
             for k in kept_tickets:
                 private[masks.names[k]] |= normalization.estimate(self.f, theta, passes(k))
-        facts = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.hashes}
+        facts = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
         backbone = self.f.write(theta)
         return TicketModel(backbone, masks.select(list(private)), private, facts).eval()
 
     @cached_property
-    def hashes(self) -> dict[str, str]:
-        """What the tickets come from: theta0 and the training data."""
-        train = self.data.train
+    def origin(self) -> dict[str, str]:
+        """What the tickets come from, as hashes; a run goes on only with the same."""
+        splits = {f"{s}.{part}": getattr(self.data.split(s), part) for s in SPLITS for part in ("x", "y")}
+        subsets = {f"{self.partition.names} {s}": m for s, m in self.partition.members.items()}
+        architecture = json.dumps(storage.architecture(self.backbone), sort_keys=True)
         return {
             "theta0": storage.digest(self.theta0.tensors()),
-            "data": storage.digest({"x": train.x, "y": train.y}),
+            "data": storage.digest(splits),
+            "partition": storage.digest(subsets),
+            "backbone": hashlib.sha256(architecture.encode()).hexdigest(),
+            "objective": type(self.objective).__name__,
         }
 
 

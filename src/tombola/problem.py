@@ -17,7 +17,7 @@ from tombola.function import Function, Theta
 from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer, masked
 from tombola.partition import Partition
-from tombola.randomness import generator
+from tombola.randomness import drawn_from, generator
 from tombola.scope import classifier
 
 
@@ -98,7 +98,8 @@ class Problem:
         index = stream[i]
         augment = generator(*stream.key, "augment", i) if self.data.augment else None
         x = self.data.inputs("train", index, augment)
-        outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
+        with drawn_from(*stream.key, "forward", i):
+            outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
         loss = self.objective.loss(outputs, self.objective.targets(self.data, self.partition, index, k), k)
         self.seen += len(index)
         loss.backward()

@@ -130,7 +130,7 @@ def check_collapse(mask_N: Tensor, scope: Layout) -> None:
     empty = [name for name, part in layers if part.numel() and not bool(part.any())]
     if empty:
         raise LayerCollapse(
-            f"pruning empties {', '.join(empty)}: the network would be constant. Stop at a lower "
-            "sparsity, prune with selection='layer', take the layer out of the scope, or pass "
-            "allow_collapse=True"
+            f"pruning empties {', '.join(empty)}: the network would be constant. Ask for a lower "
+            'sparsity, or set selection="layer" or exclude the layer (tombola.Settings); only '
+            "tombola.pruning.prune itself takes allow_collapse=True"
         )

@@ -7,6 +7,8 @@ run can go on anywhere and read the same samples.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -23,3 +25,23 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
     key = tuple(part.item() if isinstance(part, np.generic) else part for part in (seed, *purpose))
     digest = hashlib.sha256(repr(key).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@contextmanager
+def drawn_from(seed: int, *purpose: object) -> Iterator[None]:
+    """Inside, what draws from PyTorch's global CPU generator (dropout) draws from ours instead.
+
+    The global generator is afterwards as it was before.
+
+    >>> before = torch.get_rng_state()
+    >>> with drawn_from(0, "dropout"):
+    ...     _ = torch.rand(3)
+    >>> bool((torch.get_rng_state() == before).all())
+    True
+    """
+    before = torch.get_rng_state()
+    torch.set_rng_state(generator(seed, *purpose).get_state())
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)

@@ -1,4 +1,7 @@
-"""Algorithm 2 of RTL (arXiv 2601.22141): joint retraining of all tickets on shared weights."""
+"""Algorithm 2 of RTL (arXiv 2601.22141): joint retraining of all tickets on shared weights.
+
+Shape letters: K tickets, N weights in scope.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ def retrain(
         problem: f, data, partition, objective, recipe.
         theta0: where training starts.
         masks: the frozen masks ``m_1 .. m_K``.
-        steps: batches per ticket; smaller subsets begin again (cyclic repetition).
+        steps: batches per ticket: the paper's epochs × M, with M = max_k M_k batches in the largest
+            subset; smaller subsets begin again (cyclic repetition).
         form: ``sequential`` or ``simultaneous``.
         tickets: train only these (all by default).
         purpose: names the data order.

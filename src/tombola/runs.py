@@ -37,6 +37,13 @@ from tombola.stage import Stage, State
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 _CURRENT = "current"
+# Hashes in the config say nothing to a reader; these do.
+_ORIGIN = {
+    "theta0": "other initial weights: seed them (torch.manual_seed) before you build the backbone",
+    "data": "other data, or another split of them",
+    "partition": "another partition: other subsets, names or order",
+    "backbone": "another architecture of the backbone",
+}
 
 
 class Run(Journal):
@@ -69,7 +76,8 @@ class Run(Journal):
         try:
             self._configure(config)
             self._sweep()
-            storage.write_bytes(self.path / "environment.json", _json(environment()))
+            if not (self.path / "environment.json").exists():  # that of the beginning
+                storage.write_bytes(self.path / "environment.json", _json(environment()))
             self._cut_records()
         except BaseException:
             self.close()
@@ -79,7 +87,7 @@ class Run(Journal):
         if self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "config.yaml").exists():
             strangers = [p.name for p in self.path.iterdir() if not p.name.startswith(".")]
             if strangers:
-                raise RunError(f"{self.path} is not empty and no run: choose another --out")
+                raise RunError(f"{self.path} is not empty and no run: choose another directory")
         self.path.mkdir(parents=True, exist_ok=True)
 
     def _configure(self, config: dict[str, Any]) -> None:
@@ -93,9 +101,9 @@ class Run(Journal):
             ]
             if differing:
                 key = differing[0]
+                what = _ORIGIN.get(key) or f"another {key}: {_short(old.get(key), config.get(key))}"
                 raise RunError(
-                    f"{self.path} was made with another {key}: {_short(old.get(key), config.get(key))}. "
-                    "Choose another --out, or delete the run"
+                    f"{self.path} was made with {what}. Choose another directory, or delete the run"
                 )
             methods = dict.fromkeys([*old.get("methods", []), *config.get("methods", [])])
             config = {**config, "methods": list(methods)}
@@ -265,7 +273,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
 
 
 def read_environment(path: Path | str) -> dict[str, Any]:
-    """What the run was last written with: versions, machine, threads; empty if that is lost."""
+    """What the run began with: versions, machine, threads; empty if that is lost."""
     try:
         found: dict[str, Any] = json.loads((Path(path) / "environment.json").read_text())
     except (OSError, ValueError):
@@ -297,7 +305,7 @@ def read_timings(path: Path | str) -> dict[str, float | None]:
 
 
 def environment() -> dict[str, Any]:
-    """What a result may depend on besides its config: versions, machine, commit."""
+    """What a result may depend on besides its config, when the run began: versions, machine, commit."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -320,10 +328,13 @@ def _processor() -> str:
 
 
 def _commit() -> str:
+    """The commit of Tombola's own checkout; empty where it is an installed package."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return ""
+    command = ["git", "rev-parse", "HEAD"]
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=5
-        )
+        found = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=5)
     except (OSError, subprocess.SubprocessError):
         return ""
     return found.stdout.strip()

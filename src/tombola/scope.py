@@ -19,26 +19,43 @@ PRUNABLE = (
     nn.ConvTranspose2d,
     nn.ConvTranspose3d,
 )
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def output_layer(model: nn.Module) -> str | None:
+    """Name of the layer that computes the outputs: the last prunable one, in the order of the modules.
+
+    None where it is the only one, or a convolution with a norm after it: that one computes features
+    (the network has no output layer, or has it in another place).
+
+    >>> output_layer(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1)))
+    '2'
+    """
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, (*PRUNABLE, *NORMS))]
+    layers = [(name, m) for name, m in found if isinstance(m, PRUNABLE)]
+    if len(layers) < 2:
+        return None
+    name, last = layers[-1]
+    return name if isinstance(last, nn.Linear) or last is found[-1][1] else None
 
 
 def classifier(model: nn.Module) -> str | None:
-    """Name of the classifier: the last linear layer, if it is the last prunable layer of all.
+    """Name of the output layer if row k of its weight computes output k: not if it is transposed.
 
     >>> classifier(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
     '2'
     """
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, PRUNABLE)]
-    if len(layers) < 2 or not isinstance(layers[-1][1], nn.Linear):
-        return None
-    return layers[-1][0]
+    name = output_layer(model)
+    return None if name is None or isinstance(model.get_submodule(name), TRANSPOSED) else name
 
 
 def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Iterable[str] = ()) -> Layout:
     """The prunable weights of ``model``: their names and shapes, in the order of the model.
 
-    Without ``include``: the weights of every convolution and linear layer except the classifier
-    (`classifier`). Norms, biases and embeddings are never in it unless ``include`` names them.
-    ``include`` and ``exclude`` hold parameter names or globs (``"blocks.*.weight"``); ``exclude``
+    Without ``include``: the weights of every convolution and linear layer except the one that computes
+    the outputs (`output_layer`). Norms, biases and embeddings are never in it unless ``include`` names
+    them. ``include`` and ``exclude`` hold parameter names or globs (``"blocks.*.weight"``); ``exclude``
     wins. A weight shared by several layers appears once, under its first name.
 
     Raises:
@@ -57,7 +74,7 @@ def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Itera
     if not kept:
         raise ScopeError(
             "no prunable weight: the model has no convolution or linear layer besides its "
-            "classifier, or everything is excluded; name weights with include=[...]. "
+            "output layer, or everything is excluded; name weights with include=[...]. "
             f"Parameters: {', '.join(parameters) or 'none'}"
         )
     dtypes = {p.dtype for p in kept.values()}
@@ -67,9 +84,9 @@ def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Itera
 
 
 def default_names(model: nn.Module) -> set[str]:
-    """Weights of convolutions and linear layers, but none that the classifier or an embedding uses."""
+    """Weights of convolutions and linear layers, but none that the output layer or an embedding uses."""
     layers = {name: m for name, m in model.named_modules() if isinstance(m, PRUNABLE)}
-    last = classifier(model)
+    last = output_layer(model)
     never = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     never |= {id(m.weight) for name, m in layers.items() if name == last}
     ids = {id(m.weight) for m in layers.values()} - never

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,9 @@ class Settings:
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {' or '.join(choices)}: got {getattr(self, name)!r}")
+        for name in ("T", "steps", "rewind", "statistics"):
+            if not isinstance(getattr(self, name), Integral):
+                raise UsageError(f"{name} is a whole number: got {getattr(self, name)!r}")
         for name, least in (("T", 0), ("steps", 1), ("rewind", 0), ("statistics", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}: got {getattr(self, name)}")
@@ -93,8 +97,10 @@ class Settings:
             for parent in parents:
                 place = place.get(parent) if isinstance(place.get(parent), dict) else {}
             if not equals or last not in place or (isinstance(place[last], dict) and last != "options"):
+                if not equals:
+                    raise UsageError(f"a change of a setting is written NAME=VALUE: got {change!r}")
                 known = [*plain, *(f"{part}.{key}" for part in ("search", "train") for key in plain[part])]
-                raise UsageError(f"write NAME=VALUE: {unknown('setting', name, known)}")
+                raise UsageError(unknown("setting", name, known))
             try:
                 place[last] = yaml.safe_load(value)
             except yaml.YAMLError:

@@ -8,7 +8,7 @@ Masks alone make nothing faster: a ticket costs what the dense network costs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +79,39 @@ class TicketModel(nn.Module):
             ticket: a name, or B names: samples are grouped by ticket, run, and put back in order.
                 With a single ticket in the model it may be left out.
 
+        Tickets found with `OneVsRest` are read at output k for ticket k, the only one that was trained.
+
         Raises:
             UnknownTicket: a name that is not there; the message lists those that are.
+            TombolaError: x is no tensor or of a dtype that the network does not take, ticket no names.
         """
+        if not isinstance(x, Tensor):
+            raise TombolaError(f"x is {type(x).__name__}, not a tensor: pass torch.as_tensor(x)")
+        names = self._asked(ticket)
+        try:
+            return self._run(self.state(names), x) if isinstance(names, str) else self._grouped(x, names)
+        except RuntimeError as error:
+            dtype = next(self.backbone.parameters()).dtype
+            if x.dtype == dtype or "type" not in str(error):
+                raise
+            raise TombolaError(
+                f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({str(error).splitlines()[0]})"
+            ) from None
+
+    @torch.compiler.disable
+    def _asked(self, ticket: object) -> str | list[str]:
         if ticket is None:
-            return self._run(self.state(self._only()), x)
+            return self._only()
         if isinstance(ticket, str):
-            return self._run(self.state(ticket), x)
-        return self._grouped(x, list(ticket))
+            return ticket
+        several = isinstance(ticket, Iterable) and not isinstance(ticket, Tensor)
+        names: list[Any] = list(ticket) if several else [ticket]  # type: ignore[call-overload]
+        if not all(isinstance(name, str) for name in names):
+            raise TombolaError(
+                f"ticket must be a name or one name per sample (of {', '.join(self.names)}), not "
+                f"{type(ticket).__name__}; the only input is x"
+            )
+        return names
 
     def _only(self) -> str:
         if len(self.names) > 1:

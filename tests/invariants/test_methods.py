@@ -14,6 +14,7 @@ from tombola.outcome import carry_out, levels
 from tombola.pipeline import Pipeline
 from tombola.problem import Problem
 from tombola.pruning import keep_top
+from tombola.report.inspect import describe
 from tombola.schedules import kept
 
 SPARSITIES = (0.3, 0.6)
@@ -23,6 +24,8 @@ OPTIMIZERS = {
     "AdamW": {"lr": 0.01, "options": {"weight_decay": 0.1}},
     "SGD": {"lr": 0.1, "options": {"momentum": 0.9, "weight_decay": 0.01}},
     "RMSprop": {"lr": 0.01, "options": {"momentum": 0.5}},
+    "Adagrad": {"lr": 0.05, "options": {"weight_decay": 0.01}},
+    "Adadelta": {"lr": 5.0, "options": {"rho": 0.8}},
 }
 every_optimizer = pytest.mark.parametrize("optimizer", OPTIMIZERS)
 every_method = pytest.mark.parametrize("name", METHODS)
@@ -184,6 +187,40 @@ def test_late_rewinding_starts_search_and_training_from_the_same_early_weights(n
     for model in outcome.models:
         outside = ~model.masks.union()
         assert torch.equal(weights_of(p, model)[outside], early.weights_N.detach()[outside])
+
+
+@pytest.mark.parametrize("ticket", [None, 1], ids=["together", "alone"])
+def test_training_starts_with_every_tickets_own_private_state_of_the_rewind_point(ticket, monkeypatch):
+    p, starts, plain = new_pipeline(rewind=4, normalization="per_ticket"), [], Problem.gradient
+    masks, early = p.masks("own", 0.3), p.rewind_point("own")
+    assert not any(torch.equal(early.private[0], part) for part in early.private[1:])
+
+    def spy(problem, theta, *rest):
+        starts.append({n: t.clone() for n, t in theta.tensors().items()})
+        return plain(problem, theta, *rest)
+
+    monkeypatch.setattr(Problem, "gradient", spy)
+    p.train("spied", "own", masks, ticket)
+    assert starts[0].keys() == early.tensors().keys()
+    assert all(torch.equal(starts[0][n], t) for n, t in early.tensors().items())
+    assert not torch.equal(starts[-1]["private.1"], early.private[1])
+
+
+@pytest.mark.parametrize("normalization", ["shared", "per_ticket_statistics", "per_ticket"])
+def test_inspect_counts_the_dense_remainder_as_compare_does(normalization, tmp_path):
+    outcome = carry_out(new_pipeline(normalization=normalization), "rtl", 0.3)
+    outcome.models[0].save(tmp_path / "x.tickets")
+    assert describe(tmp_path / "x.tickets")["dense_rest"] == metric(outcome, "dense_rest")
+
+
+def test_a_collapse_names_remedies_that_a_caller_of_a_method_has():
+    backbone, settings = network(), tb.Settings((0.9,), "one_shot", T=0, steps=1)
+    nn.init.constant_(backbone[0].weight, 1e-6)
+    partition = tb.partition.by_label(blobs(), NAMES)
+    with pytest.raises(tb.TombolaError, match=r"empties 0\.weight") as caught:
+        tb.rtl(backbone, tb.objectives.Classification(), blobs(), partition, sparsity=0.9, settings=settings)
+    for remedy in ("lower sparsity", 'selection="layer"', "exclude the layer", "tombola.Settings"):
+        assert remedy in str(caught.value)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -27,13 +27,14 @@ SPAWN = multiprocessing.get_context("forkserver")
 SPAWN.set_forkserver_preload(["tombola", "tombola.runs", "tombola.outcome"])
 
 
-def network():
+def network(dropout):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 3))
+        hidden = [nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU()]
+        return nn.Sequential(*hidden, *[nn.Dropout(dropout)] * bool(dropout), nn.Linear(16, 3))
 
 
-def go(path, *methods, save_seconds=0.0, T=2, progress=None):
+def go(path, *methods, save_seconds=0.0, T=2, progress=None, dropout=0.0, **changes):
     """Carry out methods in a run directory, as `tombola run` does."""
     torch.set_num_threads(1)
     g = torch.Generator().manual_seed(3)
@@ -41,12 +42,15 @@ def go(path, *methods, save_seconds=0.0, T=2, progress=None):
     x = torch.randn(120, 6, generator=g) + 2 * torch.eye(3, 6)[y]
     data = tb.Data.of(x, y, validation=0.2, test=0.3)
     recipe = tb.Recipe(lr=0.01, batch_size=8, decay="cosine")
-    settings = tb.Settings((0.3, 0.6), "fraction:0.2", T=T, steps=60, rewind=2, search=recipe, train=recipe)
+    changes = {"steps": 60, "rewind": 2, **changes}
+    settings = tb.Settings((0.3, 0.6), "fraction:0.2", T=T, search=recipe, train=recipe, **changes)
     partition = tb.partition.by_label(data, ["a", "b/c", "d"])
     with Run(
         path, {"seed": 0, "settings": settings.plain(), "methods": methods}, progress, save_seconds
     ) as run:
-        pipeline = Pipeline(network(), tb.objectives.Classification(), data, partition, settings, 0, run)
+        pipeline = Pipeline(
+            network(dropout), tb.objectives.Classification(), data, partition, settings, 0, run
+        )
         for name in methods:
             for sparsity in levels(pipeline, name):
                 carry_out(pipeline, name, sparsity)
@@ -74,14 +78,14 @@ def go_until(path, methods, call, after):
     go(path, *methods)
 
 
-def go_until_step(path, methods, stage, step):
+def go_until_step(path, methods, stage, step, options=None):
     """As `go`, but the process kills itself in the middle of a stage."""
 
     def progress(name, done, total):
         if (name, done) == (stage, step):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    go(path, *methods, progress=progress)
+    go(path, *methods, progress=progress, **(options or {}))
 
 
 def start(target, *arguments):
@@ -163,6 +167,21 @@ def test_a_stage_goes_on_from_its_saved_state_to_the_same_bytes(methods, stage, 
     go(path, *methods)
     assert runs.read_timings(path)[stage] is None  # it did go on, and did not begin again
     assert content(path) == content(whole(*methods))
+
+
+def test_private_norms_a_rewind_point_and_dropout_survive_a_kill(tmp_path):
+    # The way to the rewind point is longer than the 50 steps between saved states.
+    options = {"normalization": "per_ticket", "rewind": 60, "dropout": 0.2}
+    go(tmp_path / "whole", "rtl", **options)
+    torch.rand(7)  # what this process has drawn before must not matter
+    for stage, step in (("rewind-own", 55), ("train-rtl-0.3", 55), ("search-own-0.6", 4)):
+        child = start(go_until_step, tmp_path / "run", ("rtl",), stage, step, options)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        current = storage.read(tmp_path / "run" / "stages" / "current.safetensors")
+        assert current[1]["stage"] == stage
+    go(tmp_path / "run", "rtl", **options)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
 
 
 def test_a_finished_run_is_not_repeated(whole):

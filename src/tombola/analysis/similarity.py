@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tombola.masks import MaskSet
+from tombola.masks import MaskSet, overlaps
 
 
 def kappa(a: MaskSet, b: MaskSet) -> Tensor:
@@ -29,10 +29,10 @@ def kappa(a: MaskSet, b: MaskSet) -> Tensor:
     most = torch.zeros_like(above)
     sizes = a.scope.sizes
     layers = zip(sizes, a.masks_KN.split(sizes, 1), b.masks_KN.split(sizes, 1), strict=True)
-    for n, a_l, b_l in layers:
-        both = a_l.double() @ b_l.double().T
-        ka, kb = a_l.sum(1).double()[:, None], b_l.sum(1).double()[None, :]
+    counts = zip(a.counts_KL().double().T, b.counts_KL().double().T, strict=True)
+    for (n, a_l, b_l), (ka, kb) in zip(layers, counts, strict=True):
+        ka, kb = ka[:, None], kb[None, :]
         expected = ka * kb / n
-        above += both - expected
+        above += overlaps(a_l, b_l) - expected
         most += torch.minimum(ka, kb) - expected
     return above / most

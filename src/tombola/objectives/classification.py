@@ -30,10 +30,21 @@ class Classification(Objective):
 
     def targets(self, data: Data, partition: Partition, index: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """The classes, int64 ``[B]``."""
-        return data.train.y[index]
+        y = data.train.y
+        if y.is_floating_point():
+            raise DataError(f"Classification needs classes 0, 1, ... in y, not {y.dtype}: give integers")
+        return y[index].long()
 
     def loss(self, outputs: Tensor, targets: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """Cross-entropy."""
+        if targets.shape != outputs.select(1, 0).shape:
+            raise DataError(
+                f"targets of shape {tuple(targets.shape)} do not fit outputs of shape "
+                f"{tuple(outputs.shape)}: y holds one class per sample; flatten (S, 1) with .reshape(-1), "
+                "turn one-hot into classes with .argmax(1)"
+            )
+        if int(targets.min()) < 0:
+            raise DataError(f"class {int(targets.min())} in y, but classes are numbered from 0")
         if int(targets.max()) >= outputs.shape[1]:
             raise DataError(
                 f"class {int(targets.max())} in y, but the network has {outputs.shape[1]} outputs"

@@ -20,6 +20,7 @@ class OneVsRest(Objective):
 
     The network has one output per subset and ticket k is read at output k, so every method trains the
     same backbone with the same number of parameters; row k of the classifier belongs to ticket k.
+    Only output k of ticket k is trained; its other outputs mean nothing.
     An epoch of ticket k holds its subset once and as many negatives, drawn afresh from the rest, in
     alternation: every batch of even size is balanced. Loss: binary cross-entropy.
     """
@@ -51,10 +52,10 @@ class OneVsRest(Objective):
 
     def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:
         """All but the classifier's rows of the other tickets (their gradient is always zero)."""
-        names = [f"{head}.weight", f"{head}.bias"]
+        names = () if head is None else (f"{head}.weight", f"{head}.bias")
         owned_R = torch.ones(rest.size, dtype=torch.bool)
         for name, view in rest.unflatten(owned_R).items():
-            if name in names:
+            if name in names and len(view) > k:
                 view[:k] = False
                 view[k + 1 :] = False
         return owned_R

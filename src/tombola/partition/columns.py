@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,8 @@ def by_column(data: Data, column: str, names: Names = None) -> Partition:
     Values of the same name make up one subset.
 
     Raises:
-        PartitionError: a named subset is empty, or a value points past the names.
+        PartitionError: a named subset is empty, a value points past the names, or there are more
+            values than samples to tell them by.
     """
     values = _values(data, column, names)
 
@@ -48,8 +49,25 @@ def by_column(data: Data, column: str, names: Names = None) -> Partition:
 
 
 def _values(data: Data, column: str, names: Names) -> dict[Any, str]:
-    found = np.unique(np.concatenate([data.split(split).column(column) for split in SPLITS]))
+    if isinstance(names, str | Set):
+        raise PartitionError(f"names must be a list or {{value: name}}: got {type(names).__name__}")
+    held = np.concatenate([data.split(split).column(column) for split in SPLITS])
+    try:
+        found = np.unique(held)
+    except TypeError:
+        kinds = ", ".join(sorted({type(value).__name__ for value in held}))
+        raise PartitionError(
+            f"column {column!r} mixes kinds of values ({kinds}; NaN and None are missing values): make them "
+            "one kind, such as strings"
+        ) from None
     if names is None:
+        smallest = min(SPLITS, key=lambda split: len(data.split(split)))
+        if len(found) > len(data.split(smallest)):
+            raise PartitionError(
+                f"column {column!r} has {len(found)} different values, more than the {smallest} split has "
+                f"samples ({len(data.split(smallest))}), and every subset needs one there: name or group "
+                "values with names={value: name}, cut ranges with by_rule, or give more samples"
+            )
         return {value: str(value) for value in found.tolist()}
     if isinstance(names, Mapping):
         return dict(names)

@@ -31,6 +31,9 @@ class Partition:
     def __post_init__(self) -> None:
         if not self.names:
             raise PartitionError("a partition needs at least one subset")
+        if not all(isinstance(name, str) for name in self.names):
+            raise PartitionError(f"subset names must be strings: got {list(self.names)}")
+        object.__setattr__(self, "names", tuple(map(str, self.names)))  # numpy's strings become plain
         if len(set(self.names)) < len(self.names):
             raise PartitionError(f"subset names must be distinct: {', '.join(self.names)}")
         for split, members_SK in self.members.items():
@@ -42,9 +45,11 @@ class Partition:
             counts = zip(self.names, members_SK.sum(0).tolist(), strict=True)
             empty = [name for name, count in counts if count == 0]
             if empty:
+                more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
                 raise PartitionError(
-                    f"subset {', '.join(map(repr, empty))} is empty in the {split} split: leave it out, "
-                    "merge it with another, or give it samples"
+                    f"subset {', '.join(map(repr, empty[:5]))}{more} is empty in the {split} split: leave it "
+                    "out, merge it with another, or give it samples (if Data.of split at random, larger "
+                    "shares or more samples help)"
                 )
 
     def __len__(self) -> int:
@@ -73,10 +78,25 @@ def by_rule(data: Data, rule: Callable[[Split], Mapping[str, Tensor]]) -> Partit
     >>> by_rule(data, rule).names
     ('low', 'odd')
     """
-    found = {split: rule(data.split(split)) for split in SPLITS}
+    found = {split: _ruled(rule, split, data.split(split)) for split in SPLITS}
     names = tuple(found["train"])
     for split, subsets in found.items():
         if tuple(subsets) != names:
             raise PartitionError(f"the rule names {list(subsets)} in {split}, {list(names)} in train")
-    members = {s: torch.stack([torch.as_tensor(v) for v in m.values()], 1) for s, m in found.items()}
-    return Partition(names, members)
+    return Partition(names, {s: torch.stack(list(m.values()), 1) for s, m in found.items()})
+
+
+def _ruled(rule: Callable[[Split], Mapping[str, Tensor]], name: str, split: Split) -> dict[str, Tensor]:
+    found: object = rule(split)
+    if not isinstance(found, Mapping) or not found:
+        raise PartitionError(
+            f"the rule must return a mapping {{name: booleans}}, not empty: got {type(found).__name__}"
+        )
+    subsets = {subset: torch.as_tensor(inside) for subset, inside in found.items()}
+    for subset, inside in subsets.items():
+        if inside.dtype != torch.bool or inside.shape != (len(split),):
+            raise PartitionError(
+                f"the rule must give one boolean per sample, torch.bool ({len(split)},): subset "
+                f"{subset!r} got {inside.dtype} {tuple(inside.shape)} in {name}"
+            )
+    return subsets

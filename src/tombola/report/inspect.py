@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from tombola import storage
 from tombola.analysis.similarity import kappa
 from tombola.errors import TicketFileError
@@ -23,6 +25,9 @@ def describe(path: Path | str) -> dict[str, Any]:
         raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
     scope = Layout(tuple(header["scope"]["names"]), tuple(map(tuple, header["scope"]["shapes"])))
     masks = MaskSet.unpack(scope, header["names"], tensors["masks"])
+    # The dense remainder is parameters: the counters and running statistics of norms, which the file keeps
+    # beside it, are left out. It does not say which other numbers are buffers or frozen: those count.
+    rest = [t.numel() for n, t in tensors.items() if n.startswith("rest.") and not _is_statistic(n, t)]
     private = [t[0].numel() for name, t in tensors.items() if name.startswith("private.")]
     return {
         "file": str(path),
@@ -32,10 +37,14 @@ def describe(path: Path | str) -> dict[str, Any]:
         "union": int(masks.union().sum()),
         "core": int(masks.core().sum()),
         "private_numbers_per_ticket": sum(private),
-        "dense_rest": sum(t.numel() for n, t in tensors.items() if n.startswith("rest.")),
+        "dense_rest": sum(rest),
         "bytes_per_weight_and_ticket": round(Path(path).stat().st_size / (scope.size * len(masks)), 4),
         "layers": {name: masks.layer_densities(name) for name in masks.names},
         "jaccard": [[round(v, 4) for v in row] for row in masks.jaccard().tolist()],
         "kappa": [[round(v, 4) for v in row] for row in kappa(masks, masks).tolist()],
         "facts": header["facts"],
     }
+
+
+def _is_statistic(name: str, tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or name.endswith((".running_mean", ".running_var"))

@@ -13,6 +13,7 @@ import numpy as np
 from scipy import stats
 
 from tombola.errors import RunError
+from tombola.experiments import EXPERIMENTS
 from tombola.methods import METHODS
 from tombola.runs import read_config, read_records, read_timings
 
@@ -28,11 +29,18 @@ def find_runs(paths: Iterable[Path | str]) -> list[Path]:
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        runs = [file.parent for file in sorted(path.rglob("config.yaml"))]
+        runs = [file.parent for file in sorted(path.rglob("config.yaml")) if _is_run(file.parent)]
         if not runs:
             raise RunError(f"{path} is no run and holds none")
         found += runs
     return list(dict.fromkeys(found))
+
+
+def _is_run(folder: Path) -> bool:
+    """Other programs call their files config.yaml too."""
+    if not (folder / "records.jsonl").is_file():
+        return False
+    return {"seed", "settings"} <= set(read_config(folder))
 
 
 def rows(runs: Sequence[Path]) -> list[Row]:
@@ -41,7 +49,7 @@ def rows(runs: Sequence[Path]) -> list[Row]:
     peers: dict[tuple[str, str], list[tuple[Path, dict]]] = defaultdict(list)
     for run in runs:
         config = read_config(run)
-        head = (config.get("experiment") or run.name, config.get("preset") or "")
+        head = _names(run, config)
         _check_peers(run, config, peers[head])
         peers[head].append((run, config))
         for record in read_records(run):
@@ -53,6 +61,27 @@ def rows(runs: Sequence[Path]) -> list[Row]:
     order = {name: i for i, name in enumerate(METHODS)}
     ranked = sorted(values.items(), key=lambda item: (item[0][:2], order[item[0][2]], item[0][3]))
     return [_row(key, list(by_seed.values())) for key, by_seed in ranked]
+
+
+def _names(run: Path, config: dict[str, Any]) -> tuple[str, str]:
+    """Experiment and preset; what was changed of the preset, and tuning, become part of its name.
+
+    A run of a program of the user's own is called by its directory, or by the one above ``seedN``.
+    """
+    experiment, preset = config.get("experiment"), config.get("preset") or ""
+    if not experiment:
+        return (run.resolve().parent.name if run.name.startswith("seed") else run.name), preset
+    if experiment in EXPERIMENTS and preset in EXPERIMENTS[experiment].presets:
+        defaults = _flat(EXPERIMENTS[experiment].presets[preset].settings.plain())
+        changes = {k: v for k, v in _flat(config["settings"]).items() if defaults.get(k) != v}
+        preset += "".join(f" {name}={value}" for name, value in changes.items())
+    return experiment, preset + (" (judged on validation)" if config.get("tune") else "")
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    nested = {k: v for k, v in settings.items() if isinstance(v, dict)}
+    flat = {f"{part}.{k}": v for part, recipe in nested.items() for k, v in recipe.items()}
+    return {k: v for k, v in settings.items() if k not in nested} | flat
 
 
 def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict]]) -> None:
