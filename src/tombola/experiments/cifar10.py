@@ -84,7 +84,7 @@ CIFAR10 = Experiment(
                 search=Recipe(lr=1e-3, batch_size=320),
                 train=Recipe(lr=6e-3, batch_size=320, decay="cosine"),
             ),
-            "three rounds, three trainings; at most 8 minutes a method and seed on two cores",
+            "three rounds, three trainings; meant for 8 minutes a method and seed on two idle cores",
         ),
         "paper": Preset(
             Settings(
