@@ -111,6 +111,6 @@ def interrupted():
             if self.alive == 0:
                 raise KeyboardInterrupt
             self.alive -= 1
-            self.saved = {name: t.clone() for name, t in tensors.items()}, dict(facts)
+            self.saved = {name: t.clone() for name, t in tensors().items()}, dict(facts)
 
     return Interrupted

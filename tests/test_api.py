@@ -7,7 +7,9 @@ import torch
 
 import tombola as tb
 from tombola import pipeline
-from tombola.errors import RunError, UsageError
+from tombola.data import with_context
+from tombola.errors import RunError, TicketFileError, UsageError
+from tombola.models.context import told
 from tombola.problem import Recipe
 
 OPTIONS = {
@@ -147,6 +149,33 @@ def test_find_gives_outcomes_with_metrics(convnet, images, by_class):
     values = {m.name: m.value for m in found.metrics if not m.ticket}
     assert values["per_ticket"] == values["union"] == 126
     assert 0 <= values["auc"] <= 1
+
+
+def test_tickets_that_are_told_the_context_are_saved_and_loaded(convnet, images, tmp_path):
+    by_site = tb.partition.by_column(images, "site")
+    objective = tb.objectives.Classification()
+    (found,) = tb.find(
+        "imp_context", convnet, objective, images, by_site, sparsity=0.5, **OPTIONS, out=tmp_path / "run"
+    )
+    (model,) = found.models
+    assert model.masks.counts == {"all": (252 + 16 * 4 * 9) // 2}  # 16 channels more in the first layer
+    (file,) = (tmp_path / "run" / "tickets").iterdir()
+    network = told(convnet, 2, 16, torch.Generator())
+    again = tb.load(file, network)
+    x = with_context(images.test.x, torch.arange(len(images.test)) % 2)
+    assert torch.equal(again(x), model(x))
+    assert torch.equal(again.bake("all")(x), model(x))
+    assert torch.equal(again.backbone.get_parameter("0.context"), model.backbone.get_parameter("0.context"))
+    with pytest.raises(TicketFileError, match=r"another architecture: module 0 is ToldConv2d\(17, 4"):
+        tb.load(file, convnet)
+    with pytest.raises(TicketFileError, match=r"tensor 0.context is torch.float32 \(2, 16\) in the file"):
+        tb.load(file, told(convnet, 3, 16, torch.Generator()))
+
+
+def test_telling_what_is_asked_for_is_an_error_of_one_line(convnet, images, by_class):
+    with pytest.raises(UsageError, match="OneVsRest asks for the subset") as caught:
+        tb.find("imp_context", convnet, tb.objectives.OneVsRest(), images, by_class, **OPTIONS)
+    assert "\n" not in str(caught.value)
 
 
 def test_nan_in_the_data_never_reaches_training(images):

@@ -1,8 +1,10 @@
 """The command line: what it prints, what it refuses, and with which status."""
 
+import dataclasses
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,11 +12,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from torch import nn
 
+import tombola as tb
 from tombola import cli
+from tombola.experiments import EXPERIMENTS, Experiment, Preset
 from tombola.report.page import BEGIN, END
+from tombola.report.rows import LED
 
-COMMANDS = ("run", "resume", "compare", "inspect", "experiments")
+COMMANDS = ("run", "resume", "compare", "draw", "inspect", "experiments")
 TINY = ["--set", "T=1", "steps=2", "schedule=one_shot", "statistics=1", "--sparsity", "0.5"]
 ROW = {"experiment", "preset", "method", "sparsity", "metric", "mean", "ci95", "seeds"}
 
@@ -84,9 +90,12 @@ def bad(capsys, status, *arguments):
         (["run", "digits", "--threads", "-1"], "--threads"),
         (["run", "digits", "--seed", "one"], "one"),
         (["run", "digits", "--set", "step=3"], "did you mean 'steps'"),
+        (["run", "digits", "--item", "seven"], "digits has one network for all its data: leave out --item"),
+        (["run", "digits", "--method", "rtl", "imp_context"], "OneVsRest asks for the subset"),
         (["run"], "name"),
         (["runn", "digits"], "runn"),
         (["compare"], "at least one"),
+        (["draw"], "at least one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -145,6 +154,10 @@ def test_compare_gives_the_mean_and_interval_of_the_seeds(runs, capsys):
             if record["event"] == "metric" and "ticket" not in record:
                 key = (record["method"], record.get("reading"), record["metric"])
                 values.setdefault(key, []).append(record["value"])
+    for _, reading, metric in [key for key in values if key[0] == "rtl" and key[2] in LED]:
+        both = zip(values["rtl", reading, metric], values["imp", reading, metric], strict=True)
+        values["rtl", reading, f"{metric}_lead"] = [ours - single for ours, single in both]
+    assert len([key for key in values if key[2].endswith("_lead")]) == 4  # one metric has both readings
     rows = [row for row in json.loads(out) if row["metric"] != "minutes"]
     assert len(rows) == len(values)
     for row in rows:
@@ -235,6 +248,165 @@ def test_help_and_version_need_no_command(capsys):
     assert status == 0
     assert all(command in out for command in COMMANDS)
     assert call(capsys, "--version")[1].strip() == cli.tombola.__version__
+
+
+# -- a network per item, and pictures ---------------------------------------------------------------------
+
+ITEMS = ("bridge", "castle")
+
+
+def photographs(source, augment):
+    """Two small data sets of two subsets each."""
+    found = {}
+    for seed, item in enumerate(ITEMS):
+        g = torch.Generator().manual_seed(seed)
+        y = torch.arange(80) % 2
+        x = torch.randn(80, 4, generator=g) + 2 * torch.eye(2, 4)[y]
+        found[item] = tb.Data.of(x, y, {"side": np.where(torch.arange(80) % 4 < 2, "left", "right")})
+    return found
+
+
+def small_network(generator):
+    network = nn.Sequential(nn.Linear(4, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, 2))
+    for layer in (network[0], network[3]):
+        nn.init.normal_(layer.weight, std=0.5, generator=generator)
+        nn.init.zeros_(layer.bias)
+    return network
+
+
+def picture(finished, out):
+    """A text per run instead of a picture."""
+    files = []
+    for run in finished:
+        masks = run.tickets("imp", 0.5, small_network(torch.Generator())).masks
+        files.append(out / f"{run.item}-{run.seed}.txt")
+        files[-1].write_text(f"{int(masks.union().sum())} weights, {len(run.data.test)} test samples")
+    return files
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """An experiment with a network per item, registered for one test."""
+    recipe = tb.Recipe(lr=0.01, batch_size=8)
+    settings = tb.Settings((0.5,), "one_shot", T=2, steps=60, statistics=1, search=recipe, train=recipe)
+    found = Experiment(
+        name="tiny",
+        summary="made for tests",
+        data="inside the test",
+        load=photographs,
+        backbone=small_network,
+        partition=lambda data: tb.partition.by_column(data, "side"),
+        objective=tb.objectives.Classification(),
+        presets={"quick": Preset(settings, "seconds")},
+        draw=picture,
+    )
+    monkeypatch.setitem(EXPERIMENTS, "tiny", found)
+    return found
+
+
+def content(run):
+    """Every byte that must not depend on interruptions."""
+    files = [run / "records.jsonl", *sorted(run.glob("tickets/*")), *sorted(run.glob("stages/*"))]
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}
+
+
+def test_every_item_has_a_run_per_seed_and_the_interval_is_over_items(tiny, tmp_path, capsys):
+    command = ["run", "tiny", "--method", "imp", "--seed", 0, 1, "--out", tmp_path, "--json"]
+    status, out, err = call(capsys, *command)
+    assert status == 0
+    places = [f"{item}/seed{seed}" for item in ITEMS for seed in (0, 1)]
+    runs = [tmp_path / "tiny-quick" / place for place in places]
+    assert [run.is_dir() for run in runs] == [True] * 4
+    assert "castle, seed 1: imp at 50%" in err
+    (accuracy,) = [row for row in json.loads(out) if row["metric"] == "accuracy"]
+    assert accuracy.keys() == ROW | {"reading", "items"}
+    assert (accuracy["items"], accuracy["seeds"]) == (2, 2)
+    first, second = ([cli.rows_of([run]) for run in runs[i : i + 2]] for i in (0, 2))
+    means = [
+        np.mean([next(r["mean"] for r in rows if r["metric"] == "accuracy") for rows in item])
+        for item in (first, second)
+    ]
+    assert accuracy["mean"] == pytest.approx(np.mean(means))
+    _, out, _ = call(capsys, "compare", tmp_path)
+    assert "items" in out
+
+
+def test_one_item_is_run_alone_and_resumed_to_the_same_bytes(tiny, tmp_path, capsys, monkeypatch):
+    command = ["run", "tiny", "--method", "imp", "imp_context", "--item", "castle", "--out"]
+    status, out, err = call(capsys, *command, tmp_path / "whole", "--json")
+    whole = tmp_path / "whole" / "tiny-quick" / "castle" / "seed0"
+    assert status == 0
+    assert not any("items" in row for row in json.loads(out))
+    assert {path.name for path in whole.parent.parent.iterdir()} == {"castle"}
+    plain, count = os.fsync, 0
+
+    def full(handle):
+        nonlocal count
+        count += 1
+        if count > 12:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(handle)
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert call(capsys, *command, tmp_path / "cut")[0] == 1
+    monkeypatch.setattr(os, "fsync", plain)
+    cut = tmp_path / "cut" / "tiny-quick" / "castle" / "seed0"
+    assert len(content(cut)) < len(content(whole))
+    status, resumed, err = call(capsys, "resume", cut, "--json")
+    assert status == 0
+    assert "castle, seed 0: imp_context at 50%" in err
+    assert content(cut) == content(whole)
+    assert json.loads(resumed)[0]["experiment"] == "tiny"
+
+
+def test_an_unknown_item_is_refused_before_anything_is_made(tiny, tmp_path, capsys):
+    line = bad(capsys, 2, "run", "tiny", "--item", "bridge", "castel", "--out", tmp_path)
+    assert "there is no item 'castel'; did you mean 'castle'? Known: bridge, castle" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_all_methods_that_make_sense_are_run_by_default(tiny, tmp_path, capsys):
+    command = ["run", "tiny", "--item", "bridge", "--set", "steps=3", "--out", tmp_path, "--json"]
+    status, out, _ = call(capsys, *command)
+    assert status == 0
+    assert {row["method"] for row in json.loads(out)} == set(cli.METHODS)
+    trained = {row["mean"] for row in json.loads(out) if row["metric"] == "samples_train"}
+    assert trained == {3 * 8 * 2}
+
+
+def test_a_method_that_is_refused_does_not_spoil_a_run(runs, tmp_path, capsys):
+    shutil.copytree(runs, tmp_path / "digits-quick")
+    command = ["run", "digits", *TINY, "--out", tmp_path, "--method", "rtl"]
+    assert "asks for the subset" in bad(capsys, 2, *command, "imp_context")
+    assert call(capsys, *command)[0] == 0
+
+
+def test_draw_gives_what_the_experiment_draws(tiny, tmp_path, capsys):
+    command = ["run", "tiny", "--method", "imp", "--seed", 0, 1, "--item", "castle", "--out", tmp_path]
+    assert call(capsys, *command)[0] == 0
+    pictures = tmp_path / "new" / "pictures"
+    names = [str(pictures / f"castle-{seed}.txt") for seed in (0, 1)]
+    status, out, _ = call(capsys, "draw", tmp_path, "--out", pictures)
+    assert (status, out.splitlines()) == (0, names)
+    assert (pictures / "castle-1.txt").read_text() == "24 weights, 16 test samples"
+    assert json.loads(call(capsys, "draw", tmp_path, "--out", pictures, "--json")[1]) == names
+
+
+def test_draw_refuses_what_it_cannot_draw_in_one_line(tiny, runs, tmp_path, capsys, monkeypatch):
+    pictures = ["--out", tmp_path / "pictures"]
+    command = ["run", "tiny", "--method", "imp", "--item", "castle", "--out", tmp_path]
+    assert call(capsys, *command)[0] == 0
+    assert "digits has no pictures" in bad(capsys, 2, "draw", runs, *pictures)
+    several = bad(capsys, 1, "draw", runs, tmp_path, *pictures)
+    assert "these are runs of digits, tiny: draw one experiment at a time" in several
+    assert "no run and holds none" in bad(capsys, 1, "draw", tmp_path / "nowhere", *pictures)
+    only = dataclasses.replace(tiny, load=lambda *_: {"bridge": photographs(None, False)["bridge"]})
+    monkeypatch.setitem(EXPERIMENTS, "tiny", only)
+    gone = bad(capsys, 1, "draw", tmp_path, *pictures)
+    assert "castle/seed0 is of 'castle', which is no longer in its data" in gone
+    monkeypatch.setitem(EXPERIMENTS, "tiny", tiny)
+    (tmp_path / "tiny-quick" / "castle" / "seed0" / "tickets" / "imp-0.5.tickets").unlink()
+    assert "imp-0.5.tickets" in bad(capsys, 1, "draw", tmp_path, *pictures)
 
 
 # -- interruptions ----------------------------------------------------------------------------------------

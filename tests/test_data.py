@@ -1,12 +1,13 @@
 """Splits that are disjoint and complete, and endless batches."""
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
-from tombola.data import Data, Split, Stream
+from tombola.data import Data, Split, Stream, with_context
 from tombola.errors import DataError
 
 
@@ -155,6 +156,36 @@ def test_a_column_of_several_values_per_sample_is_an_error_where_one_is_needed()
     data = Data.of(torch.rand(20, 2), torch.eye(2)[torch.arange(20) % 2])
     with pytest.raises(DataError, match=r"y has shape \(14, 2\), but subsets need one value.*argmax"):
         data.train.column("y")
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 7), (4, 3, 5, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_number_of_the_context_is_one_more_channel(shape, dtype):
+    x, context = torch.rand(shape, dtype=dtype), torch.tensor([2, 0, 1, 2])
+    found = with_context(x, context)
+    assert found.shape == (4, 4, *shape[2:])
+    assert found.dtype == dtype
+    assert torch.equal(found[:, :3], x)
+    for i, number in enumerate([2.0, 0.0, 1.0, 2.0]):
+        assert bool((found[i, 3] == number).all())
+
+
+def test_inputs_are_told_their_contexts_after_they_are_prepared():
+    def augment(x, g):
+        return x + 1
+
+    x = torch.full((20, 2, 3), 9, dtype=torch.uint8)
+    data = Data.of(x, torch.zeros(20), prepare=lambda x: x.float() / 10, augment=augment)
+    contexts = {split: torch.arange(len(data.split(split))) % 3 for split in ("train", "validation", "test")}
+    told = dataclasses.replace(data, contexts=contexts)
+    index = torch.tensor([3, 1, 2])
+    assert data.inputs("test", index).shape == (3, 2, 3)
+    found = told.inputs("test", index)
+    assert torch.equal(found[:, :2], data.inputs("test", index))
+    assert torch.equal(found[:, 2], torch.tensor([0.0, 1.0, 2.0])[:, None].expand(3, 3))
+    augmented = told.inputs("train", index, torch.Generator())
+    assert bool((augmented[:, :2] == 1).all())
+    assert torch.equal(augmented[:, 2], found[:, 2])  # numbers are not augmented
 
 
 # -- streams ------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Experiments: their data, splits, backbones and presets."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,9 @@ from PIL import Image
 
 from tombola.errors import DataError, UsageError
 from tombola.experiments import CIFAR10, DIGITS, EXPERIMENTS, cifar10, experiment
+from tombola.methods import METHODS
+from tombola.models.context import told
+from tombola.objectives import Classification
 from tombola.randomness import generator
 from tombola.scope import scope
 
@@ -35,6 +39,25 @@ def test_a_backbone_depends_on_the_generator_alone(name):
     states = [experiment(name).backbone(generator(seed, "theta0")).state_dict() for seed in (0, 0, 1)]
     assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
     assert not all(torch.equal(states[0][n], states[2][n]) for n in states[0])
+
+
+def test_no_method_is_told_the_context_where_that_is_the_answer():
+    told = {"imp_context", "dense_context"}
+    assert told == {name for name, method in METHODS.items() if method.told}
+    assert DIGITS.methods() == [name for name in METHODS if name not in told]
+    given = dataclasses.replace(DIGITS, objective=Classification())
+    assert given.methods() == list(METHODS)
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_backbone_whose_context_is_given_can_be_told_it(name):
+    if experiment(name).objective.context_is_answer:
+        pytest.skip("the subset is what is asked for")
+    backbone = experiment(name).backbone(generator(0, "theta0"))
+    network = told(backbone, 3, 16, generator(0, "told"))
+    (added,) = network.state_dict().keys() - backbone.state_dict().keys()
+    assert added.endswith("context")
+    assert scope(network).names == scope(backbone).names
 
 
 # -- digits -----------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from tombola.errors import DataError
-from tombola.experiments.images import Normalise, crop_and_flip, read_images
+from tombola.experiments.images import Normalise, crop_and_flip, read_images, set_aside
 from tombola.randomness import generator
 
 NAMES = ["cat", "dog", "owl"]
@@ -44,7 +44,7 @@ def write_tree(folder, count=6, splits=("train", "test")):
 
 
 def read(source):
-    return read_images(str(source), NAMES, "label", SIZE)
+    return [(split.x, split.y) for split in read_images(str(source), NAMES, "label", SIZE)]
 
 
 # -- sources ----------------------------------------------------------------------------------------------
@@ -80,6 +80,47 @@ def test_grey_images_become_rgb(tmp_path):
     Image.fromarray(pixels(0)[:, :, 0]).save(tmp_path / "train" / "cat" / "0.png")
     (x, _), _ = read(tmp_path)
     assert torch.equal(x[0, 0], x[0, 2])
+
+
+def write_domains(folder, domains):
+    for split in ("train", "test"):
+        column = [{"bytes": png(pixels(n)), "path": None} for n in range(len(domains))]
+        table = pyarrow.table({"img": column, "label": [0] * len(domains), "domain": domains})
+        parquet.write_table(table, folder / f"{split}.parquet")
+
+
+def test_further_columns_of_parquet_files_become_columns_of_the_splits(tmp_path):
+    write_domains(tmp_path, [3, 0, 2])
+    train, test = read_images(str(tmp_path), NAMES, "label", SIZE, columns=("domain",))
+    assert train.column("domain").tolist() == test.column("domain").tolist() == [3, 0, 2]
+    assert train.column("domain").dtype == np.int64
+    assert read_images(str(tmp_path), NAMES, "label", SIZE)[0].columns == {}
+
+
+def test_further_columns_that_are_missing_or_no_whole_numbers_are_named(tmp_path):
+    write_domains(tmp_path, ["photo", "sketch"])
+    with pytest.raises(DataError, match="the domain of row 0 is 'photo', a whole number"):
+        read_images(str(tmp_path), NAMES, "label", SIZE, columns=("domain",))
+    with pytest.raises(DataError, match="label, scene; it has img, label, domain"):
+        read_images(str(tmp_path), NAMES, "label", SIZE, columns=("scene",))
+
+
+def test_folders_of_classes_have_no_further_columns(tmp_path):
+    write_tree(tmp_path)
+    with pytest.raises(DataError, match="domain needs Parquet files"):
+        read_images(str(tmp_path), NAMES, "label", SIZE, columns=("domain",))
+
+
+def test_what_is_set_aside_is_fixed_and_disjoint(tmp_path):
+    write_domains(tmp_path, list(range(20)))
+    whole, _ = read_images(str(tmp_path), NAMES, "label", SIZE, columns=("domain",))
+    (train, validation), (again, _) = (set_aside(whole, 6, "there", "key") for _ in range(2))
+    held = [part.column("domain").tolist() for part in (train, validation, again)]
+    assert held[0] == held[2]
+    assert len(held[1]) == 6
+    assert sorted(held[0] + held[1]) == list(range(20))
+    with pytest.raises(DataError, match="there has 20 training images; more than 20"):
+        set_aside(whole, 20, "there", "key")
 
 
 # -- errors -----------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ def test_a_stage_is_computed_once_and_its_result_kept():
     def compute(stage):
         calls.append(stage)
         stage.record(event="x", value=len(calls))
-        stage.save({}, {})
+        stage.save(dict, {})
         stage.advance(1, 1)
         assert stage.load() is None
         return {"t": torch.ones(2)}, {"n": len(calls)}

@@ -1,10 +1,16 @@
 """The backbones: sizes, initialisation, and that they know nothing of tickets."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tombola.data import with_context
+from tombola.errors import UsageError
+from tombola.models.context import check_arrival, told
 from tombola.models.convnet import SmallConvNet
 from tombola.models.ghostnet import GhostModule, GhostNet, SqueezeExcite, kaiming_
 from tombola.scope import scope
@@ -91,3 +97,157 @@ def test_kaiming_has_the_right_spread_and_zero_biases():
         assert float(weight.detach().std()) == pytest.approx((2 / fan_in) ** 0.5, rel=0.05)
     for bias in (net[0].bias, net[1].bias, net[2].reduce_bias, net[2].expand_bias):
         assert not bias.any()
+
+
+# -- networks that are told the context -------------------------------------------------------------------
+
+WIDTH = 16
+FIRST = {
+    "linear": (lambda: nn.Linear(3, 4), (3,)),
+    "conv1d": (lambda: nn.Conv1d(3, 4, 5, stride=2, padding=2, bias=False), (3, 12)),
+    "conv2d": (lambda: nn.Conv2d(3, 4, 3, dilation=2, padding=2, padding_mode="reflect"), (3, 9, 8)),
+    "same": (lambda: nn.Conv2d(3, 4, (3, 5), padding="same"), (3, 9, 8)),
+}
+every_first_layer = pytest.mark.parametrize("kind", FIRST)
+
+
+def plain_network(kind):
+    """A network that begins with this layer, and inputs of it."""
+    layer, shape = FIRST[kind]
+    last = nn.Linear(4, 2) if kind == "linear" else nn.Flatten()
+    return nn.Sequential(layer(), nn.ReLU(), last), torch.rand(6, *shape, generator=seeded(1))
+
+
+def told_network(kind, contexts=5):
+    return told(plain_network(kind)[0], contexts, WIDTH, seeded(2))
+
+
+@every_first_layer
+def test_a_told_layer_sees_the_embedding_of_the_context_at_every_position(kind):
+    plain, x = plain_network(kind)
+    network = told(plain, 5, WIDTH, seeded(2))
+    numbers = torch.tensor([4, 0, 1, 1, 3, 2])
+    outputs = network(with_context(x, numbers))
+    assert outputs.shape == plain(x).shape
+    layer = network[0]
+    # By hand: the layer's plain form over the inputs and the sixteen numbers, repeated everywhere.
+    everywhere = layer.context[numbers].view(6, WIDTH, *[1] * (x.ndim - 2)).expand(-1, -1, *x.shape[2:])
+    by_hand = type(layer).__mro__[2].forward(layer, torch.cat([x, everywhere], 1))
+    torch.testing.assert_close(outputs, network[2](by_hand.relu()))
+
+
+@every_first_layer
+def test_a_told_network_that_pays_no_attention_is_the_plain_one(kind):
+    plain, x = plain_network(kind)
+    network = told(plain, 5, WIDTH, seeded(2))
+    nn.init.zeros_(network[0].weight[:, 3:].data)
+    torch.testing.assert_close(network(with_context(x, torch.full((6,), 3))), plain(x))
+
+
+@every_first_layer
+def test_a_told_network_keeps_names_weights_and_the_plain_network(kind):
+    plain, _ = plain_network(kind)
+    before, state = {n: t.clone() for n, t in plain.state_dict().items()}, torch.get_rng_state()
+    network = told(plain.eval(), 5, WIDTH, seeded(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not any(m.training for m in network.modules())
+    found = network.state_dict()
+    assert found.keys() - before.keys() == {"0.context"}
+    assert all(torch.equal(t, before[n]) for n, t in plain.state_dict().items())
+    assert all(torch.equal(found[n], t) for n, t in before.items() if n != "0.weight")
+    assert torch.equal(found["0.weight"][:, :3], before["0.weight"])
+    assert found["0.weight"].shape[1] == 3 + WIDTH
+    again, other = (told(plain, 5, WIDTH, seeded(s)).state_dict() for s in (2, 3))
+    assert all(torch.equal(t, again[n]) for n, t in found.items())
+    assert not torch.equal(found["0.context"], other["0.context"])
+    assert not torch.equal(found["0.weight"], other["0.weight"])
+
+
+def test_new_weights_have_the_spread_of_the_layer_and_embeddings_of_one():
+    plain = nn.Sequential(nn.Linear(50, 400), nn.ReLU(), nn.Linear(400, 2))
+    nn.init.normal_(plain[0].weight, std=0.3, generator=seeded())
+    network = told(plain, 200, WIDTH, seeded(2))
+    assert float(network[0].weight[:, 50:].detach().std()) == pytest.approx(0.3, rel=0.05)
+    assert float(network[0].context.detach().std()) == pytest.approx(1, rel=0.05)
+
+
+def test_a_told_network_of_double_precision_keeps_its_bits():
+    plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    network = told(plain, 2, WIDTH, seeded())
+    assert {p.dtype for p in network.parameters()} == {torch.float64}
+    assert torch.equal(network[0].weight[:, :3], plain[0].weight)
+    assert network(torch.zeros(2, 4, dtype=torch.float64)).dtype == torch.float64
+
+
+def test_a_network_that_is_one_layer_can_be_told():
+    network = told(nn.Linear(3, 4), 2, WIDTH, seeded())
+    assert network(torch.zeros(5, 4)).shape == (5, 4)
+
+
+@every_first_layer
+@pytest.mark.parametrize("copied", ["state_dict", "deepcopy", "pickle"])
+def test_a_told_network_is_copied_in_the_ordinary_ways(kind, copied):
+    network, x = told_network(kind), with_context(plain_network(kind)[1], torch.arange(6) % 5)
+    if copied == "state_dict":
+        other = told(plain_network(kind)[0], 5, WIDTH, seeded(7))
+        other.load_state_dict(network.state_dict())
+    else:
+        other = copy.deepcopy(network) if copied == "deepcopy" else pickle.loads(pickle.dumps(network))
+    assert torch.equal(other(x), network(x))
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("first", "named"),
+    [
+        (nn.Conv2d(4, 4, 3, groups=4), "0 Conv2d of 4 groups"),
+        (nn.Embedding(10, 4), "0 Embedding"),
+        (nn.BatchNorm2d(4), "0 BatchNorm2d"),
+        (nn.Conv3d(4, 4, 3), "0 Conv3d"),
+        (nn.ConvTranspose2d(4, 4, 3), "0 ConvTranspose2d"),
+        (Doubled(4, 4), "0 Doubled"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_a_network_that_begins_with_anything_else_cannot_be_told(first, named):
+    with pytest.raises(UsageError, match=rf"begins with {named}: leave out the methods that tell it$"):
+        told(nn.Sequential(first, nn.Linear(4, 2)), 3, WIDTH, seeded())
+    with pytest.raises(UsageError, match="begins with"):
+        told(nn.Sequential(nn.ReLU()), 3, WIDTH, seeded())
+
+
+def arrival(*layers, shape=(2, 3, 9, 8)):
+    network, x = told(nn.Sequential(*layers), 3, WIDTH, seeded()), torch.rand(shape, generator=seeded(1))
+    state = torch.get_rng_state()
+    check_arrival(network, with_context(x, torch.ones(len(x))))
+    assert torch.equal(torch.get_rng_state(), state)  # dropout was tried, too
+
+
+def test_the_number_of_the_context_may_pass_what_does_not_change_it():
+    arrival(nn.Conv2d(3, 4, 3))
+    arrival(nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(3, 4, 3))
+    arrival(nn.ZeroPad2d((0, 2, 0, 2)), nn.Conv2d(3, 4, 3))  # behind the first position, which is read
+    arrival(nn.Linear(3, 4), nn.Dropout(0.9), nn.Linear(4, 2), shape=(2, 3))
+    arrival(nn.Dropout(0.0), nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4), shape=(1, 3, 3))
+
+
+@pytest.mark.parametrize(
+    ("layers", "shape"),
+    [
+        ((nn.Dropout(0.1), nn.Linear(3, 4)), (2, 3)),
+        ((nn.Flatten(), nn.Linear(216, 4)), (2, 3, 9, 8)),
+        ((nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3)), (2, 3, 9, 8)),
+        ((nn.AvgPool2d(3, padding=1), nn.Conv2d(3, 4, 3)), (2, 3, 9, 8)),
+        ((nn.BatchNorm2d(3, affine=False), nn.Conv2d(3, 4, 3)), (2, 3, 9, 8)),
+        ((nn.Tanh(), nn.Conv2d(3, 4, 3)), (2, 3, 9, 8)),
+        ((nn.Linear(8, 4),), (2, 3, 8)),
+    ],
+    ids=["dropout", "flatten", "padding", "average", "norm", "tanh", "last dimension"],
+)
+def test_a_number_that_is_changed_or_lost_on_the_way_is_refused(layers, shape):
+    with pytest.raises(UsageError, match="does not reach the first layer"):
+        arrival(*layers, shape=shape)

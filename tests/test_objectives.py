@@ -1,20 +1,25 @@
 """What a ticket is trained and judged by."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from tombola.data import Data, Stream
+from tombola.data import Data, Split, Stream
 from tombola.errors import DataError, PartitionError
 from tombola.function import Function
 from tombola.layout import Layout
 from tombola.masks import MaskSet
-from tombola.objectives import Classification, Metric, OneVsRest, SubsetSoftmax
-from tombola.partition import by_label, by_rule
+from tombola.objectives import Classification, InSubset, Metric, OneVsRest, SubsetSoftmax
+from tombola.objectives.in_subset import mean_and_each
+from tombola.partition import by_column, by_label, by_rule
+from tombola.pipeline import predict
 from tombola.problem import Recipe
 from tombola.randomness import generator
 from tombola.retrain import retrain
 from tombola.scope import scope
+
+NO_INPUTS = torch.empty(0)
 
 
 def epoch(objective, partition, k, seed=0):
@@ -72,7 +77,7 @@ def test_a_subset_that_is_everything_is_an_error():
 
 def test_the_loss_is_binary_cross_entropy_at_output_k():
     outputs, targets = torch.randn(6, 3, requires_grad=True), torch.tensor([1.0, 0, 1, 0, 1, 0])
-    loss = OneVsRest().loss(outputs, targets, 2)
+    loss = OneVsRest().loss(outputs, targets, 2, NO_INPUTS)
     p = torch.sigmoid(outputs[:, 2])
     torch.testing.assert_close(loss, -(targets * p.log() + (1 - targets) * (1 - p).log()).mean())
     loss.backward()
@@ -81,7 +86,7 @@ def test_the_loss_is_binary_cross_entropy_at_output_k():
 
 def test_too_few_outputs_is_an_error():
     with pytest.raises(DataError, match=r"shape \(4, 2\), but subset number 3 needs one"):
-        OneVsRest().loss(torch.randn(4, 2), torch.zeros(4), 2)
+        OneVsRest().loss(torch.randn(4, 2), torch.zeros(4), 2, NO_INPUTS)
 
 
 def test_owned_leaves_out_only_the_other_rows_of_the_classifier(convnet):
@@ -171,11 +176,11 @@ def test_softmax_trains_on_the_samples_of_all_subsets(images):
     outputs = torch.randn(len(found), 5)  # more outputs than subsets: the others are no classes
     expected = F.cross_entropy(outputs[:, :2], (images.train.y[found] == 0).long())
     torch.testing.assert_close(
-        objective.loss(outputs, objective.targets(images, whole, found, 0), 0), expected
+        objective.loss(outputs, objective.targets(images, whole, found, 0), 0, NO_INPUTS), expected
     )
     assert objective.single(whole) is objective
     with pytest.raises(DataError, match="subset number 2 needs one"):
-        objective.loss(outputs[:, :1], torch.zeros(len(found), dtype=torch.long), 0)
+        objective.loss(outputs[:, :1], torch.zeros(len(found), dtype=torch.long), 0, NO_INPUTS)
 
 
 def test_softmax_says_yes_at_its_argmax(images, by_class):
@@ -195,8 +200,6 @@ def test_softmax_says_yes_at_its_argmax(images, by_class):
 
 @pytest.fixture
 def by_site(images):
-    from tombola.partition import by_column
-
     return by_column(images, "site")
 
 
@@ -212,7 +215,7 @@ def test_accuracy_of_each_subset_by_hand(images, by_site, single):
     objective = Classification().single(by_site) if single else Classification()
     outputs = [torch.randn(len(images.test), 3, generator=generator(0, k)) for k in range(2)]
     partition = by_site.whole() if single else by_site
-    found = objective.evaluate(lambda split, k: outputs[k], images, partition)
+    found = objective.evaluate(lambda split, k, index: outputs[k][index], images, partition)
     expected = []
     for k in range(2):
         right = outputs[0 if single else k].argmax(1) == images.test.y
@@ -237,17 +240,17 @@ def test_a_class_without_an_output_is_an_error(images, by_site):
     targets = objective.targets(images, by_site, index, 0)
     assert torch.equal(targets, images.train.y[:10])
     with pytest.raises(DataError, match="class 2 in y, but the network has 2 outputs"):
-        objective.loss(torch.randn(10, 2), targets, 0)
+        objective.loss(torch.randn(10, 2), targets, 0, NO_INPUTS)
     assert objective.owned(Layout((), ()), "9", 0) is None
 
 
 def test_classes_that_are_no_classes_are_an_error(images, by_site):
     objective, outputs = Classification(), torch.randn(4, 3)
     with pytest.raises(DataError, match="class -1 in y, but classes are numbered from 0"):
-        objective.loss(outputs, torch.tensor([0, 1, -1, 2]), 0)
+        objective.loss(outputs, torch.tensor([0, 1, -1, 2]), 0, NO_INPUTS)
     for shape in ((4, 1), (4, 3)):
         with pytest.raises(DataError, match=r"targets of shape .* do not fit outputs.*argmax"):
-            objective.loss(outputs, torch.zeros(shape, dtype=torch.long), 0)
+            objective.loss(outputs, torch.zeros(shape, dtype=torch.long), 0, NO_INPUTS)
     floats = Data.of(images.train.x, images.train.y.float())
     with pytest.raises(DataError, match=r"needs classes 0, 1, ... in y, not torch.float32: give integers"):
         objective.targets(floats, by_site, torch.arange(4), 0)
@@ -256,3 +259,88 @@ def test_classes_that_are_no_classes_are_an_error(images, by_site):
 def test_small_integers_are_classes(images, by_site):
     small = Data.of(images.train.x, images.train.y.to(torch.uint8))
     assert Classification().targets(small, by_site, torch.arange(4), 0).dtype == torch.int64
+
+
+def hand_made():
+    """Four classes in two subsets of two; the test samples are those of `OUTPUTS`."""
+
+    def split(classes):
+        side = np.where(np.array(classes) < 2, "a", "b")
+        return Split(torch.zeros(len(classes), 1), torch.tensor(classes), {"side": side})
+
+    return Data(split([0, 1, 2, 3, 0, 1]), split([0, 1, 2, 3]), split([0, 2, 1, 1, 3]))
+
+
+OUTPUTS = torch.tensor(
+    [
+        [1.0, 0.0, 5.0, 0.0],  # class 0 of a: highest of its own two, but not of all
+        [9.0, 0.0, 1.0, 0.0],  # class 2 of b: the same
+        [2.0, 1.0, 0.0, 0.0],  # class 1 of a: wrong either way
+        [0.0, 3.0, 1.0, 0.0],  # class 1 of a: right either way
+        [0.0, 0.0, 2.0, 3.0],  # class 3 of b: right either way
+    ]
+)
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_accuracy_is_among_the_classes_of_the_subset_and_open_among_all(single):
+    data, asked = hand_made(), []
+    partition = by_column(data, "side")
+    objective = Classification().single(partition) if single else Classification()
+
+    def predict(split, k, index):
+        asked.append((split, k, index.tolist()))
+        return OUTPUTS[index]
+
+    found = objective.evaluate(predict, data, partition.whole() if single else partition)
+    values = {(m.name, m.ticket): m.value for m in found}
+    assert values == {
+        ("accuracy", ""): pytest.approx((2 / 3 + 1) / 2),
+        ("accuracy", "a"): pytest.approx(2 / 3),
+        ("accuracy", "b"): 1.0,
+        ("accuracy_open", ""): pytest.approx((1 / 3 + 1 / 2) / 2),
+        ("accuracy_open", "a"): pytest.approx(1 / 3),
+        ("accuracy_open", "b"): 0.5,
+    }
+    assert {m.reading for m in found} == {"like_for_like"}
+    assert asked == [("test", 0, [0, 2, 3]), ("test", 0 if single else 1, [1, 4])]
+
+
+def test_every_subset_is_asked_of_its_own_ticket_or_of_the_one_network(images, by_site):
+    def predict(split, k, index):
+        return torch.stack([torch.full((len(index),), k), index], 1)
+
+    for objective, partition in (
+        (Classification(), by_site),
+        (Classification().single(by_site), by_site.whole()),
+    ):
+        found = list(objective.by_subset(predict, partition))
+        assert [(k, name) for k, name, _, _ in found] == [(0, "north"), (1, "south")]
+        for k, _, index, outputs in found:
+            assert torch.equal(index, by_site.members["test"][:, k].nonzero()[:, 0])
+            assert torch.equal(outputs[:, 1], index)
+            assert set(outputs[:, 0].tolist()) == {k if partition is by_site else 0}
+    assert Classification().original is None  # `single` made a copy
+
+
+def test_a_mean_counts_every_subset_alike():
+    assert mean_and_each("psnr", {"sky": 30.0, "tree": 21.0, "road": 24.0}, "paper") == [
+        Metric("psnr", 25.0, "paper"),
+        Metric("psnr", 30.0, "paper", "sky"),
+        Metric("psnr", 21.0, "paper", "tree"),
+        Metric("psnr", 24.0, "paper", "road"),
+    ]
+    assert [m.reading for m in mean_and_each("psnr", {"sky": 30.0})] == ["", ""]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 500])
+def test_outputs_come_in_the_order_of_the_samples_that_are_asked_for(images, batch):
+    module, x = torch.nn.Flatten(), images.test.x.flatten(1)
+    index = torch.tensor([5, 0, 5, 17, 3])
+    assert torch.equal(predict(module, images, "test", index, batch), x[index])
+    assert torch.equal(predict(module, images, "test", batch=batch), x)
+
+
+def test_every_objective_says_whether_the_subset_is_the_answer():
+    asked = {c.__name__: c.context_is_answer for c in (OneVsRest, SubsetSoftmax, InSubset, Classification)}
+    assert asked == {"OneVsRest": True, "SubsetSoftmax": True, "InSubset": False, "Classification": False}

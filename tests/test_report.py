@@ -149,6 +149,113 @@ def test_a_config_of_another_program_is_no_run(three, tmp_path):
     assert find_runs([tmp_path]) == three
 
 
+# -- items and differences --------------------------------------------------------------------------------
+
+PSNR = {  # of three photographs: two seeds, one seed, two seeds
+    "bridge": {0: (20.0, 18.0), 1: (22.0, 19.0)},
+    "castle": {0: (30.0, 31.0)},
+    "garden": {0: (24.0, 23.0), 1: (26.0, 23.5)},
+}
+
+
+def write_item(path, item, seed, ours, single):
+    """A run of one photograph: a metric without a reading, of rtl and imp."""
+    run = write_run(path, seed, 0.5, "digits", item=item)
+    head = {"event": "metric", "sparsity": 0.5, "metric": "psnr"}
+    records = [{**head, "method": "rtl", "value": ours}, {**head, "method": "imp", "value": single}]
+    records += [{**head, "method": "dense", "sparsity": 0.0, "value": 40.0}]
+    (run / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return run
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    return [
+        write_item(tmp_path / item / f"seed{seed}", item, seed, *values)
+        for item, seeds in PSNR.items()
+        for seed, values in seeds.items()
+    ]
+
+
+def half_width(values):
+    """Of the 95% interval, from scipy's own."""
+    low, high = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    return pytest.approx((high - low) / 2)
+
+
+def test_the_interval_is_over_items_each_the_mean_over_its_seeds(photographs):
+    row = row_of(rows(photographs), "rtl", "psnr")
+    assert row["mean"] == pytest.approx((21 + 30 + 25) / 3)
+    assert row["ci95"] == half_width([21.0, 30.0, 25.0])
+    assert (row["items"], row["seeds"]) == (3, 2)
+
+
+def test_one_item_has_an_interval_over_its_seeds_and_no_count_of_items(photographs):
+    row = row_of(rows(photographs[:2]), "rtl", "psnr")
+    assert (row["mean"], row["ci95"], row["seeds"]) == (21.0, half_width([20.0, 22.0]), 2)
+    assert "items" not in row
+    alone = row_of(rows(photographs[2:3]), "rtl", "psnr")
+    assert (alone["mean"], alone["ci95"], alone["seeds"]) == (30.0, None, 1)
+
+
+def test_a_lead_is_the_difference_within_an_item_and_seed_with_its_own_interval(photographs):
+    found = rows(photographs)
+    lead = row_of(found, "rtl", "psnr_lead")
+    # bridge: (2 + 3) / 2, castle: -1, garden: (1 + 2.5) / 2
+    assert lead["mean"] == pytest.approx((2.5 - 1 + 1.75) / 3)
+    assert lead["ci95"] == half_width([2.5, -1.0, 1.75])
+    assert (lead["items"], lead["seeds"]) == (3, 2)
+    assert lead["ci95"] < row_of(found, "rtl", "psnr")["ci95"]
+    assert lead["sparsity"] == 0.5
+    led = {(row["method"], row["metric"]) for row in found if row["metric"].endswith("_lead")}
+    assert led == {("rtl", "psnr_lead")}  # imp leads nothing, dense has no imp at its sparsity
+
+
+def test_leads_are_paired_by_seed_and_kept_apart_by_reading(three):
+    found = rows(three)
+    lead = row_of(found, "rtl", "balanced_accuracy_lead", "paper")  # imp has 1.0 in every seed
+    assert lead["mean"] == pytest.approx(np.mean(VALUES) - 1)
+    assert lead["ci95"] == half_width(VALUES)
+    assert "items" not in lead
+    led = {(row["metric"], row.get("reading")) for row in found if row["metric"].endswith("_lead")}
+    assert led == {("balanced_accuracy_lead", "paper")}  # imp has no AUC here, and precision is not led
+
+
+def test_a_seed_without_the_single_mask_has_no_part_in_the_lead(three):
+    records = three[2] / "records.jsonl"
+    lines = [line for line in records.read_text().splitlines(keepends=True) if '"imp"' not in line]
+    records.write_text("".join(lines))
+    found = rows(three)
+    lead = row_of(found, "rtl", "balanced_accuracy_lead", "paper")
+    assert (lead["mean"], lead["seeds"]) == (pytest.approx(np.mean(VALUES[:2]) - 1), 2)
+    assert row_of(found, "rtl", "balanced_accuracy", "paper")["seeds"] == 3
+
+
+def test_the_same_seed_of_another_item_is_no_repetition(photographs, tmp_path):
+    again = write_item(tmp_path / "again", "castle", 0, 1.0, 1.0)
+    with pytest.raises(RunError, match=r"castle/seed0 and .*again are both seed 0"):
+        rows([*photographs, again])
+    other = write_run(tmp_path / "other", 0, 0.5, "digits", item="desert", augment=True)
+    with pytest.raises(RunError, match="different augment"):
+        rows([*photographs, other])
+
+
+def test_minutes_of_a_told_method_are_those_of_its_own_search(tmp_path):
+    run = write_run(tmp_path / "run", 0, 0.5)
+    timings = [
+        {"stage": "search-single-0.5", "seconds": 6000, "from_start": True},
+        {"stage": "search-told-single-0.5", "seconds": 120, "from_start": True},
+        {"stage": "train-imp_context-0.5", "seconds": 60, "from_start": True},
+        {"stage": "judge-imp_context-0.5", "seconds": 30, "from_start": True},
+        {"stage": "train-dense_context-0.0", "seconds": 60, "from_start": True},
+        {"stage": "judge-dense_context-0.0", "seconds": 30, "from_start": True},
+    ]
+    (run / "timings.jsonl").write_text("".join(json.dumps(r) + "\n" for r in timings))
+    found = rows([run])
+    assert row_of(found, "imp_context", "minutes")["mean"] == 3.5
+    assert row_of(found, "dense_context", "minutes")["mean"] == 1.5
+
+
 # -- tables -----------------------------------------------------------------------------------------------
 
 
@@ -189,6 +296,66 @@ def test_counts_are_whole_numbers_beside_the_papers(three):
     stored = next(table for table in tables(rows(three)) if "What is stored" in table.title)
     assert stored.header == ["method", "sparsity", "seeds", "union", "paper: union"]
     assert stored.body == [["rtl", "50%", "3", "72,000", "72,000"], ["dense", "0%", "3", "125,832", ""]]
+
+
+def test_items_are_counted_and_leads_have_a_table_of_their_own(photographs):
+    quality, ahead = tables(rows(photographs))[:2]
+    assert quality.header == ["method", "sparsity", "seeds", "items", "PSNR"]
+    assert quality.body[0] == ["rtl", "50%", "2", "3", f"25.33 ± {interval([21.0, 30.0, 25.0]):.2f}"]
+    assert quality.body[-1] == ["dense", "0%", "2", "3", "40.00 ± 0.00"]
+    assert "Ahead of a single mask (imp; union_size_imp)" in ahead.title
+    assert ahead.header == ["method", "sparsity", "seeds", "items", "PSNR: of imp"]
+    assert ahead.body == [["rtl", "50%", "2", "3", f"+1.08 ± {interval([2.5, -1.0, 1.75]):.2f}"]]
+
+
+def test_leads_like_for_like_are_shares_with_a_sign():
+    head = {"experiment": "x", "sparsity": 0.5, "reading": "like_for_like", "seeds": 3}
+    found = [
+        {**head, "method": "rtl", "metric": "auc_lead", "mean": -0.0512, "ci95": 0.004},
+        {**head, "method": "imp_context", "metric": "accuracy_lead", "mean": 0.1, "ci95": None},
+        {**head, "method": "imp_context", "metric": "accuracy_open", "mean": 0.25, "ci95": 0.01},
+    ]
+    alike, ahead = tables(found)
+    assert alike.header[3:] == ["acc. (all classes)"]
+    assert alike.body == [["imp_context", "50%", "3", ".250 ± .010"]]
+    assert ahead.header == ["method", "sparsity", "seeds", "AUC: of imp", "accuracy: of imp"]
+    assert ahead.body == [["rtl", "50%", "3", "-.051 ± .004", ""], ["imp_context", "50%", "3", "", "+.100"]]
+
+
+def test_subsets_have_rows_and_a_table_of_their_own_and_leads_of_both_references(tmp_path):
+    values = {
+        ("rtl", "north"): (0.7, 0.8),
+        ("imp", "north"): (0.6, 0.65),
+        ("union_size_imp", "north"): (0.75, 0.75),
+    }
+    runs = []
+    for seed in (0, 1):
+        run = write_run(tmp_path / f"seed{seed}", seed, 0.5, "corruptions")
+        (run / "timings.jsonl").unlink()
+        with (run / "records.jsonl").open("w") as file:
+            for (method, ticket), pair in values.items():
+                row = {"event": "metric", "method": method, "sparsity": 0.5, "metric": "accuracy"}
+                row |= {"reading": "like_for_like", "ticket": ticket, "value": pair[seed]}
+                file.write(json.dumps(row) + "\n")
+        runs.append(run)
+    found = {(r["method"], r["metric"]): r for r in rows(runs)}
+    assert all(row["ticket"] == "north" for row in found.values())
+    assert found["rtl", "accuracy_lead"]["mean"] == pytest.approx((0.1 + 0.15) / 2)
+    assert found["rtl", "accuracy_lead_union"]["mean"] == pytest.approx(0.0)
+    assert found["rtl", "accuracy_lead_union"]["ci95"] == pytest.approx(interval([-0.05, 0.05]))
+    plain, ahead = tables(rows(runs))
+    assert plain.title.endswith("Accuracy by subset")
+    assert plain.header == ["method", "sparsity", "seeds", "north"]
+    assert [line[0] for line in ahead.body] == ["rtl", "union_size_imp"]
+
+
+def test_what_stands_in_for_the_data_is_named_and_has_no_figures_of_the_paper(tmp_path):
+    run = write_run(tmp_path / "real", 0, 0.5, "cifar100", source="somewhere")
+    other = write_run(tmp_path / "digits", 0, 0.5, "cifar100", source=None)
+    real, standing_in = tables(rows([run]))[0], tables(rows([other]))[0]
+    assert any(column.startswith("paper") for column in real.header)
+    assert "(on digits)" in standing_in.title
+    assert not any(column.startswith("paper") for column in standing_in.header)
 
 
 def test_a_table_is_markdown():

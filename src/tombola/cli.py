@@ -17,19 +17,22 @@ from typing import Annotated, Any
 import torch
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 import tombola
-from tombola.errors import TombolaError, UsageError
+from tombola.data import Data
+from tombola.errors import TombolaError, UsageError, unknown
 from tombola.experiments import EXPERIMENTS, experiment
-from tombola.launch import Order, order_of
+from tombola.experiments.speech_files import enhance_file, find_tickets
+from tombola.launch import Order, finished, order_of
 from tombola.methods import METHODS
+from tombola.records import read_environment
 from tombola.report.inspect import describe
 from tombola.report.page import write_page
 from tombola.report.rows import find_runs
 from tombola.report.rows import rows as rows_of
 from tombola.report.tables import Table, tables
-from tombola.runs import read_environment
 
 app = App(
     name="tombola",
@@ -48,10 +51,11 @@ def run(
     name: str,
     *,
     preset: str | None = None,
-    method: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = tuple(METHODS),
+    method: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     sparsity: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (),
     seed: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0,),
     data: str | None = None,
+    item: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     augment: bool | None = None,
     set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
     tune: Annotated[bool, Parameter(negative="")] = False,
@@ -70,13 +74,15 @@ def run(
     preset: str
         Its settings; the first of the experiment by default.
     method: tuple[str, ...]
-        Which methods; all of them, with the controls, by default.
+        Which methods; all that make sense, with the controls, by default.
     sparsity: tuple[float, ...]
         Shares of weights removed; the preset's by default.
     seed: tuple[int, ...]
         Seeds of initialisation, data order and controls; a run directory each.
     data: str
-        A folder with the data, or the name of a hub data set.
+        A folder with the data, or the name of a hub data set; what ships inside a dependency by default.
+    item: tuple[str, ...]
+        Of an experiment with a network per item (photograph): which; all by default.
     augment: bool
         Random crop and flip; the preset's choice by default.
     set: tuple[str, ...]
@@ -84,7 +90,7 @@ def run(
     tune: bool
         Leave the test split alone: judge on one half of validation, choose thresholds on the other.
     out: Path
-        Where run directories go: OUT/NAME-PRESET/seedN.
+        Where run directories go: OUT/NAME-PRESET/seedN, or OUT/NAME-PRESET/ITEM/seedN.
     threads: int
         Threads of one process; all cores by default. Another number may change the last bits.
     json: bool
@@ -97,8 +103,9 @@ def run(
     settings = settings.changed(set)
     augment = defaults.augment if augment is None else augment
     order = Order(chosen, preset, settings, augment, data and _absolute(data), tune, method)
-    folder = out / f"{name}-{preset}"
-    _carry_out(order, [(s, folder / f"seed{s}") for s in seed], json)
+    folder, found = out / f"{name}-{preset}", order.load()
+    where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
+    _carry_out(order, found, where, json)
 
 
 @app.command
@@ -116,9 +123,9 @@ def resume(path: Path, *, threads: int | None = None, json: Json = False) -> Non
     json: bool
         Print rows for machines instead of tables.
     """
-    order, seed = order_of(path)
+    order, seed, item = order_of(path)
     _threads(read_environment(path).get("threads") if threads is None else threads)
-    _carry_out(order, [(seed, path)], json)
+    _carry_out(order, order.load(), [(seed, item, path)], json)
 
 
 @app.command
@@ -146,6 +153,62 @@ def compare(
     if write is not None:
         write_page(write, found)
     _print_rows(found, json)
+
+
+@app.command
+def draw(*paths: Path, out: Path = Path("pictures"), json: Json = False) -> None:
+    """Draw what an experiment has to show: pictures, spectrograms, sounds, from finished runs.
+
+    Example: tombola draw runs/inr-quick --out pictures
+
+    Parameters
+    ----------
+    paths: Path
+        Run directories of one experiment, or folders that hold some.
+    out: Path
+        Where the files go.
+    json: bool
+        Print their names for machines.
+    """
+    if not paths:
+        raise UsageError("draw needs at least one run directory")
+    drawn, runs = finished(find_runs(paths))
+    out.mkdir(parents=True, exist_ok=True)
+    files = [str(file) for file in drawn(runs, out)]
+    if json:
+        _print_json(files)
+    else:
+        sys.stdout.write("\n".join(files) + "\n")
+
+
+@app.command
+def enhance(
+    file: Path,
+    *,
+    tickets: Path,
+    ticket: str | None = None,
+    out: Annotated[Path | None, Parameter(name=("--out", "-o"))] = None,
+) -> None:
+    """Enhance the speech in a sound file with the ticket of its scene.
+
+    Example: tombola enhance talk.wav --tickets runs/speech-quick/seed0 --ticket indoor -o clear.wav
+
+    Parameters
+    ----------
+    file: Path
+        The sound: any length, rate and number of channels; WAV, FLAC, OGG or MP3.
+    tickets: Path
+        A ticket file, or a run of the experiment speech: then those of rtl at its lowest sparsity.
+    ticket: str
+        The scene; an unknown one is an error that lists them.
+    out: Path
+        The WAV file to write; FILE-TICKET.wav beside FILE by default.
+    """
+    found = find_tickets(tickets)
+    with Progress(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
+        task = bar.add_task("enhancing")
+        made = enhance_file(file, found, ticket, out, lambda n, of: bar.update(task, completed=n, total=of))
+    sys.stdout.write(f"{made}\n")
 
 
 @app.command
@@ -198,7 +261,7 @@ def experiments(*, json: Json = False) -> None:
         _print_json(listed)
         return
     for e in EXPERIMENTS.values():
-        out_console.print(f"[bold]{e.name}[/bold]  {e.summary}\n  data: {e.data}", highlight=False)
+        out_console.print(f"[bold]{e.name}[/bold]  {e.summary}\n  data: {escape(e.data)}", highlight=False)
         for name, preset in e.presets.items():
             out_console.print(f"  --preset {name}: {preset.summary}", highlight=False)
     out_console.print("methods:", highlight=False)
@@ -207,21 +270,28 @@ def experiments(*, json: Json = False) -> None:
         out_console.print(f"  --method {name}: {composed.summary}{control}", highlight=False)
 
 
-def _carry_out(order: Order, where: Sequence[tuple[int, Path]], json: bool) -> None:
-    data = order.load()
+def _carry_out(
+    order: Order, data: dict[str, Data], where: Sequence[tuple[int, str, Path]], json: bool
+) -> None:
+    for _, item, _ in where:
+        if item not in data and "" in data:
+            raise UsageError(f"{order.experiment.name} has one network for all its data: leave out --item")
+        if item not in data:
+            raise UsageError(unknown("item", item, data))
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     hidden = not err_console.is_terminal  # a bar in a file would be empty lines
     with Progress(*columns, console=err_console, transient=True, disable=hidden) as bar:
         task = bar.add_task("loading", total=None)
-        for seed, path in where:
+        for seed, item, path in where:
+            which = f"{item}, seed {seed}" if item else f"seed {seed}"
 
-            def tell(stage: str, done: int, total: int, seed: int = seed) -> None:
-                bar.update(task, description=f"seed {seed}: {stage}", completed=done, total=total)
+            def tell(stage: str, done: int, total: int, which: str = which) -> None:
+                bar.update(task, description=f"{which}: {stage}", completed=done, total=total)
 
-            for word in order.run(data, seed, path, tell):
-                bar.console.print(f"seed {seed}: {word}", highlight=False, soft_wrap=True)
-    _print_rows(rows_of([path for _, path in where]), json)
-    err_console.print(f"runs: {', '.join(str(path) for _, path in where)}", highlight=False)
+            for word in order.run(data[item], seed, path, tell, item):
+                bar.console.print(f"{which}: {word}", highlight=False, soft_wrap=True)
+    _print_rows(rows_of([path for _, _, path in where]), json)
+    err_console.print(f"runs: {', '.join(str(path) for _, _, path in where)}", highlight=False)
 
 
 def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:

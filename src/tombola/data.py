@@ -121,7 +121,9 @@ class Data:
 
     Training reads ``train``; thresholds and choices come from ``validation``; ``test`` is read once,
     at the end. ``augment(x, generator)`` sees training batches only, as they are stored;
-    ``prepare(x)`` then turns any batch into what the network takes (uint8 to float, say).
+    ``prepare(x)`` then turns any batch into what the network takes (uint8 to float, say). With
+    ``contexts``, the number of the subset of every sample ``[S]`` per split, the network is told it
+    (`with_context`).
     """
 
     train: Split
@@ -129,6 +131,7 @@ class Data:
     test: Split
     prepare: Callable[[Tensor], Tensor] = same
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    contexts: Mapping[str, Tensor] | None = None
 
     @classmethod
     def of(
@@ -196,7 +199,20 @@ class Data:
         x = self.split(split).x[index]
         if augment is not None and self.augment is not None:
             x = self.augment(x, augment)
-        return self.prepare(x)
+        x = self.prepare(x)
+        return x if self.contexts is None else with_context(x, self.contexts[split][index])
+
+
+def with_context(x: Tensor, context: Tensor) -> Tensor:
+    """Inputs ``[B, C, ...]`` with one more channel that holds the number of each sample's context.
+
+    What networks that are told the context take (`tombola.models.context`).
+
+    >>> with_context(torch.zeros(2, 3, 8, 8), torch.tensor([0, 4])).shape
+    torch.Size([2, 4, 8, 8])
+    """
+    numbers = context.to(x.dtype).view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
+    return torch.cat([x, numbers], 1)
 
 
 class Stream:

@@ -64,7 +64,8 @@ def extract(
             raise LayerCollapse(f"round {first_round + r}, ticket {names[k]!r}: {error}") from None
         done += 1
         stage.record(event="prune", round=first_round + r, ticket=names[k], kept=int(m[k].sum()), loss=loss)
-        packed = MaskSet.stacked(scope, names, m).pack()
-        stage.save({"masks": packed}, {"done": done, "seen": problem.seen})
+        stage.save(
+            lambda: {"masks": MaskSet.stacked(scope, names, m).pack()}, {"done": done, "seen": problem.seen}
+        )
         stage.advance(done, len(turns))
     return MaskSet.stacked(scope, names, m)

@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from tombola.errors import ScopeError
 from tombola.layout import Layout
+from tombola.stage import part
 
 
 @dataclass
@@ -56,9 +57,7 @@ class Theta:
         """The inverse of `tensors`."""
         count = sum(name.startswith("private.") for name in tensors)
         private = [_leaf(tensors[f"private.{k}"]) for k in range(count)]
-        prefix = "buffers."
-        buffers = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        return cls(_leaf(tensors["weights"]), _leaf(tensors["rest"]), private, buffers)
+        return cls(_leaf(tensors["weights"]), _leaf(tensors["rest"]), private, part(tensors, "buffers."))
 
 
 def _leaf(flat: Tensor) -> Tensor:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tombola.data import Data
-from tombola.errors import RunError
-from tombola.experiments import Experiment, experiment
+from tombola.errors import RunError, UsageError
+from tombola.experiments import Experiment, Finished, experiment
 from tombola.journal import Journal
-from tombola.methods import METHODS, method
+from tombola.methods import method
 from tombola.outcome import carry_out, is_done, levels
 from tombola.pipeline import Pipeline
 from tombola.randomness import generator
-from tombola.runs import Progress, Run, read_config, read_records
+from tombola.records import read_config, read_records
+from tombola.runs import Progress, Run
 from tombola.settings import Settings
+
+Draw = Callable[[Sequence[Finished], Path], list[Path]]
 
 
 @dataclass(frozen=True)
@@ -29,28 +32,39 @@ class Order:
     augment: bool
     source: str | None
     tune: bool = False
-    methods: Sequence[str] = field(default_factory=lambda: list(METHODS))
+    methods: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for name in self.methods:
             method(name)
+        if not self.methods:
+            object.__setattr__(self, "methods", self.experiment.methods())
 
-    def load(self) -> Data:
-        """The data, decoded once for all seeds; without its test split if this is for tuning."""
-        data = self.experiment.load(self.source, self.augment)
-        return data.tuning() if self.tune else data
+    def load(self) -> dict[str, Data]:
+        """The data by item, decoded once for all seeds; without their test splits if this is for tuning.
 
-    def run(self, data: Data, seed: int, path: Path, progress: Progress | None = None) -> Iterator[str]:
-        """Carry out what is not done yet; yields a word for each outcome."""
+        An experiment with one network for all its data has one item, called ``""``.
+        """
+        loaded = self.experiment.load(self.source, self.augment)
+        items = {"": loaded} if isinstance(loaded, Data) else loaded
+        return {item: data.tuning() if self.tune else data for item, data in items.items()}
+
+    def run(
+        self, data: Data, seed: int, path: Path, progress: Progress | None = None, item: str = ""
+    ) -> Iterator[str]:
+        """Carry out what is not done yet for one item; yields a word for each outcome."""
         theta0 = self.experiment.backbone(generator(seed, "theta0"))
         partition = self.experiment.partition(data)
         pipeline = Pipeline(
             theta0, self.experiment.objective, data, partition, self.settings, seed, Journal()
         )
+        if any(method(name).told for name in self.methods):
+            _ = pipeline.told  # refused before the run notes down a method that it could never finish
         config: dict[str, Any] = {
             "experiment": self.experiment.name,
             "preset": self.preset,
             "seed": seed,
+            **({"item": item} if item else {}),
             "source": self.source,  # "data" is the hash of what was found there
             "augment": self.augment,
             "tune": self.tune,
@@ -86,8 +100,8 @@ def _budgets(path: Path) -> str:
     return f"unequal budgets: samples in training differ: {counts}"
 
 
-def order_of(path: Path) -> tuple[Order, int]:
-    """The order and the seed of a run directory.
+def order_of(path: Path) -> tuple[Order, int, str]:
+    """The order, the seed and the item of a run directory.
 
     Raises:
         RunError: it is no run, or was made by a program of the user's own.
@@ -105,6 +119,32 @@ def order_of(path: Path) -> tuple[Order, int]:
             tune=config["tune"],
             methods=config["methods"],
         )
-        return order, config["seed"]
+        return order, config["seed"], config.get("item", "")
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}/config.yaml was altered, or is of another version ({error!r})") from None
+
+
+def finished(paths: Sequence[Path]) -> tuple[Draw, list[Finished]]:
+    """What draws an experiment's pictures, and its runs with their data.
+
+    Raises:
+        UsageError: the experiment has none.
+        RunError: they are of several experiments, or hold items that the data no longer have.
+    """
+    found = {path: order_of(path) for path in paths}
+    names = list(dict.fromkeys(order.experiment.name for order, _, _ in found.values()))
+    if len(names) > 1:
+        raise RunError(f"these are runs of {', '.join(names)}: draw one experiment at a time")
+    draw = experiment(names[0]).draw
+    if draw is None:  # said before its data are read
+        raise UsageError(f"{names[0]} has no pictures")
+    loaded: dict[tuple[str | None, bool, bool], dict[str, Data]] = {}
+    runs = []
+    for path, (order, seed, item) in found.items():
+        key = order.source, order.augment, order.tune
+        if key not in loaded:
+            loaded[key] = order.load()
+        if item not in loaded[key]:
+            raise RunError(f"{path} is of {item!r}, which is no longer in {order.source or 'its data'}")
+        runs.append(Finished(path, item, seed, loaded[key][item]))
+    return draw, runs

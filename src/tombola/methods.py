@@ -31,6 +31,7 @@ class Method:
         task: what is trained on: all tickets' own subsets, or everything with one mask.
         masks: what becomes of the search, from the pipeline and the sparsity; its masks by default.
         shared: one set of weights for all tickets (Algorithm 2), or a network each.
+        told: whether the network is told the context as an input.
         control: whether it is there to be compared with, not to be used.
     """
 
@@ -39,6 +40,7 @@ class Method:
     task: Source = "own"
     masks: Callable[[Pipeline, float], MaskSet] | None = None
     shared: bool = True
+    told: bool = False
     control: bool = False
 
     def mask_set(self, pipeline: Pipeline, sparsity: float) -> MaskSet:
@@ -77,6 +79,8 @@ METHODS: dict[str, Method] = {
     "imp": Method("one mask for all data, iterative magnitude pruning", "single", "single"),
     "imp_per_subset": Method("one pruned network per subset, nothing shared", shared=False),
     "dense": Method("one network for all data, nothing pruned", None, "single", dense),
+    "imp_context": Method("one mask, the context is an input", "single", "single", told=True),
+    "dense_context": Method("nothing pruned, the context is an input", None, "single", dense, told=True),
     "twin": Method("RTL, masks and training in another data order", "twin", "twin", control=True),
     "theta0_magnitude": Method("masks from |theta0| alone", None, masks=theta0_magnitude, control=True),
     "random_mask": Method("random masks, RTL's layer densities", masks=random_like, control=True),

@@ -12,7 +12,7 @@ from torch import Tensor
 from tombola import storage
 from tombola.analysis.similarity import kappa
 from tombola.masks import MaskSet
-from tombola.methods import Method, method
+from tombola.methods import Method, dense, method
 from tombola.objectives import Metric
 from tombola.pipeline import Pipeline, predict
 from tombola.stage import Stage, State
@@ -32,6 +32,7 @@ class Outcome:
 def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
     """Search, train, finish, judge and save one method at one sparsity."""
     chosen, label = method(name), f"{name}-{sparsity}"
+    pipeline = pipeline.told if chosen.told else pipeline
     masks = chosen.mask_set(pipeline, sparsity)
     models, seen = _train(pipeline, chosen, masks, label)
     similarity = _similarity(pipeline, name, sparsity, masks)
@@ -63,8 +64,8 @@ def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
 
 
 def levels(pipeline: Pipeline, name: str) -> list[float]:
-    """The sparsities at which a method is carried out: the asked ones, lowest first; 0 for dense."""
-    return [0.0] if name == "dense" else sorted(pipeline.settings.sparsity)
+    """The sparsities at which a method is carried out: those asked for, lowest first; 0 if none is pruned."""
+    return [0.0] if method(name).masks is dense else sorted(pipeline.settings.sparsity)
 
 
 def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
@@ -87,7 +88,9 @@ def _judge(pipeline: Pipeline, chosen: Method, models: list[TicketModel]) -> lis
     baked = [model.bake(name) for model in models for name in model.names]
     cache: dict[tuple[str, int], Tensor] = {}
 
-    def outputs(split: str, k: int) -> Tensor:
+    def outputs(split: str, k: int, index: Tensor | None = None) -> Tensor:
+        if index is not None:
+            return predict(baked[k], pipeline.data, split, index)
         if (split, k) not in cache:
             cache[split, k] = predict(baked[k], pipeline.data, split)
         return cache[split, k]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -17,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from tombola import normalization, storage
-from tombola.data import SPLITS, Data
-from tombola.errors import DataError, PartitionError, UsageError
+from tombola.checks import check_fit, check_kinds
+from tombola.data import SPLITS, Data, with_context
+from tombola.errors import PartitionError, UsageError
 from tombola.extract import extract
 from tombola.function import Function, Theta
 from tombola.journal import Journal
 from tombola.masks import MaskSet
+from tombola.models.context import check_arrival, told
 from tombola.objectives import Objective
 from tombola.partition import Partition
 from tombola.problem import Problem, Recipe
@@ -39,6 +41,7 @@ Source = Literal["own", "twin", "shuffled", "single", "single_union"]
 
 # Searches that start where another source does: a control replaces one part, not the start as well.
 REWIND: dict[Source, Source] = {"shuffled": "own", "single_union": "single"}
+CONTEXT_WIDTH = 16  # length of the embedding of a context that is an input (arXiv 2601.22141, Appendix C)
 
 
 @dataclass
@@ -56,44 +59,17 @@ class Pipeline:
     settings: Settings
     seed: int
     journal: Journal
+    prefix: str = ""  # of the names of its searches and rewind points, where a journal has two
 
     def __post_init__(self) -> None:
-        self._check_types()
+        check_kinds(self.backbone, self.objective, self.data, self.partition)
         module, s = self.backbone, self.settings
         found = scope(module, s.include or None, s.exclude)
         private = normalization.private_parameters(module, normalization.check(s.normalization))
         trained = [name for name, _ in module.named_parameters() if name not in found.names]
         self.f = Function(module, found, private | match(trained, s.private))
         self.theta0 = self.f.theta0()
-        self._check_fit()
-
-    def _check_types(self) -> None:
-        kinds = {"backbone": nn.Module, "objective": Objective, "data": Data, "partition": Partition}
-        for name, kind in kinds.items():
-            given = getattr(self, name)
-            if not isinstance(given, kind):
-                hint = f"; call it: {given.__name__}()" if isinstance(given, type) else ""
-                raise UsageError(f"{name} must be a {kind.__name__}: got {type(given).__name__}{hint}")
-
-    def _check_fit(self) -> None:
-        """Data, partition and backbone belong together: lengths agree, and two samples go through."""
-        for split, members_SK in self.partition.members.items():
-            if len(members_SK) != len(self.data.split(split)):
-                raise PartitionError(
-                    f"the partition is of {len(members_SK)} {split} samples, the data have "
-                    f"{len(self.data.split(split))}: make it from the same data"
-                )
-        trial = self.f.write(self.theta0).eval()
-        try:
-            with torch.no_grad():
-                outputs = trial(self.data.inputs("train", torch.arange(min(2, len(self.data.train)))))
-        except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise DataError(
-                f"the backbone cannot take the data ({reason}): check shape, dtype, prepare"
-            ) from None
-        if not isinstance(outputs, Tensor):
-            raise DataError(f"the backbone must return one tensor, it returns a {type(outputs).__name__}")
+        check_fit(self.f.write(self.theta0).eval(), self.data, self.partition)
 
     # -- problems ---------------------------------------------------------------------------------
 
@@ -106,6 +82,37 @@ class Pipeline:
             partition, objective = partition.whole(), objective.single(partition)
         order = source if source == "twin" else ""
         return Problem(self.f, self.data, partition, objective, recipe, self.seed, order)
+
+    @property
+    def told(self) -> Pipeline:
+        """The same task with the number of the subset as an input; theta0 is equal in what both have.
+
+        Raises:
+            UsageError: the subset is what the objective asks for, or the backbone cannot be told it.
+            PartitionError: subsets overlap.
+        """
+        self._told.journal = self.journal  # a run may have been opened since
+        return self._told
+
+    @cached_property
+    def _told(self) -> Pipeline:
+        K = len(self.partition)
+        if self.objective.context_is_answer:
+            raise UsageError(
+                f"{type(self.objective).__name__} asks for the subset: a network that is told it has "
+                "nothing to answer; leave out the methods that tell it"
+            )
+        if any(bool((members_SK.sum(1) > 1).any()) for members_SK in self.partition.members.values()):
+            raise PartitionError(
+                "subsets overlap, so a sample has no one context that could be told: leave out the methods "
+                "that tell it"
+            )
+        backbone = told(self.backbone, K, CONTEXT_WIDTH, generator(self.seed, "told"))
+        few = torch.arange(min(2, len(self.data.train)))
+        check_arrival(backbone, with_context(self.data.inputs("train", few), torch.ones(len(few))))
+        contexts = {s: members_SK.int().argmax(1) for s, members_SK in self.partition.members.items()}
+        data = replace(self.data, contexts=contexts)
+        return replace(self, backbone=backbone, data=data, prefix="told-")
 
     def budget(self, source: Source, steps: int) -> int:
         """Steps per ticket that give every source the same number of samples in all."""
@@ -126,7 +133,7 @@ class Pipeline:
             theta = retrain(problem, self.theta0, dense, steps, purpose="rewind", stage=stage)
             return theta.tensors(), {"seen": problem.seen}
 
-        return Theta.from_tensors(self.journal.once(f"rewind-{source}", compute)[0])
+        return Theta.from_tensors(self.journal.once(f"rewind-{self.prefix}{source}", compute)[0])
 
     def targets(self, source: Source) -> list[int]:
         """Counts at which a search stops to be judged, largest first."""
@@ -162,14 +169,14 @@ class Pipeline:
             )
             return {"masks": masks.pack()}, {"seen": problem.seen}
 
-        tensors, _ = self.journal.once(f"search-{source}-{sparsity}", compute)
+        tensors, _ = self.journal.once(f"search-{self.prefix}{source}-{sparsity}", compute)
         return MaskSet.unpack(self.f.scope, problem.partition.names, tensors["masks"])
 
     def searched(self, search: Source | None, task: Source, sparsity: float) -> int:
         """Training samples that went into masks and rewind point up to this sparsity."""
-        names = {f"rewind-{REWIND.get(source, source)}" for source in (search, task) if source}
+        names = {f"rewind-{self.prefix}{REWIND.get(source, source)}" for source in (search, task) if source}
         if search:
-            names |= {f"search-{search}-{s}" for s in self.settings.sparsity if s <= sparsity}
+            names |= {f"search-{self.prefix}{search}-{s}" for s in self.settings.sparsity if s <= sparsity}
         facts = [self.journal.facts(name) for name in names]
         return sum(fact["seen"] for fact in facts if fact is not None)
 
@@ -231,7 +238,9 @@ class Pipeline:
 
 
 @torch.no_grad()
-def predict(module: nn.Module, data: Data, split: str, batch: int = 500) -> Tensor:
-    """Outputs of a plain module on a whole split, ``[S, ...]``."""
-    samples = torch.arange(len(data.split(split)))
+def predict(
+    module: nn.Module, data: Data, split: str, index: Tensor | None = None, batch: int = 500
+) -> Tensor:
+    """Outputs of a plain module on samples of a split, all of them by default, ``[S, ...]``."""
+    samples = torch.arange(len(data.split(split))) if index is None else index
     return torch.cat([module(data.inputs(split, index)) for index in samples.split(batch)])

@@ -100,7 +100,8 @@ class Problem:
         x = self.data.inputs("train", index, augment)
         with drawn_from(*stream.key, "forward", i):
             outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
-        loss = self.objective.loss(outputs, self.objective.targets(self.data, self.partition, index, k), k)
+        targets = self.objective.targets(self.data, self.partition, index, k)
+        loss = self.objective.loss(outputs, targets, k, x)
         self.seen += len(index)
         loss.backward()
         return loss.detach()

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from tombola.function import Theta
 from tombola.masks import MaskSet
+from tombola.optim import MaskedOptimizer
 from tombola.problem import Problem, finite, set_rate
-from tombola.stage import Stage
+from tombola.stage import Stage, part
 
 Form = Literal["sequential", "simultaneous"]
 
@@ -49,36 +50,43 @@ def retrain(
         save_every: batches per ticket between two saved states.
         stage: where progress, records and states go.
     """
-    stage, m = stage or Stage(), masks.masks_KN
+    stage, m, names = stage or Stage(), masks.masks_KN, masks.names
     turns = list(range(len(masks)) if tickets is None else tickets)
     groups = [[k] for k in turns] if form == "sequential" else [turns]
-    theta, start = theta0.clone(len(masks)), 0
-    if (saved := stage.load()) is not None:
-        theta, start = Theta.from_tensors(_part(saved[0], "theta.")), saved[1]["step"]
-        problem.seen = saved[1]["seen"]
-    optimizer = problem.recipe.build(theta.leaves())
-    if saved is not None:
-        optimizer.restore(_part(saved[0], "optimizer."))
-    streams = {k: problem.stream(k, purpose) for k in turns}
+    theta, optimizer, start = _begin(problem, theta0.clone(len(masks)), stage)
     owned = [_any([problem.masks(theta, m[k], k) for k in group]) for group in groups]
-    losses = torch.zeros(len(masks))
+    streams, losses = {k: problem.stream(k, purpose) for k in turns}, _Losses(names)
     problem.f.module.train()
     for b in range(start, steps):
-        set_rate(optimizer, problem.recipe.rate(b, steps))
-        for group, mask in zip(groups, owned, strict=True):
+        set_rate(optimizer, problem.recipe.rate(b, steps))  # η
+        for group, mask in zip(groups, owned, strict=True):  # ticket after ticket, or all at once
             optimizer.zero_grad()
             for k in group:
-                losses[k] += problem.gradient(theta, m[k], k, streams[k], b)  # ∇_θ L ⊙ m_k
+                losses.add(k, problem.gradient(theta, m[k], k, streams[k], b))  # ∇_θ L ⊙ m_k
             optimizer.step(mask)  # θ ← θ − η Σ ∇_θ L ⊙ m_k, in the weights that the group owns
         if (b + 1) % save_every == 0 or b + 1 == steps:
-            count = save_every if (b + 1) % save_every == 0 else steps % save_every
             for k in turns:
-                loss = finite(float(losses[k]) / count, masks.names[k])
-                stage.record(event=purpose, step=b + 1, ticket=masks.names[k], loss=loss)
-            losses.zero_()
-            stage.save(_state(theta, optimizer.tensors()), {"step": b + 1, "seen": problem.seen})
+                stage.record(event=purpose, step=b + 1, ticket=names[k], loss=losses.mean(k))
+            stage.save(lambda: _state(theta, optimizer), {"step": b + 1, "seen": problem.seen})
         stage.advance(b + 1, steps)
     return theta
+
+
+class _Losses:
+    """The mean loss of each ticket since it was last asked for."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names, self.sums_K, self.counts = names, torch.zeros(len(names)), [0] * len(names)
+
+    def add(self, k: int, loss: Tensor) -> None:
+        self.sums_K[k] += loss
+        self.counts[k] += 1
+
+    def mean(self, k: int) -> float:
+        """Of ticket k; it begins again."""
+        mean = finite(float(self.sums_K[k]) / self.counts[k], self.names[k])
+        self.sums_K[k], self.counts[k] = 0, 0
+        return mean
 
 
 def _any(masks: list[list[Tensor | None]]) -> list[Tensor | None]:
@@ -90,12 +98,20 @@ def _any(masks: list[list[Tensor | None]]) -> list[Tensor | None]:
     return merged
 
 
-def _state(theta: Theta, optimizer: dict[str, Tensor]) -> dict[str, Tensor]:
+def _begin(problem: Problem, theta: Theta, stage: Stage) -> tuple[Theta, MaskedOptimizer, int]:
+    """Weights, optimiser and first step: new ones, or those of the state that the stage was left in."""
+    if (saved := stage.load()) is None:
+        return theta, problem.recipe.build(theta.leaves()), 0
+    tensors, facts = saved
+    theta, problem.seen = Theta.from_tensors(part(tensors, "theta.")), facts["seen"]
+    optimizer = problem.recipe.build(theta.leaves())
+    optimizer.restore(part(tensors, "optimizer."))
+    return theta, optimizer, facts["step"]
+
+
+def _state(theta: Theta, optimizer: MaskedOptimizer) -> dict[str, Tensor]:
+    """What `_begin` goes on from."""
     return {
         **{f"theta.{name}": t for name, t in theta.tensors().items()},
-        **{f"optimizer.{name}": t for name, t in optimizer.items()},
+        **{f"optimizer.{name}": t for name, t in optimizer.tensors().items()},
     }
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -6,6 +6,7 @@ the one that writes a run directory.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,8 +35,22 @@ class Stage:
         """The state to go on from, if this stage was interrupted."""
         return None
 
-    def save(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-        """A state from which the rest of the stage gives the same bytes."""
+    def save(self, tensors: Callable[[], dict[str, Tensor]], facts: dict[str, Any]) -> None:
+        """Offer a state from which the rest of the stage gives the same bytes.
+
+        Called for its tensors at once or not at all: most states are not wanted, and packing one may
+        cost more than the step that led to it.
+        """
 
     def advance(self, done: int, total: int) -> None:
         """Tell how far the stage is."""
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, under the rest of their names.
+
+    >>> import torch
+    >>> list(part({"theta.rest": torch.ones(1), "optimizer.0": torch.ones(1)}, "theta."))
+    ['rest']
+    """
+    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from tombola.errors import TicketFileError
 from tombola.layout import Layout
 from tombola.masks import MaskSet
+from tombola.stage import part
 
 FORMAT = 1
 _KEY = "tombola"  # of the file's metadata: a hash over all, a space, and the facts as JSON
@@ -163,14 +164,10 @@ def unpack(
     weights_N = torch.zeros(scope.size, dtype=tensors["weights"].dtype)
     weights_N[masks.union()] = tensors["weights"]
     backbone = copy.deepcopy(backbone)
-    backbone.load_state_dict({**_part(tensors, "rest."), **scope.unflatten(weights_N)}, strict=False)
-    stacked = _part(tensors, "private.")
+    backbone.load_state_dict({**part(tensors, "rest."), **scope.unflatten(weights_N)}, strict=False)
+    stacked = part(tensors, "private.")
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
     return backbone, masks, private, header["facts"]
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
 
 
 def _layout(stored: dict[str, Any]) -> Layout:

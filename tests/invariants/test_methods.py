@@ -1,5 +1,6 @@
 """What must hold for every method, whichever optimiser trains it."""
 
+import dataclasses
 from functools import cache
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from torch import nn
 
 import tombola as tb
+from tombola.data import with_context
+from tombola.errors import PartitionError, UsageError
 from tombola.function import Theta
 from tombola.journal import Journal
 from tombola.methods import CONTROLS, METHODS, method
@@ -46,8 +49,7 @@ def network(seed=0):
         return nn.Sequential(*hidden, nn.ReLU(), nn.Linear(12, 3))
 
 
-def new_pipeline(optimizer="SGD", seed=0, **changes):
-    one_vs_rest = optimizer == "Adam"  # its readings take longest to judge: once is enough
+def new_pipeline(optimizer="SGD", seed=0, one_vs_rest=False, **changes):
     objective = tb.objectives.OneVsRest() if one_vs_rest else tb.objectives.Classification()
     recipe = tb.Recipe(optimizer=optimizer, batch_size=8, **OPTIMIZERS[optimizer])
     chosen = {"sparsity": SPARSITIES, "schedule": "fraction:0.3", "T": 2, "steps": 4, "statistics": 2}
@@ -56,15 +58,31 @@ def new_pipeline(optimizer="SGD", seed=0, **changes):
     return Pipeline(network(), objective, blobs(), partition, settings, seed, Journal())
 
 
+def answers(name, optimizer):
+    """Whether a method is tested where the subset is the answer: these readings take longest to judge, so
+    one optimiser is enough, and a method that is told the subset cannot be tested there."""
+    return optimizer == "Adam" and not method(name).told
+
+
 @cache
-def pipeline(optimizer="Adam", seed=0):
-    return new_pipeline(optimizer, seed)
+def whole_pipeline(optimizer, seed, one_vs_rest):
+    return new_pipeline(optimizer, seed, one_vs_rest)
+
+
+def seen_by(p, name):
+    """The pipeline that a method really runs on."""
+    return p.told if method(name).told else p
+
+
+def pipeline(optimizer="Adam", seed=0, name="rtl"):
+    """What a method runs on, one for all methods of an optimiser and task."""
+    return seen_by(whole_pipeline(optimizer, seed, answers(name, optimizer)), name)
 
 
 @cache
 def outcomes(name, optimizer="Adam", seed=0):
     """Every sparsity of a method; computed once for all tests."""
-    p = pipeline(optimizer, seed)
+    p = whole_pipeline(optimizer, seed, answers(name, optimizer))
     return {sparsity: carry_out(p, name, sparsity) for sparsity in levels(p, name)}
 
 
@@ -88,7 +106,7 @@ def same_state(a, b):
 
 def searches(name):
     """Whether the masks are the result of a nested search."""
-    return name not in ("dense", "theta0_magnitude", "random_mask")
+    return name not in ("dense", "dense_context", "theta0_magnitude", "random_mask")
 
 
 # -- every method -----------------------------------------------------------------------------------------
@@ -97,7 +115,8 @@ def searches(name):
 @every_optimizer
 @every_method
 def test_every_ticket_keeps_the_exact_count(name, optimizer):
-    p = pipeline(optimizer)
+    p = pipeline(optimizer, name=name)
+    assert p.f.scope.size == (6 + 16 * method(name).told) * 16 + 16 * 12
     for sparsity, outcome in outcomes(name, optimizer).items():
         wanted = kept(p.f.scope.size, sparsity)
         if name == "union_size_imp":
@@ -116,7 +135,7 @@ def test_masks_of_a_search_are_nested_across_sparsities(name, optimizer):
 @every_optimizer
 @every_method
 def test_weights_outside_the_union_keep_the_bits_of_theta0(name, optimizer):
-    p = pipeline(optimizer)
+    p = pipeline(optimizer, name=name)
     for outcome in outcomes(name, optimizer).values():
         for model in outcome.models:
             weights, union = weights_of(p, model), model.masks.union()
@@ -129,7 +148,7 @@ def test_weights_outside_the_union_keep_the_bits_of_theta0(name, optimizer):
 @every_method
 def test_one_seed_gives_one_result(name, optimizer):
     sparsity, first = list(outcomes(name, optimizer).items())[-1]
-    second = carry_out(new_pipeline(optimizer), name, sparsity)
+    second = carry_out(new_pipeline(optimizer, 0, answers(name, optimizer)), name, sparsity)
     assert first.metrics == second.metrics
     assert all(same_state(a, b) for a, b in zip(first.models, second.models, strict=True))
 
@@ -138,7 +157,7 @@ def test_one_seed_gives_one_result(name, optimizer):
 @every_method
 def test_another_seed_gives_another_result(name, optimizer):
     sparsity, first = list(outcomes(name, optimizer).items())[-1]
-    p = pipeline(optimizer, seed=1)
+    p = pipeline(optimizer, 1, name)
     second, _ = p.train(f"{name}-{sparsity}", method(name).task, method(name).mask_set(p, sparsity))
     assert not same_state(first.models[0], second)
 
@@ -152,10 +171,10 @@ def test_every_method_is_trained_on_equally_many_samples(optimizer):
 @every_optimizer
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_every_search_of_equally_many_rounds_costs_equally_many_samples(optimizer, sparsity):
-    p = pipeline(optimizer)
-    count, size = kept(p.f.scope.size, sparsity), p.f.scope.size
-    rounds = sum(n >= count for n in tb.schedules.parse(p.settings.schedule)(size, p.targets("own")))
-    for name in ("rtl", "imp", "imp_per_subset", "twin", "random_mask", "shuffled_partition"):
+    for name in ("rtl", "imp", "imp_per_subset", "imp_context", "twin", "random_mask", "shuffled_partition"):
+        p = pipeline(optimizer, name=name)
+        count, size = kept(p.f.scope.size, sparsity), p.f.scope.size
+        rounds = sum(n >= count for n in tb.schedules.parse(p.settings.schedule)(size, p.targets("own")))
         assert metric(outcomes(name, optimizer)[sparsity], "samples_search") == rounds * 2 * 8 * len(NAMES)
 
 
@@ -169,19 +188,20 @@ def test_a_search_begins_at_the_rewind_point_under_its_mask_with_its_buffers(nam
 
     monkeypatch.setattr(Problem, "train", spy)
     p = new_pipeline(schedule="fraction:0.4")
-    theta0 = {n: t.clone() for n, t in p.theta0.tensors().items()}
+    theta0 = {n: t.clone() for n, t in seen_by(p, name).theta0.tensors().items()}
     carry_out(p, name, levels(p, name)[-1])
     assert bool(starts) == (method(name).search is not None)
     for tensors, mask_N in starts:
         assert torch.equal(tensors.pop("weights"), torch.where(mask_N, theta0["weights"], 0.0))
         assert all(torch.equal(t, theta0[n]) for n, t in tensors.items())
-    assert all(torch.equal(t, theta0[n]) for n, t in p.theta0.tensors().items())
+    assert all(torch.equal(t, theta0[n]) for n, t in seen_by(p, name).theta0.tensors().items())
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_late_rewinding_starts_search_and_training_from_the_same_early_weights(name):
     p = new_pipeline(rewind=4)
     outcome = carry_out(p, name, levels(p, name)[-1])
+    p = seen_by(p, name)
     early = p.rewind_point(method(name).task)
     assert not torch.equal(early.weights_N, p.theta0.weights_N)
     for model in outcome.models:
@@ -206,9 +226,10 @@ def test_training_starts_with_every_tickets_own_private_state_of_the_rewind_poin
     assert not torch.equal(starts[-1]["private.1"], early.private[1])
 
 
+@pytest.mark.parametrize("name", ["rtl", "imp_context"])
 @pytest.mark.parametrize("normalization", ["shared", "per_ticket_statistics", "per_ticket"])
-def test_inspect_counts_the_dense_remainder_as_compare_does(normalization, tmp_path):
-    outcome = carry_out(new_pipeline(normalization=normalization), "rtl", 0.3)
+def test_inspect_counts_the_dense_remainder_as_compare_does(normalization, name, tmp_path):
+    outcome = carry_out(new_pipeline(normalization=normalization), name, 0.3)
     outcome.models[0].save(tmp_path / "x.tickets")
     assert describe(tmp_path / "x.tickets")["dense_rest"] == metric(outcome, "dense_rest")
 
@@ -329,9 +350,10 @@ def test_union_size_imp_has_the_size_of_the_union_of_rtl(optimizer, sparsity):
 
 
 @every_optimizer
-def test_dense_prunes_nothing(optimizer):
-    assert levels(pipeline(optimizer), "dense") == [0.0]
-    (outcome,) = outcomes("dense", optimizer).values()
+@pytest.mark.parametrize("name", ["dense", "dense_context"])
+def test_dense_prunes_nothing(name, optimizer):
+    (outcome,) = outcomes(name, optimizer).values()
+    assert outcome.sparsity == 0
     assert bool(outcome.models[0].masks.masks_KN.all())
 
 
@@ -357,12 +379,12 @@ def test_metrics_count_what_the_models_hold():
             assert metric(outcome, "union") == sum(unions)
             private = sum(p.numel() for m in outcome.models for p in (m.private_KP, m.statistics_KS))
             assert metric(outcome, "private") == private
-            assert metric(outcome, "dense_rest") == len(outcome.models) * pipeline().f.rest.size
+            assert metric(outcome, "dense_rest") == len(outcome.models) * pipeline(name=name).f.rest.size
 
 
 def test_file_bytes_are_the_same_in_memory_and_on_disk(tmp_path):
     p = pipeline()
-    for name in ("rtl", "imp_per_subset"):
+    for name in ("rtl", "imp_per_subset", "imp_context"):
         sizes = [model.save(tmp_path / f"{i}.tickets") for i, model in enumerate(outcomes(name)[0.6].models)]
         assert metric(outcomes(name)[0.6], "file_bytes") == sum(sizes)
     assert p.journal.file("x") is None
@@ -418,3 +440,104 @@ def test_a_late_rewind_point_is_shared_counted_and_where_training_starts():
     rtl = found["rtl"].models[0]
     outside = ~rtl.masks.union()
     assert torch.equal(weights_of(p, rtl)[outside], p.rewind_point("own").weights_N.detach()[outside])
+
+
+# -- networks that are told the context -------------------------------------------------------------------
+
+TOLD = [name for name in METHODS if method(name).told]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_told_network_begins_with_the_same_bits_under_the_same_names(seed):
+    p = new_pipeline(seed=seed)
+    plain, told = (dict(q.f.write(q.theta0).state_dict()) for q in (p, p.told))
+    assert told.keys() - plain.keys() == {"0.context"}
+    assert plain.keys() <= told.keys()
+    assert torch.equal(told["0.weight"][:, :6], plain["0.weight"])
+    assert all(torch.equal(told[name], t) for name, t in plain.items() if name != "0.weight")
+
+
+def test_what_a_told_network_has_more_depends_on_the_seed_alone():
+    theta0 = [new_pipeline(seed=seed).told.theta0 for seed in (0, 0, 1)]
+    assert torch.equal(theta0[0].weights_N, theta0[1].weights_N)
+    assert torch.equal(theta0[0].rest_R, theta0[1].rest_R)
+    assert not torch.equal(theta0[0].weights_N, theta0[2].weights_N)
+    assert not torch.equal(theta0[0].rest_R, theta0[2].rest_R)
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_the_embedding_of_the_context_is_trained_and_never_pruned(name):
+    p = pipeline("SGD", name=name)
+    assert "0.context" in p.f.rest.names
+    assert p.f.scope.names == pipeline("SGD").f.scope.names == ("0.weight", "3.weight")
+    before = p.backbone.get_parameter("0.context")
+    assert before.shape == (len(NAMES), 16)
+    for outcome in outcomes(name, "SGD").values():
+        after = outcome.models[0].backbone.get_parameter("0.context")
+        assert bool((after != before).all())
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_the_outputs_depend_on_the_context_that_is_told(name):
+    x = blobs().test.x
+    for outcome in outcomes(name, "SGD").values():
+        (model,) = outcome.models
+        answers = [model(with_context(x, torch.full((len(x),), k))) for k in range(len(NAMES))]
+        for i, first in enumerate(answers):
+            assert not any(torch.allclose(first, second, atol=1e-3) for second in answers[:i])
+
+
+def test_every_sample_is_told_its_own_subset_in_every_split():
+    p = pipeline("SGD", name="imp_context")
+    for split in ("train", "validation", "test"):
+        index = torch.arange(len(blobs().split(split))).flip(0)
+        x = p.data.inputs(split, index)
+        assert torch.equal(x[:, :-1], blobs().split(split).x[index])
+        assert torch.equal(x[:, -1], blobs().split(split).y[index].float())  # one subset per class
+
+
+def test_both_networks_of_one_journal_keep_their_stages_apart():
+    p = new_pipeline(rewind=2)
+    both = {name: carry_out(p, name, levels(p, name)[0]) for name in ("imp_context", "imp", "dense_context")}
+    stages = {name for name in p.journal.results if not name.startswith(("train", "judge"))}
+    assert stages == {"rewind-single", "rewind-told-single", "search-single-0.3", "search-told-single-0.3"}
+    alone = carry_out(new_pipeline(rewind=2), "imp", 0.3)
+    assert alone.metrics == both["imp"].metrics
+    assert same_state(alone.models[0], both["imp"].models[0])
+    counts = {name: metric(outcome, "union") for name, outcome in both.items()}
+    assert counts == {"imp": kept(288, 0.3), "imp_context": kept(544, 0.3), "dense_context": 544}
+    searched = {name: metric(outcome, "samples_search") for name, outcome in both.items()}
+    assert searched["imp"] == searched["imp_context"] > searched["dense_context"] == 2 * 3 * 8
+
+
+def test_a_told_pipeline_keeps_its_stages_in_the_journal_that_is_opened_after_it():
+    p = new_pipeline()
+    assert p.told.journal is p.journal
+    p.journal = Journal()
+    assert p.told.journal is p.journal
+    carry_out(p, "imp_context", 0.3)
+    assert "search-told-single-0.3" in p.journal.results
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_telling_what_is_asked_for_is_refused(name):
+    p = new_pipeline(one_vs_rest=True)
+    with pytest.raises(UsageError, match=r"^OneVsRest asks for the subset.*leave out the methods that tell"):
+        carry_out(p, name, levels(p, name)[0])
+    assert not p.journal.results
+
+
+def test_telling_the_context_of_overlapping_subsets_is_refused():
+    partition = tb.partition.by_rule(blobs(), lambda s: {"low": s.y < 2, "high": s.y > 0})
+    p = dataclasses.replace(new_pipeline(), partition=partition)
+    with pytest.raises(PartitionError, match=r"^subsets overlap, .*leave out the methods that tell it$"):
+        carry_out(p, "imp_context", 0.3)
+
+
+@pytest.mark.parametrize("before", [nn.Dropout(0.5), nn.ConstantPad1d((0, 1), 0.0), nn.Softmax(1)])
+def test_a_context_that_is_changed_before_the_first_layer_is_refused(before):
+    wide = 7 if isinstance(before, nn.ConstantPad1d) else 6
+    backbone = nn.Sequential(before, nn.Linear(wide, 16), nn.ReLU(), nn.Linear(16, 3))
+    p = dataclasses.replace(new_pipeline(), backbone=backbone)
+    with pytest.raises(UsageError, match=r"does not reach the first layer \(1\).*leave out the methods"):
+        carry_out(p, "dense_context", 0.0)

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 import tombola as tb
-from tombola import runs, storage
+from tombola import storage
 from tombola.errors import RunError, TicketFileError
 from tombola.outcome import carry_out, levels
 from tombola.pipeline import Pipeline
+from tombola.records import read_config, read_records, read_timings
 from tombola.report.rows import rows
 from tombola.runs import Run
 
@@ -114,7 +115,10 @@ def whole(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("methods", [("rtl",), ("imp_per_subset",), ("rtl", "twin")], ids="+".join)
+KILLED = [("rtl",), ("imp_per_subset",), ("rtl", "twin"), ("imp", "imp_context")]
+
+
+@pytest.mark.parametrize("methods", KILLED, ids="+".join)
 def test_a_run_killed_at_random_moments_ends_with_the_same_bytes(methods, tmp_path, whole):
     expected, moments, kills = content(whole(*methods)), random.Random(len(methods[-1])), 0
     path = tmp_path / "run"
@@ -156,6 +160,8 @@ def test_a_run_killed_around_every_kind_of_write_ends_with_the_same_bytes(after,
         (("rtl",), "train-rtl-0.3", 55),  # states are saved every 50 steps
         (("imp_per_subset",), "train-imp_per_subset-0.6-b/c", 55),
         (("rtl", "twin"), "train-twin-0.6", 55),
+        (("imp", "imp_context"), "search-told-single-0.6", 1),
+        (("imp", "imp_context"), "train-imp_context-0.3", 155),
     ],
 )
 def test_a_stage_goes_on_from_its_saved_state_to_the_same_bytes(methods, stage, step, tmp_path, whole):
@@ -165,7 +171,7 @@ def test_a_stage_goes_on_from_its_saved_state_to_the_same_bytes(methods, stage, 
     assert child.exitcode == -signal.SIGKILL
     assert storage.read(path / "stages" / "current.safetensors")[1]["stage"] == stage
     go(path, *methods)
-    assert runs.read_timings(path)[stage] is None  # it did go on, and did not begin again
+    assert read_timings(path)[stage] is None  # it did go on, and did not begin again
     assert content(path) == content(whole(*methods))
 
 
@@ -203,7 +209,7 @@ def test_adding_a_method_computes_that_method_alone(tmp_path, whole):
     assert before.items() <= after.items()
     added = {file.name.split("-0")[0] for file in after.keys() - before.keys()}
     assert added == {"rewind-single.safetensors", "search-single", "train-imp", "judge-imp", "imp"}
-    assert runs.read_config(path)["methods"] == ["rtl", "imp"]
+    assert read_config(path)["methods"] == ["rtl", "imp"]
     records = (path / "records.jsonl").read_bytes()
     assert records.startswith((whole("rtl") / "records.jsonl").read_bytes())
 
@@ -232,7 +238,7 @@ def test_another_method_may_go_first_after_an_interruption(tmp_path, whole):
 
 def test_two_processes_cannot_write_one_run(tmp_path):
     go(tmp_path, "dense")
-    with Run(tmp_path, runs.read_config(tmp_path)):
+    with Run(tmp_path, read_config(tmp_path)):
         child = SPAWN.Process(target=refused, args=(tmp_path, os.getpid()))
         child.start()
         child.join()
@@ -241,7 +247,7 @@ def test_two_processes_cannot_write_one_run(tmp_path):
 
 def refused(path, pid):
     with pytest.raises(RunError, match=rf"another process \(pid {pid}\)"):
-        Run(path, runs.read_config(path))
+        Run(path, read_config(path))
 
 
 def test_another_config_is_refused_and_the_setting_named(tmp_path):
@@ -263,17 +269,17 @@ def test_a_torn_last_line_is_cut_off(tmp_path, whole):
     go(path, "rtl")
     with (path / "records.jsonl").open("a") as file:
         file.write('{"event": "met')
-    assert all("event" in row for row in runs.read_records(path))
+    assert all("event" in row for row in read_records(path))
     go(path, "rtl")
     assert content(path) == content(whole("rtl"))
 
 
 def test_a_torn_line_of_timings_is_passed_over(tmp_path):
     go(tmp_path, "dense")
-    known = runs.read_timings(tmp_path)
+    known = read_timings(tmp_path)
     with (tmp_path / "timings.jsonl").open("a") as file:
         file.write('{"stage": "tr')
-    assert runs.read_timings(tmp_path) == known != {}
+    assert read_timings(tmp_path) == known != {}
 
 
 def test_shortened_records_are_an_error(tmp_path):
@@ -291,7 +297,7 @@ def test_a_damaged_record_is_an_error_that_names_the_line(line, tmp_path):
     first, rest = records.read_bytes().split(b"\n", 1)
     records.write_bytes(first + b"\n" + line + rest)
     with pytest.raises(RunError, match="line 2, is damaged"):
-        list(runs.read_records(tmp_path))
+        list(read_records(tmp_path))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "foreign"])

@@ -6,15 +6,13 @@ import torch
 from torch import nn
 
 from tombola import partition
-from tombola.data import Data, Split
-from tombola.errors import DataError
+from tombola.data import Data
 from tombola.experiments.experiment import Experiment, Preset
-from tombola.experiments.images import Normalise, crop_and_flip, read_images
+from tombola.experiments.images import Normalise, crop_and_flip, read_images, set_aside
 from tombola.models.ghostnet import GhostNet
 from tombola.objectives import OneVsRest
 from tombola.partition import Partition
 from tombola.problem import Recipe
-from tombola.randomness import generator as random_generator
 from tombola.settings import Settings
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -26,18 +24,9 @@ NORMALISE = Normalise((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 def load(source: str | None, augment: bool) -> Data:
     """50,000 training images, 5,000 of them set aside for validation, and 10,000 test images."""
-    (x, y), test = read_images(source or HUB, NAMES, "label", 32)
-    if len(x) <= VALIDATION:
-        raise DataError(f"{source} has {len(x)} training images; more than {VALIDATION} are needed")
-    order = torch.randperm(len(x), generator=random_generator(0, "cifar10", "validation"))
-    validation, train = order[:VALIDATION], order[VALIDATION:]
-    return Data(
-        Split(x[train], y[train]),
-        Split(x[validation], y[validation]),
-        Split(*test),
-        prepare=NORMALISE,
-        augment=crop_and_flip if augment else None,
-    )
+    rest, test = read_images(source or HUB, NAMES, "label", 32)
+    train, validation = set_aside(rest, VALIDATION, source, "cifar10")
+    return Data(train, validation, test, prepare=NORMALISE, augment=crop_and_flip if augment else None)
 
 
 def backbone(generator: torch.Generator) -> nn.Module:

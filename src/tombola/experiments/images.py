@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tombola.data import Split
 from tombola.errors import DataError, unknown
+from tombola.randomness import generator as random_generator
 
-Images = tuple[Tensor, Tensor]  # x uint8 [S, 3, H, W], y int64 [S]
+Row = tuple[Any, Sequence[Any]]  # a picture, and its label and further columns
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
@@ -54,8 +56,10 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, margin: int = 4) -> Ten
     return padded[b, c, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def read_images(source: str, names: Sequence[str], label: str, size: int) -> tuple[Images, Images]:
-    """Train and test images of a source.
+def read_images(
+    source: str, names: Sequence[str], label: str, size: int, columns: Sequence[str] = ()
+) -> tuple[Split, Split]:
+    """Train and test images of a source: ``x`` uint8 ``[S, 3, size, size]``, ``y`` int64 ``[S]``.
 
     Args:
         source: a folder with ``train*.parquet`` and ``test*.parquet`` (the hub's image layout), a
@@ -64,34 +68,51 @@ def read_images(source: str, names: Sequence[str], label: str, size: int) -> tup
         names: the class names, in the order of the labels.
         label: the label column of Parquet files.
         size: the side of an image; others are an error.
+        columns: further columns of whole numbers (a domain, a superclass), which become columns of the
+            splits, int64 ``[S]``; folders of classes have none.
 
     Raises:
-        DataError: nothing there, an unknown class, another size, or a file that is no image.
+        DataError: nothing there, an unknown class, another size, a missing column, or a file that is
+            no image.
     """
-    folder = Path(source).expanduser()
+    folder, wanted = Path(source).expanduser(), (label, *columns)
     if not folder.exists():
         if folder.is_absolute() or source.startswith(".") or source.count("/") != 1:
             raise DataError(
                 f"there is no folder {source}: give --data a folder or the name of a hub data set"
             )
-        rows = {split: _hub_rows(source, split, label) for split in ("train", "test")}
+        rows = {split: _hub_rows(source, split, wanted) for split in ("train", "test")}
     elif list(folder.glob("train*.parquet")):
-        rows = {split: _parquet_rows(folder, split, label) for split in ("train", "test")}
+        rows = {split: _parquet_rows(folder, split, wanted) for split in ("train", "test")}
     elif (folder / "train").is_dir():
+        if columns:
+            raise DataError(f"{source} has a folder per class, but {', '.join(columns)} needs Parquet files")
         rows = {split: _folder_rows(folder, split, names) for split in ("train", "test")}
     else:
         raise DataError(f"{source} has neither train*.parquet nor a folder train/ with one folder per class")
-    train, test = (_stack(rows[split], size, f"{source} ({split})") for split in ("train", "test"))
-    for _, y in (train, test):
+    train, test = (_stack(rows[split], size, wanted, f"{source} ({split})") for split in ("train", "test"))
+    for y in (train.y, test.y):
         wrong = y[(y < 0) | (y >= len(names))]
         if len(wrong):
             raise DataError(f"{source} holds class {int(wrong[0])}, but there are {len(names)} names")
     return train, test
 
 
-def _stack(rows: Iterable[tuple[Any, int]], size: int, where: str) -> Images:
-    pictures, labels = [], []
-    for number, (picture, label) in enumerate(rows):
+def set_aside(rest: Split, count: int, source: object, key: str) -> tuple[Split, Split]:
+    """Training images without a fixed random ``count`` of them, and those, for validation.
+
+    Raises:
+        DataError: there are not more than that.
+    """
+    if len(rest) <= count:
+        raise DataError(f"{source} has {len(rest)} training images; more than {count} are needed")
+    order = torch.randperm(len(rest), generator=random_generator(0, key, "validation"))
+    return rest.take(order[count:]), rest.take(order[:count])
+
+
+def _stack(rows: Iterable[Row], size: int, wanted: Sequence[str], where: str) -> Split:
+    pictures, values = [], []
+    for number, (picture, row) in enumerate(rows):
         try:
             image = picture if isinstance(picture, Image.Image) else Image.open(io.BytesIO(picture))
             pixels = np.asarray(image.convert("RGB"))
@@ -99,17 +120,20 @@ def _stack(rows: Iterable[tuple[Any, int]], size: int, where: str) -> Images:
             raise DataError(f"{where}: row {number} is no image ({error})") from None
         if pixels.shape != (size, size, 3):
             raise DataError(f"{where}: image {number} is {pixels.shape[:2]}, {size}×{size} is needed")
-        if isinstance(label, bool) or not isinstance(label, int):
-            raise DataError(f"{where}: the label of row {number} is {label!r}, a whole number is needed")
+        for i, value in enumerate(row):
+            if isinstance(value, bool) or not isinstance(value, int):
+                what = wanted[i] if i else "label"
+                raise DataError(f"{where}: the {what} of row {number} is {value!r}, a whole number is needed")
         pictures.append(pixels)
-        labels.append(label)
+        values.append(row)
     if not pictures:
         raise DataError(f"{where} holds no images")
     x = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
-    return x, torch.tensor(labels)
+    y, *others = np.array(values, dtype=np.int64).T
+    return Split(x, torch.tensor(y), dict(zip(wanted[1:], others, strict=True)))
 
 
-def _parquet_rows(folder: Path, split: str, label: str) -> Iterable[tuple[Any, int]]:
+def _parquet_rows(folder: Path, split: str, wanted: Sequence[str]) -> Iterable[Row]:
     files = sorted(folder.glob(f"{split}*.parquet"))
     if not files:
         raise DataError(f"{folder} has no {split}*.parquet")
@@ -119,19 +143,21 @@ def _parquet_rows(folder: Path, split: str, label: str) -> Iterable[tuple[Any, i
         except (pyarrow.ArrowException, OSError) as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{file} is no Parquet file, or damaged ({reason})") from None
-        image = _image_column(file, table.column_names, label)
-        for row, value in zip(table[image].to_pylist(), table[label].to_pylist(), strict=True):
-            yield row["bytes"] if isinstance(row, dict) else row, value
+        image = _image_column(file, table.column_names, wanted)
+        for picture, *row in zip(*(table[name].to_pylist() for name in (image, *wanted)), strict=True):
+            yield picture["bytes"] if isinstance(picture, dict) else picture, row
 
 
-def _image_column(where: object, columns: Sequence[str], label: str) -> str:
+def _image_column(where: object, columns: Sequence[str], wanted: Sequence[str]) -> str:
     image = next((c for c in ("img", "image") if c in columns), None)
-    if image is None or label not in columns:
-        raise DataError(f"{where} needs columns img (or image) and {label}; it has {', '.join(columns)}")
+    if image is None or not set(wanted) <= set(columns):
+        raise DataError(
+            f"{where} needs columns img (or image) and {', '.join(wanted)}; it has {', '.join(columns)}"
+        )
     return image
 
 
-def _folder_rows(folder: Path, split: str, names: Sequence[str]) -> Iterable[tuple[Any, int]]:
+def _folder_rows(folder: Path, split: str, names: Sequence[str]) -> Iterable[Row]:
     if not (folder / split).is_dir():
         raise DataError(f"{folder} has no folder {split}/")
     for directory in sorted((folder / split).iterdir()):
@@ -141,10 +167,10 @@ def _folder_rows(folder: Path, split: str, names: Sequence[str]) -> Iterable[tup
             raise DataError(f"{directory}: {unknown('class', directory.name, names)}")
         for file in sorted(directory.iterdir()):
             if file.suffix.lower() in SUFFIXES:
-                yield file.read_bytes(), names.index(directory.name)
+                yield file.read_bytes(), [names.index(directory.name)]
 
 
-def _hub_rows(name: str, split: str, label: str) -> Iterable[tuple[Any, int]]:
+def _hub_rows(name: str, split: str, wanted: Sequence[str]) -> Iterable[Row]:
     try:
         from datasets import load_dataset
     except ImportError:
@@ -156,6 +182,6 @@ def _hub_rows(name: str, split: str, label: str) -> Iterable[tuple[Any, int]]:
         table = load_dataset(name, split=split)
     except Exception as error:  # the library raises many kinds; each means that there is no data
         raise DataError(f"{name} could not be loaded from the hub: {error}") from None
-    image = _image_column(name, table.column_names, label)
+    image = _image_column(name, table.column_names, wanted)
     for row in table:
-        yield row[image], row[label]
+        yield row[image], [row[name] for name in wanted]

@@ -8,25 +8,19 @@ from torch.nn import functional as F
 
 from tombola.data import Data
 from tombola.errors import DataError
-from tombola.objectives.objective import Metric, Objective, Predict
+from tombola.objectives.in_subset import InSubset, mean_and_each
+from tombola.objectives.objective import Metric, Predict
 from tombola.partition import Partition
 
 
-class Classification(Objective):
-    """Cross-entropy over the classes of ``y``; an epoch of ticket k is its subset once.
+class Classification(InSubset):
+    """Cross-entropy over the classes of ``y``.
 
-    Metric: accuracy of each ticket on the test samples of its own subset, and their mean (every
-    subset counts alike, whatever its size).
+    Metrics, of each ticket on the test samples of its own subset, and their mean: ``accuracy`` among
+    the classes that the subset has in training, which whoever knows the context knows, for single
+    networks as for tickets; and, where subsets hold different classes, ``accuracy_open`` among all
+    classes. The second favours tickets, which never saw the classes of other subsets.
     """
-
-    def epoch(self, partition: Partition, k: int, generator: torch.Generator) -> Tensor:
-        """The subset in a new order."""
-        samples = partition.members["train"][:, k].nonzero()[:, 0]
-        return samples[torch.randperm(len(samples), generator=generator)]
-
-    def epoch_size(self, partition: Partition, k: int) -> int:
-        """The size of the subset."""
-        return int(partition.members["train"][:, k].sum())
 
     def targets(self, data: Data, partition: Partition, index: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """The classes, int64 ``[B]``."""
@@ -35,7 +29,7 @@ class Classification(Objective):
             raise DataError(f"Classification needs classes 0, 1, ... in y, not {y.dtype}: give integers")
         return y[index].long()
 
-    def loss(self, outputs: Tensor, targets: Tensor, k: int) -> Tensor:  # noqa: ARG002
+    def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:  # noqa: ARG002
         """Cross-entropy."""
         if targets.shape != outputs.select(1, 0).shape:
             raise DataError(
@@ -51,35 +45,18 @@ class Classification(Objective):
             )
         return F.cross_entropy(outputs, targets)
 
-    def single(self, partition: Partition) -> Objective:
-        """One network trained on the samples of all subsets, judged on each."""
-        return _PooledClassification(partition)
-
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
         """Accuracy per ticket and their mean, by context."""
-        return _accuracy_by_subset(predict, data, partition, own=True)
-
-
-class _PooledClassification(Classification):
-    def __init__(self, original: Partition) -> None:
-        self.original = original
-        self._samples = original.members["train"].any(1).nonzero()[:, 0]
-
-    def epoch(self, partition: Partition, k: int, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        return self._samples[torch.randperm(len(self._samples), generator=generator)]
-
-    def epoch_size(self, partition: Partition, k: int) -> int:  # noqa: ARG002
-        return len(self._samples)
-
-    def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:  # noqa: ARG002
-        return _accuracy_by_subset(predict, data, self.original, own=False)
-
-
-def _accuracy_by_subset(predict: Predict, data: Data, partition: Partition, own: bool) -> list[Metric]:
-    values: list[Metric] = []
-    for k, name in enumerate(partition.names):
-        right = predict("test", k if own else 0).argmax(1) == data.test.y
-        inside = partition.members["test"][:, k]
-        values.append(Metric("accuracy", float(right[inside].double().mean()), "like_for_like", name))
-    mean = sum(m.value for m in values) / len(values)
-    return [Metric("accuracy", mean, "like_for_like"), *values]
+        judged = self.original or partition
+        among, of_all, classes = {}, {}, set()
+        for k, name, index, outputs in self.by_subset(predict, partition):
+            truth = data.test.y[index]
+            known = data.train.y[judged.members["train"][:, k]].unique().long()
+            classes.add(tuple(known.tolist()))
+            closed = torch.full_like(outputs, -torch.inf).index_copy(1, known, outputs[:, known])
+            among[name] = float((closed.argmax(1) == truth).double().mean())
+            of_all[name] = float((outputs.argmax(1) == truth).double().mean())
+        found = mean_and_each("accuracy", among, "like_for_like")
+        if len(classes) > 1:
+            found += mean_and_each("accuracy_open", of_all, "like_for_like")
+        return found

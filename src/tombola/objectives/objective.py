@@ -6,8 +6,8 @@ Shape letters: S samples of a split, B batch, K subsets (tickets), C outputs of 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,13 @@ from tombola.errors import DataError
 from tombola.layout import Layout
 from tombola.partition import Partition
 
-Predict = Callable[[str, int], Tensor]  # (split, k) to the outputs [S, C] of ticket k
+
+class Predict(Protocol):
+    """Outputs of ticket k for samples of a split: all of them ``[S, ...]``, or those of ``index``."""
+
+    def __call__(self, split: str, k: int, index: Tensor | None = None) -> Tensor:
+        """The outputs, in the order of the samples asked for."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,13 @@ class Metric:
 
 
 class Objective(ABC):
-    """What ticket k is trained and judged by."""
+    """What ticket k is trained and judged by.
+
+    ``context_is_answer``: whether the subset is what is asked for, so that a network that is told the
+    subset has nothing left to answer.
+    """
+
+    context_is_answer: ClassVar[bool] = False
 
     @abstractmethod
     def epoch(self, partition: Partition, k: int, generator: torch.Generator) -> Tensor:
@@ -46,8 +58,8 @@ class Objective(ABC):
         """What ticket k should answer for these training samples."""
 
     @abstractmethod
-    def loss(self, outputs: Tensor, targets: Tensor, k: int) -> Tensor:
-        """The mean loss of a batch, a scalar."""
+    def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:
+        """The mean loss of a batch, a scalar; ``inputs`` are what the network was given."""
 
     def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:  # noqa: ARG002
         """Which entries of the dense remainder ticket k may move; None means all of them."""

@@ -25,6 +25,8 @@ class OneVsRest(Objective):
     alternation: every batch of even size is balanced. Loss: binary cross-entropy.
     """
 
+    context_is_answer = True
+
     def epoch(self, partition: Partition, k: int, generator: torch.Generator) -> Tensor:
         """Positives and negatives in alternation, int64 ``[2 · |d_k|]``."""
         inside = partition.members["train"][:, k]
@@ -45,7 +47,7 @@ class OneVsRest(Objective):
         """1 inside the subset, 0 outside, float ``[B]``."""
         return partition.members["train"][index, k].float()
 
-    def loss(self, outputs: Tensor, targets: Tensor, k: int) -> Tensor:
+    def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:  # noqa: ARG002
         """Binary cross-entropy at output k."""
         check_outputs(outputs, k + 1)
         return F.binary_cross_entropy_with_logits(outputs[:, k], targets)

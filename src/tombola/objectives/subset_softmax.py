@@ -19,6 +19,8 @@ class SubsetSoftmax(Objective):
     Loss: cross-entropy. Score of subset k: its log-odds against all others.
     """
 
+    context_is_answer = True
+
     def __init__(self, original: Partition) -> None:
         train_SK = original.members["train"]
         if int(train_SK.sum(1).max()) > 1:
@@ -42,7 +44,7 @@ class SubsetSoftmax(Objective):
         """The number of the subset, int64 ``[B]``."""
         return self._target_S[index]
 
-    def loss(self, outputs: Tensor, targets: Tensor, k: int) -> Tensor:  # noqa: ARG002
+    def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:  # noqa: ARG002
         """Cross-entropy over the subsets."""
         check_outputs(outputs, len(self.original))
         return F.cross_entropy(outputs[:, : len(self.original)], targets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,16 @@ from scipy import stats
 from tombola.errors import RunError
 from tombola.experiments import EXPERIMENTS
 from tombola.methods import METHODS
-from tombola.runs import read_config, read_records, read_timings
+from tombola.records import read_config, read_records, read_timings
 
-Row = dict[str, Any]  # experiment, preset, method, sparsity, reading, metric, mean, ci95, seeds
+Row = dict[
+    str, Any
+]  # experiment, preset, method, sparsity, reading, metric, ticket, mean, ci95, seeds, items
+Unit = tuple[str, int]  # item and seed of one run
+# Metrics compared within a seed, with what, and how the difference is called.
+LED = ("balanced_accuracy", "auc", "accuracy", "psnr", "psnr_region", "si_snri")
+BY_TICKET = ("accuracy", "si_snri")  # metrics of tickets that are judged on their own subsets
+REFERENCES = {"imp": "lead", "union_size_imp": "lead_union"}
 _STAGE = re.compile(r"(train|judge)-(?P<method>\w+)-(?P<sparsity>\d[\d.]*(e-\d+)?)")
 
 
@@ -44,27 +51,53 @@ def _is_run(folder: Path) -> bool:
 
 
 def rows(runs: Sequence[Path]) -> list[Row]:
-    """One row per experiment, preset, method, sparsity, reading and metric; tickets averaged already."""
-    values: dict[tuple, dict[Any, float]] = defaultdict(dict)
+    """One row per experiment, preset, method, sparsity, reading and metric.
+
+    Means over tickets; where contexts are given and few, also a row per ticket with its name.
+    With several items (photographs, a network each) the interval is over items, each the mean over its
+    seeds; otherwise over seeds.
+    """
+    values: dict[tuple, dict[Unit, float]] = defaultdict(dict)
     peers: dict[tuple[str, str], list[tuple[Path, dict]]] = defaultdict(list)
     for run in runs:
         config = read_config(run)
         head = _names(run, config)
         _check_peers(run, config, peers[head])
         peers[head].append((run, config))
+        unit = config.get("item", ""), config["seed"]
         for record in read_records(run):
-            if record["event"] == "metric" and "ticket" not in record:
+            ticket = record.get("ticket", "")
+            if record["event"] == "metric" and (
+                not ticket or (record["metric"] in BY_TICKET and not unit[0])
+            ):
                 key = (record["method"], record["sparsity"], record.get("reading", ""), record["metric"])
-                values[head + key][config["seed"]] = record["value"]
+                values[(*head, *key, ticket)][unit] = record["value"]
         for method, sparsity, minutes in _minutes(run):
-            values[(*head, method, sparsity, "", "minutes")][config["seed"]] = minutes
+            values[(*head, method, sparsity, "", "minutes", "")][unit] = minutes
+    values |= _leads(values)
     order = {name: i for i, name in enumerate(METHODS)}
     ranked = sorted(values.items(), key=lambda item: (item[0][:2], order[item[0][2]], item[0][3]))
-    return [_row(key, list(by_seed.values())) for key, by_seed in ranked]
+    return [_row(key, by_unit) for key, by_unit in ranked]
+
+
+def _leads(values: Mapping[tuple, Mapping[Unit, float]]) -> dict[tuple, dict[Unit, float]]:
+    """What every method is ahead of a single mask at the same sparsity, seed and item.
+
+    Differences within a seed and an item have far narrower intervals than the values themselves.
+    """
+    leads: dict[tuple, dict[Unit, float]] = {}
+    for key, by_unit in values.items():
+        *head, method, sparsity, reading, metric, ticket = key
+        for reference, suffix in REFERENCES.items() if metric in LED else ():
+            single = values.get((*head, reference, sparsity, reading, metric, ticket), {})
+            difference = {unit: by_unit[unit] - single[unit] for unit in by_unit if unit in single}
+            if method != reference and difference:
+                leads[(*head, method, sparsity, reading, f"{metric}_{suffix}", ticket)] = difference
+    return leads
 
 
 def _names(run: Path, config: dict[str, Any]) -> tuple[str, str]:
-    """Experiment and preset; what was changed of the preset, and tuning, become part of its name.
+    """Experiment and preset; changes of the preset, a stand-in for the data, and tuning join its name.
 
     A run of a program of the user's own is called by its directory, or by the one above ``seedN``.
     """
@@ -75,6 +108,8 @@ def _names(run: Path, config: dict[str, Any]) -> tuple[str, str]:
         defaults = _flat(EXPERIMENTS[experiment].presets[preset].settings.plain())
         changes = {k: v for k, v in _flat(config["settings"]).items() if defaults.get(k) != v}
         preset += "".join(f" {name}={value}" for name, value in changes.items())
+    if experiment in EXPERIMENTS and config.get("source") is None and EXPERIMENTS[experiment].stand_in:
+        preset += f" (on {EXPERIMENTS[experiment].stand_in})"
     return experiment, preset + (" (judged on validation)" if config.get("tune") else "")
 
 
@@ -87,7 +122,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict]]) -> None:
     """A mean is over seeds: the runs in it differ in nothing else."""
     for other, theirs in peers:
-        if theirs["seed"] == config["seed"]:
+        if theirs["seed"] == config["seed"] and theirs.get("item") == config.get("item"):
             raise RunError(f"{other} and {run} are both seed {config['seed']}: compare them one by one")
         for key in ("settings", "augment", "tune"):
             if theirs.get(key) != config.get(key):
@@ -105,16 +140,24 @@ def _minutes(run: Path) -> list[tuple[str, float, float]]:
         if found := _STAGE.match(stage):
             parts[found["method"], float(found["sparsity"])].append(seconds)
     for (name, sparsity), spent in parts.items():
-        searched = f"search-{METHODS[name].search}-{sparsity}"
+        told = "told-" if METHODS[name].told else ""
+        searched = f"search-{told}{METHODS[name].search}-{sparsity}"
         spent += [timings[searched]] if searched in timings else []
     whole = {key: [s for s in seconds if s is not None] for key, seconds in parts.items()}
     return [(*key, sum(whole[key]) / 60) for key in parts if len(whole[key]) == len(parts[key])]
 
 
-def _row(key: tuple, values: Sequence[float]) -> Row:
-    names = ("experiment", "preset", "method", "sparsity", "reading", "metric")
+def _row(key: tuple, by_unit: Mapping[Unit, float]) -> Row:
+    names = ("experiment", "preset", "method", "sparsity", "reading", "metric", "ticket")
     row: Row = {name: value for name, value in zip(names, key, strict=True) if value != ""}
-    return {**row, "mean": float(np.mean(values)), "ci95": interval(values), "seeds": len(values)}
+    by_item: dict[str, list[float]] = defaultdict(list)
+    for (item, _), value in by_unit.items():
+        by_item[item].append(value)
+    items = [float(np.mean(values)) for values in by_item.values()]
+    independent = items if len(items) > 1 else list(by_unit.values())
+    seeds = len({seed for _, seed in by_unit})
+    row |= {"mean": float(np.mean(items)), "ci95": interval(independent), "seeds": seeds}
+    return row | ({"items": len(items)} if len(items) > 1 else {})
 
 
 def interval(values: Sequence[float]) -> float | None:

@@ -57,6 +57,28 @@ def decimal(value: float) -> str:
     return f"{value:.1f}"
 
 
+def decibel(value: float) -> str:
+    """Two decimals."""
+    return f"{value:.2f}"
+
+
+def signed_share(value: float) -> str:
+    """A difference of shares, its sign always shown.
+
+    >>> signed_share(0.0213), signed_share(-0.2)
+    ('+.021', '-.200')
+    """
+    return f"{value:+.3f}".replace("0.", ".", 1)
+
+
+def signed_decibel(value: float) -> str:
+    """A difference in decibels, its sign always shown."""
+    return f"{value:+.2f}"
+
+
+MEASURED = (share, decibel, signed_share, signed_decibel)  # printed with their intervals
+
+
 LIKE = "like_for_like"  # the paper has no such reading, so its figures do not stand beside it
 Columns = list[tuple[str, str, Format]]  # metric, heading, format
 
@@ -79,7 +101,47 @@ TABLES: list[tuple[str, str | None, Columns]] = [
             ("average_precision", "avg. precision", share),
             ("accuracy", "accuracy", share),
             ("accuracy_argmax", "acc. (argmax)", share),
+            ("accuracy_open", "acc. (all classes)", share),
             ("balanced_accuracy", "bal. acc.", share),
+        ],
+    ),
+    (
+        "Quality in decibels, and what a floor and a ceiling give",
+        None,
+        [
+            ("psnr", "PSNR", decibel),
+            ("psnr_region", "PSNR, mean of regions", decibel),
+            ("psnr_floor", "one colour per region", decibel),
+            ("si_snri", "SI-SNRi", decibel),
+            ("si_snri_at_-5", "at -5 dB", decibel),
+            ("si_snri_at_0", "at 0 dB", decibel),
+            ("si_snri_at_5", "at 5 dB", decibel),
+            ("si_snri_at_10", "at 10 dB", decibel),
+            ("si_snr_noisy", "SI-SNR of the input", decibel),
+        ],
+    ),
+    (
+        "Ahead of a single mask (imp; union_size_imp), like for like, differences within a seed",
+        LIKE,
+        [
+            ("auc_lead", "AUC: of imp", signed_share),
+            ("auc_lead_union", "of union size", signed_share),
+            ("accuracy_lead", "accuracy: of imp", signed_share),
+            ("accuracy_lead_union", "of union size", signed_share),
+            ("balanced_accuracy_lead", "bal. acc.: of imp", signed_share),
+            ("balanced_accuracy_lead_union", "of union size", signed_share),
+        ],
+    ),
+    (
+        "Ahead of a single mask (imp; union_size_imp), differences within a seed and item",
+        None,
+        [
+            ("psnr_lead", "PSNR: of imp", signed_decibel),
+            ("psnr_lead_union", "of union size", signed_decibel),
+            ("psnr_region_lead", "PSNR, mean of regions: of imp", signed_decibel),
+            ("psnr_region_lead_union", "of union size", signed_decibel),
+            ("si_snri_lead", "SI-SNRi: of imp", signed_decibel),
+            ("si_snri_lead_union", "of union size", signed_decibel),
         ],
     ),
     (
@@ -109,6 +171,13 @@ TABLES: list[tuple[str, str | None, Columns]] = [
     ),
 ]
 
+BY_TICKET: Columns = [
+    ("accuracy", "Accuracy", share),
+    ("si_snri", "SI-SNRi", decibel),
+    ("si_snri_lead", "SI-SNRi ahead of imp", signed_decibel),
+    ("accuracy_lead", "Accuracy ahead of imp", signed_share),
+]
+
 
 def tables(rows: Sequence[Row]) -> list[Table]:
     """Both readings and all that is counted, with the paper's figures in columns of their own."""
@@ -116,13 +185,24 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     for head in dict.fromkeys((row["experiment"], row.get("preset", "")) for row in rows):
         mine = [row for row in rows if (row["experiment"], row.get("preset", "")) == head]
         name = f"{head[0]}, preset {head[1]}" if head[1] else head[0]
-        paper = EXPERIMENTS[head[0]].paper if head[0] in EXPERIMENTS else {}
+        over_all = [row for row in mine if "ticket" not in row]
+        known = EXPERIMENTS.get(head[0])
+        other_data = known is not None and known.stand_in and f"(on {known.stand_in})" in head[1]
+        paper = {} if known is None or other_data else known.paper
         for title, reading, columns in TABLES:
             metrics = {metric for metric, _, _ in columns}
-            part = [row for row in mine if row.get("reading") == reading and row["metric"] in metrics]
+            part = [row for row in over_all if row.get("reading") == reading and row["metric"] in metrics]
             if part:
                 found.append(_table(f"{name}. {title}", part, columns, {} if reading == LIKE else paper))
-    return found
+        found += [_by_ticket(name, mine, *column) for column in BY_TICKET]
+    return [table for table in found if table.body]
+
+
+def _by_ticket(name: str, rows: Sequence[Row], metric: str, heading: str, fmt: Format) -> Table:
+    """A table with a column per ticket."""
+    mine = [{**row, "metric": row["ticket"]} for row in rows if row["metric"] == metric and "ticket" in row]
+    columns = [(ticket, ticket, fmt) for ticket in dict.fromkeys(row["ticket"] for row in mine)]
+    return _table(f"{name}. {heading} by subset", mine, columns, {})
 
 
 def _table(
@@ -134,11 +214,13 @@ def _table(
     shown = [column for column in columns if any(column[0] in cell for cell in cells.values())]
     printed = {metric for key in cells for metric in paper.get(key, {})}
     beside = [column for column in shown if column[0] in printed]
-    header = ["method", "sparsity", "seeds", *(label for _, label, _ in shown)]
+    counted = ["seeds", "items"] if any("items" in row for row in rows) else ["seeds"]
+    header = ["method", "sparsity", *counted, *(label for _, label, _ in shown)]
     header += [f"paper: {label}" for _, label, _ in beside]
     body = []
     for key, cell in cells.items():
-        line = [key[0], f"{key[1]:.0%}", str(max(row["seeds"] for row in cell.values()))]
+        line = [key[0], f"{key[1]:.0%}"]
+        line += [str(max(row.get(name, 1) for row in cell.values())) for name in counted]
         line += [_value(cell.get(metric), fmt) for metric, _, fmt in shown]
         figures = paper.get(key, {})
         line += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt in beside]
@@ -149,5 +231,7 @@ def _table(
 def _value(row: Row | None, fmt: Format) -> str:
     if row is None:
         return ""
-    uncertain = fmt is share and row["ci95"] is not None
-    return f"{fmt(row['mean'])} ± {fmt(row['ci95'])}" if uncertain else fmt(row["mean"])
+    if fmt not in MEASURED or row["ci95"] is None:
+        return fmt(row["mean"])
+    width = decibel if fmt in (decibel, signed_decibel) else share
+    return f"{fmt(row['mean'])} ± {width(row['ci95'])}"

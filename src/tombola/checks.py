@@ -1,0 +1,54 @@
+"""Whether what a user brings belongs together; what does not is one clear error."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tombola.data import Data
+from tombola.errors import DataError, PartitionError, UsageError
+from tombola.objectives import Objective
+from tombola.partition import Partition
+
+
+def check_kinds(backbone: object, objective: object, data: object, partition: object) -> None:
+    """Raise `UsageError` where one of them is something else, or a class that was not called."""
+    for name, given, kind in (
+        ("backbone", backbone, nn.Module),
+        ("objective", objective, Objective),
+        ("data", data, Data),
+        ("partition", partition, Partition),
+    ):
+        if not isinstance(given, kind):
+            hint = f"; call it: {given.__name__}()" if isinstance(given, type) else ""
+            raise UsageError(f"{name} must be a {kind.__name__}: got {type(given).__name__}{hint}")
+
+
+@torch.no_grad()
+def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
+    """Data, partition and network fit: lengths agree, and two samples go through.
+
+    Args:
+        network: in evaluation mode.
+        data: what it should take.
+        partition: of these data.
+
+    Raises:
+        PartitionError: it is of other data.
+        DataError: the network cannot take the data, or returns no tensor.
+    """
+    for split, members_SK in partition.members.items():
+        if len(members_SK) != len(data.split(split)):
+            raise PartitionError(
+                f"the partition is of {len(members_SK)} {split} samples, the data have "
+                f"{len(data.split(split))}: make it from the same data"
+            )
+    try:
+        outputs = network(data.inputs("train", torch.arange(min(2, len(data.train)))))
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(
+            f"the backbone cannot take the data ({reason}): check shape, dtype, prepare"
+        ) from None
+    if not isinstance(outputs, Tensor):
+        raise DataError(f"the backbone must return one tensor, it returns a {type(outputs).__name__}")
