@@ -7,32 +7,34 @@ import os
 # Two OpenMP programs at once spin on each other; must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import json
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 import tombola
-from tombola.data import Data
-from tombola.errors import TombolaError, UsageError, unknown
-from tombola.experiments import EXPERIMENTS, experiment
+from tombola.errors import TombolaError, UsageError
+from tombola.experiments import experiment
 from tombola.experiments.speech_files import enhance_file, find_tickets
 from tombola.launch import Order, finished, order_of
-from tombola.methods import METHODS
 from tombola.records import read_environment
 from tombola.report.inspect import describe
 from tombola.report.page import write_page
 from tombola.report.rows import find_runs
 from tombola.report.rows import rows as rows_of
-from tombola.report.tables import Table, tables
+from tombola.terminal import (
+    carry_out,
+    err_console,
+    experiments_plain,
+    print_experiments,
+    print_json,
+    print_rows,
+    print_tickets,
+)
 
 app = App(
     name="tombola",
@@ -40,9 +42,6 @@ app = App(
     version=tombola.__version__,
     suppress_keyboard_interrupt=False,  # `main` says how to go on
 )
-out_console, err_console = Console(), Console(stderr=True)
-if not out_console.is_terminal:
-    out_console.width = 160  # a file or a pipe has no width of its own
 Json = Annotated[bool, Parameter(negative="")]
 
 
@@ -105,7 +104,7 @@ def run(
     order = Order(chosen, preset, settings, augment, data and _absolute(data), tune, method)
     folder, found = out / f"{name}-{preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
-    _carry_out(order, found, where, json)
+    carry_out(order, found, where, json)
 
 
 @app.command
@@ -125,7 +124,7 @@ def resume(path: Path, *, threads: int | None = None, json: Json = False) -> Non
     """
     order, seed, item = order_of(path)
     _threads(read_environment(path).get("threads") if threads is None else threads)
-    _carry_out(order, order.load(), [(seed, item, path)], json)
+    carry_out(order, order.load(), [(seed, item, path)], json)
 
 
 @app.command
@@ -152,7 +151,7 @@ def compare(
     found = rows_of(find_runs(paths))
     if write is not None:
         write_page(write, found)
-    _print_rows(found, json)
+    print_rows(found, json)
 
 
 @app.command
@@ -176,7 +175,7 @@ def draw(*paths: Path, out: Path = Path("pictures"), json: Json = False) -> None
     out.mkdir(parents=True, exist_ok=True)
     files = [str(file) for file in drawn(runs, out)]
     if json:
-        _print_json(files)
+        print_json(files)
     else:
         sys.stdout.write("\n".join(files) + "\n")
 
@@ -226,15 +225,9 @@ def inspect(file: Path, *, json: Json = False) -> None:
     """
     facts = describe(file)
     if json:
-        _print_json(facts)
-        return
-    heads = ("bytes", "weights_in_scope", "union", "core", "private_numbers_per_ticket", "dense_rest")
-    for key in heads:
-        out_console.print(f"{key.replace('_', ' ')}: {facts[key]:,}")
-    layers = list(next(iter(facts["layers"].values())))
-    body = [[layer, *(f"{facts['layers'][t][layer]:.3f}" for t in facts["tickets"])] for layer in layers]
-    total = ["all", *(f"{n / facts['weights_in_scope']:.3f}" for n in facts["tickets"].values())]
-    out_console.print(Table("Density per layer", ["layer", *facts["tickets"]], [*body, total]).rich())
+        print_json(facts)
+    else:
+        print_tickets(facts)
 
 
 @app.command
@@ -248,62 +241,10 @@ def experiments(*, json: Json = False) -> None:
     json: bool
         For machines.
     """
-    listed = [
-        {
-            "name": e.name,
-            "summary": e.summary,
-            "data": e.data,
-            "presets": {name: preset.summary for name, preset in e.presets.items()},
-        }
-        for e in EXPERIMENTS.values()
-    ]
     if json:
-        _print_json(listed)
-        return
-    for e in EXPERIMENTS.values():
-        out_console.print(f"[bold]{e.name}[/bold]  {e.summary}\n  data: {escape(e.data)}", highlight=False)
-        for name, preset in e.presets.items():
-            out_console.print(f"  --preset {name}: {preset.summary}", highlight=False)
-    out_console.print("methods:", highlight=False)
-    for name, composed in METHODS.items():
-        control = " (control)" if composed.control else ""
-        out_console.print(f"  --method {name}: {composed.summary}{control}", highlight=False)
-
-
-def _carry_out(
-    order: Order, data: dict[str, Data], where: Sequence[tuple[int, str, Path]], json: bool
-) -> None:
-    for _, item, _ in where:
-        if item not in data and "" in data:
-            raise UsageError(f"{order.experiment.name} has one network for all its data: leave out --item")
-        if item not in data:
-            raise UsageError(unknown("item", item, data))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not err_console.is_terminal  # a bar in a file would be empty lines
-    with Progress(*columns, console=err_console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("loading", total=None)
-        for seed, item, path in where:
-            which = f"{item}, seed {seed}" if item else f"seed {seed}"
-
-            def tell(stage: str, done: int, total: int, which: str = which) -> None:
-                bar.update(task, description=f"{which}: {stage}", completed=done, total=total)
-
-            for word in order.run(data[item], seed, path, tell, item):
-                bar.console.print(f"{which}: {word}", highlight=False, soft_wrap=True)
-    _print_rows(rows_of([path for _, _, path in where]), json)
-    err_console.print(f"runs: {', '.join(str(path) for _, _, path in where)}", highlight=False)
-
-
-def _print_rows(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        _print_json(rows)
-        return
-    for table in tables(rows):
-        out_console.print(table.rich())
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+        print_json(experiments_plain())
+    else:
+        print_experiments()
 
 
 def _threads(count: int | None) -> None:

@@ -1,0 +1,105 @@
+"""What the command line shows: progress, tables, lists; JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from tombola.data import Data
+from tombola.errors import UsageError, unknown
+from tombola.experiments import EXPERIMENTS
+from tombola.launch import Order
+from tombola.methods import METHODS
+from tombola.report.rows import Row
+from tombola.report.rows import rows as rows_of
+from tombola.report.tables import Table, tables
+
+out_console, err_console = Console(), Console(stderr=True)
+if not out_console.is_terminal:
+    out_console.width = 160  # a file or a pipe has no width of its own
+
+
+def carry_out(
+    order: Order, data: Mapping[str, Data], where: Sequence[tuple[int, str, Path]], as_json: bool
+) -> None:
+    """Carry out an order for each seed and item, show how far it is, then the comparison.
+
+    Raises:
+        UsageError: an item that the data do not have.
+    """
+    for _, item, _ in where:
+        if item not in data and "" in data:
+            raise UsageError(f"{order.experiment.name} has one network for all its data: leave out --item")
+        if item not in data:
+            raise UsageError(unknown("item", item, data))
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not err_console.is_terminal  # a bar in a file would be empty lines
+    with Progress(*columns, console=err_console, transient=True, disable=hidden) as bar:
+        task = bar.add_task("loading", total=None)
+        for seed, item, path in where:
+            which = f"{item}, seed {seed}" if item else f"seed {seed}"
+
+            def tell(stage: str, done: int, total: int, which: str = which) -> None:
+                bar.update(task, description=f"{which}: {stage}", completed=done, total=total)
+
+            for word in order.run(data[item], seed, path, tell, item):
+                bar.console.print(f"{which}: {word}", highlight=False, soft_wrap=True)
+    print_rows(rows_of([path for _, _, path in where]), as_json)
+    err_console.print(f"runs: {', '.join(str(path) for _, _, path in where)}", highlight=False)
+
+
+def print_rows(rows: Sequence[Row], as_json: bool) -> None:
+    """Rows as tables, or for machines."""
+    if as_json:
+        print_json(rows)
+        return
+    for table in tables(rows):
+        out_console.print(table.rich())
+
+
+def print_tickets(facts: Mapping[str, Any]) -> None:
+    """What `tombola.report.inspect.describe` found in a ticket file."""
+    heads = ("bytes", "weights_in_scope", "union", "core", "private_numbers_per_ticket", "dense_rest")
+    for key in heads:
+        out_console.print(f"{key.replace('_', ' ')}: {facts[key]:,}")
+    layers = list(next(iter(facts["layers"].values())))
+    body = [[layer, *(f"{facts['layers'][t][layer]:.3f}" for t in facts["tickets"])] for layer in layers]
+    total = ["all", *(f"{n / facts['weights_in_scope']:.3f}" for n in facts["tickets"].values())]
+    out_console.print(Table("Density per layer", ["layer", *facts["tickets"]], [*body, total]).rich())
+
+
+def print_experiments() -> None:
+    """Experiments with their data and presets, and the methods."""
+    for e in EXPERIMENTS.values():
+        out_console.print(f"[bold]{e.name}[/bold]  {e.summary}\n  data: {escape(e.data)}", highlight=False)
+        for name, preset in e.presets.items():
+            out_console.print(f"  --preset {name}: {preset.summary}", highlight=False)
+    out_console.print("methods:", highlight=False)
+    for name, composed in METHODS.items():
+        control = " (control)" if composed.control else ""
+        out_console.print(f"  --method {name}: {composed.summary}{control}", highlight=False)
+
+
+def experiments_plain() -> list[dict[str, Any]]:
+    """The same for machines."""
+    return [
+        {
+            "name": e.name,
+            "summary": e.summary,
+            "data": e.data,
+            "presets": {name: preset.summary for name, preset in e.presets.items()},
+        }
+        for e in EXPERIMENTS.values()
+    ]
+
+
+def print_json(value: Any) -> None:
+    """Any plain value as JSON, on standard output."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
