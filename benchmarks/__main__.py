@@ -10,7 +10,7 @@ from datetime import date
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: other programs may share the cores
 
-from benchmarks import machine, optimizer, page, selection, serving, sets, training
+from benchmarks import machine, optimizer, page, selection, serving, sets, similarity, training
 from benchmarks.files import ticket_file
 from benchmarks.row import Row
 
@@ -26,6 +26,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "ticket_switch": serving.ticket_switch,
     "mixed_batch": serving.mixed_batch,
     "maskset": sets.mask_set,
+    "similarity": similarity.similarity,
 }
 
 

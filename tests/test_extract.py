@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from tombola import partition as partitions
 from tombola.data import Data
-from tombola.errors import DataError, LayerCollapse
+from tombola.errors import DataError, LayerCollapse, PruningError
 from tombola.extract import extract
 from tombola.function import Function
 from tombola.layout import Layout
@@ -15,7 +15,7 @@ from tombola.masks import MaskSet
 from tombola.objectives import Classification
 from tombola.problem import Problem, Recipe
 from tombola.pruning import keep_top
-from tombola.scoring import magnitude
+from tombola.scoring import parse
 from tombola.stage import Stage
 
 
@@ -124,8 +124,59 @@ def test_without_training_steps_the_scores_are_those_of_theta0(problem):
 
 
 def test_another_score_may_be_given(problem):
-    found = search(problem, [100], T=0, score=lambda theta_N: -magnitude(theta_N))
+    found = search(problem, [100], T=0, score=lambda evidence: -evidence.weights_N.abs())
     assert torch.equal(found["top"], keep_top(-problem.f.theta0().weights_N.abs(), 100))
+
+
+@pytest.mark.parametrize("name", ["magnitude", "random", "snip:2", "grasp:2", "synflow", "taylor:2", "wanda"])
+def test_every_score_prunes_at_initialisation_in_one_round_or_several(problem, name):
+    once = search(problem, [100], T=0, score=parse(name), selection="layer")
+    masks = search(problem, [200, 150, 100], T=0, score=parse(name), selection="layer")
+    assert set(once.counts.values()) == set(masks.counts.values()) == {100}
+    iterated = search(problem, [200, 150], T=0, score=parse(name), selection="layer")
+    assert masks <= iterated
+    if name == "synflow":  # no data: the same for all
+        assert torch.equal(once["top"], once["bottom"])
+        assert once != masks  # each round scores what the round before left
+    if name == "magnitude":  # the same scores in every round
+        assert search(problem, [100], T=0) == search(problem, [200, 150, 100], T=0)
+
+
+def test_snip_at_initialisation_is_that_of_a_plain_gradient():
+    problem = linear_problem(Recipe(batch_size=8))
+    train, theta0 = problem.data.train, problem.f.theta0()
+    dense = MaskSet.dense(problem.f.scope, ["a", "b"])
+    found = extract(problem, theta0, dense, [7], 0, score=parse("snip:3"))
+    for k, name in enumerate("ab"):
+        weight, stream = (
+            theta0.weights_N.detach().view(3, 6).clone().requires_grad_(),
+            problem.stream(k, "score", 0),
+        )
+        index = torch.cat([stream[i] for i in range(3)])  # the mean over batches is that over all of them
+        F.cross_entropy(F.linear(train.x[index], weight), train.y[index]).backward()
+        assert torch.equal(found[name], keep_top((weight * weight.grad).detach().abs().flatten(), 7))
+    assert found["a"].tolist() != found["b"].tolist()
+    assert problem.seen == 2 * 3 * 8
+
+
+@pytest.mark.parametrize("name", ["movement", "taylor", "snip", "wanda"])
+@pytest.mark.parametrize("alive", [1, 4])
+def test_a_search_by_another_score_goes_on_to_the_same_masks(convnet, make_problem, interrupted, name, alive):
+    whole = make_problem(convnet)
+    expected, stage = search(whole, [180, 120], score=parse(name)), interrupted(alive)
+    with pytest.raises(KeyboardInterrupt):
+        search(make_problem(convnet), [180, 120], score=parse(name), stage=stage)
+    stage.alive, again = -1, make_problem(convnet)
+    assert search(again, [180, 120], score=parse(name), stage=stage) == expected
+    assert again.seen == whole.seen
+    assert expected != search(make_problem(convnet), [180, 120])
+
+
+def test_movement_without_training_names_round_ticket_and_layer(problem):
+    with pytest.raises(
+        PruningError, match=r"round 0, ticket 'top': movement scores of 0\.weight are all zero"
+    ):
+        search(problem, [100], T=0, score=parse("movement"))
 
 
 def test_an_empty_schedule_gives_the_masks_back(problem):

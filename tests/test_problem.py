@@ -72,6 +72,16 @@ def test_seen_counts_samples_and_batches_cover_an_epoch(convnet, make_problem):
     assert problem.batches(0) == -(-size // 8)
 
 
+def test_the_loss_has_a_graph_and_leaves_the_gradients_alone(convnet, make_problem):
+    problem = make_problem(convnet)
+    theta, mask = problem.f.theta0(), torch.ones(252, dtype=torch.bool)
+    loss = problem.loss(theta, mask, 0, problem.stream(0, "test"), 1)
+    assert all(leaf.grad is None for leaf in theta.leaves())
+    assert problem.seen == 8
+    loss.backward()
+    assert bool(theta.weights_N.grad.any())
+
+
 def test_streams_differ_by_ticket_purpose_seed_and_order(convnet, make_problem):
     def first(k=0, purpose=("a",), **options):
         return tuple(make_problem(convnet, **options).stream(k, *purpose)[0].tolist())

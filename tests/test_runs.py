@@ -10,6 +10,7 @@ import yaml
 from tombola import records, storage
 from tombola.errors import RunError
 from tombola.runs import Run
+from tombola.settings import Settings
 
 CONFIG = {"seed": 0, "settings": {"T": 1, "search": {"lr": 0.1}}, "methods": ["rtl"]}
 
@@ -197,3 +198,14 @@ def test_timings_and_environment_may_be_absent(tmp_path):
 def test_the_environment_is_json(tmp_path):
     fill(tmp_path)
     assert json.loads((tmp_path / "environment.json").read_text()).keys() == records.environment().keys()
+
+
+def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):
+    settings = Settings().plain()
+    old = {name: value for name, value in settings.items() if name != "score"}
+    with Run(tmp_path / "run", {"seed": 0, "settings": old}):
+        pass
+    with Run(tmp_path / "run", {"seed": 0, "settings": settings}) as run:
+        assert run.config["settings"]["score"] == "magnitude"
+    with pytest.raises(RunError, match="another settings: score: 'magnitude' there, 'snip' here"):
+        Run(tmp_path / "run", {"seed": 0, "settings": {**settings, "score": "snip"}})

@@ -7,7 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tombola.errors import UsageError
-from tombola.schedules import explicit, fixed_count, fraction, kept, one_shot, parse, targets
+from tombola.schedules import (
+    cubic,
+    explicit,
+    fixed_count,
+    fraction,
+    geometric,
+    kept,
+    one_shot,
+    parse,
+    targets,
+)
 
 
 @st.composite
@@ -20,6 +30,8 @@ schedules = st.one_of(
     st.just(one_shot()),
     st.builds(fraction, st.floats(0.01, 0.99)),
     st.builds(fixed_count, st.integers(1, 4000)),
+    st.builds(cubic, st.integers(1, 40)),
+    st.builds(geometric, st.integers(1, 40)),
     st.lists(st.floats(0, 0.999), min_size=1, max_size=5).map(lambda s: explicit(*s)),
 )
 
@@ -69,10 +81,45 @@ def test_a_fraction_of_few_weights_still_removes_one():
     assert fraction(0.1)(4, [1]) == (3, 2, 1)
 
 
-@pytest.mark.parametrize("schedule", [one_shot(), fraction(0.5), fixed_count(30), explicit(0.2)])
+@pytest.mark.parametrize(
+    "schedule", [one_shot(), fraction(0.5), fixed_count(30), cubic(4), geometric(4), explicit(0.2)]
+)
 def test_the_dense_target_is_hit_alone_and_among_others(schedule):
     assert schedule(100, [100])[0] == 100
     assert {100, 50} <= set(schedule(100, [100, 50]))
+
+
+def test_cubic_is_the_curve_of_zhu_and_gupta_in_counts():
+    sparsities = [0.8 + (0 - 0.8) * (1 - t / 10) ** 3 for t in range(1, 11)]
+    assert cubic(10)(10_000, [2000]) == tuple(round(10_000 * (1 - s)) for s in sparsities)
+
+
+def test_geometric_keeps_the_same_share_in_every_round():
+    counts = geometric(7)(10**6, [10_000])
+    assert len(counts) == 7
+    before = (10**6, *counts)
+    assert all(abs(b / a - 0.01 ** (1 / 7)) < 1e-3 for a, b in itertools.pairwise(before))
+
+
+@pytest.mark.parametrize("course", [cubic, geometric])
+def test_one_round_of_a_course_is_one_shot(course):
+    assert course(1)(1000, [300]) == (300,)
+
+
+@pytest.mark.parametrize("course", [cubic, geometric])
+def test_a_target_on_the_way_adds_a_round_and_moves_none(course):
+    assert set(course(5)(1000, [777, 100])) == {777, *course(5)(1000, [100])}
+
+
+@pytest.mark.parametrize("course", [cubic, geometric])
+def test_more_rounds_than_weights_drop_those_that_would_remove_nothing(course):
+    assert set(course(50)(4, [2])) <= {3, 2}
+
+
+@pytest.mark.parametrize("course", [cubic, geometric])
+def test_a_course_needs_a_round(course):
+    with pytest.raises(UsageError, match="at least 1: got 0"):
+        course(0)
 
 
 def test_explicit_adds_the_targets_and_stops_at_the_last():
@@ -84,7 +131,7 @@ def test_order_and_repeats_of_targets_do_not_matter():
     assert fixed_count(30)(100, [25, 50, 25]) == fixed_count(30)(100, [50, 25])
 
 
-@pytest.mark.parametrize("schedule", [one_shot(), fraction(0.5), fixed_count(3), explicit(0.5)])
+@pytest.mark.parametrize("schedule", [one_shot(), fraction(0.5), fixed_count(3), cubic(3), explicit(0.5)])
 @pytest.mark.parametrize("wanted", [[], [0], [11], [-1], [5, 0], [5, 11]])
 def test_targets_outside_the_weights_are_refused(schedule, wanted):
     with pytest.raises(UsageError, match="between 1 and 10"):
@@ -129,6 +176,8 @@ def test_a_count_below_one_is_refused(n):
         ("one_shot", one_shot()),
         ("fraction:0.2", fraction(0.2)),
         ("fixed_count:300", fixed_count(300)),
+        ("cubic:5", cubic(5)),
+        ("geometric:5", geometric(5)),
         ("explicit:0.1,0.4", explicit(0.1, 0.4)),
         ("explicit:0.1", explicit(0.1)),
     ],
@@ -151,16 +200,20 @@ def test_parse_reads_every_schedule(text, schedule):
         "explicit:",
         "explicit:0.1,,0.2",
         "explicit:0.1;0.2",
-        "cubic:3",
+        "cubic",
+        "cubic:2.5",
+        "geometric:",
         "Fraction:0.2",
     ],
 )
 def test_a_schedule_that_is_not_understood_says_what_to_write(text):
-    with pytest.raises(UsageError, match="write one_shot, fraction:P, fixed_count:N or explicit"):
+    with pytest.raises(UsageError, match=r"write one_shot, .*cubic:N, geometric:N or explicit"):
         parse(text)
 
 
-@pytest.mark.parametrize("text", ["fraction:2", "fraction:nan", "fixed_count:0", "explicit:0.5,1.5"])
+@pytest.mark.parametrize(
+    "text", ["fraction:2", "fraction:nan", "fixed_count:0", "cubic:0", "geometric:-1", "explicit:0.5,1.5"]
+)
 def test_parse_refuses_numbers_that_make_no_sense(text):
     with pytest.raises(UsageError, match="got"):
         parse(text)

@@ -165,6 +165,23 @@ def test_exclude_wins_over_include():
     assert scope(model, include=["0.weight", "1.weight"], exclude=["1.weight"]).names == ("0.weight",)
 
 
+def test_first_and_last_layer_stay_dense_or_take_part_as_asked():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    assert scope(model, exclude=["0.*"]).names == ("1.weight",)
+    assert scope(model, include=["*.weight"], exclude=["0.*"]).names == ("1.weight", "2.weight")
+
+
+def test_attention_is_in_scope_by_its_output_and_by_its_input_if_named():
+    layer = nn.TransformerEncoderLayer(4, 2, 8)
+    model = nn.ModuleDict(
+        {"encoder": nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), "head": nn.Linear(4, 2)}
+    )
+    names = {name.removeprefix("encoder.layers.0.") for name in scope(model).names}
+    assert names == {"self_attn.out_proj.weight", "linear1.weight", "linear2.weight"}
+    wider = scope(model, include=["*.linear?.weight", "*.in_proj_weight"])
+    assert "encoder.layers.0.self_attn.in_proj_weight" in wider.names
+
+
 def test_the_order_is_that_of_the_model_not_of_the_patterns():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
     assert scope(model, include=["2.weight", "0.weight"]).names == ("0.weight", "2.weight")

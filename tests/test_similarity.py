@@ -1,29 +1,33 @@
-"""Chance-corrected overlap of masks."""
+"""Overlap of masks, raw and corrected for chance."""
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tombola import masks as masks_module
-from tombola.analysis.similarity import kappa
+from tombola.analysis import similarity
+from tombola.analysis.similarity import compare, depths, kappa, mean_over_pairs, specialisation
+from tombola.errors import MaskError, UnknownTicket
 from tombola.layout import Layout
 from tombola.masks import MaskSet
 
 SCOPE = Layout(("a", "b", "c"), ((40, 10), (20, 10), (100,)))
+SMALL = Layout(("a", "b", "c"), ((4,), (4,), (2,)))
 
 
-def masks(seed, K, densities=(0.5, 0.2, 0.8)):
+def masks(seed, K, densities=(0.5, 0.2, 0.8), scope=SCOPE):
     g = torch.Generator().manual_seed(seed)
     rows = [
-        torch.cat([torch.rand(n, generator=g) < d for n, d in zip(SCOPE.sizes, densities, strict=True)])
+        torch.cat([torch.rand(n, generator=g) < d for n, d in zip(scope.sizes, densities, strict=True)])
         for _ in range(K)
     ]
-    return MaskSet(SCOPE, {str(k): row for k, row in enumerate(rows)})
+    return MaskSet(scope, {str(k): row for k, row in enumerate(rows)})
 
 
-def brute_force(a, b):
+def brute_force(a, b, scope=SCOPE):
     above = most = 0.0
-    for one, two in zip(a.split(SCOPE.sizes), b.split(SCOPE.sizes), strict=True):
+    for one, two in zip(a.split(scope.sizes), b.split(scope.sizes), strict=True):
         one, two = one.tolist(), two.tolist()
         overlap = sum(x and y for x, y in zip(one, two, strict=True))
         expected = sum(one) * sum(two) / len(one)
@@ -50,13 +54,20 @@ def test_kappa_is_zero_on_average_for_independent_masks_of_any_layer_profile():
 
 
 def test_raw_jaccard_is_not_zero_for_independent_masks():
-    both = masks(0, 30, (0.8, 0.8, 0.8)).jaccard()
-    assert float(both[~torch.eye(30, dtype=torch.bool)].mean()) == pytest.approx(0.8 / 1.2, abs=0.02)
+    both = masks(0, 30, (0.8, 0.8, 0.8))
+    assert mean_over_pairs(compare(both).jaccard()) == pytest.approx(0.8 / 1.2, abs=0.02)
+
+
+def test_jaccard_is_that_of_the_mask_set_in_one_set_and_over_two():
+    a, b = masks(0, 4), masks(1, 3)
+    torch.testing.assert_close(compare(a).jaccard(), a.jaccard())
+    both = MaskSet(SCOPE, {f"{s}{n}": m[n] for s, m in (("a", a), ("b", b)) for n in m})
+    torch.testing.assert_close(compare(a, b).jaccard(), both.jaccard()[:4, 4:])
 
 
 def test_kappa_is_one_for_nested_masks():
     a = masks(0, 1)
-    inner = a.masks_KN[0] & (torch.rand(SCOPE.size) < 0.5)
+    inner = a.masks_KN[0] & (torch.rand(SCOPE.size, generator=torch.Generator().manual_seed(2)) < 0.5)
     found = kappa(a, MaskSet(SCOPE, {"inner": inner, "same": a.masks_KN[0]}))
     torch.testing.assert_close(found, torch.ones(1, 2, dtype=torch.float64))
 
@@ -71,9 +82,110 @@ def test_kappa_is_negative_for_complements():
     assert float(kappa(a, MaskSet(SCOPE, {"rest": ~a.masks_KN[0]}))) < -0.8
 
 
+def test_a_set_against_its_copy_is_a_set_against_itself():
+    a = masks(0, 5)
+    again = MaskSet(SCOPE, {name: a[name] for name in a})
+    for one, two in zip(vars(compare(a)).values(), vars(compare(a, again)).values(), strict=True):
+        assert one == two if isinstance(one, tuple) else torch.equal(one, two)
+
+
+def test_the_counts_by_hand():
+    found = compare(
+        MaskSet(SMALL, {"one": torch.tensor([1, 1, 0, 0, 1, 1, 1, 0, 1, 0])}),
+        MaskSet(SMALL, {"two": torch.tensor([1, 0, 1, 0, 1, 1, 0, 0, 0, 1])}),
+    )
+    assert found.a_KL.tolist() == [[2, 3, 1]]
+    assert found.b_JL.tolist() == [[2, 2, 1]]
+    assert found.both_KJL.tolist() == [[[1, 2, 0]]]
+    # E = 1, 1.5, .5; I − E = 0, .5, −.5; min − E = 1, .5, .5
+    assert float(found.kappa()) == 0.0
+    layers = {name: float(layer.kappa()) for name, layer in found.by_layer().items()}
+    assert layers == {"a": 0.0, "b": 1.0, "c": -1.0}
+    assert float(found.jaccard()) == 3 / (6 + 5 - 3)
+    assert float(found.only(["a", "b"]).kappa()) == 0.5 / 1.5
+    assert {d: part.layers for d, part in found.by_depth().items()} == {
+        "shallow": ("a",),
+        "middle": ("b",),
+        "deep": ("c",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("count", "thirds"), [(3, (1, 1, 1)), (5, (2, 2, 1)), (7, (3, 2, 2)), (9, (3, 3, 3))]
+)
+def test_thirds_differ_by_at_most_one_layer_and_keep_the_order(count, thirds):
+    layers = [f"layer{i}" for i in range(count)]
+    found = depths(layers)
+    assert tuple(map(len, found.values())) == thirds
+    assert [layer for third in found.values() for layer in third] == layers
+
+
 def test_kappa_is_nan_where_chance_leaves_no_room():
     full = MaskSet.dense(SCOPE, ["full"])
     assert bool(kappa(full, masks(0, 1)).isnan())
+
+
+def test_a_layer_that_is_full_or_empty_in_one_mask_does_not_count():
+    one, two = torch.tensor([1, 1, 0, 0, 1, 1, 1, 1, 1, 0]), torch.tensor([1, 0, 1, 0, 1, 0, 0, 0, 1, 0])
+    found = compare(MaskSet(SMALL, {"one": one}), MaskSet(SMALL, {"two": two}))
+    assert bool(found.by_layer()["b"].kappa().isnan())
+    assert float(found.kappa()) == float(found.only(["a", "c"]).kappa()) == 0.5 / 1.5
+
+
+def test_means_leave_out_pairs_that_are_not_defined():
+    assert mean_over_pairs(torch.tensor([[1.0, 0.5], [torch.nan, 1.0]])) == 0.5
+    assert mean_over_pairs(torch.full((2, 2), torch.nan)) != mean_over_pairs(torch.ones(2, 2))
+    with pytest.raises(MaskError, match="square"):
+        mean_over_pairs(torch.ones(2, 3))
+
+
+def test_specialisation_with_all_twins_is_the_difference_of_the_means():
+    a, twins = masks(0, 4), masks(1, 4)
+    expected = kappa(a, twins).diagonal().mean() - mean_over_pairs(kappa(a, a))
+    assert specialisation(a, twins) == pytest.approx(float(expected))
+
+
+def test_one_twin_is_compared_with_its_own_ticket():
+    a, twins = masks(0, 4), masks(1, 4)
+    across = kappa(a, a)[2]
+    expected = kappa(a, twins)[2, 2] - (across.sum() - across[2]) / 3
+    assert specialisation(a, twins.select(["2"])) == pytest.approx(float(expected))
+
+
+def test_specialisation_of_a_part_is_that_of_its_layers_alone():
+    a, twins = masks(0, 4), masks(1, 4)
+    last = Layout(("c",), ((100,),))
+    cut = [MaskSet.stacked(last, m.names, m.masks_KN[:, -100:].clone()) for m in (a, twins)]
+    assert specialisation(a, twins, ["c"]) == pytest.approx(specialisation(*cut))
+
+
+def test_what_cannot_be_compared_is_refused():
+    a = masks(0, 2)
+    with pytest.raises(MaskError, match="same scope"):
+        compare(a, masks(0, 2, scope=SMALL))
+    with pytest.raises(MaskError, match="at least three layers"):
+        depths(["a", "b"])
+    with pytest.raises(MaskError, match="no layer 'd'"):
+        compare(a).only(["d"])
+    with pytest.raises(MaskError, match="at least one layer"):
+        compare(a).only([])
+    with pytest.raises(MaskError, match="at least two"):
+        specialisation(masks(0, 1), masks(1, 1))
+    with pytest.raises(UnknownTicket, match="Known: 0, 1"):
+        specialisation(a, masks(1, 3))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_kappa_is_at_most_one_symmetric_and_blind_to_complements(seed, densities):
+    a = masks(seed, 3, densities, SMALL)
+    found = kappa(a, a)
+    assert bool((found.isnan() | (found <= 1 + 1e-12)).all())
+    torch.testing.assert_close(found, found.T, equal_nan=True)
+    pruned = MaskSet.stacked(SMALL, a.names, ~a.masks_KN)
+    torch.testing.assert_close(kappa(pruned, pruned), found, equal_nan=True)
+    diagonal = found.diagonal()
+    assert bool((diagonal.isnan() | (diagonal - 1).abs().lt(1e-12)).all())
 
 
 class Largest(TorchDispatchMode):
@@ -88,10 +200,10 @@ class Largest(TorchDispatchMode):
         return out
 
 
-def test_kappa_counts_in_blocks_whatever_the_size_of_a_layer(monkeypatch):
+def test_counting_goes_in_blocks_whatever_the_size_of_a_layer(monkeypatch):
     a, b = masks(0, 3), masks(1, 2)
     expected = kappa(a, b)
-    monkeypatch.setattr(masks_module, "_CHUNK", 32)
+    monkeypatch.setattr(similarity, "_WIDEST", 32)
     with Largest() as largest:
         assert torch.equal(kappa(a, b), expected)
-    assert largest.bytes <= max(3 * 32 * 4, a.masks_KN.numel())  # float32 blocks, the masks themselves
+    assert largest.bytes <= max(5 * 32 * 4, a.masks_KN.numel())  # float32 blocks, the masks themselves

@@ -5,7 +5,7 @@ of heterogeneous data, and trains them together on shared weights (Routing the L
 2601.22141).
 """
 
-from tombola import objectives, partition, pruning, schedules, scoring
+from tombola import corruptions, interop, objectives, partition, pruning, schedules, scoring
 from tombola.api import find, rtl
 from tombola.data import Data, Split
 from tombola.errors import TombolaError
@@ -27,7 +27,9 @@ __all__ = [
     "Split",
     "TicketModel",
     "TombolaError",
+    "corruptions",
     "find",
+    "interop",
     "load",
     "masked",
     "objectives",

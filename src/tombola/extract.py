@@ -6,16 +6,16 @@ Shape letters: K tickets, N weights in scope.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 
-from torch import Tensor
-
-from tombola.errors import LayerCollapse
+from tombola.errors import PruningError
+from tombola.evidence import TicketEvidence
 from tombola.function import Theta
 from tombola.masks import MaskSet
 from tombola.problem import Problem
-from tombola.pruning import Selection, prune
-from tombola.scoring import magnitude
+from tombola.pruning import Selection, prune, transposed
+from tombola.scoring import CRITERIA, Score, needs_trajectory
 from tombola.stage import Stage
 
 
@@ -26,8 +26,10 @@ def extract(
     schedule: Sequence[int],
     T: int,
     *,
-    score: Callable[[Tensor], Tensor] = magnitude,
+    score: Score = CRITERIA["magnitude"],
     selection: Selection = "global",
+    granularity: str = "weight",
+    floor: int = 0,
     first_round: int = 0,
     stage: Stage | None = None,
 ) -> MaskSet:
@@ -41,15 +43,19 @@ def extract(
         masks: where pruning starts: all ones, or the result of earlier rounds.
         schedule: weights that each ticket keeps after each round (`tombola.schedules`).
         T: training steps per ticket and round.
-        score: from trained weights ``[N]`` to scores ``[N]``, low = prune first.
-        selection: ``global`` or ``layer``.
+        score: from what is known of a ticket to scores ``[N]``, low = prune first (`tombola.scoring`).
+        selection: ``global``, ``layer``, ``uniform`` or ``erk``.
+        granularity: what is pruned together (`tombola.pruning`).
+        floor: what every layer keeps at least.
         first_round: number of the first round; data order depends on it.
         stage: where progress, records and states go.
 
     Raises:
         LayerCollapse: a round would empty a layer; the message names round and ticket.
+        PruningError: scores that cannot be pruned by; so does its message.
     """
     stage, names, scope = stage or Stage(), masks.names, masks.scope
+    cut = partial(prune, granularity=granularity, transposed=transposed(problem.f.module), floor=floor)
     m, done = masks.masks_KN.clone(), 0
     if (saved := stage.load()) is not None:
         m, done = MaskSet.unpack(scope, names, saved[0]["masks"]).masks_KN, saved[1]["done"]
@@ -57,11 +63,13 @@ def extract(
     turns = [(r, k) for r in range(len(schedule)) for k in range(len(masks))]
     for r, k in turns[done:]:  # in every round, ticket after ticket
         theta = theta0.masked(m[k])  # θ ← θ0, under m_k (the rewind)
-        loss = problem.train(theta, m[k], k, T, "extract", first_round + r)  # T steps on d_k: θ_T^(k)
+        evidence = TicketEvidence(problem, theta0, theta, m[k], k, first_round + r, needs_trajectory(score))
+        # T steps on d_k: θ_T^(k)
+        loss = problem.train(theta, m[k], k, T, "extract", first_round + r, moved_N=evidence.moved_N)
         try:
-            m[k] = prune(m[k], score(theta.weights_N), schedule[r], scope, selection)
-        except LayerCollapse as error:
-            raise LayerCollapse(f"round {first_round + r}, ticket {names[k]!r}: {error}") from None
+            m[k] = cut(m[k], score(evidence), schedule[r], scope, selection)
+        except PruningError as error:
+            raise type(error)(f"round {first_round + r}, ticket {names[k]!r}: {error}") from None
         done += 1
         stage.record(event="prune", round=first_round + r, ticket=names[k], kept=int(m[k].sum()), loss=loss)
         stage.save(

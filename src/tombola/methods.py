@@ -13,12 +13,14 @@ from dataclasses import dataclass
 import torch
 
 from tombola.errors import UsageError, unknown
+from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.pipeline import Pipeline, Source
-from tombola.pruning import keep_top, prune
+from tombola.pruning import prune, transposed
 from tombola.randomness import generator
 from tombola.schedules import kept
-from tombola.scoring import magnitude, random
+from tombola.scoring.magnitude import absolute
+from tombola.scoring.random import uniform
 
 
 @dataclass(frozen=True)
@@ -57,20 +59,43 @@ def dense(pipeline: Pipeline, sparsity: float) -> MaskSet:  # noqa: ARG001
 
 def theta0_magnitude(pipeline: Pipeline, sparsity: float) -> MaskSet:
     """The largest initial weights, the same for every ticket: no training, no data."""
-    scope, names = pipeline.f.scope, pipeline.partition.names
-    ones, scores = torch.ones(scope.size, dtype=torch.bool), magnitude(pipeline.theta0.weights_N)
-    mask = prune(ones, scores, kept(scope.size, sparsity), scope, pipeline.settings.selection)  # type: ignore[arg-type]
-    return MaskSet(scope, dict.fromkeys(names, mask))
+    scope, s = pipeline.f.scope, pipeline.settings
+    ones, scores = torch.ones(scope.size, dtype=torch.bool), absolute(pipeline.theta0.weights_N)
+    mask = prune(
+        ones,
+        scores,
+        kept(scope.size, sparsity),
+        scope,
+        s.selection,  # type: ignore[arg-type]
+        granularity=s.granularity,
+        transposed=transposed(pipeline.backbone),
+        floor=s.floor,
+    )
+    return MaskSet(scope, dict.fromkeys(pipeline.partition.names, mask))
 
 
 def random_like(pipeline: Pipeline, sparsity: float) -> MaskSet:
     """Random masks with RTL's count in every layer of every ticket."""
     own, scope = pipeline.masks("own", sparsity), pipeline.f.scope
-    masks = {}
+    turned, masks = transposed(pipeline.backbone), {}
+    layers = [Layout((name,), (shape,)) for name, shape in zip(scope.names, scope.shapes, strict=True)]
     for name, counts in zip(own.names, own.counts_KL().tolist(), strict=True):
         g = generator(pipeline.seed, "random_mask", sparsity, name)
-        scores = random(pipeline.theta0.weights_N, g).split(scope.sizes)
-        masks[name] = torch.cat([keep_top(s, n) for s, n in zip(scores, counts, strict=True)])
+        scores = uniform(pipeline.theta0.weights_N, g).split(scope.sizes)
+        masks[name] = torch.cat(
+            [
+                prune(
+                    torch.ones(layer.size, dtype=torch.bool),
+                    s,
+                    n,
+                    layer,
+                    allow_collapse=True,  # where RTL's ticket has nothing left in a layer, it has nothing
+                    granularity=pipeline.settings.granularity,
+                    transposed=turned,
+                )
+                for layer, s, n in zip(layers, scores, counts, strict=True)
+            ]
+        )
     return MaskSet(scope, masks)
 
 

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tombola import normalization, storage
+from tombola import normalization, scoring, storage
 from tombola.checks import check_fit, check_kinds
 from tombola.data import SPLITS, Data, with_context
 from tombola.errors import PartitionError, UsageError
@@ -163,7 +163,10 @@ class Pipeline:
                 before,
                 segment,
                 self.budget(source, self.settings.T),
+                score=scoring.parse(self.settings.score),
                 selection=self.settings.selection,  # type: ignore[arg-type]
+                granularity=self.settings.granularity,
+                floor=self.settings.floor,
                 first_round=done,
                 stage=stage,
             )

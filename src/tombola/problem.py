@@ -19,6 +19,7 @@ from tombola.optim import MaskedOptimizer, masked
 from tombola.partition import Partition
 from tombola.randomness import drawn_from, generator
 from tombola.scope import classifier
+from tombola.scoring.movement import away_from_zero
 
 
 @dataclass(frozen=True)
@@ -93,8 +94,8 @@ class Problem:
         K = range(len(self.partition))
         return [self.objective.owned(self.f.rest, head, k) for k in K]
 
-    def gradient(self, theta: Theta, mask_N: Tensor, k: int, stream: Stream, i: int) -> Tensor:
-        """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of batch i to the leaves' gradients; returns the loss."""
+    def loss(self, theta: Theta, mask_N: Tensor | None, k: int, stream: Stream, i: int) -> Tensor:
+        """``L(f(x; m_k ⊙ θ), y)`` of batch i, as in training, with its graph; counts the samples."""
         index = stream[i]
         augment = generator(*stream.key, "augment", i) if self.data.augment else None
         x = self.data.inputs("train", index, augment)
@@ -103,6 +104,11 @@ class Problem:
         targets = self.objective.targets(self.data, self.partition, index, k)
         loss = self.objective.loss(outputs, targets, k, x)
         self.seen += len(index)
+        return loss
+
+    def gradient(self, theta: Theta, mask_N: Tensor, k: int, stream: Stream, i: int) -> Tensor:
+        """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of batch i to the leaves' gradients; returns the loss."""
+        loss = self.loss(theta, mask_N, k, stream, i)
         loss.backward()
         return loss.detach()
 
@@ -110,8 +116,13 @@ class Problem:
         """What ticket k owns of `Theta.leaves`: its mask, its part of the remainder, its private part."""
         return [mask_N, self.owned[k], *[None] * len(theta.private)]
 
-    def train(self, theta: Theta, mask_N: Tensor, k: int, T: int, *purpose: Any) -> float:
-        """T steps of ticket k alone, in place; returns the mean loss."""
+    def train(
+        self, theta: Theta, mask_N: Tensor, k: int, T: int, *purpose: Any, moved_N: Tensor | None = None
+    ) -> float:
+        """T steps of ticket k alone, in place; returns the mean loss.
+
+        If given, ``moved_N`` gets ``−Σ_t g_t ⊙ θ_t`` of the weights in scope (`tombola.scoring.movement`).
+        """
         stream, optimizer = self.stream(k, *purpose), self.recipe.build(theta.leaves())
         masks, total = self.masks(theta, mask_N, k), torch.zeros(())
         self.f.module.train()
@@ -119,6 +130,8 @@ class Problem:
             set_rate(optimizer, self.recipe.rate(t, T))
             optimizer.zero_grad()
             total += self.gradient(theta, mask_N, k, stream, t)
+            if moved_N is not None and theta.weights_N.grad is not None:
+                moved_N += away_from_zero(theta.weights_N, theta.weights_N.grad)
             optimizer.step(masks)
         return finite(float(total) / max(T, 1), self.partition.names[k])
 

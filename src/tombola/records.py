@@ -25,6 +25,7 @@ import torch
 import yaml
 
 from tombola.errors import RunError
+from tombola.settings import Settings
 
 # Hashes in the config say nothing to a reader; these do.
 _ORIGIN = {
@@ -54,6 +55,11 @@ def read_config(path: Path | str) -> dict[str, Any]:
     return config
 
 
+def full_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a run; those that are younger than it have their default values."""
+    return {**Settings().plain(), **(config.get("settings") or {})}
+
+
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     """What a run was made with that is not asked for now: the first such key, in words; None if all agree.
 
@@ -62,6 +68,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     >>> difference({"seed": 0, "methods": ["rtl"]}, {"seed": 1, "methods": ["imp"]})
     'another seed: 0 there, 1 here'
     """
+    old, new = ({**config, "settings": full_settings(config)} for config in (old, new))
     for key in dict.fromkeys([*old, *new]):
         if key not in ("methods", "source") and old.get(key) != new.get(key):
             return _ORIGIN.get(key) or f"another {key}: {_short(old.get(key), new.get(key))}"

@@ -85,6 +85,42 @@ def fixed_count(n: int) -> Schedule:
     return _until(lambda _: n)
 
 
+def cubic(n: int) -> Schedule:
+    """``s_t = s_f + (s_i − s_f)(1 − t/n)³``, t = 1..n: fast, then slower (Zhu & Gupta, arXiv 1710.01878).
+
+    ``s_i = 0``; ``s_f`` is the last target, reached in round n. A target on the way gets a round of its own.
+
+    >>> cubic(4)(1000, [200])
+    (538, 300, 212, 200)
+    """
+    return _course(n, lambda size, last, t: last + (size - last) * (1 - t) ** 3)
+
+
+def geometric(n: int) -> Schedule:
+    """n rounds that each keep the same share: ``d_t = d_f^(t/n)`` (SynFlow, arXiv 2006.05467).
+
+    The last target ``d_f`` is reached in round n: `fraction` with the p that fits. A target on the way gets
+    a round of its own.
+
+    >>> geometric(3)(1000, [125])
+    (500, 250, 125)
+    """
+    return _course(n, lambda size, last, t: size * (last / size) ** t)
+
+
+def _course(n: int, left: Callable[[int, int, float], float]) -> Schedule:
+    """Counts along a course from all weights to the last target, in n rounds."""
+    if n < 1:
+        raise UsageError(f"the number of rounds must be at least 1: got {n}")
+
+    def schedule(size: int, wanted: Sequence[int]) -> tuple[int, ...]:
+        last = targets(size, wanted)[-1]
+        steps = (round(left(size, last, t / n)) for t in range(1, n))
+        return targets(size, [*wanted, *(count for count in steps if last < count < size)])
+
+    return schedule
+
+
 def _until(removed: Callable[[int], int]) -> Schedule:
     def schedule(size: int, wanted: Sequence[int]) -> tuple[int, ...]:
         counts, left = [], size
@@ -100,7 +136,9 @@ def _until(removed: Callable[[int], int]) -> Schedule:
 
 
 def parse(text: str) -> Schedule:
-    """A schedule from its text: ``one_shot``, ``fraction:P``, ``fixed_count:N``, ``explicit:S1,S2``.
+    """A schedule from its text.
+
+    ``one_shot``, ``fraction:P``, ``fixed_count:N``, ``cubic:N``, ``geometric:N`` or ``explicit:S1,S2,...``.
 
     >>> parse("fixed_count:30")(100, [50])
     (70, 50)
@@ -113,11 +151,15 @@ def parse(text: str) -> Schedule:
             return fraction(float(argument))
         if name == "fixed_count":
             return fixed_count(int(argument))
+        if name == "cubic":
+            return cubic(int(argument))
+        if name == "geometric":
+            return geometric(int(argument))
         if name == "explicit":
             return explicit(*map(float, argument.split(",")))
     except ValueError:
         pass
     raise UsageError(
-        f"schedule {text!r} is not understood; write one_shot, fraction:P, fixed_count:N or "
-        "explicit:S1,S2,..."
+        f"schedule {text!r} is not understood; write one_shot, fraction:P, fixed_count:N, cubic:N, "
+        "geometric:N or explicit:S1,S2,..."
     )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from tombola import pruning, scoring
 from tombola.errors import UsageError, unknown
 from tombola.normalization import check
 from tombola.problem import Recipe
@@ -26,14 +27,19 @@ class Settings:
     Attributes:
         sparsity: shares of weights removed at which tickets are retrained and judged, in one nested
             search.
-        schedule: densities of the search: ``one_shot``, ``fraction:P``, ``fixed_count:N`` or
-            ``explicit:S1,S2,...`` (`tombola.schedules`).
+        schedule: densities of the search: ``one_shot``, ``fraction:P``, ``fixed_count:N``, ``cubic:N``,
+            ``geometric:N`` or ``explicit:S1,S2,...`` (`tombola.schedules`).
         T: training steps per ticket and round of Algorithm 1.
         steps: batches per ticket of Algorithm 2.
         rewind: dense training steps per ticket before the rewind point (0: rewind to theta0).
         search: recipe of Algorithm 1.
         train: recipe of Algorithm 2, and of the way to the rewind point.
-        selection: ``global`` or ``layer``.
+        score: what the search prunes by: the name of a criterion of `tombola.scoring`, with ``:N`` the
+            batches that it reads (``snip:5``).
+        selection: which layers lose how many: ``global``, ``layer``, ``uniform`` or ``erk``.
+        granularity: what goes together: ``weight``, ``channel``, ``block:RxC`` or ``N:M``
+            (`tombola.pruning`).
+        floor: so many weights (or groups) every layer keeps.
         form: of Algorithm 2: ``sequential`` or ``simultaneous``.
         normalization: ``shared``, ``per_ticket_statistics`` or ``per_ticket``.
         private: names or globs of further parameters that every ticket keeps for itself.
@@ -48,7 +54,10 @@ class Settings:
     rewind: int = 0
     search: Recipe = field(default_factory=Recipe)
     train: Recipe = field(default_factory=Recipe)
+    score: str = "magnitude"
     selection: str = "global"
+    granularity: str = "weight"
+    floor: int = 0
     form: str = "sequential"
     normalization: str = "per_ticket_statistics"
     private: tuple[str, ...] = ()
@@ -66,17 +75,20 @@ class Settings:
         parse(self.schedule)
         check(self.normalization)
         for name, choices in (
-            ("selection", ("global", "layer")),
+            ("selection", pruning.SELECTIONS),
             ("form", ("sequential", "simultaneous")),
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {' or '.join(choices)}: got {getattr(self, name)!r}")
-        for name in ("T", "steps", "rewind", "statistics"):
+        pruning.granularity.parse(self.granularity)
+        for name in ("T", "steps", "rewind", "statistics", "floor"):
             if not isinstance(getattr(self, name), Integral):
                 raise UsageError(f"{name} is a whole number: got {getattr(self, name)!r}")
-        for name, least in (("T", 0), ("steps", 1), ("rewind", 0), ("statistics", 1)):
+        for name, least in (("T", 0), ("steps", 1), ("rewind", 0), ("statistics", 1), ("floor", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}: got {getattr(self, name)}")
+        if scoring.parse(self.score).trajectory and not self.T:
+            raise UsageError(f"score {self.score!r} sums over training steps, so T must be at least 1: got 0")
 
     def plain(self) -> dict[str, Any]:
         """Nested dictionaries and lists that YAML and JSON can hold."""

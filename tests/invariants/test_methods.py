@@ -182,9 +182,9 @@ def test_every_search_of_equally_many_rounds_costs_equally_many_samples(optimize
 def test_a_search_begins_at_the_rewind_point_under_its_mask_with_its_buffers(name, monkeypatch):
     starts, plain = [], Problem.train
 
-    def spy(problem, theta, mask_N, k, *rest):
+    def spy(problem, theta, mask_N, k, *rest, **options):
         starts.append(({n: t.clone() for n, t in theta.tensors().items()}, mask_N.clone()))
-        return plain(problem, theta, mask_N, k, *rest)
+        return plain(problem, theta, mask_N, k, *rest, **options)
 
     monkeypatch.setattr(Problem, "train", spy)
     p = new_pipeline(schedule="fraction:0.4")
@@ -541,3 +541,61 @@ def test_a_context_that_is_changed_before_the_first_layer_is_refused(before):
     p = dataclasses.replace(new_pipeline(), backbone=backbone)
     with pytest.raises(UsageError, match=r"does not reach the first layer \(1\).*leave out the methods"):
         carry_out(p, "dense_context", 0.0)
+
+
+# -- every score, selection and granularity, under one mask and under many ---------------------------------
+
+
+@pytest.mark.parametrize("name", ["rtl", "imp", "imp_context", "random_mask"])
+@pytest.mark.parametrize("score", tb.scoring.CRITERIA)
+def test_every_score_gives_exact_nested_masks_before_and_after_training(name, score):
+    for T in (2, 0) if score != "movement" else (2,):
+        p = new_pipeline(score=score, T=T, schedule="fraction:0.5")
+        first, second = (carry_out(p, name, sparsity) for sparsity in SPARSITIES)
+        for outcome, sparsity in ((first, 0.3), (second, 0.6)):
+            wanted = kept((p.told if method(name).told else p).f.scope.size, sparsity)
+            assert {int(mask.sum()) for mask in masks_of(outcome).values()} == {wanted}
+        if name != "random_mask":
+            larger = masks_of(first)
+            assert all(not (mask & ~larger[ticket]).any() for ticket, mask in masks_of(second).items())
+
+
+def test_scores_choose_different_masks():
+    masks = {}
+    for name, criterion in tb.scoring.CRITERIA.items():
+        score = f"{name}:3" if criterion.batches else name  # from one batch, snip and taylor rank alike
+        p = new_pipeline(score=score, schedule="one_shot", sparsity=(0.6,))
+        masks[score] = masks_of(carry_out(p, "imp", 0.6))["all"]
+    for a in masks:
+        for b in masks:
+            assert a == b or not torch.equal(masks[a], masks[b]), (a, b)
+
+
+@pytest.mark.parametrize("selection", tb.pruning.SELECTIONS)
+@pytest.mark.parametrize("name", ["rtl", "imp", "theta0_magnitude", "random_mask", "union_size_imp"])
+def test_every_selection_counts_exactly(name, selection):
+    p = new_pipeline(selection=selection)
+    for sparsity in SPARSITIES:
+        outcome, wanted = carry_out(p, name, sparsity), kept(p.f.scope.size, sparsity)
+        if name == "union_size_imp":
+            wanted = int(p.masks("own", sparsity).union().sum())
+        assert {int(mask.sum()) for mask in masks_of(outcome).values()} == {wanted}
+
+
+@pytest.mark.parametrize("name", ["rtl", "imp", "theta0_magnitude", "random_mask"])
+def test_channels_stay_or_go_as_a_whole_and_never_exceed_the_count(name):
+    p = new_pipeline(granularity="channel", floor=1)
+    for sparsity in SPARSITIES:
+        for mask in masks_of(carry_out(p, name, sparsity)).values():
+            wanted = kept(p.f.scope.size, sparsity)
+            assert wanted - 16 < int(mask.sum()) <= wanted  # a channel has at most 16 weights here
+            for part in p.f.scope.unflatten(mask).values():
+                assert torch.equal(part.any(1), part.all(1))
+
+
+def test_patterns_keep_two_of_four():
+    p = new_pipeline(granularity="2:4/output", sparsity=(0.5,), schedule="one_shot")
+    for name in ("rtl", "imp", "theta0_magnitude", "random_mask"):
+        for mask in masks_of(carry_out(p, name, 0.5)).values():
+            for part in p.f.scope.unflatten(mask).values():
+                assert (part.unflatten(0, (-1, 4)).sum(1) == 2).all()

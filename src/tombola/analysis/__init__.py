@@ -1,1 +1,1 @@
-"""What masks tell: similarity, and later collapse and semantics."""
+"""What masks tell: similarity, collapse and semantics."""

@@ -15,7 +15,7 @@ from scipy import stats
 from tombola.errors import RunError
 from tombola.experiments import EXPERIMENTS
 from tombola.methods import METHODS
-from tombola.records import read_config, read_records, read_timings
+from tombola.records import full_settings, read_config, read_records, read_timings
 
 Row = dict[
     str, Any
@@ -124,8 +124,9 @@ def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict
     for other, theirs in peers:
         if theirs["seed"] == config["seed"] and theirs.get("item") == config.get("item"):
             raise RunError(f"{other} and {run} are both seed {config['seed']}: compare them one by one")
-        for key in ("settings", "augment", "tune"):
-            if theirs.get(key) != config.get(key):
+        pairs = [(key, theirs.get(key), config.get(key)) for key in ("augment", "tune")]
+        for key, one, another in [("settings", full_settings(theirs), full_settings(config)), *pairs]:
+            if one != another:
                 raise RunError(f"{other} and {run} have different {key}: compare them one by one")
 
 

@@ -1,6 +1,6 @@
 """Scores: a number per weight, low = prune first. One file per criterion."""
 
-from tombola.scoring.magnitude import magnitude
-from tombola.scoring.random import random
+from tombola.scoring.criterion import Criterion, Evidence, Score, needs_trajectory
+from tombola.scoring.registry import CRITERIA, parse
 
-__all__ = ["magnitude", "random"]
+__all__ = ["CRITERIA", "Criterion", "Evidence", "Score", "needs_trajectory", "parse"]

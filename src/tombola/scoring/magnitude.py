@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from tombola.scoring.criterion import Evidence
 
-def magnitude(theta_N: Tensor) -> Tensor:
+
+def absolute(theta_N: Tensor) -> Tensor:
     """Absolute weights, ``[N]`` to ``[N]``.
 
     >>> import torch
-    >>> magnitude(torch.tensor([-2.0, 1.0])).tolist()
+    >>> absolute(torch.tensor([-2.0, 1.0])).tolist()
     [2.0, 1.0]
     """
     return theta_N.detach().abs()
+
+
+def magnitude(evidence: Evidence) -> Tensor:
+    """The magnitude of the trained weights, ``[N]``."""
+    return absolute(evidence.weights_N)

@@ -1,0 +1,124 @@
+"""The label-free alarm: has pruning gone so far that tickets stop being about their subsets?
+
+Everything here is a pure function of series over rounds. Three things are watched:
+
+- specialisation (`tombola.analysis.similarity.specialisation`), by a CUSUM on its standardised fall;
+- the survivors of the smallest layer (`fewest_survivors`), against a floor;
+- the drift of a ticket's outputs on unlabelled data (`drift`), by a CUSUM on its level.
+
+The false-alarm rate of a CUSUM is that of its null trajectories (`tombola.analysis.cusum.Reference`): for
+specialisation those of `tombola.analysis.null`, or of real searches in which nothing is to be found. The
+floor of the survivors is a choice and not calibrated; with several watches the rates add up at most.
+Similarity may not lead the score at all: `tombola.analysis.verdict` says whether it did.
+
+Shape letters: R rounds, B samples, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tombola.analysis.cusum import Watch
+from tombola.errors import UsageError, unknown
+from tombola.masks import MaskSet
+
+Outputs = Literal["classes", "binary", "values"]
+
+
+def survivors(counts_R: Sequence[int], floor: int = 10, name: str = "smallest layer") -> Watch:
+    """Fires where the smallest layer (`fewest_survivors`) keeps fewer than ``floor`` weights.
+
+    >>> survivors([90, 30, 9]).fired
+    2
+    """
+    return Watch(name, tuple(float(-count) for count in counts_R), float(-floor), float(-floor))
+
+
+def fewest_survivors(masks: MaskSet) -> tuple[int, str, str]:
+    """The fewest weights that any ticket keeps in any layer: the count, the ticket, the layer.
+
+    Among equal ones the first ticket, and its first layer.
+
+    >>> from tombola.layout import Layout
+    >>> layout = Layout(("a", "b"), ((2,), (2,)))
+    >>> fewest_survivors(MaskSet(layout, {"cat": torch.tensor([1, 1, 0, 1])}))
+    (1, 'cat', 'b')
+    """
+    counts_KL = masks.counts_KL()
+    k, layer = divmod(int(counts_KL.numpy(force=True).argmin()), counts_KL.shape[1])  # the first if equal
+    return int(counts_KL[k, layer]), masks.names[k], masks.scope.names[layer]
+
+
+def drift(now: Tensor, before: Tensor, outputs: Outputs) -> float:
+    """How far a ticket's outputs on the same unlabelled samples moved since the round before; 0 for equal.
+
+    Args:
+        now: outputs of this round ``[B, ...]``: logits, or values.
+        before: those of the round before, of the same shape.
+        outputs: ``classes`` for logits ``[B, C]`` of a softmax and ``binary`` for logits of sigmoids:
+            mean over samples of ``KL(now ‖ before)`` in nats; ``values``: mean squared difference.
+
+    Raises:
+        UsageError: shapes that differ, no samples, or another kind of outputs.
+
+    >>> drift(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0]]), "classes")
+    0.0
+    """
+    if now.shape != before.shape or not now.numel():
+        raise UsageError(
+            f"outputs of two rounds must have one shape: {tuple(now.shape)}, {tuple(before.shape)}"
+        )
+    p, q = now.detach().double(), before.detach().double()
+    if outputs == "values":
+        return float((p - q).square().mean())
+    if outputs == "binary":  # a sigmoid is a softmax over (0, logit)
+        p, q = (torch.stack([torch.zeros_like(z), z], -1).flatten(0, -2) for z in (p, q))
+    elif outputs != "classes":
+        raise UsageError(unknown("kind of outputs", outputs, ("classes", "binary", "values")))
+    log_p, log_q = p.log_softmax(-1), q.log_softmax(-1)
+    return float(F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(-1).mean().clamp(min=0))
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """That pruning has gone too far: what fired, when, and the last round before it began.
+
+    Rounds count from 0 in the series that were watched. ``last_good`` is None if there was none.
+    """
+
+    fired: tuple[str, ...]
+    round: int
+    density: float
+    last_good: int | None
+    last_good_density: float | None
+
+
+def first_alarm(density_R: Sequence[float], *watches: Watch) -> Alarm | None:
+    """The first alarm of several watches over the same rounds, or None.
+
+    Where several fire in the same round, the last good round is the earliest of theirs.
+
+    Raises:
+        UsageError: watches of another number of rounds than densities, or none.
+
+    >>> first_alarm([0.5, 0.2, 0.1], survivors([90, 30, 9]))
+    Alarm(fired=('smallest layer',), round=2, density=0.1, last_good=1, last_good_density=0.2)
+    """
+    lengths: dict[str, Any] = {watch.name: len(watch.value_R) for watch in watches}
+    if not watches or set(lengths.values()) != {len(density_R)}:
+        raise UsageError(f"{len(density_R)} densities need watches over as many rounds: got {lengths}")
+    rounds = [watch.fired for watch in watches if watch.fired is not None]
+    if not rounds:
+        return None
+    first = min(rounds)
+    firing = [watch for watch in watches if watch.fired == first]
+    goods = [watch.last_good for watch in firing]
+    good = None if None in goods else min(g for g in goods if g is not None)
+    density = None if good is None else float(density_R[good])
+    return Alarm(tuple(w.name for w in firing), first, float(density_R[first]), good, density)

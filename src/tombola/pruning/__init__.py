@@ -1,0 +1,35 @@
+"""From scores to a mask: exact counts, within and across layers, weight by weight or in groups.
+
+``top.py`` keeps the highest scores, ``shares.py`` says how many each layer keeps, ``granularity.py``
+what is kept or pruned together, ``selection.py`` puts them together in `prune`. No step sorts weights:
+thresholds are found by quickselect, O(N) on average.
+
+Which layers take part is a matter of the scope, not of the selection. The first layer stays dense if it
+is excluded; the last one, which is left out by default, takes part if it is named:
+
+>>> from torch import nn
+>>> from tombola.scope import scope
+>>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
+>>> scope(net, exclude=["0.*"]).names  # first and last layer dense
+('1.weight',)
+>>> scope(net, include=["*.weight"]).names  # all layers, first and last too
+('0.weight', '1.weight', '2.weight')
+"""
+
+from tombola.pruning.granularity import Granularity, transposed
+from tombola.pruning.selection import SELECTIONS, Selection, check_collapse, prune
+from tombola.pruning.shares import apportion, shares
+from tombola.pruning.top import keep_top, keep_whole
+
+__all__ = [
+    "SELECTIONS",
+    "Granularity",
+    "Selection",
+    "apportion",
+    "check_collapse",
+    "keep_top",
+    "keep_whole",
+    "prune",
+    "shares",
+    "transposed",
+]

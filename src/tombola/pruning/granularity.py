@@ -1,0 +1,155 @@
+"""Granularity: which weights of a layer are kept or pruned together.
+
+``weight``        each on its own.
+``channel``       all weights of an output channel (a row of a linear layer).
+``block:RxC``     blocks of R output channels times C columns of the matrix ``[out, in · kernel]``.
+``N:M``           of every M consecutive weights N are kept: a pattern, see `Pattern`.
+
+Layers are looked at as ``[out, in / groups, *kernel]``. That is how PyTorch stores linear layers and
+convolutions; a transposed convolution is stored as ``[in, out / groups, *kernel]`` and is turned
+round first (`transposed` says which ones are).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor, nn
+
+from tombola.errors import PruningError, UsageError
+from tombola.layout import Layout
+from tombola.scope import TRANSPOSED
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Every weight on its own."""
+
+    def groups(self, at: Tensor) -> Tensor:
+        """Positions ``[out, in, *kernel]`` to groups ``[G, 1]``."""
+        return at.reshape(-1, 1)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """All weights of an output channel (Li et al., arXiv 1608.08710)."""
+
+    def groups(self, at: Tensor) -> Tensor:
+        """Positions ``[out, in, *kernel]`` to groups ``[out, in · kernel]``."""
+        return at.flatten(1)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Blocks of ``rows`` output channels times ``columns`` of the matrix ``[out, in · kernel]``."""
+
+    rows: int
+    columns: int
+
+    def groups(self, at: Tensor) -> Tensor:
+        """Positions ``[out, in, *kernel]`` to groups ``[G, rows · columns]``, row of blocks by row."""
+        matrix = at.flatten(1)
+        if matrix.shape[0] % self.rows or matrix.shape[1] % self.columns:
+            shape = "x".join(map(str, matrix.shape))
+            raise PruningError(f"its matrix is {shape}, which {self.rows}x{self.columns} does not divide")
+        blocks = matrix.unflatten(0, (-1, self.rows)).unflatten(2, (-1, self.columns))
+        return blocks.transpose(1, 2).reshape(-1, self.rows * self.columns)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Of every ``of`` consecutive weights, ``keep`` are kept: N:M sparsity (arXiv 2102.04010, 2104.08378).
+
+    ``along`` says what consecutive means: along a row of the matrix ``[out, in · kernel]`` (``row``), along
+    the input channels at one place of the kernel (``input``, the layout that NVIDIA's sparse tensor cores
+    want of convolutions in channels-last order), or along the output channels (``output``). For linear
+    layers ``row`` and ``input`` are the same. The pattern fixes the density of every layer, N / M.
+    """
+
+    keep: int
+    of: int
+    along: str = "row"
+
+    def groups(self, at: Tensor) -> Tensor:
+        """Positions ``[out, in, *kernel]`` to windows ``[G, of]``."""
+        lines = at.flatten(1) if self.along == "row" else at.movedim(int(self.along == "input"), -1)
+        if lines.shape[-1] % self.of:
+            count = lines.shape[-1]
+            raise PruningError(
+                f"its {count} weights along the {self.along} axis are no multiple of {self.of}"
+            )
+        return lines.reshape(-1, self.of)
+
+    def best(self, scores_GM: Tensor, left_GM: Tensor) -> Tensor:
+        """The ``keep`` highest of every window, boolean ``[G, of]``; of equal scores the later is kept."""
+        scores, left = scores_GM.T.contiguous(), left_GM.T.contiguous()
+        beats = torch.zeros(left.shape, dtype=torch.int16, device=left.device)  # in its window
+        for late in range(self.of):  # pairs of places in the window: M² / 2 passes over N / M windows
+            for early in range(late):
+                first = left[early] & (~left[late] | (scores[early] > scores[late]))
+                beats[early] += first
+                beats[late] += ~first
+        return (beats >= self.of - self.keep).T & left_GM
+
+
+Granularity = Weight | Channel | Block | Pattern
+
+
+def parse(text: str) -> Granularity:
+    """A granularity from its text.
+
+    >>> parse("block:4x1")
+    Block(rows=4, columns=1)
+    >>> parse("2:4"), parse("2:4/input").along
+    (Pattern(keep=2, of=4, along='row'), 'input')
+    """
+    if text in ("weight", "channel"):
+        return Weight() if text == "weight" else Channel()
+    if (found := re.fullmatch(r"block:(\d+)x(\d+)", text)) and all(map(int, found.groups())):
+        return Block(*map(int, found.groups()))
+    if found := re.fullmatch(r"(\d+):(\d+)(?:/(row|input|output))?", text):
+        keep, of = map(int, found.groups()[:2])
+        if 0 < keep < of:
+            return Pattern(keep, of, found[3] or "row")
+    raise UsageError(
+        f"granularity {text!r} is not understood; write weight, channel, block:RxC, or N:M with 0 < N < M "
+        "(N:M/input, N:M/output for the axis)"
+    )
+
+
+def transposed(model: nn.Module) -> dict[str, int]:
+    """Names of the weights of transposed convolutions, with their numbers of groups.
+
+    >>> transposed(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2)))
+    {'1.weight': 2}
+    """
+    groups = {id(m.weight): m.groups for m in model.modules() if isinstance(m, TRANSPOSED)}
+    return {name: groups[id(p)] for name, p in model.named_parameters() if id(p) in groups}
+
+
+def members(kind: Granularity, scope: Layout, transposed: Mapping[str, int]) -> list[Tensor]:
+    """Per layer the flat positions of the weights of each group, int64 ``[G, s]``.
+
+    Raises:
+        PruningError: a layer that the granularity does not divide; it is named.
+
+    >>> [m.tolist() for m in members(Channel(), Layout(("up",), ((2, 2),)), {"up": 1})]
+    [[[0, 2], [1, 3]]]
+    """
+    found = []
+    for name, shape in zip(scope.names, scope.shapes, strict=True):
+        at = torch.arange(prod(shape)).reshape(shape if len(shape) > 1 else (-1, 1))
+        if not at.numel():
+            found.append(at.reshape(0, 1))
+            continue
+        if name in transposed:
+            at = at.unflatten(0, (transposed[name], -1)).transpose(1, 2).flatten(0, 1)
+        try:
+            found.append(kind.groups(at))
+        except PruningError as error:
+            raise PruningError(f"{name}: {error}; exclude it or choose another granularity") from None
+    return found
