@@ -1,4 +1,5 @@
-# make demo: set up, find tickets in the digits of scikit-learn, compare them with every baseline.
+# make demo: set up, find tickets in the digits of scikit-learn, compare them with every baseline,
+#   and make a page of it to open in a browser.
 # make test: set up, lint, check types and floors, run all tests.
 PY := .venv/bin/python
 export OMP_WAIT_POLICY := passive
@@ -6,6 +7,7 @@ export OMP_WAIT_POLICY := passive
 .PHONY: demo test bench clean
 demo: .venv/.stamp
 	.venv/bin/tombola run digits --out runs
+	.venv/bin/tombola report runs/digits-quick -o runs/digits-quick/report.html
 
 test: .venv/.stamp
 	.venv/bin/ruff format --check .

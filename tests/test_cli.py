@@ -20,7 +20,7 @@ from tombola.experiments import EXPERIMENTS, Experiment, Preset
 from tombola.report.page import BEGIN, END
 from tombola.report.rows import LED
 
-COMMANDS = ("run", "resume", "compare", "draw", "inspect", "experiments")
+COMMANDS = ("run", "resume", "compare", "draw", "report", "enhance", "inspect", "experiments")
 TINY = ["--set", "T=1", "steps=2", "schedule=one_shot", "statistics=1", "--sparsity", "0.5"]
 ROW = {"experiment", "preset", "method", "sparsity", "metric", "mean", "ci95", "seeds"}
 
@@ -96,6 +96,7 @@ def bad(capsys, status, *arguments):
         (["runn", "digits"], "runn"),
         (["compare"], "at least one"),
         (["draw"], "at least one"),
+        (["report"], "at least one"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

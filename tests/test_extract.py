@@ -186,10 +186,24 @@ def test_an_empty_schedule_gives_the_masks_back(problem):
 def test_every_round_is_recorded(problem):
     stage = Stage()
     search(problem, [200, 90], stage=stage, first_round=3)
-    assert [(r["round"], r["ticket"], r["kept"]) for r in stage.rows] == [
+    pruned = [row for row in stage.rows if row["event"] == "prune"]
+    assert [(r["round"], r["ticket"], r["kept"]) for r in pruned] == [
         (r, name, keep) for r, keep in ((3, 200), (4, 90)) for name in ("top", "middle", "bottom")
     ]
     assert problem.seen == 2 * 3 * 2 * 8
+
+
+def test_similarity_is_recorded_after_every_round(problem):
+    stage = Stage()
+    masks = search(problem, [200, 90], stage=stage)
+    rows = [row for row in stage.rows if row["event"] == "similarity"]
+    assert [row["round"] for row in rows if (row["kind"], row["depth"]) == ("jaccard", "all")] == [0, 1]
+    last = {row["kind"]: row for row in rows if row["round"] == 1 and row["depth"] == "all"}
+    assert last["jaccard"]["density"] == 90 / problem.f.scope.size
+    assert torch.tensor(last["jaccard"]["matrix"]).allclose(masks.jaccard().float(), atol=1e-4)
+    single, stage = MaskSet.dense(problem.f.scope, ["all"]), Stage()
+    extract(problem, problem.f.theta0(), single, [200], 1, stage=stage)
+    assert [row["event"] for row in stage.rows] == ["prune"]  # one ticket has nobody to be like
 
 
 def test_collapse_names_round_ticket_and_layer(problem):
@@ -209,7 +223,9 @@ def test_an_interrupted_search_goes_on_to_the_same_masks(convnet, make_problem, 
     stage.alive, again = -1, make_problem(convnet, recipe=recipe)
     assert search(again, [180, 120], stage=stage) == expected
     assert again.seen == whole.seen
-    assert len(stage.rows) == 6 + 1  # what was done and not saved is done again
+    assert (
+        sum(row["event"] == "prune" for row in stage.rows) == 6 + 1
+    )  # what was done and not saved is done again
 
 
 def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem):

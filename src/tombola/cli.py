@@ -22,6 +22,7 @@ from tombola.experiments import experiment
 from tombola.experiments.speech_files import enhance_file, find_tickets
 from tombola.launch import Order, finished, order_of
 from tombola.records import read_environment
+from tombola.report.html import write_report
 from tombola.report.inspect import describe
 from tombola.report.page import write_page
 from tombola.report.rows import find_runs
@@ -152,6 +153,35 @@ def compare(
     if write is not None:
         write_page(write, found)
     print_rows(found, json)
+
+
+@app.command
+def report(
+    *paths: Path,
+    out: Annotated[Path, Parameter(name=("--out", "-o"))] = Path("report.html"),
+    open: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
+) -> None:
+    """Make one self-contained HTML page of runs: verdicts, curves, tickets, storage, similarity.
+
+    Example: tombola report runs/digits-quick -o digits.html --open
+
+    Parameters
+    ----------
+    paths: Path
+        Run directories, or folders that hold some; a folder `pictures` in or beside a run is embedded.
+    out: Path
+        The page.
+    open: bool
+        Show it in a browser.
+    json: bool
+        Print what was written, for machines.
+    """
+    made = write_report(paths, out, show=open)
+    if json:
+        print_json(made)
+    else:
+        sys.stdout.write(f"{made['file']}\n")
 
 
 @app.command

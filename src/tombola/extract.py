@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from tombola.analysis.recorded import similarity_rows
 from tombola.errors import PruningError
 from tombola.evidence import TicketEvidence
 from tombola.function import Theta
@@ -72,6 +73,9 @@ def extract(
             raise type(error)(f"round {first_round + r}, ticket {names[k]!r}: {error}") from None
         done += 1
         stage.record(event="prune", round=first_round + r, ticket=names[k], kept=int(m[k].sum()), loss=loss)
+        if k + 1 == len(masks) > 1:
+            for row in similarity_rows(MaskSet.stacked(scope, names, m)):
+                stage.record(event="similarity", round=first_round + r, **row)
         stage.save(
             lambda: {"masks": MaskSet.stacked(scope, names, m).pack()}, {"done": done, "seen": problem.seen}
         )

@@ -61,7 +61,7 @@ def rows(runs: Sequence[Path]) -> list[Row]:
     peers: dict[tuple[str, str], list[tuple[Path, dict]]] = defaultdict(list)
     for run in runs:
         config = read_config(run)
-        head = _names(run, config)
+        head = names_of(run, config)
         _check_peers(run, config, peers[head])
         peers[head].append((run, config))
         unit = config.get("item", ""), config["seed"]
@@ -96,7 +96,7 @@ def _leads(values: Mapping[tuple, Mapping[Unit, float]]) -> dict[tuple, dict[Uni
     return leads
 
 
-def _names(run: Path, config: dict[str, Any]) -> tuple[str, str]:
+def names_of(run: Path, config: dict[str, Any]) -> tuple[str, str]:
     """Experiment and preset; changes of the preset, a stand-in for the data, and tuning join its name.
 
     A run of a program of the user's own is called by its directory, or by the one above ``seedN``.

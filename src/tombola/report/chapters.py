@@ -1,0 +1,113 @@
+"""From what was found of one comparison to the chapters of its section."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tombola.experiments import EXPERIMENTS
+from tombola.methods import METHODS, dense
+from tombola.report.again import commands, runs_table, settings_table
+from tombola.report.blocks import Block, Chapter, Commands, Gallery, Section, Tabled, Verdicts, Words
+from tombola.report.findings import Findings
+from tombola.report.likeness import course, layers, likeness
+from tombola.report.media import Shelf
+from tombola.report.rows import Row
+from tombola.report.scores import SIMILAR, by_ticket, quality, stored, titled
+from tombola.report.tables import Table, tables
+from tombola.report.verdicts import Paper, differences, sentences, verdicts
+
+_CAUTION = (
+    "Differences are taken within a seed and an item. Intervals are 95%, Student's t over {over}, each for "
+    "itself: among many comparisons some leave out zero by chance. One run has no interval, and carries no "
+    "claim."
+)
+
+
+def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
+    """All chapters; those without anything to show say what is missing, or are left out."""
+    name = f"{found.head[0]}, preset {found.head[1]}" if found.head[1] else found.head[0]
+    made = {table.title.removeprefix(f"{name}. "): table for table in tables(rows)}
+    named = [Table(title, table.header, table.body) for title, table in made.items()]
+    paper = _paper(found)
+    chapters = [Chapter("What was compared, and what came out", _headline(found, paper))]
+    if found.methods:
+        chapters += [
+            Chapter("Sparsity and quality", quality(found, paper, named)),
+            Chapter("The score of each ticket", by_ticket(found, named)),
+            Chapter("What is stored", stored(found, named)),
+            Chapter("Where the weights went", layers(found)),
+            Chapter("How alike the tickets are", [*likeness(found), *titled(named, SIMILAR)]),
+        ]
+    chapters.append(Chapter("The course of training", course(found)))
+    if media := shelf.take([ran.path for ran in found.runs], any(ran.unit[0] for ran in found.runs)):
+        chapters.append(Chapter("Pictures and sounds", [Gallery(media)]))
+    chapters.append(Chapter("Configuration, and how to run it again", _configuration(found)))
+    return Section(name, [chapter for chapter in chapters if chapter.blocks])
+
+
+def _paper(found: Findings) -> Paper:
+    """The paper's figures, unless something stands in for the data."""
+    known = EXPERIMENTS.get(found.head[0])
+    if known is None or (known.stand_in and f"(on {known.stand_in})" in found.head[1]):
+        return {}
+    return known.paper
+
+
+# -- what came out ----------------------------------------------------------------------------------------
+
+
+def _headline(found: Findings, paper: Paper) -> list[Block]:
+    blocks: list[Block] = [Words([_compared(found)])]
+    if unfinished := [ran for ran in found.runs if ran.missing]:
+        missing = [
+            f"{ran.label} is not finished: "
+            + ", ".join(f"{method} at {s:.0%}" for method, s in ran.missing)
+            + " is missing. `tombola resume` with its directory goes on from where it stopped."
+            for ran in unfinished
+        ]
+        blocks.append(Words(missing, missing=True))
+    if not found.methods:
+        return [*blocks, Words(["Nothing was judged yet, so there is nothing to compare."], missing=True)]
+    lines = verdicts(found, paper)
+    for title, control in (("Against other methods", False), ("Against the controls", True)):
+        if chosen := [line for line in lines if line.control == control]:
+            blocks.append(Verdicts(title, sentences(chosen)))
+            name = f"{found.subject} ahead {'of the controls' if control else 'of other methods'}"
+            blocks.append(Tabled(differences(chosen, name), folded=True))
+    if lines:
+        blocks.append(Words([_CAUTION.format(over="items" if _items(found) > 1 else "seeds")]))
+    else:
+        blocks.append(Words(["There is no second method to compare with."]))
+    return blocks
+
+
+def _items(found: Findings) -> int:
+    return len({ran.unit[0] for ran in found.runs})
+
+
+def _compared(found: Findings) -> str:
+    known = EXPERIMENTS.get(found.head[0])
+    seeds = sorted({ran.unit[1] for ran in found.runs})
+    sparsities = sorted({s for method, s in found.outcomes if METHODS[method].masks is not dense})
+    words = [f"{known.summary}." if known else "A program of your own."]
+    usual = [name for name in found.methods if not METHODS[name].control]
+    controls = [name for name in found.methods if METHODS[name].control]
+    if found.methods:
+        words.append(f"Methods: {', '.join(usual) or 'none'}.")
+        words += [f"Controls: {', '.join(controls)}."] if controls else []
+    if sparsities:
+        words.append(f"Share of weights removed: {', '.join(f'{s:.0%}' for s in sparsities)}.")
+    words.append(f"{'Seeds' if len(seeds) > 1 else 'Seed'}: {', '.join(map(str, seeds))}.")
+    if _items(found) > 1:
+        words.append(f"Items, each with a network of its own: {_items(found)}.")
+    return " ".join(words)
+
+
+# -- configuration ----------------------------------------------------------------------------------------
+
+
+def _configuration(found: Findings) -> list[Block]:
+    lines = commands(found.runs)
+    again: Block = Commands(lines) if lines else Words(["Made by a program of your own: run that again."])
+    settings = settings_table(found.runs[0])
+    return [again, Tabled(settings), Tabled(runs_table(found.runs))]

@@ -1,0 +1,555 @@
+"""The page of runs: well formed, the same numbers as the rows, and sound where runs are odd."""
+
+import io
+import itertools
+import json
+import math
+import re
+import shlex
+import wave
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tombola import TicketModel, scope
+from tombola.errors import RunError, UsageError
+from tombola.experiments import EXPERIMENTS
+from tombola.report.again import commands
+from tombola.report.chapters import section
+from tombola.report.figures import Axis, Bar, Series, Style, bars, dots, xy
+from tombola.report.findings import Ran, Spread, gather
+from tombola.report.heatmap import colour, heat, png
+from tombola.report.html import page, write_report
+from tombola.report.media import Shelf
+from tombola.report.rows import rows
+from tombola.report.svg import SHAPES, ticks
+from tombola.report.tables import share, tables
+from tombola.report.verdicts import HEADLINES, Ahead, Verdict, difference, verdicts
+from tombola.settings import Settings
+
+THREE = ("top", "middle", "bottom")
+VOID = {"meta", "link", "img", "input", "br", "hr"}
+QUICK = EXPERIMENTS["cifar10"].presets["quick"].settings
+
+
+def write_run(path, seed=0, tickets=THREE, methods=("rtl", "imp", "dense"), lead=0.05, skip=(), **config):
+    """A run as `tombola run` leaves it, without training: ``rtl`` is ``lead`` above ``imp``."""
+    path.mkdir(parents=True)
+    facts = {"experiment": "cifar10", "preset": "quick", "seed": seed, "source": "cifar", "augment": False}
+    facts |= {"tune": False, "settings": QUICK.plain(), "methods": list(methods), **config}
+    (path / "config.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
+    (path / "environment.json").write_text(json.dumps({"torch": "2.6", "threads": 1, "processor": "<b>&"}))
+    records, g = [], np.random.default_rng(seed)
+    for method in methods:
+        for sparsity in [0.0] if method == "dense" else facts["settings"]["sparsity"]:
+            if (method, sparsity) in skip:
+                continue
+            records += _outcome(method, sparsity, tickets, g, lead if method == "rtl" else 0.0)
+    for r, sparsity in enumerate(facts["settings"]["sparsity"]):
+        head = {"event": "prune", "stage": f"search-own-{sparsity}", "round": r, "kept": 10}
+        records += [{**head, "ticket": t, "loss": 0.5 - 0.1 * r} for t in tickets]
+    (path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    return path
+
+
+def _outcome(method, sparsity, tickets, g, lead):
+    head = {"method": method, "sparsity": sparsity}
+    names = tickets if method == "rtl" else ["all"]
+    train = {"event": "retrain", "stage": f"train-{method}-{sparsity}"}
+    steps = range(1, 201 if len(names) < 50 else 3)
+    yield from ({**train, "step": s, "ticket": t, "loss": 1 / s} for s in steps for t in names)
+    for reading, metric in (("paper", "balanced_accuracy"), ("like_for_like", "auc")):
+        values = 0.7 + lead + 0.01 * g.random(len(tickets))
+        row = {"event": "metric", **head, "reading": reading, "metric": metric}
+        yield {**row, "value": float(values.mean())}
+        yield from ({**row, "ticket": t, "value": float(v)} for t, v in zip(tickets, values, strict=True))
+    counts = {"core": 50, "union": 80, "private": 30, "dense_rest": 7, "mask_bytes": 12, "file_bytes": 900}
+    yield from ({"event": "metric", **head, "metric": name, "value": n} for name, n in counts.items())
+
+
+def write_tickets(run, convnet, random_masks, names=THREE):
+    """Ticket files of rtl, so that layers and similarity can be drawn."""
+    for i, sparsity in enumerate(QUICK.sparsity):
+        masks = random_masks(scope(convnet), names, 1 - sparsity, seed=i)
+        TicketModel(convnet, masks).save(run / "tickets" / f"rtl-{sparsity}.tickets")
+
+
+@pytest.fixture
+def three(tmp_path, convnet, random_masks):
+    runs = [write_run(tmp_path / "runs" / f"seed{seed}", seed) for seed in range(3)]
+    write_tickets(runs[0], convnet, random_masks)
+    return runs
+
+
+class Page(HTMLParser):
+    """What a browser, a screen reader and a checker look for."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.headings, self.ids, self.references, self.pictures = [], [], [], []
+        self.named, self.labels, self.tables, self.open, self.words = set(), [], {}, [], []
+        self._svg, self._row, self._caption, self.attributes = None, None, None, []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.attributes.append((tag, found))
+        self.ids += [found["id"]] if "id" in found else []
+        self.named |= set(found.get("aria-labelledby", "").split())
+        self.references += [found[name] for name in ("href", "src") if name in found]
+        self.labels += [found["for"]] if tag == "label" else []
+        if re.fullmatch("h[1-6]", tag):
+            self.headings.append(int(tag[1]))
+        if tag == "img":
+            self.pictures.append(found.get("alt"))
+        if tag == "svg" and found.get("aria-hidden") != "true":
+            self._svg = {"role": found.get("role"), "title": "", "desc": ""}
+            self.pictures.append(self._svg)
+        if tag == "table":
+            self._caption, self._rows = "", []
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("th", "td"):
+            assert tag == "td" or found["scope"] in ("row", "col")
+            self._rows[-1].append("")
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+        if tag == "table":
+            self.tables.setdefault(self._caption, []).append(self._rows)
+        if tag == "svg":
+            self._svg = None
+
+    def handle_data(self, data):
+        inside = self.open[-1] if self.open else ""
+        if inside not in ("script", "style"):
+            self.words.append(data)
+        if self._svg is not None and inside in ("title", "desc") and self.open[-2] == "svg":
+            self._svg[inside] += data
+        if inside == "caption":
+            self._caption += data
+        if inside in ("th", "td"):
+            self._rows[-1][-1] += data
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+def checked(text):
+    """A page that keeps all promises about structure."""
+    found = Page(text)
+    assert found.headings[0] == 1
+    assert found.headings.count(1) == 1
+    assert all(b <= a + 1 for a, b in itertools.pairwise(found.headings))
+    assert len(set(found.ids)) == len(found.ids)
+    assert found.named | set(found.labels) <= set(found.ids)
+    for picture in found.pictures:
+        assert picture if isinstance(picture, str) else picture["role"] == "img" and picture["title"]
+    for reference in found.references:
+        inside = reference.startswith("data:") or reference.removeprefix("#") in found.ids
+        assert inside or reference.startswith("https://arxiv.org/")
+    assert not re.search(r"@import|url\((?!#)", text)
+    assert text.count("http://") == 0
+    assert {"main", "header", "footer", "nav"} <= {tag for tag, _ in found.attributes}
+    sliders = [a for tag, a in found.attributes if tag == "input"]
+    assert all(a["type"] == "range" and a["aria-valuetext"] and a["id"] in found.labels for a in sliders)
+    for number in re.findall(r'(?:x|y|x1|x2|y1|y2|cx|cy|width|height|points|d)="([^"]*)"', text):
+        assert "nan" not in number
+        assert "inf" not in number
+    return found
+
+
+# -- structure and numbers --------------------------------------------------------------------------------
+
+
+def test_a_page_is_well_formed_and_carries_everything(three):
+    text = page(three)
+    found = checked(text)
+    assert "Content-Security-Policy" in text
+    assert len(text) < 600_000
+    assert sum(tag == "input" for tag, _ in found.attributes) == 3  # layers, kappa, Jaccard
+    titles = [p["title"] for p in found.pictures]
+    assert "Balanced accuracy, the paper's reading" in titles
+    assert "AUC, like for like against similarity" in titles
+    assert "Loss in training, rtl, 50% removed" in titles
+    assert "Missing" not in found.text
+    lines = [a["points"].split() for tag, a in found.attributes if tag == "polyline"]
+    assert max(map(len, lines)) == 60  # of 200 steps
+
+
+def test_the_numbers_are_those_of_the_rows(three):
+    found, made = checked(page(three)), tables(rows(three))
+    for table in made:
+        title = table.title.removeprefix("cifar10, preset quick. ")
+        assert found.tables[title] == [[table.header, *table.body]]
+    values = [
+        [
+            r["value"]
+            for r in map(json.loads, (run / "records.jsonl").open())
+            if r.get("ticket") == "top"
+            and (r.get("method"), r.get("sparsity"), r.get("metric")) == ("rtl", 0.5, "auc")
+        ]
+        for run in three
+    ]
+    by_ticket = found.tables["AUC, like for like, means over seeds"][0]
+    line = next(line for line in by_ticket if line[:2] == ["rtl", "50%"])
+    assert line[by_ticket[0].index("top")] == share(np.mean(values))
+
+
+def test_the_differences_are_the_leads_of_the_rows(three):
+    found, measured = checked(page(three)), rows(three)
+    lead = next(
+        r
+        for r in measured
+        if (r["metric"], r["sparsity"]) == ("balanced_accuracy_lead", 0.5)
+        and r["method"] == "rtl"
+        and r["reading"] == "paper"
+    )
+    lines = found.tables["rtl ahead of other methods"][0]
+    line = next(
+        line for line in lines if line[:3] == ["imp", "Balanced accuracy, the paper's reading", "50%"]
+    )
+    low, high = lead["mean"] - lead["ci95"], lead["mean"] + lead["ci95"]
+    assert line[3:] == [f"{v:+.3f}".replace("0.", ".") for v in (lead["mean"],)] + [
+        " to ".join(f"{v:+.3f}".replace("0.", ".") for v in (low, high)),
+        "3",
+        "+.067",
+    ]
+    assert "rtl leads imp at every sparsity" in found.text
+
+
+def test_equal_records_give_equal_bytes(three, tmp_path):
+    write_report([tmp_path / "runs"], tmp_path / "a.html")
+    made = write_report(reversed(three), tmp_path / "b.html")
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
+    assert made["bytes"] == (tmp_path / "b.html").stat().st_size
+    assert str(tmp_path) not in (tmp_path / "a.html").read_text()
+
+
+def test_what_a_run_holds_is_text_and_no_markup(three, tmp_path):
+    odd = write_run(tmp_path / "odd", experiment="<script>alert(1)</script>", tickets=("<i>", "a&b", '"'))
+    text = page([odd])
+    checked(text)
+    assert "<script>alert" not in text
+    assert "<i>" not in text
+    assert "&lt;b&gt;&amp;" in text  # the processor
+
+
+# -- odd runs ---------------------------------------------------------------------------------------------
+
+
+def test_one_run_of_one_method_and_one_ticket(tmp_path):
+    run = write_run(tmp_path / "run", tickets=["all"], methods=["imp"])
+    found = checked(page([run]))
+    assert "There is no second method to compare with." in found.text
+    assert "With one ticket there is no pair." in found.text
+    assert "There are no ticket files to look into" in found.text
+
+
+def test_one_seed_claims_nothing(tmp_path):
+    text = checked(page([write_run(tmp_path / "run")])).text
+    assert "rtl is above imp in the one run of both, a direction and no claim" in text
+    assert "leads" not in text
+
+
+def test_a_hundred_tickets_make_a_small_page(tmp_path, convnet, random_masks):
+    names = [f"a rather long name of ticket {k}" for k in range(100)]
+    run = write_run(tmp_path / "run", tickets=names)
+    write_tickets(run, convnet, random_masks, names)
+    text = page([run])
+    found = checked(text)
+    assert len(text) < 3_000_000
+    assert any(tag == "image" for tag, _ in found.attributes)
+    assert "mean of 100 tickets" in found.text
+
+
+def test_an_interrupted_run_says_what_is_missing(tmp_path):
+    run = write_run(tmp_path / "run", skip=[("rtl", 0.75), ("dense", 0.0)])
+    with (run / "records.jsonl").open("a") as file:
+        file.write('{"event": "retr')
+    text = checked(page([run])).text
+    assert "seed 0 is not finished: rtl at 75%, dense at 0% is missing" in text
+
+
+def test_a_run_that_just_began_has_a_page(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "records.jsonl").write_text("")
+    text = checked(page([run])).text
+    assert "Nothing was judged yet" in text
+    assert "No loss was recorded yet." in text
+    assert "tombola run cifar10" in text
+
+
+def test_ticket_files_that_cannot_be_read_are_named_and_the_next_run_is_read(three, convnet, random_masks):
+    write_tickets(three[1], convnet, random_masks)
+    file = three[0] / "tickets" / "rtl-0.25.tickets"
+    file.write_bytes(file.read_bytes()[:-8])
+    text = checked(page(three)).text
+    assert "Ticket files that could not be read: seed 0:" in text
+    assert "ticket files of seed 1" in text
+
+
+def test_experiments_have_sections_of_their_own(three, tmp_path):
+    own = write_run(tmp_path / "mine" / "seed0", experiment=None, preset=None, methods=["rtl", "twin"])
+    photographs = [
+        write_run(tmp_path / "p" / item / "seed0", experiment="digits", item=item) for item in ("a", "b")
+    ]
+    found = checked(page([*three, own, *photographs]))
+    assert found.headings.count(2) == 3
+    assert "Made by a program of your own" in found.text
+    assert "Items, each with a network of its own: 2." in found.text
+    assert "Against the controls" in found.text
+
+
+def test_what_is_no_run_is_refused(three, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RunError, match="no run and holds none"):
+        write_report([tmp_path / "empty"], tmp_path / "x.html")
+    with pytest.raises(RunError, match="both seed 0"):
+        write_report([*three, write_run(tmp_path / "again")], tmp_path / "x.html")
+    with pytest.raises(UsageError, match=r"NAME\.html"):
+        write_report(three, tmp_path / "x.pdf")
+    with pytest.raises(UsageError, match="at least one"):
+        write_report([], tmp_path / "x.html")
+    assert not list(tmp_path.glob("x.*"))
+
+
+def test_recorded_similarity_is_shown_by_round_and_depth(tmp_path):
+    run = write_run(tmp_path / "run")
+    with (run / "records.jsonl").open("a") as file:
+        for r, density in enumerate((0.75, 0.5, 0.25)):
+            for kind, depth in itertools.product(("jaccard", "kappa"), ("all", "deep")):
+                matrix = (np.full((3, 3), density) + np.eye(3) * (1 - density)).tolist()
+                row = {"event": "similarity", "stage": f"search-own-{1 - density}", "round": r, "kind": kind}
+                file.write(json.dumps({**row, "depth": depth, "density": density, "matrix": matrix}) + "\n")
+    found = checked(page([run]))
+    assert sum(tag == "input" for tag, _ in found.attributes) == 4
+    names = [a["data-name"] for _, a in found.attributes if "data-name" in a]
+    assert names[:3] == ["round 1, 25% removed", "round 2, 50% removed", "round 3, 75% removed"]
+    assert "top, middle: .750" in found.text
+    assert any("against similarity" in p["title"] for p in found.pictures)
+
+
+def test_kappa_that_is_not_a_number_is_a_grey_cell(tmp_path):
+    run = write_run(tmp_path / "run")
+    row = {"event": "similarity", "stage": "search-own-0.25", "round": 0, "kind": "kappa", "density": 0.75}
+    with (run / "records.jsonl").open("a") as file:
+        file.write(json.dumps({**row, "matrix": [[math.nan] * 3] * 3}) + "\n")
+    assert "top, middle: none" in checked(page([run])).text
+
+
+# -- verdicts ---------------------------------------------------------------------------------------------
+
+
+def spreads(*values):
+    return [Ahead(0.25 * (i + 1), Spread(mean, half, 3)) for i, (mean, half) in enumerate(values)]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([(0.1, 0.05)], "rtl leads imp: rtl minus imp is +.100 (+.050 to +.150) at 25%."),
+        ([(-0.1, 0.05), (-0.2, 0.1)], "imp leads rtl at every sparsity: "),
+        (
+            [(0.1, 0.05), (0.1, 0.2)],
+            "rtl leads imp at 1 of 2 sparsities, and elsewhere no difference is shown: ",
+        ),
+        ([(0.1, 0.2)], "no difference between rtl and imp is shown: "),
+        ([(0.1, 0.05), (-0.1, 0.05)], "what is between rtl and imp depends on the sparsity: "),
+        ([(0.1, None)], "rtl is above imp in the one run of both, a direction and no claim: "),
+        ([(-0.1, None), (-0.2, None)], "imp is above rtl in the one run"),
+        ([(0.1, None), (0.1, 0.05)], "what is between rtl and imp depends on the sparsity: "),
+        ([(0.0, None)], "no difference between rtl and imp is shown: rtl minus imp is +.000 at 25%."),
+    ],
+)
+def test_a_verdict_claims_what_its_intervals_carry(values, words):
+    assert Verdict(HEADLINES[0], "rtl", "imp", spreads(*values)).words().startswith(words)
+
+
+def test_differences_are_within_an_item_and_a_seed():
+    ours = {("a", 0): 2.0, ("a", 1): 4.0, ("b", 0): 5.0}
+    found = difference(ours, {("a", 0): 1.0, ("a", 1): 1.0, ("c", 0): 9.0})
+    assert (found.mean, found.count) == (2.0, 2)
+    assert difference(ours, {("c", 0): 1.0}) is None
+
+
+def test_the_papers_lead_stands_in_its_reading_only(three):
+    made = verdicts(gather(("cifar10", "quick"), three), EXPERIMENTS["cifar10"].paper)
+    by_metric = {(v.headline.metric, v.theirs): [a.printed for a in v.ahead] for v in made}
+    assert by_metric["balanced_accuracy", "imp"] == pytest.approx([0.07, 0.067, 0.04])
+    assert by_metric["balanced_accuracy", "dense"] == [None] * 3
+    assert by_metric["auc", "imp"] == [None] * 3
+
+
+def test_figures_of_the_paper_are_not_beside_a_stand_in(tmp_path):
+    run = write_run(tmp_path / "run", experiment="cifar100", source=None)
+    assert "(on digits)" in checked(page([run])).text
+    assert "in the paper" not in page([run])
+
+
+# -- pictures and sounds ----------------------------------------------------------------------------------
+
+
+def test_pictures_and_sounds_beside_a_run_are_carried_once(three):
+    folder = three[0].parent / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "two_cats.png")
+    with wave.open(str(folder / "in-door.wav"), "wb") as file:
+        file.setparams((1, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(b"\0\0" * 100)
+    (folder / "notes.txt").write_text("no picture")
+    found = checked(page(three))
+    assert found.pictures.count("Picture: two cats") == 1
+    assert [a["aria-label"] for tag, a in found.attributes if tag == "audio"] == ["Sound: in door"]
+
+
+def test_what_has_no_place_is_left_out_and_named(three, tmp_path):
+    folder = three[0] / "pictures"
+    folder.mkdir()
+    (folder / "a-large.png").write_bytes(bytes(7_000_000))
+    Image.new("RGB", (4, 4)).save(folder / "small.png")
+    made = write_report(three, tmp_path / "x.html")
+    assert made["left_out"] == ["a-large.png (7.0 MB)"]
+    assert made["bytes"] < 10_000_000
+    found = checked((tmp_path / "x.html").read_text())
+    assert "Left out to keep this page under 10 MB: a-large.png (7.0 MB)." in found.text
+    assert "Picture: small" in found.pictures
+
+
+def test_a_shelf_finds_the_pictures_of_items(tmp_path):
+    run = tmp_path / "p" / "castle" / "seed0"
+    run.mkdir(parents=True)
+    (tmp_path / "p" / "pictures").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "p" / "pictures" / "castle.jpg")
+    assert Shelf().take([run]) == []
+    (medium,) = Shelf().take([run], items=True)
+    assert (medium.words, medium.sound) == ("Picture: castle", False)
+
+
+# -- how to run it again ----------------------------------------------------------------------------------
+
+
+def ran(seed=0, environment=None, **config):
+    plain = QUICK.plain()
+    facts = {"experiment": "cifar10", "preset": "quick", "seed": seed, "settings": plain, "augment": False}
+    return Ran("", {**facts, "source": "my data", "methods": ["rtl"], **config}, environment or {}, ())
+
+
+def test_seeds_share_a_command_and_other_methods_have_their_own():
+    first, second = commands([ran(0), ran(2), ran(1, methods=["rtl", "imp"])])
+    head = "tombola run cifar10 --preset quick --data 'my data' --method rtl"
+    assert first == f"{head} --sparsity 0.25 0.5 0.75 --seed 0 2"
+    assert second == f"{head} imp --sparsity 0.25 0.5 0.75 --seed 1"
+
+
+def test_a_command_gives_back_every_setting():
+    changes = [
+        "T=7",
+        "train.lr=0.0003",
+        "private=['1.*', fc]",
+        "search.options={betas: [0.9, 0.99]}",
+        "exclude=[]",
+    ]
+    settings = QUICK.changed([*changes, "sparsity=[0.3]"])
+    (line,) = commands([ran(settings=settings.plain(), tune=True, augment=True, environment={"threads": 2})])
+    words = shlex.split(line)
+    start, end = words.index("--set") + 1, words.index("--augment")
+    sparsity = tuple(map(float, words[words.index("--sparsity") + 1 : start - 1]))
+    again = QUICK.changed([*words[start:end], f"sparsity={list(sparsity)}"])
+    assert again == Settings.from_plain(settings.plain())
+    assert words[end:] == ["--augment", "--tune", "--threads", "2", "--seed", "0"]
+
+
+def test_items_are_in_the_command():
+    assert commands([ran(item="a"), ran(item="b c")])[0].endswith("--seed 0 --item a 'b c'")
+    assert commands([ran(experiment=None)]) == []
+
+
+# -- figures ----------------------------------------------------------------------------------------------
+
+
+def test_series_differ_by_shape_as_well_as_colour():
+    styles = [Style(i) for i in range(10)]
+    assert len({style.shape for style in styles}) == len(SHAPES) == 10
+
+
+def test_a_chart_says_in_words_what_it_shows():
+    line = Series("rtl", Style(0), [(0.25, 0.75, 0.01), (0.5, math.nan, None)])
+    figure = xy("T", [line], Axis("removed", "{:.0%}".format), Axis("AUC", share))
+    assert figure.desc == "AUC over removed. rtl: .750 at 25%."
+    assert "<title>rtl, 25%: .750 ± .010</title>" in figure.body
+    assert [name for _, name in figure.legend] == ["rtl"]
+    row = dots(
+        "T", ["a", "b"], [Series("rtl", Style(0), [(0, 0.5, None), (1, 0.7, None)])], Axis("AUC", share)
+    )
+    assert row.desc == "AUC of each ticket. rtl: lowest a, .500; highest b, .700."
+    bar = bars(
+        "T", [Bar("rtl", {"core": 3.0, "rest": 1500.0})], "numbers", {"core": "fill0", "rest": "fill1"}
+    )
+    assert bar.desc == "numbers. rtl: 1,503."
+
+
+def test_ticks_are_round_and_few():
+    for low, high in ((0, 1), (0.701, 0.7012), (-3, 1e6), (5, 5), (0.1, 0.7)):
+        found = ticks(low, high)
+        assert 1 <= len(found) <= 6
+        assert all(low - 1e-9 <= value <= high + 1e-9 for value in found)
+
+
+def test_a_large_heat_map_is_a_picture_of_its_values():
+    values = torch.rand(40, 40).tolist()
+    names = [f"t{k}" for k in range(40)]
+    assert "<image" in heat("T", names, names, values, (0.0, 1.0), share).body
+    pixels = [[colour(v, (0.0, 1.0)) for v in line] for line in values]
+    assert (np.array(Image.open(io.BytesIO(png(pixels)))) == np.array(pixels)).all()
+    figure = heat("T", ["a", "b"], ["a", "b"], [[1, 0.25], [0.5, 1]], (0.25, 0.5), share)
+    assert figure.desc == "2 rows, 2 columns. Least .250 (a, b), greatest .500 (b, a)."
+
+
+def test_sections_can_be_made_without_a_page(three):
+    made = section(gather(("cifar10", "quick"), three), rows(three), Shelf())
+    assert made.chapters[0].title == "What was compared, and what came out"
+
+
+# -- a browser --------------------------------------------------------------------------------------------
+
+
+def test_a_browser_draws_every_panel_and_the_slider_changes_the_picture(three, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright and Chromium")
+    write_report(three, tmp_path / "x.html")
+    with playwright.sync_playwright() as p:
+        try:
+            browser = p.chromium.launch()
+        except playwright.Error as error:
+            pytest.skip(f"Chromium does not start: {error}")
+        tab = browser.new_page()
+        errors, requests = [], []
+        tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        tab.on("pageerror", lambda error: errors.append(str(error)))
+        tab.on("request", lambda request: requests.append(request.url))
+        tab.goto((tmp_path / "x.html").as_uri())
+        drawn = tab.locator("figure > svg:visible")
+        assert all(drawn.nth(i).bounding_box()["height"] > 40 for i in range(drawn.count()))
+        slides = tab.locator(".slides").nth(1)
+        before = slides.locator(".frame:visible svg").inner_html()
+        slides.locator("input").press("ArrowRight")
+        assert slides.locator(".frame:visible").count() == 1
+        assert slides.locator(".frame:visible svg").inner_html() != before
+        assert slides.locator("input").get_attribute("aria-valuetext") == "50% removed"
+        assert not errors
+        assert all(url.startswith(("file:", "data:")) for url in requests)
+        browser.close()
