@@ -217,6 +217,7 @@ def enhance(
     tickets: Path,
     ticket: str | None = None,
     out: Annotated[Path | None, Parameter(name=("--out", "-o"))] = None,
+    json: Json = False,
 ) -> None:
     """Enhance the speech in a sound file with the ticket of its scene.
 
@@ -232,12 +233,17 @@ def enhance(
         The scene; an unknown one is an error that lists them.
     out: Path
         The WAV file to write; FILE-TICKET.wav beside FILE by default.
+    json: bool
+        Print its name for machines.
     """
     found = find_tickets(tickets)
     with Progress(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
         task = bar.add_task("enhancing")
         made = enhance_file(file, found, ticket, out, lambda n, of: bar.update(task, completed=n, total=of))
-    sys.stdout.write(f"{made}\n")
+    if json:
+        print_json({"file": str(made)})
+    else:
+        sys.stdout.write(f"{made}\n")
 
 
 @app.command
