@@ -7,12 +7,14 @@ masks (union_size_imp).
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from tombola.errors import UsageError, unknown
+from tombola.function import Theta
 from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.pipeline import Pipeline, Source
@@ -34,6 +36,8 @@ class Method:
         masks: what becomes of the search, from the pipeline and the sparsity; its masks by default.
         shared: one set of weights for all tickets (Algorithm 2), or a network each.
         told: whether the network is told the context as an input.
+        changes: settings of the search that make the method what it is.
+        start: where training starts, if not at the rewind point.
         control: whether it is there to be compared with, not to be used.
     """
 
@@ -43,6 +47,8 @@ class Method:
     masks: Callable[[Pipeline, float], MaskSet] | None = None
     shared: bool = True
     told: bool = False
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    start: Callable[[Pipeline], Theta] | None = None
     control: bool = False
 
     def mask_set(self, pipeline: Pipeline, sparsity: float) -> MaskSet:
@@ -99,7 +105,19 @@ def random_like(pipeline: Pipeline, sparsity: float) -> MaskSet:
     return MaskSet(scope, masks)
 
 
-METHODS: dict[str, Method] = {
+def redrawn(pipeline: Pipeline) -> Theta:
+    """theta0 with the weights of each layer in a new order: another draw from the same distribution.
+
+    For independent initial weights that is what a random re-initialisation is (Frankle and Carbin, arXiv
+    1803.03635, Section 2), whatever drew them.
+    """
+    theta, g = pipeline.theta0.clone(), generator(pipeline.seed, "redrawn")
+    for part in theta.weights_N.data.split(pipeline.f.scope.sizes):
+        part.copy_(part[torch.randperm(len(part), generator=g)])
+    return theta
+
+
+STANDARD: dict[str, Method] = {
     "rtl": Method("one ticket per subset, retrained together on shared weights"),
     "imp": Method("one mask for all data, iterative magnitude pruning", "single", "single"),
     "imp_per_subset": Method("one pruned network per subset, nothing shared", shared=False),
@@ -112,7 +130,39 @@ METHODS: dict[str, Method] = {
     "shuffled_partition": Method("masks searched on shuffled subsets", "shuffled", control=True),
     "union_size_imp": Method("one mask, as large as RTL's union", "single_union", "single", control=True),
 }
-CONTROLS = tuple(name for name, method in METHODS.items() if method.control)
+
+# The toolbox: classics with one mask for all data. Under RTL a classic is a matter of settings:
+# ``tombola run EXPERIMENT --method rtl --set score=snip schedule=one_shot T=0 rewind=0``.
+AT_INIT = {"schedule": "one_shot", "T": 0, "rewind": 0}
+
+
+def _classic(summary: str, **changes: Any) -> Method:
+    return Method(summary, "single", "single", changes=changes)
+
+
+TOOLBOX: dict[str, Method] = {
+    "one_shot": _classic("one mask, pruned once after training", schedule="one_shot"),
+    "snip": _classic("one mask before training, by connection sensitivity", score="snip:5", **AT_INIT),
+    "grasp": _classic(
+        "one mask before training, by what keeps gradients flowing", score="grasp:5", **AT_INIT
+    ),
+    "synflow": _classic(
+        "one mask before training and without data, in 100 rounds",
+        score="synflow",
+        **{**AT_INIT, "schedule": "geometric:100"},
+    ),
+    "random_pruning": _classic("one random mask before training", score="random", **AT_INIT),
+    "wanda": _classic(
+        "one mask after training, by weights times inputs", score="wanda:5", schedule="one_shot"
+    ),
+    "taylor": _classic("one mask, by the first-order change of the loss", score="taylor:5"),
+    "movement": _classic("one mask, by movement away from zero", score="movement"),
+    "reinit": Method(
+        "the mask of imp on other initial weights", "single", "single", start=redrawn, control=True
+    ),
+}
+METHODS = {**STANDARD, **TOOLBOX}
+CONTROLS = tuple(name for name, method in STANDARD.items() if method.control)
 
 
 def method(name: str) -> Method:

@@ -33,6 +33,7 @@ def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
     """Search, train, finish, judge and save one method at one sparsity."""
     chosen, label = method(name), f"{name}-{sparsity}"
     pipeline = pipeline.told if chosen.told else pipeline
+    pipeline = pipeline.under(name, chosen.changes) if chosen.changes else pipeline
     masks = chosen.mask_set(pipeline, sparsity)
     models, seen = _train(pipeline, chosen, masks, label)
     similarity = _similarity(pipeline, name, sparsity, masks)
@@ -74,10 +75,12 @@ def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
 
 
 def _train(pipeline: Pipeline, chosen: Method, masks: MaskSet, label: str) -> tuple[list[TicketModel], int]:
+    start = chosen.start(pipeline) if chosen.start else None
     if chosen.shared:
-        model, seen = pipeline.train(label, chosen.task, masks)
+        model, seen = pipeline.train(label, chosen.task, masks, start=start)
         return [model], seen
-    alone = [pipeline.train(f"{label}-{name}", chosen.task, masks, k) for k, name in enumerate(masks.names)]
+    turns = enumerate(masks.names)
+    alone = [pipeline.train(f"{label}-{name}", chosen.task, masks, k, start) for k, name in turns]
     return [model for model, _ in alone], sum(seen for _, seen in alone)
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,8 @@ class Pipeline:
     settings: Settings
     seed: int
     journal: Journal
-    prefix: str = ""  # of the names of its searches and rewind points, where a journal has two
+    network: str = ""  # these two begin the names of its stages where a journal has several:
+    variant: str = ""  # of rewind points and searches; of searches alone, under other settings
 
     def __post_init__(self) -> None:
         check_kinds(self.backbone, self.objective, self.data, self.partition)
@@ -112,7 +114,11 @@ class Pipeline:
         check_arrival(backbone, with_context(self.data.inputs("train", few), torch.ones(len(few))))
         contexts = {s: members_SK.int().argmax(1) for s, members_SK in self.partition.members.items()}
         data = replace(self.data, contexts=contexts)
-        return replace(self, backbone=backbone, data=data, prefix="told-")
+        return replace(self, backbone=backbone, data=data, network="told-")
+
+    def under(self, name: str, changes: Mapping[str, Any]) -> Pipeline:
+        """The same task with other settings for the search of a method; rewind points are shared."""
+        return replace(self, settings=replace(self.settings, **changes), variant=f"{name}-")
 
     def budget(self, source: Source, steps: int) -> int:
         """Steps per ticket that give every source the same number of samples in all."""
@@ -133,7 +139,7 @@ class Pipeline:
             theta = retrain(problem, self.theta0, dense, steps, purpose="rewind", stage=stage)
             return theta.tensors(), {"seen": problem.seen}
 
-        return Theta.from_tensors(self.journal.once(f"rewind-{self.prefix}{source}", compute)[0])
+        return Theta.from_tensors(self.journal.once(f"rewind-{self.network}{source}", compute)[0])
 
     def targets(self, source: Source) -> list[int]:
         """Counts at which a search stops to be judged, largest first."""
@@ -172,25 +178,37 @@ class Pipeline:
             )
             return {"masks": masks.pack()}, {"seen": problem.seen}
 
-        tensors, _ = self.journal.once(f"search-{self.prefix}{source}-{sparsity}", compute)
+        tensors, _ = self.journal.once(f"search-{self.network}{self.variant}{source}-{sparsity}", compute)
         return MaskSet.unpack(self.f.scope, problem.partition.names, tensors["masks"])
 
     def searched(self, search: Source | None, task: Source, sparsity: float) -> int:
         """Training samples that went into masks and rewind point up to this sparsity."""
-        names = {f"rewind-{self.prefix}{REWIND.get(source, source)}" for source in (search, task) if source}
+        names = set()
+        if self.settings.rewind:
+            sources = [REWIND.get(source, source) for source in (search, task) if source]
+            names = {f"rewind-{self.network}{source}" for source in sources}
         if search:
-            names |= {f"search-{self.prefix}{search}-{s}" for s in self.settings.sparsity if s <= sparsity}
+            prefix = f"search-{self.network}{self.variant}{search}"
+            names |= {f"{prefix}-{s}" for s in self.settings.sparsity if s <= sparsity}
         facts = [self.journal.facts(name) for name in names]
         return sum(fact["seen"] for fact in facts if fact is not None)
 
     def train(
-        self, label: str, source: Source, masks: MaskSet, ticket: int | None = None
+        self,
+        label: str,
+        source: Source,
+        masks: MaskSet,
+        ticket: int | None = None,
+        start: Theta | None = None,
     ) -> tuple[TicketModel, int]:
-        """Retrain masks (all together, or one ticket alone) and finish the tickets; and samples seen."""
+        """Retrain masks (all together, or one ticket alone) and finish the tickets; and samples seen.
+
+        Training starts at the rewind point, or from other weights.
+        """
         problem = self.problem(source, self.settings.train)
         steps = self.budget(source, self.settings.steps)
         turns = None if ticket is None else [ticket]
-        start, form = self.rewind_point(source), self.settings.form
+        start, form = start or self.rewind_point(source), self.settings.form
 
         def compute(stage: Stage) -> State:
             theta = retrain(problem, start, masks, steps, form=form, tickets=turns, stage=stage)  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from tombola.data import Data
 from tombola.errors import UsageError, unknown
 from tombola.experiments import EXPERIMENTS
 from tombola.launch import Order
-from tombola.methods import METHODS
+from tombola.methods import METHODS, TOOLBOX
 from tombola.report.rows import Row
 from tombola.report.rows import rows as rows_of
 from tombola.report.tables import Table, tables
@@ -84,6 +84,7 @@ def print_experiments() -> None:
     out_console.print("methods:", highlight=False)
     for name, composed in METHODS.items():
         control = " (control)" if composed.control else ""
+        control += " (toolbox: asked for by name)" if name in TOOLBOX else ""
         out_console.print(f"  --method {name}: {composed.summary}{control}", highlight=False)
 
 

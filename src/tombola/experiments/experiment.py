@@ -11,7 +11,7 @@ from torch import nn
 
 from tombola.data import Data
 from tombola.errors import UsageError, unknown
-from tombola.methods import METHODS
+from tombola.methods import STANDARD
 from tombola.objectives import Objective
 from tombola.partition import Partition
 from tombola.settings import Settings
@@ -73,9 +73,9 @@ class Experiment:
     draw: Callable[[Sequence[Finished], Path], list[Path]] | None = None
 
     def methods(self) -> list[str]:
-        """The methods that make sense here: none is told the context where that is the answer."""
+        """The standard methods that make sense here: none is told the context where that is the answer."""
         told_too = not self.objective.context_is_answer
-        return [name for name, method in METHODS.items() if told_too or not method.told]
+        return [name for name, method in STANDARD.items() if told_too or not method.told]
 
     def preset(self, name: str | None) -> tuple[str, Preset]:
         """A preset by its name, the first by default."""

@@ -141,8 +141,9 @@ def _minutes(run: Path) -> list[tuple[str, float, float]]:
         if found := _STAGE.match(stage):
             parts[found["method"], float(found["sparsity"])].append(seconds)
     for (name, sparsity), spent in parts.items():
-        told = "told-" if METHODS[name].told else ""
-        searched = f"search-{told}{METHODS[name].search}-{sparsity}"
+        composed = METHODS[name]
+        variant = ("told-" if composed.told else "") + (f"{name}-" if composed.changes else "")
+        searched = f"search-{variant}{composed.search}-{sparsity}"
         spent += [timings[searched]] if searched in timings else []
     whole = {key: [s for s in seconds if s is not None] for key, seconds in parts.items()}
     return [(*key, sum(whole[key]) / 60) for key in parts if len(whole[key]) == len(parts[key])]
