@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 import wave
 from html.parser import HTMLParser
 
@@ -19,6 +20,7 @@ from tombola import TicketModel, scope
 from tombola.errors import RunError, UsageError
 from tombola.experiments import EXPERIMENTS
 from tombola.report.again import commands
+from tombola.report.answer import sentences, standings
 from tombola.report.chapters import section
 from tombola.report.figures import Axis, Bar, Series, Style, bars, dots, xy
 from tombola.report.findings import Ran, Spread, gather
@@ -32,7 +34,7 @@ from tombola.report.verdicts import HEADLINES, Ahead, Verdict, difference, verdi
 from tombola.settings import Settings
 
 THREE = ("top", "middle", "bottom")
-VOID = {"meta", "link", "img", "input", "br", "hr"}
+VOID = {"meta", "link", "img", "input", "br", "hr", "wbr"}
 QUICK = EXPERIMENTS["cifar10"].presets["quick"].settings
 
 
@@ -118,7 +120,7 @@ class Page(HTMLParser):
         if tag == "tr":
             self._rows.append([])
         if tag in ("th", "td"):
-            assert tag == "td" or found["scope"] in ("row", "col")
+            assert tag == "td" or found["scope"] in ("row", "col", "colgroup", "rowgroup")
             self._rows[-1].append("")
 
     def handle_startendtag(self, tag, attributes):
@@ -139,9 +141,9 @@ class Page(HTMLParser):
             self.words.append(data)
         if self._svg is not None and inside in ("title", "desc") and self.open[-2] == "svg":
             self._svg[inside] += data
-        if inside == "caption":
+        if "caption" in self.open:
             self._caption += data
-        if inside in ("th", "td"):
+        if {"th", "td"} & set(self.open):
             self._rows[-1][-1] += data
 
     @property
@@ -181,11 +183,14 @@ def test_a_page_is_well_formed_and_carries_everything(three):
     found = checked(text)
     assert "Content-Security-Policy" in text
     assert len(text) < 600_000
-    assert sum(tag == "input" for tag, _ in found.attributes) == 3  # layers, kappa, Jaccard
+    assert sum(tag == "input" for tag, _ in found.attributes) == 1  # Jaccard and kappa together
     titles = [p["title"] for p in found.pictures]
+    assert found.headings == [1] + [2] * 8  # one comparison: its name is the title of the page
+    assert {"Jaccard, 50% removed", "kappa, 50% removed"} <= set(titles)
     assert "Balanced accuracy, the paper's reading" in titles
     assert "AUC, like for like against similarity" in titles
     assert "Loss in training, rtl, 50% removed" in titles
+    assert titles.count("Loss in training, one network each") == 1
     assert "Missing" not in found.text
     lines = [a["points"].split() for tag, a in found.attributes if tag == "polyline"]
     assert max(map(len, lines)) == 60  # of 200 steps
@@ -219,17 +224,34 @@ def test_the_differences_are_the_leads_of_the_rows(three):
         and r["method"] == "rtl"
         and r["reading"] == "paper"
     )
-    lines = found.tables["rtl ahead of other methods"][0]
-    line = next(
-        line for line in lines if line[:3] == ["imp", "Balanced accuracy, the paper's reading", "50%"]
+    title = "How far rtl is ahead of each: means over 3 seeds, ± half the 95% interval"
+    metrics, levels, *lines = found.tables[title][0]
+    assert metrics == ["against", "Balanced accuracy, the paper's reading", "AUC, like for like"]
+    assert levels == ["25%", "50%", "75%"] * 2
+    imp, printed, dense = lines
+    signed, half = (
+        f"{sign}{lead[name]:.3f}".replace("0.", ".") for sign, name in (("+", "mean"), ("", "ci95"))
     )
-    low, high = lead["mean"] - lead["ci95"], lead["mean"] + lead["ci95"]
-    assert line[3:] == [f"{v:+.3f}".replace("0.", ".") for v in (lead["mean"],)] + [
-        " to ".join(f"{v:+.3f}".replace("0.", ".") for v in (low, high)),
-        "3",
-        "+.067",
-    ]
-    assert "rtl leads imp at every sparsity" in found.text
+    assert imp[2] == f"▲ {signed} ± {half}"
+    assert printed == ["in the paper", "+.070", "+.067", "+.040", "", "", ""]
+    assert [imp[0], dense[0]] == ["imp", "dense"]
+    assert "In the paper's reading (balanced accuracy), rtl leads imp and dense throughout." in found.text
+
+
+def test_headline_figures_stand_first(three):
+    made = section(gather(("cifar10", "quick"), three), rows(three), Shelf())
+    _, cards, said, table, _ = made.chapters[0].blocks
+    assert [block.kind for block in (cards, said, table)] == ["cards", "words", "standings"]
+    assert [card.title for card in cards.cards] == ["25% removed", "50% removed", "75% removed"]
+    paper, like = cards.cards[1].lines
+    row = next(
+        r
+        for r in rows(three)
+        if (r["method"], r["sparsity"], r["metric"]) == ("rtl", 0.5, "balanced_accuracy")
+    )
+    assert (paper.value, paper.beside, paper.ahead) == (share(row["mean"]), [("the paper", ".778")], None)
+    assert [name for name, _ in like.beside] == ["imp"]
+    assert (like.ahead.mark, like.ahead.text[0]) == ("up", "+")
 
 
 def test_equal_records_give_equal_bytes(three, tmp_path):
@@ -262,8 +284,10 @@ def test_one_run_of_one_method_and_one_ticket(tmp_path):
 
 def test_one_seed_claims_nothing(tmp_path):
     text = checked(page([write_run(tmp_path / "run")])).text
-    assert "rtl is above imp in the one run of both, a direction and no claim" in text
+    assert text.count("One seed: a direction, not a claim.") == 1
+    assert "rtl is above imp and dense throughout." in text
     assert "leads" not in text
+    assert not re.search("[▲▼] [+-]", text)
 
 
 def test_a_hundred_tickets_make_a_small_page(tmp_path, convnet, random_masks):
@@ -312,7 +336,7 @@ def test_experiments_have_sections_of_their_own(three, tmp_path):
     assert found.headings.count(2) == 3
     assert "Made by a program of your own" in found.text
     assert "Items, each with a network of its own: 2." in found.text
-    assert "Against the controls" in found.text
+    assert "Controls: twin." in found.text
 
 
 def test_what_is_no_run_is_refused(three, tmp_path):
@@ -337,11 +361,13 @@ def test_recorded_similarity_is_shown_by_round_and_depth(tmp_path):
                 row = {"event": "similarity", "stage": f"search-own-{1 - density}", "round": r, "kind": kind}
                 file.write(json.dumps({**row, "depth": depth, "density": density, "matrix": matrix}) + "\n")
     found = checked(page([run]))
-    assert sum(tag == "input" for tag, _ in found.attributes) == 4
+    assert sum(tag == "input" for tag, _ in found.attributes) == 2  # all layers; folded, the deep third
     names = [a["data-name"] for _, a in found.attributes if "data-name" in a]
-    assert names[:3] == ["round 1, 25% removed", "round 2, 50% removed", "round 3, 75% removed"]
+    assert names[:3] == ["25% removed, round 1", "50% removed, round 2", "75% removed, round 3"]
     assert "top, middle: .750" in found.text
-    assert any("against similarity" in p["title"] for p in found.pictures)
+    titles = [p["title"] for p in found.pictures]
+    assert "kappa, deep layers, 25% removed, round 1" in titles
+    assert any("against similarity" in title for title in titles)
 
 
 def test_kappa_that_is_not_a_number_is_a_grey_cell(tmp_path):
@@ -362,22 +388,33 @@ def spreads(*values):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([(0.1, 0.05)], "rtl leads imp: rtl minus imp is +.100 (+.050 to +.150) at 25%."),
-        ([(-0.1, 0.05), (-0.2, 0.1)], "imp leads rtl at every sparsity: "),
-        (
-            [(0.1, 0.05), (0.1, 0.2)],
-            "rtl leads imp at 1 of 2 sparsities, and elsewhere no difference is shown: ",
-        ),
-        ([(0.1, 0.2)], "no difference between rtl and imp is shown: "),
-        ([(0.1, 0.05), (-0.1, 0.05)], "what is between rtl and imp depends on the sparsity: "),
-        ([(0.1, None)], "rtl is above imp in the one run of both, a direction and no claim: "),
-        ([(-0.1, None), (-0.2, None)], "imp is above rtl in the one run"),
-        ([(0.1, None), (0.1, 0.05)], "what is between rtl and imp depends on the sparsity: "),
-        ([(0.0, None)], "no difference between rtl and imp is shown: rtl minus imp is +.000 at 25%."),
+        ([(0.1, 0.05)], "leads imp."),
+        ([(-0.1, 0.05), (-0.2, 0.1)], "trails imp throughout."),
+        ([(0.1, 0.05), (0.1, 0.2)], "leads imp at 1 of 2 sparsities."),
+        ([(0.1, 0.2)], "shows no certain difference from imp."),
+        ([(0.1, 0.05), (-0.1, 0.05)], "leads imp at 1 but trails at 1 of 2 sparsities."),
+        ([(0.1, None)], "is above imp."),
+        ([(-0.1, None), (-0.2, None)], "is below imp throughout."),
+        ([(0.1, None), (0.1, 0.05)], "leads imp at 1 of 2 sparsities."),
+        ([(0.0, None)], "shows no difference from imp."),
     ],
 )
-def test_a_verdict_claims_what_its_intervals_carry(values, words):
-    assert Verdict(HEADLINES[0], "rtl", "imp", spreads(*values)).words().startswith(words)
+def test_a_sentence_claims_what_its_intervals_carry(values, words):
+    said, how_sure = sentences([Verdict(HEADLINES[0], "rtl", "imp", spreads(*values))])
+    assert said == f"In the paper's reading (balanced accuracy), rtl {words}"
+    one = all(half is None for _, half in values)
+    assert how_sure.startswith("One seed" if one else "“Leads” and “trails” are said only where")
+
+
+def test_a_reading_has_one_sentence_and_rivals_of_one_outcome_share_it():
+    lead, trail = spreads((0.1, 0.05)), spreads((-0.1, 0.05))
+    made = [Verdict(h, "rtl", "imp", lead) for h in HEADLINES[1:3]]
+    made += [Verdict(h, "rtl", "dense", each) for h, each in zip(HEADLINES[1:3], (lead, trail), strict=True)]
+    made += [Verdict(h, "rtl", "snip", lead) for h in HEADLINES[1:3]]
+    made += [Verdict(h, "rtl", "twin", trail) for h in HEADLINES[1:3]]  # a control is in the table only
+    outcomes = "leads imp and snip throughout, and leads dense in 1 but trails in 1 of 2 comparisons"
+    assert sentences(made)[0] == f"Like for like (AUC, accuracy), rtl {outcomes}."
+    assert [name for name, _ in standings(made, "seeds").parts] == ["Other methods", "Controls"]
 
 
 def test_differences_are_within_an_item_and_a_seed():
@@ -528,28 +565,53 @@ def test_sections_can_be_made_without_a_page(three):
 # -- a browser --------------------------------------------------------------------------------------------
 
 
-def test_a_browser_draws_every_panel_and_the_slider_changes_the_picture(three, tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright and Chromium")
-    write_report(three, tmp_path / "x.html")
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with playwright.sync_playwright() as p:
         try:
-            browser = p.chromium.launch()
+            started = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if found else [])
         except playwright.Error as error:
-            pytest.skip(f"Chromium does not start: {error}")
-        tab = browser.new_page()
-        errors, requests = [], []
-        tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
-        tab.on("pageerror", lambda error: errors.append(str(error)))
-        tab.on("request", lambda request: requests.append(request.url))
-        tab.goto((tmp_path / "x.html").as_uri())
-        drawn = tab.locator("figure > svg:visible")
-        assert all(drawn.nth(i).bounding_box()["height"] > 40 for i in range(drawn.count()))
-        slides = tab.locator(".slides").nth(1)
-        before = slides.locator(".frame:visible svg").inner_html()
-        slides.locator("input").press("ArrowRight")
-        assert slides.locator(".frame:visible").count() == 1
-        assert slides.locator(".frame:visible svg").inner_html() != before
-        assert slides.locator("input").get_attribute("aria-valuetext") == "50% removed"
-        assert not errors
-        assert all(url.startswith(("file:", "data:")) for url in requests)
-        browser.close()
+            pytest.skip(f"Chromium is not installed or does not start: {str(error).splitlines()[0]}")
+        yield started
+        started.close()
+
+
+def test_a_browser_draws_every_panel_and_the_slider_changes_the_picture(three, tmp_path, browser):
+    write_report(three, tmp_path / "x.html")
+    tab = browser.new_page()
+    errors, requests = [], []
+    tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    tab.on("pageerror", lambda error: errors.append(str(error)))
+    tab.on("request", lambda request: requests.append(request.url))
+    tab.goto((tmp_path / "x.html").as_uri())
+    drawn = tab.locator("figure > svg:visible")
+    assert drawn.count() > 10
+    assert all(drawn.nth(i).bounding_box()["height"] > 40 for i in range(drawn.count()))
+    slides = tab.locator(".slides").first
+    shown = slides.locator("figcaption:visible")
+    assert shown.all_inner_texts() == ["Jaccard, 25% removed", "kappa, 25% removed"]
+    left, right = shown.nth(0).bounding_box(), shown.nth(1).bounding_box()
+    assert left["y"] == right["y"]  # side by side
+    slides.locator("input").press("ArrowRight")
+    assert shown.all_inner_texts() == ["Jaccard, 50% removed", "kappa, 50% removed"]
+    assert slides.locator("input").get_attribute("aria-valuetext") == "50% removed"
+    assert not errors
+    assert all(url.startswith(("file:", "data:")) for url in requests)
+
+
+def test_a_page_fits_a_telephone_and_tables_scroll_under_their_names(three, tmp_path, browser):
+    write_report(three, tmp_path / "x.html")
+    tab = browser.new_page(viewport={"width": 390, "height": 800})
+    tab.goto((tmp_path / "x.html").as_uri())
+    for folded in tab.locator("summary").all():
+        folded.click()
+    assert tab.evaluate("document.documentElement.scrollWidth") == 390
+    table = tab.locator(".scroll").first
+    assert table.evaluate("box => box.scrollWidth > box.clientWidth")
+    name, value = table.locator("tbody th[scope=row]").first, table.locator("tbody td").first
+    before = name.bounding_box()["x"], value.bounding_box()["x"]
+    table.evaluate("box => box.scrollLeft = 60")
+    assert name.bounding_box()["x"] == pytest.approx(before[0], abs=1.5)
+    assert value.bounding_box()["x"] == pytest.approx(before[1] - 60, abs=1.5)

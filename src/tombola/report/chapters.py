@@ -7,20 +7,17 @@ from collections.abc import Sequence
 from tombola.experiments import EXPERIMENTS
 from tombola.methods import METHODS, dense
 from tombola.report.again import commands, runs_table, settings_table
-from tombola.report.blocks import Block, Chapter, Commands, Gallery, Section, Tabled, Verdicts, Words
+from tombola.report.answer import answer
+from tombola.report.blocks import Block, Chapter, Commands, Gallery, Section, Tabled, Words
 from tombola.report.findings import Findings
 from tombola.report.likeness import course, layers, likeness
 from tombola.report.media import Shelf
 from tombola.report.rows import Row
 from tombola.report.scores import SIMILAR, by_ticket, quality, stored, titled
 from tombola.report.tables import Table, tables
-from tombola.report.verdicts import Paper, differences, sentences, verdicts
+from tombola.report.verdicts import Paper
 
-_CAUTION = (
-    "Differences are taken within a seed and an item. Intervals are 95%, Student's t over {over}, each for "
-    "itself: among many comparisons some leave out zero by chance. One run has no interval, and carries no "
-    "claim."
-)
+_FEW = 5  # runs that stand side by side
 
 
 def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
@@ -68,17 +65,13 @@ def _headline(found: Findings, paper: Paper) -> list[Block]:
         blocks.append(Words(missing, missing=True))
     if not found.methods:
         return [*blocks, Words(["Nothing was judged yet, so there is nothing to compare."], missing=True)]
-    lines = verdicts(found, paper)
-    for title, control in (("Against other methods", False), ("Against the controls", True)):
-        if chosen := [line for line in lines if line.control == control]:
-            blocks.append(Verdicts(title, sentences(chosen)))
-            name = f"{found.subject} ahead {'of the controls' if control else 'of other methods'}"
-            blocks.append(Tabled(differences(chosen, name), folded=True))
-    if lines:
-        blocks.append(Words([_CAUTION.format(over="items" if _items(found) > 1 else "seeds")]))
-    else:
-        blocks.append(Words(["There is no second method to compare with."]))
-    return blocks
+    return [*blocks, *answer(found, paper), Tabled(_methods(found), words=True)]
+
+
+def _methods(found: Findings) -> Table:
+    """What the names mean."""
+    body = [[name, METHODS[name].summary] for name in found.methods]
+    return Table("What the methods are", ["method", "in a line"], body)
 
 
 def _items(found: Findings) -> int:
@@ -109,5 +102,20 @@ def _compared(found: Findings) -> str:
 def _configuration(found: Findings) -> list[Block]:
     lines = commands(found.runs)
     again: Block = Commands(lines) if lines else Words(["Made by a program of your own: run that again."])
-    settings = settings_table(found.runs[0])
-    return [again, Tabled(settings), Tabled(runs_table(found.runs))]
+    runs = runs_table(found.runs)
+    turned = _turned(runs) if len(found.runs) <= _FEW else runs
+    settings = _filled(settings_table(found.runs[0]))
+    return [again, Tabled(settings, words=True), Tabled(turned, words=True)]
+
+
+def _filled(table: Table) -> Table:
+    """Without columns that are empty."""
+    kept = [i for i in range(len(table.header)) if any(line[i] for line in table.body)]
+    header, *body = [[line[i] for i in kept] for line in (table.header, *table.body)]
+    return Table(table.title, header, body)
+
+
+def _turned(table: Table) -> Table:
+    """Rows as columns: few runs have many facts."""
+    header, *body = map(list, zip(table.header, *table.body, strict=True))
+    return Table(table.title, header, body)

@@ -47,7 +47,7 @@ def heat(
     """
     names = max(map(len, map(shortened, rows))), max(map(len, map(shortened, columns)))
     left = max(14 + 6.1 * names[0], 3.9 * names[1])  # turned names reach to the left
-    wide = min((WIDTH - left - 10) / len(columns), 34.0)
+    wide = min((WIDTH - left - 10) / len(columns), 42.0)
     high = wide if len(rows) == len(columns) else min(12.0, 1200.0 / len(rows))
     grid = _Grid(left, 8.0, wide, high)
     beside, below = _thinned(rows, high), _thinned(columns, wide)

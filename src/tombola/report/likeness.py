@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 
 from tombola.methods import METHODS
-from tombola.report.blocks import Block, Figures, Slides, Tabled, Words
+from tombola.report.blocks import Block, Figures, Folded, Slides, Tabled, Words
 from tombola.report.figures import Axis, Figure, Series, Style, percent, xy
 from tombola.report.findings import Curve, Findings, Likeness
 from tombola.report.heatmap import heat
@@ -18,13 +18,14 @@ from tombola.report.verdicts import Headline, headlines
 
 T = TypeVar("T")
 _FRAMES = 24  # of one slider
+_ABREAST = 4  # pictures that need no slider
 _POINTS = 60  # of one curve of training
 _TOLD_APART = 10  # tickets with a colour and a shape of their own; more are thin lines and their mean
-_KINDS = {"kappa": "kappa: 0 by chance, 1 nested", "jaccard": "Jaccard similarity"}
+_KINDS = {"jaccard": "Jaccard", "kappa": "kappa"}  # side by side, in this order
 
 
 def layers(found: Findings) -> list[Block]:
-    """Density per layer and ticket, a frame per sparsity."""
+    """Density per layer and ticket, a picture per sparsity."""
     blocks: list[Block] = _unread(found)
     if found.described is None:
         return [
@@ -38,42 +39,55 @@ def layers(found: Findings) -> list[Block]:
         short = [name.removesuffix(".weight") for name in names]
         labels = short if len(set(short)) == len(names) else names
         title = f"Share of weights kept per layer, {found.subject}, {sparsity:.0%} removed"
-        frames.append(
-            (f"{sparsity:.0%} removed", heat(title, labels, list(tickets), values, (0.0, 1.0), share))
-        )
+        drawn = heat(title, labels, list(tickets), values, (0.0, 1.0), share)
+        frames.append((f"{sparsity:.0%} removed", [drawn]))
     where = f"Layers from input to output, of the ticket files of {found.described.label}; dark is empty."
-    return [*blocks, Words([where]), Slides("Density per layer", frames)]
+    few = [figure for _, figures in frames for figure in figures]
+    shown = Figures(few) if len(few) <= _ABREAST else Slides("Density per layer", frames)
+    return [*blocks, Words([where]), shown]
 
 
 def likeness(found: Findings) -> list[Block]:
-    """Similarity of each pair of tickets, a slider per kind, and score against similarity."""
-    blocks: list[Block] = []
-    for (kind, depth), states in found.likenesses.items():
-        shown = _evenly(states, _FRAMES)
-        limits = _limits(shown)
-        name = _KINDS.get(kind, kind) + ("" if depth == "all" else f", {depth} layers")
-        frames = [
-            (
-                state.name,
-                heat(f"{name}, {state.name}", state.tickets, state.tickets, state.matrix, limits, share),
-            )
-            for state in shown
-        ]
-        if len(shown) < len(states):
-            blocks.append(Words([f"{len(shown)} of {len(states)} states are shown."]))
-        blocks.append(Slides(f"Similarity of tickets, {name}", frames))
-    if not blocks:
+    """Similarity of each pair of tickets, a slider per depth, and score against similarity."""
+    depths = list(dict.fromkeys(depth for _, depth in found.likenesses))
+    slides = {depth: _slides(found, depth) for depth in depths}
+    if not slides:
         alone = len(found.tickets) < 2
         why = "With one ticket there is no pair." if alone else "No similarity was recorded or could be read."
         return [Words([why], missing=not alone)]
     run = f" of {found.described.label}" if found.described else ""
     first = f"The tickets of {found.subject}{run}. Colours are the same in all frames of a slider: "
     first += "from the least to the greatest similarity of two different tickets."
+    parts = [each for depth, each in slides.items() if depth != "all"]
+    blocks: list[Block] = [slides["all"]] if "all" in slides else []
+    blocks += [Folded("The same by depth: a third of the layers each", parts)] if parts else []
     charts = collapse(found)
     after: list[Block] = [Words([_COLLAPSE]), Figures(charts)] if charts else []
-    return [Words([first]), *blocks, *after]
+    return [Words([_MEASURES, first]), *blocks, *after]
 
 
+def _slides(found: Findings, depth: str) -> Slides:
+    """Both kinds of similarity of one state after the other."""
+    where = "" if depth == "all" else f", {depth} layers"
+    frames: dict[str, list[Figure]] = {}
+    for kind in [kind for kind in _KINDS if (kind, depth) in found.likenesses]:
+        shown = _evenly(found.likenesses[kind, depth], _FRAMES)
+        limits = _limits(shown)
+        for state in shown:
+            name = ", ".join(reversed(state.name.split(", ")))  # what was removed, then the round
+            title = f"{_KINDS[kind]}{where}, {name}"
+            drawn = heat(title, state.tickets, state.tickets, state.matrix, limits, share)
+            frames.setdefault(name, []).append(drawn)
+    most = max(len(states) for (_, d), states in found.likenesses.items() if d == depth)
+    some = f" ({len(frames)} of {most} states)" if len(frames) < most else ""
+    return Slides(f"Similarity of tickets{where}{some}", list(frames.items()))
+
+
+_MEASURES = (
+    "Jaccard: of the weights that either ticket keeps, the share that both keep. It falls with sparsity by "
+    "chance alone. kappa is corrected for that: 0 for independent masks of the same layer densities, 1 where "
+    "one mask holds the other."
+)
 _COLLAPSE = (
     "Score of each ticket against its mean similarity to the others, along the sparsities. The paper "
     "expects similarity to rise where scores fall (collapse); Jaccard falls with sparsity by chance alone, "
@@ -139,15 +153,17 @@ def _bundle(paths: Mapping[str, Curve], names: Sequence[str] = ()) -> list[Serie
 
 def course(found: Findings) -> list[Block]:
     """Loss over steps per ticket, and at the end of each round of the search; one run of each."""
-    charts, last = [], []
+    charts, alone, last = [], {}, []
     for (method, sparsity), curves in found.courses.items():
         if METHODS[method].control:
             continue
-        if any(len(curve) > 1 for curve in curves.values()):
-            title = f"Loss in training, {method}, {sparsity:.0%} removed"
-            charts.append(_course(title, curves, "step"))
-        else:
+        if not any(len(curve) > 1 for curve in curves.values()):
             last.append([method, f"{sparsity:.0%}", *_ends(curves)])
+        elif len(curves) == 1:
+            alone[f"{method} {sparsity:.0%}"] = next(iter(curves.values()))
+        else:
+            charts.append(_course(f"Loss in training, {method}, {sparsity:.0%} removed", curves, "step"))
+    charts += [_course("Loss in training, one network each", alone, "step")] if alone else []
     if any(len(curve) > 1 for curve in found.rounds.values()):
         charts.insert(
             0, _course("Loss at the end of each round of the search, own subsets", found.rounds, "round")

@@ -94,10 +94,8 @@ def by_ticket(found: Findings, named: Sequence[Table]) -> list[Block]:
                     Axis(headline.name, headline.fmt),
                 )
             )
-        folded.append(Tabled(_ticket_table(found, headline, names), folded=True))
-    by_subset = [
-        Tabled(table, folded=True) for table in named if "by subset" in table.title and "ahead" in table.title
-    ]
+        folded.append(Tabled(_ticket_table(found, headline, names)))
+    by_subset = [Tabled(table) for table in named if "by subset" in table.title and "ahead" in table.title]
     return [*([Figures(charts)] if charts else []), *folded, *by_subset]
 
 
@@ -114,9 +112,10 @@ def _ticket_table(found: Findings, headline: Headline, names: Sequence[str]) -> 
 
 
 def stored(found: Findings, named: Sequence[Table]) -> list[Block]:
-    """Numbers and bytes as bars and as a table."""
+    """Numbers and bytes as bars and as a table; bars of controls only where there is nothing else."""
     numbers, sizes = [], []
-    for method, sparsity in found.outcomes:
+    usual = [outcome for outcome in found.outcomes if not METHODS[outcome[0]].control]
+    for method, sparsity in usual or found.outcomes:
         count = {
             m: found.mean((method, sparsity, "", m, "")) for m in ("core", "union", "private", "dense_rest")
         }

@@ -1,4 +1,4 @@
-"""Who is ahead, by how much, and how sure that is: sentences computed from differences within a seed."""
+"""Who is ahead, by how much, and how sure that is: differences within a seed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tombola.methods import METHODS
 from tombola.report.findings import Findings, Spread, spread
 from tombola.report.rows import Unit
-from tombola.report.tables import LIKE, Format, Table, decibel, share, signed_decibel, signed_share
+from tombola.report.tables import LIKE, Format, decibel, share, signed_decibel, signed_share
 
 Paper = Mapping[tuple[str, float], Mapping[str, float]]
 
@@ -71,34 +71,6 @@ class Verdict:
         """Whether the rival is there to be compared with only."""
         return METHODS[self.theirs].control
 
-    def words(self) -> str:
-        """One sentence; it claims nothing that one value or an interval over zero cannot carry."""
-        return f"{self._winner()}: {self._figures()}."
-
-    def _winner(self) -> str:
-        signs = [ahead.sign for ahead in self.ahead]
-        kinds, over = set(signs) - {"0"}, f"between {self.ours} and {self.theirs}"
-        if not kinds:
-            return f"no difference {over} is shown"
-        if len(kinds) > 1:
-            return f"what is {over} depends on the sparsity"
-        sign = kinds.pop()
-        first, second = (self.ours, self.theirs) if sign.endswith("+") else (self.theirs, self.ours)
-        if sign.startswith("1"):
-            return f"{first} is above {second} in the one run of both, a direction and no claim"
-        if "0" in signs:
-            sure = f"{len(signs) - signs.count('0')} of {len(signs)} sparsities"
-            return f"{first} leads {second} at {sure}, and elsewhere no difference is shown"
-        return f"{first} leads {second}" + (" at every sparsity" if len(signs) > 1 else "")
-
-    def _figures(self) -> str:
-        """Differences at the sparsities, with intervals; and the paper's."""
-        signed = self.headline.signed
-        found = [f"{a.measured.mean_and_interval(signed)} at {a.sparsity:.0%}" for a in self.ahead]
-        printed = [f"{signed(a.printed)} at {a.sparsity:.0%}" for a in self.ahead if a.printed is not None]
-        parts = [f"{self.ours} minus {self.theirs} is {', '.join(found)}"]
-        return "; ".join(parts + ([f"in the paper {', '.join(printed)}"] if printed else []))
-
 
 def headlines(found: Findings) -> list[Headline]:
     """Those that were measured."""
@@ -132,36 +104,3 @@ def _verdict(found: Findings, headline: Headline, ours: str, theirs: str, paper:
             known = mine is not None and other is not None and headline.reading != LIKE
             made.append(Ahead(sparsity, measured, mine - other if known else None))  # type: ignore[operator]
     return Verdict(headline, ours, theirs, made) if made else None
-
-
-def sentences(made: Sequence[Verdict]) -> dict[str, list[str]]:
-    """By headline metric, a sentence for each rival."""
-    by_title: dict[str, list[str]] = {}
-    for verdict in made:
-        by_title.setdefault(verdict.headline.title, []).append(verdict.words())
-    return by_title
-
-
-def differences(made: Sequence[Verdict], title: str) -> Table:
-    """Every difference with its interval, and the paper's beside it."""
-    printed = any(ahead.printed is not None for verdict in made for ahead in verdict.ahead)
-    header = [
-        "of",
-        "measure",
-        "sparsity",
-        "ahead by",
-        "95% interval",
-        "n",
-        *(["in the paper"] if printed else []),
-    ]
-    body = []
-    for verdict in made:
-        signed = verdict.headline.signed
-        for ahead in verdict.ahead:
-            mean, half = ahead.measured.mean, ahead.measured.ci95
-            wide = "" if half is None else f"{signed(mean - half)} to {signed(mean + half)}"
-            line = [verdict.theirs, verdict.headline.title, f"{ahead.sparsity:.0%}", signed(mean), wide]
-            line += [str(ahead.measured.count)]
-            line += [signed(ahead.printed) if ahead.printed is not None else ""] if printed else []
-            body.append(line)
-    return Table(title, header, body)

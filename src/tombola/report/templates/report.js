@@ -1,4 +1,4 @@
-// The one script: a slider that shows one frame of several. Without it all frames stand one below another.
+// The one script. A slider shows one frame of several; without a script all frames stand one below another.
 for (const slides of document.querySelectorAll(".slides")) {
   const slider = slides.querySelector("input");
   if (!slider) continue;
