@@ -10,7 +10,7 @@ from PIL import Image
 
 from tombola.errors import DataError, UsageError
 from tombola.experiments import CIFAR10, DIGITS, EXPERIMENTS, cifar10, experiment
-from tombola.methods import METHODS
+from tombola.methods import STANDARD
 from tombola.models.context import told
 from tombola.objectives import Classification
 from tombola.randomness import generator
@@ -43,10 +43,10 @@ def test_a_backbone_depends_on_the_generator_alone(name):
 
 def test_no_method_is_told_the_context_where_that_is_the_answer():
     told = {"imp_context", "dense_context"}
-    assert told == {name for name, method in METHODS.items() if method.told}
-    assert DIGITS.methods() == [name for name in METHODS if name not in told]
+    assert told == {name for name, method in STANDARD.items() if method.told}
+    assert DIGITS.methods() == [name for name in STANDARD if name not in told]
     given = dataclasses.replace(DIGITS, objective=Classification())
-    assert given.methods() == list(METHODS)
+    assert given.methods() == list(STANDARD)
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
