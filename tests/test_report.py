@@ -432,3 +432,11 @@ def test_describe_says_that_a_stage_holds_no_tickets(tmp_path):
         run.once("a", lambda stage: ({}, {}))
     with pytest.raises(TicketFileError, match="holds no tickets"):
         describe(tmp_path / "stages" / "a.safetensors")
+
+
+def test_one_seed_may_lie_in_two_runs_of_different_methods(tmp_path):
+    a = write_run(tmp_path / "a", 0, 0.5, methods=["rtl"])
+    b = write_run(tmp_path / "b", 0, 0.7, methods=["imp"])
+    assert rows([a, b])
+    with pytest.raises(RunError, match="are both seed 0 of rtl: compare them one by one"):
+        rows([a, write_run(tmp_path / "c", 0, 0.6, methods=["imp", "rtl"])])

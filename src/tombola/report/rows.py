@@ -120,10 +120,13 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict]]) -> None:
-    """A mean is over seeds: the runs in it differ in nothing else."""
+    """A mean is over seeds: the runs in it differ in nothing else. One seed may lie in runs of other methods."""
     for other, theirs in peers:
-        if theirs["seed"] == config["seed"] and theirs.get("item") == config.get("item"):
-            raise RunError(f"{other} and {run} are both seed {config['seed']}: compare them one by one")
+        same = theirs["seed"] == config["seed"] and theirs.get("item") == config.get("item")
+        both = [name for name in config.get("methods", [""]) if name in theirs.get("methods", [""])]
+        if same and both:
+            what = f"both seed {config['seed']}" + (f" of {both[0]}" if both[0] else "")
+            raise RunError(f"{other} and {run} are {what}: compare them one by one")
         pairs = [(key, theirs.get(key), config.get(key)) for key in ("augment", "tune")]
         for key, one, another in [("settings", full_settings(theirs), full_settings(config)), *pairs]:
             if one != another:
