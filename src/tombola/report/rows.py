@@ -120,7 +120,7 @@ def _flat(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict]]) -> None:
-    """A mean is over seeds: the runs in it differ in nothing else. One seed may lie in runs of other methods."""
+    """A mean is over seeds: its runs differ in nothing else. A seed may lie in runs of different methods."""
     for other, theirs in peers:
         same = theirs["seed"] == config["seed"] and theirs.get("item") == config.get("item")
         both = [name for name in config.get("methods", [""]) if name in theirs.get("methods", [""])]
