@@ -165,7 +165,9 @@ class _MaskedAdam(MaskedOptimizer):
         # θ ← θ − η · m a_t / (√v + b_t), with a_t = √(1 − β2^t) / (1 − β1^t) and b_t = ε √(1 − β2^t)
         a, b = self._corrections(group, p)
         numerator = _look_up(a, t).mul_(m)
-        denominator = _look_up(b, t).add_(v.sqrt())
+        # Where nothing was trained v is 0, whose root takes a CPU thirty times as long as another's; the
+        # root of the smallest normal number is as invisible beside b_t.
+        denominator = _look_up(b, t).add_(v.clamp(min=torch.finfo(v.dtype).tiny).sqrt_())
         start = p * (1 - lr * decay) if decoupled and decay else p
         new = torch.addcdiv(start, numerator, denominator, value=-lr)
         bits = None if mask is None else _bits(mask, p)
