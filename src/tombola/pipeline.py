@@ -118,7 +118,15 @@ class Pipeline:
 
     def under(self, name: str, changes: Mapping[str, Any]) -> Pipeline:
         """The same task with other settings for the search of a method; rewind points are shared."""
-        return replace(self, settings=replace(self.settings, **changes), variant=f"{name}-")
+        if name not in self._variants:  # one serves all sparsities: its origin hashes all data
+            settings = replace(self.settings, **changes)
+            self._variants[name] = replace(self, settings=settings, variant=f"{name}-")
+        self._variants[name].journal = self.journal
+        return self._variants[name]
+
+    @cached_property
+    def _variants(self) -> dict[str, Pipeline]:
+        return {}
 
     def budget(self, source: Source, steps: int) -> int:
         """Steps per ticket that give every source the same number of samples in all."""

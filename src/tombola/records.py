@@ -123,19 +123,24 @@ def environment() -> dict[str, Any]:
         "numpy": np.__version__,
         "scikit-learn": sklearn.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "git_commit": _commit(),
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Name, family and model of the processor, where Linux tells them."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+        return platform.processor() or platform.machine()
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    if "model name" not in fields:
+        return platform.processor() or platform.machine()
+    model = f", family {fields['cpu family']} model {fields['model']}" if "model" in fields else ""
+    return fields["model name"] + model
 
 
 def _commit() -> str:

@@ -7,6 +7,8 @@ a single mask that is told the context are judged on the same question.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -175,38 +177,31 @@ CIFAR100 = Experiment(
     paper=PAPER,
 )
 
-CIFAR100_SUPERCLASSES = Experiment(
+CIFAR100_SUPERCLASSES = replace(
+    CIFAR100,
     name="cifar100_superclasses",
     summary="CIFAR-100, one ticket per superclass against the rest (K = 20), GhostNet",
-    data=DATA,
-    load=load,
     backbone=superclasses_backbone,
     partition=by_superclass,
-    objective=OneVsRest(),
-    presets=AGAINST_THE_REST,
-    stand_in="digits",
+    paper={},
 )
 
-CIFAR100_TEXT = Experiment(
+CIFAR100_TEXT = replace(
+    CIFAR100,
     name="cifar100_text",
     summary="CIFAR-100, one ticket per cluster of its class names (needs the extra text), GhostNet",
-    data=DATA,
-    load=load,
     backbone=classes_backbone,
     partition=by_name,
-    objective=OneVsRest(),
-    presets=AGAINST_THE_REST,
-    stand_in="digits",
+    paper={},
 )
 
-CIFAR100_WITHIN = Experiment(
+CIFAR100_WITHIN = replace(
+    CIFAR100,
     name="cifar100_within",
     summary="CIFAR-100, the class within its semantic cluster, one ticket per cluster (K = 8), GhostNet",
-    data=DATA,
-    load=load,
     backbone=classes_backbone,
     partition=by_cluster_of_several,
     objective=Classification(),
     presets=WITHIN,
-    stand_in="digits",
+    paper={},
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
@@ -83,6 +85,15 @@ CORRUPTIONS = Experiment(
     ),
 )
 
+QUICK_CIFAR10 = Settings(
+    schedule="one_shot",
+    T=10,
+    rewind=60,
+    steps=180,
+    normalization="per_ticket",
+    search=Recipe(lr=1e-3, batch_size=160),
+    train=Recipe(lr=6e-3, batch_size=160, decay="cosine"),
+)
 CIFAR10_CORRUPTIONS = Experiment(
     name="cifar10_corruptions",
     summary=f"CIFAR-10 under {', '.join(ENVIRONMENTS)}, one ticket each (K = 4), GhostNet",
@@ -93,27 +104,10 @@ CIFAR10_CORRUPTIONS = Experiment(
     objective=Classification(),
     presets={
         "quick": Preset(
-            Settings(
-                schedule="one_shot",
-                T=10,
-                rewind=60,
-                steps=180,
-                normalization="per_ticket",
-                search=Recipe(lr=1e-3, batch_size=160),
-                train=Recipe(lr=6e-3, batch_size=160, decay="cosine"),
-            ),
-            "late rewinding, private norm affines; two and a half epochs a sparsity",
+            QUICK_CIFAR10, "late rewinding, private norm affines; two and a half epochs a sparsity"
         ),
         "best": Preset(
-            Settings(
-                schedule="one_shot",
-                T=40,
-                rewind=300,
-                steps=900,
-                normalization="per_ticket",
-                search=Recipe(lr=1e-3, batch_size=160),
-                train=Recipe(lr=6e-3, batch_size=160, decay="cosine"),
-            ),
+            replace(QUICK_CIFAR10, T=40, rewind=300, steps=900),
             "five times the training of quick, on random crops and flips",
             augment=True,
         ),

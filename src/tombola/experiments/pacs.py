@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -118,33 +119,21 @@ DATA = (
 )
 
 
-def _recipe(lr: float, decay: str = "constant") -> Recipe:
-    return Recipe(lr=lr, batch_size=64, decay=decay)
-
-
+QUICK = Settings(
+    schedule="one_shot",
+    T=10,
+    rewind=120,
+    steps=300,
+    normalization="per_ticket",
+    search=Recipe(lr=1e-3, batch_size=64),
+    train=Recipe(lr=4e-3, batch_size=64, decay="cosine"),
+)
 PRESETS = {
     "quick": Preset(
-        Settings(
-            schedule="one_shot",
-            T=10,
-            rewind=120,
-            steps=300,
-            normalization="per_ticket",
-            search=_recipe(1e-3),
-            train=_recipe(4e-3, "cosine"),
-        ),
-        "late rewinding to a shared dense start, private norm affines; eleven epochs a sparsity",
+        QUICK, "late rewinding to a shared dense start, private norm affines; eleven epochs a sparsity"
     ),
     "best": Preset(
-        Settings(
-            schedule="one_shot",
-            T=40,
-            rewind=400,
-            steps=1000,
-            normalization="per_ticket",
-            search=_recipe(1e-3),
-            train=_recipe(4e-3, "cosine"),
-        ),
+        replace(QUICK, T=40, rewind=400, steps=1000),
         "three times the training of quick, on random crops and flips",
         augment=True,
     ),
@@ -163,15 +152,10 @@ PACS = Experiment(
     draw=PICTURES,
 )
 
-PACS64 = Experiment(
+PACS64 = replace(
+    PACS,
     name="pacs64",
     summary="PACS at 64×64, as pacs and four times slower",
     data=DATA.format(""),
     load=partial(load, half=False),
-    backbone=backbone,
-    partition=by_domain,
-    objective=Classification(),
-    presets=PRESETS,
-    stand_in="digits under four environments",
-    draw=PICTURES,
 )
