@@ -25,9 +25,10 @@ from tombola.pipeline import CONTEXT_WIDTH, predict
 from tombola.randomness import generator
 from tombola.records import read_config, read_records
 
-# Methods that are drawn: their names in a legend, and the colours of their bars.
+# Methods that are drawn: their names in a legend, and the colours of their dots.
 SHOWN = {
     "rtl": ("RTL, a ticket each", "#1b7837"),
+    "shuffled_partition": ("RTL, masks from shuffled subsets", "#7fbf7b"),
     "imp": ("one mask (IMP)", "#9e9ac8"),
     "imp_context": ("one mask, told which", "#54278f"),
     "union_size_imp": ("one mask of RTL's union size", "#bdbdbd"),
@@ -186,12 +187,12 @@ def accuracies(runs: Sequence[Finished]) -> Accuracies:
 
 
 def chart(found: Accuracies, title: str, file: Path) -> Path:
-    """Bars per domain and method, a panel per sparsity; lines span the seeds, dense is in every panel."""
+    """Dots per domain and method, a panel per sparsity; dense is in every panel."""
     from matplotlib.figure import Figure
 
     sparsities = sorted({s for method, s in found if method in SHOWN and method != "dense"}) or [0.0]
     domains = list(next(v for (method, _), v in found.items() if method in SHOWN))
-    figure = Figure((1.9 * (len(domains) + 1) + 0.5, 1.9 * len(sparsities) + 0.9), layout="constrained")
+    figure = Figure((1.9 * (len(domains) + 1) + 0.5, 2.1 * len(sparsities) + 0.9), layout="constrained")
     panels = figure.subplots(len(sparsities), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for panel, sparsity in zip(panels, sparsities, strict=True):
         drawn = {m: found.get((m, 0.0 if m == "dense" else sparsity)) for m in SHOWN}
@@ -199,29 +200,31 @@ def chart(found: Accuracies, title: str, file: Path) -> Path:
         for i, (method, by_domain) in enumerate(present.items()):
             values = [by_domain[domain] for domain in domains]
             values.append([float(np.mean(seeds)) for seeds in zip(*values, strict=True)])
-            where = np.arange(len(values)) + 0.84 * ((i + 0.5) / len(present) - 0.5)
-            _bars(panel, where, values, 0.84 / len(present), *SHOWN[method])
-        panel.axvline(len(domains) - 0.5, color="0.7", linewidth=0.8)
+            _dots(
+                panel, np.arange(len(values)) + 0.8 * ((i + 0.5) / len(present) - 0.5), values, *SHOWN[method]
+            )
+        for between in np.arange(len(domains)) + 0.5:
+            panel.axvline(between, color="0.85", linewidth=0.8)
         panel.set_ylabel(f"accuracy, {sparsity:.0%} sparse", fontsize=9)
         panel.set_xticks(range(len(domains) + 1), [d.replace("_", " ") for d in domains] + ["mean"])
+        panel.tick_params(axis="x", length=0)
+        panel.margins(x=0.01, y=0.12)
         panel.spines[["top", "right"]].set_visible(False)
-    panels[0].set_ylim(0, 1)
     seeds = sorted({len(values) for by_domain in found.values() for values in by_domain.values()})
     counted = f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed{'s' * (seeds[-1] > 1)}"
-    figure.suptitle(f"{title}: accuracy, {counted}", fontsize=10)
+    figure.suptitle(f"{title}: accuracy, mean (number) and {counted} (small dots)", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), fontsize=8, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     figure.savefig(file, dpi=110)
     return file
 
 
-def _bars(
-    panel: Any, where: np.ndarray, values: Sequence[Sequence[float]], width: float, label: str, colour: str
-) -> None:
-    """The bars of one method with their numbers; a line from the lowest to the highest seed."""
+def _dots(panel: Any, where: np.ndarray, values: Sequence[Sequence[float]], label: str, colour: str) -> None:
+    """The means of one method with their numbers, and a small dot per seed."""
     means = [float(np.mean(seeds)) for seeds in values]
-    panel.bar(where, means, 0.92 * width, color=colour, label=label)
+    panel.scatter(where, means, 30, color=colour, label=label, zorder=3)
     for x, mean, seeds in zip(where, means, values, strict=True):
-        panel.vlines(x, min(seeds), max(seeds), color="black", linewidth=1)
-        number = f"{mean:.2f}".removeprefix("0")
-        panel.annotate(number, (x, max(seeds)), (0, 2), textcoords="offset points", ha="center", fontsize=6.5)
+        panel.vlines(x, min(seeds), max(seeds), color=colour, linewidth=1)
+        panel.scatter([x] * len(seeds), seeds, 5, color=colour)
+        number, top = f"{mean:.2f}".removeprefix("0"), max(seeds)
+        panel.annotate(number, (x, top), (0, 4), textcoords="offset points", ha="center", fontsize=6.5)
