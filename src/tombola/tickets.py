@@ -21,6 +21,7 @@ from tombola import storage
 from tombola.errors import MaskError, TombolaError, UnknownTicket
 from tombola.layout import Layout
 from tombola.masks import MaskSet
+from tombola.product import masked_weights
 
 
 class TicketModel(nn.Module):
@@ -125,7 +126,7 @@ class TicketModel(nn.Module):
         # The only code that torch.compile sees. The ticket arrives as tensors, never as a name, so one
         # graph serves all tickets.
         weights_N, mask_N, own = state
-        named = self.scope.unflatten(weights_N * mask_N) | own
+        named = masked_weights(self.scope, weights_N, mask_N) | own
         return functional_call(self.backbone, named, (x,))
 
     @torch.compiler.disable
