@@ -188,10 +188,14 @@ class TicketModel(nn.Module):
         private = self.private.size + self.statistics.size
         return f"{self.masks!r}, tickets={list(self.names)}, private numbers per ticket={private}"
 
-    def save(self, path: Path | str) -> int:
-        """Write the ticket file (`tombola.storage`) atomically; returns its size in bytes."""
+    def save(self, path: Path | str, coding: str = "auto") -> int:
+        """Write the ticket file (`tombola.storage`) atomically; returns its size in bytes.
+
+        ``coding`` is how masks are written (`tombola.coding.encode`): ``auto`` is the smallest that the
+        installed packages allow, ``plain`` what every version reads.
+        """
         private = {name: self.private_state(name) for name in self.names}
-        return storage.write(path, *storage.pack(self.backbone, self.masks, private, self.facts))
+        return storage.write(path, *storage.pack(self.backbone, self.masks, private, self.facts, coding))
 
 
 def load(path: Path | str, backbone: nn.Module) -> TicketModel:
