@@ -52,6 +52,13 @@ class TicketFileError(TombolaError):
     """A ticket file that is damaged or belongs to another network."""
 
 
+class MissingExtra(TombolaError):
+    """An optional package that is not installed."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose}: {package} is needed; pip install 'tombola[{extra}]'")
+
+
 class RunError(TombolaError):
     """A run directory that cannot be used as asked."""
 

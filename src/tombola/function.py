@@ -14,6 +14,7 @@ from torch.func import functional_call
 
 from tombola.errors import ScopeError
 from tombola.layout import Layout
+from tombola.product import masked_weights
 from tombola.stage import part
 
 
@@ -106,10 +107,14 @@ class Function:
 
     def named(self, theta: Theta, mask_N: Tensor | None, k: int = 0) -> dict[str, Tensor]:
         """The parameters and buffers of the backbone under ``m_k ⊙ θ``, by name."""
-        weights_N = theta.weights_N if mask_N is None else theta.weights_N * mask_N
+        weights_N = theta.weights_N
+        if mask_N is None:
+            weights = self.scope.unflatten(weights_N)
+        else:
+            weights = masked_weights(self.scope, weights_N, mask_N)
         return {
             **self._constants,
-            **self.scope.unflatten(weights_N),
+            **weights,
             **self.rest.unflatten(theta.rest_R),
             **self.private.unflatten(theta.private[k]),
             **theta.buffers,

@@ -23,12 +23,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
-from tombola.errors import TicketFileError
+from tombola.coding import decode, encode
+from tombola.errors import MaskError, TicketFileError, UnknownTicket
 from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.stage import part
 
-FORMAT = 1
+FORMAT = 2  # 1: all masks are plain
 _KEY = "tombola"  # of the file's metadata: a hash over all, a space, and the facts as JSON
 Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
 
@@ -123,23 +124,27 @@ def architecture(module: nn.Module) -> dict[str, str]:
 
 
 def pack(
-    backbone: nn.Module, masks: MaskSet, private: Private, facts: Mapping[str, Any]
+    backbone: nn.Module, masks: MaskSet, private: Private, facts: Mapping[str, Any], coding: str = "auto"
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The content of a ticket file, from the parts of a `tombola.TicketModel`."""
+    """The content of a ticket file, from the parts of a `tombola.TicketModel`.
+
+    ``coding`` is how masks are written (`tombola.coding.encode`).
+    """
     weights_N = masks.scope.flatten(dict(backbone.named_parameters()))
     first = private[masks.names[0]]
     every = {name for name, _ in backbone.named_parameters(remove_duplicate=False)}
     tied = every - {name for name, _ in backbone.named_parameters()}  # second names of shared weights
     elsewhere = {*masks.scope.names, *first, *tied}
     rest = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
+    coded = encode(masks.masks_KN, coding)
     tensors = {
         "weights": weights_N[masks.union()],
-        "masks": masks.pack(),
+        **coded,
         **{f"rest.{n}": t for n, t in rest.items()},
         **{f"private.{n}": torch.stack([private[k][n] for k in masks.names]) for n in first},
     }
     header = {
-        "format": FORMAT,
+        "format": 1 if "masks" in coded else FORMAT,  # plain masks can be read by all versions
         "names": masks.names,
         "scope": {"names": masks.scope.names, "shapes": masks.scope.shapes},
         "architecture": architecture(backbone),
@@ -159,8 +164,8 @@ def unpack(
     """
     tensors, header = read(path)
     _check(path, header, backbone)
-    scope = _layout(header["scope"])
-    masks = MaskSet.unpack(scope, header["names"], tensors["masks"])
+    masks = masks_of(path, tensors, header)
+    scope = masks.scope
     weights_N = torch.zeros(scope.size, dtype=tensors["weights"].dtype)
     weights_N[masks.union()] = tensors["weights"]
     backbone = copy.deepcopy(backbone)
@@ -168,6 +173,44 @@ def unpack(
     stacked = part(tensors, "private.")
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
     return backbone, masks, private, header["facts"]
+
+
+def masks_of(path: Path | str, tensors: dict[str, Tensor], header: dict[str, Any]) -> MaskSet:
+    """The masks in the content of a ticket file."""
+    scope, names = _layout(header["scope"]), header["names"]
+    try:
+        return MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
+    except MaskError as error:
+        raise TicketFileError(f"{path}: {error}") from None
+
+
+def read_mask(path: Path | str, ticket: str) -> Tensor:
+    """The mask of one ticket, boolean ``[N]``, reading no more of the file than it needs.
+
+    Of masks coded by counts these are two streams out of K + 1; other codings are read as a whole. The
+    mask is checked by itself (CRC-32), not the hash of the file.
+
+    Raises:
+        TicketFileError: no such file, not of this kind, or damaged.
+        UnknownTicket: the file has no such ticket.
+    """
+    if not Path(path).is_file():
+        raise TicketFileError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[_KEY].partition(" ")[2])
+            scope, names = _layout(header["scope"]), header["names"]
+            if ticket not in names:
+                raise UnknownTicket(ticket, names)
+            k = names.index(ticket)
+            others = {f"masks.{j}" for j in range(len(names)) if j != k}
+            needed = {n for n in file.keys() if n.startswith("masks")} - others  # noqa: SIM118
+            coded = {name: file.get_tensor(name) for name in needed}
+        return decode(coded, len(names), scope.size, only=k)[0]
+    except (SafetensorError, KeyError, ValueError, MaskError) as error:
+        if isinstance(error, UnknownTicket):
+            raise
+        raise TicketFileError(f"{path} is damaged, or no ticket file: {error}") from None
 
 
 def _layout(stored: dict[str, Any]) -> Layout:

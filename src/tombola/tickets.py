@@ -21,6 +21,7 @@ from tombola import storage
 from tombola.errors import MaskError, TombolaError, UnknownTicket
 from tombola.layout import Layout
 from tombola.masks import MaskSet
+from tombola.product import masked_weights
 
 
 class TicketModel(nn.Module):
@@ -125,7 +126,7 @@ class TicketModel(nn.Module):
         # The only code that torch.compile sees. The ticket arrives as tensors, never as a name, so one
         # graph serves all tickets.
         weights_N, mask_N, own = state
-        named = self.scope.unflatten(weights_N * mask_N) | own
+        named = masked_weights(self.scope, weights_N, mask_N) | own
         return functional_call(self.backbone, named, (x,))
 
     @torch.compiler.disable
@@ -187,10 +188,14 @@ class TicketModel(nn.Module):
         private = self.private.size + self.statistics.size
         return f"{self.masks!r}, tickets={list(self.names)}, private numbers per ticket={private}"
 
-    def save(self, path: Path | str) -> int:
-        """Write the ticket file (`tombola.storage`) atomically; returns its size in bytes."""
+    def save(self, path: Path | str, coding: str = "auto") -> int:
+        """Write the ticket file (`tombola.storage`) atomically; returns its size in bytes.
+
+        ``coding`` is how masks are written (`tombola.coding.encode`): ``auto`` is the smallest that the
+        installed packages allow, ``plain`` what every version reads.
+        """
         private = {name: self.private_state(name) for name in self.names}
-        return storage.write(path, *storage.pack(self.backbone, self.masks, private, self.facts))
+        return storage.write(path, *storage.pack(self.backbone, self.masks, private, self.facts, coding))
 
 
 def load(path: Path | str, backbone: nn.Module) -> TicketModel:

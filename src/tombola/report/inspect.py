@@ -10,8 +10,6 @@ from torch import Tensor
 from tombola import storage
 from tombola.analysis.similarity import kappa
 from tombola.errors import TicketFileError
-from tombola.layout import Layout
-from tombola.masks import MaskSet
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -23,8 +21,8 @@ def describe(path: Path | str) -> dict[str, Any]:
     tensors, header = storage.read(path)
     if "architecture" not in header:
         raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    scope = Layout(tuple(header["scope"]["names"]), tuple(map(tuple, header["scope"]["shapes"])))
-    masks = MaskSet.unpack(scope, header["names"], tensors["masks"])
+    masks = storage.masks_of(path, tensors, header)
+    scope = masks.scope
     # The dense remainder is parameters: the counters and running statistics of norms, which the file keeps
     # beside it, are left out. It does not say which other numbers are buffers or frozen: those count.
     rest = [t.numel() for n, t in tensors.items() if n.startswith("rest.") and not _is_statistic(n, t)]

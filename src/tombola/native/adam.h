@@ -1,0 +1,38 @@
+// One step of Adam over the entries whose mask byte is not 0, in one pass. NUMBER, SQRT and NAME are given.
+// Every operation rounds by itself (no contraction), in the order of optim/entrywise.py: the same bits.
+#define STEP(A, B)                                                                                            \
+    for (long i = start; i < end; i++) {                                                                      \
+        int own = mask[i] != 0, t = steps[i] + own;                                                           \
+        NUMBER decayed = g[i] + p[i] * decay, grad = decay == 0 ? g[i] : decayed;                             \
+        NUMBER gap = grad - m[i], mean = near ? gap * rest1 + m[i] : grad - gap * beta1;                      \
+        NUMBER square = v[i] * beta2 + grad * rest2 * grad;                                                   \
+        NUMBER moved = p[i] * shrink - A * mean / (SQRT(square) + B);                                         \
+        steps[i] = t;                                                                                         \
+        p[i] = own ? moved : p[i];                                                                            \
+        m[i] = own ? mean : m[i];                                                                             \
+        v[i] = own ? square : v[i];                                                                           \
+    }
+
+void NAME(long n, const unsigned char *restrict mask, NUMBER *restrict p, const NUMBER *restrict g,
+          NUMBER *restrict m, NUMBER *restrict v, int *restrict steps, const NUMBER *restrict a,
+          const NUMBER *restrict b, NUMBER beta1, NUMBER rest1, NUMBER beta2, NUMBER rest2, NUMBER decay,
+          NUMBER shrink, int near)
+{
+    for (long start = 0; start < n; start += 2048) {
+        long end = start + 2048 < n ? start + 2048 : n;
+        int low = 0x7fffffff, high = -1; // counts of what is owned: with one mask they are all equal
+        for (long i = start; i < end; i++) {
+            int none = -(mask[i] == 0), t = steps[i];
+            int above = t | none, below = t | (none & 0x7fffffff);
+            low = below < low ? below : low;
+            high = above > high ? above : high;
+        }
+        if (low == high) {
+            const NUMBER a_t = a[low + 1], b_t = b[low + 1];
+            STEP(a_t, b_t)
+        } else if (high >= 0) {
+            STEP(a[t], b[t])
+        }
+    }
+}
+#undef STEP

@@ -1,0 +1,27 @@
+// What one pass does in place of many: compiled when first needed, with the machine's own compiler.
+#include <math.h>
+
+#define NUMBER float
+#define SQRT sqrtf
+#define NAME adam_float32
+#include "adam.h"
+#undef NUMBER
+#undef SQRT
+#undef NAME
+
+#define NUMBER double
+#define SQRT sqrt
+#define NAME adam_float64
+#include "adam.h"
+
+void select_float32(long n, const unsigned char *restrict mask, const float *restrict x, float *restrict y)
+{
+    for (long i = 0; i < n; i++)
+        y[i] = mask[i] ? x[i] : 0;
+}
+
+void select_float64(long n, const unsigned char *restrict mask, const double *restrict x, double *restrict y)
+{
+    for (long i = 0; i < n; i++)
+        y[i] = mask[i] ? x[i] : 0;
+}

