@@ -1,5 +1,6 @@
 """Early-Bird: the distance by hand, and when a training ends."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -39,9 +40,9 @@ def test_channels_count_as_one_however_much_is_left_of_them():
     assert torch.equal(units_of(mask_N, LAYOUT, "weight", {}), mask_N)
 
 
-def ends_after(masks, rule, T=100, epoch=5):
-    """The step at which a training ends whose masks at the ends of epochs are these, and what it tells."""
-    drawn = iter(masks)
+def ends_after(masks, rule, T=400, epoch=5):
+    """The step at which a training ends that draws these masks, then two in turn; and what it tells."""
+    drawn = itertools.chain(masks, itertools.cycle([A, B]))
     problem = SimpleNamespace(batches=lambda k: epoch, f=SimpleNamespace(module=nn.Linear(1, 1)))
     evidence = SimpleNamespace(problem=problem, k=0, scope=LAYOUT)
     watch = StandStill(rule, evidence, lambda: next(drawn), "weight", T)
@@ -65,12 +66,21 @@ A, B, C = (torch.tensor([c == "1" for c in text]) for text in ("11110000", "0000
     ],
 )
 def test_it_ends_when_as_many_distances_in_a_row_are_small(masks, patience, end):
-    found, facts = ends_after(masks, EarlyBird(0.2, patience), T=5 * len(masks))
+    found, facts = ends_after(masks, EarlyBird(0.2, patience))
     assert found == end
-    assert facts["steps"] == (end or 5 * len(masks))
-    assert facts["saved"] == pytest.approx(1 - facts["steps"] / (5 * len(masks)))
+    assert facts["steps"] == (end or 400)
+    assert facts["saved"] == pytest.approx(1 - facts["steps"] / 400)
     assert len(facts["distances"]) == facts["steps"] // 5 - 1
 
 
-def test_another_interval_than_an_epoch_may_be_asked_for():
-    assert ends_after([A, A], EarlyBird(0.2, 1, every=3))[0] == 6
+@pytest.mark.parametrize(
+    ("rule", "options", "end"),
+    [
+        (EarlyBird(0.2, 1, every=3), {}, 6),
+        (EarlyBird(0.2, 1), {"T": 40}, 4),  # fewer than twenty epochs: after every twentieth of the steps
+        (EarlyBird(0.2, 1), {"T": 10}, 2),
+        (EarlyBird(0.2, 1), {"epoch": 7}, 14),
+    ],
+)
+def test_masks_are_drawn_after_every_epoch_or_oftener(rule, options, end):
+    assert ends_after([A, A], rule, **options)[0] == end

@@ -17,7 +17,8 @@ from tombola.errors import UsageError
 class EarlyBird:
     """The rule of Early-Bird: distances below ``threshold``, ``patience`` of them in a row.
 
-    Masks are drawn every ``every`` steps; 0 is an epoch of the ticket.
+    Masks are drawn every ``every`` steps; 0 is an epoch of the ticket, or a twentieth of the training where
+    that is shorter.
     """
 
     threshold: float

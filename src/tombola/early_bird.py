@@ -4,8 +4,9 @@ After every epoch the mask is drawn as if the training ended there. The distance
 share of their units (weights, or channels where channels are pruned) in which they differ, and the training
 ends when it is below a threshold between successive epochs several times in a row. The paper: threshold 0.1,
 five times, channels by the scale of their batch norm (`tombola.scoring.gamma`), whose weights go on training.
+Trainings of fewer than twenty epochs draw a mask after every twentieth of their steps instead.
 
-Two masks of a units of n, of which k are kept, differ in at most ``2 min(k, n − k)`` units. The paper divides
+Two masks of n units, of which k are kept, differ in at most ``2 min(k, n − k)`` units. The paper divides
 by n; then at 95% sparsity no two masks would ever be further apart than 0.1. Here the distance is divided by
 that greatest one, so that 1 means nothing in common at any sparsity; at 50% both are the same.
 
@@ -28,6 +29,7 @@ from tombola.optim import MaskedOptimizer
 from tombola.pruning import transposed
 from tombola.pruning.granularity import Block, Channel, members, parse
 
+SHORTEST = 20  # masks of a training of few epochs are drawn so often, instead of after every epoch
 Draw = Callable[[], Tensor]  # the mask that pruning would give now
 
 
@@ -69,7 +71,8 @@ class StandStill:
         self, rule: EarlyBird, evidence: TicketEvidence, draw: Draw, granularity: str, T: int
     ) -> None:
         self.rule, self.draw, self.granularity, self.T = rule, draw, granularity, T
-        self.every = rule.every or evidence.problem.batches(evidence.k)
+        epoch = evidence.problem.batches(evidence.k)
+        self.every = rule.every or min(epoch, max(T // SHORTEST, 1))
         self.scope, self.turned = evidence.scope, transposed(evidence.problem.f.module)
         self.last_U: Tensor | None = None
         self.distances: list[float] = []

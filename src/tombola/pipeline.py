@@ -214,7 +214,7 @@ class Pipeline:
         s = self.settings
         if search is None or s.rewinding != "fine_tune" or not s.T:
             return s.train
-        return s.train.tail(later(s).lr)
+        return s.train.tail(later(s, self.budget(search, s.T)).lr)
 
     def train(
         self,

@@ -52,7 +52,7 @@ def searched(
             score=scoring.parse(settings.score),
             first_round=rounds.done,
             starts=starts,
-            later=later(settings) if settings.rewinding == "fine_tune" else None,
+            later=later(settings, T) if settings.rewinding == "fine_tune" else None,
             watcher=watcher(settings, T),
             stage=stage,
             **_cut(settings),
@@ -74,9 +74,9 @@ def first_mask(problem: Problem, settings: Settings, rewound: Theta, count: int)
     return compute
 
 
-def later(settings: Settings) -> Recipe:
-    """The recipe of the search at the learning rate with which its first round ended."""
-    recipe, T = settings.search, settings.T
+def later(settings: Settings, T: int) -> Recipe:
+    """The recipe of the search at the learning rate with which its first round, of T steps, ended."""
+    recipe = settings.search
     return recipe.tail(recipe.rate(T - 1, T)) if T else recipe
 
 
