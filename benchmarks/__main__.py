@@ -10,7 +10,7 @@ from datetime import date
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: other programs may share the cores
 
-from benchmarks import machine, optimizer, page, selection, serving, sets, similarity, training
+from benchmarks import iterative, machine, optimizer, page, selection, serving, sets, similarity, training
 from benchmarks.files import ticket_file
 from benchmarks.row import Row
 
@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "masked_step_mlp": training.step_mlp,
     "select_10m": selection.select_10m,
     "select_100m": selection.select_100m,
+    "iterative_prune": iterative.iterative,
     "ticket_file": ticket_file,
     "ticket_switch": serving.ticket_switch,
     "mixed_batch": serving.mixed_batch,

@@ -17,7 +17,12 @@ from tombola.problem import Recipe, finite
     [
         ({"batch_size": 7}, "even and at least 2: got 7"),
         ({"batch_size": 0}, "even and at least 2: got 0"),
-        ({"decay": "linear"}, "'constant' or 'cosine': got 'linear'"),
+        ({"decay": "linear"}, "'constant', 'cosine' or 'step:S1,S2,...'.*got 'linear'"),
+        ({"decay": "step:"}, "got 'step:'"),
+        ({"decay": "step:0.5,0.2"}, "rise: got 'step:0.5,0.2'"),
+        ({"decay": "step:0.5,1"}, "between 0 and 1"),
+        ({"warmup": 1.0}, "warmup is a share"),
+        ({"warmup": -0.1}, "warmup is a share"),
         ({"lr": 0.0}, "must be positive"),
         ({"lr": float("nan")}, "must be positive"),
     ],
@@ -43,6 +48,39 @@ def test_the_learning_rate_is_constant_or_falls_as_a_cosine_to_zero():
     cosine = Recipe(lr=0.3, decay="cosine")
     assert [cosine.rate(t, 10) for t in (0, 5, 10)] == pytest.approx([0.3, 0.15, 0.0])
     assert cosine.rate(2, 8) == pytest.approx(0.15 * (1 + math.cos(math.pi / 4)))
+
+
+@pytest.mark.parametrize("decay", ["constant", "cosine", "step:0.3,0.5,0.9"])
+@pytest.mark.parametrize("warmup", [0.0, 0.2])
+@pytest.mark.parametrize("steps", [1, 2, 20, 57])
+def test_every_course_is_that_of_torchs_schedulers(decay, warmup, steps):
+    rising = round(warmup * steps)
+    optimizer, rest = torch.optim.SGD([torch.zeros(1)], lr=0.3), steps - rising
+    schedulers = torch.optim.lr_scheduler
+    falls = [round(share * rest) for share in (0.3, 0.5, 0.9)]
+    course = {
+        "constant": lambda: schedulers.ConstantLR(optimizer, 1.0),
+        "cosine": lambda: schedulers.CosineAnnealingLR(optimizer, rest),
+        "step:0.3,0.5,0.9": lambda: schedulers.MultiStepLR(optimizer, falls, 0.1),
+    }[decay]()
+    if rising:
+        optimizer.param_groups[0]["lr"] = 0.3
+        course = {
+            "constant": lambda: schedulers.ConstantLR(optimizer, 1.0),
+            "cosine": lambda: schedulers.CosineAnnealingLR(optimizer, rest),
+            "step:0.3,0.5,0.9": lambda: schedulers.MultiStepLR(optimizer, falls, 0.1),
+        }[decay]()
+        rise = schedulers.LinearLR(optimizer, 1 / (rising + 1), 1.0, rising)
+        course = schedulers.SequentialLR(optimizer, [rise, course], [rising])
+    rates = []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        course.step()
+    recipe = Recipe(lr=0.3, decay=decay, warmup=warmup)
+    if falls[0] == 0 and decay.startswith("step"):
+        return  # torch's MultiStepLR does not look at step 0
+    assert [recipe.rate(t, steps) for t in range(steps)] == pytest.approx(rates, abs=1e-12)
 
 
 def test_the_rate_reaches_the_optimiser(convnet, make_problem):

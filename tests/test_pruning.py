@@ -196,8 +196,8 @@ def test_an_empty_tensor_is_no_collapsed_layer():
 
 
 def test_an_unknown_selection_is_an_error():
-    with pytest.raises(PruningError, match="global, layer, uniform, erk: got 'row'"):
-        prune(torch.ones(12, dtype=torch.bool), SCORES, 9, LAYOUT, "row")
+    with pytest.raises(PruningError, match="global, layer, uniform, erk, row: got 'column'"):
+        prune(torch.ones(12, dtype=torch.bool), SCORES, 9, LAYOUT, "column")
 
 
 # -- shares ------------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ SMALL = Layout(("conv", "linear", "tiny"), ((4, 2, 3, 3), (6, 4), (2, 1)))  # 72
 few = st.sampled_from([-1.0, 0.0, 1.0, 2.0, math.inf])  # heavy ties
 scores_of_small = st.lists(few, min_size=98, max_size=98).map(torch.tensor)
 masks_of_small = st.lists(st.booleans(), min_size=98, max_size=98).map(torch.tensor)
-layered = pytest.mark.parametrize("selection", SELECTIONS)
+OF_LAYERS = [selection for selection in SELECTIONS if selection != "row"]  # tests/test_pruning_rows.py
+layered = pytest.mark.parametrize("selection", OF_LAYERS)
 
 
 def ones(layout):
@@ -176,7 +177,7 @@ def test_a_floor_keeps_the_best_of_a_layer_and_takes_the_rest_from_the_others():
 
 def test_a_floor_that_is_kept_anyway_changes_nothing():
     scores = torch.randn(98, generator=torch.Generator().manual_seed(1))
-    for selection in SELECTIONS:
+    for selection in OF_LAYERS:
         plain_N = prune(ones(SMALL), scores, 70, SMALL, selection)
         assert torch.equal(prune(ones(SMALL), scores, 70, SMALL, selection, floor=1), plain_N)
 

@@ -397,3 +397,46 @@ def test_the_number_of_batches_reaches_the_criterion(name):
 def test_a_text_that_names_no_criterion_is_a_usage_error(text, message):
     with pytest.raises(UsageError, match=message):
         parse(text)
+
+
+# -- gamma -----------------------------------------------------------------------------------------------
+
+
+def test_gamma_gives_every_channel_the_scale_of_its_own_batch_norm():
+    from tombola.scoring.gamma import channel_scales
+
+    net = nn.Sequential(
+        nn.Conv1d(2, 3, 2, bias=False),
+        nn.BatchNorm1d(3),
+        nn.ReLU(),
+        nn.ConvTranspose1d(3, 2, 1),
+        nn.BatchNorm1d(2),
+    ).double()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.tensor([1.0, -2.0, 0.5]))
+        net[4].weight.copy_(torch.tensor([-3.0, 4.0]))
+    layout = Layout(("0.weight", "3.weight"), ((3, 2, 2), (3, 2, 1)))
+    found = channel_scales(net, layout, torch.zeros(1, 2, 5, dtype=torch.float64)).tolist()
+    assert found == [1.0] * 4 + [2.0] * 4 + [0.5] * 4 + [3.0, 4.0] * 3  # stored [in, out]
+
+
+def test_gamma_names_the_layers_without_a_batch_norm_behind_them():
+    from tombola.scoring.gamma import channel_scales
+
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2))
+    with pytest.raises(PruningError, match=r"0\.weight, 3\.weight has none: exclude it"):
+        channel_scales(net, Layout(("0.weight", "3.weight"), ((3, 2), (2, 3))), torch.zeros(1, 2))
+
+
+def test_every_prunable_layer_of_ghostnet_and_of_the_small_convnet_has_a_scale():
+    from tombola.models.convnet import SmallConvNet
+    from tombola.models.ghostnet import GhostNet
+    from tombola.scope import scope
+    from tombola.scoring.gamma import channel_scales
+
+    for net, example in (
+        (GhostNet(10), torch.zeros(1, 3, 32, 32)),
+        (SmallConvNet(), torch.zeros(1, 1, 8, 8)),
+    ):
+        layout = scope(net)
+        assert channel_scales(net, layout, example).tolist() == [1.0] * layout.size

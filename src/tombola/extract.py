@@ -6,18 +6,24 @@ Shape letters: K tickets, N weights in scope.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+
+from torch import Tensor
 
 from tombola.analysis.recorded import similarity_rows
 from tombola.errors import PruningError
 from tombola.evidence import TicketEvidence
 from tombola.function import Theta
 from tombola.masks import MaskSet
-from tombola.problem import Problem
+from tombola.problem import Problem, Watch
 from tombola.pruning import Selection, prune, transposed
+from tombola.recipe import Recipe
+from tombola.rewinding import from_tensors, to_tensors
 from tombola.scoring import CRITERIA, Score, needs_trajectory
 from tombola.stage import Stage
+
+Watcher = Callable[[TicketEvidence, Callable[[], Tensor]], Watch]  # of a ticket and the mask it would get now
 
 
 def extract(
@@ -32,6 +38,9 @@ def extract(
     granularity: str = "weight",
     floor: int = 0,
     first_round: int = 0,
+    starts: list[Theta] | None = None,
+    later: Recipe | None = None,
+    watcher: Watcher | None = None,
     stage: Stage | None = None,
 ) -> MaskSet:
     """The masks after training, pruning and rewinding once per entry of the schedule.
@@ -49,6 +58,10 @@ def extract(
         granularity: what is pruned together (`tombola.pruning`).
         floor: what every layer keeps at least.
         first_round: number of the first round; data order depends on it.
+        starts: where every ticket's next round starts, if weights are kept instead of rewound
+            (`tombola.rewinding`): theta0 at first, afterwards what the rounds have left here.
+        later: recipe of rounds that start from trained weights; the problem's by default.
+        watcher: what looks on while a ticket is trained (`tombola.early_bird`, `tombola.dynamic`).
         stage: where progress, records and states go.
 
     Raises:
@@ -57,27 +70,59 @@ def extract(
     """
     stage, names, scope = stage or Stage(), masks.names, masks.scope
     cut = partial(prune, granularity=granularity, transposed=transposed(problem.f.module), floor=floor)
-    m, done = masks.masks_KN.clone(), 0
+    m, done, kept = masks.masks_KN.clone(), 0, starts is not None
+    starts = [theta0] * len(masks) if starts is None else starts
+    trained = [start is not theta0 for start in starts]
     if (saved := stage.load()) is not None:
         m, done = MaskSet.unpack(scope, names, saved[0]["masks"]).masks_KN, saved[1]["done"]
         problem.seen = saved[1]["seen"]
+        starts[:] = from_tensors(saved[0], len(masks)) if kept else starts
     turns = [(r, k) for r in range(len(schedule)) for k in range(len(masks))]
     for r, k in turns[done:]:  # in every round, ticket after ticket
-        theta = theta0.masked(m[k])  # θ ← θ0, under m_k (the rewind)
-        evidence = TicketEvidence(problem, theta0, theta, m[k], k, first_round + r, needs_trajectory(score))
+        theta = starts[k].masked(m[k])  # θ ← θ0, under m_k (the rewind)
+        evidence = TicketEvidence(
+            problem, starts[k], theta, m[k], k, first_round + r, needs_trajectory(score)
+        )
+        draw = partial(_drawn, cut, score, evidence, schedule[r], selection)
+        watch = watcher(evidence, draw) if watcher else None
+        recipe = later if r or trained[k] else None
         # T steps on d_k: θ_T^(k)
-        loss = problem.train(theta, m[k], k, T, "extract", first_round + r, moved_N=evidence.moved_N)
+        loss = problem.train(
+            theta,
+            m[k],
+            k,
+            T,
+            "extract",
+            first_round + r,
+            moved_N=evidence.moved_N,
+            recipe=recipe,
+            watch=watch,
+        )
         try:
             m[k] = cut(m[k], score(evidence), schedule[r], scope, selection)
         except PruningError as error:
             raise type(error)(f"round {first_round + r}, ticket {names[k]!r}: {error}") from None
+        starts[k] = theta if kept else starts[k]
+        if watch is not None:
+            stage.record(round=first_round + r, ticket=names[k], **watch.facts())
         done += 1
         stage.record(event="prune", round=first_round + r, ticket=names[k], kept=int(m[k].sum()), loss=loss)
         if k + 1 == len(masks) > 1:
             for row in similarity_rows(MaskSet.stacked(scope, names, m)):
                 stage.record(event="similarity", round=first_round + r, **row)
         stage.save(
-            lambda: {"masks": MaskSet.stacked(scope, names, m).pack()}, {"done": done, "seen": problem.seen}
+            lambda: {
+                "masks": MaskSet.stacked(scope, names, m).pack(),
+                **(to_tensors(starts) if kept else {}),
+            },
+            {"done": done, "seen": problem.seen},
         )
         stage.advance(done, len(turns))
     return MaskSet.stacked(scope, names, m)
+
+
+def _drawn(
+    cut: Callable[..., Tensor], score: Score, evidence: TicketEvidence, keep: int, selection: Selection
+) -> Tensor:
+    """The mask that pruning would give now; a layer may be empty in it."""
+    return cut(evidence.mask_N, score(evidence), keep, evidence.scope, selection, allow_collapse=True)

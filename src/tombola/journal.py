@@ -28,8 +28,11 @@ class Journal:
         self.rows: list[dict] = []
         self.seconds: dict[str, float] = {}
 
-    def once(self, name: str, compute: Callable[[Stage], State]) -> State:
-        """The result of a stage: computed now, or taken from when it was."""
+    def once(self, name: str, compute: Callable[[Stage], State], key: str = "") -> State:  # noqa: ARG002
+        """The result of a stage: computed now, or taken from when it was.
+
+        A stage with a key has the same result wherever the key is the same; runs may share it.
+        """
         if name not in self.results:
             begin = time.perf_counter()
             self.results[name] = compute(Stage(self.rows))

@@ -33,6 +33,7 @@ class Order:
     source: str | None
     tune: bool = False
     methods: Sequence[str] = ()
+    shared: Path | None = None  # a folder for what runs with other settings need as well
 
     def __post_init__(self) -> None:
         for name in self.methods:
@@ -72,7 +73,7 @@ class Order:
             **pipeline.origin,
             "methods": list(self.methods),
         }
-        with Run(path, config, progress) as run:
+        with Run(path, config, progress, shared=self.shared) as run:
             pipeline.journal = run
             for name in run.config["methods"]:
                 for sparsity in levels(pipeline, name):

@@ -133,7 +133,10 @@ STANDARD: dict[str, Method] = {
 
 # The toolbox: classics with one mask for all data. Under RTL a classic is a matter of settings:
 # ``tombola run EXPERIMENT --method rtl --set score=snip schedule=one_shot T=0 rewind=0``.
-AT_INIT = {"schedule": "one_shot", "T": 0, "rewind": 0}
+ONCE = {"schedule": "one_shot", "nested": False}
+AT_INIT = {**ONCE, "T": 0, "rewind": 0}
+EARLY_BIRD = {**ONCE, "during": "early_bird:0.1:5", "rewinding": "learning_rate"}
+MOVING = {**ONCE, "first": "random", "selection": "erk", "rewinding": "learning_rate"}
 
 
 def _classic(summary: str, **changes: Any) -> Method:
@@ -141,7 +144,22 @@ def _classic(summary: str, **changes: Any) -> Method:
 
 
 TOOLBOX: dict[str, Method] = {
-    "one_shot": _classic("one mask, pruned once after training", schedule="one_shot"),
+    "one_shot": _classic("one mask, pruned once after training", **ONCE),
+    "lr_rewinding": _classic(
+        "imp that keeps its weights and restarts the learning rate", rewinding="learning_rate"
+    ),
+    "fine_tuning": _classic("imp that keeps its weights and its last learning rate", rewinding="fine_tune"),
+    "early_bird": _classic("one mask, drawn once it stands still between epochs", **EARLY_BIRD),
+    "early_bird_channels": _classic(
+        "early_bird for whole channels, by the scale of their batch norm",
+        **EARLY_BIRD,
+        score="gamma",
+        granularity="channel",
+        floor=1,
+    ),
+    "hybrid": _classic(
+        "one mask, by snip first and then by rounds of imp", first="snip:5", schedule="geometric:4"
+    ),
     "snip": _classic("one mask before training, by connection sensitivity", score="snip:5", **AT_INIT),
     "grasp": _classic(
         "one mask before training, by what keeps gradients flowing", score="grasp:5", **AT_INIT
@@ -153,10 +171,17 @@ TOOLBOX: dict[str, Method] = {
     ),
     "random_pruning": _classic("one random mask before training", score="random", **AT_INIT),
     "wanda": _classic(
-        "one mask after training, by weights times inputs", score="wanda:5", schedule="one_shot"
+        "one mask after training, by weights times inputs within output rows",
+        score="wanda:5",
+        selection="row",
+        **ONCE,
     ),
     "taylor": _classic("one mask, by the first-order change of the loss", score="taylor:5"),
     "movement": _classic("one mask, by movement away from zero", score="movement"),
+    "set": _classic("one mask that moves at random while it trains", **MOVING, during="set:0.3:10"),
+    "rigl": _classic(
+        "one mask that moves to large gradients while it trains", **MOVING, during="rigl:0.3:10"
+    ),
     "reinit": Method(
         "the mask of imp on other initial weights", "single", "single", start=redrawn, control=True
     ),

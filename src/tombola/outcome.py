@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tombola import storage
 from tombola.analysis.similarity import kappa
+from tombola.function import Theta
 from tombola.masks import MaskSet
 from tombola.methods import Method, dense, method
 from tombola.objectives import Metric
@@ -35,7 +36,7 @@ def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
     pipeline = pipeline.told if chosen.told else pipeline
     pipeline = pipeline.under(name, chosen.changes) if chosen.changes else pipeline
     masks = chosen.mask_set(pipeline, sparsity)
-    models, seen = _train(pipeline, chosen, masks, label)
+    models, seen = _train(pipeline, chosen, masks, label, sparsity)
     similarity = _similarity(pipeline, name, sparsity, masks)
 
     def compute(stage: Stage) -> State:
@@ -74,13 +75,24 @@ def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
     return pipeline.journal.facts(f"judge-{name}-{sparsity}") is not None
 
 
-def _train(pipeline: Pipeline, chosen: Method, masks: MaskSet, label: str) -> tuple[list[TicketModel], int]:
-    start = chosen.start(pipeline) if chosen.start else None
+def _train(
+    pipeline: Pipeline, chosen: Method, masks: MaskSet, label: str, sparsity: float
+) -> tuple[list[TicketModel], int]:
+    search = None if chosen.start else chosen.search
+    recipe = pipeline.recipe(search)
+
+    def begin(ticket: int | None) -> Theta:
+        return (
+            chosen.start(pipeline) if chosen.start else pipeline.start(search, chosen.task, sparsity, ticket)
+        )
+
     if chosen.shared:
-        model, seen = pipeline.train(label, chosen.task, masks, start=start)
+        model, seen = pipeline.train(label, chosen.task, masks, None, begin(None), recipe)
         return [model], seen
-    turns = enumerate(masks.names)
-    alone = [pipeline.train(f"{label}-{name}", chosen.task, masks, k, start) for k, name in turns]
+    alone = [
+        pipeline.train(f"{label}-{name}", chosen.task, masks, k, begin(k), recipe)
+        for k, name in enumerate(masks.names)
+    ]
     return [model for model, _ in alone], sum(seen for _, seen in alone)
 
 

@@ -17,32 +17,33 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tombola import normalization, scoring, storage
+from tombola import normalization, rewinding, storage
 from tombola.checks import check_fit, check_kinds
-from tombola.data import SPLITS, Data, with_context
-from tombola.errors import PartitionError, UsageError
-from tombola.extract import extract
+from tombola.data import SPLITS, Data
 from tombola.function import Function, Theta
 from tombola.journal import Journal
 from tombola.masks import MaskSet
-from tombola.models.context import check_arrival, told
 from tombola.objectives import Objective
 from tombola.partition import Partition
-from tombola.problem import Problem, Recipe
+from tombola.problem import Problem
 from tombola.randomness import generator
+from tombola.recipe import Recipe
 from tombola.retrain import retrain
-from tombola.schedules import kept, parse
+from tombola.schedules import kept
 from tombola.scope import match, scope
+from tombola.searches import first_mask, later, searched
+from tombola.segments import segment
 from tombola.settings import Settings
 from tombola.stage import Stage, State
+from tombola.telling import tell
 from tombola.tickets import TicketModel
 
 # What a search reads: the subsets in two data orders, shuffled subsets, or everything at once.
 Source = Literal["own", "twin", "shuffled", "single", "single_union"]
 
+DENSE = "dense-0.0"  # label of the training that depends on no search
 # Searches that start where another source does: a control replaces one part, not the start as well.
 REWIND: dict[Source, Source] = {"shuffled": "own", "single_union": "single"}
-CONTEXT_WIDTH = 16  # length of the embedding of a context that is an input (arXiv 2601.22141, Appendix C)
 
 
 @dataclass
@@ -98,22 +99,7 @@ class Pipeline:
 
     @cached_property
     def _told(self) -> Pipeline:
-        K = len(self.partition)
-        if self.objective.context_is_answer:
-            raise UsageError(
-                f"{type(self.objective).__name__} asks for the subset: a network that is told it has "
-                "nothing to answer; leave out the methods that tell it"
-            )
-        if any(bool((members_SK.sum(1) > 1).any()) for members_SK in self.partition.members.values()):
-            raise PartitionError(
-                "subsets overlap, so a sample has no one context that could be told: leave out the methods "
-                "that tell it"
-            )
-        backbone = told(self.backbone, K, CONTEXT_WIDTH, generator(self.seed, "told"))
-        few = torch.arange(min(2, len(self.data.train)))
-        check_arrival(backbone, with_context(self.data.inputs("train", few), torch.ones(len(few))))
-        contexts = {s: members_SK.int().argmax(1) for s, members_SK in self.partition.members.items()}
-        data = replace(self.data, contexts=contexts)
+        backbone, data = tell(self.backbone, self.objective, self.data, self.partition, self.seed)
         return replace(self, backbone=backbone, data=data, network="told-")
 
     def under(self, name: str, changes: Mapping[str, Any]) -> Pipeline:
@@ -147,7 +133,16 @@ class Pipeline:
             theta = retrain(problem, self.theta0, dense, steps, purpose="rewind", stage=stage)
             return theta.tensors(), {"seen": problem.seen}
 
-        return Theta.from_tensors(self.journal.once(f"rewind-{self.network}{source}", compute)[0])
+        name = f"rewind-{self.network}{source}"
+        return Theta.from_tensors(self.journal.once(name, compute, self._key(name))[0])
+
+    def _key(self, *what: Any) -> str:
+        """Of a stage that depends on nothing but this, so that runs with other searches may share it."""
+        s = self.settings
+        names = ("rewind", "train", "normalization", "private", "include", "exclude")
+        how = {name: s.plain()[name] for name in names}
+        whole = [self.origin, self.seed, self.data.augment is not None, how, what]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
     def targets(self, source: Source) -> list[int]:
         """Counts at which a search stops to be judged, largest first."""
@@ -157,37 +152,39 @@ class Pipeline:
         return [kept(self.f.scope.size, s) for s in sparsities]
 
     def masks(self, source: Source, sparsity: float) -> MaskSet:
-        """The masks of a search at one of the sparsities, each going on from the one before."""
-        sparsities = sorted(self.settings.sparsity)
-        if sparsity not in sparsities:
-            raise UsageError(f"no search was asked for at sparsity {sparsity}: there are {sparsities}")
-        position, targets = sparsities.index(sparsity), self.targets(source)
-        problem = self.problem(source, self.settings.search)
-        rounds = parse(self.settings.schedule)(self.f.scope.size, targets)
-        done = sum(count >= targets[position - 1] for count in rounds) if position else 0
-        segment = [count for count in rounds[done:] if count >= targets[position]]
-        start, before = self.rewind_point(source), MaskSet.dense(self.f.scope, problem.partition.names)
-        if position:
-            before = self.masks(source, sparsities[position - 1])
+        """The masks of a search at one of the sparsities."""
+        return self.search(source, sparsity)[0]
 
-        def compute(stage: Stage) -> State:
-            masks = extract(
-                problem,
-                start,
-                before,
-                segment,
-                self.budget(source, self.settings.T),
-                score=scoring.parse(self.settings.score),
-                selection=self.settings.selection,  # type: ignore[arg-type]
-                granularity=self.settings.granularity,
-                floor=self.settings.floor,
-                first_round=done,
-                stage=stage,
-            )
-            return {"masks": masks.pack()}, {"seen": problem.seen}
+    def search(self, source: Source, sparsity: float) -> tuple[MaskSet, list[Theta] | None]:
+        """The masks of a search, and the weights it has trained if they are kept (`tombola.rewinding`)."""
+        rounds = segment(self.settings, self.f.scope.size, self.targets(source), sparsity)
+        problem, start = self.problem(source, self.settings.search), self.rewind_point(source)
+        names, starts = problem.partition.names, None
+        if self.settings.rewinding != "weights":
+            starts = [start] * len(names)
+        if rounds.after is not None:
+            before, trained = self.search(source, rounds.after)
+            starts = trained or starts
+        elif self.settings.first:
+            before = self._first(source, sparsity, problem, rounds.first)
+        else:
+            before = MaskSet.dense(self.f.scope, names)
 
-        tensors, _ = self.journal.once(f"search-{self.network}{self.variant}{source}-{sparsity}", compute)
+        compute = searched(problem, self.settings, start, before, starts, rounds, self.budget(source, 1))
+        tensors, _ = self.journal.once(self._name("search", source, sparsity), compute)
+        masks = MaskSet.unpack(self.f.scope, names, tensors["masks"])
+        return masks, rewinding.from_tensors(tensors, len(names)) if starts else None
+
+    def _first(self, source: Source, sparsity: float, problem: Problem, count: int) -> MaskSet:
+        """The first mask of a hybrid, drawn before any training."""
+        compute = first_mask(problem, self.settings, self.rewind_point(source), count)
+        tensors, _ = self.journal.once(self._name("first", source, sparsity), compute)
         return MaskSet.unpack(self.f.scope, problem.partition.names, tensors["masks"])
+
+    def _name(self, phase: str, source: Source, sparsity: float) -> str:
+        """The stage of a search at a sparsity; of its first mask one for all, if the search is one."""
+        shared = phase == "first" and self.settings.nested
+        return f"{phase}-{self.network}{self.variant}{source}" + ("" if shared else f"-{sparsity}")
 
     def searched(self, search: Source | None, task: Source, sparsity: float) -> int:
         """Training samples that went into masks and rewind point up to this sparsity."""
@@ -196,10 +193,28 @@ class Pipeline:
             sources = [REWIND.get(source, source) for source in (search, task) if source]
             names = {f"rewind-{self.network}{source}" for source in sources}
         if search:
-            prefix = f"search-{self.network}{self.variant}{search}"
-            names |= {f"{prefix}-{s}" for s in self.settings.sparsity if s <= sparsity}
+            wanted = [s for s in self.settings.sparsity if s <= sparsity]
+            for s in wanted if self.settings.nested else [sparsity]:
+                names |= {self._name(phase, search, s) for phase in ("first", "search")}
         facts = [self.journal.facts(name) for name in names]
         return sum(fact["seen"] for fact in facts if fact is not None)
+
+    def start(self, search: Source | None, task: Source, sparsity: float, ticket: int | None) -> Theta:
+        """Where Algorithm 2 starts: the rewind point, or what a search has trained if that is kept."""
+        rewound = self.rewind_point(task)
+        if search is None or self.settings.rewinding == "weights":
+            return rewound
+        masks, trained = self.search(search, sparsity)
+        turns = range(len(masks)) if ticket is None else [ticket]
+        owned = self.problem(task, self.settings.train).owned
+        return rewinding.inherit(rewound, trained or [], masks, list(turns), owned)
+
+    def recipe(self, search: Source | None) -> Recipe:
+        """That of Algorithm 2; fine-tuning goes on at the learning rate with which the first round ended."""
+        s = self.settings
+        if search is None or s.rewinding != "fine_tune" or not s.T:
+            return s.train
+        return s.train.tail(later(s, self.budget(search, s.T)).lr)
 
     def train(
         self,
@@ -208,21 +223,24 @@ class Pipeline:
         masks: MaskSet,
         ticket: int | None = None,
         start: Theta | None = None,
+        recipe: Recipe | None = None,
     ) -> tuple[TicketModel, int]:
         """Retrain masks (all together, or one ticket alone) and finish the tickets; and samples seen.
 
-        Training starts at the rewind point, or from other weights.
+        Training starts at the rewind point by the settings' recipe, or from other weights by another.
         """
-        problem = self.problem(source, self.settings.train)
+        problem = self.problem(source, recipe or self.settings.train)
         steps = self.budget(source, self.settings.steps)
-        turns = None if ticket is None else [ticket]
+        turns, key = None if ticket is None else [ticket], ""
         start, form = start or self.rewind_point(source), self.settings.form
+        if label == DENSE:
+            key = self._key(label, steps, form)
 
         def compute(stage: Stage) -> State:
             theta = retrain(problem, start, masks, steps, form=form, tickets=turns, stage=stage)  # type: ignore[arg-type]
             return theta.tensors(), {"seen": problem.seen}
 
-        tensors, facts = self.journal.once(f"train-{label}", compute)
+        tensors, facts = self.journal.once(f"train-{label}", compute, key)
         theta = Theta.from_tensors(tensors)
         return self.finish(problem, theta, masks, label, ticket), facts["seen"]
 

@@ -4,61 +4,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from tombola.data import Data, Stream
-from tombola.errors import DataError, OptimizerError, UsageError
+from tombola.errors import DataError
 from tombola.function import Function, Theta
 from tombola.objectives import Objective
-from tombola.optim import MaskedOptimizer, masked
+from tombola.optim import MaskedOptimizer
 from tombola.partition import Partition
 from tombola.randomness import drawn_from, generator
+from tombola.recipe import Recipe
 from tombola.scope import classifier
 from tombola.scoring.movement import away_from_zero
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: optimiser, learning rate and its course, batch size.
+class Watch(Protocol):
+    """What looks on while a ticket is trained alone, and may change its weights and mask, or end it."""
 
-    ``optimizer`` names a class of ``torch.optim`` and ``options`` are its arguments; ``decay`` is
-    ``constant`` or ``cosine`` (to zero at the end of the phase).
-    """
+    def __call__(self, step: int, theta: Theta, optimizer: MaskedOptimizer) -> bool:
+        """Called after ``step`` steps; whether the training ends here."""
 
-    optimizer: str = "Adam"
-    lr: float = 1e-3
-    batch_size: int = 128
-    decay: str = "constant"
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 2 or self.batch_size % 2:
-            raise UsageError(f"batch_size must be even and at least 2: got {self.batch_size}")
-        if self.decay not in ("constant", "cosine"):
-            raise UsageError(f"decay is 'constant' or 'cosine': got {self.decay!r}")
-        if not self.lr > 0:
-            raise UsageError(f"the learning rate must be positive: got {self.lr}")
-
-    def build(self, parameters: list[Tensor]) -> MaskedOptimizer:
-        """The masked optimiser over these parameters."""
-        kind = getattr(torch.optim, self.optimizer, None)
-        if not isinstance(kind, type):
-            raise OptimizerError(f"torch.optim has no optimiser {self.optimizer!r}")
-        try:
-            return masked(kind(parameters, lr=self.lr, **self.options))
-        except (TypeError, ValueError) as error:
-            raise OptimizerError(f"{self.optimizer}: {error}") from None
-
-    def rate(self, step: int, steps: int) -> float:
-        """The learning rate of a step out of ``steps``."""
-        if self.decay == "constant":
-            return self.lr
-        return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
+    def facts(self) -> dict[str, Any]:
+        """What there is to record afterwards."""
 
 
 @dataclass
@@ -117,23 +89,43 @@ class Problem:
         return [mask_N, self.owned[k], *[None] * len(theta.private)]
 
     def train(
-        self, theta: Theta, mask_N: Tensor, k: int, T: int, *purpose: Any, moved_N: Tensor | None = None
+        self,
+        theta: Theta,
+        mask_N: Tensor,
+        k: int,
+        T: int,
+        *purpose: Any,
+        moved_N: Tensor | None = None,
+        recipe: Recipe | None = None,
+        watch: Watch | None = None,
     ) -> float:
-        """T steps of ticket k alone, in place; returns the mean loss.
+        """At most T steps of ticket k alone, in place, by a new optimiser; returns the mean loss.
 
-        If given, ``moved_N`` gets ``−Σ_t g_t ⊙ θ_t`` of the weights in scope (`tombola.scoring.movement`).
+        Args:
+            theta: the weights; what ticket k does not own keeps its bits.
+            mask_N: ``m_k``; a watch may change it in place.
+            k: the ticket.
+            T: steps.
+            purpose: names the data order.
+            moved_N: if given, gets ``−Σ_t g_t ⊙ θ_t`` of the weights in scope (`tombola.scoring.movement`).
+            recipe: another one than the problem's.
+            watch: looks on after every step.
         """
-        stream, optimizer = self.stream(k, *purpose), self.recipe.build(theta.leaves())
-        masks, total = self.masks(theta, mask_N, k), torch.zeros(())
+        recipe = recipe or self.recipe
+        stream, optimizer = self.stream(k, *purpose), recipe.build(theta.leaves())
+        masks, total, done = self.masks(theta, mask_N, k), torch.zeros(()), 0
         self.f.module.train()
-        for t in range(T):
-            set_rate(optimizer, self.recipe.rate(t, T))
+        while done < T:
+            set_rate(optimizer, recipe.rate(done, T))
             optimizer.zero_grad()
-            total += self.gradient(theta, mask_N, k, stream, t)
+            total += self.gradient(theta, mask_N, k, stream, done)
             if moved_N is not None and theta.weights_N.grad is not None:
                 moved_N += away_from_zero(theta.weights_N, theta.weights_N.grad)
             optimizer.step(masks)
-        return finite(float(total) / max(T, 1), self.partition.names[k])
+            done += 1
+            if watch is not None and watch(done, theta, optimizer):
+                break
+        return finite(float(total) / max(done, 1), self.partition.names[k])
 
     def inputs(self, k: int, count: int, *purpose: Any) -> Iterator[Tensor]:
         """``count`` batches of ticket k's training inputs, not augmented."""

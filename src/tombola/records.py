@@ -57,7 +57,13 @@ def read_config(path: Path | str) -> dict[str, Any]:
 
 def full_settings(config: dict[str, Any]) -> dict[str, Any]:
     """The settings of a run; those that are younger than it have their default values."""
-    return {**Settings().plain(), **(config.get("settings") or {})}
+    defaults, given = Settings().plain(), config.get("settings") or {}
+    nested = {
+        name: {**defaults[name], **given[name]}
+        for name in ("search", "train")
+        if isinstance(given.get(name), dict)
+    }
+    return {**defaults, **given, **nested}
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:

@@ -13,6 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from tombola import storage
 from tombola.errors import RunError
 from tombola.journal import Journal
-from tombola.records import difference, environment, read_config
+from tombola.records import difference, environment, read_config, read_records
 from tombola.stage import Stage, State
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -38,6 +39,7 @@ class Run(Journal):
             may grow, and ``source``, where the data may have moved to.
         progress: called as stages advance.
         save_seconds: least time between two saved states of a stage.
+        shared: a folder for results that other runs need as well (stages with a key, `Journal.once`).
 
     Raises:
         RunError: the directory belongs to something else, to another config, or to a live process.
@@ -49,10 +51,11 @@ class Run(Journal):
         config: dict[str, Any],
         progress: Progress | None = None,
         save_seconds: float = 5.0,
+        shared: Path | None = None,
     ) -> None:
         super().__init__()
         self.path, self.progress, self.save_seconds = Path(path), progress, save_seconds
-        self.records = self.path / "records.jsonl"
+        self.records, self.shared = self.path / "records.jsonl", shared
         self._unfinished: str | None = None  # the stage whose state was saved, but not its result
         self._claim()
         self._lock = _lock(self.path)
@@ -97,11 +100,31 @@ class Run(Journal):
     def _stage_file(self, name: str) -> Path:
         return self.path / "stages" / f"{_flat(name)}.safetensors"
 
-    def once(self, name: str, compute: Callable[[Stage], State]) -> State:
-        """The result of a stage, from disk if it was finished in this or an earlier process."""
+    def once(self, name: str, compute: Callable[[Stage], State], key: str = "") -> State:
+        """The result of a stage, from disk if it was finished in this or an earlier process, or is shared."""
         if self.facts(name) is None:
-            self.results[name] = self._compute(name, compute)
+            file = self.shared / f"{key}.safetensors" if self.shared and key else None
+            if file is not None and file.exists():
+                self._forget(name)  # what was begun here is finished elsewhere
+                self.results[name] = self._compute(name, partial(_copied, file))
+            else:
+                self.results[name] = self._compute(name, compute)
+                if file is not None:
+                    self._share(name, file)
         return self.results[name]
+
+    def _share(self, name: str, file: Path) -> None:
+        """Put a finished stage where other runs find it, with its records."""
+        tensors, facts = self.results[name]
+        own = [row for row in read_records(self.path) if row["stage"] == name]
+        rows = [{key: value for key, value in row.items() if key != "stage"} for row in own]
+        storage.write(file, tensors, {"facts": facts, "rows": rows})
+
+    def _forget(self, name: str) -> None:
+        """Drop the saved state of an interrupted stage, and its records."""
+        if self._unfinished == name:
+            self._stage_file(_CURRENT).unlink()
+            self._cut_records()
 
     def _compute(self, name: str, compute: Callable[[Stage], State]) -> State:
         if self._unfinished not in (None, name):  # another stage goes first now: that one begins again
@@ -201,6 +224,14 @@ class RunStage(Stage):
         """Tell the run's listener."""
         if self.run.progress is not None:
             self.run.progress(self.name, done, total)
+
+
+def _copied(file: Path, stage: Stage) -> State:
+    """The result of a stage that another run has shared, and its records."""
+    tensors, state = storage.read(file)
+    for row in state["rows"]:
+        stage.record(**row)
+    return tensors, state["facts"]
 
 
 def _lock(path: Path) -> TextIO:

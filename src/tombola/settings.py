@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tombola import pruning, scoring
+from tombola import during, pruning, rewinding, scoring
 from tombola.errors import UsageError, unknown
 from tombola.normalization import check
-from tombola.problem import Recipe
+from tombola.recipe import Recipe
 from tombola.schedules import kept, parse
 
 
@@ -32,11 +32,20 @@ class Settings:
         T: training steps per ticket and round of Algorithm 1.
         steps: batches per ticket of Algorithm 2.
         rewind: dense training steps per ticket before the rewind point (0: rewind to theta0).
+        rewinding: what is put back after pruning: ``weights``, ``learning_rate`` (weights stay) or
+            ``fine_tune`` (both stay); `tombola.rewinding` says what becomes of the rest.
+        first: a score that draws the first mask before any training, to the first density of the schedule;
+            the search goes on from there (hybrids). None if empty.
+        during: what happens while a round trains: ``early_bird:E:P[:N]``, ``set:S:N`` or ``rigl:S:N``
+            (`tombola.during`); nothing if empty. With ``set`` and ``rigl`` the schedule is one round that
+            prunes nothing, so ``first`` draws the mask that moves.
+        nested: one search serves all sparsities, each going on from the one before; else every sparsity has
+            a search of its own from the dense network.
         search: recipe of Algorithm 1.
         train: recipe of Algorithm 2, and of the way to the rewind point.
         score: what the search prunes by: the name of a criterion of `tombola.scoring`, with ``:N`` the
             batches that it reads (``snip:5``).
-        selection: which layers lose how many: ``global``, ``layer``, ``uniform`` or ``erk``.
+        selection: which layers lose how many: ``global``, ``layer``, ``uniform``, ``erk`` or ``row``.
         granularity: what goes together: ``weight``, ``channel``, ``block:RxC`` or ``N:M``
             (`tombola.pruning`).
         floor: so many weights (or groups) every layer keeps.
@@ -52,6 +61,10 @@ class Settings:
     T: int = 100
     steps: int = 500
     rewind: int = 0
+    rewinding: str = "weights"
+    first: str = ""
+    during: str = ""
+    nested: bool = True
     search: Recipe = field(default_factory=Recipe)
     train: Recipe = field(default_factory=Recipe)
     score: str = "magnitude"
@@ -77,9 +90,11 @@ class Settings:
         for name, choices in (
             ("selection", pruning.SELECTIONS),
             ("form", ("sequential", "simultaneous")),
+            ("rewinding", rewinding.KINDS),
+            ("nested", (True, False)),
         ):
             if getattr(self, name) not in choices:
-                raise UsageError(f"{name} is {' or '.join(choices)}: got {getattr(self, name)!r}")
+                raise UsageError(f"{name} is {' or '.join(map(str, choices))}: got {getattr(self, name)!r}")
         pruning.granularity.parse(self.granularity)
         for name in ("T", "steps", "rewind", "statistics", "floor"):
             if not isinstance(getattr(self, name), Integral):
@@ -89,6 +104,20 @@ class Settings:
                 raise UsageError(f"{name} must be at least {least}: got {getattr(self, name)}")
         if scoring.parse(self.score).trajectory and not self.T:
             raise UsageError(f"score {self.score!r} sums over training steps, so T must be at least 1: got 0")
+        if self.first and scoring.parse(self.first).trajectory:
+            raise UsageError(f"first {self.first!r} sums over training steps, but comes before any")
+        if during.parse(self.during) and not self.T:
+            raise UsageError(f"during {self.during!r} needs training steps, so T must be at least 1: got 0")
+        if self.moving and not (self.first and self.granularity == "weight" and not self.nested):
+            raise UsageError(
+                f"during {self.during!r} moves a mask of single weights: set first=random (or another "
+                "score), granularity=weight and nested=false as well"
+            )
+
+    @property
+    def moving(self) -> bool:
+        """Whether masks move while they train."""
+        return isinstance(during.parse(self.during), during.Moving)
 
     def plain(self) -> dict[str, Any]:
         """Nested dictionaries and lists that YAML and JSON can hold."""

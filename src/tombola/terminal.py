@@ -34,6 +34,15 @@ def carry_out(
     Raises:
         UsageError: an item that the data do not have.
     """
+    work(order, data, where)
+    print_rows(rows_of([path for _, _, path in where]), as_json)
+    err_console.print(f"runs: {', '.join(str(path) for _, _, path in where)}", highlight=False)
+
+
+def work(
+    order: Order, data: Mapping[str, Data], where: Sequence[tuple[int, str, Path]], note: str = ""
+) -> None:
+    """Carry out an order for each seed and item, and show how far it is; ``note`` stands before each word."""
     for _, item, _ in where:
         if item not in data and "" in data:
             raise UsageError(f"{order.experiment.name} has one network for all its data: leave out --item")
@@ -44,15 +53,13 @@ def carry_out(
     with Progress(*columns, console=err_console, transient=True, disable=hidden) as bar:
         task = bar.add_task("loading", total=None)
         for seed, item, path in where:
-            which = f"{item}, seed {seed}" if item else f"seed {seed}"
+            which = note + (f"{item}, seed {seed}" if item else f"seed {seed}")
 
             def tell(stage: str, done: int, total: int, which: str = which) -> None:
                 bar.update(task, description=f"{which}: {stage}", completed=done, total=total)
 
             for word in order.run(data[item], seed, path, tell, item):
                 bar.console.print(f"{which}: {word}", highlight=False, soft_wrap=True)
-    print_rows(rows_of([path for _, _, path in where]), as_json)
-    err_console.print(f"runs: {', '.join(str(path) for _, _, path in where)}", highlight=False)
 
 
 def print_rows(rows: Sequence[Row], as_json: bool) -> None:

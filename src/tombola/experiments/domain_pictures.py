@@ -21,9 +21,10 @@ from tombola.experiments.experiment import Finished
 from tombola.methods import METHODS
 from tombola.models.context import told
 from tombola.partition import Partition
-from tombola.pipeline import CONTEXT_WIDTH, predict
+from tombola.pipeline import predict
 from tombola.randomness import generator
 from tombola.records import read_config, read_records
+from tombola.telling import CONTEXT_WIDTH
 
 # Methods that are drawn: their names in a legend, and the colours of their dots.
 SHOWN = {

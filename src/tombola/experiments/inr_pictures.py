@@ -21,8 +21,8 @@ from tombola.methods import METHODS
 from tombola.models.context import told
 from tombola.objectives.reconstruction import psnr, squared
 from tombola.partition import Partition, by_column
-from tombola.pipeline import CONTEXT_WIDTH
 from tombola.records import read_records
+from tombola.telling import CONTEXT_WIDTH
 
 Backbone = Callable[[torch.Generator], nn.Module]
 SHOWN = {"rtl": "RTL", "imp": "one mask", "imp_context": "one mask, told the region"}

@@ -5,6 +5,8 @@
 ``uniform``  every layer keeps the same share of all its weights. From a dense mask that is ``layer``; after
              a search that has left layers unequal, it makes them equal again as far as it can.
 ``erk``      Erdős–Rényi-Kernel densities: small layers are kept denser (`tombola.pruning.shares.erk`).
+``row``      ``uniform``, and within a layer every output row keeps the same share of its weights
+             (`tombola.pruning.rows`; Wanda, arXiv 2306.11695).
 
 Shape letters: N weights in scope, U units (weights or groups) that stay or go as one.
 """
@@ -20,12 +22,13 @@ from torch import Tensor
 
 from tombola.errors import LayerCollapse, PruningError
 from tombola.layout import Layout
-from tombola.pruning.granularity import Granularity, Pattern, Weight, members, parse
+from tombola.pruning.granularity import Channel, Granularity, Pattern, Weight, members, parse
+from tombola.pruning.rows import best_of_rows
 from tombola.pruning.shares import apportion, erk
 from tombola.pruning.top import keep_top
 from tombola.pruning.units import Units, units
 
-Selection = Literal["global", "layer", "uniform", "erk"]
+Selection = Literal["global", "layer", "uniform", "erk", "row"]
 SELECTIONS: tuple[str, ...] = get_args(Selection)
 
 
@@ -57,13 +60,13 @@ def prune(
         scores_N: floating scores ``[N]``, low = prune first; no NaN among the weights left.
         keep: how many weights are kept; exact for single weights and for N:M.
         scope: names and shapes of the layers.
-        selection: ``global``, ``layer``, ``uniform`` or ``erk``. The shares of layers are whole numbers
-            with an exact sum; no layer gets more than it has left. In groups, what does not fill a
-            group goes to the layers that miss most of one.
+        selection: ``global``, ``layer``, ``uniform``, ``erk`` or ``row``. The shares of layers (and rows)
+            are whole numbers with an exact sum; none gets more than it has left. In groups, what does
+            not fill a group goes to the layers that miss most of one.
         allow_collapse: let layers be emptied.
         granularity: ``weight``, ``channel``, ``block:RxC`` or ``N:M`` (`tombola.pruning.granularity`).
         transposed: which layers are transposed convolutions, `transposed` of the model; needed for
-            every granularity but ``weight``.
+            every granularity but ``weight``, and for the selection ``row``.
         floor: so many of its best weights (or groups) every layer keeps, all it has if it has fewer; the
             other layers give the rest, and the total stays exact.
 
@@ -85,8 +88,11 @@ def prune(
     left = int(mask_N.count_nonzero())
     if selection not in SELECTIONS:
         raise PruningError(f"selection is one of {', '.join(SELECTIONS)}: got {selection!r}")
-    if transposed is None and kind != Weight():
-        raise PruningError(f"granularity {granularity} needs transposed=tombola.pruning.transposed(model)")
+    if transposed is None and (kind != Weight() or selection == "row"):
+        what = f"granularity {granularity}" if kind != Weight() else "selection row"
+        raise PruningError(f"{what} needs transposed=tombola.pruning.transposed(model)")
+    if selection == "row" and kind != Weight():
+        raise PruningError(f"selection row compares single weights: got granularity {granularity}")
     if not isinstance(kind, Weight | Pattern) and keep <= scope.size:
         keep = min(keep, left)
     if not 0 <= keep <= left:
@@ -109,8 +115,14 @@ def prune(
             kept = _across(layers, firm, keep - sum(low))
         else:
             high = [layer.count() for layer in layers]
-            weights = {"layer": high, "uniform": scope.sizes, "erk": erk(scope)}[selection]
-            kept = _within(layers, firm, apportion(weights, low, high, keep))
+            weights = {"layer": high, "erk": erk(scope)}.get(selection, scope.sizes)
+            quotas = apportion(weights, low, high, keep)
+            if selection == "row":
+                at = members(Channel(), scope, transposed or {})
+                parts = zip(mask_N.split(scope.sizes), scores_N.detach().split(scope.sizes), strict=True)
+                kept = [best_of_rows(*part, q, a) for part, q, a in zip(parts, quotas, at, strict=True)]
+            else:
+                kept = _within(layers, firm, quotas)
         pruned = torch.cat([layer.mask(kept_U) for layer, kept_U in zip(layers, kept, strict=True)])
     if not allow_collapse:
         check_collapse(pruned, scope)

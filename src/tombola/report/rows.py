@@ -146,8 +146,9 @@ def _minutes(run: Path) -> list[tuple[str, float, float]]:
     for (name, sparsity), spent in parts.items():
         composed = METHODS[name]
         variant = ("told-" if composed.told else "") + (f"{name}-" if composed.changes else "")
-        searched = f"search-{variant}{composed.search}-{sparsity}"
-        spent += [timings[searched]] if searched in timings else []
+        own = f"{variant}{composed.search}"
+        stages = (f"search-{own}-{sparsity}", f"first-{own}-{sparsity}", f"first-{own}")
+        spent += [timings[stage] for stage in stages if stage in timings]
     whole = {key: [s for s in seconds if s is not None] for key, seconds in parts.items()}
     return [(*key, sum(whole[key]) / 60) for key in parts if len(whole[key]) == len(parts[key])]
 

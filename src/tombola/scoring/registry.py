@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from tombola.errors import UsageError, unknown
 from tombola.scoring.criterion import Criterion
+from tombola.scoring.gamma import gamma
 from tombola.scoring.grasp import grasp
 from tombola.scoring.magnitude import magnitude
 from tombola.scoring.movement import movement
@@ -26,6 +27,7 @@ CRITERIA: dict[str, Criterion] = {
         Criterion("taylor", taylor, batches=1),
         Criterion("movement", movement, trajectory=True),
         Criterion("wanda", wanda, batches=1),
+        Criterion("gamma", gamma),
     )
 }
 

@@ -1,0 +1,89 @@
+"""Algorithm 1 as the settings want it: what the stages of a search compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from tombola import rewinding, scoring
+from tombola.extract import extract
+from tombola.function import Theta
+from tombola.masks import MaskSet
+from tombola.problem import Problem
+from tombola.recipe import Recipe
+from tombola.segments import Segment
+from tombola.settings import Settings
+from tombola.stage import Stage, State
+from tombola.watching import watcher
+
+Compute = Callable[[Stage], State]
+
+
+def searched(
+    problem: Problem,
+    settings: Settings,
+    rewound: Theta,
+    before: MaskSet,
+    starts: list[Theta] | None,
+    rounds: Segment,
+    times: int,
+) -> Compute:
+    """The rounds of a segment: masks, and the weights that they have trained if those are kept.
+
+    Args:
+        problem: what is trained on, by the recipe of the search.
+        settings: score, selection, what happens in a round, what is put back.
+        rewound: the rewind point.
+        before: the masks that the segment begins with.
+        starts: where each ticket starts, if weights are kept (`tombola.extract.extract`).
+        rounds: their counts.
+        times: the settings' T this often: K for one network that is trained on all K subsets.
+    """
+    T = settings.T * times
+
+    def compute(stage: Stage) -> State:
+        masks = extract(
+            problem,
+            rewound,
+            before,
+            rounds.counts,
+            T,
+            score=scoring.parse(settings.score),
+            first_round=rounds.done,
+            starts=starts,
+            later=later(settings, T) if settings.rewinding == "fine_tune" else None,
+            watcher=watcher(settings, T),
+            stage=stage,
+            **_cut(settings),
+        )
+        return {"masks": masks.pack(), **rewinding.to_tensors(starts or [])}, {"seen": problem.seen}
+
+    return compute
+
+
+def first_mask(problem: Problem, settings: Settings, rewound: Theta, count: int) -> Compute:
+    """The mask that ``settings.first`` draws before any training, of ``count`` weights."""
+
+    def compute(stage: Stage) -> State:
+        dense, score = MaskSet.dense(problem.f.scope, problem.partition.names), scoring.parse(settings.first)
+        fresh = replace(problem, seen=0)  # the search that follows counts its own samples
+        masks = extract(fresh, rewound, dense, [count], 0, score=score, stage=stage, **_cut(settings))
+        return {"masks": masks.pack()}, {"seen": fresh.seen}
+
+    return compute
+
+
+def later(settings: Settings, T: int) -> Recipe:
+    """The recipe of the search at the learning rate with which its first round, of T steps, ended."""
+    recipe = settings.search
+    return recipe.tail(recipe.rate(T - 1, T)) if T else recipe
+
+
+def _cut(settings: Settings) -> dict[str, Any]:
+    """How masks are cut from scores."""
+    return {
+        "selection": settings.selection,
+        "granularity": settings.granularity,
+        "floor": settings.floor,
+    }
