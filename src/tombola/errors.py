@@ -52,6 +52,14 @@ class TicketFileError(TombolaError):
     """A ticket file that is damaged or belongs to another network."""
 
 
+class RouterError(TombolaError):
+    """A router that cannot be fitted or used as asked."""
+
+
+class CalibrationError(TombolaError):
+    """Scores that cannot be calibrated or coupled as asked."""
+
+
 class RunError(TombolaError):
     """A run directory that cannot be used as asked."""
 

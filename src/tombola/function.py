@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tombola.errors import ScopeError
+from tombola.errors import MaskError, ScopeError
 from tombola.layout import Layout
 from tombola.stage import part
 
@@ -125,6 +125,17 @@ class Function:
         module = copy.deepcopy(self.module)
         module.load_state_dict({n: t.detach() for n, t in self.named(theta, mask_N, k).items()}, strict=False)
         return module
+
+
+def check_scope(backbone: nn.Module, scope: Layout) -> None:
+    """Raise `MaskError` unless the backbone has the weights of the scope, in those shapes."""
+    parameters = dict(backbone.named_parameters())
+    for name, shape in zip(scope.names, scope.shapes, strict=True):
+        if name not in parameters:
+            raise MaskError(f"the backbone has no weight {name!r}, which the masks cover")
+        if tuple(parameters[name].shape) != shape:
+            have = tuple(parameters[name].shape)
+            raise MaskError(f"weight {name!r} has shape {have}, the masks are for {shape}")
 
 
 def norms(module: nn.Module) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
