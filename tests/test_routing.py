@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -407,6 +407,7 @@ def test_outputs_of_any_structure_are_mixed():
     torch.testing.assert_close(found["a"], torch.tensor([1 * 0.625 + 9 * 0.375]))
 
 
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(st.lists(st.floats(-9, 0), min_size=3, max_size=3), min_size=1, max_size=30), st.integers(1, 5)
 )
@@ -419,6 +420,7 @@ def test_a_window_in_pieces_is_a_window_at_once_and_looks_at_the_past_alone(rows
     assert torch.equal(Window(size, 0.3)(scores[:3]), at_once[:3])
 
 
+@settings(deadline=None, max_examples=40)
 @given(st.lists(st.lists(st.floats(-9, 0), min_size=2, max_size=2), min_size=1, max_size=30))
 def test_no_window_and_no_margin_is_the_argmax(rows):
     scores = torch.tensor(rows, dtype=torch.double)

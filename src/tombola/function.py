@@ -6,7 +6,7 @@ Shape letters: N weights in scope, R the dense remainder that tickets share, P p
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -136,6 +136,18 @@ def check_scope(backbone: nn.Module, scope: Layout) -> None:
         if tuple(parameters[name].shape) != shape:
             have = tuple(parameters[name].shape)
             raise MaskError(f"weight {name!r} has shape {have}, the masks are for {shape}")
+
+
+def check_private(
+    private: Mapping[str, Mapping[str, Tensor]], names: tuple[str, ...]
+) -> Mapping[str, Tensor]:
+    """The private tensors of the first ticket; `MaskError` unless there are those of each, the same ones."""
+    if tuple(private) != names:
+        raise MaskError(f"private state is for {list(private)}, the masks are for {list(names)}")
+    first = private[names[0]]
+    if any(set(row) != set(first) for row in private.values()):
+        raise MaskError("every ticket must keep the same private tensors")
+    return first
 
 
 def norms(module: nn.Module) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:

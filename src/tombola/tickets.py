@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from tombola import storage
-from tombola.errors import MaskError, TombolaError, UnknownTicket
-from tombola.function import check_scope
+from tombola import fitted, prediction, storage
+from tombola.calibration import Calibration
+from tombola.errors import TombolaError, UnknownTicket
+from tombola.function import check_private, check_scope
 from tombola.layout import Layout
 from tombola.masks import MaskSet
-from tombola.routing import Routed, Router, mixed, restored
-from tombola.routing.router import print_of
+from tombola.routing import Routed, Router, mixed
 
 
 class TicketModel(nn.Module):
@@ -36,7 +36,8 @@ class TicketModel(nn.Module):
             statistics, norm affines, heads. All tickets have the same names.
         facts: what was recorded about the tickets (method, hashes); small values that JSON can hold.
 
-    ``router`` chooses the ticket where none is named (`tombola.routing`); None by default.
+    ``router`` chooses the ticket where none is named (`tombola.routing`), ``calibration`` makes probabilities
+    of scores (`tombola.calibration`); both None by default.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> masks = MaskSet.dense(Layout(("0.weight",), ((3, 4),)), ["cat", "dog"])
@@ -63,8 +64,9 @@ class TicketModel(nn.Module):
         self.scope, self.names = masks.scope, masks.names
         self.facts = dict(facts or {})
         self.router: Router | None = None
+        self.calibration: Calibration | None = None
         private = private or {name: {} for name in masks.names}
-        first = _consistent(private, masks.names)
+        first = check_private(private, masks.names)
         parameters = dict(backbone.named_parameters())
         self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
         self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
@@ -110,6 +112,15 @@ class TicketModel(nn.Module):
             raise TombolaError(
                 f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({str(error).splitlines()[0]})"
             ) from None
+
+    def predict(
+        self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None
+    ) -> prediction.Prediction:
+        """Answers with probability, confidence and a reason, calibrated if a calibration is there.
+
+        Arguments as in `forward`, in evaluation mode and without gradients.
+        """
+        return prediction.predict(self, x, ticket, context)
 
     @torch.compiler.disable
     def _asked(self, ticket: object) -> str | list[str]:
@@ -209,24 +220,15 @@ class TicketModel(nn.Module):
         return f"{self.masks!r}, tickets={list(self.names)}, private numbers per ticket={private}"
 
     def save(self, path: Path | str) -> int:
-        """Write the ticket file (`tombola.storage`), with router, atomically; returns its size in bytes.
+        """Write the ticket file (`tombola.storage`), router and calibration in it; returns its size in bytes.
 
         Raises:
-            TombolaError: the router was fitted on other tickets, or on these before they changed.
+            TombolaError: router or calibration were fitted on other tickets, or on these before they changed.
         """
         private = {name: self.private_state(name) for name in self.names}
-        parts = {name: part.state() for name, part in self._parts().items()}
-        return storage.write(path, *storage.pack(self.backbone, self.masks, private, self.facts, parts))
-
-    def _parts(self) -> dict[str, Router]:
-        found = {"router": self.router}
-        parts = {name: part for name, part in found.items() if part is not None}
-        for name, part in parts.items():
-            if part.made_for not in (None, print_of(self)):
-                raise TombolaError(
-                    f"the {name} was fitted on other tickets: fit it on these, or set it to None"
-                )
-        return parts
+        return storage.write(
+            path, *storage.pack(self.backbone, self.masks, private, self.facts, fitted.states(self))
+        )
 
 
 def load(path: Path | str, backbone: nn.Module) -> TicketModel:
@@ -239,15 +241,5 @@ def load(path: Path | str, backbone: nn.Module) -> TicketModel:
     """
     backbone, masks, private, facts, parts = storage.unpack(path, backbone)
     tickets = TicketModel(backbone, masks, private, facts).eval()
-    if "router" in parts:
-        tickets.router = restored(*parts["router"])
+    fitted.restore(tickets, parts)
     return tickets
-
-
-def _consistent(private: Mapping[str, Mapping[str, Tensor]], names: tuple[str, ...]) -> Mapping[str, Tensor]:
-    if tuple(private) != names:
-        raise MaskError(f"private state is for {list(private)}, the masks are for {list(names)}")
-    first = private[names[0]]
-    if any(set(row) != set(first) for row in private.values()):
-        raise MaskError("every ticket must keep the same private tensors")
-    return first

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -100,7 +101,7 @@ class Shallow:
 def core(tickets: Tickets) -> dict[str, Tensor]:
     """What the backbone runs on under the core: what all tickets keep, and the mean of private tensors."""
     weights_N, _, _ = tickets.state(tickets.names[0])
-    kept_N = tickets.masks_KN.all(0)
+    kept_N = reduce(torch.bitwise_and, tickets.masks_KN)  # far faster on a CPU than a reduction of booleans
     own = tickets.private.unflatten(tickets.private_KP.mean(0))
     own |= tickets.statistics.unflatten(tickets.statistics_KS.mean(0))
     return {n: t.detach() for n, t in (tickets.scope.unflatten(weights_N * kept_N) | own).items()}
