@@ -17,6 +17,9 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.progress import Progress
 
 import tombola
+from tombola.commands.calibrate import calibrate
+from tombola.commands.predict import predict
+from tombola.commands.route import route
 from tombola.errors import TombolaError, UsageError
 from tombola.experiments import experiment
 from tombola.experiments.speech_files import enhance_file, find_tickets
@@ -281,6 +284,11 @@ def experiments(*, json: Json = False) -> None:
         print_json(experiments_plain())
     else:
         print_experiments()
+
+
+app.command(route)
+app.command(calibrate)
+app.command(predict)
 
 
 def _threads(count: int | None) -> None:

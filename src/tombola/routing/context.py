@@ -15,7 +15,7 @@ from tombola.partition import Partition
 from tombola.routing.routed import Routed
 from tombola.routing.router import Router, State, Tickets
 
-Value = str | int | bool
+Value = str | int | float | bool
 
 
 class ContextRouter(Router):
