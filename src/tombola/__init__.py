@@ -5,7 +5,7 @@ of heterogeneous data, and trains them together on shared weights (Routing the L
 2601.22141).
 """
 
-from tombola import corruptions, interop, objectives, partition, pruning, schedules, scoring
+from tombola import corruptions, interop, objectives, partition, pruning, routing, schedules, scoring
 from tombola.api import find, rtl
 from tombola.data import Data, Split
 from tombola.errors import TombolaError
@@ -35,6 +35,7 @@ __all__ = [
     "objectives",
     "partition",
     "pruning",
+    "routing",
     "rtl",
     "schedules",
     "scope",

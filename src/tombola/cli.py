@@ -17,6 +17,9 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.progress import Progress
 
 import tombola
+from tombola.commands.calibrate import calibrate
+from tombola.commands.predict import predict
+from tombola.commands.route import route
 from tombola.commands.sweep import sweep
 from tombola.errors import TombolaError, UsageError
 from tombola.experiments import experiment
@@ -285,6 +288,9 @@ def experiments(*, json: Json = False) -> None:
 
 
 app.command(sweep)
+app.command(route)
+app.command(calibrate)
+app.command(predict)
 
 
 def _threads(count: int | None) -> None:

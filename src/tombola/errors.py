@@ -59,6 +59,14 @@ class MissingExtra(TombolaError):
         super().__init__(f"{purpose}: {package} is needed; pip install 'tombola[{extra}]'")
 
 
+class RouterError(TombolaError):
+    """A router that cannot be fitted or used as asked."""
+
+
+class CalibrationError(TombolaError):
+    """Scores that cannot be calibrated or coupled as asked."""
+
+
 class RunError(TombolaError):
     """A run directory that cannot be used as asked."""
 

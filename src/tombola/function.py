@@ -6,13 +6,13 @@ Shape letters: N weights in scope, R the dense remainder that tickets share, P p
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tombola.errors import ScopeError
+from tombola.errors import MaskError, ScopeError
 from tombola.layout import Layout
 from tombola.product import masked_weights
 from tombola.stage import part
@@ -130,6 +130,29 @@ class Function:
         module = copy.deepcopy(self.module)
         module.load_state_dict({n: t.detach() for n, t in self.named(theta, mask_N, k).items()}, strict=False)
         return module
+
+
+def check_scope(backbone: nn.Module, scope: Layout) -> None:
+    """Raise `MaskError` unless the backbone has the weights of the scope, in those shapes."""
+    parameters = dict(backbone.named_parameters())
+    for name, shape in zip(scope.names, scope.shapes, strict=True):
+        if name not in parameters:
+            raise MaskError(f"the backbone has no weight {name!r}, which the masks cover")
+        if tuple(parameters[name].shape) != shape:
+            have = tuple(parameters[name].shape)
+            raise MaskError(f"weight {name!r} has shape {have}, the masks are for {shape}")
+
+
+def check_private(
+    private: Mapping[str, Mapping[str, Tensor]], names: tuple[str, ...]
+) -> Mapping[str, Tensor]:
+    """The private tensors of the first ticket; `MaskError` unless there are those of each, the same ones."""
+    if tuple(private) != names:
+        raise MaskError(f"private state is for {list(private)}, the masks are for {list(names)}")
+    first = private[names[0]]
+    if any(set(row) != set(first) for row in private.values()):
+        raise MaskError("every ticket must keep the same private tensors")
+    return first
 
 
 def norms(module: nn.Module) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:

@@ -32,6 +32,9 @@ from tombola.stage import part
 FORMAT = 2  # 1: all masks are plain
 _KEY = "tombola"  # of the file's metadata: a hash over all, a space, and the facts as JSON
 Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
+Parts = Mapping[
+    str, tuple[Mapping[str, Any], Mapping[str, Tensor]]
+]  # a router, a calibration: facts, tensors
 
 
 # -- any tensors and facts ----------------------------------------------------------------------------
@@ -124,11 +127,17 @@ def architecture(module: nn.Module) -> dict[str, str]:
 
 
 def pack(
-    backbone: nn.Module, masks: MaskSet, private: Private, facts: Mapping[str, Any], coding: str = "auto"
+    backbone: nn.Module,
+    masks: MaskSet,
+    private: Private,
+    facts: Mapping[str, Any],
+    parts: Parts | None = None,
+    coding: str = "auto",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The content of a ticket file, from the parts of a `tombola.TicketModel`.
+    """The content of a ticket file, from what makes up a `tombola.TicketModel`.
 
-    ``coding`` is how masks are written (`tombola.coding.encode`).
+    ``parts`` is what was made for these tickets: a router, a calibration. ``coding`` is how masks are
+    written (`tombola.coding.encode`).
     """
     weights_N = masks.scope.flatten(dict(backbone.named_parameters()))
     first = private[masks.names[0]]
@@ -150,13 +159,16 @@ def pack(
         "architecture": architecture(backbone),
         "facts": dict(facts),
     }
+    if parts:
+        header["parts"] = {name: dict(known) for name, (known, _) in parts.items()}
+        tensors |= {f"part.{name}.{n}": t for name, (_, own) in parts.items() for n, t in own.items()}
     return tensors, header
 
 
 def unpack(
     path: Path | str, backbone: nn.Module
-) -> tuple[nn.Module, MaskSet, dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """The parts of a `tombola.TicketModel` from a file, on a copy of ``backbone``.
+) -> tuple[nn.Module, MaskSet, dict[str, dict[str, Tensor]], dict[str, Any], Parts]:
+    """What makes up a `tombola.TicketModel` from a file, on a copy of ``backbone``; then its parts, if any.
 
     Raises:
         TicketFileError: the file is missing, truncated, altered, of a newer format, or belongs to
@@ -172,7 +184,15 @@ def unpack(
     backbone.load_state_dict({**part(tensors, "rest."), **scope.unflatten(weights_N)}, strict=False)
     stacked = part(tensors, "private.")
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
-    return backbone, masks, private, header["facts"]
+    parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
+    return backbone, masks, private, header["facts"], parts
+
+
+def fingerprint(weights_N: Tensor, masks_KN: Tensor, private: Mapping[str, Tensor]) -> str:
+    """A hash of tickets as they act, for what is made for them; weights that none keeps do not count."""
+    acting = {f"private.{name}": t.detach().float().cpu() for name, t in private.items()}
+    kept = weights_N.detach().float().cpu()[masks_KN.any(0).cpu()]
+    return digest({"weights": kept, "masks": masks_KN.cpu(), **acting})
 
 
 def masks_of(path: Path | str, tensors: dict[str, Tensor], header: dict[str, Any]) -> MaskSet:

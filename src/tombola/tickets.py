@@ -17,11 +17,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map
 
-from tombola import storage
-from tombola.errors import MaskError, TombolaError, UnknownTicket
+from tombola import fitted, prediction, storage
+from tombola.calibration import Calibration
+from tombola.errors import TombolaError, UnknownTicket
+from tombola.function import check_private, check_scope
 from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.product import masked_weights
+from tombola.routing import Routed, Router, mixed
 
 
 class TicketModel(nn.Module):
@@ -33,6 +36,9 @@ class TicketModel(nn.Module):
         private: per ticket, named parameters and buffers that replace the backbone's own: running
             statistics, norm affines, heads. All tickets have the same names.
         facts: what was recorded about the tickets (method, hashes); small values that JSON can hold.
+
+    ``router`` chooses the ticket where none is named (`tombola.routing`), ``calibration`` makes probabilities
+    of scores (`tombola.calibration`); both None by default.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> masks = MaskSet.dense(Layout(("0.weight",), ((3, 4),)), ["cat", "dog"])
@@ -58,8 +64,10 @@ class TicketModel(nn.Module):
         self.backbone = backbone
         self.scope, self.names = masks.scope, masks.names
         self.facts = dict(facts or {})
+        self.router: Router | None = None
+        self.calibration: Calibration | None = None
         private = private or {name: {} for name in masks.names}
-        first = _consistent(private, masks.names)
+        first = check_private(private, masks.names)
         parameters = dict(backbone.named_parameters())
         self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
         self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
@@ -72,24 +80,31 @@ class TicketModel(nn.Module):
     # -- use --------------------------------------------------------------------------------------
 
     @torch.compiler.disable(recursive=False)
-    def forward(self, x: Tensor, ticket: str | Sequence[str] | None = None) -> Any:
+    def forward(self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None) -> Any:
         """Outputs of one ticket for a batch, or of one ticket per sample.
 
         Args:
             x: inputs ``[B, ...]``.
             ticket: a name, or B names: samples are grouped by ticket, run, and put back in order.
-                With a single ticket in the model it may be left out.
+                With a single ticket in the model it may be left out; otherwise the router chooses.
+            context: what the router chooses by, one or one per sample (`ContextRouter`).
 
         Tickets found with `OneVsRest` are read at output k for ticket k, the only one that was trained.
 
         Raises:
             UnknownTicket: a name that is not there; the message lists those that are.
-            TombolaError: x is no tensor or of a dtype that the network does not take, ticket no names.
+            TombolaError: x is no tensor or of a dtype that the network does not take, ticket no names, or
+                neither a ticket nor a router is there.
         """
         if not isinstance(x, Tensor):
             raise TombolaError(f"x is {type(x).__name__}, not a tensor: pass torch.as_tensor(x)")
-        names = self._asked(ticket)
+        if ticket is not None and context is not None:
+            raise TombolaError("ticket and context both say who answers: pass one of them")
+        choose = ticket is None and (len(self.names) > 1 or context is not None)
+        names = "" if choose else self._asked(ticket)
         try:
+            if choose:
+                return self._routed(x, context)
             return self._run(self.state(names), x) if isinstance(names, str) else self._grouped(x, names)
         except RuntimeError as error:
             dtype = next(self.backbone.parameters()).dtype
@@ -99,10 +114,19 @@ class TicketModel(nn.Module):
                 f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({str(error).splitlines()[0]})"
             ) from None
 
+    def predict(
+        self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None
+    ) -> prediction.Prediction:
+        """Answers with probability, confidence and a reason, calibrated if a calibration is there.
+
+        Arguments as in `forward`, in evaluation mode and without gradients.
+        """
+        return prediction.predict(self, x, ticket, context)
+
     @torch.compiler.disable
     def _asked(self, ticket: object) -> str | list[str]:
         if ticket is None:
-            return self._only()
+            return self.names[0]  # there is no other
         if isinstance(ticket, str):
             return ticket
         several = isinstance(ticket, Iterable) and not isinstance(ticket, Tensor)
@@ -114,13 +138,21 @@ class TicketModel(nn.Module):
             )
         return names
 
-    def _only(self) -> str:
-        if len(self.names) > 1:
+    def _routed(self, x: Tensor, context: Any) -> Any:
+        routed = self.route(x, context)
+        count = self.router.options["mix"] if self.router is not None else 1
+        return mixed(routed, lambda names: self._grouped(x, names), count)
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def route(self, x: Tensor, context: Any = None) -> Routed:
+        """Which ticket is to answer each sample, and how sure that is; an error without a router."""
+        if self.router is None:
             raise TombolaError(
                 f"which ticket? Pass ticket=NAME (one of {', '.join(self.names)}) or one name per "
-                "sample; these tickets have no router that could choose"
+                "sample; these tickets have no router that could choose (set tickets.router)"
             )
-        return self.names[0]
+        return self.router.route(self, x, context)
 
     def _run(self, state: tuple[Tensor, Tensor, dict[str, Tensor]], x: Tensor) -> Any:
         # The only code that torch.compile sees. The ticket arrives as tensors, never as a name, so one
@@ -189,13 +221,19 @@ class TicketModel(nn.Module):
         return f"{self.masks!r}, tickets={list(self.names)}, private numbers per ticket={private}"
 
     def save(self, path: Path | str, coding: str = "auto") -> int:
-        """Write the ticket file (`tombola.storage`) atomically; returns its size in bytes.
+        """Write the ticket file (`tombola.storage`), router and calibration in it; returns its size in bytes.
 
         ``coding`` is how masks are written (`tombola.coding.encode`): ``auto`` is the smallest that the
         installed packages allow, ``plain`` what every version reads.
+
+        Raises:
+            TombolaError: router or calibration were fitted on other tickets, or on these before they changed.
         """
         private = {name: self.private_state(name) for name in self.names}
-        return storage.write(path, *storage.pack(self.backbone, self.masks, private, self.facts, coding))
+        parts = fitted.states(self)
+        return storage.write(
+            path, *storage.pack(self.backbone, self.masks, private, self.facts, parts, coding)
+        )
 
 
 def load(path: Path | str, backbone: nn.Module) -> TicketModel:
@@ -206,24 +244,7 @@ def load(path: Path | str, backbone: nn.Module) -> TicketModel:
     Raises:
         TicketFileError: the file is missing, truncated, altered, or belongs to another architecture.
     """
-    return TicketModel(*storage.unpack(path, backbone)).eval()
-
-
-def check_scope(backbone: nn.Module, scope: Layout) -> None:
-    """Raise `MaskError` unless the backbone has the weights of the scope, in those shapes."""
-    parameters = dict(backbone.named_parameters())
-    for name, shape in zip(scope.names, scope.shapes, strict=True):
-        if name not in parameters:
-            raise MaskError(f"the backbone has no weight {name!r}, which the masks cover")
-        if tuple(parameters[name].shape) != shape:
-            have = tuple(parameters[name].shape)
-            raise MaskError(f"weight {name!r} has shape {have}, the masks are for {shape}")
-
-
-def _consistent(private: Mapping[str, Mapping[str, Tensor]], names: tuple[str, ...]) -> Mapping[str, Tensor]:
-    if tuple(private) != names:
-        raise MaskError(f"private state is for {list(private)}, the masks are for {list(names)}")
-    first = private[names[0]]
-    if any(set(row) != set(first) for row in private.values()):
-        raise MaskError("every ticket must keep the same private tensors")
-    return first
+    backbone, masks, private, facts, parts = storage.unpack(path, backbone)
+    tickets = TicketModel(backbone, masks, private, facts).eval()
+    fitted.restore(tickets, parts)
+    return tickets

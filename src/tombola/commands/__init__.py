@@ -1,1 +1,1 @@
-"""Commands of their own; `tombola.cli` registers them."""
+"""Commands of the command line, a module each; `tombola.cli` registers them."""

@@ -1,0 +1,111 @@
+"""``tombola calibrate``: probabilities, thresholds and one answer from the tickets of finished runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tombola.calibration import Calibration
+from tombola.errors import RunError, UsageError
+from tombola.evaluation.precision import measure, scores, single_recall, within
+from tombola.evaluation.precision_tables import tables
+from tombola.evaluation.summary import Row, over_seeds, write_page
+from tombola.evaluation.world import World, open_run
+from tombola.objectives import Classification, OneVsRest
+from tombola.report.rows import find_runs
+from tombola.terminal import err_console, out_console, print_json
+from tombola.tickets import TicketModel
+
+
+def calibrate(
+    *paths: Path,
+    method: str = "rtl",
+    scaling: str = "platt",
+    coupling: str = "vector",
+    target: str = "f1",
+    miss: float = 0.0,
+    sparsity: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (),
+    data: str | None = None,
+    save: Path | None = None,
+    write: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Calibrate the tickets of finished runs on validation data, and compare all ways to read them.
+
+    One-vs-rest tickets stand beside the single mask (imp), which is read in the same ways: at probability one
+    half, after a shift of prior, at thresholds from validation data, and coupled into one answer.
+
+    Example: tombola calibrate runs/cifar10-quick/seed0 --save calibrated
+
+    Parameters
+    ----------
+    paths: Path
+        Run directories, or folders that hold some; seeds of one experiment are averaged.
+    method: str
+        Whose tickets.
+    scaling: str
+        Of the calibration that is saved: temperature, platt or isotonic.
+    coupling: str
+        Of the calibration that is saved: argmax, calibrated, vector or matrix.
+    target: str
+        What the saved thresholds are for: half, f1, f0.5, recall=0.8, precision=0.5.
+    miss: float
+        Share of each class that the saved sets of answers may miss; 0 for no sets.
+    sparsity: tuple[float, ...]
+        At which sparsities; all that the runs have by default.
+    data: str
+        Where the data of the runs are, if they have moved.
+    save: Path
+        A folder for copies of the ticket files with the calibration in them; the runs stay as they are.
+    write: Path
+        A Markdown page to put the tables into, with a JSON twin beside it.
+    json: bool
+        Print rows for machines instead of tables.
+    """
+    if not paths:
+        raise UsageError("calibrate needs at least one run directory")
+    values: list[Row] = []
+    for path in find_runs(paths):
+        world = open_run(path, data)
+        if not isinstance(world.objective, OneVsRest | Classification):
+            raise UsageError(f"{path}: {type(world.objective).__name__} tickets give no probabilities")
+        for level in sparsity or world.sparsities(method):
+            tickets = world.tickets(method, level)
+            if tickets is None:
+                raise RunError(f"{path} holds no tickets/{method}-{level}.tickets")
+            wished = Calibration(scaling, coupling, target, miss)
+            values += _one(world, method, level, tickets, wished)
+            if save is not None:
+                sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")
+            err_console.print(f"{path}: {method} at {level:.0%} calibrated", highlight=False)
+    rows = over_seeds(values)
+    if write is not None:
+        write_page(write, "calibrate", rows, tables)
+    if json:
+        print_json(rows)
+    else:
+        for table in tables(rows):
+            out_console.print(table.rich())
+
+
+def _one(world: World, method: str, level: float, tickets: TicketModel, wished: Calibration) -> list[Row]:
+    """Rows of the tickets, and of the single mask where the run has one; the calibration is set."""
+    head = {"experiment": world.experiment, "preset": world.preset, "sparsity": level, "seed": world.seed}
+    if isinstance(world.objective, Classification):
+        values, tickets.calibration = within(world, tickets)
+        return [{**head, "method": method, **row} for row in values]
+    if len(tickets.names) != len(world.partition):
+        raise UsageError(f"{method} has no ticket for each subset: there is nothing to couple")
+    own, members = scores(world, tickets), world.partition.members
+    tickets.calibration = wished.fit_scores(own["validation"], members["validation"], tickets.names)
+    tickets.calibration.bind(tickets)
+    imp = world.tickets("imp", level)
+    theirs = scores(world, imp) if imp is not None else None
+    recall = single_recall((theirs or own)["validation"], members["validation"])
+    found = [{**head, "method": method, **row} for row in measure(own, members, recall)]
+    if theirs is not None:
+        found += [{**head, "method": "imp", **row} for row in measure(theirs, members, recall)]
+    return found

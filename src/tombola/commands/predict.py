@@ -1,0 +1,92 @@
+"""``tombola predict``: which ticket answers a file, what, how sure it is, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from cyclopts import Parameter
+
+from tombola import storage
+from tombola.errors import UsageError
+from tombola.evaluation.inputs import inputs_of
+from tombola.experiments import experiment
+from tombola.report.tables import Table
+from tombola.terminal import out_console, print_json
+from tombola.tickets import TicketModel, load
+
+
+def predict(
+    file: Path,
+    *inputs: Path,
+    ticket: str | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Answer images, sounds or tables with the tickets of a file, and say who answered and why.
+
+    The file is one that `tombola route --save` or `tombola calibrate --save` has written: it says what its
+    inputs look like.
+
+    Example: tombola predict routed/seed0/rtl-0.5.tickets photo.png
+
+    Parameters
+    ----------
+    file: Path
+        A ticket file.
+    inputs: Path
+        Images, sound files, or CSV tables with a sample in each row.
+    ticket: str
+        Which ticket is to answer; the router chooses by default.
+    json: bool
+        Print answers for machines.
+    """
+    if not inputs:
+        raise UsageError("predict needs at least one input: an image, a sound or a CSV table")
+    tickets = _loaded(file)
+    made = [answer for path in inputs for answer in _answers(tickets, path, ticket)]
+    if json:
+        print_json(made)
+        return
+    columns = ["input", "answer", "probability", "ticket", "confidence", "why"]
+    body = [[_text(answer[name]) for name in columns] for answer in made]
+    out_console.print(Table("Answers", columns, body).rich())
+
+
+def _loaded(file: Path) -> TicketModel:
+    facts = storage.read(file)[1].get("facts", {})
+    if not facts.get("experiment") or not facts.get("input"):
+        raise UsageError(
+            f"{file} does not say what its inputs look like: write it with tombola route RUN --save FOLDER, "
+            "or tombola calibrate RUN --save FOLDER"
+        )
+    return load(file, experiment(facts["experiment"]).backbone(torch.Generator()))
+
+
+def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[str, Any]]:
+    x = inputs_of(path, tickets.facts["input"])
+    found = tickets.predict(x, ticket)
+    K, against_rest = len(tickets.names), tickets.facts.get("objective") == "OneVsRest"
+    rows = []
+    for i in range(len(x)):
+        number = None if found.answer_B is None else int(found.answer_B[i])
+        answer: Any = number
+        if against_rest and K > 1 and number is not None:
+            answer = tickets.names[number] if ticket is None else ("yes" if number else "no")
+        rows.append(
+            {
+                "input": f"{path.name}:{i + 1}" if len(x) > 1 else path.name,
+                "answer": answer,
+                "probability": None if found.probability_B is None else float(found.probability_B[i]),
+                "ticket": found.tickets[i],
+                "confidence": float(found.confidence_B[i]),
+                "why": found.why[i],
+            }
+        )
+    return rows
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

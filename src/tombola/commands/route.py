@@ -1,0 +1,112 @@
+"""``tombola route``: who answers where no context is given, measured in finished runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from cyclopts import Parameter
+
+from tombola.errors import UsageError, unknown
+from tombola.evaluation.routed import SINGLE, defaults, measure
+from tombola.evaluation.routing_tables import tables
+from tombola.evaluation.summary import Row, over_seeds, write_page
+from tombola.evaluation.world import World, open_run
+from tombola.report.rows import find_runs
+from tombola.routing import ROUTERS
+from tombola.terminal import err_console, out_console, print_json
+
+Several = Parameter(consume_multiple=True)
+
+
+def route(
+    *paths: Path,
+    router: Annotated[tuple[str, ...], Several] = (),
+    set: Annotated[tuple[str, ...], Several] = (),
+    method: str = "rtl",
+    sparsity: Annotated[tuple[float, ...], Several] = (),
+    data: str | None = None,
+    save: Path | None = None,
+    write: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Fit routers to the tickets of finished runs, and measure them against the oracle.
+
+    Beside them stand a random choice, the ticket that serves all contexts best on validation data, the dense
+    network and the single mask. The gap closed is (router - best fixed) / (oracle - best fixed).
+
+    Example: tombola route runs/corruptions-quick --router prototype gate
+
+    Parameters
+    ----------
+    paths: Path
+        Run directories, or folders that hold some; seeds of one experiment are averaged.
+    router: tuple[str, ...]
+        Which routers; all that can be fitted to the task by default.
+    set: tuple[str, ...]
+        Options of the named routers, such as mix=2 or depth=3.
+    method: str
+        Whose tickets.
+    sparsity: tuple[float, ...]
+        At which sparsities; all that the runs have by default.
+    data: str
+        Where the data of the runs are, if they have moved.
+    save: Path
+        A folder for copies of the ticket files with the first router in them; the runs stay as they are.
+    write: Path
+        A Markdown page to put the tables into, with a JSON twin beside it.
+    json: bool
+        Print rows for machines instead of tables.
+    """
+    if not paths:
+        raise UsageError("route needs at least one run directory")
+    for name in router:
+        if name not in ROUTERS or not ROUTERS[name].needs_fit:
+            raise UsageError(
+                unknown("router that can be fitted", name, [n for n, r in ROUTERS.items() if r.needs_fit])
+            )
+    if set and not router:
+        raise UsageError("--set changes the routers that are named: say which with --router")
+    options = dict(_option(change) for change in set)
+    values: list[Row] = []
+    for path in find_runs(paths):
+        world = open_run(path, data)
+        for level in sparsity or world.sparsities(method):
+            wanted = dict.fromkeys(router, options) or defaults(type(world.objective).__name__)
+            values += _one(world, method, level, wanted, save)
+            err_console.print(f"{path}: {method} at {level:.0%} routed", highlight=False)
+    rows = over_seeds(values)
+    if write is not None:
+        write_page(write, "route", rows, tables)
+    if json:
+        print_json(rows)
+    else:
+        for table in tables(rows):
+            out_console.print(table.rich())
+
+
+def _one(
+    world: World, method: str, level: float, wanted: dict[str, dict[str, Any]], save: Path | None
+) -> list[Row]:
+    tickets = world.tickets(method, level)
+    if tickets is None:
+        known = [f"{s:g}" for s in world.sparsities(method)]
+        raise UsageError(unknown(f"sparsity of {method} in {world.path}", f"{level:g}", known))
+    if len(tickets.names) < 2:
+        raise UsageError(f"{method} has a single network: there is nothing to route")
+    found = {name: world.tickets(name, 0.0 if name == "dense" else level) for name in SINGLE}
+    values, made = measure(world, tickets, wanted, {name: t for name, t in found.items() if t is not None})
+    if save is not None:
+        tickets.router = next(iter(made.values()))
+        sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")
+    head = {"experiment": world.experiment, "preset": world.preset, "method": method, "sparsity": level}
+    return [{**head, "seed": world.seed, **row} for row in values]
+
+
+def _option(change: str) -> tuple[str, Any]:
+    name, sign, value = change.partition("=")
+    if not sign or not name:
+        raise UsageError(f"--set takes NAME=VALUE, such as mix=2: got {change!r}")
+    return name, yaml.safe_load(value)

@@ -1,0 +1,107 @@
+"""Files as inputs of tickets: images, sounds, tables; and what a ticket file says of its inputs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from tombola import audio
+from tombola.audio.files import read
+from tombola.data import Data, same
+from tombola.errors import DataError
+from tombola.experiments.images import SUFFIXES, Normalise
+from tombola.objectives import Enhancement, Objective
+
+SOUNDS = {".wav", ".flac", ".ogg", ".mp3"}
+
+
+def described(data: Data, objective: Objective) -> dict[str, Any] | None:
+    """What the network takes, as facts of a ticket file; None where facts cannot say what ``prepare`` does.
+
+    >>> from tombola.objectives import OneVsRest
+    >>> described(Data.of(torch.rand(20, 8), torch.arange(20) % 2), OneVsRest())
+    {'kind': 'values', 'shape': [8], 'bytes': False, 'mean': None, 'std': None}
+    """
+    if isinstance(objective, Enhancement):
+        return {"kind": "sound"}
+    x, prepare = data.test.x, data.prepare
+    if not isinstance(prepare, Normalise) and prepare is not same:
+        return None
+    normal = (prepare.mean, prepare.std) if isinstance(prepare, Normalise) else (None, None)
+    return {
+        "kind": "values",
+        "shape": list(x.shape[1:]),
+        "bytes": x.dtype == torch.uint8,
+        "mean": normal[0] and list(normal[0]),
+        "std": normal[1] and list(normal[1]),
+    }
+
+
+def inputs_of(path: Path, facts: Mapping[str, Any]) -> Tensor:
+    """The network's inputs in a file, ``[B, ...]``: one image or sound, or a row of a table for each sample.
+
+    Images are brought to the network's size and channels. Tables are CSV of numbers, a header or none.
+
+    Raises:
+        DataError: no such file, another kind than these tickets take, not readable, or of another size.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    suffix, sound = path.suffix.lower(), facts["kind"] == "sound"
+    if suffix not in SUFFIXES | SOUNDS | {".csv"}:
+        raise DataError(f"{path} is none of an image, a sound (WAV, FLAC, OGG, MP3) and a table (CSV)")
+    if sound != (suffix in SOUNDS):
+        raise DataError(f"{path}: these tickets take {'sounds' if sound else 'images or tables, not sounds'}")
+    if sound:
+        waves = torch.from_numpy(read(path))[None]
+        return audio.spectrogram(torch.nn.functional.pad(waves, (0, max(0, audio.WINDOW - waves.shape[1]))))
+    x = _table(path, facts["shape"]) if suffix == ".csv" else _image(path, facts)
+    if facts["mean"] is None:
+        return x
+    return Normalise(tuple(facts["mean"]), tuple(facts["std"]))(x)
+
+
+def _image(path: Path, facts: Mapping[str, Any]) -> Tensor:
+    shape = facts["shape"]
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(f"{path} is an image, but these tickets take {shape} values: give a CSV of numbers")
+    try:
+        with Image.open(path) as opened:
+            picture = opened.convert("L" if shape[0] == 1 else "RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path} is no image that can be read ({error})") from None
+    if picture.size != (shape[2], shape[1]):
+        picture = picture.resize((shape[2], shape[1]), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(picture)).reshape(shape[1], shape[2], -1).permute(2, 0, 1)[None]
+    return pixels if facts["bytes"] else pixels.float() / 255
+
+
+def _table(path: Path, shape: list[int]) -> Tensor:
+    try:
+        rows = [row for row in csv.reader(path.read_text().splitlines()) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no table that can be read ({error})") from None
+    if rows and not _numeric(rows[0]):
+        rows = rows[1:]  # a header
+    if not rows:
+        raise DataError(f"{path} holds no rows of numbers")
+    for number, row in enumerate(rows, 1):
+        if len(row) != prod(shape) or not _numeric(row):
+            what = f"{len(row)} values" if _numeric(row) else "something that is no finite number"
+            raise DataError(f"{path}, row {number} of numbers, has {what}: {prod(shape)} numbers are needed")
+    return torch.tensor([[float(value) for value in row] for row in rows]).reshape(len(rows), *shape)
+
+
+def _numeric(row: list[str]) -> bool:
+    try:
+        return all(np.isfinite(float(value)) for value in row)
+    except ValueError:
+        return False

@@ -1,0 +1,126 @@
+"""The evaluation of routers as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from tombola.evaluation.summary import Row
+from tombola.report.tables import Table, decibel, share, whole
+
+Format = Callable[[float], str]
+QUALITY: dict[str, tuple[str, Format]] = {
+    "accuracy": ("accuracy", share),
+    "si_snri": ("SI-SNRi", decibel),
+    "psnr": ("PSNR", decibel),
+}
+COLUMNS: list[tuple[str, str, Format]] = [
+    ("gap_closed", "gap closed", share),
+    ("routing_accuracy", "right ticket", share),
+    ("confidence", "confidence", share),
+    ("numbers", "decide", whole),
+    ("stored", "stored", whole),
+    ("ms_route_1", "ms (1)", decibel),
+    ("ms_route_64", "ms (64)", decibel),
+    ("ms_ticket_1", "ticket (1)", decibel),
+    ("ms_ticket_64", "ticket (64)", decibel),
+]
+SHOWN = ("prototype", "score")  # whose windows and confusions are printed; those of others are in the twin
+NAMES = {
+    "best_fixed": "best fixed ticket",
+    "random": "a random ticket",
+    "dense": "dense network",
+    "imp": "single mask (IMP)",
+    "union_size_imp": "single mask of the union's size",
+}
+
+
+def tables(rows: Sequence[Row]) -> list[Table]:
+    """For each experiment: who answers how well, windows, and confusions."""
+    found: list[Table] = []
+    for head in dict.fromkeys((row["experiment"], row["preset"]) for row in rows):
+        mine = [row for row in rows if (row["experiment"], row["preset"]) == head]
+        name = f"{head[0]}, preset {head[1]}"
+        found.append(_who(name, [row for row in mine if "window" not in row and "context" not in row]))
+        found.append(_windows(name, [row for row in mine if "window" in row]))
+        for sparsity in dict.fromkeys(row["sparsity"] for row in mine):
+            found += _confusions(
+                name, sparsity, [r for r in mine if "context" in r and r["sparsity"] == sparsity]
+            )
+    return [table for table in found if table.body]
+
+
+def _who(name: str, rows: Sequence[Row]) -> Table:
+    cells: dict[tuple[float, str], dict[str, Row]] = {}
+    for row in rows:
+        cells.setdefault((row["sparsity"], row["router"]), {})[row["metric"]] = row
+    held = {metric for cell in cells.values() for metric in cell}
+    columns = [(m, *QUALITY[m]) for m in QUALITY if m in held] + [c for c in COLUMNS if c[0] in held]
+    body = []
+    for (sparsity, who), cell in cells.items():
+        line = [NAMES.get(who, who), f"{sparsity:.0%}", str(max(row["seeds"] for row in cell.values()))]
+        body.append([*line, *(_cell(cell.get(m), fmt) for m, _, fmt in columns), _passes(who)])
+    header = ["who answers", "sparsity", "seeds", *(label for _, label, _ in columns), "cost"]
+    return Table(f"{name}. Who chooses the ticket", header, body)
+
+
+def _passes(who: str) -> str:
+    """What choosing costs in passes of the network; nothing for those that are no routers."""
+    kind, _, variant = who.partition(", ")
+    if variant == "binary":
+        return "log2 K fwd and bwd"
+    return {
+        "prototype": "shallow",
+        "gate": "shallow",
+        "score": "K fwd",
+        "superposition": "1 fwd and bwd",
+    }.get(kind, "")
+
+
+def _windows(name: str, rows: Sequence[Row]) -> Table:
+    cells: dict[tuple, dict[str, Row]] = {}
+    for row in rows:
+        if row["router"] not in SHOWN:
+            continue
+        key = (row["sparsity"], row["router"], row["window"], row["margin"])
+        cells.setdefault(key, {})[row["metric"]] = row
+    held = {metric for cell in cells.values() for metric in cell}
+    columns = [("routing_accuracy", "right ticket", share), *((m, *QUALITY[m]) for m in QUALITY if m in held)]
+    columns += [
+        ("gap_closed", "gap closed", share),
+        ("switches", "switches", whole),
+        ("true_switches", "true switches", whole),
+    ]
+    body = [
+        [
+            who,
+            f"{sparsity:.0%}",
+            str(size),
+            f"{margin:g}",
+            *(_cell(cell.get(m), fmt) for m, _, fmt in columns),
+        ]
+        for (sparsity, who, size, margin), cell in cells.items()
+    ]
+    header = ["router", "sparsity", "window", "margin", *(label for _, label, _ in columns)]
+    return Table(f"{name}. A stream in which each context lasts for 32 samples", header, body)
+
+
+def _confusions(name: str, sparsity: float, rows: Sequence[Row]) -> list[Table]:
+    found = []
+    for who in dict.fromkeys(row["router"] for row in rows):
+        mine = [row for row in rows if row["router"] == who]
+        if who not in SHOWN:
+            continue
+        to = list(dict.fromkeys(row["ticket"] for row in mine))
+        shares = {(row["context"], row["ticket"]): row["mean"] for row in mine}
+        body = [[a, *(share(shares[a, b]) for b in to)] for a in to]
+        title = f"{name}. Which context goes to which ticket: {who}, {sparsity:.0%} sparsity"
+        found.append(Table(title, ["context", *to], body))
+    return found
+
+
+def _cell(row: Row | None, fmt: Format) -> str:
+    if row is None:
+        return ""
+    if row["ci95"] is None or fmt is whole or row["metric"].startswith(("ms_", "routing", "confidence")):
+        return fmt(row["mean"])
+    return f"{fmt(row['mean'])} ± {fmt(row['ci95'])}"

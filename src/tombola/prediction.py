@@ -1,0 +1,141 @@
+"""An answer with its ticket, its confidence and a reason. Shape letters: B batch, K tickets, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tombola.calibration import Calibration
+from tombola.errors import TombolaError
+from tombola.routing import Routed
+from tombola.routing.router import Tickets, evaluating
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What tickets answer.
+
+    Attributes:
+        outputs: of the ticket that answered, ``[B, ...]``; for one-vs-rest, of every ticket ``[B, K]``.
+        tickets: which ticket answered each sample.
+        answer_B: the number of the class (for one-vs-rest, of the ticket), int64; None where there are none.
+        probability_B: of that answer, given that this ticket is the right one; None as above.
+        confidence_B: of ticket and answer together, 0 to 1.
+        why: one line for each sample.
+    """
+
+    outputs: Any
+    tickets: list[str]
+    answer_B: Tensor | None
+    probability_B: Tensor | None
+    confidence_B: Tensor
+    why: list[str]
+
+
+class Answering(Tickets, Protocol):
+    """Tickets with what was fitted for them."""
+
+    calibration: Calibration | None
+
+    def __call__(self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None) -> Any:
+        """Outputs."""
+        ...
+
+    def route(self, x: Tensor, context: Any = None) -> Routed:
+        """Who is to answer."""
+        ...
+
+
+@torch.no_grad()
+def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, context: Any) -> Prediction:
+    """What `tombola.TicketModel.predict` answers: by the task, and by what is known of the context.
+
+    One-vs-rest tickets are all asked where none is named, because there the context is the answer.
+    """
+    several, against_rest = len(tickets.names) > 1, tickets.facts.get("objective") == "OneVsRest"
+    if against_rest and several and context is None:
+        if ticket is None:
+            return one_vs_rest(tickets, x, tickets.calibration)
+        if isinstance(ticket, str):
+            return one_of(tickets, x, ticket, tickets.calibration)
+        raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
+    with evaluating(tickets.backbone):
+        routed = tickets.route(x, context) if ticket is None and (several or context is not None) else None
+        outputs = tickets(x, ticket=ticket, context=context)
+    if routed is not None:
+        names = routed.names
+    elif ticket is None or isinstance(ticket, str):
+        names = [ticket or tickets.names[0]] * len(x)
+    else:
+        names = list(ticket)
+    return within(tickets, outputs, names, routed, tickets.calibration)
+
+
+@torch.no_grad()
+def one_vs_rest(tickets: Tickets, x: Tensor, calibration: Calibration | None) -> Prediction:
+    """All K tickets are asked, and their scores coupled: the context is the answer, no router is needed."""
+    with evaluating(tickets.backbone):
+        score_BK = torch.stack([tickets(x, ticket=name)[:, k] for k, name in enumerate(tickets.names)], 1)
+    if calibration is None:
+        p_BK, how = score_BK.double().softmax(1), "highest of plain scores, not calibrated"
+        said_BK = score_BK > 0
+    else:
+        p_BK, said_BK = calibration.coupled(score_BK), calibration.yes(score_BK)
+        how = f"coupled by {calibration.options['coupling']}"
+    best_B = p_BK.argmax(1)
+    top_B = p_BK.gather(1, best_B[:, None])[:, 0]
+    names = [tickets.names[k] for k in best_B.tolist()]
+    lines = []
+    for i, name in enumerate(names):
+        yes = [tickets.names[k] for k in said_BK[i].nonzero()[:, 0].tolist()]
+        lines.append(f"{name} {float(top_B[i]):.2f}, {how}; {', '.join(yes) or 'no ticket'} above threshold")
+    return Prediction(score_BK, names, best_B, top_B, top_B, lines)
+
+
+@torch.no_grad()
+def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | None) -> Prediction:
+    """One-vs-rest: is it ``name``? Answer 1 or 0 for each sample."""
+    k = tickets.names.index(name)
+    with evaluating(tickets.backbone):
+        score_B = tickets(x, ticket=name)[:, k]
+    p_B, limit = torch.sigmoid(score_B.double()), 0.5
+    if calibration is not None:
+        every = score_B[:, None].expand(-1, len(tickets.names))
+        p_B, limit = calibration.probability(every)[:, k], float(calibration.tensors["threshold_K"][k])
+    yes_B = p_B >= limit
+    how = f"threshold {limit:.2f}" + ("" if calibration else ", not calibrated")
+    why = [f"named; {'yes' if y else 'no'}: {float(p):.2f}, {how}" for y, p in zip(yes_B, p_B, strict=True)]
+    sure_B = torch.where(yes_B, p_B, 1 - p_B)
+    return Prediction(score_B, [name] * len(x), yes_B.long(), sure_B, sure_B, why)
+
+
+def within(
+    tickets: Tickets,
+    outputs: Any,
+    names: Sequence[str],
+    routed: Routed | None,
+    calibration: Calibration | None,
+) -> Prediction:
+    """A context's own ticket has answered, named or routed; classes if it is a classifier.
+
+    Raises:
+        TombolaError: a classifier's outputs are not ``[B, C]``.
+    """
+    sure_B = torch.ones(len(names)) if routed is None else routed.confidence_B.cpu()
+    why = ["named"] * len(names) if routed is None else [routed.why(i) for i in range(len(names))]
+    classes = tickets.facts.get("objective") == "Classification"
+    if not classes and not (tickets.facts.get("objective") == "OneVsRest" and len(tickets.names) == 1):
+        return Prediction(outputs, list(names), None, None, sure_B, why)
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        raise TombolaError("tickets of Classification give outputs [batch, classes], these do not")
+    p_BC = outputs.detach().double().softmax(1)
+    for k in () if calibration is None else sorted({tickets.names.index(name) for name in names}):
+        mine = torch.tensor([tickets.names.index(name) == k for name in names])
+        assert calibration is not None
+        p_BC[mine] = calibration.classes(outputs.detach()[mine], k)
+    top = p_BC.max(1)
+    return Prediction(outputs, list(names), top.indices, top.values, sure_B * top.values.cpu(), why)

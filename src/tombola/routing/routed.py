@@ -1,0 +1,64 @@
+"""What a router answers. Shape letters: B batch, K tickets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+USUAL = 0.05  # an input as far from every context as the outermost twentieth of known samples is unusual
+
+
+@dataclass(frozen=True)
+class Routed:
+    """Which ticket is to answer each sample, and how sure that is.
+
+    Attributes:
+        tickets: the K names.
+        scores_BK: log-posteriors ``[B, K]``.
+        familiarity_B: the share of known samples that were as unusual, 0 to 1, ``[B]``.
+        kind: of the router.
+
+    >>> import torch
+    >>> routed = Routed(("cat", "dog"), torch.tensor([[0.9, 0.1]]).log(), torch.tensor([0.01]), "prototype")
+    >>> routed.names, round(float(routed.confidence_B), 2)
+    (['cat'], 0.18)
+    >>> routed.why(0)
+    'cat .90, then dog .10; unlike what was seen before (further out than 99% of known samples)'
+    """
+
+    tickets: tuple[str, ...]
+    scores_BK: Tensor
+    familiarity_B: Tensor
+    kind: str
+
+    @property
+    def index_B(self) -> Tensor:
+        """The number of the ticket of each sample, int64 ``[B]``; among equals the first."""
+        return self.scores_BK.argmax(1)
+
+    @property
+    def names(self) -> list[str]:
+        """The ticket of each sample."""
+        return [self.tickets[k] for k in self.index_B.tolist()]
+
+    @property
+    def confidence_B(self) -> Tensor:
+        """The posterior of the chosen ticket, lowered in proportion for an unusual input, ``[B]``."""
+        posterior_B = self.scores_BK.max(1).values.exp()
+        return posterior_B * (self.familiarity_B / USUAL).clamp(max=1)
+
+    def why(self, i: int) -> str:
+        """One line on sample i."""
+        best, second = self.scores_BK[i].topk(2).indices.tolist()
+        share = self.scores_BK[i].exp()
+        line = f"{self.tickets[best]} {_two(share[best])}, then {self.tickets[second]} {_two(share[second])}"
+        familiarity = float(self.familiarity_B[i])
+        if familiarity >= USUAL:
+            return line
+        far = f"further out than {1 - familiarity:.0%} of known samples"
+        return f"{line}; unlike what was seen before ({far})"
+
+
+def _two(value: Tensor) -> str:
+    return f"{float(value):.2f}".removeprefix("0")

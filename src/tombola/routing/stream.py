@@ -1,0 +1,56 @@
+"""Routing in time: a scene does not change with every frame. Shape letters: T samples in order, K tickets."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import torch
+from torch import Tensor
+
+from tombola.errors import RouterError
+
+
+class Window:
+    """The mean of the last few log-posteriors decides, and a switch needs a lead.
+
+    The evidence of the last ``size`` samples is added up; the ticket changes only where another one leads the
+    present one by ``margin`` nats a sample (hysteresis). Past samples alone are used, so it works live; state
+    stays between calls.
+
+    Args:
+        size: samples that are looked back on, the present one among them; 1 is no window.
+        margin: lead in mean log-posterior that a switch needs; 0 is no hysteresis.
+
+    >>> window = Window(size=2, margin=0.0)
+    >>> scores_TK = torch.tensor([[0.0, -1.0], [-1.0, -0.5], [-3.0, 0.0]])
+    >>> window(scores_TK).tolist(), window.switches
+    ([0, 0, 1], 1)
+    """
+
+    def __init__(self, size: int = 1, margin: float = 0.0) -> None:
+        if size < 1 or margin < 0:
+            raise RouterError(
+                f"a window has at least one sample and no negative margin: got {size}, {margin}"
+            )
+        self.size, self.margin = size, margin
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget the past."""
+        self._past: deque[Tensor] = deque(maxlen=self.size)
+        self.current: int | None = None
+        self.switches = 0
+
+    def __call__(self, scores_TK: Tensor) -> Tensor:
+        """The ticket's number for each of the next samples, int64 ``[T]``, from their log-posteriors."""
+        return torch.tensor([self._next(row) for row in scores_TK.detach().double().cpu()], dtype=torch.int64)
+
+    def _next(self, scores_K: Tensor) -> int:
+        self._past.append(scores_K.clamp(min=-30))  # one sample cannot outweigh all others
+        mean_K = torch.stack(list(self._past)).mean(0)
+        best = int(mean_K.argmax())
+        if self.current is None:
+            self.current = best
+        elif best != self.current and float(mean_K[best] - mean_K[self.current]) > self.margin:
+            self.current, self.switches = best, self.switches + 1
+        return self.current

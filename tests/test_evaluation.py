@@ -1,0 +1,361 @@
+"""Routing, calibration and prediction from finished runs: what is measured, written, saved and refused."""
+
+import json
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+from tombola.cli import main
+from tombola.data import Data
+from tombola.errors import DataError, RunError, UsageError
+from tombola.evaluation.inputs import described, inputs_of
+from tombola.evaluation.precision import macro, measure, single_recall
+from tombola.evaluation.routed import HOLD, stream
+from tombola.evaluation.summary import over_seeds, write_page
+from tombola.evaluation.world import open_run
+from tombola.objectives import Enhancement, OneVsRest
+from tombola.randomness import generator
+from tombola.report.tables import Table
+
+FAST = ["--threads", "1", "--set", "T=1", "steps=2", "statistics=1"]
+
+
+def tombola(*arguments):
+    """A command that has to succeed."""
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    assert left.value.code == 0
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Hardly trained runs of two experiments: contexts that are given, and class tickets."""
+    out = tmp_path_factory.mktemp("runs")
+    for name, more in (("corruptions", ["rewind=2"]), ("digits", [])):
+        options = ["--sparsity", "0.5", "--out", out, *FAST, *more]
+        tombola("run", name, "--method", "rtl", "imp", "dense", *options)
+    return out
+
+
+@pytest.fixture
+def run(runs, capsys):
+    capsys.readouterr()
+    return runs / "corruptions-quick" / "seed0"
+
+
+def rows_of(capsys, *arguments):
+    tombola(*arguments, "--json")
+    return json.loads(capsys.readouterr().out)
+
+
+def value(rows, router, metric):
+    return next(
+        r["mean"] for r in rows if r["router"] == router and r["metric"] == metric and "window" not in r
+    )
+
+
+# -- routing --------------------------------------------------------------------------------------------
+
+
+def test_routing_is_measured_between_the_best_fixed_ticket_and_the_oracle(run, capsys):
+    rows = rows_of(capsys, "route", run, "--router", "prototype", "score")
+    world = open_run(run)
+    records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
+    judged = [r for r in records if r.get("metric") == "accuracy" and "ticket" not in r]
+    of_method = {r["method"]: r["value"] for r in judged}
+    assert value(rows, "oracle", "accuracy") == pytest.approx(of_method["rtl"])
+    assert value(rows, "imp", "accuracy") == pytest.approx(of_method["imp"])
+    assert value(rows, "dense", "accuracy") == pytest.approx(of_method["dense"])
+    fixed, oracle = (value(rows, who, "accuracy") for who in ("best_fixed", "oracle"))
+    for who in ("prototype", "score", "random", "imp"):
+        gap = (value(rows, who, "accuracy") - fixed) / (oracle - fixed)
+        assert value(rows, who, "gap_closed") == pytest.approx(gap)
+    shares = {
+        (r["context"], r["ticket"]): r["mean"]
+        for r in rows
+        if r["metric"] == "routed_share" and r["router"] == "score"
+    }
+    for context in world.partition.names:
+        assert sum(shares[context, t] for t in world.partition.names) == pytest.approx(1)
+    sizes = world.partition.sizes("test")
+    right = sum(shares[c, c] * sizes[c] for c in sizes) / sum(sizes.values())
+    assert value(rows, "score", "routing_accuracy") == pytest.approx(right)
+    assert 0 < value(rows, "score", "ms_route_1") < 60_000
+    lone = [r for r in rows if r.get("window") == 1 and r["margin"] == 0 and r["router"] == "score"]
+    found = {r["metric"]: r["mean"] for r in lone}
+    assert found["routing_accuracy"] == pytest.approx(right)
+    assert found["accuracy"] == pytest.approx(value(rows, "score", "accuracy"))
+
+
+def test_the_best_fixed_ticket_is_chosen_on_validation_data(run):
+    world = open_run(run)
+    held = world.judged_on_validation()
+    assert torch.equal(held.data.test.x, world.data.validation.x)
+    assert torch.equal(held.partition.members["test"], world.partition.members["validation"])
+    assert torch.equal(held.data.train.x, world.data.train.x)
+
+
+def test_tickets_answer_among_the_classes_of_their_own_context(run):
+    world = open_run(run)
+    assert world.classes_KC is None  # all environments hold all digits
+    few = torch.zeros(4, 10, dtype=torch.bool)
+    few[:, :3] = True
+    vars(world)["classes_KC"] = few  # as if each knew three classes
+
+    class Always(torch.nn.Module):
+        def forward(self, x):
+            return torch.arange(10.0).expand(len(x), 10)  # class 9 leads
+
+    name, found = world.quality([Always()] * 4, world.where("test"))
+    of_context = [
+        float((world.data.test.y[world.partition.members["test"][:, k]] == 2).double().mean())
+        for k in range(4)
+    ]
+    assert (name, found) == ("accuracy", pytest.approx(sum(of_context) / 4))
+
+
+def test_class_tickets_have_an_oracle_that_is_called_leakage(runs, capsys):
+    capsys.readouterr()
+    rows = rows_of(capsys, "route", runs / "digits-quick", "--router", "score")
+    assert value(rows, "oracle (leakage: the context is the label)", "accuracy") == 1.0
+    assert value(rows, "score", "accuracy") == value(rows, "score", "routing_accuracy")
+    assert not any(r["metric"] == "gap_closed" for r in rows)
+
+
+def test_a_stream_holds_each_context_and_every_sample_once():
+    truth = torch.randint(3, (400,), generator=generator(0, "truth"))
+    order = stream(truth, 3, seed=1)
+    assert order.sort().values.tolist() == list(range(400))
+    assert (truth[order][:HOLD] == 0).all()
+    assert (truth[order][HOLD : 2 * HOLD] == 1).all()
+    assert torch.equal(order, stream(truth, 3, seed=1))
+
+
+def test_pages_are_written_twice_alike_and_keep_words_and_other_rows(run, capsys, tmp_path):
+    page = tmp_path / "routing.md"
+    page.write_text(
+        "# Routing\n\nwords\n\n<!-- tables: made by `tombola route` -->\n<!-- end of tables -->\nafter\n"
+    )
+    arguments = ["route", str(run), "--router", "prototype", "--write", str(page)]
+    tombola(*arguments)
+    text, twin = page.read_text(), json.loads(page.with_suffix(".json").read_text())
+    assert text.startswith("# Routing\n\nwords")
+    assert text.endswith("after\n")
+    assert "| prototype | 50% | 1 |" in text
+    other = {"experiment": "another", "preset": "p", "sparsity": 0.5, "router": "gate", "metric": "accuracy"}
+    page.with_suffix(".json").write_text(
+        json.dumps([*twin, {**other, "mean": 1.0, "ci95": None, "seeds": 1}])
+    )
+    tombola(*arguments)
+    again = json.loads(page.with_suffix(".json").read_text())
+    assert len(again) == len(twin) + 1
+    timed = [r for r in again if r["experiment"] != "another" and not r["metric"].startswith("ms_")]
+    assert timed == [r for r in twin if not r["metric"].startswith("ms_")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--router", "prototyp"], "did you mean 'prototype'"),
+        (["--router", "context"], "no router that can be fitted 'context'"),
+        (["--set", "mix=2"], "say which with --router"),
+        (["--router", "gate", "--set", "mix"], "NAME=VALUE"),
+        (["--sparsity", "0.4"], "no sparsity of rtl"),
+        (["--method", "imp"], "nothing to route"),
+        (["--method", "twin"], "holds no tickets/twin-"),
+        (["--write", "page.html"], "Markdown"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, words, run, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["route", str(run), *arguments])
+    assert left.value.code in (1, 2)
+    assert words in capsys.readouterr().err
+
+
+def test_other_data_than_the_runs_are_refused(run, monkeypatch):
+    from tombola.launch import Order
+
+    load = Order.load
+
+    def altered(self):
+        (data,) = load(self).values()
+        return {"": Data(data.train, data.validation, data.validation, data.prepare)}
+
+    monkeypatch.setattr(Order, "load", altered)
+    with pytest.raises(RunError, match="made with other data"):
+        open_run(run)
+
+
+# -- calibration ----------------------------------------------------------------------------------------
+
+
+def world_of_scores(count=1200, K=4):
+    g = generator(0, "scores")
+    found, members = {}, {}
+    for split in ("validation", "test"):
+        truth = torch.randint(K, (count,), generator=g)
+        members[split] = torch.nn.functional.one_hot(truth, K).bool()
+        found[split] = torch.randn(count, K, generator=g) + 2.5 * members[split] - 0.5
+    return found, members
+
+
+def test_all_readings_of_one_score_matrix():
+    scores, members = world_of_scores()
+    values = measure(scores, members, single_recall(scores["validation"], members["validation"]))
+    found = {(v["reading"], v["metric"]): v["value"] for v in values if "bin" not in v and "recall" not in v}
+    assert found["probability one half", "recall"] > found["prior shift", "recall"]
+    assert found["probability one half", "precision"] < found["prior shift", "precision"]
+    for method in ("platt", "isotonic"):
+        assert found[method, "ece"] < found["plain scores", "ece"]
+    plain = float((scores["test"].argmax(1) == members["test"].int().argmax(1)).double().mean())
+    assert found["coupled: argmax", "accuracy"] == pytest.approx(plain)
+    assert found["coupled: vector", "accuracy"] == pytest.approx(plain, abs=0.03)  # nothing to be gained here
+    assert found["coupled: vector", "missed"] == pytest.approx(0.1, abs=0.03)
+    assert (
+        found["platt, then prior by EM", "error_of_prior"] < 0.03
+    )  # calibrated scores know it, plain ones do not
+    assert found["prior by EM", "error_of_prior"] > 0.1
+    curve = [v["value"] for v in values if v["reading"] == "plain scores" and "recall" in v]
+    assert curve == sorted(curve, reverse=True)
+    wanted = single_recall(scores["validation"], members["validation"])
+    assert found["each ticket, at the single mask's recall", "recall"] == pytest.approx(wanted, abs=0.06)
+
+
+def test_macro_is_the_mean_over_tickets():
+    yes = torch.tensor([[1, 0], [1, 1], [0, 0], [0, 1]]).bool()
+    true = torch.tensor([[1, 0], [0, 1], [0, 0], [1, 1]]).bool()
+    assert macro(yes, true) == {"balanced_accuracy": 0.75, "precision": 0.75, "recall": 0.75}
+
+
+def test_calibrating_a_run_saves_copies_and_leaves_the_run(runs, capsys, tmp_path):
+    run = runs / "digits-quick" / "seed0"
+    before = {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    capsys.readouterr()
+    rows = rows_of(capsys, "calibrate", run, "--save", tmp_path)
+    assert {r["method"] for r in rows} == {"rtl", "imp"}
+    assert {f: f.read_bytes() for f in run.rglob("*") if f.is_file()} == before
+    image = tmp_path / "eight.png"
+    Image.fromarray(np.full((20, 20, 3), 200, np.uint8)).save(image)
+    file = tmp_path / "seed0" / "rtl-0.5.tickets"
+    (answer,) = rows_of(capsys, "predict", file, image)
+    assert answer["ticket"] == answer["answer"]
+    assert "coupled by vector" in answer["why"]
+    (named,) = rows_of(capsys, "predict", file, image, "--ticket", "eight")
+    assert named["answer"] in ("yes", "no")
+    assert named["ticket"] == "eight"
+
+
+def test_classes_within_contexts_are_calibrated_by_temperature(run, capsys):
+    rows = rows_of(capsys, "calibrate", run)
+    found = {(r["reading"], r["metric"]): r["mean"] for r in rows}
+    assert found["plain", "accuracy"] == found["temperature", "accuracy"]
+    assert {metric for _, metric in found} == {"accuracy", "ece", "brier"}
+
+
+# -- prediction -----------------------------------------------------------------------------------------
+
+
+def test_predict_says_who_answered_how_surely_and_why(run, capsys, tmp_path):
+    tombola("route", run, "--router", "prototype", "--save", tmp_path)
+    capsys.readouterr()
+    world, file = open_run(run), tmp_path / "seed0" / "rtl-0.5.tickets"
+    table, white = tmp_path / "digits.csv", tmp_path / "white.png"
+    lines = [",".join(f"{v:.6f}" for v in x.flatten().tolist()) for x in world.data.test.x[:40]]
+    table.write_text("\n".join([",".join(f"p{i}" for i in range(64)), *lines]))
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(white)
+    answers = rows_of(capsys, "predict", file, table, white)
+    assert len(answers) == 41
+    assert [a["input"] for a in answers[:2]] == ["digits.csv:1", "digits.csv:2"]
+    truth = [world.partition.names[k] for k in world.where("test")[:40].tolist()]
+    right = sum(a["ticket"] == name for a, name in zip(answers, truth, strict=False))
+    assert right > 25  # untrained features tell environments apart as well
+    assert answers[-1]["confidence"] < 0.1
+    assert "unlike what was seen before" in answers[-1]["why"]
+    tombola("predict", file, white)
+    assert "white.png" in capsys.readouterr().out
+
+
+def test_predict_needs_a_file_that_says_what_it_takes(run, capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["predict", str(run / "tickets" / "rtl-0.5.tickets"), "x.png"])
+    assert left.value.code == 2
+    assert "does not say what its inputs look like" in capsys.readouterr().err
+
+
+def test_inputs_are_brought_to_the_networks_size_and_channels(tmp_path):
+    facts = {
+        "kind": "values",
+        "shape": [3, 4, 6],
+        "bytes": True,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.25, 1.0],
+    }
+    Image.fromarray(np.full((9, 9), 255, np.uint8)).save(tmp_path / "grey.png")
+    x = inputs_of(tmp_path / "grey.png", facts)
+    assert x.shape == (1, 3, 4, 6)
+    torch.testing.assert_close(x[0, :, 0, 0], torch.tensor([1.0, 2.0, 0.5]))
+
+
+def test_sounds_become_spectrograms_however_short(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(300), 16_000)
+    facts = described(None, Enhancement())
+    assert inputs_of(tmp_path / "a.wav", facts).shape[:2] == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.csv", None, "there is no file"),
+        ("a.txt", b"1", "none of an image"),
+        ("a.wav", b"1", "not sounds"),
+        ("a.png", b"1", "CSV of numbers"),
+        ("empty.csv", b"\n", "no rows of numbers"),
+        ("short.csv", b"1,2\n3\n", r"row 2 of numbers, has 1 values: 2 numbers"),
+        ("nan.csv", b"1,2\n3,nan\n", "no finite number"),
+        ("binary.csv", b"\xff\xfe\x00", "no table"),
+    ],
+)
+def test_files_that_are_no_inputs_are_named(name, content, words, tmp_path):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    facts = {"kind": "values", "shape": [2], "bytes": False, "mean": None, "std": None}
+    with pytest.raises(DataError, match=words):
+        inputs_of(tmp_path / name, facts)
+
+
+def test_a_broken_image_is_named(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no image")
+    facts = {"kind": "values", "shape": [1, 8, 8], "bytes": False, "mean": None, "std": None}
+    with pytest.raises(DataError, match="no image that can be read"):
+        inputs_of(tmp_path / "a.png", facts)
+
+
+def test_a_preparation_that_facts_cannot_say_is_left_out():
+    data = Data.of(torch.rand(20, 8), torch.arange(20) % 2, prepare=torch.sqrt)
+    assert described(data, OneVsRest()) is None
+
+
+# -- rows -----------------------------------------------------------------------------------------------
+
+
+def test_rows_are_means_with_intervals_over_seeds():
+    rows = over_seeds([{"metric": "a", "seed": s, "value": v} for s, v in enumerate((1.0, 2.0, 3.0))])
+    assert rows == [{"metric": "a", "mean": 2.0, "ci95": pytest.approx(2.484, abs=1e-3), "seeds": 3}]
+
+
+@pytest.mark.parametrize("text", ["# no marks\n", "<!-- tables: made by `tombola route` -->\n"])
+def test_a_page_without_a_place_for_tables_is_refused(text, tmp_path):
+    (tmp_path / "page.md").write_text(text)
+    with pytest.raises(UsageError, match="no place for tables"):
+        write_page(tmp_path / "page.md", "route", [], lambda rows: [Table("t", ["a"], [["1"]])])
+
+
+def test_a_damaged_twin_is_refused(tmp_path):
+    (tmp_path / "page.json").write_text("[{")
+    row = {"experiment": "e", "preset": "p", "sparsity": 0.5}
+    with pytest.raises(UsageError, match="is damaged"):
+        write_page(tmp_path / "page.md", "route", [row], lambda rows: [])
