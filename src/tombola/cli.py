@@ -17,6 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.progress import Progress
 
 import tombola
+from tombola.commands.collapse import collapse
 from tombola.errors import TombolaError, UsageError
 from tombola.experiments import experiment
 from tombola.experiments.speech_files import enhance_file, find_tickets
@@ -281,6 +282,9 @@ def experiments(*, json: Json = False) -> None:
         print_json(experiments_plain())
     else:
         print_experiments()
+
+
+app.command(collapse)
 
 
 def _threads(count: int | None) -> None:

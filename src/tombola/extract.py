@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from torch import Tensor
+
 from tombola.analysis.recorded import similarity_rows
 from tombola.errors import PruningError
 from tombola.evidence import TicketEvidence
 from tombola.function import Theta
+from tombola.guard import Guard
 from tombola.masks import MaskSet
 from tombola.problem import Problem
 from tombola.pruning import Selection, prune, transposed
@@ -32,6 +35,7 @@ def extract(
     granularity: str = "weight",
     floor: int = 0,
     first_round: int = 0,
+    guard: Guard | None = None,
     stage: Stage | None = None,
 ) -> MaskSet:
     """The masks after training, pruning and rewinding once per entry of the schedule.
@@ -49,6 +53,8 @@ def extract(
         granularity: what is pruned together (`tombola.pruning`).
         floor: what every layer keeps at least.
         first_round: number of the first round; data order depends on it.
+        guard: the alarm for collapse, which looks at every round; one that stops the search gives back the
+            masks of the last good round.
         stage: where progress, records and states go.
 
     Raises:
@@ -61,23 +67,37 @@ def extract(
     if (saved := stage.load()) is not None:
         m, done = MaskSet.unpack(scope, names, saved[0]["masks"]).masks_KN, saved[1]["done"]
         problem.seen = saved[1]["seen"]
-    turns = [(r, k) for r in range(len(schedule)) for k in range(len(masks))]
-    for r, k in turns[done:]:  # in every round, ticket after ticket
-        theta = theta0.masked(m[k])  # θ ← θ0, under m_k (the rewind)
-        evidence = TicketEvidence(problem, theta0, theta, m[k], k, first_round + r, needs_trajectory(score))
+        if guard is not None:
+            guard.restore(saved[0], saved[1]["guard"])
+
+    def turn(problem: Problem, m_k: Tensor, k: int, r: int) -> tuple[Tensor, float]:
+        theta = theta0.masked(m_k)  # θ ← θ0, under m_k (the rewind)
+        evidence = TicketEvidence(problem, theta0, theta, m_k, k, first_round + r, needs_trajectory(score))
         # T steps on d_k: θ_T^(k)
-        loss = problem.train(theta, m[k], k, T, "extract", first_round + r, moved_N=evidence.moved_N)
+        loss = problem.train(theta, m_k, k, T, "extract", first_round + r, moved_N=evidence.moved_N)
+        if guard is not None:
+            guard.saw(problem, theta, m_k, k)
         try:
-            m[k] = cut(m[k], score(evidence), schedule[r], scope, selection)
+            return cut(m_k, score(evidence), schedule[r], scope, selection), loss
         except PruningError as error:
             raise type(error)(f"round {first_round + r}, ticket {names[k]!r}: {error}") from None
+
+    turns = [(r, k) for r in range(len(schedule)) for k in range(len(masks))]
+    for r, k in turns[done:]:  # in every round, ticket after ticket
+        if guard is not None and guard.stopped:
+            break
+        m[k], loss = turn(problem, m[k], k, r)
         done += 1
         stage.record(event="prune", round=first_round + r, ticket=names[k], kept=int(m[k].sum()), loss=loss)
-        if k + 1 == len(masks) > 1:
-            for row in similarity_rows(MaskSet.stacked(scope, names, m)):
+        if k + 1 == len(masks):
+            found = MaskSet.stacked(scope, names, m)
+            for row in similarity_rows(found) if k else ():
                 stage.record(event="similarity", round=first_round + r, **row)
+            if guard is not None:
+                guard.after(first_round + r, found, partial(turn, r=r), stage)
         stage.save(
-            lambda: {"masks": MaskSet.stacked(scope, names, m).pack()}, {"done": done, "seen": problem.seen}
+            lambda: {"masks": MaskSet.stacked(scope, names, m).pack(), **(guard.state()[0] if guard else {})},
+            {"done": done, "seen": problem.seen, **({"guard": guard.state()[1]} if guard else {})},
         )
         stage.advance(done, len(turns))
-    return MaskSet.stacked(scope, names, m)
+    return guard.last_good(masks) if guard is not None and guard.stopped else MaskSet.stacked(scope, names, m)

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from tombola import normalization, scoring, storage
+from tombola.analysis.collapse import FALSE_ALARMS, stated_rate
 from tombola.checks import check_fit, check_kinds
 from tombola.data import SPLITS, Data, with_context
-from tombola.errors import PartitionError, UsageError
+from tombola.errors import NotReached, PartitionError, UsageError
 from tombola.extract import extract
 from tombola.function import Function, Theta
+from tombola.guard import Guard
 from tombola.journal import Journal
 from tombola.masks import MaskSet
 from tombola.models.context import check_arrival, told
@@ -151,14 +153,25 @@ class Pipeline:
 
     def targets(self, source: Source) -> list[int]:
         """Counts at which a search stops to be judged, largest first."""
-        sparsities = sorted(self.settings.sparsity)
         if source == "single_union":
-            return [int(self.masks("own", s).union().sum()) for s in sparsities]
-        return [kept(self.f.scope.size, s) for s in sparsities]
+            return [int(self.masks("own", s).union().sum()) for s in self.reached()]
+        return [kept(self.f.scope.size, s) for s in sorted(self.settings.sparsity)]
 
     def masks(self, source: Source, sparsity: float) -> MaskSet:
-        """The masks of a search at one of the sparsities, each going on from the one before."""
-        sparsities = sorted(self.settings.sparsity)
+        """The masks of a search at one of the sparsities, each going on from the one before.
+
+        Raises:
+            NotReached: the alarm for collapse stopped the search before (`Settings.stop`).
+        """
+        sparsities, stopped = sorted(self.settings.sparsity), self.stopped(source)
+        if stopped is not None and sparsity == stopped["sparsity"]:  # what the search went back to
+            tensors, names = (
+                self.journal.results[self._search(source, stopped["at"])][0],
+                self.partition.names,
+            )
+            return MaskSet.unpack(self.f.scope, names, tensors["masks"])
+        if stopped is not None and sparsity >= stopped["at"]:
+            raise NotReached(not_reached(sparsity, stopped))
         if sparsity not in sparsities:
             raise UsageError(f"no search was asked for at sparsity {sparsity}: there are {sparsities}")
         position, targets = sparsities.index(sparsity), self.targets(source)
@@ -167,8 +180,11 @@ class Pipeline:
         done = sum(count >= targets[position - 1] for count in rounds) if position else 0
         segment = [count for count in rounds[done:] if count >= targets[position]]
         start, before = self.rewind_point(source), MaskSet.dense(self.f.scope, problem.partition.names)
+        guard: Guard | None = self._guard(source, problem, len(rounds))
         if position:
             before = self.masks(source, sparsities[position - 1])
+            last = self.journal.results[self._search(source, sparsities[position - 1])]
+            guard = guard and guard.after_segment(last)
 
         def compute(stage: Stage) -> State:
             masks = extract(
@@ -182,12 +198,51 @@ class Pipeline:
                 granularity=self.settings.granularity,
                 floor=self.settings.floor,
                 first_round=done,
+                guard=guard,
                 stage=stage,
             )
-            return {"masks": masks.pack()}, {"seen": problem.seen}
+            if guard is None:
+                return {"masks": masks.pack()}, {"seen": problem.seen}
+            tensors, facts = guard.state()
+            result = {"seen": problem.seen + facts["seen"], "guard": facts}
+            if guard.stopped:
+                result["stopped"] = {"sparsity": guard.last_good_sparsity, "at": sparsity}
+                stage.record(event="stopped", not_reached=sparsities[position:], **result["stopped"])
+            return {"masks": masks.pack(), **tensors}, result
 
-        tensors, _ = self.journal.once(f"search-{self.network}{self.variant}{source}-{sparsity}", compute)
+        tensors, _ = self.journal.once(self._search(source, sparsity), compute)
+        if (stopped := self.stopped(source)) is not None and sparsity >= stopped["at"]:
+            raise NotReached(not_reached(sparsity, stopped))
         return MaskSet.unpack(self.f.scope, problem.partition.names, tensors["masks"])
+
+    def _search(self, source: Source, sparsity: float) -> str:
+        return f"search-{self.network}{self.variant}{source}-{sparsity}"
+
+    def _guard(self, source: Source, problem: Problem, rounds: int) -> Guard:
+        """The alarm for a search: it warns; where a rule is set, it may stop the search of the tickets."""
+        rate = stated_rate(self.settings.stop)
+        if rate is None or source != "own" or len(self.partition) < 2:
+            return Guard(rounds, problem, rate or FALSE_ALARMS)
+        stops = self.settings.stop.startswith("collapse")
+        return Guard(rounds, problem, rate, stops, twin=self.problem("twin", self.settings.search))
+
+    def stopped(self, source: Source) -> dict[str, Any] | None:
+        """How the alarm stopped a search: ``at`` which level, and what ``sparsity`` it went back to."""
+        if not self.settings.stop:
+            return None
+        found = (self.journal.facts(self._search(source, s)) for s in sorted(self.settings.sparsity))
+        return next((facts["stopped"] for facts in found if facts and "stopped" in facts), None)
+
+    def reached(self) -> list[float]:
+        """The sparsities asked for that the search of the tickets reaches: all, unless the alarm stops it."""
+        found: list[float] = []
+        for sparsity in sorted(self.settings.sparsity) if self.settings.stop else ():
+            try:
+                self.masks("own", sparsity)
+            except NotReached:
+                return found
+            found.append(sparsity)
+        return found or sorted(self.settings.sparsity)
 
     def searched(self, search: Source | None, task: Source, sparsity: float) -> int:
         """Training samples that went into masks and rewind point up to this sparsity."""
@@ -196,8 +251,10 @@ class Pipeline:
             sources = [REWIND.get(source, source) for source in (search, task) if source]
             names = {f"rewind-{self.network}{source}" for source in sources}
         if search:
-            prefix = f"search-{self.network}{self.variant}{search}"
-            names |= {f"{prefix}-{s}" for s in self.settings.sparsity if s <= sparsity}
+            names |= {self._search(search, s) for s in self.settings.sparsity if s <= sparsity}
+            stopped = self.stopped(search)
+            if stopped is not None and sparsity == stopped["sparsity"]:
+                names.add(self._search(search, stopped["at"]))
         facts = [self.journal.facts(name) for name in names]
         return sum(fact["seen"] for fact in facts if fact is not None)
 
@@ -264,6 +321,16 @@ class Pipeline:
             "backbone": hashlib.sha256(architecture.encode()).hexdigest(),
             "objective": type(self.objective).__name__,
         }
+
+
+def not_reached(sparsity: float, stopped: Mapping[str, Any]) -> str:
+    """Why a sparsity was not reached, in a line."""
+    good = stopped["sparsity"]
+    back = f"the last good round is at {good:.1%}" if good else "no round was good"
+    return (
+        f"{sparsity:.1%} of the weights removed was not reached: the alarm for collapse stopped the search "
+        f"on the way to {stopped['at']:.1%}, and {back}; without stop=... it only warns"
+    )
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from tombola import pruning, scoring
+from tombola.analysis.collapse import stated_rate
 from tombola.errors import UsageError, unknown
 from tombola.normalization import check
 from tombola.problem import Recipe
@@ -40,6 +41,9 @@ class Settings:
         granularity: what goes together: ``weight``, ``channel``, ``block:RxC`` or ``N:M``
             (`tombola.pruning`).
         floor: so many weights (or groups) every layer keeps.
+        stop: ``collapse`` ends a search at the alarm for collapse (`tombola.guard`) and goes back to the last
+            good round; ``warn`` measures as much and goes on; ``collapse:RATE`` states another false-alarm
+            rate. Empty: it warns, from what costs no training.
         form: of Algorithm 2: ``sequential`` or ``simultaneous``.
         normalization: ``shared``, ``per_ticket_statistics`` or ``per_ticket``.
         private: names or globs of further parameters that every ticket keeps for itself.
@@ -58,6 +62,7 @@ class Settings:
     selection: str = "global"
     granularity: str = "weight"
     floor: int = 0
+    stop: str = ""
     form: str = "sequential"
     normalization: str = "per_ticket_statistics"
     private: tuple[str, ...] = ()
@@ -74,6 +79,7 @@ class Settings:
             raise UsageError(f"each sparsity is needed once: got {', '.join(map(str, self.sparsity))}")
         parse(self.schedule)
         check(self.normalization)
+        stated_rate(self.stop)
         for name, choices in (
             ("selection", pruning.SELECTIONS),
             ("form", ("sequential", "simultaneous")),
