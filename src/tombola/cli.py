@@ -18,6 +18,8 @@ from rich.progress import Progress
 
 import tombola
 from tombola.commands.collapse import collapse
+from tombola.commands.semantics import semantics
+from tombola.commands.watch import watch
 from tombola.errors import TombolaError, UsageError
 from tombola.experiments import experiment
 from tombola.experiments.speech_files import enhance_file, find_tickets
@@ -285,6 +287,8 @@ def experiments(*, json: Json = False) -> None:
 
 
 app.command(collapse)
+app.command(semantics)
+app.command(watch)
 
 
 def _threads(count: int | None) -> None:

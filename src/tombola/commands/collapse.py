@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tombola.analysis.collapse import FALSE_ALARMS, stated_rate
 from tombola.errors import UsageError
-from tombola.report.page import put_tables
+from tombola.report.page import mark, put_tables
 from tombola.report.rows import find_runs
 from tombola.report.trials import METHOD, METRIC, READING, gather, judge, plain, runs_table, verdicts_table
 from tombola.terminal import out_console, print_json
@@ -66,7 +66,7 @@ def collapse(
         ]
         mine = plain(head, made, metric, points / 100)
         if write is not None:
-            put_tables(write, tables, mine, head[0])
+            put_tables(write, tables, mine, mark(head))
         rows += mine
         for table in () if json else tables:
             out_console.print(table.rich())

@@ -20,11 +20,8 @@ def describe(path: Path | str) -> dict[str, Any]:
     Raises:
         TicketFileError: the file is missing, damaged, or holds no tickets.
     """
-    tensors, header = storage.read(path)
-    if "architecture" not in header:
-        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    scope = Layout(tuple(header["scope"]["names"]), tuple(map(tuple, header["scope"]["shapes"])))
-    masks = MaskSet.unpack(scope, header["names"], tensors["masks"])
+    tensors, header, masks = _opened(path)
+    scope = masks.scope
     # The dense remainder is parameters: the counters and running statistics of norms, which the file keeps
     # beside it, are left out. It does not say which other numbers are buffers or frozen: those count.
     rest = [t.numel() for n, t in tensors.items() if n.startswith("rest.") and not _is_statistic(n, t)]
@@ -44,6 +41,23 @@ def describe(path: Path | str) -> dict[str, Any]:
         "kappa": [[round(v, 4) for v in row] for row in kappa(masks, masks).tolist()],
         "facts": header["facts"],
     }
+
+
+def masks_of(path: Path | str) -> MaskSet:
+    """The masks in a ticket file.
+
+    Raises:
+        TicketFileError: the file is missing, damaged, or holds no tickets.
+    """
+    return _opened(path)[2]
+
+
+def _opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:
+    tensors, header = storage.read(path)
+    if "architecture" not in header:
+        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
+    scope = Layout(tuple(header["scope"]["names"]), tuple(map(tuple, header["scope"]["shapes"])))
+    return tensors, header, MaskSet.unpack(scope, header["names"], tensors["masks"])
 
 
 def _is_statistic(name: str, tensor: Tensor) -> bool:

@@ -47,6 +47,15 @@ def put_tables(page: Path, made: Sequence[Table], plain: Sequence[Mapping[str, A
     _write(page, before, made, [*kept, *plain], after, name)
 
 
+def mark(head: tuple[str, str]) -> str:
+    """What the place of an experiment and preset is called; changes of the preset do not count.
+
+    >>> mark(("digits", "quick T=5")), mark(("mine", ""))
+    ('digits quick', 'mine')
+    """
+    return " ".join([head[0], *head[1].split()[:1]])
+
+
 def marks(name: str = "") -> tuple[str, str]:
     """The lines between which tables stand."""
     return (BEGIN, END) if not name else (f"<!-- tables: {name} -->", f"<!-- end of tables: {name} -->")
