@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any, overload
 from torch import nn
 
 from tombola.data import Data
-from tombola.errors import UsageError, unknown
+from tombola.errors import NotReached, UsageError, unknown
 from tombola.journal import Journal
 from tombola.objectives import Objective
 from tombola.outcome import Outcome, carry_out, levels
 from tombola.partition import Partition
-from tombola.pipeline import Pipeline
+from tombola.pipeline import Pipeline, not_reached
 from tombola.problem import Recipe
 from tombola.runs import Run
 from tombola.settings import Settings
@@ -55,11 +56,18 @@ def find(
     settings = _settings(settings, sparsity, changes)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, Journal())
     if out is None:
-        return [carry_out(pipeline, method, level) for level in levels(pipeline, method)]
+        return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
     with Run(out, {**config, "methods": [method]}) as run:
         pipeline.journal = run
-        return [carry_out(pipeline, method, level) for level in levels(pipeline, method)]
+        return _outcomes(pipeline, method)
+
+
+def _outcomes(pipeline: Pipeline, method: str) -> list[Outcome]:
+    wanted = levels(pipeline, method)
+    if (stopped := pipeline.stopped("own")) is not None:
+        warnings.warn(not_reached(stopped["at"], stopped), stacklevel=4)
+    return [carry_out(pipeline, method, level) for level in wanted]
 
 
 def _settings(
@@ -108,7 +116,9 @@ def rtl(
 ) -> TicketModel | dict[float, TicketModel]:
     """Routing the Lottery (arXiv 2601.22141): adaptive tickets, retrained together on shared weights.
 
-    Arguments as in `find`. One sparsity gives one `TicketModel`; a sequence gives one per sparsity.
+    Arguments as in `find`. One sparsity gives one `TicketModel`; a sequence gives one per sparsity. With
+    ``stop="collapse"`` the search may end before them: then the tickets are those of the last good round, and
+    a warning says so.
 
     >>> import torch, tombola as tb
     >>> x, y = torch.rand(200, 8), torch.arange(200) % 2
@@ -120,6 +130,8 @@ def rtl(
     {'even': 64, 'odd': 64}
     """
     outcomes = find("rtl", backbone, objective, data, partition, sparsity=sparsity, **options)
+    if not outcomes:
+        raise NotReached("the alarm for collapse stopped the search before any round was good: use stop=''")
     if len(outcomes) == 1 and not isinstance(sparsity, Sequence):
         return outcomes[0].models[0]
     return {outcome.sparsity: outcome.models[0] for outcome in outcomes}

@@ -18,9 +18,12 @@ from rich.progress import Progress
 
 import tombola
 from tombola.commands.calibrate import calibrate
+from tombola.commands.collapse import collapse
 from tombola.commands.predict import predict
 from tombola.commands.route import route
+from tombola.commands.semantics import semantics
 from tombola.commands.sweep import sweep
+from tombola.commands.watch import watch
 from tombola.errors import TombolaError, UsageError
 from tombola.experiments import experiment
 from tombola.experiments.speech_files import enhance_file, find_tickets
@@ -291,6 +294,9 @@ app.command(sweep)
 app.command(route)
 app.command(calibrate)
 app.command(predict)
+app.command(collapse)
+app.command(semantics)
+app.command(watch)
 
 
 def _threads(count: int | None) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tombola.analysis.alarmed import alarms
 from tombola.data import Data
 from tombola.errors import RunError, UsageError
 from tombola.experiments import Experiment, Finished, experiment
@@ -87,6 +88,7 @@ class Order:
                         f"{samples['samples_train']:,.0f} in training"
                     )
             yield _budgets(path)
+            yield from (alarmed.words for alarmed in alarms(read_records(path)))
 
 
 def _budgets(path: Path) -> str:
@@ -98,6 +100,8 @@ def _budgets(path: Path) -> str:
     }
     if len(set(counts.values())) == 1:
         return f"equal budgets: every outcome was trained on {next(iter(counts.values())):,.0f} samples"
+    if not counts:
+        return "no outcome: the alarm for collapse stopped the search before any round was good"
     return f"unequal budgets: samples in training differ: {counts}"
 
 

@@ -66,8 +66,21 @@ def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
 
 
 def levels(pipeline: Pipeline, name: str) -> list[float]:
-    """The sparsities at which a method is carried out: those asked for, lowest first; 0 if none is pruned."""
-    return [0.0] if method(name).masks is dense else sorted(pipeline.settings.sparsity)
+    """The sparsities at which a method is carried out: those asked for, lowest first; 0 if none is pruned.
+
+    Where the alarm for collapse stops the search of the tickets (`Settings.stop`): those that it reached, and
+    for whatever needs no other search than that one the sparsity of the last good round.
+    """
+    chosen, asked = method(name), sorted(pipeline.settings.sparsity)
+    if chosen.masks is dense:
+        return [0.0]
+    if not pipeline.settings.stop or (chosen.task == "single" and chosen.search != "single_union"):
+        return asked
+    reached, stopped = pipeline.reached(), pipeline.stopped("own")
+    if stopped is None:
+        return reached
+    further = (stopped["sparsity"] or 0.0) > max(reached, default=0.0)
+    return [*reached, stopped["sparsity"]] if further and chosen.search in ("own", None) else reached
 
 
 def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:

@@ -18,9 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from tombola import normalization, rewinding, storage
+from tombola.analysis.collapse import FALSE_ALARMS, stated_rate
 from tombola.checks import check_fit, check_kinds
 from tombola.data import SPLITS, Data
+from tombola.errors import NotReached
 from tombola.function import Function, Theta
+from tombola.guard import Guard
 from tombola.journal import Journal
 from tombola.masks import MaskSet
 from tombola.objectives import Objective
@@ -146,32 +149,47 @@ class Pipeline:
 
     def targets(self, source: Source) -> list[int]:
         """Counts at which a search stops to be judged, largest first."""
-        sparsities = sorted(self.settings.sparsity)
         if source == "single_union":
-            return [int(self.masks("own", s).union().sum()) for s in sparsities]
-        return [kept(self.f.scope.size, s) for s in sparsities]
+            return [int(self.masks("own", s).union().sum()) for s in self.reached()]
+        return [kept(self.f.scope.size, s) for s in sorted(self.settings.sparsity)]
 
     def masks(self, source: Source, sparsity: float) -> MaskSet:
         """The masks of a search at one of the sparsities."""
         return self.search(source, sparsity)[0]
 
     def search(self, source: Source, sparsity: float) -> tuple[MaskSet, list[Theta] | None]:
-        """The masks of a search, and the weights it has trained if they are kept (`tombola.rewinding`)."""
-        rounds = segment(self.settings, self.f.scope.size, self.targets(source), sparsity)
-        problem, start = self.problem(source, self.settings.search), self.rewind_point(source)
+        """The masks of a search, and the weights it has trained if they are kept (`tombola.rewinding`).
+
+        Raises:
+            NotReached: the alarm for collapse stopped the search before (`Settings.stop`).
+        """
+        problem = self.problem(source, self.settings.search)
         names, starts = problem.partition.names, None
+        stopped = self.stopped(source)
+        if stopped is not None and sparsity == stopped["sparsity"]:  # what the search went back to
+            tensors, _ = self.journal.results[self._name("search", source, stopped["at"])]
+            return MaskSet.unpack(self.f.scope, names, tensors["masks"]), None
+        self._check_reached(source, sparsity)
+        rounds = segment(self.settings, self.f.scope.size, self.targets(source), sparsity)
+        start = self.rewind_point(source)
+        guard: Guard | None = self._guard(source, problem, rounds.total)
         if self.settings.rewinding != "weights":
             starts = [start] * len(names)
         if rounds.after is not None:
             before, trained = self.search(source, rounds.after)
             starts = trained or starts
+            guard = guard and guard.after_segment(
+                self.journal.results[self._name("search", source, rounds.after)]
+            )
         elif self.settings.first:
             before = self._first(source, sparsity, problem, rounds.first)
         else:
             before = MaskSet.dense(self.f.scope, names)
 
-        compute = searched(problem, self.settings, start, before, starts, rounds, self.budget(source, 1))
+        times = self.budget(source, 1)
+        compute = searched(problem, self.settings, start, before, starts, rounds, times, guard)
         tensors, _ = self.journal.once(self._name("search", source, sparsity), compute)
+        self._check_reached(source, sparsity)
         masks = MaskSet.unpack(self.f.scope, names, tensors["masks"])
         return masks, rewinding.from_tensors(tensors, len(names)) if starts else None
 
@@ -186,6 +204,40 @@ class Pipeline:
         shared = phase == "first" and self.settings.nested
         return f"{phase}-{self.network}{self.variant}{source}" + ("" if shared else f"-{sparsity}")
 
+    # -- the alarm for collapse -------------------------------------------------------------------
+
+    def _guard(self, source: Source, problem: Problem, rounds: int) -> Guard:
+        """The alarm for a search: it warns; where a rule is set, it may stop the search of the tickets."""
+        rate = stated_rate(self.settings.stop)
+        if rate is None or source != "own" or len(self.partition) < 2:
+            return Guard(rounds, problem, rate or FALSE_ALARMS)
+        stops = self.settings.stop.startswith("collapse")
+        return Guard(rounds, problem, rate, stops, twin=self.problem("twin", self.settings.search))
+
+    def stopped(self, source: Source) -> dict[str, Any] | None:
+        """How the alarm stopped a search: ``at`` which level, and what ``sparsity`` it went back to."""
+        if not self.settings.stop:
+            return None
+        levels = sorted(self.settings.sparsity)
+        found = (self.journal.facts(self._name("search", source, s)) for s in levels)
+        return next((facts["stopped"] for facts in found if facts and "stopped" in facts), None)
+
+    def _check_reached(self, source: Source, sparsity: float) -> None:
+        stopped = self.stopped(source)
+        if stopped is not None and sparsity >= stopped["at"]:
+            raise NotReached(not_reached(sparsity, stopped))
+
+    def reached(self) -> list[float]:
+        """The sparsities asked for that the search of the tickets reaches: all, unless the alarm stops it."""
+        found: list[float] = []
+        for sparsity in sorted(self.settings.sparsity) if self.settings.stop else ():
+            try:
+                self.masks("own", sparsity)
+            except NotReached:
+                return found
+            found.append(sparsity)
+        return found or sorted(self.settings.sparsity)
+
     def searched(self, search: Source | None, task: Source, sparsity: float) -> int:
         """Training samples that went into masks and rewind point up to this sparsity."""
         names = set()
@@ -196,6 +248,9 @@ class Pipeline:
             wanted = [s for s in self.settings.sparsity if s <= sparsity]
             for s in wanted if self.settings.nested else [sparsity]:
                 names |= {self._name(phase, search, s) for phase in ("first", "search")}
+            stopped = self.stopped(search)
+            if stopped is not None and sparsity == stopped["sparsity"]:
+                names.add(self._name("search", search, stopped["at"]))
         facts = [self.journal.facts(name) for name in names]
         return sum(fact["seen"] for fact in facts if fact is not None)
 
@@ -282,6 +337,16 @@ class Pipeline:
             "backbone": hashlib.sha256(architecture.encode()).hexdigest(),
             "objective": type(self.objective).__name__,
         }
+
+
+def not_reached(sparsity: float, stopped: Mapping[str, Any]) -> str:
+    """Why a sparsity was not reached, in a line."""
+    good = stopped["sparsity"]
+    back = f"the last good round is at {good:.1%}" if good else "no round was good"
+    return (
+        f"{sparsity:.1%} of the weights removed was not reached: the alarm for collapse stopped the search "
+        f"on the way to {stopped['at']:.1%}, and {back}; without stop=... it only warns"
+    )
 
 
 @torch.no_grad()

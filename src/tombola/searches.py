@@ -9,6 +9,7 @@ from typing import Any
 from tombola import rewinding, scoring
 from tombola.extract import extract
 from tombola.function import Theta
+from tombola.guard import Guard
 from tombola.masks import MaskSet
 from tombola.problem import Problem
 from tombola.recipe import Recipe
@@ -28,6 +29,7 @@ def searched(
     starts: list[Theta] | None,
     rounds: Segment,
     times: int,
+    guard: Guard | None = None,
 ) -> Compute:
     """The rounds of a segment: masks, and the weights that they have trained if those are kept.
 
@@ -39,6 +41,7 @@ def searched(
         starts: where each ticket starts, if weights are kept (`tombola.extract.extract`).
         rounds: their counts.
         times: the settings' T this often: K for one network that is trained on all K subsets.
+        guard: the alarm for collapse.
     """
     T = settings.T * times
 
@@ -54,10 +57,20 @@ def searched(
             starts=starts,
             later=later(settings, T) if settings.rewinding == "fine_tune" else None,
             watcher=watcher(settings, T),
+            guard=guard,
             stage=stage,
             **_cut(settings),
         )
-        return {"masks": masks.pack(), **rewinding.to_tensors(starts or [])}, {"seen": problem.seen}
+        tensors, facts = guard.state() if guard is not None else ({}, {})
+        found = {"masks": masks.pack(), **rewinding.to_tensors(starts or []), **tensors}
+        if guard is None:
+            return found, {"seen": problem.seen}
+        result: dict[str, Any] = {"seen": problem.seen + facts["seen"], "guard": facts}
+        if guard.stopped:
+            result["stopped"] = {"sparsity": guard.last_good_sparsity, "at": rounds.sparsity}
+            missed = [s for s in sorted(settings.sparsity) if s >= rounds.sparsity]
+            stage.record(event="stopped", not_reached=missed, **result["stopped"])
+        return found, result
 
     return compute
 

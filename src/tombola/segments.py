@@ -19,12 +19,16 @@ class Segment:
         counts: weights kept after each of these rounds.
         done: the number of the first of them.
         after: the sparsity that the search goes on from; None if it begins here.
+        sparsity: the one they lead to.
+        total: rounds of the whole search.
     """
 
     first: int
     counts: list[int]
     done: int
     after: float | None
+    sparsity: float
+    total: int
 
 
 def segment(settings: Settings, size: int, targets: Sequence[int], sparsity: float) -> Segment:
@@ -40,7 +44,7 @@ def segment(settings: Settings, size: int, targets: Sequence[int], sparsity: flo
         UsageError: it is none of them.
 
     >>> segment(Settings((0.5, 0.75), "fraction:0.5"), 100, [50, 25], 0.75)
-    Segment(first=50, counts=[25], done=1, after=0.5)
+    Segment(first=50, counts=[25], done=1, after=0.5, sparsity=0.75, total=2)
     """
     sparsities = sorted(settings.sparsity)
     if sparsity not in sparsities:
@@ -53,4 +57,5 @@ def segment(settings: Settings, size: int, targets: Sequence[int], sparsity: flo
     counts = [count for count in rounds[done:] if count >= targets[position]]
     if settings.first and not position:  # the first round is the one before any training
         done, counts = 1, counts if settings.moving else counts[1:]
-    return Segment(rounds[0], counts, done, sparsities[position - 1] if position else None)
+    after = sparsities[position - 1] if position else None
+    return Segment(rounds[0], counts, done, after, sparsity, len(rounds))

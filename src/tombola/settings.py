@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from tombola import during, pruning, rewinding, scoring
+from tombola.analysis.collapse import stated_rate
 from tombola.errors import UsageError, unknown
 from tombola.normalization import check
 from tombola.recipe import Recipe
@@ -49,6 +50,9 @@ class Settings:
         granularity: what goes together: ``weight``, ``channel``, ``block:RxC`` or ``N:M``
             (`tombola.pruning`).
         floor: so many weights (or groups) every layer keeps.
+        stop: ``collapse`` ends a search at the alarm for collapse (`tombola.guard`) and goes back to the last
+            good round; ``warn`` measures as much and goes on; ``collapse:RATE`` states another false-alarm
+            rate. Empty: it warns, from what costs no training.
         form: of Algorithm 2: ``sequential`` or ``simultaneous``.
         normalization: ``shared``, ``per_ticket_statistics`` or ``per_ticket``.
         private: names or globs of further parameters that every ticket keeps for itself.
@@ -71,6 +75,7 @@ class Settings:
     selection: str = "global"
     granularity: str = "weight"
     floor: int = 0
+    stop: str = ""
     form: str = "sequential"
     normalization: str = "per_ticket_statistics"
     private: tuple[str, ...] = ()
@@ -87,6 +92,7 @@ class Settings:
             raise UsageError(f"each sparsity is needed once: got {', '.join(map(str, self.sparsity))}")
         parse(self.schedule)
         check(self.normalization)
+        stated_rate(self.stop)
         for name, choices in (
             ("selection", pruning.SELECTIONS),
             ("form", ("sequential", "simultaneous")),
@@ -112,6 +118,12 @@ class Settings:
             raise UsageError(
                 f"during {self.during!r} moves a mask of single weights: set first=random (or another "
                 "score), granularity=weight and nested=false as well"
+            )
+
+        if self.stop and (self.rewinding != "weights" or self.during or not self.nested):
+            raise UsageError(
+                f"stop {self.stop!r} goes back to the masks of an earlier round, so it needs one search with "
+                "rewinding=weights, during empty and nested=true"
             )
 
     @property

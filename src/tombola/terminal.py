@@ -110,4 +110,9 @@ def experiments_plain() -> list[dict[str, Any]]:
 
 def print_json(value: Any) -> None:
     """Any plain value as JSON, on standard output."""
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+    sys.stdout.write(to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """A plain value as JSON, a line at the end."""
+    return json.dumps(value, indent=1) + "\n"

@@ -352,7 +352,7 @@ def test_minutes_leave_out_what_was_interrupted(tmp_path):
 
 def test_records_are_lines_of_json_with_a_stage_and_an_event(whole):
     found = [json.loads(line) for line in (whole("rtl") / "records.jsonl").read_text().splitlines()]
-    assert {row["event"] for row in found} == {"rewind", "prune", "similarity", "retrain", "metric"}
+    assert {row["event"] for row in found} == {"rewind", "prune", "similarity", "watch", "retrain", "metric"}
     stages = dict.fromkeys(row["stage"] for row in found)
     assert all((whole("rtl") / "stages" / f"{name}.safetensors").exists() for name in stages)
     assert Path(whole("rtl") / "tickets" / "rtl-0.3.tickets").stat().st_size > 0

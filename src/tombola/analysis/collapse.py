@@ -16,9 +16,10 @@ Shape letters: R rounds, B samples, C classes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -29,6 +30,31 @@ from tombola.errors import UsageError, unknown
 from tombola.masks import MaskSet
 
 Outputs = Literal["classes", "binary", "values"]
+FALSE_ALARMS = 0.05  # of all watches with a threshold from null runs together, over all rounds
+
+
+def stated_rate(stop: str) -> float | None:
+    """The false-alarm rate of a rule ``collapse`` or ``warn``, alone or with ``:RATE``; None for no rule.
+
+    Raises:
+        UsageError: another rule, or a rate that is not between .01 and .5.
+
+    >>> stated_rate("collapse"), stated_rate("warn:0.2"), stated_rate("")
+    (0.05, 0.2, None)
+    """
+    name, colon, rate = stop.partition(":")
+    if not stop:
+        return None
+    try:
+        found = float(rate) if colon else FALSE_ALARMS
+    except ValueError:
+        found = math.nan
+    if name not in ("collapse", "warn") or not 0.01 <= found <= 0.5:
+        raise UsageError(
+            "stop is empty, 'collapse', 'warn', 'collapse:RATE' or 'warn:RATE' with a false-alarm rate of "
+            f".01 to .5: got {stop!r}"
+        )
+    return found
 
 
 def survivors(counts_R: Sequence[int], floor: int = 10, name: str = "smallest layer") -> Watch:
@@ -40,19 +66,27 @@ def survivors(counts_R: Sequence[int], floor: int = 10, name: str = "smallest la
     return Watch(name, tuple(float(-count) for count in counts_R), float(-floor), float(-floor))
 
 
-def fewest_survivors(masks: MaskSet) -> tuple[int, str, str]:
+@overload
+def fewest_survivors(masks: MaskSet) -> tuple[int, str, str]: ...
+@overload
+def fewest_survivors(masks: MaskSet, least: int) -> tuple[int, str, str] | None: ...
+def fewest_survivors(masks: MaskSet, least: int = 0) -> tuple[int, str, str] | None:
     """The fewest weights that any ticket keeps in any layer: the count, the ticket, the layer.
 
-    Among equal ones the first ticket, and its first layer.
+    Among equal ones the first ticket, and its first layer. Layers of fewer than ``least`` weights are left
+    out; None if no other is there.
 
     >>> from tombola.layout import Layout
     >>> layout = Layout(("a", "b"), ((2,), (2,)))
     >>> fewest_survivors(MaskSet(layout, {"cat": torch.tensor([1, 1, 0, 1])}))
     (1, 'cat', 'b')
     """
-    counts_KL = masks.counts_KL()
-    k, layer = divmod(int(counts_KL.numpy(force=True).argmin()), counts_KL.shape[1])  # the first if equal
-    return int(counts_KL[k, layer]), masks.names[k], masks.scope.names[layer]
+    asked = [i for i, size in enumerate(masks.scope.sizes) if size >= least]
+    if not asked:
+        return None
+    counts_KL = masks.counts_KL()[:, asked]
+    k, at = divmod(int(counts_KL.numpy(force=True).argmin()), len(asked))  # the first if equal
+    return int(counts_KL[k, at]), masks.names[k], masks.scope.names[asked[at]]
 
 
 def drift(now: Tensor, before: Tensor, outputs: Outputs) -> float:

@@ -6,7 +6,7 @@ Shape letters: K names, D dimensions of an embedding.
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -140,6 +140,24 @@ class Named:
             )
         at = [self.names.index(name) for name in names]
         return Named(tuple(names), self.values_KK[np.ix_(at, at)])
+
+    def merged(self, groups: Mapping[str, Sequence[str]]) -> Named:
+        """Similarity of groups of names: the mean over the pairs of their members; 1 with itself.
+
+        Raises:
+            UsageError: members that are not there, an empty group, or what `of` refuses.
+
+        >>> near = Named.of("abcd", [[1, 0.5, 0, 0.2], [0.5, 1, 0, 0.2], [0, 0, 1, 0.4], [0.2, 0.2, 0.4, 1]])
+        >>> near.merged({"ab": "ab", "c": "c", "d": "d"}).values_KK[0].tolist()
+        [1.0, 0.0, 0.2]
+        """
+        members = {group: self.select(list(names)).names for group, names in groups.items()}
+        if empty := [group for group, names in members.items() if not names]:
+            raise UsageError(f"groups need members: {', '.join(empty)} has none")
+        at = [[self.names.index(name) for name in names] for names in members.values()]
+        values = np.array([[self.values_KK[np.ix_(one, two)].mean() for two in at] for one in at])
+        np.fill_diagonal(values, 1.0)
+        return Named.of(list(groups), values)
 
     def pairs(self) -> Floats:
         """The upper triangle without the diagonal, row after row, float64 ``[K (K − 1) / 2]``."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tombola.experiments import EXPERIMENTS
 from tombola.methods import METHODS, dense
+from tombola.report import collapsing, meaningful
 from tombola.report.again import commands, runs_table, settings_table
 from tombola.report.answer import answer
 from tombola.report.blocks import Block, Chapter, Commands, Gallery, Section, Tabled, Words
@@ -35,6 +36,8 @@ def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
             Chapter("Where the weights went", layers(found)),
             Chapter("How alike the tickets are", [*likeness(found), *titled(named, SIMILAR)]),
         ]
+    chapters.append(Chapter("Has pruning gone too far?", collapsing.chapter(found)))
+    chapters.append(Chapter("Do tickets of related subsets look alike?", meaningful.chapter(found)))
     chapters.append(Chapter("The course of training", course(found)))
     if media := shelf.take([ran.path for ran in found.runs], any(ran.unit[0] for ran in found.runs)):
         chapters.append(Chapter("Pictures and sounds", [Gallery(media)]))

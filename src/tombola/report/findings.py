@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from tombola.analysis.alarmed import Alarmed, alarms
 from tombola.errors import TicketFileError
 from tombola.methods import METHODS, dense
 from tombola.records import full_settings, read_config, read_environment, read_records
@@ -80,6 +81,8 @@ class Findings:
         rounds: loss at the end of each round of the subject's search, by ticket.
         likenesses: by kind of similarity and depth of the layers, the densest state first.
         layers: share of weights kept, by sparsity, ticket and layer.
+        alarms: of each run, the alarms for collapse.
+        watched: what the search of the tickets of each run measured after each round.
         described: the run whose ticket files those come from.
         notes: what could not be read.
     """
@@ -91,6 +94,8 @@ class Findings:
     rounds: dict[str, Curve] = field(default_factory=dict)
     likenesses: dict[tuple[str, str], list[Likeness]] = field(default_factory=dict)
     layers: dict[float, dict[str, dict[str, float]]] = field(default_factory=dict)
+    alarms: dict[Unit, list[Alarmed]] = field(default_factory=dict)
+    watched: dict[Unit, list[dict[str, Any]]] = field(default_factory=dict)
     described: Ran | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -145,6 +150,7 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
         losses: dict[Outcome, dict[str, Curve]] = defaultdict(lambda: defaultdict(list))
         rounds: dict[str, Curve] = defaultdict(list)
         mine: list[dict[str, Any]] = []
+        raised: list[dict[str, Any]] = []
         for record in read_records(path):
             event, stage = record["event"], record.get("stage", "")
             if event == "metric":
@@ -160,10 +166,17 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
                     rounds[record["ticket"]].append((record["round"] + 1, record["loss"]))
             elif event == "similarity":
                 mine.append(record)
+            elif event == "watch" and _search(stage) == "own":
+                found.watched.setdefault(unit, []).append(record)
+            elif event in ("alarm", "stopped"):
+                raised.append(record)
         found.courses = {**{k: dict(v) for k, v in losses.items()}, **found.courses}
         found.rounds = found.rounds or dict(rounds)
         states = states or mine
-        missing = tuple(outcome for outcome in expected(config) if outcome not in done)
+        found.alarms[unit] = [*found.alarms.get(unit, []), *alarms(raised)]
+        beyond = {s for alarm in found.alarms[unit] if alarm.search == "own" for s in alarm.not_reached}
+        wanted = [(m, s) for m, s in expected(config) if not (s in beyond and METHODS[m].task != "single")]
+        missing = tuple(outcome for outcome in wanted if outcome not in done)
         found.runs.append(Ran(path, config, read_environment(path), missing))
     _read_tickets(found)
     if states:

@@ -10,6 +10,7 @@ from torch import Tensor
 from tombola import storage
 from tombola.analysis.similarity import kappa
 from tombola.errors import TicketFileError
+from tombola.masks import MaskSet
 
 
 def describe(path: Path | str) -> dict[str, Any]:
@@ -18,10 +19,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     Raises:
         TicketFileError: the file is missing, damaged, or holds no tickets.
     """
-    tensors, header = storage.read(path)
-    if "architecture" not in header:
-        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    masks = storage.masks_of(path, tensors, header)
+    tensors, header, masks = _opened(path)
     scope = masks.scope
     # The dense remainder is parameters: the counters and running statistics of norms, which the file keeps
     # beside it, are left out. It does not say which other numbers are buffers or frozen: those count.
@@ -42,6 +40,22 @@ def describe(path: Path | str) -> dict[str, Any]:
         "kappa": [[round(v, 4) for v in row] for row in kappa(masks, masks).tolist()],
         "facts": header["facts"],
     }
+
+
+def masks_of(path: Path | str) -> MaskSet:
+    """The masks in a ticket file.
+
+    Raises:
+        TicketFileError: the file is missing, damaged, or holds no tickets.
+    """
+    return _opened(path)[2]
+
+
+def _opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:
+    tensors, header = storage.read(path)
+    if "architecture" not in header:
+        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
+    return tensors, header, storage.masks_of(path, tensors, header)
 
 
 def _is_statistic(name: str, tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import defaultdict
@@ -59,6 +60,7 @@ def rows(runs: Sequence[Path]) -> list[Row]:
     """
     values: dict[tuple, dict[Unit, float]] = defaultdict(dict)
     peers: dict[tuple[str, str], list[tuple[Path, dict]]] = defaultdict(list)
+    missed: dict[tuple[str, str], list[tuple[Unit, list[float], list[str]]]] = defaultdict(list)
     for run in runs:
         config = read_config(run)
         head = names_of(run, config)
@@ -72,9 +74,11 @@ def rows(runs: Sequence[Path]) -> list[Row]:
             ):
                 key = (record["method"], record["sparsity"], record.get("reading", ""), record["metric"])
                 values[(*head, *key, ticket)][unit] = record["value"]
+            elif record["event"] == "stopped":
+                missed[head].append((unit, record["not_reached"], config.get("methods", [])))
         for method, sparsity, minutes in _minutes(run):
             values[(*head, method, sparsity, "", "minutes", "")][unit] = minutes
-    values |= _leads(values)
+    values |= _leads(values) | _reached(values, missed)
     order = {name: i for i, name in enumerate(METHODS)}
     ranked = sorted(values.items(), key=lambda item: (item[0][:2], order[item[0][2]], item[0][3]))
     return [_row(key, by_unit) for key, by_unit in ranked]
@@ -94,6 +98,19 @@ def _leads(values: Mapping[tuple, Mapping[Unit, float]]) -> dict[tuple, dict[Uni
             if method != reference and difference:
                 leads[(*head, method, sparsity, reading, f"{metric}_{suffix}", ticket)] = difference
     return leads
+
+
+def _reached(values: Mapping[tuple, Mapping[Unit, float]], missed: Mapping[tuple, list]) -> dict[tuple, dict]:
+    """Whether runs reached a sparsity, 1 or 0, where the alarm for collapse stopped some before it."""
+    reached: dict[tuple, dict[Unit, float]] = {}
+    for head, runs in missed.items():
+        for unit, sparsities, methods in runs:
+            of_tickets = [name for name in methods if name in METHODS and METHODS[name].task == "own"]
+            for name, sparsity in itertools.product(of_tickets, sparsities):
+                row = reached.setdefault((*head, name, sparsity, "", "reached", ""), {})
+                judged = values.get((*head, name, sparsity, "", "per_ticket", ""), {})
+                row |= {**dict.fromkeys(judged, 1.0), unit: 0.0}
+    return reached
 
 
 def names_of(run: Path, config: dict[str, Any]) -> tuple[str, str]:

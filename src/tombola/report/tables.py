@@ -167,6 +167,7 @@ TABLES: list[tuple[str, str | None, Columns]] = [
             ("samples_search", "samples: search", whole),
             ("samples_train", "training", whole),
             ("minutes", "minutes", decimal),
+            ("reached", "runs that reached it", share),
         ],
     ),
 ]

@@ -1,0 +1,55 @@
+"""What a Mantel test of so few names can find: its power by simulation.
+
+Shape letters: K names, P = K (K − 1) / 2 pairs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from scipy.stats import norm, rankdata
+
+from tombola.analysis.named import Named
+from tombola.analysis.semantics import align
+from tombola.errors import UsageError
+
+
+def power(
+    meaning: Named, rho: float, level: float = 0.05, trials: int = 200, permutations: int = 199, seed: int = 0
+) -> float:
+    """The chance that `tombola.analysis.semantics.align` finds an alignment of this size.
+
+    Masks whose similarity is ``rho z + sqrt(1 − rho²) e`` on every pair: ``z`` the normal scores of the ranks
+    of the meaning, ``e`` independent standard normal noise. Pairs of real masks share tickets, so their noise
+    is not independent and the true power is lower.
+
+    Args:
+        meaning: similarity of the names.
+        rho: the correlation that is there.
+        level: of the test.
+        trials: simulated sets of masks.
+        permutations: of each test.
+        seed: of the noise.
+
+    Raises:
+        UsageError: a correlation that is not between −1 and 1, or no trials.
+
+    >>> near = Named.of(["cat", "dog", "car", "bus"], np.eye(4) + 0.5 - 0.5 * np.eye(4)[::-1])
+    >>> power(near, 0.9, trials=5, permutations=5)  # four names: no p below 1 / 4!, and ties
+    0.0
+    """
+    if not -1 < rho < 1 or trials < 1:
+        raise UsageError(f"rho lies between -1 and 1 and trials are at least one: got {rho:g} and {trials}")
+    K, pairs = len(meaning.names), meaning.pairs()
+    z = norm.ppf((rankdata(pairs) - 0.5) / len(pairs))
+    z = (z - z.mean()) / (z.std() or 1.0)
+    rng, rows = np.random.default_rng(seed), np.triu_indices(K, 1)
+    found = 0
+    for trial in range(trials):
+        values = np.eye(K)
+        values[rows] = rho * z + math.sqrt(1 - rho**2) * rng.normal(size=len(z))
+        values = np.triu(values) + np.triu(values, 1).T
+        p = align(Named(meaning.names, values), meaning, permutations, bootstraps=0, seed=trial).p
+        found += p <= level
+    return found / trials

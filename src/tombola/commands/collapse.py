@@ -1,0 +1,74 @@
+"""`tombola collapse`: was the alarm right?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tombola.analysis.collapse import FALSE_ALARMS, stated_rate
+from tombola.errors import UsageError
+from tombola.report.page import mark, put_tables
+from tombola.report.rows import find_runs
+from tombola.report.trials import METHOD, METRIC, READING, gather, judge, plain, runs_table, verdicts_table
+from tombola.terminal import out_console, print_json
+
+
+def collapse(
+    *paths: Path,
+    metric: str = METRIC,
+    reading: str = READING,
+    method: str = METHOD,
+    points: float = 2.0,
+    false_alarms: float = FALSE_ALARMS,
+    write: Path | None = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> None:
+    """Judge the alarm for collapse: does it fire before the score drops, and better than a fixed density?
+
+    It takes runs whose search went far and was judged often, of several seeds:
+    tombola run digits --method rtl --seed 0 1 2 --sparsity 0.2 0.36 ... 0.99 --set stop=warn
+
+    Example: tombola collapse runs/digits-quick --write docs/results/collapse.md
+
+    Parameters
+    ----------
+    paths: Path
+        Run directories, or folders that hold some.
+    metric: str
+        The labelled score.
+    reading: str
+        Its reading: like_for_like, paper, or empty where there is one.
+    method: str
+        Whose score.
+    points: float
+        What counts as a drop, in hundredths, below the best score of the rounds before.
+    false_alarms: float
+        The stated false-alarm rate of the alarms.
+    write: Path
+        A Markdown page to put the tables into, with a JSON twin; every experiment has marks of its own.
+    json: bool
+        Print rows for machines instead of tables.
+    """
+    if not paths:
+        raise UsageError("collapse needs at least one run directory")
+    if not points > 0:
+        raise UsageError(f"--points is what counts as a drop, more than 0: got {points:g}")
+    stated_rate(f"warn:{false_alarms}")
+    found, rows = gather(find_runs(paths), metric, reading, method), []
+    for head, runs in found.items():
+        made = judge(runs, points / 100, false_alarms)
+        words = metric.replace("_", " ") + (f", {reading.replace('_', ' ')}" if reading else "")
+        tables = [
+            verdicts_table(head, made, words, points / 100),
+            runs_table(head, runs, points / 100, false_alarms),
+        ]
+        mine = plain(head, made, metric, points / 100)
+        if write is not None:
+            put_tables(write, tables, mine, mark(head))
+        rows += mine
+        for table in () if json else tables:
+            out_console.print(table.rich())
+    if json:
+        print_json(rows)

@@ -1,0 +1,69 @@
+"""tombola watch: a finished, a running, a crashed and an absent run."""
+
+import fcntl
+import json
+import threading
+
+import pytest
+import yaml
+
+from tombola.cli import main
+from tombola.report.progress import status
+from tombola.settings import Settings
+
+
+def write_run(path, done=(0.25,), sparsity=(0.25, 0.5)):
+    path.mkdir(parents=True)
+    settings = {**Settings().plain(), "sparsity": list(sparsity)}
+    config = {"experiment": None, "seed": 0, "settings": settings, "methods": ["rtl"]}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    (path / "timings.jsonl").write_text(json.dumps({"stage": "a", "seconds": 600, "from_start": True}) + "\n")
+    metric = {"event": "metric", "stage": "j", "method": "rtl", "metric": "auc", "value": 1}
+    rows = [{**metric, "sparsity": s} for s in done]
+    stage = {"stage": "search-own-0.5", "round": 1}
+    rows += [{"event": "prune", "ticket": t, "kept": 9, "loss": 0.5, **stage} for t in "ab"]
+    rows += [{"event": "watch", "density": 0.6, "kappa": 0.875, **stage}]
+    (path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"event": "pru')
+    return path
+
+
+def call(capsys, *arguments, code=0):
+    with pytest.raises(SystemExit) as stopped:
+        main([str(argument) for argument in arguments])
+    assert (stopped.value.code or 0) == code
+    return capsys.readouterr()
+
+
+def test_a_run_in_progress_says_where_it_is_and_how_long_it_takes(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    with (run / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = status(run)
+        assert (found.state, found.done, found.wanted, found.seconds_left) == ("running", 1, 2, 600)
+        assert found.line == (
+            "running, 1 of 2 outcomes, search-own-0.5, round 2, 40.0% removed, loss 0.5, kappa 0.875, "
+            "about 10 min left"
+        )
+        assert call(capsys, "watch", run, "--once").out == found.line + "\n"
+        timer = threading.Timer(0.3, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+        timer.start()
+        followed = call(capsys, "watch", run, "--every", "0.05").out.splitlines()  # ends with its process
+        assert followed[0].startswith("running")
+        assert followed[1].startswith("stopped, 1 of 2 outcomes")
+    assert json.loads(call(capsys, "watch", run, "--json").out)["kappa"] == 0.875
+
+
+def test_a_crashed_run_says_how_to_go_on_and_a_finished_one_ends(tmp_path, capsys):
+    crashed = write_run(tmp_path / "crashed")
+    (crashed / ".lock").touch()
+    assert f"`tombola resume {crashed}` goes on" in call(capsys, "watch", crashed).out
+    finished = write_run(tmp_path / "finished", done=(0.25, 0.5))
+    assert call(capsys, "watch", finished).out.startswith("finished, 2 of 2 outcomes")
+
+
+def test_a_run_that_just_began_and_one_that_is_absent(tmp_path, capsys):
+    run = write_run(tmp_path / "run")
+    (run / "records.jsonl").unlink()
+    assert status(run).line == "stopped, 0 of 2 outcomes"
+    assert "is no run" in call(capsys, "watch", tmp_path / "absent", code=1).err
+    call(capsys, "watch", run, "--every", "0", code=2)
