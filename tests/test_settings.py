@@ -161,3 +161,15 @@ def test_changes_reach_settings_and_recipes_and_nothing_else():
 def test_a_change_that_makes_no_sense_is_a_usage_error(change, named):
     with pytest.raises(UsageError, match=named):
         tb.Settings().changed([change])
+
+
+def test_a_run_that_is_older_than_a_setting_of_a_recipe_goes_on():
+    from tombola.records import difference
+
+    new = {"settings": tb.Settings().plain()}
+    old = yaml.safe_load(yaml.safe_dump(new))
+    for name in ("search", "train"):
+        del old["settings"][name]["warmup"]
+    del old["settings"]["rewinding"]
+    assert difference(old, new) is None
+    assert "warmup" in difference(old, {"settings": tb.Settings(train=tb.Recipe(warmup=0.1)).plain()})
