@@ -256,7 +256,7 @@ def test_a_class_with_few_samples_is_never_excluded():
 @pytest.mark.parametrize(
     ("kind", "K", "truth", "words"),
     [
-        ("vektor", 2, [0, 1], "did you mean 'vector'"),
+        ("vectr", 2, [0, 1], "did you mean 'vector'"),
         ("vector", 1, [0, 0], "nothing to be coupled with"),
         ("matrix", 2, [0, 0], "class number 1 has no held-out samples"),
     ],

@@ -21,7 +21,10 @@ from tombola.methods import STANDARD
 from tombola.report.page import BEGIN, END
 from tombola.report.rows import LED
 
-COMMANDS = ("run", "sweep", "resume", "compare", "draw", "report", "enhance", "inspect", "experiments")
+COMMANDS = (
+    *("run", "sweep", "resume", "compare", "draw", "report", "enhance", "inspect", "experiments"),
+    *("route", "calibrate", "predict", "watch", "collapse", "semantics"),
+)
 TINY = ["--set", "T=1", "steps=2", "schedule=one_shot", "statistics=1", "--sparsity", "0.5"]
 ROW = {"experiment", "preset", "method", "sparsity", "metric", "mean", "ci95", "seeds"}
 
