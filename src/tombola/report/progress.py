@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,4 +107,4 @@ def _held(path: Path) -> bool:
 
 def plain(found: Status) -> dict[str, Any]:
     """For machines."""
-    return json.loads(json.dumps({**vars(found), "alarms": list(found.alarms)}))  # type: ignore[no-any-return]
+    return {**vars(found), "alarms": list(found.alarms)}
