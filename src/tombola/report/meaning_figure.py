@@ -37,8 +37,8 @@ def draw(made: Sequence[Aligned], meaning: Named, what: str, file: Path) -> None
     from matplotlib.figure import Figure  # only here: it takes a second to import
 
     figure = Figure(figsize=(15, 8.4), layout="constrained")
-    rows = figure.add_gridspec(2, 1, height_ratios=(1.25, 1))
-    top, bottom = figure.add_subfigure(rows[0]), figure.add_subfigure(rows[1])
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    top, bottom = parts
     states = [each.state for each in made]
     panels: list[tuple[str, Named | None]] = []
     for depth in ("shallow", "deep"):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,5 +107,4 @@ def _held(path: Path) -> bool:
 
 def plain(found: Status) -> dict[str, Any]:
     """For machines."""
-    known: dict[str, Any] = json.loads(json.dumps({**vars(found), "alarms": list(found.alarms)}))
-    return known
+    return {**vars(found), "alarms": list(found.alarms)}
