@@ -10,8 +10,19 @@ from datetime import date
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: other programs may share the cores
 
-from benchmarks import iterative, machine, optimizer, page, selection, serving, sets, similarity, training
-from benchmarks.files import ticket_file
+from benchmarks import (
+    compact,
+    iterative,
+    machine,
+    optimizer,
+    page,
+    selection,
+    serving,
+    sets,
+    similarity,
+    training,
+)
+from benchmarks.files import decoding, ticket_file
 from benchmarks.row import Row
 
 BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
@@ -24,6 +35,8 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "select_100m": selection.select_100m,
     "iterative_prune": iterative.iterative,
     "ticket_file": ticket_file,
+    "mask_decoding": decoding,
+    "compact_speedup": compact.compact_speedup,
     "ticket_switch": serving.ticket_switch,
     "mixed_batch": serving.mixed_batch,
     "maskset": sets.mask_set,

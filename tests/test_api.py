@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tombola as tb
-from tombola import pipeline
+from tombola import pipeline, searches
 from tombola.data import with_context
 from tombola.errors import RunError, TicketFileError, UsageError
 from tombola.models.context import told
@@ -34,10 +34,11 @@ def rtl(convnet, images, by_class):
 @pytest.fixture
 def calls(monkeypatch):
     """Counts of the two algorithms."""
-    counts = {"extract": 0, "retrain": 0}
+    where = {"extract": searches, "retrain": pipeline}
+    counts = dict.fromkeys(where, 0)
 
     def counted(name):
-        original = getattr(pipeline, name)
+        original = getattr(where[name], name)
 
         def call(*args, **options):
             counts[name] += 1
@@ -46,7 +47,7 @@ def calls(monkeypatch):
         return call
 
     for name in counts:
-        monkeypatch.setattr(pipeline, name, counted(name))
+        monkeypatch.setattr(where[name], name, counted(name))
     return counts
 
 

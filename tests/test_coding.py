@@ -139,7 +139,7 @@ def tickets():
 
 def packed(tickets, name):
     private = {ticket: {} for ticket in tickets.names}
-    return storage.pack(tickets.backbone, tickets.masks, private, {}, name)
+    return storage.pack(tickets.backbone, tickets.masks, private, {}, None, name)
 
 
 @every_coding
@@ -155,7 +155,7 @@ def test_ticket_files_hold_coded_masks(tickets, tmp_path, name):
 
 def test_files_of_the_first_format_are_read(tickets, tmp_path):
     tensors, header = storage.pack(
-        tickets.backbone, tickets.masks, {k: {} for k in tickets.names}, {}, "plain"
+        tickets.backbone, tickets.masks, {k: {} for k in tickets.names}, {}, None, "plain"
     )
     assert header["format"] == 1
     assert torch.equal(tensors["masks"], tickets.masks.pack())
@@ -172,7 +172,7 @@ def test_reading_one_mask_of_what_is_no_ticket_file_is_an_error(tmp_path, ticket
         with pytest.raises(TicketFileError, match="damaged, or no ticket file"):
             storage.read_mask(tmp_path / name, "a")
     tensors, header = storage.pack(
-        tickets.backbone, tickets.masks, {k: {} for k in tickets.names}, {}, "patterns"
+        tickets.backbone, tickets.masks, {k: {} for k in tickets.names}, {}, None, "patterns"
     )
     tensors["masks.patterns"][40] ^= 9
     storage.write(tmp_path / "broken", tensors, header)

@@ -316,14 +316,14 @@ def test_random_masks_of_one_layout_still_depend_on_the_seed():
 
 def test_shuffled_partition_searches_shuffled_and_trains_and_judges_true(monkeypatch):
     used = {}
-    for stage in ("extract", "retrain"):
-        plain = getattr(tb.pipeline, stage)
+    for stage, module in {"extract": tb.searches, "retrain": tb.pipeline}.items():
+        plain = getattr(module, stage)
 
         def spy(problem, *rest, stage_name=stage, plain=plain, **options):
             used[stage_name] = problem.partition
             return plain(problem, *rest, **options)
 
-        monkeypatch.setattr(tb.pipeline, stage, spy)
+        monkeypatch.setattr(module, stage, spy)
     judge = tb.objectives.Classification.evaluate
 
     def judge_spy(self, predict, data, partition):

@@ -1,0 +1,247 @@
+"""Channels of a network as wires: which ones go together, and which ones no input reaches.
+
+Every channel of every tensor is a wire. An elementwise sum ties the wires of its terms, for all of them
+must keep the same channels; a convolution ends its input's wires and begins new ones. A wire is *constant*
+if no input reaches it: its weights are zero where it reads wires that inputs reach. What an operation does
+that is not known here stays as it is: its wires are pinned.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+# Every channel by itself, and never one place of it by another unless all places of it are alike.
+_ALIKE_MODULES = (
+    *(nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Sigmoid, nn.Tanh, nn.ELU),
+    *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Mish, nn.Dropout, nn.Dropout2d),
+    *(nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d, nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d),
+    *(nn.AdaptiveMaxPool2d, nn.Upsample, nn.ZeroPad2d),
+)
+_ALIKE = {
+    *("relu", "relu6", "leaky_relu", "gelu", "silu", "sigmoid", "tanh", "elu", "hardswish", "hardsigmoid"),
+    *("hardtanh", "dropout", "max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool1d"),
+    *("adaptive_avg_pool2d", "adaptive_max_pool2d", "interpolate", "contiguous", "clone", "relu_", "float"),
+}
+_SUMS = {"add", "iadd", "sub", "isub", "add_", "sub_"}
+_PRODUCTS = {"mul", "imul", "mul_"}
+
+
+@dataclass
+class Wires:
+    """The channels (dimension 1) of one tensor: their numbers, and which are constant, boolean ``[C]``."""
+
+    ids: list[int]
+    constant: Tensor
+
+
+@dataclass
+class Layer:
+    """A convolution or linear map as it was met: where its weights are, and its wires."""
+
+    owner: nn.Module
+    weight: str  # attribute names
+    bias: str | None
+    module: nn.Module | None  # None: a function of parameters
+    x: Tensor
+    ins: Wires
+    outs: Wires
+    depthwise: bool = False
+
+
+@dataclass
+class Tracer(fx.Interpreter):
+    """Runs a traced network once and follows its wires."""
+
+    graph_module: fx.GraphModule
+    root: nn.Module  # the network itself: torch.fx holds copies of what owns parameters
+    layers: list[Layer] = field(default_factory=list)
+    norms: list[tuple[nn.Module, Wires]] = field(default_factory=list)
+    pinned: set[int] = field(default_factory=set)
+    producers: list[Wires] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        super().__init__(self.graph_module, garbage_collect_values=False)
+        self.parents: list[int] = []
+        self.wires: dict[fx.Node, Wires] = {}
+        calls = [n.target for n in self.graph_module.graph.nodes if n.op in ("call_module", "get_attr")]
+        self.shared = {target for target in calls if calls.count(target) > 1}  # a cut must suit one place
+
+    # -- sets of wires that go together -------------------------------------------------------------
+
+    def find(self, i: int) -> int:
+        """The number of the set that wire i is in."""
+        while self.parents[i] != i:
+            self.parents[i] = i = self.parents[self.parents[i]]
+        return i
+
+    def tie(self, a: Sequence[int], b: Sequence[int]) -> None:
+        """Wires that are kept or removed together."""
+        for i, j in zip(a, b, strict=True):
+            self.parents[self.find(i)] = self.find(j)
+
+    def new(self, value: Any, constant: Tensor | None = None) -> Wires | None:
+        """New wires for the channels of a tensor."""
+        if not isinstance(value, Tensor) or value.dim() < 2:
+            return None
+        start, C = len(self.parents), value.shape[1]
+        self.parents.extend(range(start, start + C))
+        constant = torch.zeros(C, dtype=torch.bool) if constant is None else constant
+        return Wires(list(range(start, start + C)), constant)
+
+    def pin(self, wires: Wires | None) -> None:
+        """Keep all of these wires."""
+        self.pinned |= set(wires.ids if wires else ())
+
+    # -- one operation ------------------------------------------------------------------------------
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run an operation, then follow the wires through it."""
+        value = super().run_node(n)
+        found = self._follow(n, value) if n.op in ("call_module", "call_function", "call_method") else None
+        if found is None and n.op != "get_attr":  # unknown, an input, or the output
+            plain = isinstance(value, int | float | bool | torch.Size | torch.dtype | torch.device)
+            for source in [] if plain else n.all_input_nodes:
+                self.pin(self.wires.get(source))
+            found = self.new(value)
+            self.pin(found)
+        if found is not None:
+            self.wires[n] = found
+        return value
+
+    def _follow(self, n: fx.Node, value: Any) -> Wires | None:
+        first = n.args[0] if n.args else None
+        wires = self.wires.get(first) if isinstance(first, fx.Node) else None
+        if n.op == "call_module":
+            module = self.root.get_submodule(str(n.target))
+            own = n.target not in self.shared or isinstance(module, _ALIKE_MODULES)
+            known = wires is not None and isinstance(value, Tensor) and own
+            return self._module(module, self.env_of(first), wires, value) if known and wires else None
+        name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
+        if n.target is F.linear and wires is not None:
+            return self._linear(n, wires, value)
+        if name == "cat":
+            return self._cat(n)
+        if name in _SUMS | _PRODUCTS:
+            return self._pair(n, value, name in _PRODUCTS)
+        if wires is None or not isinstance(value, Tensor):
+            return None
+        same = value.dim() > 1 and value.shape[1] == len(wires.ids)
+        if name in _ALIKE and same:
+            return wires
+        x = self.env_of(first)
+        if name == "mean" and same and _spatial(n, x):
+            return wires
+        rows = value.dim() == 2 and value.shape[0] == x.shape[0] and value.numel() == x.numel()
+        if name in ("flatten", "view", "reshape") and rows:
+            repeat = value.shape[1] // len(wires.ids)
+            ids = [i for i in wires.ids for _ in range(repeat)]
+            return Wires(ids, wires.constant.repeat_interleave(repeat))
+        if n.target is operator.getitem and isinstance(n.args[1], tuple):
+            return self._slice(n.args[1], wires)
+        return None
+
+    def env_of(self, node: Any) -> Tensor:
+        """The tensor that a node gave."""
+        value = self.env[node]
+        assert isinstance(value, Tensor)
+        return value
+
+    def _module(self, m: nn.Module, x: Tensor, wires: Wires, value: Tensor) -> Wires | None:
+        if isinstance(m, _NORMS) and m.running_mean is not None:
+            self.norms.append((m, wires))
+            return wires
+        if isinstance(m, _ALIKE_MODULES) and value.dim() > 1 and value.shape[1] == len(wires.ids):
+            return wires
+        plain_linear = isinstance(m, nn.Linear) and x.dim() == 2
+        if (isinstance(m, _CONVS) and m.padding_mode == "zeros") or plain_linear:
+            groups = getattr(m, "groups", 1)
+            depthwise = bool(groups > 1 and len(m.weight) == groups == len(wires.ids))  # type: ignore[arg-type]
+            if groups > 1 and not depthwise:
+                return None
+            return self._layer(Layer(m, "weight", "bias", m, x.clone(), wires, wires, depthwise), value)
+        return None
+
+    def _linear(self, n: fx.Node, wires: Wires, value: Tensor) -> Wires | None:
+        names = [a for a in (*n.args[1:], *n.kwargs.values()) if a is not None]
+        own = [
+            a for a in names if isinstance(a, fx.Node) and a.op == "get_attr" and a.target not in self.shared
+        ]
+        x = self.env_of(n.args[0])
+        if x.dim() != 2 or not names or len(own) < len(names):
+            return None
+        owner, weight = _attribute(self.root, names[0])
+        bias = _attribute(self.root, names[1])[1] if len(names) > 1 else None
+        return self._layer(Layer(owner, weight, bias, None, x.clone(), wires, wires), value)
+
+    def _layer(self, layer: Layer, value: Tensor) -> Wires | None:
+        weight = getattr(layer.owner, layer.weight)
+        reached = ~layer.ins.constant
+        if layer.depthwise:
+            constant = ~reached | (weight.flatten(1) == 0).all(1)
+        else:
+            constant = (weight[:, reached].flatten(1) == 0).all(1)
+        outs = self.new(value, constant)
+        if outs is None:
+            return None
+        if layer.depthwise:
+            self.tie(layer.ins.ids, outs.ids)
+        layer.outs = outs
+        self.layers.append(layer)
+        self.producers.append(outs)
+        return outs
+
+    def _cat(self, n: fx.Node) -> Wires | None:
+        dim = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", 0)
+        parts = [self.wires.get(node) for node in n.all_input_nodes]
+        known = [p for p in parts if p is not None]
+        if dim != 1 or not isinstance(n.args[0], list | tuple) or len(known) != len(n.args[0]):
+            return None
+        return Wires([i for p in known for i in p.ids], torch.cat([p.constant for p in known]))
+
+    def _pair(self, n: fx.Node, value: Tensor, product: bool) -> Wires | None:
+        a, b = (*n.args, None, None)[:2]
+        if isinstance(a, int | float):
+            a, b = b, a
+        left = self.wires.get(a) if isinstance(a, fx.Node) else None
+        if left is None or value.dim() < 2 or value.shape[1] != len(left.ids) or n.kwargs:
+            return None
+        if isinstance(b, int | float):
+            return left
+        right = self.wires.get(b) if isinstance(b, fx.Node) else None
+        if right is None or len(right.ids) != len(left.ids) or self.env_of(a).dim() != self.env_of(b).dim():
+            return None
+        constant = left.constant & right.constant
+        if product:
+            for side, wires in ((a, left), (b, right)):
+                zero = (self.env_of(side).transpose(0, 1).flatten(1) == 0).all(1)
+                constant = constant | (wires.constant & zero)
+        self.tie(left.ids, right.ids)
+        return Wires(left.ids, constant)
+
+    def _slice(self, index: tuple[Any, ...], wires: Wires) -> Wires | None:
+        if len(index) < 2 or any(i not in (slice(None), None) for i in (index[0], *index[2:])):
+            return None
+        if not isinstance(index[1], slice) or index[0] is None:
+            return None
+        return Wires(wires.ids[index[1]], wires.constant[index[1]])
+
+
+def _spatial(n: fx.Node, x: Tensor) -> bool:
+    """Whether a mean is over other dimensions than samples and channels."""
+    dims: Any = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim")
+    dims = dims if isinstance(dims, list | tuple) else [dims]
+    return all(isinstance(d, int) and d % x.dim() >= 2 for d in dims)
+
+
+def _attribute(module: nn.Module, node: Any) -> tuple[nn.Module, str]:
+    path, _, name = str(node.target).rpartition(".")
+    return module.get_submodule(path), name
