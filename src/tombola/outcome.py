@@ -157,9 +157,11 @@ def counts(models: list[TicketModel], pipeline: Pipeline) -> list[Metric]:
 
 
 def _save(pipeline: Pipeline, model: TicketModel, label: str, models: int) -> int:
+    """The bytes of a ticket file, written if there is a place; masks plain, so equal on every machine."""
     name = f"{label}.tickets" if models == 1 else f"{label}-{model.names[0]}.tickets"
     path = pipeline.journal.file(name)
     if path is not None:
-        return model.save(path)
+        return model.save(path, coding="plain")
     private = {ticket: model.private_state(ticket) for ticket in model.names}
-    return len(storage.to_content(*storage.pack(model.backbone, model.masks, private, model.facts)))
+    parts = model.backbone, model.masks, private, model.facts
+    return len(storage.to_content(*storage.pack(*parts, coding="plain")))
