@@ -9,13 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tombola import faces
 from tombola.errors import MaskError, UnknownTicket
 from tombola.layout import Layout
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _CHUNK = 1 << 18  # weights per block of pairwise counts: exact in float32, small in memory
 
@@ -104,6 +109,16 @@ class MaskSet:
             f"layers, density {self.density:.3f}, union {int(self.union().sum()):,}, "
             f"core {int(self.core().sum()):,})"
         )
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        counts = list(self.counts.values())
+        return faces.table(repr(self), self.names, counts, self.scope.size, self.jaccard().numpy())
+
+    def plot(self) -> Figure:
+        """Density by layer and Jaccard similarity of all pairs, as a figure; ``.savefig(FILE)`` keeps it."""
+        density_KL = self.counts_KL().numpy() / np.array(self.scope.sizes)
+        return faces.figure(self.names, self.scope.names, density_KL, self.jaccard().numpy())
 
     # -- counts -----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,9 @@ from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.product import masked_weights
 from tombola.routing import Routed, Router, mixed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class TicketModel(nn.Module):
@@ -219,6 +222,14 @@ class TicketModel(nn.Module):
         """One line on tickets, density and private state."""
         private = self.private.size + self.statistics.size
         return f"{self.masks!r}, tickets={list(self.names)}, private numbers per ticket={private}"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        return f"<p>TicketModel of {type(self.backbone).__name__}</p>{self.masks._repr_html_()}"
+
+    def plot(self) -> Figure:
+        """Density by layer and similarity of all pairs, as a figure (`tombola.MaskSet.plot`)."""
+        return self.masks.plot()
 
     def save(self, path: Path | str, coding: str = "auto") -> int:
         """Write the ticket file (`tombola.storage`), router and calibration in it; returns its size in bytes.
