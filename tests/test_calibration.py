@@ -388,3 +388,17 @@ def test_wrong_uses_of_a_calibration_are_named(make, images, by_class):
         Calibration().fit(tickets, images, partitions.by_column(images, "site"))
     with pytest.raises(TombolaError, match="asked one by one, or all"):
         tickets.predict(images.test.x[:2], ticket=["top", "middle"])
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("method", "bar", "there is no calibration 'bar'"),
+        ("coupling", "foo", "there is no coupling 'foo'"),
+        ("target", "foo", "a threshold is for half"),
+        ("miss", 1.0, "miss is a share"),
+    ],
+)
+def test_an_option_that_there_is_not_is_refused_at_once(option, value, words):
+    with pytest.raises(CalibrationError, match=words):
+        Calibration(**{option: value})

@@ -131,7 +131,7 @@ def test_a_missing_folder_of_data_is_status_1_and_one_line(tmp_path, capsys):
 
 def test_a_run_of_other_settings_is_refused(runs, capsys):
     arguments = ["run", "digits", "--method", "rtl", *TINY, "--set", "T=2", "--out", runs.parent]
-    assert "another settings: T: 1 there, 2 here" in bad(capsys, 1, *arguments)
+    assert "other settings: T: 1 there, 2 here" in bad(capsys, 1, *arguments)
 
 
 # -- rows for machines ------------------------------------------------------------------------------------

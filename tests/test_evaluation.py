@@ -160,7 +160,7 @@ def test_pages_are_written_twice_alike_and_keep_words_and_other_rows(run, capsys
     ("arguments", "words"),
     [
         (["--router", "prototyp"], "did you mean 'prototype'"),
-        (["--router", "context"], "no router that can be fitted 'context'"),
+        (["--router", "context"], "no router to fit 'context'"),
         (["--set", "mix=2"], "say which with --router"),
         (["--router", "gate", "--set", "mix"], "NAME=VALUE"),
         (["--sparsity", "0.4"], "no sparsity of rtl"),

@@ -72,7 +72,7 @@ def test_methods_may_grow_and_never_shrink(tmp_path):
     ("change", "message"),
     [
         ({"seed": 1}, "another seed: 0 there, 1 here"),
-        ({"settings": {"T": 2, "search": {"lr": 0.1}}}, "another settings: T: 1 there, 2 here"),
+        ({"settings": {"T": 2, "search": {"lr": 0.1}}}, "other settings: T: 1 there, 2 here"),
         ({"settings": {"T": 1, "search": {"lr": 0.2}}}, "settings: search: lr: 0.1 there, 0.2 here"),
         ({"data": "x"}, "made with other data"),
         ({"theta0": "x"}, "torch.manual_seed"),
@@ -207,5 +207,5 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):
         pass
     with Run(tmp_path / "run", {"seed": 0, "settings": settings}) as run:
         assert run.config["settings"]["score"] == "magnitude"
-    with pytest.raises(RunError, match="another settings: score: 'magnitude' there, 'snip' here"):
+    with pytest.raises(RunError, match="other settings: score: 'magnitude' there, 'snip' here"):
         Run(tmp_path / "run", {"seed": 0, "settings": {**settings, "score": "snip"}})

@@ -113,7 +113,10 @@ def order_of(path: Path) -> tuple[Order, int, str]:
     """
     config = read_config(path)
     if not config.get("experiment"):
-        raise RunError(f"{path} was made by a program of your own: run that again, it goes on by itself")
+        raise RunError(
+            f"{path} was made by a program of your own, not by an experiment: this command cannot know its "
+            "network. To go on, run that program again; to use its tickets, tombola.load(FILE, backbone)"
+        )
     try:
         order = Order(
             experiment=experiment(config["experiment"]),

@@ -77,7 +77,8 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     old, new = ({**config, "settings": full_settings(config)} for config in (old, new))
     for key in dict.fromkeys([*old, *new]):
         if key not in ("methods", "source") and old.get(key) != new.get(key):
-            return _ORIGIN.get(key) or f"another {key}: {_short(old.get(key), new.get(key))}"
+            word = "other" if key == "settings" else "another"
+            return _ORIGIN.get(key) or f"{word} {key}: {_short(old.get(key), new.get(key))}"
     return None
 
 

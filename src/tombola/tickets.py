@@ -152,8 +152,9 @@ class TicketModel(nn.Module):
         """Which ticket is to answer each sample, and how sure that is; an error without a router."""
         if self.router is None:
             raise TombolaError(
-                f"which ticket? Pass ticket=NAME (one of {', '.join(self.names)}) or one name per "
-                "sample; these tickets have no router that could choose (set tickets.router)"
+                f"which ticket? Pass ticket=NAME (--ticket NAME; one of {', '.join(self.names)}) or one name "
+                "per sample; these tickets have no router that could choose "
+                "(tickets.router; tombola route RUN --save FOLDER writes one)"
             )
         return self.router.route(self, x, context)
 

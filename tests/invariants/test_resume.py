@@ -252,7 +252,7 @@ def refused(path, pid):
 
 def test_another_config_is_refused_and_the_setting_named(tmp_path):
     go(tmp_path, "dense")
-    with pytest.raises(RunError, match="another settings: T: 2 there, 5 here"):
+    with pytest.raises(RunError, match="other settings: T: 2 there, 5 here"):
         go(tmp_path, "dense", T=5)
     go(tmp_path, "dense")  # the refused one holds no lock, though its traceback is alive
 

@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from tombola.calibration import coupling as couplings
 from tombola.calibration import scaling
 from tombola.calibration.prior import log_odds, shifted
-from tombola.calibration.thresholds import threshold
+from tombola.calibration.thresholds import parse, threshold
 from tombola.data import Data
-from tombola.errors import CalibrationError
+from tombola.errors import CalibrationError, unknown
 from tombola.partition import Partition
 from tombola.routing.router import State, Tickets, evaluating, print_of
 
@@ -38,6 +38,9 @@ class Calibration:
         target: what thresholds are for (`thresholds.threshold`).
         miss: share of each class that may be missing in its sets (`coupling.conformal`); 0 for no sets.
 
+    Raises:
+        CalibrationError: an option that there is not.
+
     Attributes:
         made_for: the hash of the tickets that it was fitted on.
     """
@@ -45,6 +48,13 @@ class Calibration:
     def __init__(
         self, method: str = "platt", coupling: str = "vector", target: str = "f1", miss: float = 0.0
     ) -> None:
+        if method not in scaling.KINDS:
+            raise CalibrationError(unknown("calibration", method, scaling.KINDS))
+        if coupling not in couplings.COUPLINGS:
+            raise CalibrationError(unknown("coupling", coupling, couplings.COUPLINGS))
+        parse(target)
+        if not 0 <= miss < 1:
+            raise CalibrationError(f"miss is a share from 0 to below 1: got {miss}")
         self.options: dict[str, Any] = {
             "method": method,
             "coupling": coupling,

@@ -14,6 +14,20 @@ from tombola.errors import CalibrationError
 _TARGET = re.compile(r"half|f(?P<beta>\d*\.?\d+)|(?P<name>recall|precision)=(?P<value>\d*\.?\d+)")
 
 
+def parse(target: str) -> re.Match[str]:
+    """The parts of a target; an error that names what there is.
+
+    >>> parse("recall=0.8")["value"]
+    '0.8'
+    """
+    found = _TARGET.fullmatch(target)
+    if found is None or (found["value"] and not 0 < float(found["value"]) <= 1) or found["beta"] == "0":
+        raise CalibrationError(
+            f"a threshold is for half, f1, f0.5, recall=0.8 or precision=0.5: got {target!r}"
+        )
+    return found
+
+
 def threshold(target: str, p_S: Tensor, truth_S: Tensor) -> float:
     """The probability from which on a ticket says yes, chosen on held-out samples.
 
@@ -31,11 +45,7 @@ def threshold(target: str, p_S: Tensor, truth_S: Tensor) -> float:
     >>> [round(threshold(t, p, true), 2) for t in ("half", "recall=1", "precision=1", "f1")]
     [0.5, 0.4, 0.9, 0.4]
     """
-    found = _TARGET.fullmatch(target)
-    if found is None or (found["value"] and not 0 < float(found["value"]) <= 1) or found["beta"] == "0":
-        raise CalibrationError(
-            f"a threshold is for half, f1, f0.5, recall=0.8 or precision=0.5: got {target!r}"
-        )
+    found = parse(target)
     if target == "half":
         return 0.5
     true = truth_S.bool().cpu().numpy()

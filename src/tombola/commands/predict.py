@@ -57,8 +57,8 @@ def _loaded(file: Path) -> TicketModel:
     facts = storage.read(file)[1].get("facts", {})
     if not facts.get("experiment") or not facts.get("input"):
         raise UsageError(
-            f"{file} does not say what its inputs look like: write it with tombola route RUN --save FOLDER, "
-            "or tombola calibrate RUN --save FOLDER"
+            f"{file} does not say what its inputs look like: only files from tombola route RUN --save FOLDER "
+            "and tombola calibrate RUN --save FOLDER do; others are for tombola.load(FILE, backbone)"
         )
     return load(file, experiment(facts["experiment"]).backbone(torch.Generator()))
 

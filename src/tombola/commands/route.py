@@ -64,9 +64,7 @@ def route(
         raise UsageError("route needs at least one run directory")
     for name in router:
         if name not in ROUTERS or not ROUTERS[name].needs_fit:
-            raise UsageError(
-                unknown("router that can be fitted", name, [n for n, r in ROUTERS.items() if r.needs_fit])
-            )
+            raise UsageError(unknown("router to fit", name, [n for n, r in ROUTERS.items() if r.needs_fit]))
     if set and not router:
         raise UsageError("--set changes the routers that are named: say which with --router")
     options = dict(_option(change) for change in set)

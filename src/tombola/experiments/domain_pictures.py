@@ -204,12 +204,13 @@ def chart(found: Accuracies, title: str, file: Path) -> Path:
             _dots(
                 panel, np.arange(len(values)) + 0.8 * ((i + 0.5) / len(present) - 0.5), values, *SHOWN[method]
             )
+        panel.set_xlim(-0.5, len(domains) + 0.5)
         for between in np.arange(len(domains)) + 0.5:
             panel.axvline(between, color="0.85", linewidth=0.8)
         panel.set_ylabel(f"accuracy, {sparsity:.0%} sparse", fontsize=9)
         panel.set_xticks(range(len(domains) + 1), [d.replace("_", " ") for d in domains] + ["mean"])
         panel.tick_params(axis="x", length=0)
-        panel.margins(x=0.01, y=0.12)
+        panel.margins(y=0.12)
         panel.spines[["top", "right"]].set_visible(False)
     seeds = sorted({len(values) for by_domain in found.values() for values in by_domain.values()})
     counted = f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed{'s' * (seeds[-1] > 1)}"

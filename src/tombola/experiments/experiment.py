@@ -81,5 +81,5 @@ class Experiment:
         """A preset by its name, the first by default."""
         name = name or next(iter(self.presets))
         if name not in self.presets:
-            raise UsageError(unknown(f"preset of {self.name}", name, self.presets))
+            raise UsageError(unknown("preset", name, self.presets))
         return name, self.presets[name]
