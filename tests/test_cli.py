@@ -18,7 +18,7 @@ import tombola as tb
 from tombola import cli
 from tombola.experiments import EXPERIMENTS, Experiment, Preset
 from tombola.methods import STANDARD
-from tombola.report.page import BEGIN, END
+from tombola.report.page import made_by
 from tombola.report.rows import LED
 
 COMMANDS = (
@@ -222,7 +222,8 @@ def test_experiments_lists_presets_and_methods(capsys):
 
 def test_compare_writes_a_page_and_its_twin_and_keeps_the_words(runs, tmp_path, capsys):
     page = tmp_path / "digits.md"
-    page.write_text(f"# Digits\nwords before\n{BEGIN}\nyesterday\n{END}\nwords after\n")
+    begin, end = made_by("compare").begin, made_by("compare").end
+    page.write_text(f"# Digits\nwords before\n{begin}\nyesterday\n{end}\nwords after\n")
     status, out, _ = call(capsys, "compare", runs, "--write", page, "--json")
     text = page.read_text()
     assert status == 0

@@ -31,17 +31,18 @@ from tombola.launch import Order, finished, order_of
 from tombola.records import read_environment
 from tombola.report.html import write_report
 from tombola.report.inspect import describe
-from tombola.report.page import write_page
-from tombola.report.rows import find_runs
+from tombola.report.page import made_by
 from tombola.report.rows import rows as rows_of
+from tombola.report.tables import tables
 from tombola.terminal import (
     carry_out,
     err_console,
     experiments_plain,
     print_experiments,
     print_json,
-    print_rows,
     print_tickets,
+    runs_of,
+    show_rows,
 )
 
 app = App(
@@ -154,12 +155,7 @@ def compare(
     json: bool
         Print rows for machines instead of tables.
     """
-    if not paths:
-        raise UsageError("compare needs at least one run directory")
-    found = rows_of(find_runs(paths))
-    if write is not None:
-        write_page(write, found)
-    print_rows(found, json)
+    show_rows(rows_of(runs_of(paths, "compare")), tables, json, write, made_by("compare"))
 
 
 @app.command
@@ -206,9 +202,7 @@ def draw(*paths: Path, out: Path = Path("pictures"), json: Json = False) -> None
     json: bool
         Print their names for machines.
     """
-    if not paths:
-        raise UsageError("draw needs at least one run directory")
-    drawn, runs = finished(find_runs(paths))
+    drawn, runs = finished(runs_of(paths, "draw"))
     out.mkdir(parents=True, exist_ok=True)
     files = [str(file) for file in drawn(runs, out)]
     if json:

@@ -9,10 +9,11 @@ from cyclopts import Parameter
 
 from tombola.analysis.collapse import FALSE_ALARMS, stated_rate
 from tombola.errors import UsageError
-from tombola.report.page import mark, put_tables
-from tombola.report.rows import find_runs
+from tombola.report.page import place_of, put_tables
+from tombola.report.rows import Row
+from tombola.report.tables import Table
 from tombola.report.trials import METHOD, METRIC, READING, gather, judge, plain, runs_table, verdicts_table
-from tombola.terminal import out_console, print_json
+from tombola.terminal import runs_of, show
 
 
 def collapse(
@@ -51,24 +52,20 @@ def collapse(
     json: bool
         Print rows for machines instead of tables.
     """
-    if not paths:
-        raise UsageError("collapse needs at least one run directory")
     if not points > 0:
         raise UsageError(f"--points is what counts as a drop, more than 0: got {points:g}")
     stated_rate(f"warn:{false_alarms}")
-    found, rows = gather(find_runs(paths), metric, reading, method), []
-    for head, runs in found.items():
+    rows: list[Row] = []
+    tables: list[Table] = []
+    for head, runs in gather(runs_of(paths, "collapse"), metric, reading, method).items():
         made = judge(runs, points / 100, false_alarms)
         words = metric.replace("_", " ") + (f", {reading.replace('_', ' ')}" if reading else "")
-        tables = [
+        mine = [
             verdicts_table(head, made, words, points / 100),
             runs_table(head, runs, points / 100, false_alarms),
         ]
-        mine = plain(head, made, metric, points / 100)
+        judged = plain(head, made, metric, points / 100)
         if write is not None:
-            put_tables(write, tables, mine, mark(head))
-        rows += mine
-        for table in () if json else tables:
-            out_console.print(table.rich())
-    if json:
-        print_json(rows)
+            put_tables(write, place_of(head), judged, mine)
+        rows, tables = rows + judged, tables + mine
+    show(tables, rows, json)

@@ -13,7 +13,7 @@ from tombola.errors import UsageError
 from tombola.evaluation.inputs import inputs_of
 from tombola.experiments import experiment
 from tombola.report.tables import Table
-from tombola.terminal import out_console, print_json
+from tombola.terminal import show
 from tombola.tickets import TicketModel, load
 
 
@@ -45,12 +45,9 @@ def predict(
         raise UsageError("predict needs at least one input: an image, a sound or a CSV table")
     tickets = _loaded(file)
     made = [answer for path in inputs for answer in _answers(tickets, path, ticket)]
-    if json:
-        print_json(made)
-        return
     columns = ["input", "answer", "probability", "ticket", "confidence", "why"]
     body = [[_text(answer[name]) for name in columns] for answer in made]
-    out_console.print(Table("Answers", columns, body).rich())
+    show([Table("Answers", columns, body)], made, json)
 
 
 def _loaded(file: Path) -> TicketModel:

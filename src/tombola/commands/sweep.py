@@ -16,7 +16,7 @@ from tombola.launch import Order
 from tombola.report.curve import measure, table, write_sweep
 from tombola.report.rows import rows as rows_of
 from tombola.sweep import grid, with_controls
-from tombola.terminal import err_console, out_console, print_json, work
+from tombola.terminal import err_console, show, work
 
 
 def sweep(
@@ -94,11 +94,9 @@ def sweep(
         work(point.order, loaded, where, f"{point.label}: " if point.values else "")
     found = [(p.values, rows_of([p.folder / f"seed{s}" for s in seed])) for p in points]
     files = write_sweep(folder, f"{name}, preset {preset}", found, method, metric)
-    if json:
-        print_json([{**({"grid": at} if at else {}), **row} for at, rows in found for row in rows])
-    else:
-        chosen_metric = measure([row for _, rows in found for row in rows], metric)
-        for point, (_, rows) in zip(points, found, strict=True):
-            out_console.print(table(rows, chosen_metric, point.label or "Sparsity and quality").rich())
+    plain = [{**({"grid": at} if at else {}), **row} for at, rows in found for row in rows]
+    drawn = measure(plain, metric)
+    titles = [point.label or "Sparsity and quality" for point in points]
+    show([table(rows, drawn, title) for title, (_, rows) in zip(titles, found, strict=True)], plain, json)
     sys.stderr.write("".join(f"{file}\n" for file in files))
     err_console.print(f"runs: {folder}", highlight=False)
