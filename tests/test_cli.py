@@ -20,6 +20,7 @@ from tombola.experiments import EXPERIMENTS, Experiment, Preset
 from tombola.methods import STANDARD
 from tombola.report.page import made_by
 from tombola.report.rows import LED
+from tombola.report.rows import rows as rows_of
 
 COMMANDS = (
     *("run", "sweep", "resume", "compare", "draw", "report", "enhance", "inspect", "experiments"),
@@ -327,7 +328,7 @@ def test_every_item_has_a_run_per_seed_and_the_interval_is_over_items(tiny, tmp_
     (accuracy,) = [row for row in json.loads(out) if row["metric"] == "accuracy"]
     assert accuracy.keys() == ROW | {"reading", "items"}
     assert (accuracy["items"], accuracy["seeds"]) == (2, 2)
-    first, second = ([cli.rows_of([run]) for run in runs[i : i + 2]] for i in (0, 2))
+    first, second = ([rows_of([run]) for run in runs[i : i + 2]] for i in (0, 2))
     means = [
         np.mean([next(r["mean"] for r in rows if r["metric"] == "accuracy") for rows in item])
         for item in (first, second)
@@ -422,8 +423,7 @@ def test_an_interrupt_is_status_130_and_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "rows_of", interrupted)
-    monkeypatch.setattr(cli, "find_runs", interrupted)
+    monkeypatch.setattr("tombola.commands.compare.runs_of", interrupted)
     status, _, err = call(capsys, "compare", "somewhere")
     assert status == 130
     assert err.splitlines() == ["interrupted; `tombola resume RUN`, or the same command, goes on from here"]
@@ -455,6 +455,11 @@ def test_a_full_disk_is_status_1_and_one_line_and_the_run_goes_on(runs, tmp_path
 def program(*arguments):
     command = [sys.executable, "-m", "tombola.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_no_option_offers_to_be_empty(capsys):
+    for command in COMMANDS:
+        assert "--empty" not in call(capsys, command, "--help")[1]
 
 
 def test_the_program_itself_refuses_in_one_line():

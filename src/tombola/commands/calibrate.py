@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from tombola.calibration import Calibration
+from tombola.commands.options import Flag, Numbers
 from tombola.errors import RunError, UsageError
 from tombola.evaluation.precision import measure, scores, single_recall, within
 from tombola.evaluation.precision_tables import tables
@@ -28,11 +26,11 @@ def calibrate(
     coupling: str = "vector",
     target: str = "f1",
     miss: float = 0.0,
-    sparsity: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (),
+    sparsity: Numbers = (),
     data: str | None = None,
     save: Path | None = None,
     write: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Calibrate the tickets of finished runs on validation data, and compare all ways to read them.
 

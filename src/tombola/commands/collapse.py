@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from tombola.analysis.collapse import FALSE_ALARMS, stated_rate
+from tombola.commands.options import Flag
 from tombola.errors import UsageError
 from tombola.report.page import place_of, put_tables
 from tombola.report.rows import Row
@@ -24,7 +22,7 @@ def collapse(
     points: float = 2.0,
     false_alarms: float = FALSE_ALARMS,
     write: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Judge the alarm for collapse: does it fire before the score drops, and better than a fixed density?
 

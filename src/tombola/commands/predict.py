@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from cyclopts import Parameter
 
 from tombola import storage
+from tombola.commands.options import Flag
 from tombola.errors import UsageError
 from tombola.evaluation.inputs import inputs_of
 from tombola.experiments import experiment
@@ -21,7 +21,7 @@ def predict(
     file: Path,
     *inputs: Path,
     ticket: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Answer images, sounds or tables with the tickets of a file, and say who answered and why.
 

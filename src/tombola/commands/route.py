@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from cyclopts import Parameter
 
+from tombola.commands.options import Flag, Numbers, Words
 from tombola.errors import UsageError, unknown
 from tombola.evaluation.routed import SINGLE, defaults, measure
 from tombola.evaluation.routing_tables import tables
@@ -19,19 +19,17 @@ from tombola.report.rows import Row
 from tombola.routing import ROUTERS
 from tombola.terminal import err_console, runs_of, show_rows
 
-Several = Parameter(consume_multiple=True)
-
 
 def route(
     *paths: Path,
-    router: Annotated[tuple[str, ...], Several] = (),
-    set: Annotated[tuple[str, ...], Several] = (),
+    router: Words = (),
+    set: Words = (),
     method: str = "rtl",
-    sparsity: Annotated[tuple[float, ...], Several] = (),
+    sparsity: Numbers = (),
     data: str | None = None,
     save: Path | None = None,
     write: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Fit routers to the tickets of finished runs, and measure them against the oracle.
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from tombola.analysis.groups import agreement
 from tombola.analysis.named import Named
 from tombola.analysis.power import power
+from tombola.commands.options import Flag
 from tombola.errors import UsageError
 from tombola.report import alignments
 from tombola.report.meaning_figure import draw
@@ -31,7 +30,7 @@ def semantics(
     figure: Path | None = None,
     keep: Path | None = None,
     write: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Compare the similarity of masks with that of the tickets' names, by depth, sparsity and round.
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
-import torch
-from cyclopts import Parameter
-
+from tombola.commands.options import Flag, Numbers, Seeds, Words, absolute, use_threads
 from tombola.errors import UsageError
 from tombola.experiments import experiment
 from tombola.launch import Order
@@ -23,18 +20,18 @@ def sweep(
     name: str,
     *,
     preset: str | None = None,
-    method: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("imp",),
-    sparsity: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (),
-    seed: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0,),
-    set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    method: Words = ("imp",),
+    sparsity: Numbers = (),
+    seed: Seeds = (0,),
+    set: Words = (),
     controls: bool = True,
     metric: str | None = None,
     data: str | None = None,
     augment: bool | None = None,
-    tune: Annotated[bool, Parameter(negative="")] = False,
+    tune: Flag = False,
     out: Path = Path("sweeps"),
     threads: int | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Run a grid and draw it: quality over sparsity with the controls, heat maps over two settings.
 
@@ -74,15 +71,12 @@ def sweep(
     json: bool
         Print rows for machines instead of tables.
     """
-    if threads is not None:
-        if threads < 1:
-            raise UsageError(f"--threads must be at least 1: got {threads}")
-        torch.set_num_threads(threads)
+    use_threads(threads)
     chosen = experiment(name)
     preset, defaults = chosen.preset(preset)
     settings = replace(defaults.settings, sparsity=sparsity) if sparsity else defaults.settings
     names = with_controls(method) if controls else list(method)
-    source = str(Path(data).expanduser().resolve()) if data and Path(data).expanduser().exists() else data
+    source = data and absolute(data)
     augment = defaults.augment if augment is None else augment
     base = Order(chosen, preset, settings, augment, source, tune, names)
     folder = out / f"{name}-{preset}"
