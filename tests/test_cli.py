@@ -457,6 +457,28 @@ def program(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option):
+    code = f"import sys; from tombola.cli import app; app([{option!r}], result_action='return_value')\n"
+    code += "print(sorted({'torch', 'sklearn', 'matplotlib', 'scipy'} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_interrupt_while_torch_is_imported_is_one_line_too(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    command = [sys.executable, "-m", "tombola.cli", "experiments"]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert (found.returncode, found.stdout, len(found.stderr.splitlines())) == (130, "", 1)
+
+
+def test_the_package_offers_the_function_scope_though_a_module_has_its_name():
+    code = "import tombola.scope; import tombola as tb; assert callable(tb.scope) and callable(tb.load)\n"
+    code += "from tombola import *; assert scope is tb.scope; assert not hasattr(tb, 'nothing')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_no_option_offers_to_be_empty(capsys):
     for command in COMMANDS:
         assert "--empty" not in call(capsys, command, "--help")[1]
