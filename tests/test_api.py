@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tombola as tb
-from tombola import pipeline, searches
+from tombola import pipeline, rounds
 from tombola.data import with_context
 from tombola.errors import RunError, TicketFileError, UsageError
 from tombola.models.context import told
@@ -34,7 +34,7 @@ def rtl(convnet, images, by_class):
 @pytest.fixture
 def calls(monkeypatch):
     """Counts of the two algorithms."""
-    where = {"extract": searches, "retrain": pipeline}
+    where = {"extract": rounds, "retrain": pipeline}
     counts = dict.fromkeys(where, 0)
 
     def counted(name):

@@ -18,8 +18,9 @@ import tombola as tb
 from tombola import cli
 from tombola.experiments import EXPERIMENTS, Experiment, Preset
 from tombola.methods import STANDARD
-from tombola.report.page import BEGIN, END
+from tombola.report.page import made_by
 from tombola.report.rows import LED
+from tombola.report.rows import rows as rows_of
 
 COMMANDS = (
     *("run", "sweep", "resume", "compare", "draw", "report", "enhance", "inspect", "experiments"),
@@ -222,7 +223,8 @@ def test_experiments_lists_presets_and_methods(capsys):
 
 def test_compare_writes_a_page_and_its_twin_and_keeps_the_words(runs, tmp_path, capsys):
     page = tmp_path / "digits.md"
-    page.write_text(f"# Digits\nwords before\n{BEGIN}\nyesterday\n{END}\nwords after\n")
+    begin, end = made_by("compare").begin, made_by("compare").end
+    page.write_text(f"# Digits\nwords before\n{begin}\nyesterday\n{end}\nwords after\n")
     status, out, _ = call(capsys, "compare", runs, "--write", page, "--json")
     text = page.read_text()
     assert status == 0
@@ -326,7 +328,7 @@ def test_every_item_has_a_run_per_seed_and_the_interval_is_over_items(tiny, tmp_
     (accuracy,) = [row for row in json.loads(out) if row["metric"] == "accuracy"]
     assert accuracy.keys() == ROW | {"reading", "items"}
     assert (accuracy["items"], accuracy["seeds"]) == (2, 2)
-    first, second = ([cli.rows_of([run]) for run in runs[i : i + 2]] for i in (0, 2))
+    first, second = ([rows_of([run]) for run in runs[i : i + 2]] for i in (0, 2))
     means = [
         np.mean([next(r["mean"] for r in rows if r["metric"] == "accuracy") for rows in item])
         for item in (first, second)
@@ -421,8 +423,7 @@ def test_an_interrupt_is_status_130_and_says_how_to_go_on(monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "rows_of", interrupted)
-    monkeypatch.setattr(cli, "find_runs", interrupted)
+    monkeypatch.setattr("tombola.commands.compare.runs_of", interrupted)
     status, _, err = call(capsys, "compare", "somewhere")
     assert status == 130
     assert err.splitlines() == ["interrupted; `tombola resume RUN`, or the same command, goes on from here"]
@@ -454,6 +455,33 @@ def test_a_full_disk_is_status_1_and_one_line_and_the_run_goes_on(runs, tmp_path
 def program(*arguments):
     command = [sys.executable, "-m", "tombola.cli", *arguments]
     return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option):
+    code = f"import sys; from tombola.cli import app; app([{option!r}], result_action='return_value')\n"
+    code += "print(sorted({'torch', 'sklearn', 'matplotlib', 'scipy'} & sys.modules.keys()))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_interrupt_while_torch_is_imported_is_one_line_too(tmp_path):
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt\n")
+    command = [sys.executable, "-m", "tombola.cli", "experiments"]
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert (found.returncode, found.stdout, len(found.stderr.splitlines())) == (130, "", 1)
+
+
+def test_the_package_offers_the_function_scope_though_a_module_has_its_name():
+    code = "import tombola.scope; import tombola as tb; assert callable(tb.scope) and callable(tb.load)\n"
+    code += "from tombola import *; assert scope is tb.scope; assert not hasattr(tb, 'nothing')"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_no_option_offers_to_be_empty(capsys):
+    for command in COMMANDS:
+        assert "--empty" not in call(capsys, command, "--help")[1]
 
 
 def test_the_program_itself_refuses_in_one_line():

@@ -14,10 +14,11 @@ from tombola.errors import DataError, RunError, UsageError
 from tombola.evaluation.inputs import described, inputs_of
 from tombola.evaluation.precision import macro, measure, single_recall
 from tombola.evaluation.routed import HOLD, stream
-from tombola.evaluation.summary import over_seeds, write_page
+from tombola.evaluation.summary import over_seeds
 from tombola.evaluation.world import open_run
 from tombola.objectives import Enhancement, OneVsRest
 from tombola.randomness import generator
+from tombola.report.page import made_by, put_tables
 from tombola.report.tables import Table
 
 FAST = ["--threads", "1", "--set", "T=1", "steps=2", "statistics=1"]
@@ -351,11 +352,11 @@ def test_rows_are_means_with_intervals_over_seeds():
 def test_a_page_without_a_place_for_tables_is_refused(text, tmp_path):
     (tmp_path / "page.md").write_text(text)
     with pytest.raises(UsageError, match="no place for tables"):
-        write_page(tmp_path / "page.md", "route", [], lambda rows: [Table("t", ["a"], [["1"]])])
+        put_tables(tmp_path / "page.md", made_by("route"), [], [Table("t", ["a"], [["1"]])])
 
 
 def test_a_damaged_twin_is_refused(tmp_path):
     (tmp_path / "page.json").write_text("[{")
     row = {"experiment": "e", "preset": "p", "sparsity": 0.5}
     with pytest.raises(UsageError, match="is damaged"):
-        write_page(tmp_path / "page.md", "route", [row], lambda rows: [])
+        put_tables(tmp_path / "page.md", made_by("route"), [row], [])

@@ -291,7 +291,7 @@ def test_a_stopped_run_resumes_to_the_same_bytes(images, by_class, convnet, monk
 
 def test_one_ticket_has_no_likeness_and_no_twin(images, convnet, make_problem):
     p = pipeline(images, tb.partition.by_label(images, NAMES), convnet)
-    guard = p._guard("single", p.problem("single", p.settings.search), 5)
+    guard = p.search_of("single").guard(p.problem("single", p.settings.search), 5)
     assert not guard.stops
     assert guard.twin is None
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))

@@ -11,7 +11,7 @@ from scipy import stats
 from tombola.errors import RunError, TicketFileError, UsageError
 from tombola.experiments import EXPERIMENTS
 from tombola.report.inspect import describe
-from tombola.report.page import BEGIN, END, write_page
+from tombola.report.page import made_by, place_of, put_tables
 from tombola.report.rows import find_runs, interval, rows
 from tombola.report.tables import Table, decimal, share, tables, whole
 from tombola.runs import Run
@@ -366,30 +366,33 @@ def test_a_table_is_markdown():
 
 # -- pages ------------------------------------------------------------------------------------------------
 
+COMPARED = made_by("compare")
+BEGIN, END = COMPARED.begin, COMPARED.end
+
 
 def test_a_page_keeps_the_words_around_its_tables(three, tmp_path):
     page, found = tmp_path / "docs" / "cifar10.md", rows(three)
-    write_page(page, found)
+    put_tables(page, COMPARED, found, tables)
     first = page.read_text()
     assert first.startswith(f"# cifar10\n\n{BEGIN}\n\n### cifar10, preset quick.")
     page.write_text(f"before\n{first}\nafter; the end mark is {END}\n")
-    write_page(page, found)
+    put_tables(page, COMPARED, found, tables)
     assert page.read_text() == f"before\n{first}\nafter; the end mark is {END}\n"
     assert json.loads(page.with_suffix(".json").read_text()) == found
 
 
 def test_a_page_keeps_the_rows_of_other_outcomes_and_replaces_its_own(three, tmp_path):
     page, found = tmp_path / "cifar10.md", rows(three)
-    write_page(page, found)
+    put_tables(page, COMPARED, found, tables)
     changed = [{**row, "mean": 0.5} for row in found if row["method"] == "rtl"]
-    write_page(page, changed)
+    put_tables(page, COMPARED, changed, tables)
     stored = json.loads(page.with_suffix(".json").read_text())
     assert [row for row in stored if row["method"] == "rtl"] == changed
     others = [row for row in found if row["method"] != "rtl"]
     assert [row for row in stored if row["method"] != "rtl"] == others
     page.with_suffix(".json").write_text("no json")
     with pytest.raises(UsageError, match="damaged"):
-        write_page(page, found)
+        put_tables(page, COMPARED, found, tables)
 
 
 def test_a_page_without_marks_in_order_is_refused_and_left_as_it_is(three, tmp_path):
@@ -397,11 +400,25 @@ def test_a_page_without_marks_in_order_is_refused_and_left_as_it_is(three, tmp_p
     for text in ("words", BEGIN, f"{END}\n{BEGIN}"):
         page.write_text(text)
         with pytest.raises(UsageError, match="no place for tables"):
-            write_page(page, rows(three))
+            put_tables(page, COMPARED, rows(three), tables)
         assert page.read_text() == text
     assert not page.with_suffix(".json").exists()
     with pytest.raises(UsageError, match=r"NAME\.md"):
-        write_page(tmp_path / "page.txt", rows(three))
+        put_tables(tmp_path / "page.txt", COMPARED, rows(three), tables)
+
+
+def test_a_page_of_several_experiments_has_a_place_for_each(tmp_path):
+    page, mine, other = tmp_path / "all.md", place_of(("digits", "quick T=5")), place_of(("mine", ""))
+    page.write_text(f"a\n{mine.begin}\n{mine.end}\nb\n{other.begin}\n{other.end}\nc\n")
+    made = [Table("T", ["a"], [["1"]])]
+    kept = {"experiment": "digits", "preset": "paper", "n": 0}
+    for n in (1, 2):  # the second time the row is replaced
+        put_tables(page, mine, [kept, {"experiment": "digits", "preset": "quick", "n": n}], made)
+    put_tables(page, other, [{"experiment": "mine", "preset": "", "n": 3}], [])
+    table = f"{mine.begin}\n\n{made[0].markdown()}\n{mine.end}"
+    assert page.read_text() == f"a\n{table}\nb\n{other.begin}\n\n\n{other.end}\nc\n"
+    stored = json.loads(page.with_suffix(".json").read_text())
+    assert [row["n"] for row in stored] == [0, 2, 3]
 
 
 # -- ticket files -----------------------------------------------------------------------------------------

@@ -16,9 +16,10 @@ from tombola.journal import Journal
 from tombola.objectives import Objective
 from tombola.outcome import Outcome, carry_out, levels
 from tombola.partition import Partition
-from tombola.pipeline import Pipeline, not_reached
+from tombola.pipeline import Pipeline
 from tombola.problem import Recipe
 from tombola.runs import Run
+from tombola.search import not_reached
 from tombola.settings import Settings
 from tombola.tickets import TicketModel
 

@@ -7,7 +7,9 @@ Shape letters: K tickets, N weights in scope.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -72,80 +74,100 @@ def extract(
         LayerCollapse: a round would empty a layer; the message names round and ticket.
         PruningError: scores that cannot be pruned by; so does its message.
     """
-    stage, names, scope = stage or Stage(), masks.names, masks.scope
-    cut = partial(
-        prune,
-        selection=selection,
-        granularity=granularity,
-        transposed=transposed(problem.f.module),
-        floor=floor,
-    )
-    m, done, kept = masks.masks_KN.clone(), 0, starts is not None
-    starts = [theta0] * len(masks) if starts is None else starts
+    stage, K, kept = stage or Stage(), len(masks), [] if starts is None else starts
+    starts = kept or [theta0] * K
     trained = [start is not theta0 for start in starts]
-    if (saved := stage.load()) is not None:
-        m, done = MaskSet.unpack(scope, names, saved[0]["masks"]).masks_KN, saved[1]["done"]
-        problem.seen = saved[1]["seen"]
-        starts[:] = from_tensors(saved[0], len(masks)) if kept else starts
-        if guard is not None:
-            guard.restore(saved[0], saved[1]["guard"])
-
-    def turn(problem: Problem, m_k: Tensor, k: int, r: int) -> Turned:
-        number = first_round + r
-        theta = starts[k].masked(m_k)  # θ ← θ0, under m_k (the rewind)
-        evidence = TicketEvidence(problem, starts[k], theta, m_k, k, number, needs_trajectory(score))
-        draw = partial(_drawn, cut, score, evidence, schedule[r])
-        watch = watcher(evidence, draw) if watcher else None
-        recipe = later if r or trained[k] else None
-        # T steps on d_k: θ_T^(k)
-        loss = problem.train(
-            theta,
-            m_k,
-            k,
-            T,
-            "extract",
-            number,
-            moved_N=evidence.moved_N,
-            recipe=recipe,
-            watch=watch,
-        )
-        if guard is not None:
-            guard.saw(problem, theta, m_k, k)
-        try:
-            pruned = cut(m_k, score(evidence), schedule[r], scope)
-        except PruningError as error:
-            raise type(error)(f"round {number}, ticket {names[k]!r}: {error}") from None
-        return Turned(pruned, theta, loss, watch)
-
-    turns = [(r, k) for r in range(len(schedule)) for k in range(len(masks))]
-    for r, k in turns[done:]:  # in every round, ticket after ticket
+    flipped = transposed(problem.f.module)
+    cut = partial(prune, selection=selection, granularity=granularity, transposed=flipped, floor=floor)
+    turn = _Turn(masks.names, starts, trained, schedule, T, score, cut, first_round, later, watcher, guard)
+    m, done = _begin(problem, masks, kept, guard, stage)  # m_k ← 1, or what an earlier process left
+    turns = [(r, k) for r in range(len(schedule)) for k in range(K)]
+    for r, k in turns[done:]:  # round after round, for k = 1 .. K
         if guard is not None and guard.stopped:
             break
-        m[k], theta, loss, watch = turn(problem, m[k], k, r)
-        starts[k] = theta if kept else starts[k]
-        done += 1
-        told = {"round": first_round + r, "ticket": names[k]}
-        if watch is not None:
-            stage.record(**told, **watch.facts())
-        stage.record(event="prune", **told, kept=int(m[k].sum()), loss=loss)
-        if k + 1 == len(masks):
-            found = MaskSet.stacked(scope, names, m)
-            for row in similarity_rows(found) if k else ():
-                stage.record(event="similarity", round=first_round + r, **row)
+        turned = turn(problem, m[k], k, r)  # θ ← θ0 under m_k; train T steps on d_k; prune
+        m[k], done, number = turned.mask_N, done + 1, first_round + r
+        if kept:  # otherwise the next turn begins at θ0 again: the rewind
+            kept[k] = turned.theta
+        _record(stage, {"round": number, "ticket": masks.names[k]}, turned)
+        now = MaskSet.stacked(masks.scope, masks.names, m)
+        if k + 1 == K:
+            for row in similarity_rows(now) if K > 1 else ():
+                stage.record(event="similarity", round=number, **row)
             if guard is not None:
-                guard.after(first_round + r, found, partial(turn, r=r), stage)
-        stage.save(
-            lambda: {
-                "masks": MaskSet.stacked(scope, names, m).pack(),
-                **(to_tensors(starts) if kept else {}),
-                **(guard.state()[0] if guard else {}),
-            },
-            {"done": done, "seen": problem.seen, **({"guard": guard.state()[1]} if guard else {})},
-        )
+                guard.after(number, now, partial(turn, r=r), stage)
+        stage.save(partial(_state, now, kept, guard), _facts(problem, done, guard))
         stage.advance(done, len(turns))
-    return guard.last_good(masks) if guard is not None and guard.stopped else MaskSet.stacked(scope, names, m)
+    if guard is not None and guard.stopped:
+        return guard.last_good(masks)
+    return MaskSet.stacked(masks.scope, masks.names, m)
 
 
-def _drawn(cut: Callable[..., Tensor], score: Score, evidence: TicketEvidence, keep: int) -> Tensor:
-    """The mask that pruning would give now; a layer may be empty in it."""
-    return cut(evidence.mask_N, score(evidence), keep, evidence.scope, allow_collapse=True)
+@dataclass(frozen=True)
+class _Turn:
+    """What a ticket goes through in a round. Arguments as in `extract`."""
+
+    names: Sequence[str]
+    starts: Sequence[Theta]
+    trained: Sequence[bool]  # which of them are more than the rewind point
+    schedule: Sequence[int]
+    T: int
+    score: Score
+    cut: Callable[..., Tensor]
+    first_round: int
+    later: Recipe | None
+    watcher: Watcher | None
+    guard: Guard | None
+
+    def __call__(self, problem: Problem, m_k: Tensor, k: int, r: int) -> Turned:
+        """The mask of ticket k after round r, and what it has trained."""
+        number, keep = self.first_round + r, self.schedule[r]
+        theta = self.starts[k].masked(m_k)  # θ ← θ0, under m_k
+        evidence = TicketEvidence(
+            problem, self.starts[k], theta, m_k, k, number, needs_trajectory(self.score)
+        )
+        watch = self.watcher(evidence, partial(self._drawn, evidence, keep)) if self.watcher else None
+        recipe = self.later if r or self.trained[k] else None
+        loss = problem.train(  # θ_T^(k): T steps on d_k
+            theta, m_k, k, self.T, "extract", number, moved_N=evidence.moved_N, recipe=recipe, watch=watch
+        )
+        if self.guard is not None:
+            self.guard.saw(problem, theta, m_k, k)
+        try:  # m_k ← m_k without the lowest scores, |θ_T^(k)| in the paper
+            m_k = self.cut(m_k, self.score(evidence), keep, evidence.scope)
+        except PruningError as error:
+            raise type(error)(f"round {number}, ticket {self.names[k]!r}: {error}") from None
+        return Turned(m_k, theta, loss, watch)
+
+    def _drawn(self, evidence: TicketEvidence, keep: int) -> Tensor:
+        """The mask that pruning would give now; a layer may be empty in it."""
+        return self.cut(evidence.mask_N, self.score(evidence), keep, evidence.scope, allow_collapse=True)
+
+
+def _record(stage: Stage, head: dict[str, Any], turned: Turned) -> None:
+    """What a turn came to."""
+    if turned.watch is not None:
+        stage.record(**head, **turned.watch.facts())
+    stage.record(event="prune", **head, kept=int(turned.mask_N.sum()), loss=turned.loss)
+
+
+def _begin(
+    problem: Problem, masks: MaskSet, kept: list[Theta], guard: Guard | None, stage: Stage
+) -> tuple[Tensor, int]:
+    """``m_1 .. m_K`` and how many turns are done: as given and none, or as the stage was left."""
+    if (saved := stage.load()) is None:
+        return masks.masks_KN.clone(), 0
+    tensors, facts = saved
+    problem.seen, kept[:] = facts["seen"], from_tensors(tensors, len(kept))
+    if guard is not None:
+        guard.restore(tensors, facts["guard"])
+    return MaskSet.unpack(masks.scope, masks.names, tensors["masks"]).masks_KN, facts["done"]
+
+
+def _state(masks: MaskSet, kept: Sequence[Theta], guard: Guard | None) -> dict[str, Tensor]:
+    """What `_begin` goes on from, with `_facts`."""
+    return {"masks": masks.pack(), **to_tensors(kept), **(guard.state()[0] if guard else {})}
+
+
+def _facts(problem: Problem, done: int, guard: Guard | None) -> dict[str, Any]:
+    return {"done": done, "seen": problem.seen, **({"guard": guard.state()[1]} if guard else {})}

@@ -17,12 +17,13 @@ from tombola.errors import UsageError, unknown
 from tombola.function import Theta
 from tombola.layout import Layout
 from tombola.masks import MaskSet
-from tombola.pipeline import Pipeline, Source
+from tombola.pipeline import Pipeline
 from tombola.pruning import prune, transposed
 from tombola.randomness import generator
 from tombola.schedules import kept
 from tombola.scoring.magnitude import absolute
 from tombola.scoring.random import uniform
+from tombola.task import Source
 
 
 @dataclass(frozen=True)

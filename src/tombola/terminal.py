@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from tombola.errors import UsageError, unknown
 from tombola.experiments import EXPERIMENTS
 from tombola.launch import Order
 from tombola.methods import METHODS, TOOLBOX
-from tombola.report.rows import Row
+from tombola.report.page import Place, put_tables
+from tombola.report.rows import Row, find_runs
 from tombola.report.rows import rows as rows_of
 from tombola.report.tables import Table, tables
 
@@ -35,7 +36,8 @@ def carry_out(
         UsageError: an item that the data do not have.
     """
     work(order, data, where)
-    print_rows(rows_of([path for _, _, path in where]), as_json)
+    rows = rows_of([path for _, _, path in where])
+    show(tables(rows), rows, as_json)
     err_console.print(f"runs: {', '.join(str(path) for _, _, path in where)}", highlight=False)
 
 
@@ -62,13 +64,38 @@ def work(
                 bar.console.print(f"{which}: {word}", highlight=False, soft_wrap=True)
 
 
-def print_rows(rows: Sequence[Row], as_json: bool) -> None:
-    """Rows as tables, or for machines."""
+def runs_of(paths: Sequence[Path], command: str) -> list[Path]:
+    """The run directories that a command is to read.
+
+    Raises:
+        UsageError: no path was given.
+        RunError: a path is no run and holds none.
+    """
+    if not paths:
+        raise UsageError(f"{command} needs at least one run directory")
+    return find_runs(paths)
+
+
+def show(made: Iterable[Table], plain: Any, as_json: bool) -> None:
+    """Tables, or for machines what they say."""
     if as_json:
-        print_json(rows)
+        print_json(plain)
         return
-    for table in tables(rows):
+    for table in made:
         out_console.print(table.rich())
+
+
+def show_rows(
+    rows: Sequence[Row],
+    tables: Callable[[Sequence[Row]], Sequence[Table]],
+    as_json: bool,
+    write: Path | None,
+    place: Place,
+) -> None:
+    """How commands that measure end: rows onto a page if there is one, then on the screen."""
+    if write is not None:
+        put_tables(write, place, rows, tables)
+    show(tables(rows), rows, as_json)
 
 
 def print_tickets(facts: Mapping[str, Any]) -> None:

@@ -316,7 +316,7 @@ def test_random_masks_of_one_layout_still_depend_on_the_seed():
 
 def test_shuffled_partition_searches_shuffled_and_trains_and_judges_true(monkeypatch):
     used = {}
-    for stage, module in {"extract": tb.searches, "retrain": tb.pipeline}.items():
+    for stage, module in {"extract": tb.rounds, "retrain": tb.pipeline}.items():
         plain = getattr(module, stage)
 
         def spy(problem, *rest, stage_name=stage, plain=plain, **options):

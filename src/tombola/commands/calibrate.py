@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from tombola.calibration import Calibration
+from tombola.commands.options import Flag, Numbers
 from tombola.errors import RunError, UsageError
 from tombola.evaluation.precision import measure, scores, single_recall, within
 from tombola.evaluation.precision_tables import tables
-from tombola.evaluation.summary import Row, over_seeds, write_page
+from tombola.evaluation.summary import over_seeds
 from tombola.evaluation.world import World, open_run
 from tombola.objectives import Classification, OneVsRest
-from tombola.report.rows import find_runs
-from tombola.terminal import err_console, out_console, print_json
+from tombola.report.page import made_by
+from tombola.report.rows import Row
+from tombola.terminal import err_console, runs_of, show_rows
 from tombola.tickets import TicketModel
 
 
@@ -27,11 +26,11 @@ def calibrate(
     coupling: str = "vector",
     target: str = "f1",
     miss: float = 0.0,
-    sparsity: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (),
+    sparsity: Numbers = (),
     data: str | None = None,
     save: Path | None = None,
     write: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Calibrate the tickets of finished runs on validation data, and compare all ways to read them.
 
@@ -65,10 +64,8 @@ def calibrate(
     json: bool
         Print rows for machines instead of tables.
     """
-    if not paths:
-        raise UsageError("calibrate needs at least one run directory")
     values: list[Row] = []
-    for path in find_runs(paths):
+    for path in runs_of(paths, "calibrate"):
         world = open_run(path, data)
         if not isinstance(world.objective, OneVsRest | Classification):
             raise UsageError(f"{path}: {type(world.objective).__name__} tickets give no probabilities")
@@ -81,14 +78,7 @@ def calibrate(
             if save is not None:
                 sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")
             err_console.print(f"{path}: {method} at {level:.0%} calibrated", highlight=False)
-    rows = over_seeds(values)
-    if write is not None:
-        write_page(write, "calibrate", rows, tables)
-    if json:
-        print_json(rows)
-    else:
-        for table in tables(rows):
-            out_console.print(table.rich())
+    show_rows(over_seeds(values), tables, json, write, made_by("calibrate"))
 
 
 def _one(world: World, method: str, level: float, tickets: TicketModel, wished: Calibration) -> list[Row]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from tombola.analysis.collapse import FALSE_ALARMS, stated_rate
+from tombola.commands.options import Flag
 from tombola.errors import UsageError
-from tombola.report.page import mark, put_tables
-from tombola.report.rows import find_runs
+from tombola.report.page import place_of, put_tables
+from tombola.report.rows import Row
+from tombola.report.tables import Table
 from tombola.report.trials import METHOD, METRIC, READING, gather, judge, plain, runs_table, verdicts_table
-from tombola.terminal import out_console, print_json
+from tombola.terminal import runs_of, show
 
 
 def collapse(
@@ -23,7 +22,7 @@ def collapse(
     points: float = 2.0,
     false_alarms: float = FALSE_ALARMS,
     write: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Judge the alarm for collapse: does it fire before the score drops, and better than a fixed density?
 
@@ -51,24 +50,20 @@ def collapse(
     json: bool
         Print rows for machines instead of tables.
     """
-    if not paths:
-        raise UsageError("collapse needs at least one run directory")
     if not points > 0:
         raise UsageError(f"--points is what counts as a drop, more than 0: got {points:g}")
     stated_rate(f"warn:{false_alarms}")
-    found, rows = gather(find_runs(paths), metric, reading, method), []
-    for head, runs in found.items():
+    rows: list[Row] = []
+    tables: list[Table] = []
+    for head, runs in gather(runs_of(paths, "collapse"), metric, reading, method).items():
         made = judge(runs, points / 100, false_alarms)
         words = metric.replace("_", " ") + (f", {reading.replace('_', ' ')}" if reading else "")
-        tables = [
+        mine = [
             verdicts_table(head, made, words, points / 100),
             runs_table(head, runs, points / 100, false_alarms),
         ]
-        mine = plain(head, made, metric, points / 100)
+        judged = plain(head, made, metric, points / 100)
         if write is not None:
-            put_tables(write, tables, mine, mark(head))
-        rows += mine
-        for table in () if json else tables:
-            out_console.print(table.rich())
-    if json:
-        print_json(rows)
+            put_tables(write, place_of(head), judged, mine)
+        rows, tables = rows + judged, tables + mine
+    show(tables, rows, json)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from cyclopts import Parameter
 
 from tombola import storage
+from tombola.commands.options import Flag
 from tombola.errors import UsageError
 from tombola.evaluation.inputs import inputs_of
 from tombola.experiments import experiment
 from tombola.report.tables import Table
-from tombola.terminal import out_console, print_json
+from tombola.terminal import show
 from tombola.tickets import TicketModel, load
 
 
@@ -21,7 +21,7 @@ def predict(
     file: Path,
     *inputs: Path,
     ticket: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Answer images, sounds or tables with the tickets of a file, and say who answered and why.
 
@@ -45,12 +45,9 @@ def predict(
         raise UsageError("predict needs at least one input: an image, a sound or a CSV table")
     tickets = _loaded(file)
     made = [answer for path in inputs for answer in _answers(tickets, path, ticket)]
-    if json:
-        print_json(made)
-        return
     columns = ["input", "answer", "probability", "ticket", "confidence", "why"]
     body = [[_text(answer[name]) for name in columns] for answer in made]
-    out_console.print(Table("Answers", columns, body).rich())
+    show([Table("Answers", columns, body)], made, json)
 
 
 def _loaded(file: Path) -> TicketModel:

@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from cyclopts import Parameter
 
+from tombola.commands.options import Flag, Numbers, Words
 from tombola.errors import UsageError, unknown
 from tombola.evaluation.routed import SINGLE, defaults, measure
 from tombola.evaluation.routing_tables import tables
-from tombola.evaluation.summary import Row, over_seeds, write_page
+from tombola.evaluation.summary import over_seeds
 from tombola.evaluation.world import World, open_run
-from tombola.report.rows import find_runs
+from tombola.report.page import made_by
+from tombola.report.rows import Row
 from tombola.routing import ROUTERS
-from tombola.terminal import err_console, out_console, print_json
-
-Several = Parameter(consume_multiple=True)
+from tombola.terminal import err_console, runs_of, show_rows
 
 
 def route(
     *paths: Path,
-    router: Annotated[tuple[str, ...], Several] = (),
-    set: Annotated[tuple[str, ...], Several] = (),
+    router: Words = (),
+    set: Words = (),
     method: str = "rtl",
-    sparsity: Annotated[tuple[float, ...], Several] = (),
+    sparsity: Numbers = (),
     data: str | None = None,
     save: Path | None = None,
     write: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Fit routers to the tickets of finished runs, and measure them against the oracle.
 
@@ -60,8 +59,6 @@ def route(
     json: bool
         Print rows for machines instead of tables.
     """
-    if not paths:
-        raise UsageError("route needs at least one run directory")
     for name in router:
         if name not in ROUTERS or not ROUTERS[name].needs_fit:
             raise UsageError(unknown("router to fit", name, [n for n, r in ROUTERS.items() if r.needs_fit]))
@@ -69,20 +66,13 @@ def route(
         raise UsageError("--set changes the routers that are named: say which with --router")
     options = dict(_option(change) for change in set)
     values: list[Row] = []
-    for path in find_runs(paths):
+    for path in runs_of(paths, "route"):
         world = open_run(path, data)
         for level in sparsity or world.sparsities(method):
             wanted = dict.fromkeys(router, options) or defaults(type(world.objective).__name__)
             values += _one(world, method, level, wanted, save)
             err_console.print(f"{path}: {method} at {level:.0%} routed", highlight=False)
-    rows = over_seeds(values)
-    if write is not None:
-        write_page(write, "route", rows, tables)
-    if json:
-        print_json(rows)
-    else:
-        for table in tables(rows):
-            out_console.print(table.rich())
+    show_rows(over_seeds(values), tables, json, write, made_by("route"))
 
 
 def _one(

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from tombola.analysis.groups import agreement
 from tombola.analysis.named import Named
 from tombola.analysis.power import power
+from tombola.commands.options import Flag
 from tombola.errors import UsageError
 from tombola.report import alignments
 from tombola.report.meaning_figure import draw
 from tombola.report.meanings import groups, meaning
-from tombola.report.page import mark, put_tables
-from tombola.report.rows import find_runs
+from tombola.report.page import place_of, put_tables
 from tombola.report.tables import Table
 from tombola.storage import write_bytes
-from tombola.terminal import err_console, out_console, print_json, to_json
+from tombola.terminal import err_console, runs_of, show, to_json
 
 _POWER = (0.2, 0.3, 0.4, 0.5, 0.6)  # correlations that a test might find
 
@@ -32,7 +30,7 @@ def semantics(
     figure: Path | None = None,
     keep: Path | None = None,
     write: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Compare the similarity of masks with that of the tickets' names, by depth, sparsity and round.
 
@@ -61,10 +59,8 @@ def semantics(
     json: bool
         Print everything for machines instead of tables.
     """
-    if not paths:
-        raise UsageError("semantics needs at least one run directory")
     unread: list[str] = []
-    found = alignments.states(find_runs(paths), measure, unread)  # type: ignore[arg-type]
+    found = alignments.states(runs_of(paths, "semantics"), measure, unread)  # type: ignore[arg-type]
     for reason in unread:
         err_console.print(f"left out: {reason}", highlight=False, soft_wrap=True)
     if len(found) > 1:
@@ -92,11 +88,8 @@ def semantics(
     if keep is not None:
         write_bytes(keep, to_json(content).encode())
     if write is not None:
-        put_tables(write, tables, plain, mark(head))
-    if json:
-        print_json(content)
-    for table in () if json else tables:
-        out_console.print(table.rich())
+        put_tables(write, place_of(head), plain, tables)
+    show(tables, content, json)
 
 
 def _grouped(states: list[alignments.State], known: Path | None) -> list[dict[str, Any]]:

@@ -5,36 +5,33 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
-import torch
-from cyclopts import Parameter
-
+from tombola.commands.options import Flag, Numbers, Seeds, Words, absolute, use_threads
 from tombola.errors import UsageError
 from tombola.experiments import experiment
 from tombola.launch import Order
 from tombola.report.curve import measure, table, write_sweep
 from tombola.report.rows import rows as rows_of
 from tombola.sweep import grid, with_controls
-from tombola.terminal import err_console, out_console, print_json, work
+from tombola.terminal import err_console, show, work
 
 
 def sweep(
     name: str,
     *,
     preset: str | None = None,
-    method: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = ("imp",),
-    sparsity: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (),
-    seed: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (0,),
-    set: Annotated[tuple[str, ...], Parameter(consume_multiple=True)] = (),
+    method: Words = ("imp",),
+    sparsity: Numbers = (),
+    seed: Seeds = (0,),
+    set: Words = (),
     controls: bool = True,
     metric: str | None = None,
     data: str | None = None,
     augment: bool | None = None,
-    tune: Annotated[bool, Parameter(negative="")] = False,
+    tune: Flag = False,
     out: Path = Path("sweeps"),
     threads: int | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Run a grid and draw it: quality over sparsity with the controls, heat maps over two settings.
 
@@ -74,15 +71,12 @@ def sweep(
     json: bool
         Print rows for machines instead of tables.
     """
-    if threads is not None:
-        if threads < 1:
-            raise UsageError(f"--threads must be at least 1: got {threads}")
-        torch.set_num_threads(threads)
+    use_threads(threads)
     chosen = experiment(name)
     preset, defaults = chosen.preset(preset)
     settings = replace(defaults.settings, sparsity=sparsity) if sparsity else defaults.settings
     names = with_controls(method) if controls else list(method)
-    source = str(Path(data).expanduser().resolve()) if data and Path(data).expanduser().exists() else data
+    source = data and absolute(data)
     augment = defaults.augment if augment is None else augment
     base = Order(chosen, preset, settings, augment, source, tune, names)
     folder = out / f"{name}-{preset}"
@@ -94,11 +88,9 @@ def sweep(
         work(point.order, loaded, where, f"{point.label}: " if point.values else "")
     found = [(p.values, rows_of([p.folder / f"seed{s}" for s in seed])) for p in points]
     files = write_sweep(folder, f"{name}, preset {preset}", found, method, metric)
-    if json:
-        print_json([{**({"grid": at} if at else {}), **row} for at, rows in found for row in rows])
-    else:
-        chosen_metric = measure([row for _, rows in found for row in rows], metric)
-        for point, (_, rows) in zip(points, found, strict=True):
-            out_console.print(table(rows, chosen_metric, point.label or "Sparsity and quality").rich())
+    plain = [{**({"grid": at} if at else {}), **row} for at, rows in found for row in rows]
+    drawn = measure(plain, metric)
+    titles = [point.label or "Sparsity and quality" for point in points]
+    show([table(rows, drawn, title) for title, (_, rows) in zip(titles, found, strict=True)], plain, json)
     sys.stderr.write("".join(f"{file}\n" for file in files))
     err_console.print(f"runs: {folder}", highlight=False)

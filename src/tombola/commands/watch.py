@@ -5,10 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
-
+from tombola.commands.options import Flag
 from tombola.errors import UsageError
 from tombola.report.progress import plain, status
 from tombola.terminal import print_json
@@ -18,8 +16,8 @@ def watch(
     path: Path,
     *,
     every: float = 5.0,
-    once: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    once: Flag = False,
+    json: Flag = False,
 ) -> None:
     """Follow a run from its records: outcomes, stage, round, share removed, loss, similarity, time left.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from tombola.evaluation.summary import Row
+from tombola.report.rows import Row
 from tombola.report.tables import Table, decibel, share, whole
 
 Format = Callable[[float], str]

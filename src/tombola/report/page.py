@@ -3,110 +3,126 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tombola.errors import UsageError
 from tombola.methods import METHODS
 from tombola.report.rows import Row
-from tombola.report.tables import Table, tables
+from tombola.report.tables import Table
 from tombola.storage import write_bytes
 
-BEGIN, END = "<!-- tables: made by `tombola compare` -->", "<!-- end of tables -->"
 
+@dataclass(frozen=True)
+class Place:
+    """Where tables stand on a page, and which rows of the twin they replace.
 
-def write_page(page: Path, rows: Sequence[Row]) -> None:
-    """Write ``NAME.json`` and put the tables into ``NAME.md``; the words around the marks stay.
-
-    Rows of outcomes that are not among these, from runs that may lie elsewhere, stay on the page.
-
-    Raises:
-        UsageError: the page is no ``.md`` file, or exists without the marks.
+    Attributes:
+        begin: the line before the tables.
+        end: the line after them.
+        outcome: columns; old rows stay unless new rows have the same values in all of these.
+        rank: what old and new rows are sorted by; without it the new ones come last.
     """
-    before, after = _around(page)
-    rows = merge(_stored(page.with_suffix(".json")), rows)
-    _write(page, before, tables(rows), rows, after)
+
+    begin: str
+    end: str
+    outcome: tuple[str, ...]
+    rank: Callable[[Row], Any] | None = None
+
+    def merge(self, old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+        """The new rows, and the old ones of outcomes without new.
+
+        >>> place = Place("", "", ("method",))
+        >>> place.merge([{"method": "rtl", "n": 1}, {"method": "imp", "n": 2}], [{"method": "rtl", "n": 3}])
+        [{'method': 'imp', 'n': 2}, {'method': 'rtl', 'n': 3}]
+        """
+        replaced = {self._outcome(row) for row in new}
+        both = [row for row in old if self._outcome(row) not in replaced] + list(new)
+        return sorted(both, key=self.rank) if self.rank else both
+
+    def _outcome(self, row: Row) -> tuple[Any, ...]:
+        return tuple(row.get(name, "") for name in self.outcome)
 
 
-def put_tables(page: Path, made: Sequence[Table], plain: Sequence[Mapping[str, Any]], name: str = "") -> None:
-    """Put tables between the marks of a page, all of them anew, and the same for machines beside it.
+def _by_method(row: Row) -> tuple[Any, ...]:
+    """Methods in the order of `tombola.methods`."""
+    return row["experiment"], row.get("preset", ""), list(METHODS).index(row["method"]), row["sparsity"]
+
+
+def _by_sparsity(row: Row) -> tuple[Any, ...]:
+    return row["experiment"], row["preset"], row["sparsity"]
+
+
+def made_by(command: str) -> Place:
+    """The place of a command's tables on a page that holds no others.
+
+    >>> made_by("route").begin
+    '<!-- tables: made by `tombola route` -->'
+    """
+    begin, end = f"<!-- tables: made by `tombola {command}` -->", "<!-- end of tables -->"
+    if command == "compare":
+        return Place(begin, end, ("experiment", "preset", "method", "sparsity"), _by_method)
+    return Place(begin, end, ("experiment", "preset", "sparsity"), _by_sparsity)
+
+
+def place_of(head: tuple[str, str]) -> Place:
+    """The place of an experiment and preset on a page of several; changes of the preset do not count.
+
+    >>> place_of(("digits", "quick T=5")).end, place_of(("mine", "")).end
+    ('<!-- end of tables: digits quick -->', '<!-- end of tables: mine -->')
+    """
+    name = " ".join([head[0], *head[1].split()[:1]])
+    return Place(f"<!-- tables: {name} -->", f"<!-- end of tables: {name} -->", ("experiment", "preset"))
+
+
+def put_tables(
+    page: Path,
+    place: Place,
+    rows: Sequence[Row],
+    tables: Callable[[Sequence[Row]], Sequence[Table]] | Sequence[Table],
+) -> None:
+    """Write ``NAME.json`` and put tables into ``NAME.md``; the words around the marks stay.
 
     Args:
         page: ``NAME.md``; made if absent.
-        made: the tables.
-        plain: what they say, for ``NAME.json``; rows there of other experiments and presets stay.
-        name: of the marks, where a page has several places.
+        place: the marks, and which old rows stay: they may be of runs that lie elsewhere.
+        rows: the new rows.
+        tables: what stands between the marks, or what makes it of all rows that the twin then holds.
 
     Raises:
-        UsageError: the page is no ``.md`` file, or exists without the marks.
+        UsageError: the page is no ``.md`` file, or exists without the marks, or its twin is damaged.
     """
-    before, after = _around(page, name)
-    file, heads = page.with_suffix(".json"), {(row["experiment"], row["preset"]) for row in plain}
-    kept = [row for row in _stored(file) if (row["experiment"], row["preset"]) not in heads]
-    _write(page, before, made, [*kept, *plain], after, name)
+    before, after = _around(page, place)
+    twin = page.with_suffix(".json")
+    merged = place.merge(_stored(twin), rows)
+    made = tables(merged) if callable(tables) else tables
+    words = "\n".join(table.markdown() for table in made)
+    lines = ",\n".join(json.dumps(row) for row in merged)
+    write_bytes(twin, f"[\n{lines}\n]\n".encode())
+    write_bytes(page, f"{before}{place.begin}\n\n{words}\n{place.end}{after}".encode())
 
 
-def mark(head: tuple[str, str]) -> str:
-    """What the place of an experiment and preset is called; changes of the preset do not count.
-
-    >>> mark(("digits", "quick T=5")), mark(("mine", ""))
-    ('digits quick', 'mine')
-    """
-    return " ".join([head[0], *head[1].split()[:1]])
-
-
-def marks(name: str = "") -> tuple[str, str]:
-    """The lines between which tables stand."""
-    return (BEGIN, END) if not name else (f"<!-- tables: {name} -->", f"<!-- end of tables: {name} -->")
-
-
-def _around(page: Path, name: str = "") -> tuple[str, str]:
-    begin, finish = marks(name)
+def _around(page: Path, place: Place) -> tuple[str, str]:
+    """The words of a page before and after the marks."""
     if page.suffix != ".md":
         raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
-    old = page.read_text() if page.exists() else f"# {page.stem}\n\n{begin}\n{finish}\n"
-    before, _, rest = old.partition(begin)
-    _, end, after = rest.partition(finish)
+    old = page.read_text() if page.exists() else f"# {page.stem}\n\n{place.begin}\n{place.end}\n"
+    before, _, rest = old.partition(place.begin)
+    _, end, after = rest.partition(place.end)
     if not end:
-        raise UsageError(f"{page} has no place for tables: put the lines {begin} and {finish} into it")
+        raise UsageError(
+            f"{page} has no place for tables: put the lines {place.begin} and {place.end} into it"
+        )
     return before, after
 
 
-def _write(
-    page: Path,
-    before: str,
-    made: Sequence[Table],
-    rows: Sequence[Mapping[str, Any]],
-    after: str,
-    name: str = "",
-) -> None:
-    begin, finish = marks(name)
-    words = "\n".join(table.markdown() for table in made)
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    write_bytes(page.with_suffix(".json"), f"[\n{lines}\n]\n".encode())
-    write_bytes(page, f"{before}{begin}\n\n{words}\n{finish}{after}".encode())
-
-
-def merge(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
-    """The new rows, and the old ones of outcomes (experiment, preset, method, sparsity) without new."""
-    replaced = {_outcome(row) for row in new}
-    both = [row for row in old if _outcome(row) not in replaced] + list(new)
-    order = {name: i for i, name in enumerate(METHODS)}
-    return sorted(
-        both, key=lambda r: (r["experiment"], r.get("preset", ""), order[r["method"]], r["sparsity"])
-    )
-
-
-def _outcome(row: Row) -> tuple:
-    return row["experiment"], row.get("preset", ""), row["method"], row["sparsity"]
-
-
-def _stored(file: Path) -> list[Row]:
-    if not file.exists():
+def _stored(twin: Path) -> list[Row]:
+    if not twin.exists():
         return []
     try:
-        stored: list[Row] = json.loads(file.read_text())
+        stored: list[Row] = json.loads(twin.read_text())
     except ValueError as error:
-        raise UsageError(f"{file} is damaged ({error}): delete it, or restore it") from None
+        raise UsageError(f"{twin} is damaged ({error}): delete it, or restore it") from None
     return stored

@@ -1,0 +1,29 @@
+"""``tombola resume``: go on with an interrupted run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tombola.commands.options import Flag, use_threads
+from tombola.launch import order_of
+from tombola.records import read_environment
+from tombola.terminal import carry_out
+
+
+def resume(path: Path, *, threads: int | None = None, json: Flag = False) -> None:
+    """Go on with an interrupted run; the result is the same, byte for byte.
+
+    Example: tombola resume runs/digits-quick/seed0
+
+    Parameters
+    ----------
+    path: Path
+        The run directory.
+    threads: int
+        As they were when the run began, by default.
+    json: bool
+        Print rows for machines instead of tables.
+    """
+    order, seed, item = order_of(path)
+    use_threads(read_environment(path).get("threads") if threads is None else threads)
+    carry_out(order, order.load(), [(seed, item, path)], json)

@@ -1,0 +1,72 @@
+"""``tombola run``: methods of an experiment, compared."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tombola.commands.options import Flag, Numbers, Seeds, Words, absolute, use_threads
+from tombola.experiments import experiment
+from tombola.launch import Order
+from tombola.terminal import carry_out
+
+
+def run(
+    name: str,
+    *,
+    preset: str | None = None,
+    method: Words = (),
+    sparsity: Numbers = (),
+    seed: Seeds = (0,),
+    data: str | None = None,
+    item: Words = (),
+    augment: bool | None = None,
+    set: Words = (),
+    tune: Flag = False,
+    out: Path = Path("runs"),
+    threads: int | None = None,
+    json: Flag = False,
+) -> None:
+    """Run methods of an experiment and compare them. What is done already is not done again.
+
+    Example: tombola run digits --method rtl imp --seed 0 1
+
+    Parameters
+    ----------
+    name: str
+        The experiment; `tombola experiments` lists them.
+    preset: str
+        Its settings; the first of the experiment by default.
+    method: tuple[str, ...]
+        Which methods; all that make sense, with the controls, by default.
+    sparsity: tuple[float, ...]
+        Shares of weights removed; the preset's by default.
+    seed: tuple[int, ...]
+        Seeds of initialisation, data order and controls; a run directory each.
+    data: str
+        A folder with the data, or the name of a hub data set; what ships inside a dependency by default.
+    item: tuple[str, ...]
+        Of an experiment with a network per item (photograph): which; all by default.
+    augment: bool
+        Random crop and flip; the preset's choice by default.
+    set: tuple[str, ...]
+        Changes of settings, such as T=40 or train.lr=0.01; `tombola.Settings` documents them.
+    tune: bool
+        Leave the test split alone: judge on one half of validation, choose thresholds on the other.
+    out: Path
+        Where run directories go: OUT/NAME-PRESET/seedN, or OUT/NAME-PRESET/ITEM/seedN.
+    threads: int
+        Threads of one process; all cores by default. Another number may change the last bits.
+    json: bool
+        Print rows for machines instead of tables.
+    """
+    use_threads(threads)
+    chosen = experiment(name)
+    preset, defaults = chosen.preset(preset)
+    settings = replace(defaults.settings, sparsity=sparsity) if sparsity else defaults.settings
+    settings = settings.changed(set)
+    augment = defaults.augment if augment is None else augment
+    order = Order(chosen, preset, settings, augment, data and absolute(data), tune, method)
+    folder, found = out / f"{name}-{preset}", order.load()
+    where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
+    carry_out(order, found, where, json)
