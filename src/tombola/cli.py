@@ -43,6 +43,7 @@ from tombola.terminal import (
     print_rows,
     print_tickets,
 )
+from tombola.together import AtOnce
 
 app = App(
     name="tombola",
@@ -68,6 +69,7 @@ def run(
     tune: Annotated[bool, Parameter(negative="")] = False,
     out: Path = Path("runs"),
     threads: int | None = None,
+    at_once: AtOnce = "auto",
     json: Json = False,
 ) -> None:
     """Run methods of an experiment and compare them. What is done already is not done again.
@@ -99,7 +101,11 @@ def run(
     out: Path
         Where run directories go: OUT/NAME-PRESET/seedN, or OUT/NAME-PRESET/ITEM/seedN.
     threads: int
-        Threads of one process; all cores by default. Another number may change the last bits.
+        Threads of one process, or workers of one thread; all cores by default. Another number may change the
+        last bits.
+    at_once: AtOnce
+        The K trainings of a round: workers (one thread each), no (one after the other, all threads), batched
+        (one batch; other last bits). By default as the run began; a new one takes workers on several cores.
     json: bool
         Print rows for machines instead of tables.
     """
@@ -109,14 +115,15 @@ def run(
     settings = replace(defaults.settings, sparsity=sparsity) if sparsity else defaults.settings
     settings = settings.changed(set)
     augment = defaults.augment if augment is None else augment
-    order = Order(chosen, preset, settings, augment, data and _absolute(data), tune, method)
+    source = data and _absolute(data)
+    order = Order(chosen, preset, settings, augment, source, tune, method, at_once=at_once)
     folder, found = out / f"{name}-{preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
     carry_out(order, found, where, json)
 
 
 @app.command
-def resume(path: Path, *, threads: int | None = None, json: Json = False) -> None:
+def resume(path: Path, *, threads: int | None = None, at_once: AtOnce = "auto", json: Json = False) -> None:
     """Go on with an interrupted run; the result is the same, byte for byte.
 
     Example: tombola resume runs/digits-quick/seed0
@@ -127,11 +134,14 @@ def resume(path: Path, *, threads: int | None = None, json: Json = False) -> Non
         The run directory.
     threads: int
         As they were when the run began, by default.
+    at_once: AtOnce
+        As in `tombola run`; another way than the run began with is an error.
     json: bool
         Print rows for machines instead of tables.
     """
     order, seed, item = order_of(path)
     _threads(read_environment(path).get("threads") if threads is None else threads)
+    order = replace(order, at_once=at_once)
     carry_out(order, order.load(), [(seed, item, path)], json)
 
 

@@ -7,6 +7,7 @@ Shape letters: K tickets, N weights in scope.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 
 from torch import Tensor
@@ -15,7 +16,7 @@ from tombola.analysis.recorded import similarity_rows
 from tombola.errors import PruningError
 from tombola.evidence import TicketEvidence
 from tombola.function import Theta
-from tombola.guard import Guard, Turned
+from tombola.guard import Guard
 from tombola.masks import MaskSet
 from tombola.problem import Problem, Watch
 from tombola.pruning import Selection, prune, transposed
@@ -23,6 +24,7 @@ from tombola.recipe import Recipe
 from tombola.rewinding import from_tensors, to_tensors
 from tombola.scoring import CRITERIA, Score, needs_trajectory
 from tombola.stage import Stage
+from tombola.together import Asked, AtOnce, Training, Turned, Turns, Way, opened
 
 Watcher = Callable[[TicketEvidence, Callable[[], Tensor]], Watch]  # of a ticket and the mask it would get now
 
@@ -44,6 +46,7 @@ def extract(
     watcher: Watcher | None = None,
     guard: Guard | None = None,
     stage: Stage | None = None,
+    at_once: AtOnce = "no",
 ) -> MaskSet:
     """The masks after training, pruning and rewinding once per entry of the schedule.
 
@@ -67,8 +70,10 @@ def extract(
         guard: the alarm for collapse, which looks at every round; one that stops the search gives back the
             masks of the last good round.
         stage: where progress, records and states go.
+        at_once: how the trainings of a round go (`tombola.together.choose`).
 
     Raises:
+        WorkerDied: a worker process was killed.
         LayerCollapse: a round would empty a layer; the message names round and ticket.
         PruningError: scores that cannot be pruned by; so does its message.
     """
@@ -90,60 +95,66 @@ def extract(
         if guard is not None:
             guard.restore(saved[0], saved[1]["guard"])
 
-    def turn(problem: Problem, m_k: Tensor, k: int, r: int) -> Turned:
-        number = first_round + r
-        theta = starts[k].masked(m_k)  # θ ← θ0, under m_k (the rewind)
-        evidence = TicketEvidence(problem, starts[k], theta, m_k, k, number, needs_trajectory(score))
-        draw = partial(_drawn, cut, score, evidence, schedule[r])
+    def begin(asked: Asked) -> Training:
+        problem, k, number = asked.problem, asked.k, first_round + asked.r
+        theta = asked.start.masked(asked.mask_N)  # θ ← θ0, under m_k (the rewind)
+        trajectory = needs_trajectory(score)
+        evidence = TicketEvidence(problem, asked.start, theta, asked.mask_N, k, number, trajectory)
+        draw = partial(_drawn, cut, score, evidence, schedule[asked.r])
         watch = watcher(evidence, draw) if watcher else None
-        recipe = later if r or trained[k] else None
-        # T steps on d_k: θ_T^(k)
-        loss = problem.train(
-            theta,
-            m_k,
-            k,
-            T,
-            "extract",
-            number,
-            moved_N=evidence.moved_N,
-            recipe=recipe,
-            watch=watch,
-        )
-        if guard is not None:
-            guard.saw(problem, theta, m_k, k)
-        try:
-            pruned = cut(m_k, score(evidence), schedule[r], scope)
-        except PruningError as error:
-            raise type(error)(f"round {number}, ticket {names[k]!r}: {error}") from None
-        return Turned(pruned, theta, loss, watch)
+        return Training(evidence, T, later if asked.r or trained[k] else None, watch)  # T steps on d_k
 
-    turns = [(r, k) for r in range(len(schedule)) for k in range(len(masks))]
-    for r, k in turns[done:]:  # in every round, ticket after ticket
-        if guard is not None and guard.stopped:
-            break
-        m[k], theta, loss, watch = turn(problem, m[k], k, r)
-        starts[k] = theta if kept else starts[k]
-        done += 1
-        told = {"round": first_round + r, "ticket": names[k]}
-        if watch is not None:
-            stage.record(**told, **watch.facts())
-        stage.record(event="prune", **told, kept=int(m[k].sum()), loss=loss)
-        if k + 1 == len(masks):
-            found = MaskSet.stacked(scope, names, m)
-            for row in similarity_rows(found) if k else ():
-                stage.record(event="similarity", round=first_round + r, **row)
-            if guard is not None:
-                guard.after(first_round + r, found, partial(turn, r=r), stage)
-        stage.save(
-            lambda: {
-                "masks": MaskSet.stacked(scope, names, m).pack(),
-                **(to_tensors(starts) if kept else {}),
-                **(guard.state()[0] if guard else {}),
-            },
-            {"done": done, "seen": problem.seen, **({"guard": guard.state()[1]} if guard else {})},
-        )
-        stage.advance(done, len(turns))
+    def finish(training: Training, loss: float) -> Turned:
+        evidence, watch = training.evidence, training.watch  # of θ_T^(k)
+        known = evidence.problem, evidence.theta, evidence.mask_N, evidence.k
+        outputs = guard.saw(*known) if guard is not None else None
+        try:
+            pruned = cut(evidence.mask_N, score(evidence), schedule[evidence.round - first_round], scope)
+        except PruningError as error:
+            where = f"round {evidence.round}, ticket {names[evidence.k]!r}"
+            raise type(error)(f"{where}: {error}") from None
+        return Turned(pruned, evidence.theta, loss, watch.facts() if watch else None, outputs)
+
+    def tensors() -> dict[str, Tensor]:
+        more = {**(to_tensors(starts) if kept else {}), **(guard.state()[0] if guard else {})}
+        return {"masks": MaskSet.stacked(scope, names, m).pack(), **more}
+
+    K, R = len(masks), len(schedule)
+    twin = [guard.twin] if guard is not None and guard.twin is not None else []
+    turns = Turns(begin, finish, [problem, *twin], kept)
+    with closing(opened(at_once, turns, K, max(T, 1) * (K * R - done))) as way:
+        for r in range(done // K, R):
+            if guard is not None and guard.stopped:
+                break
+            left = range(done % K, K)
+            asked = [Asked(problem, k, r, m[k], starts[k]) for k in left]
+            for k, turned in zip(left, way(asked), strict=True):  # ticket after ticket, or all at once
+                m[k], done = turned.mask_N, done + 1
+                if kept and turned.theta is not None:
+                    starts[k] = turned.theta
+                told = {"round": first_round + r, "ticket": names[k]}
+                if turned.facts is not None:
+                    stage.record(**told, **turned.facts)
+                stage.record(event="prune", **told, kept=int(m[k].sum()), loss=turned.loss)
+                if guard is not None:
+                    guard.keep(k, turned.outputs)
+                if k + 1 == K:
+                    found = MaskSet.stacked(scope, names, m)
+                    for row in similarity_rows(found) if k else ():
+                        stage.record(event="similarity", round=first_round + r, **row)
+                    if guard is not None:
+                        guard.after(first_round + r, found, partial(_one, way, r, starts), stage)
+                if k + 1 == K or not way.whole:
+                    facts = {"guard": guard.state()[1]} if guard else {}
+                    stage.save(tensors, {"done": done, "seen": problem.seen, **facts})
+                stage.advance(done, K * R)
     return guard.last_good(masks) if guard is not None and guard.stopped else MaskSet.stacked(scope, names, m)
+
+
+def _one(way: Way, r: int, starts: Sequence[Theta], problem: Problem, m_k: Tensor, k: int) -> Turned:
+    """A turn by itself: that of a twin."""
+    (turned,) = way([Asked(problem, k, r, m_k, starts[k])])
+    return turned
 
 
 def _drawn(cut: Callable[..., Tensor], score: Score, evidence: TicketEvidence, keep: int) -> Tensor:

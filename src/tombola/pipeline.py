@@ -187,7 +187,8 @@ class Pipeline:
             before = MaskSet.dense(self.f.scope, names)
 
         times = self.budget(source, 1)
-        compute = searched(problem, self.settings, start, before, starts, rounds, times, guard)
+        at_once = self.journal.at_once
+        compute = searched(problem, self.settings, start, before, starts, rounds, times, guard, at_once)
         tensors, _ = self.journal.once(self._name("search", source, sparsity), compute)
         self._check_reached(source, sparsity)
         masks = MaskSet.unpack(self.f.scope, names, tensors["masks"])

@@ -17,6 +17,7 @@ from tombola.report.curve import measure, table, write_sweep
 from tombola.report.rows import rows as rows_of
 from tombola.sweep import grid, with_controls
 from tombola.terminal import err_console, out_console, print_json, work
+from tombola.together import AtOnce
 
 
 def sweep(
@@ -34,6 +35,7 @@ def sweep(
     tune: Annotated[bool, Parameter(negative="")] = False,
     out: Path = Path("sweeps"),
     threads: int | None = None,
+    at_once: AtOnce = "auto",
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
     """Run a grid and draw it: quality over sparsity with the controls, heat maps over two settings.
@@ -70,7 +72,10 @@ def sweep(
     out: Path
         Where everything goes: OUT/NAME-PRESET, with sweep.html, sweep.json and the figures as SVG.
     threads: int
-        Threads of one process; all cores by default. Another number may change the last bits.
+        Threads of one process, or workers of one thread; all cores by default. Another number may change the
+        last bits.
+    at_once: AtOnce
+        The K trainings of a round, as in `tombola run`.
     json: bool
         Print rows for machines instead of tables.
     """
@@ -84,7 +89,7 @@ def sweep(
     names = with_controls(method) if controls else list(method)
     source = str(Path(data).expanduser().resolve()) if data and Path(data).expanduser().exists() else data
     augment = defaults.augment if augment is None else augment
-    base = Order(chosen, preset, settings, augment, source, tune, names)
+    base = Order(chosen, preset, settings, augment, source, tune, names, at_once=at_once)
     folder = out / f"{name}-{preset}"
     points, loaded = grid(base, folder, set), base.load()
     if "" not in loaded:
