@@ -24,12 +24,19 @@ from tombola.scope import scope
 from tombola.together import AtOnce
 
 K, TARGET = 10, 0.83  # 1 / 1.2
+Ways = dict[AtOnce, float | None]  # how at once, and the target
 
 
 def round_k10(full: bool) -> list[Row]:
     """Everything counts: forking the workers, their first step in a new process, scores and masks."""
     repeats = 5 if full else 2
-    return [*_rows("ghostnet", _ghostnet(), 8, repeats), *_rows("mlp", _mlp(), 100, repeats)]
+    # On a CPU grouped convolutions are slow: nobody is advised to batch them, so there is no target.
+    ghostnet_ways: Ways = {"workers": TARGET, **({"batched": None} if full else {})}
+    mlp_ways: Ways = {"workers": TARGET, "batched": TARGET}
+    return [
+        *_rows("ghostnet", _ghostnet(), 6, repeats, ghostnet_ways),
+        *_rows("mlp", _mlp(), 100, repeats, mlp_ways),
+    ]
 
 
 def _ghostnet() -> Problem:
@@ -62,16 +69,14 @@ def _problem(
     return Problem(Function(net, scope(net)), data, subsets, objective, recipe, 0)
 
 
-def _rows(name: str, problem: Problem, T: int, repeats: int) -> list[Row]:
+def _rows(name: str, problem: Problem, T: int, repeats: int, ways: Ways) -> list[Row]:
     theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, problem.partition.names)
 
     def one_round(way: AtOnce) -> None:
         extract(problem, theta0, dense, [problem.f.scope.size // 2], T, at_once=way)
 
-    ways: tuple[AtOnce, ...] = ("no", "workers", "batched")
-    times = interleave({way: partial(one_round, way) for way in ways}, repeats, warmup=1)
+    sides = {way: partial(one_round, way) for way in ("no", *ways)}
+    times = interleave(sides, repeats, warmup=1)
     batch = problem.recipe.batch_size
     against = f"one after the other, {torch.get_num_threads()} threads; {T} steps of batch {batch}"
-    # On a CPU grouped convolutions are slow, and nobody is advised to batch them: no target.
-    targets = {"workers": TARGET, "batched": TARGET if name == "mlp" else None}
-    return [ratio(f"round_k10_{name}_{w}", times, w, "no", against, targets[w]) for w in ways[1:]]
+    return [ratio(f"round_k10_{name}_{w}", times, w, "no", against, target) for w, target in ways.items()]

@@ -10,6 +10,8 @@ import time
 import pytest
 import torch
 
+import tombola as tb
+from tombola.cli import main
 from tombola.errors import (
     DataError,
     LayerCollapse,
@@ -23,7 +25,8 @@ from tombola.evidence import TicketEvidence
 from tombola.extract import extract
 from tombola.guard import Guard
 from tombola.masks import MaskSet
-from tombola.objectives import Classification
+from tombola.models.ghostnet import GhostNet
+from tombola.objectives import Classification, OneVsRest
 from tombola.problem import Recipe
 from tombola.records import read_environment
 from tombola.runs import Run
@@ -277,6 +280,25 @@ def test_a_batch_trains_each_ticket_as_alone_up_to_rounding(make_problem, make_c
         torch.testing.assert_close(b.evidence.moved_N, a.evidence.moved_N, rtol=2e-3, atol=2e-5)
 
 
+def test_a_batch_of_ghostnets_trains_as_each_alone(make_problem):
+    x, y = torch.randn(60, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 2
+    data = tb.Data.of(x.to(memory_format=torch.channels_last), y)
+    problem = make_problem(
+        GhostNet(2, torch.Generator().manual_seed(0)),
+        recipe=Recipe("SGD", 0.01, 8),
+        data=data,
+        partition=tb.partition.by_label(data, ["even", "odd"]),
+    )
+    first, second = trainings(problem, T=1), trainings(problem, T=1)
+    losses = [t.run() for t in first], batched.train(second)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    for a, b in zip(first, second, strict=True):
+        ours, theirs = b.evidence.theta, a.evidence.theta
+        torch.testing.assert_close(ours.weights_N, theirs.weights_N, rtol=1e-3, atol=1e-4)
+        for name, buffer in theirs.buffers.items():
+            torch.testing.assert_close(ours.buffers[name], buffer, rtol=1e-3, atol=1e-4)
+
+
 def test_private_parts_of_a_rewind_point_stay_with_their_tickets(make_problem, convnet):
     problem = make_problem(convnet, private=["1.weight"])
     rewound = problem.f.theta0().clone(3)
@@ -393,3 +415,41 @@ def test_a_run_goes_on_the_way_it_began(tmp_path, monkeypatch):
     file.write_text(file.read_text().replace('"at_once"', '"before_there_was_a_choice"'))
     with Run(tmp_path / "c", config) as run:
         assert run.at_once == "no"
+
+
+@forks
+def test_a_call_takes_workers_to_the_same_tickets(convnet, images, by_class, two):
+    task = (convnet, OneVsRest(), images, by_class)
+    given = {"sparsity": 0.5, "T": 2, "steps": 2, "schedule": "fraction:0.3"}
+    one, other = (tb.rtl(*task, at_once=way, **given) for way in ("no", "workers"))
+    assert one.masks == other.masks
+    theirs = other.state_dict()
+    assert all(torch.equal(t, theirs[name]) for name, t in one.state_dict().items())
+
+
+def test_the_command_line_takes_a_way_and_keeps_to_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    small = [
+        "--method",
+        "rtl",
+        "--sparsity",
+        "0.5",
+        "--set",
+        "T=1",
+        "steps=1",
+        "statistics=1",
+        "schedule=one_shot",
+    ]
+    for words, status, said in (
+        (["run", "digits", *small, "--at-once", "sometimes"], 2, "sometimes"),
+        (["run", "digits", *small, "--at-once", "batched"], None, ""),
+        (["run", "digits", *small], None, ""),
+        (["resume", "runs/digits-quick/seed0", "--at-once", "no"], 1, "began with at_once=batched"),
+    ):
+        try:
+            main(words)
+            code = None
+        except SystemExit as ended:
+            code = ended.code or None
+        assert (code, said in capsys.readouterr().err) == (status, True)
+    assert read_environment(tmp_path / "runs/digits-quick/seed0")["at_once"] == "batched"

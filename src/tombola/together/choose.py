@@ -27,13 +27,13 @@ from tombola.together.workers import Workers
 
 AtOnce = Literal["auto", "no", "workers", "batched"]
 
-# Measured on two cores of a Xeon at 2.5 GHz: a fork takes 30 to 70 ms, the first step in a new process up to
-# half a second more than later ones for GhostNet (its kernels are made anew), nearly nothing for small nets.
+# Measured on two cores of a Xeon at 2.5 GHz, in processor time: a fork takes 30 to 70 ms, and its first steps
+# about .3 s more than later ones (memory is copied when it is written to, kernels are made anew).
 STEP = 0.3e-3  # seconds that the smallest step takes
 RATE = (
     2e10  # multiplications a second; convolutions use a weight many times, so they take longer than this says
 )
-WORTH = 0.5  # seconds of work that pay for the start of workers
+WORTH = 1.0  # seconds of work that pay for the start of workers
 
 
 def settled(asked: str) -> AtOnce:
