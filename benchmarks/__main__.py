@@ -20,6 +20,7 @@ from benchmarks import (
     serving,
     sets,
     similarity,
+    together,
     training,
 )
 from benchmarks.files import decoding, ticket_file
@@ -41,6 +42,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "mixed_batch": serving.mixed_batch,
     "maskset": sets.mask_set,
     "similarity": similarity.similarity,
+    "round_k10": together.round_k10,
 }
 
 

@@ -508,7 +508,7 @@ def test_a_command_gives_back_every_setting():
     sparsity = tuple(map(float, words[words.index("--sparsity") + 1 : start - 1]))
     again = QUICK.changed([*words[start:end], f"sparsity={list(sparsity)}"])
     assert again == Settings.from_plain(settings.plain())
-    assert words[end:] == ["--augment", "--tune", "--threads", "2", "--seed", "0"]
+    assert words[end:] == ["--augment", "--tune", "--threads", "2", "--at-once", "no", "--seed", "0"]
 
 
 def test_items_are_in_the_command():

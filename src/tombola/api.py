@@ -22,6 +22,7 @@ from tombola.runs import Run
 from tombola.search import not_reached
 from tombola.settings import Settings
 from tombola.tickets import TicketModel
+from tombola.together import AtOnce, settled
 
 
 def find(
@@ -35,6 +36,7 @@ def find(
     settings: Settings | None = None,
     seed: int = 0,
     out: Path | str | None = None,
+    at_once: AtOnce = "auto",
     **changes: Any,
 ) -> list[Outcome]:
     """Any method of `tombola.methods`: one outcome per sparsity, lowest first.
@@ -50,16 +52,19 @@ def find(
         settings: everything else (`Settings`); ``changes`` are single fields of it.
         seed: of data order and controls; the backbone brings its own initialisation.
         out: a directory to keep the run in; interrupted, the same call goes on where it was.
+        at_once: how the K trainings of a round go: ``no`` (one after the other), ``workers`` (each with one
+            thread, in processes), ``batched`` (as one batch; other last bits). By default workers where there
+            are several cores (`tombola.together.choose`).
 
     Raises:
         UsageError: an argument of the wrong kind, or a setting that does not exist.
     """
     settings = _settings(settings, sparsity, changes)
-    pipeline = Pipeline(backbone, objective, data, partition, settings, seed, Journal())
+    pipeline = Pipeline(backbone, objective, data, partition, settings, seed, Journal(settled(at_once)))
     if out is None:
         return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
-    with Run(out, {**config, "methods": [method]}) as run:
+    with Run(out, {**config, "methods": [method]}, at_once=at_once) as run:
         pipeline.journal = run
         return _outcomes(pipeline, method)
 

@@ -75,6 +75,10 @@ class RunError(TombolaError):
     """A run directory that cannot be used as asked."""
 
 
+class WorkerDied(TombolaError):
+    """A worker process that was killed while it trained a ticket."""
+
+
 class UsageError(TombolaError):
     """An argument that makes no sense; the command line exits with status 2."""
 

@@ -7,6 +7,7 @@ Shape letters: K tickets, N weights in scope.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from tombola.analysis.recorded import similarity_rows
 from tombola.errors import PruningError
 from tombola.evidence import TicketEvidence
 from tombola.function import Theta
-from tombola.guard import Guard, Turned
+from tombola.guard import Guard
 from tombola.masks import MaskSet
 from tombola.problem import Problem, Watch
 from tombola.pruning import Selection, prune, transposed
@@ -25,6 +26,7 @@ from tombola.recipe import Recipe
 from tombola.rewinding import from_tensors, to_tensors
 from tombola.scoring import CRITERIA, Score, needs_trajectory
 from tombola.stage import Stage
+from tombola.together import Asked, AtOnce, Training, Turned, Turns, Way, opened
 
 Watcher = Callable[[TicketEvidence, Callable[[], Tensor]], Watch]  # of a ticket and the mask it would get now
 
@@ -46,6 +48,7 @@ def extract(
     watcher: Watcher | None = None,
     guard: Guard | None = None,
     stage: Stage | None = None,
+    at_once: AtOnce = "no",
 ) -> MaskSet:
     """The masks after training, pruning and rewinding once per entry of the schedule.
 
@@ -69,35 +72,40 @@ def extract(
         guard: the alarm for collapse, which looks at every round; one that stops the search gives back the
             masks of the last good round.
         stage: where progress, records and states go.
+        at_once: how the trainings of a round go (`tombola.together.choose`).
 
     Raises:
+        WorkerDied: a worker process was killed.
         LayerCollapse: a round would empty a layer; the message names round and ticket.
         PruningError: scores that cannot be pruned by; so does its message.
     """
-    stage, K, kept = stage or Stage(), len(masks), [] if starts is None else starts
+    stage, K, R, kept = stage or Stage(), len(masks), len(schedule), [] if starts is None else starts
     starts = kept or [theta0] * K
     trained = [start is not theta0 for start in starts]
     flipped = transposed(problem.f.module)
     cut = partial(prune, selection=selection, granularity=granularity, transposed=flipped, floor=floor)
-    turn = _Turn(masks.names, starts, trained, schedule, T, score, cut, first_round, later, watcher, guard)
+    turn = _Turn(masks.names, trained, schedule, T, score, cut, first_round, later, watcher, guard)
     m, done = _begin(problem, masks, kept, guard, stage)  # m_k ← 1, or what an earlier process left
-    turns = [(r, k) for r in range(len(schedule)) for k in range(K)]
-    for r, k in turns[done:]:  # round after round, for k = 1 .. K
-        if guard is not None and guard.stopped:
-            break
-        turned = turn(problem, m[k], k, r)  # θ ← θ0 under m_k; train T steps on d_k; prune
-        m[k], done, number = turned.mask_N, done + 1, first_round + r
-        if kept:  # otherwise the next turn begins at θ0 again: the rewind
-            kept[k] = turned.theta
-        _record(stage, {"round": number, "ticket": masks.names[k]}, turned)
-        now = MaskSet.stacked(masks.scope, masks.names, m)
-        if k + 1 == K:
-            for row in similarity_rows(now) if K > 1 else ():
-                stage.record(event="similarity", round=number, **row)
-            if guard is not None:
-                guard.after(number, now, partial(turn, r=r), stage)
-        stage.save(partial(_state, now, kept, guard), _facts(problem, done, guard))
-        stage.advance(done, len(turns))
+    twin = [guard.twin] if guard is not None and guard.twin is not None else []
+    turns = Turns(turn.begin, turn.finish, [problem, *twin], bool(kept))
+    with closing(opened(at_once, turns, K, max(T, 1) * (K * R - done))) as way:
+        for r in range(done // K, R):  # round after round
+            if guard is not None and guard.stopped:
+                break
+            asked = [Asked(problem, k, r, m[k], starts[k]) for k in range(done % K, K)]
+            for one, turned in zip(asked, way(asked), strict=True):  # for k = 1 .. K, in turn or at once
+                m[one.k], done = turned.mask_N, done + 1
+                if kept and turned.theta is not None:  # else it begins at θ0 again: the rewind
+                    kept[one.k] = turned.theta
+                if guard is not None:
+                    guard.keep(one.k, turned.outputs)
+                now = MaskSet.stacked(masks.scope, masks.names, m)
+                _record(stage, {"round": first_round + r, "ticket": masks.names[one.k]}, turned)
+                if one.k + 1 == K:
+                    _after_round(stage, first_round + r, now, guard, partial(_alone, way, r, starts))
+                if one.k + 1 == K or not way.whole:
+                    stage.save(partial(_state, now, kept, guard), _facts(problem, done, guard))
+                stage.advance(done, K * R)
     if guard is not None and guard.stopped:
         return guard.last_good(masks)
     return MaskSet.stacked(masks.scope, masks.names, m)
@@ -105,11 +113,10 @@ def extract(
 
 @dataclass(frozen=True)
 class _Turn:
-    """What a ticket goes through in a round. Arguments as in `extract`."""
+    """What a ticket goes through in a round; its training lies between. Arguments as in `extract`."""
 
     names: Sequence[str]
-    starts: Sequence[Theta]
-    trained: Sequence[bool]  # which of them are more than the rewind point
+    trained: Sequence[bool]  # whose starts are more than the rewind point
     schedule: Sequence[int]
     T: int
     score: Score
@@ -119,35 +126,51 @@ class _Turn:
     watcher: Watcher | None
     guard: Guard | None
 
-    def __call__(self, problem: Problem, m_k: Tensor, k: int, r: int) -> Turned:
-        """The mask of ticket k after round r, and what it has trained."""
-        number, keep = self.first_round + r, self.schedule[r]
-        theta = self.starts[k].masked(m_k)  # θ ← θ0, under m_k
-        evidence = TicketEvidence(
-            problem, self.starts[k], theta, m_k, k, number, needs_trajectory(self.score)
-        )
-        watch = self.watcher(evidence, partial(self._drawn, evidence, keep)) if self.watcher else None
-        recipe = self.later if r or self.trained[k] else None
-        loss = problem.train(  # θ_T^(k): T steps on d_k
-            theta, m_k, k, self.T, "extract", number, moved_N=evidence.moved_N, recipe=recipe, watch=watch
-        )
-        if self.guard is not None:
-            self.guard.saw(problem, theta, m_k, k)
-        try:  # m_k ← m_k without the lowest scores, |θ_T^(k)| in the paper
-            m_k = self.cut(m_k, self.score(evidence), keep, evidence.scope)
+    def begin(self, asked: Asked) -> Training:
+        """The rewind, and the T steps to be made on ``d_k``."""
+        k, number = asked.k, self.first_round + asked.r
+        theta = asked.start.masked(asked.mask_N)  # θ ← θ0, under m_k
+        trajectory = needs_trajectory(self.score)
+        evidence = TicketEvidence(asked.problem, asked.start, theta, asked.mask_N, k, number, trajectory)
+        draw = partial(self._drawn, evidence, self.schedule[asked.r])
+        watch = self.watcher(evidence, draw) if self.watcher else None
+        return Training(evidence, self.T, self.later if asked.r or self.trained[k] else None, watch)
+
+    def finish(self, training: Training, loss: float) -> Turned:
+        """``m_k`` without the lowest scores: those of ``|θ_T^(k)|`` in the paper."""
+        e, watch, guard = training.evidence, training.watch, self.guard
+        outputs = guard.saw(e.problem, e.theta, e.mask_N, e.k) if guard is not None else None
+        try:
+            m_k = self.cut(e.mask_N, self.score(e), self.schedule[e.round - self.first_round], e.scope)
         except PruningError as error:
-            raise type(error)(f"round {number}, ticket {self.names[k]!r}: {error}") from None
-        return Turned(m_k, theta, loss, watch)
+            raise type(error)(f"round {e.round}, ticket {self.names[e.k]!r}: {error}") from None
+        return Turned(m_k, e.theta, loss, watch.facts() if watch else None, outputs)
 
     def _drawn(self, evidence: TicketEvidence, keep: int) -> Tensor:
         """The mask that pruning would give now; a layer may be empty in it."""
         return self.cut(evidence.mask_N, self.score(evidence), keep, evidence.scope, allow_collapse=True)
 
 
+def _alone(way: Way, r: int, starts: Sequence[Theta], problem: Problem, m_k: Tensor, k: int) -> Turned:
+    """A turn by itself: that of a twin."""
+    (turned,) = way([Asked(problem, k, r, m_k, starts[k])])
+    return turned
+
+
+def _after_round(
+    stage: Stage, number: int, masks: MaskSet, guard: Guard | None, turn: Callable[..., Turned]
+) -> None:
+    """How alike the masks are now, and whether that is an alarm."""
+    for row in similarity_rows(masks) if len(masks) > 1 else ():
+        stage.record(event="similarity", round=number, **row)
+    if guard is not None:
+        guard.after(number, masks, turn, stage)
+
+
 def _record(stage: Stage, head: dict[str, Any], turned: Turned) -> None:
     """What a turn came to."""
-    if turned.watch is not None:
-        stage.record(**head, **turned.watch.facts())
+    if turned.facts is not None:
+        stage.record(**head, **turned.facts)
     stage.record(event="prune", **head, kept=int(turned.mask_N.sum()), loss=turned.loss)
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,20 +33,11 @@ from tombola.function import Theta
 from tombola.masks import MaskSet
 from tombola.objectives import Classification, OneVsRest
 from tombola.problem import Problem
-from tombola.problem import Watch as LooksOn
 from tombola.randomness import drawn_from
 from tombola.stage import Stage, State
+from tombola.together import Turned
 
 SAMPLES = 256  # unlabelled ones that drift is measured on
-
-
-class Turned(NamedTuple):
-    """What a ticket's turn in a round gives: its new mask, what it has trained, the loss, who looked on."""
-
-    mask_N: Tensor
-    theta: Theta
-    loss: float
-    watch: LooksOn | None
 
 
 Turn = Callable[[Problem, Tensor, int], Turned]
@@ -91,18 +82,23 @@ class Guard:
 
     # -- measured while tickets train -------------------------------------------------------------
 
-    def saw(self, problem: Problem, theta: Theta, mask_N: Tensor, k: int) -> None:
-        """Take the outputs of ticket k in training, before it is pruned; it stays as it is."""
+    def saw(self, problem: Problem, theta: Theta, mask_N: Tensor, k: int) -> Tensor | None:
+        """The outputs of ticket k in training, before it is pruned, for `keep`; it stays as it is."""
         kind = outputs_of(self.problem)
         if self.twin is None or kind is None or problem is not self.problem:  # a twin's are not compared
-            return
+            return None
         f, data = self.problem.f, self.problem.data
         x = data.inputs("validation", torch.arange(min(SAMPLES, len(data.validation))))
         buffers = {name: b.clone() for name, b in theta.buffers.items()}
         copy = Theta(theta.weights_N, theta.rest_R, theta.private, buffers)
         with torch.no_grad(), training(f.module), drawn_from(self.problem.seed, "guard", k):
             outputs_BC = f(copy, mask_N, x, k if len(theta.private) > 1 else 0)
-        self._now[k] = (outputs_BC[:, k] if kind == "binary" else outputs_BC).clone()
+        return (outputs_BC[:, k] if kind == "binary" else outputs_BC).clone()
+
+    def keep(self, k: int, outputs: Tensor | None) -> None:
+        """Take what `saw` gave of ticket k in this round."""
+        if outputs is not None:
+            self._now[k] = outputs
 
     def after(self, number: int, masks: MaskSet, turn: Turn, stage: Stage) -> None:
         """Measure after a round, record it, and raise the alarm if it is time.

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from tombola.stage import Stage, State
+from tombola.together import AtOnce
 
 
 class Journal:
     """Results of finished stages, in memory.
+
+    Args:
+        at_once: how the trainings of a round of a search go (`tombola.together.choose`).
 
     >>> journal, calls = Journal(), []
     >>> for _ in range(2):
@@ -23,7 +27,8 @@ class Journal:
     {'n': 1}
     """
 
-    def __init__(self) -> None:
+    def __init__(self, at_once: AtOnce = "auto") -> None:
+        self.at_once: AtOnce = at_once
         self.results: dict[str, State] = {}
         self.rows: list[dict] = []
         self.seconds: dict[str, float] = {}

@@ -19,6 +19,7 @@ from tombola.randomness import generator
 from tombola.records import read_config, read_records
 from tombola.runs import Progress, Run
 from tombola.settings import Settings
+from tombola.together import AtOnce
 
 Draw = Callable[[Sequence[Finished], Path], list[Path]]
 
@@ -35,6 +36,7 @@ class Order:
     tune: bool = False
     methods: Sequence[str] = ()
     shared: Path | None = None  # a folder for what runs with other settings need as well
+    at_once: AtOnce = "auto"  # how the trainings of a round go; a run that exists goes on as it began
 
     def __post_init__(self) -> None:
         for name in self.methods:
@@ -74,7 +76,7 @@ class Order:
             **pipeline.origin,
             "methods": list(self.methods),
         }
-        with Run(path, config, progress, shared=self.shared) as run:
+        with Run(path, config, progress, shared=self.shared, at_once=self.at_once) as run:
             pipeline.journal = run
             for name in run.config["methods"]:
                 for sparsity in levels(pipeline, name):

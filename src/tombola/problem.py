@@ -68,15 +68,18 @@ class Problem:
 
     def loss(self, theta: Theta, mask_N: Tensor | None, k: int, stream: Stream, i: int) -> Tensor:
         """``L(f(x; m_k ⊙ θ), y)`` of batch i, as in training, with its graph; counts the samples."""
+        x, targets = self.batch(k, stream, i)
+        with drawn_from(*stream.key, "forward", i):
+            outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
+        return self.objective.loss(outputs, targets, k, x)
+
+    def batch(self, k: int, stream: Stream, i: int) -> tuple[Tensor, Tensor]:
+        """Inputs, augmented, and targets of batch i; counts the samples."""
         index = stream[i]
         augment = generator(*stream.key, "augment", i) if self.data.augment else None
         x = self.data.inputs("train", index, augment)
-        with drawn_from(*stream.key, "forward", i):
-            outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
-        targets = self.objective.targets(self.data, self.partition, index, k)
-        loss = self.objective.loss(outputs, targets, k, x)
         self.seen += len(index)
-        return loss
+        return x, self.objective.targets(self.data, self.partition, index, k)
 
     def gradient(self, theta: Theta, mask_N: Tensor, k: int, stream: Stream, i: int) -> Tensor:
         """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of batch i to the leaves' gradients; returns the loss."""

@@ -51,12 +51,12 @@ def _applies(weights_N: Tensor, mask_N: Tensor) -> bool:
         and mask_N.dtype == torch.bool
         and weights_N.is_contiguous()
         and mask_N.is_contiguous()
-        and not _transformed()
+        and not transformed()
         and _function(weights_N.dtype) is not None
     )
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether ``torch.func`` is at work (vmap, grad, ...), which wants torch's own operations."""
     peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
     return peek is None or peek() is not None

@@ -16,6 +16,7 @@ from tombola.recipe import Recipe
 from tombola.segments import Segment
 from tombola.settings import Settings
 from tombola.stage import Stage, State
+from tombola.together import AtOnce
 from tombola.watching import watcher
 
 Compute = Callable[[Stage], State]
@@ -30,6 +31,7 @@ def searched(
     rounds: Segment,
     times: int,
     guard: Guard | None = None,
+    at_once: AtOnce = "no",
 ) -> Compute:
     """The rounds of a segment: masks, and the weights that they have trained if those are kept.
 
@@ -42,6 +44,7 @@ def searched(
         rounds: their counts.
         times: the settings' T this often: K for one network that is trained on all K subsets.
         guard: the alarm for collapse.
+        at_once: how the trainings of a round go (`tombola.together.choose`).
     """
     T = settings.T * times
 
@@ -59,6 +62,7 @@ def searched(
             watcher=watcher(settings, T),
             guard=guard,
             stage=stage,
+            at_once=at_once,
             **_cut(settings),
         )
         tensors, facts = guard.state() if guard is not None else ({}, {})

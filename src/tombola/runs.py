@@ -23,8 +23,9 @@ from torch import Tensor
 from tombola import storage
 from tombola.errors import RunError
 from tombola.journal import Journal
-from tombola.records import difference, environment, read_config, read_records
+from tombola.records import difference, environment, read_config, read_environment, read_records
 from tombola.stage import Stage, State
+from tombola.together import AtOnce, settled
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 _CURRENT = "current"
@@ -40,6 +41,7 @@ class Run(Journal):
         progress: called as stages advance.
         save_seconds: least time between two saved states of a stage.
         shared: a folder for results that other runs need as well (stages with a key, `Journal.once`).
+        at_once: how the trainings of a round go (`tombola.together.choose`); ``auto`` is as the run began.
 
     Raises:
         RunError: the directory belongs to something else, to another config, or to a live process.
@@ -52,8 +54,9 @@ class Run(Journal):
         progress: Progress | None = None,
         save_seconds: float = 5.0,
         shared: Path | None = None,
+        at_once: AtOnce = "auto",
     ) -> None:
-        super().__init__()
+        super().__init__(at_once)
         self.path, self.progress, self.save_seconds = Path(path), progress, save_seconds
         self.records, self.shared = self.path / "records.jsonl", shared
         self._unfinished: str | None = None  # the stage whose state was saved, but not its result
@@ -63,8 +66,10 @@ class Run(Journal):
             self._configure(config)
             self._sweep()
             if not (self.path / "environment.json").exists():  # that of the beginning
-                content = json.dumps(environment(), indent=2) + "\n"
+                began = {**environment(), "at_once": settled(at_once)}
+                content = json.dumps(began, indent=2) + "\n"
                 storage.write_bytes(self.path / "environment.json", content.encode())
+            self.at_once = begun(self.path, at_once)
             self._cut_records()
         except BaseException:
             self.close()
@@ -232,6 +237,21 @@ def _copied(file: Path, stage: Stage) -> State:
     for row in state["rows"]:
         stage.record(**row)
     return tensors, state["facts"]
+
+
+def begun(path: Path, at_once: AtOnce) -> AtOnce:
+    """How the trainings of a round go in a run: as they did when it began, or its bytes would differ.
+
+    Raises:
+        RunError: another way is asked for.
+    """
+    way: AtOnce = read_environment(path).get("at_once", "no")  # older runs went one after the other
+    if at_once not in ("auto", way):
+        raise RunError(
+            f"{path} began with at_once={way}, and {at_once} may change its last bits: leave --at-once out, "
+            "or choose another directory"
+        )
+    return way
 
 
 def _lock(path: Path) -> TextIO:

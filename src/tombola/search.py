@@ -68,7 +68,8 @@ class Search:
             before = MaskSet.dense(scope, names)
 
         times = self.task.budget(self.source, 1)
-        compute = searched(problem, settings, start, before, starts, rounds, times, guard)
+        at_once = self.journal.at_once
+        compute = searched(problem, settings, start, before, starts, rounds, times, guard, at_once)
         tensors, _ = self.journal.once(self.stage("search", sparsity), compute)
         self._check_reached(sparsity)
         masks = MaskSet.unpack(scope, names, tensors["masks"])

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from tombola.commands.options import Flag, use_threads
 from tombola.launch import order_of
 from tombola.records import read_environment
 from tombola.terminal import carry_out
+from tombola.together import AtOnce
 
 
-def resume(path: Path, *, threads: int | None = None, json: Flag = False) -> None:
+def resume(
+    path: Path, *, threads: int | None = None, at_once: AtOnce = "auto", json: Flag = False
+) -> None:
     """Go on with an interrupted run; the result is the same, byte for byte.
 
     Example: tombola resume runs/digits-quick/seed0
@@ -21,9 +25,12 @@ def resume(path: Path, *, threads: int | None = None, json: Flag = False) -> Non
         The run directory.
     threads: int
         As they were when the run began, by default.
+    at_once: AtOnce
+        As in `tombola run`; another way than the run began with is an error.
     json: bool
         Print rows for machines instead of tables.
     """
     order, seed, item = order_of(path)
     use_threads(read_environment(path).get("threads") if threads is None else threads)
+    order = replace(order, at_once=at_once)
     carry_out(order, order.load(), [(seed, item, path)], json)

@@ -9,6 +9,7 @@ from tombola.commands.options import Flag, Numbers, Seeds, Words, absolute, use_
 from tombola.experiments import experiment
 from tombola.launch import Order
 from tombola.terminal import carry_out
+from tombola.together import AtOnce
 
 
 def run(
@@ -25,6 +26,7 @@ def run(
     tune: Flag = False,
     out: Path = Path("runs"),
     threads: int | None = None,
+    at_once: AtOnce = "auto",
     json: Flag = False,
 ) -> None:
     """Run methods of an experiment and compare them. What is done already is not done again.
@@ -56,7 +58,11 @@ def run(
     out: Path
         Where run directories go: OUT/NAME-PRESET/seedN, or OUT/NAME-PRESET/ITEM/seedN.
     threads: int
-        Threads of one process; all cores by default. Another number may change the last bits.
+        Threads of one process, or workers of one thread; all cores by default. Another number may change the
+        last bits.
+    at_once: AtOnce
+        The K trainings of a round: workers (one thread each), no (one after the other, all threads), batched
+        (one batch; other last bits). By default as the run began; a new one takes workers on several cores.
     json: bool
         Print rows for machines instead of tables.
     """
@@ -66,7 +72,8 @@ def run(
     settings = replace(defaults.settings, sparsity=sparsity) if sparsity else defaults.settings
     settings = settings.changed(set)
     augment = defaults.augment if augment is None else augment
-    order = Order(chosen, preset, settings, augment, data and absolute(data), tune, method)
+    source = data and absolute(data)
+    order = Order(chosen, preset, settings, augment, source, tune, method, at_once=at_once)
     folder, found = out / f"{name}-{preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
     carry_out(order, found, where, json)

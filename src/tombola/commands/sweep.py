@@ -14,6 +14,7 @@ from tombola.report.curve import measure, table, write_sweep
 from tombola.report.rows import rows as rows_of
 from tombola.sweep import grid, with_controls
 from tombola.terminal import err_console, show, work
+from tombola.together import AtOnce
 
 
 def sweep(
@@ -31,6 +32,7 @@ def sweep(
     tune: Flag = False,
     out: Path = Path("sweeps"),
     threads: int | None = None,
+    at_once: AtOnce = "auto",
     json: Flag = False,
 ) -> None:
     """Run a grid and draw it: quality over sparsity with the controls, heat maps over two settings.
@@ -67,7 +69,10 @@ def sweep(
     out: Path
         Where everything goes: OUT/NAME-PRESET, with sweep.html, sweep.json and the figures as SVG.
     threads: int
-        Threads of one process; all cores by default. Another number may change the last bits.
+        Threads of one process, or workers of one thread; all cores by default. Another number may change the
+        last bits.
+    at_once: AtOnce
+        The K trainings of a round, as in `tombola run`.
     json: bool
         Print rows for machines instead of tables.
     """
@@ -78,7 +83,7 @@ def sweep(
     names = with_controls(method) if controls else list(method)
     source = data and absolute(data)
     augment = defaults.augment if augment is None else augment
-    base = Order(chosen, preset, settings, augment, source, tune, names)
+    base = Order(chosen, preset, settings, augment, source, tune, names, at_once=at_once)
     folder = out / f"{name}-{preset}"
     points, loaded = grid(base, folder, set), base.load()
     if "" not in loaded:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tombola.product import transformed
+
 # kernel, expansion, output channels, squeeze-and-excitation, stride
 BOTTLENECKS: tuple[tuple[int, int, int, bool, int], ...] = (
     (3, 16, 16, False, 1),
@@ -115,7 +117,8 @@ class GhostNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``[B, 3, H, W]`` to logits ``[B, num_classes]``."""
-        x = x.contiguous(memory_format=torch.channels_last)  # 1.8 times faster on a CPU
+        if torch.compiler.is_compiling() or not transformed():  # vmap knows no memory formats
+            x = x.contiguous(memory_format=torch.channels_last)  # 1.8 times faster on a CPU
         x = self.blocks(torch.relu(self.stem(x)))
         x = torch.relu(self.last(x)).mean((2, 3), keepdim=True)
         x = torch.relu(self.head(x)).flatten(1)

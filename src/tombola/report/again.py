@@ -45,6 +45,7 @@ def _without_seed(ran: Ran) -> str:
         words += ["--augment" if config.get("augment") else "--no-augment"]
     words += ["--tune"] if config.get("tune") else []
     words += ["--threads", str(threads)] if threads else []
+    words += ["--at-once", ran.environment.get("at_once", "no")] if ran.environment else []
     return shlex.join(words)
 
 

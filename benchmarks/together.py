@@ -1,0 +1,82 @@
+"""One round of K = 10 trainings: at once, over one after the other with all threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure import interleave
+from benchmarks.row import Row, ratio
+from benchmarks.setting import generator, ghostnet
+from tombola import partition
+from tombola.data import Data
+from tombola.extract import extract
+from tombola.function import Function
+from tombola.masks import MaskSet
+from tombola.models.coordinate_mlp import CoordinateMLP
+from tombola.objectives import Objective, OneVsRest, Reconstruction
+from tombola.problem import Problem
+from tombola.recipe import Recipe
+from tombola.scope import scope
+from tombola.together import AtOnce
+
+K, TARGET = 10, 0.83  # 1 / 1.2
+Ways = dict[AtOnce, float | None]  # how at once, and the target
+
+
+def round_k10(full: bool) -> list[Row]:
+    """Everything counts: forking the workers, their first step in a new process, scores and masks."""
+    repeats = 5 if full else 2
+    # On a CPU grouped convolutions are slow: nobody is advised to batch them, so there is no target.
+    ghostnet_ways: Ways = {"workers": TARGET, **({"batched": None} if full else {})}
+    mlp_ways: Ways = {"workers": TARGET, "batched": TARGET}
+    return [
+        *_rows("ghostnet", _ghostnet(), 6, repeats, ghostnet_ways),
+        *_rows("mlp", _mlp(), 100, repeats, mlp_ways),
+    ]
+
+
+def _ghostnet() -> Problem:
+    x = torch.randn(1280, 3, 32, 32, generator=generator())
+    return _problem(ghostnet(), x, torch.arange(1280) % K, OneVsRest(), 64, _channels_last)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.to(memory_format=torch.channels_last)
+
+
+def _mlp() -> Problem:
+    """The network of the experiment inr, with its batches."""
+    x, y = 2 * torch.rand(10_000, 2, generator=generator()) - 1, torch.rand(10_000, 3, generator=generator(1))
+    return _problem(CoordinateMLP(generator=generator()), x, y, Reconstruction(), 256)
+
+
+def _problem(
+    net: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    objective: Objective,
+    batch: int,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+) -> Problem:
+    subset = (torch.arange(len(x)) % K).numpy()
+    data = Data.of(x, y, {"subset": subset}, **({"prepare": prepare} if prepare else {}))
+    subsets = partition.by_column(data, "subset", [str(k) for k in range(K)])
+    recipe = Recipe(lr=1e-7, batch_size=batch)  # nothing is learnt: see benchmarks.training
+    return Problem(Function(net, scope(net)), data, subsets, objective, recipe, 0)
+
+
+def _rows(name: str, problem: Problem, T: int, repeats: int, ways: Ways) -> list[Row]:
+    theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, problem.partition.names)
+
+    def one_round(way: AtOnce) -> None:
+        extract(problem, theta0, dense, [problem.f.scope.size // 2], T, at_once=way)
+
+    sides = {way: partial(one_round, way) for way in ("no", *ways)}
+    times = interleave(sides, repeats, warmup=1)
+    batch = problem.recipe.batch_size
+    against = f"one after the other, {torch.get_num_threads()} threads; {T} steps of batch {batch}"
+    return [ratio(f"round_k10_{name}_{w}", times, w, "no", against, target) for w, target in ways.items()]

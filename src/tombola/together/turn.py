@@ -1,0 +1,116 @@
+"""A ticket's turn in a round of Algorithm 1: begun, trained, and cut; and what gives a round its turns.
+
+A turn is a function of what is asked for and of nothing else, so that the turns of a round may be taken in
+any order, or at once.
+
+Shape letters: N weights in scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from tombola.evidence import TicketEvidence
+from tombola.function import Theta
+from tombola.problem import Problem, Watch
+from tombola.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Whose turn it is, and where it begins.
+
+    Attributes:
+        problem: what is trained on; its ``seen`` counts the samples of the turn.
+        k: the ticket.
+        r: the round, counted from the first entry of the schedule.
+        mask_N: ``m_k``; what moves masks (SET, RigL) may change it in place.
+        start: the weights that the round starts from; they keep their bits.
+    """
+
+    problem: Problem
+    k: int
+    r: int
+    mask_N: Tensor
+    start: Theta
+
+
+@dataclass(frozen=True)
+class Training:
+    """T steps of a ticket that are about to be made, on the weights of its evidence."""
+
+    evidence: TicketEvidence
+    T: int
+    recipe: Recipe | None = None
+    watch: Watch | None = None
+
+    def run(self) -> float:
+        """Make them, in place; the mean loss."""
+        e = self.evidence
+        order = ("extract", e.round)
+        further: dict[str, Any] = {"moved_N": e.moved_N, "recipe": self.recipe, "watch": self.watch}
+        return e.problem.train(e.theta, e.mask_N, e.k, self.T, *order, **further)
+
+
+class Turned(NamedTuple):
+    """What a turn gives.
+
+    Attributes:
+        mask_N: the mask after pruning.
+        theta: what was trained; None where nobody asked for it (`Turns.keeps`).
+        loss: the mean over the steps.
+        facts: of what looked on; None where nothing did.
+        outputs: what the guard saw (`tombola.guard.Guard.saw`).
+    """
+
+    mask_N: Tensor
+    theta: Theta | None
+    loss: float
+    facts: dict[str, Any] | None = None
+    outputs: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Turns:
+    """What the turns of a search consist of: the beginning and the end; training lies between.
+
+    Attributes:
+        begin: rewinds and masks the weights, and says how they are trained.
+        finish: from a finished training and its loss, scores and prunes.
+        problems: all that turns may be asked for.
+        keeps: whether the trained weights are wanted.
+    """
+
+    begin: Callable[[Asked], Training]
+    finish: Callable[[Training, float], Turned]
+    problems: Sequence[Problem]
+    keeps: bool = False
+
+    def take(self, asked: Asked) -> Turned:
+        """One turn, here and now."""
+        training = self.begin(asked)
+        return self.finish(training, training.run())
+
+
+class Way(Protocol):
+    """How the turns of a round are taken.
+
+    ``whole``: whether a round must be taken whole, so that a search cannot go on from the middle of one to
+    the same bits.
+    """
+
+    whole: bool
+
+    def __call__(self, asked: Sequence[Asked]) -> Iterator[Turned]:
+        """The turns in the order asked for, as soon as they are ready.
+
+        Raises:
+            TombolaError: whatever a turn raises; of several that fail the first in order.
+        """
+
+    def close(self) -> None:
+        """Let go of what the way holds; turns that are not ready are given up."""
