@@ -38,17 +38,33 @@ def from_scores(patch, smallest):
 
 
 def agree(scores, keep, eligible=None):
-    """The two give the same mask, or raise in the same words."""
+    """A sample, counts of digits and quickselect give the same mask, or raise in the same words."""
     found = []
-    for smallest in (1, 1 << 60):
+    for side in ("sample", "digits", "quickselect"):
         with pytest.MonkeyPatch.context() as patch:
-            from_scores(patch, smallest)
-            assert (radix.Keys.of(scores, eligible) is not None) == (smallest == 1)
+            from_scores(patch, 1 << 60 if side == "quickselect" else 1)
+            if side == "digits":
+                patch.setattr(radix.Keys, "_between", lambda keys, rank: None)
+            assert (radix.Keys.of(scores, eligible, keep) is None) == (side == "quickselect")
             try:
                 found.append(keep_top(scores, keep, eligible).tolist())
             except PruningError as error:
                 found.append(str(error))
-    assert found[0] == found[1]
+    assert found[0] == found[1] == found[2]
+
+
+def test_the_threshold_is_found_in_a_sample_or_else_by_digits(monkeypatch):
+    kinds = []
+    digits = radix.Keys._by_digits
+    monkeypatch.setattr(radix.Keys, "_by_digits", lambda *a: kinds.append("digits") or digits(*a))
+    scores = torch.rand(50_000, generator=torch.Generator().manual_seed(0))
+    keep_top(scores, 20_000)
+    assert kinds == []
+    keep_top(scores.round(), 20_000)  # half of them are zeros: too many for a sample
+    assert kinds == ["digits"]
+    monkeypatch.setattr(radix.Keys, "_bracket", lambda *a: (0, 1))  # a sample that was out of luck
+    agree(scores, 20_000)
+    assert kinds.count("digits") > 1
 
 
 @settings(max_examples=50, deadline=None)
@@ -99,7 +115,7 @@ def test_nan_counts_among_the_eligible_only(dtype):
 def test_in_parts_of_memory_only_the_scores_given_are_read():
     scores = torch.rand(4000)
     agree(scores[7:3001], 1000, (scores < 0.5)[7:3001])
-    assert radix.Keys.of(scores[::2], None) is None
+    assert radix.Keys.of(scores[::2], None, 1) is None
 
 
 def test_parts_cover_the_range_once():

@@ -3,8 +3,44 @@
 #define KEY(u) ((u) == SIGN ? SIGN : (u) & SIGN ? ~(u) : (u) | SIGN) // in the order of the numbers; -0 is 0
 #define TOP (8 * (int)sizeof(WORD) - 16)
 
+// Collects the eligible keys from `low` to `high`, counts those below, and says in nan whether there is a NaN
+// among the eligible: a number whose magnitude is above that of infinity. Returns how many it collected, or
+// -1 where there may be more than there is room for.
+long NAME(between)(long n, const WORD *restrict x, const unsigned char *restrict eligible, WORD infinity,
+                   WORD low, WORD high, WORD *restrict out, long room, long *restrict under,
+                   long *restrict nan)
+{
+    long found = 0;
+    WORD worst = 0;
+    for (long start = 0; start < n; start += BLOCK) {
+        const long size = start + BLOCK < n ? BLOCK : n - start;
+        const unsigned char *own = eligible ? eligible + start : ones;
+        const WORD *u = x + start;
+        unsigned char match[BLOCK + 8];
+        WORD less = 0;
+        if (found + BLOCK > room)
+            return -1;
+        memset(match + size, 0, 8);
+        for (long i = 0; i < size; i++) {
+            const WORD key = KEY(u[i]), magnitude = u[i] & ~SIGN, mine = eligible ? -(WORD)own[i] : ~(WORD)0;
+            match[i] = key - low <= high - low && mine;
+            less += mine & (key < low);
+            worst = (magnitude & mine) > worst ? magnitude & mine : worst;
+        }
+        for (long from = 0; from < size; from += 8) {
+            uint64_t any; // eight of them, each 0 or 1, the first one lowest
+            memcpy(&any, match + from, 8);
+            for (; any; any &= any - 1)
+                out[found++] = KEY(u[from + __builtin_ctzll(any) / 8]);
+        }
+        *under += less;
+    }
+    *nan |= worst > infinity;
+    return found;
+}
+
 // Counts the eligible keys by their 16 highest bits, in four tables: an increment need not wait for the one
-// before. Returns whether there is a NaN among them: a number whose magnitude is above that of infinity.
+// before. Returns whether there is a NaN among them.
 int NAME(top)(long n, const WORD *restrict x, const unsigned char *restrict eligible, WORD infinity,
               unsigned *restrict bins)
 {

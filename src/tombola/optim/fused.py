@@ -19,7 +19,7 @@ from tombola.native.threads import in_parts
 from tombola.optim.entrywise import Moments, Rule, Rules, update
 
 SMALLEST = 1 << 15  # entries: below, twenty-five operations take a tenth of a millisecond
-_PER_THREAD = 1 << 18  # entries that are worth a thread
+_PER_THREAD = 1 << 20  # entries that are worth a thread: below, waiting for the second one eats its gain
 _KINDS = {torch.float32: ("adam_float32", ctypes.c_float), torch.float64: ("adam_float64", ctypes.c_double)}
 
 

@@ -1,17 +1,21 @@
-"""The highest scores by counting their bits: three reads of float32 scores, five of float64, and no copy.
+"""The highest scores by the bits of numbers: two reads of the scores as a rule, and no copy.
 
 The bits of a float, read as an unsigned integer and mirrored where it is negative, are in the order of the
-floats. So the threshold is found 16 bits at a time (a radix select): count the scores by their 16 highest
-bits, see in which bin the threshold lies, count those of this bin by the next 16 bits. A last read writes
-the mask. Beside the mask this takes one MiB of counts per thread. The result is that of the path without a
-compiler (`tombola.pruning.top`), bit for bit.
+floats. A sample says between which two of these keys the threshold should lie. One read counts what is below
+the two and collects what is between, a few percent, of which NumPy takes the threshold; a second one writes
+the mask. Where the threshold is not there, or too many scores are (ties), it is found 16 bits at a time:
+count the scores by their 16 highest bits, then those of the threshold's bin by the next 16 (a radix select).
 
-Shape letters: N weights, P parts of the scores with a thread each.
+The result is that of the path without a compiler (`tombola.pruning.top`), bit for bit. Beside the mask this
+takes at most an eighth of the scores, by rule a thirtieth, or one MiB of counts per thread.
+
+Shape letters: N weights, S sampled scores, P parts of the scores with a thread each.
 """
 
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -26,43 +30,54 @@ from tombola.native.threads import bounds, in_parts
 SMALLEST = 1 << 20  # scores: below, a partition of all of them takes no longer
 SMALLEST_MASKED = 1 << 16  # below, neither does a partition of the eligible
 _PER_THREAD = 1 << 18
-_BINS, _TABLES = 1 << 16, 4
+_BINS, _TABLES, _SAMPLE = 1 << 16, 4, 1 << 15
 
 
 @dataclass(frozen=True)
 class _Kind:
+    between: Callable[..., int]
     top: Callable[..., int]
     below: Callable[..., None]
     mark: Callable[..., None]
-    digits: int  # of 16 bits
+    word: np.dtype
     infinity: int  # its bits
+
+    @property
+    def digits(self) -> int:
+        """Of 16 bits."""
+        return self.word.itemsize // 2
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The key of the threshold, how many equal to it are pruned, and how many of those each part has."""
+
+    key: int
+    skip: int
+    ties_P: np.ndarray
 
 
 class Keys:
-    """Scores counted by their highest bits.
+    """Scores of which ``keep`` are wanted.
 
     Attributes:
         nan: whether there is a NaN among the eligible.
         count: how many are eligible.
     """
 
-    def __init__(self, kind: _Kind, scores_N: Tensor, eligible_N: Tensor | None) -> None:
+    def __init__(self, kind: _Kind, scores_N: Tensor, eligible_N: Tensor | None, keep: int) -> None:
         self._kind, self._scores_N, self._eligible_N = kind, scores_N, eligible_N
-        P = len(bounds(len(scores_N), _PER_THREAD)) - 1
-        self._tables_P = np.zeros((P, _TABLES, _BINS), np.uint32)
-        nan_P = [0] * P
-
-        def top(part: int, start: int, end: int) -> None:
-            at = self._at(start)
-            nan_P[part] = kind.top(end - start, *at, kind.infinity, self._tables_P[part].ctypes.data)
-
-        in_parts(len(scores_N), _PER_THREAD, top)
-        self.nan = any(nan_P)
-        self._counts_P = _sum(self._tables_P)
-        self.count = int(self._counts_P.sum(dtype=np.int64))
+        self._bounds = bounds(len(scores_N), _PER_THREAD)
+        self.count = len(scores_N) if eligible_N is None else int(eligible_N.count_nonzero())
+        self.nan = False
+        self._keep, self._place = keep, None
+        if 0 < keep < self.count:
+            self._place = self._between(self.count - keep)
+        if self._place is None and not self.nan:
+            self._place = self._by_digits(self.count - keep)
 
     @classmethod
-    def of(cls, scores_N: Tensor, eligible_N: Tensor | None) -> Keys | None:
+    def of(cls, scores_N: Tensor, eligible_N: Tensor | None, keep: int) -> Keys | None:
         """None where there is no kernel, or it would not pay."""
         tensors = [scores_N] if eligible_N is None else [scores_N, eligible_N]
         plain = all(t.device.type == "cpu" and t.dim() == 1 and t.is_contiguous() for t in tensors)
@@ -70,46 +85,95 @@ class Keys:
         if not plain or not smallest <= len(scores_N) < 1 << 32:
             return None
         kind = _kind(scores_N.dtype)
-        return None if kind is None else cls(kind, scores_N, eligible_N)
+        return None if kind is None else cls(kind, scores_N, eligible_N, keep)
 
-    def highest(self, keep: int) -> Tensor:
-        """Boolean ``[N]``: the highest ``keep`` of the eligible; of equal scores the last ones. Once only."""
-        if keep in (0, self.count):
-            if keep and self._eligible_N is not None:
+    def highest(self) -> Tensor:
+        """Boolean ``[N]``: the highest of the eligible; of equal scores the last ones."""
+        place = self._place
+        if place is None:
+            if self._keep and self._eligible_N is not None:
                 return self._eligible_N.clone()
-            return torch.full_like(self._scores_N, keep > 0, dtype=torch.bool)
-        threshold, skip, ties_P = self._threshold(self.count - keep)
-        earlier_P = np.cumsum(ties_P, dtype=np.int64) - ties_P
-        mask_N = torch.empty(len(self._scores_N), dtype=torch.bool)
+            return torch.full_like(self._scores_N, self._keep > 0, dtype=torch.bool)
+        earlier_P = place.ties_P.cumsum() - place.ties_P
+        mask_N = torch.from_numpy(np.empty(len(self._scores_N), np.bool_))  # in huge pages, unlike torch's
 
         def mark(part: int, start: int, end: int) -> None:
-            left = max(0, skip - int(earlier_P[part]))
-            out = mask_N.data_ptr() + start
-            self._kind.mark(end - start, *self._at(start), threshold, left, out)
+            skip, out = max(0, place.skip - int(earlier_P[part])), mask_N.data_ptr() + start
+            self._kind.mark(end - start, *self._at(start), place.key, skip, out)
 
         in_parts(len(mask_N), _PER_THREAD, mark)
         return mask_N
 
-    def _threshold(self, rank: int) -> tuple[int, int, np.ndarray]:
-        """The key of this rank from below, how many equal to it are pruned, and how many each part has."""
-        key, counts_P = 0, self._counts_P
-        for left in reversed(range(self._kind.digits)):  # digits after this one
+    def _between(self, rank: int) -> _Place | None:
+        """The threshold from what lies around its place in a sample; None if it is not there."""
+        kind, (low, high) = self._kind, self._bracket(rank)
+        sizes = np.diff(self._bounds) // 8 + 2048
+        keys_P = [np.empty(size, kind.word) for size in sizes]
+        facts_P = np.zeros((len(sizes), 3), np.int64)  # keys collected, keys below, NaN
+
+        def between(part: int, start: int, end: int) -> None:
+            out, facts = keys_P[part], facts_P[part]
+            places = out.ctypes.data, len(out), facts[1:].ctypes.data, facts[2:].ctypes.data
+            facts[0] = kind.between(end - start, *self._at(start), kind.infinity, low, high, *places)
+
+        in_parts(len(self._scores_N), _PER_THREAD, between)
+        found_P, self.nan = facts_P[:, 0], bool(facts_P[:, 2].any())
+        if self.nan or (found_P < 0).any():
+            return None
+        rank -= int(facts_P[:, 1].sum())
+        if not 0 < rank <= found_P.sum():
+            return None
+        parts = [keys[:found] for keys, found in zip(keys_P, found_P, strict=True)]
+        keys = np.concatenate(parts)
+        key = np.partition(keys, rank - 1)[rank - 1]
+        ties_P = np.array([np.count_nonzero(part == key) for part in parts])
+        return _Place(int(key), rank - int(np.count_nonzero(keys < key)), ties_P)
+
+    def _bracket(self, rank: int) -> tuple[int, int]:
+        """Two keys, four standard deviations of a sample below and above the rank."""
+        N, word = len(self._scores_N), self._kind.word
+        steps = np.arange(_SAMPLE, dtype=np.uint64) * np.uint64(2654435769) % np.uint64(1 << 32)
+        at_S = torch.from_numpy((steps * np.uint64(N) >> np.uint64(32)).astype(np.int64))  # no row's rhythm
+        at_S = at_S if self._eligible_N is None else at_S[self._eligible_N[at_S]]
+        bits_S = self._scores_N[at_S].numpy().view(word)
+        sign = word.type(1 << (8 * word.itemsize - 1))
+        keys_S = np.where(bits_S == sign, sign, np.where(bits_S & sign, ~bits_S, bits_S | sign))
+        keys_S.sort()
+        S = len(keys_S)
+        at, around = rank / self.count * S, 2 * S**0.5
+        low, high = int(at - around), int(at + around) + 1
+        most = int(np.iinfo(word).max)
+        return int(keys_S[low]) if low >= 0 else 0, int(keys_S[high]) if high < S else most
+
+    def _by_digits(self, rank: int) -> _Place | None:
+        """The threshold by counting; None if there is none, or a NaN."""
+        tables_P = np.zeros((len(self._bounds) - 1, _TABLES, _BINS), np.uint32)
+        nan_P = [0] * len(tables_P)
+        kind = self._kind
+
+        def top(part: int, start: int, end: int) -> None:
+            counts = tables_P[part].ctypes.data
+            nan_P[part] = kind.top(end - start, *self._at(start), kind.infinity, counts)
+
+        def below(part: int, start: int, end: int) -> None:
+            counts = tables_P[part].ctypes.data
+            kind.below(end - start, *self._at(start), 16 * (left - 1), key, counts)
+
+        in_parts(len(self._scores_N), _PER_THREAD, top)
+        self.nan = any(nan_P)
+        if self.nan or not 0 < rank < self.count:
+            return None
+        key = 0
+        for left in reversed(range(kind.digits)):  # digits after this one
+            counts_P = _sum(tables_P)
             total = counts_P.sum(0, dtype=np.int64).cumsum()
             digit = int(np.searchsorted(total, rank))
             rank -= int(total[digit - 1]) if digit else 0
             key = key << 16 | digit
             if left:
-                counts_P = self._below(key, 16 * (left - 1))
-        return key, rank, counts_P[:, digit]
-
-    def _below(self, prefix: int, shift: int) -> np.ndarray:
-        self._tables_P[:] = 0
-
-        def below(part: int, start: int, end: int) -> None:
-            self._kind.below(end - start, *self._at(start), shift, prefix, self._tables_P[part].ctypes.data)
-
-        in_parts(len(self._scores_N), _PER_THREAD, below)
-        return _sum(self._tables_P)
+                tables_P[:] = 0
+                in_parts(len(self._scores_N), _PER_THREAD, below)
+        return _Place(key, rank, counts_P[:, digit].astype(np.int64))
 
     def _at(self, start: int) -> tuple[int, int | None]:
         """Where the scores and the eligible from ``start`` on lie in memory."""
@@ -128,14 +192,18 @@ def _sum(tables_P: np.ndarray) -> np.ndarray:
 @cache
 def _kind(dtype: torch.dtype) -> _Kind | None:
     library = native.load()
-    words = {torch.float32: ("float32", ctypes.c_uint32, 2), torch.float64: ("float64", ctypes.c_uint64, 4)}
-    if library is None or dtype not in words:
+    words = {torch.float32: ("float32", ctypes.c_uint32), torch.float64: ("float64", ctypes.c_uint64)}
+    if library is None or dtype not in words or sys.byteorder != "little":
         return None
-    name, word, digits = words[dtype]
+    name, word = words[dtype]
     place, size = ctypes.c_void_p, ctypes.c_long
-    top, below, mark = (getattr(library, f"{step}_{name}") for step in ("top", "below", "mark"))
+    between, top, below, mark = (
+        getattr(library, f"{step}_{name}") for step in ("between", "top", "below", "mark")
+    )
+    between.argtypes = [size, place, place, word, word, word, place, size, place, place]
+    between.restype = size
     top.argtypes, top.restype = [size, place, place, word, place], ctypes.c_int
     below.argtypes, below.restype = [size, place, place, ctypes.c_int, word, place], None
     mark.argtypes, mark.restype = [size, place, place, word, size, place], None
-    infinity = np.array(np.inf, name).view(f"uint{16 * digits}")
-    return _Kind(top, below, mark, digits, int(infinity))
+    infinity = int(np.array(np.inf, name).view(word))
+    return _Kind(between, top, below, mark, np.dtype(word), infinity)

@@ -1,7 +1,7 @@
 """The highest scores, of weights or of groups of weights, without a sort.
 
 Exact and deterministic: among equal scores at the threshold, those that come first in the flat order of
-the scope are pruned first. Many scores on a CPU with a compiler are counted by their bits
+the scope are pruned first. Many scores on a CPU with a compiler are told apart by their bits
 (`tombola.pruning.radix`); elsewhere the threshold is found by quickselect, which copies the scores and reads
 them a few times. Both give the same mask.
 """
@@ -36,10 +36,10 @@ def keep_top(scores_N: Tensor, keep: int, eligible_N: Tensor | None = None) -> T
             f"a mask of {eligible_N.dtype} {tuple(eligible_N.shape)} does not fit scores of shape "
             f"{tuple(scores.shape)}: it must be boolean and of that shape"
         )
-    keys = Keys.of(scores, eligible_N)
+    keys = Keys.of(scores, eligible_N, keep)
     if keys is not None:
         _check(keys.nan, keep, keys.count)
-        return keys.highest(keep)
+        return keys.highest()
     candidates = scores if eligible_N is None else scores[eligible_N]
     nan = bool(candidates.numel()) and bool(candidates.min().isnan())  # the minimum is NaN if any is
     _check(nan, keep, candidates.numel())
