@@ -12,6 +12,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: other progr
 
 from benchmarks import (
     compact,
+    data_path,
     iterative,
     machine,
     optimizer,
@@ -32,6 +33,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "optimizer_step_sgd": optimizer.steps("sgd"),
     "masked_step_ghostnet": training.step_ghostnet,
     "masked_step_mlp": training.step_mlp,
+    "data_share": data_path.data_share,
     "select_10m": selection.select_10m,
     "select_100m": selection.select_100m,
     "iterative_prune": iterative.iterative,

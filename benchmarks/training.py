@@ -47,8 +47,8 @@ def _rows(
     alike = masks_alike(f.scope.size, 10)
     sides: dict[str, Side] = {
         "dense": _plain(build(), x, y),
-        "tombola": _tombola(f, [mask], x, y),
-        "in_turn": _tombola(f, alike, x, y),
+        "tombola": masked_step(f, [mask], x, y),
+        "in_turn": masked_step(f, alike, x, y),
         "prune": _plain(_pruned(build(), masks), x, y),
         "parametrize": _plain(_parametrized(build(), masks), x, y),
         "multiply": _multiplied(build(), masks, x, y),
@@ -69,7 +69,7 @@ def masks_alike(N: int, K: int, level: float = 0.055) -> list[Tensor]:
     return [keep_top(base + level * e.abs(), N // 2) for e in noise]
 
 
-def _tombola(f: Function, masks: list[Tensor], x: Tensor, y: Tensor) -> Side:
+def masked_step(f: Function, masks: list[Tensor], x: Tensor, y: Tensor) -> Side:
     theta = f.theta0()
     leaves = theta.leaves()
     optimizer = masked(torch.optim.Adam(leaves, lr=RATE))

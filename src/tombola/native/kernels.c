@@ -1,5 +1,7 @@
 // What one pass does in place of many: compiled when first needed, with the machine's own compiler.
 #include <math.h>
+#include <stdint.h>
+#include <string.h>
 
 #define NUMBER float
 #define SQRT sqrtf
@@ -25,3 +27,17 @@ void select_float64(long n, const unsigned char *restrict mask, const double *re
     for (long i = 0; i < n; i++)
         y[i] = mask[i] ? x[i] : 0;
 }
+
+#define BLOCK 1024
+static const unsigned char ones[BLOCK] = {[0 ... BLOCK - 1] = 1};
+
+#undef NAME
+#define WORD uint32_t
+#define NAME(step) step##_float32
+#include "select.h"
+#undef WORD
+#undef NAME
+
+#define WORD uint64_t
+#define NAME(step) step##_float64
+#include "select.h"

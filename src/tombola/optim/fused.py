@@ -10,16 +10,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from threading import Thread
 
 import torch
 from torch import Tensor
 
 from tombola import native
+from tombola.native.threads import in_parts
 from tombola.optim.entrywise import Moments, Rule, Rules, update
 
 SMALLEST = 1 << 15  # entries: below, twenty-five operations take a tenth of a millisecond
-_PER_THREAD = 1 << 18  # entries that are worth a thread
+_PER_THREAD = 1 << 20  # entries that are worth a thread: below, waiting for the second one eats its gain
 _KINDS = {torch.float32: ("adam_float32", ctypes.c_float), torch.float64: ("adam_float64", ctypes.c_double)}
 
 
@@ -38,22 +38,14 @@ def step(rule: Rule, p: Tensor, g: Tensor, state: Moments, mask: Tensor | None) 
 
 
 def _in_threads(function: Callable[..., None], rule: Rule, tensors: tuple[Tensor, ...]) -> None:
-    N = tensors[0].numel()
-    count = max(1, min(torch.get_num_threads(), N // _PER_THREAD))
     tables = (rule.a_t.data_ptr(), rule.b_t.data_ptr())
     numbers = (rule.beta1, 1 - rule.beta1, rule.beta2, 1 - rule.beta2, rule.decay, rule.shrink, rule.near)
 
-    def part(i: int) -> None:
-        start, end = N * i // count, N * (i + 1) // count
+    def part(_: int, start: int, end: int) -> None:
         places = (t.data_ptr() + start * t.element_size() for t in tensors)
         function(end - start, *places, *tables, *numbers)
 
-    threads = [Thread(target=part, args=(i,)) for i in range(1, count)]
-    for thread in threads:
-        thread.start()
-    part(0)
-    for thread in threads:
-        thread.join()
+    in_parts(tensors[0].numel(), _PER_THREAD, part)
 
 
 @cache

@@ -1,7 +1,9 @@
 """The highest scores, of weights or of groups of weights, without a sort.
 
 Exact and deterministic: among equal scores at the threshold, those that come first in the flat order of
-the scope are pruned first. The threshold is found by quickselect, which reads the scores a few times.
+the scope are pruned first. Many scores on a CPU with a compiler are told apart by their bits
+(`tombola.pruning.radix`); elsewhere the threshold is found by quickselect, which copies the scores and reads
+them a few times. Both give the same mask.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import PruningError
+from tombola.pruning.radix import Keys
 
 
 def keep_top(scores_N: Tensor, keep: int, eligible_N: Tensor | None = None) -> Tensor:
@@ -33,11 +36,13 @@ def keep_top(scores_N: Tensor, keep: int, eligible_N: Tensor | None = None) -> T
             f"a mask of {eligible_N.dtype} {tuple(eligible_N.shape)} does not fit scores of shape "
             f"{tuple(scores.shape)}: it must be boolean and of that shape"
         )
+    keys = Keys.of(scores, eligible_N, keep)
+    if keys is not None:
+        _check(keys.nan, keep, keys.count)
+        return keys.highest()
     candidates = scores if eligible_N is None else scores[eligible_N]
-    if candidates.numel() and bool(candidates.min().isnan()):  # the minimum is NaN if any is
-        raise PruningError("scores contain NaN: lower the learning rate, or check data and loss")
-    if not 0 <= keep <= candidates.numel():
-        raise PruningError(f"cannot keep {keep} of {candidates.numel()} weights")
+    nan = bool(candidates.numel()) and bool(candidates.min().isnan())  # the minimum is NaN if any is
+    _check(nan, keep, candidates.numel())
     drop = candidates.numel() - keep
     if drop == 0 or keep == 0:
         full = torch.full_like(candidates, keep > 0, dtype=torch.bool)
@@ -53,6 +58,13 @@ def keep_top(scores_N: Tensor, keep: int, eligible_N: Tensor | None = None) -> T
     mask = torch.zeros_like(eligible_N)
     mask[eligible_N] = full
     return mask
+
+
+def _check(nan: bool, keep: int, count: int) -> None:
+    if nan:
+        raise PruningError("scores contain NaN: lower the learning rate, or check data and loss")
+    if not 0 <= keep <= count:
+        raise PruningError(f"cannot keep {keep} of {count} weights")
 
 
 def keep_whole(scores_G: Tensor, left_G: Tensor, budget: int) -> Tensor:
