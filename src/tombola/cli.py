@@ -19,6 +19,7 @@ from rich.progress import Progress
 import tombola
 from tombola.commands.calibrate import calibrate
 from tombola.commands.collapse import collapse
+from tombola.commands.overrides import overridden
 from tombola.commands.predict import predict
 from tombola.commands.route import route
 from tombola.commands.semantics import semantics
@@ -110,6 +111,8 @@ def run(
     settings = settings.changed(set)
     augment = defaults.augment if augment is None else augment
     order = Order(chosen, preset, settings, augment, data and _absolute(data), tune, method)
+    for line in overridden(order.methods, settings, set):
+        err_console.print(line, highlight=False, markup=False, soft_wrap=True)
     folder, found = out / f"{name}-{preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
     carry_out(order, found, where, json)

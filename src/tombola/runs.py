@@ -27,6 +27,7 @@ from tombola.records import difference, environment, read_config, read_records
 from tombola.stage import Stage, State
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
+Hear = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)
 _CURRENT = "current"
 
 
@@ -40,6 +41,7 @@ class Run(Journal):
         progress: called as stages advance.
         save_seconds: least time between two saved states of a stage.
         shared: a folder for results that other runs need as well (stages with a key, `Journal.once`).
+        hear: called with every record as it is made.
 
     Raises:
         RunError: the directory belongs to something else, to another config, or to a live process.
@@ -52,8 +54,10 @@ class Run(Journal):
         progress: Progress | None = None,
         save_seconds: float = 5.0,
         shared: Path | None = None,
+        hear: Hear | None = None,
     ) -> None:
         super().__init__()
+        self.hear = hear
         self.path, self.progress, self.save_seconds = Path(path), progress, save_seconds
         self.records, self.shared = self.path / "records.jsonl", shared
         self._unfinished: str | None = None  # the stage whose state was saved, but not its result
@@ -194,6 +198,8 @@ class RunStage(Stage):
 
     def record(self, **row: Any) -> None:
         """Append one line."""
+        if self.run.hear is not None:
+            self.run.hear(self.name, row)
         self._file.write(json.dumps({"stage": self.name, **row}, sort_keys=True) + "\n")
 
     def load(self) -> State | None:

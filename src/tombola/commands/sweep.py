@@ -10,6 +10,7 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
+from tombola.commands.overrides import overridden
 from tombola.errors import UsageError
 from tombola.experiments import experiment
 from tombola.launch import Order
@@ -89,6 +90,9 @@ def sweep(
     points, loaded = grid(base, folder, set), base.load()
     if "" not in loaded:
         raise UsageError(f"{name} has a network per item: sweep an experiment with one for all its data")
+    lines = [line for p in points for line in overridden(p.order.methods, p.order.settings, set)]
+    for line in dict.fromkeys(lines):
+        err_console.print(line, highlight=False, markup=False, soft_wrap=True)
     for point in points:
         where = [(s, "", point.folder / f"seed{s}") for s in seed]
         work(point.order, loaded, where, f"{point.label}: " if point.values else "")
