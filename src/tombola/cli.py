@@ -50,6 +50,7 @@ app = App(
     help="One network, many winning tickets: sparse subnetworks for subsets of your data.",
     version=tombola.__version__,
     suppress_keyboard_interrupt=False,  # `main` says how to go on
+    default_parameter=Parameter(negative_iterable=""),
 )
 Json = Annotated[bool, Parameter(negative="")]
 
@@ -80,21 +81,21 @@ def run(
     name: str
         The experiment; `tombola experiments` lists them.
     preset: str
-        Its settings; the first of the experiment by default.
+        A named set of settings; `tombola experiments` lists them, the first is the default.
     method: tuple[str, ...]
-        Which methods; all that make sense, with the controls, by default.
+        Which methods, as `tombola experiments` lists them; by default all but those of the toolbox.
     sparsity: tuple[float, ...]
-        Shares of weights removed; the preset's by default.
+        Shares of weights removed, such as 0.5 0.9; the preset's by default.
     seed: tuple[int, ...]
         Seeds of initialisation, data order and controls; a run directory each.
     data: str
         A folder with the data, or the name of a hub data set; what ships inside a dependency by default.
     item: tuple[str, ...]
-        Of an experiment with a network per item (photograph): which; all by default.
+        Where every item (a photograph) has a network of its own: which of them; all by default.
     augment: bool
         Random crop and flip; the preset's choice by default.
     set: tuple[str, ...]
-        Changes of settings, such as T=40 or train.lr=0.01; `tombola.Settings` documents them.
+        Changes of settings, one or several: T=40 train.lr=0.01; help(tombola.Settings) lists them.
     tune: bool
         Leave the test split alone: judge on one half of validation, choose thresholds on the other.
     out: Path
@@ -181,7 +182,7 @@ def report(
     paths: Path
         Run directories, or folders that hold some; a folder `pictures` in or beside a run is embedded.
     out: Path
-        The page.
+        The HTML file to write.
     open: bool
         Show it in a browser.
     json: bool

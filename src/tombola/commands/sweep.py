@@ -49,11 +49,11 @@ def sweep(
     name: str
         The experiment, one with a single network for all its data; `tombola experiments` lists them.
     preset: str
-        Its settings; the first of the experiment by default.
+        A named set of settings; `tombola experiments` lists them, the first is the default.
     method: tuple[str, ...]
-        Which methods.
+        Which methods, as `tombola experiments` lists them.
     sparsity: tuple[float, ...]
-        Shares of weights removed; the preset's by default.
+        Shares of weights removed, such as 0.5 0.9; the preset's by default.
     seed: tuple[int, ...]
         Seeds; intervals are over them.
     set: tuple[str, ...]
@@ -61,7 +61,7 @@ def sweep(
     controls: bool
         Add the dense network and the controls of the methods.
     metric: str
-        What is drawn; accuracy by default, where there is one.
+        What is drawn, as `tombola compare --json` names it; accuracy by default, where there is one.
     data: str
         A folder with the data, or the name of a hub data set; what ships inside a dependency by default.
     augment: bool
