@@ -12,10 +12,10 @@ from tombola.report.progress import status
 from tombola.settings import Settings
 
 
-def write_run(path, done=(0.25,), sparsity=(0.25, 0.5)):
+def write_run(path, done=(0.25,), sparsity=(0.25, 0.5), experiment="digits"):
     path.mkdir(parents=True)
     settings = {**Settings().plain(), "sparsity": list(sparsity)}
-    config = {"experiment": None, "seed": 0, "settings": settings, "methods": ["rtl"]}
+    config = {"experiment": experiment, "seed": 0, "settings": settings, "methods": ["rtl"]}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     times = [(f"{phase}-0.25", 300) for phase in ("search-own", "train-rtl")]
     lines = [json.dumps({"stage": stage, "seconds": s, "from_start": True}) for stage, s in times]
@@ -59,6 +59,8 @@ def test_a_crashed_run_says_how_to_go_on_and_a_finished_one_ends(tmp_path, capsy
     crashed = write_run(tmp_path / "crashed")
     (crashed / ".lock").touch()
     assert f"`tombola resume {crashed}` goes on" in call(capsys, "watch", crashed).out
+    own = write_run(tmp_path / "own", experiment=None)  # `tombola resume` cannot know its network
+    assert "the program of your own that made it goes on" in call(capsys, "watch", own).out
     finished = write_run(tmp_path / "finished", done=(0.25, 0.5))
     assert call(capsys, "watch", finished).out.startswith("finished, 2 of 2 outcomes")
 

@@ -11,6 +11,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tombola.errors import UsageError
+from tombola.records import read_config
 from tombola.report.progress import Status, plain, status
 from tombola.report.rows import find_runs
 from tombola.report.tensorboard import Events, names
@@ -78,5 +79,7 @@ def _lines(found: dict[Path, Status]) -> list[str]:
         mark = f"{name}: " if len(found) > 1 else ""
         lines += [f"{mark}{words}" for words in (found[run].line, *found[run].alarms)]
         if found[run].state == "stopped":
-            lines.append(f"{mark}no process works on it: `tombola resume {run}` goes on")
+            known = read_config(run).get("experiment")
+            onwards = f"`tombola resume {run}`" if known else "the program of your own that made it"
+            lines.append(f"{mark}no process works on it: {onwards} goes on")
     return lines
