@@ -1,5 +1,7 @@
 """Shared by all tests: one thread, tiny networks, tiny data."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +116,17 @@ def interrupted():
             self.saved = {name: t.clone() for name, t in tensors().items()}, dict(facts)
 
     return Interrupted
+
+
+@pytest.fixture
+def browser():
+    """Headless Chromium, for what a page looks like; the tests are skipped where it is absent."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with playwright.sync_playwright() as p:
+        try:
+            started = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if found else [])
+        except playwright.Error as error:
+            pytest.skip(f"Chromium is not installed or does not start: {str(error).splitlines()[0]}")
+        yield started
+        started.close()

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import shlex
-import shutil
 import wave
 from html.parser import HTMLParser
 
@@ -563,19 +562,6 @@ def test_sections_can_be_made_without_a_page(three):
 
 
 # -- a browser --------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    with playwright.sync_playwright() as p:
-        try:
-            started = p.chromium.launch(executable_path=found, args=["--no-sandbox"] if found else [])
-        except playwright.Error as error:
-            pytest.skip(f"Chromium is not installed or does not start: {str(error).splitlines()[0]}")
-        yield started
-        started.close()
 
 
 def test_a_browser_draws_every_panel_and_the_slider_changes_the_picture(three, tmp_path, browser):

@@ -12,12 +12,14 @@ from tombola.report.progress import status
 from tombola.settings import Settings
 
 
-def write_run(path, done=(0.25,), sparsity=(0.25, 0.5)):
+def write_run(path, done=(0.25,), sparsity=(0.25, 0.5), experiment="digits"):
     path.mkdir(parents=True)
     settings = {**Settings().plain(), "sparsity": list(sparsity)}
-    config = {"experiment": None, "seed": 0, "settings": settings, "methods": ["rtl"]}
+    config = {"experiment": experiment, "seed": 0, "settings": settings, "methods": ["rtl"]}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    (path / "timings.jsonl").write_text(json.dumps({"stage": "a", "seconds": 600, "from_start": True}) + "\n")
+    times = [(f"{phase}-0.25", 300) for phase in ("search-own", "train-rtl")]
+    lines = [json.dumps({"stage": stage, "seconds": s, "from_start": True}) for stage, s in times]
+    (path / "timings.jsonl").write_text("".join(f"{line}\n" for line in lines))
     metric = {"event": "metric", "stage": "j", "method": "rtl", "metric": "auc", "value": 1}
     rows = [{**metric, "sparsity": s} for s in done]
     stage = {"stage": "search-own-0.5", "round": 1}
@@ -41,7 +43,7 @@ def test_a_run_in_progress_says_where_it_is_and_how_long_it_takes(tmp_path, caps
         found = status(run)
         assert (found.state, found.done, found.wanted, found.seconds_left) == ("running", 1, 2, 600)
         assert found.line == (
-            "running, 1 of 2 outcomes, search-own-0.5, round 2, 40.0% removed, loss 0.5, kappa 0.875, "
+            "running, 1 of 2 outcomes, search own 50%, round 2, density .600, loss .5000, kappa .875, "
             "about 10 min left"
         )
         assert call(capsys, "watch", run, "--once").out == found.line + "\n"
@@ -57,6 +59,8 @@ def test_a_crashed_run_says_how_to_go_on_and_a_finished_one_ends(tmp_path, capsy
     crashed = write_run(tmp_path / "crashed")
     (crashed / ".lock").touch()
     assert f"`tombola resume {crashed}` goes on" in call(capsys, "watch", crashed).out
+    own = write_run(tmp_path / "own", experiment=None)  # `tombola resume` cannot know its network
+    assert "the program of your own that made it goes on" in call(capsys, "watch", own).out
     finished = write_run(tmp_path / "finished", done=(0.25, 0.5))
     assert call(capsys, "watch", finished).out.startswith("finished, 2 of 2 outcomes")
 
@@ -66,4 +70,46 @@ def test_a_run_that_just_began_and_one_that_is_absent(tmp_path, capsys):
     (run / "records.jsonl").unlink()
     assert status(run).line == "stopped, 0 of 2 outcomes"
     assert "is no run" in call(capsys, "watch", tmp_path / "absent", code=1).err
+    (tmp_path / "empty").mkdir()
+    assert "is no run and holds none" in call(capsys, "watch", tmp_path / "empty", code=1).err
     call(capsys, "watch", run, "--every", "0", code=2)
+
+
+def test_a_folder_of_runs_is_watched_run_by_run(tmp_path, capsys):
+    write_run(tmp_path / "seed0", done=(0.25, 0.5))
+    second = write_run(tmp_path / "seed1")
+    lines = call(capsys, "watch", tmp_path).out.splitlines()
+    assert lines[0] == "seed0: finished, 2 of 2 outcomes"
+    assert lines[1].startswith("seed1: stopped, 1 of 2 outcomes, search own 50%")
+    assert lines[2:] == [f"seed1: no process works on it: `tombola resume {second}` goes on"]
+    found = json.loads(call(capsys, "watch", tmp_path, "--json").out)
+    assert [(each["run"], each["state"]) for each in found] == [
+        (str(tmp_path / "seed0"), "finished"),
+        (str(second), "stopped"),
+    ]
+
+
+def test_a_folder_of_runs_is_watched_until_the_last_ends(tmp_path, capsys):
+    first, second = (write_run(tmp_path / name) for name in ("a", "b"))
+    (first / ".lock").touch()
+    with (second / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        timer = threading.Timer(0.3, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
+        timer.start()
+        lines = call(capsys, "watch", tmp_path, "--every", "0.05").out.splitlines()
+    assert [line.split(",")[0] for line in lines] == [
+        "a: stopped",
+        f"a: no process works on it: `tombola resume {first}` goes on",
+        "b: running",
+        "b: stopped",
+        f"b: no process works on it: `tombola resume {second}` goes on",
+    ]
+
+
+def test_a_command_that_takes_one_run_names_those_in_a_folder(tmp_path, capsys):
+    runs = [write_run(tmp_path / f"seed{seed}") for seed in range(2)]
+    said = call(capsys, "resume", tmp_path, code=1).err
+    assert f"it holds runs, name one of them: {runs[0]}, {runs[1]}" in said
+    for seed in range(2, 9):
+        write_run(tmp_path / f"seed{seed}")
+    assert call(capsys, "resume", tmp_path, code=1).err.endswith("and 3 more\n")

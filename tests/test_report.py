@@ -361,7 +361,7 @@ def test_what_stands_in_for_the_data_is_named_and_has_no_figures_of_the_paper(tm
 def test_a_table_is_markdown():
     table = Table("T", ["a", "b"], [["x", "1"]])
     assert table.markdown() == "### T\n\n| a | b |\n| --- | ---: |\n| x | 1 |\n"
-    assert [column.header for column in table.rich().columns] == ["a", "b"]
+    assert table.rich().header == ["a", "b"]
 
 
 # -- pages ------------------------------------------------------------------------------------------------

@@ -7,8 +7,9 @@ tickets 1.05 to 1.07 times the empirical joint entropy ``H(m_1, .., m_K)``. One 
 streams, without those of the others: nothing that reaches the joint entropy itself could give that.
 
 Codings, from the smallest: ``counts``, as above, by the entropy coder of `constriction` (the extra
-``coding``); ``patterns``, the K bits of every weight through LZMA of the standard library, 1.2 times the
-joint entropy; ``plain``, one bit per weight and ticket.
+``coding``); ``patterns``, the K bits of every weight through LZMA of the standard library at preset 6, on the
+same tickets 1.20 to 1.28 times the joint entropy (at preset 2 1.46 to 1.51 times, in an eighth of the time);
+``plain``, one bit per weight and ticket.
 Shape letters: K tickets, N weights, C = min(K, 64) + 1 classes of counts.
 """
 
@@ -31,7 +32,7 @@ from tombola.errors import MaskError, MissingExtra
 Array = NDArray[Any]
 _CLASSES = 64
 _DAMAGE = (KeyError, ValueError, IndexError, TypeError, RuntimeError, AssertionError)
-_LZMA_MOST = 1 << 25  # bytes of patterns that LZMA is given: it writes two or three million a second
+_LZMA_MOST = 1 << 25  # bytes of patterns that LZMA is given: at preset 6 it writes about one million a second
 
 
 def encode(masks_KN: Tensor, coding: str = "auto") -> dict[str, Tensor]:

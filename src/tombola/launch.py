@@ -17,7 +17,7 @@ from tombola.outcome import carry_out, is_done, levels
 from tombola.pipeline import Pipeline
 from tombola.randomness import generator
 from tombola.records import read_config, read_records
-from tombola.runs import Progress, Run
+from tombola.runs import Hear, Progress, Run
 from tombola.settings import Settings
 from tombola.together import AtOnce
 
@@ -54,7 +54,13 @@ class Order:
         return {item: data.tuning() if self.tune else data for item, data in items.items()}
 
     def run(
-        self, data: Data, seed: int, path: Path, progress: Progress | None = None, item: str = ""
+        self,
+        data: Data,
+        seed: int,
+        path: Path,
+        progress: Progress | None = None,
+        item: str = "",
+        hear: Hear | None = None,
     ) -> Iterator[str]:
         """Carry out what is not done yet for one item; yields a word for each outcome."""
         theta0 = self.experiment.backbone(generator(seed, "theta0"))
@@ -76,7 +82,7 @@ class Order:
             **pipeline.origin,
             "methods": list(self.methods),
         }
-        with Run(path, config, progress, shared=self.shared, at_once=self.at_once) as run:
+        with Run(path, config, progress, shared=self.shared, at_once=self.at_once, hear=hear) as run:
             pipeline.journal = run
             for name in run.config["methods"]:
                 for sparsity in levels(pipeline, name):

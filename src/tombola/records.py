@@ -44,7 +44,7 @@ def read_config(path: Path | str) -> dict[str, Any]:
     """
     file = Path(path) / "config.yaml"
     if not file.is_file():
-        raise RunError(f"{path} is no run: it has no config.yaml")
+        raise RunError(f"{path} is no run: it has no config.yaml{_inside(Path(path))}")
     try:
         config = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -53,6 +53,14 @@ def read_config(path: Path | str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise RunError(f"{file} holds no config: restore it or delete the run")
     return config
+
+
+def _inside(path: Path, most: int = 6) -> str:
+    """The runs below a folder that is none itself, for whoever meant one of them."""
+    files = [file for depth in range(1, 4) for file in path.glob("*/" * depth + "records.jsonl")]
+    found = sorted(str(file.parent) for file in files if (file.parent / "config.yaml").is_file())
+    more = f", and {len(found) - most} more" if len(found) > most else ""
+    return f"; it holds runs, name one of them: {', '.join(found[:most])}{more}" if found else ""
 
 
 def full_settings(config: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from tombola.stage import Stage, State
 from tombola.together import AtOnce, settled
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
+Hear = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)
 _CURRENT = "current"
 
 
@@ -42,6 +43,7 @@ class Run(Journal):
         save_seconds: least time between two saved states of a stage.
         shared: a folder for results that other runs need as well (stages with a key, `Journal.once`).
         at_once: how the trainings of a round go (`tombola.together.choose`); ``auto`` is as the run began.
+        hear: called with every record as it is made.
 
     Raises:
         RunError: the directory belongs to something else, to another config, or to a live process.
@@ -55,8 +57,10 @@ class Run(Journal):
         save_seconds: float = 5.0,
         shared: Path | None = None,
         at_once: AtOnce = "auto",
+        hear: Hear | None = None,
     ) -> None:
         super().__init__(at_once)
+        self.hear = hear
         self.path, self.progress, self.save_seconds = Path(path), progress, save_seconds
         self.records, self.shared = self.path / "records.jsonl", shared
         self._unfinished: str | None = None  # the stage whose state was saved, but not its result
@@ -199,6 +203,8 @@ class RunStage(Stage):
 
     def record(self, **row: Any) -> None:
         """Append one line."""
+        if self.run.hear is not None:
+            self.run.hear(self.name, row)
         self._file.write(json.dumps({"stage": self.name, **row}, sort_keys=True) + "\n")
 
     def load(self) -> State | None:

@@ -10,13 +10,14 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tombola.data import Data
+from tombola.display import Display
 from tombola.errors import UsageError, unknown
 from tombola.experiments import EXPERIMENTS
 from tombola.launch import Order
 from tombola.methods import METHODS, TOOLBOX
+from tombola.report.findings import expected
 from tombola.report.page import Place, put_tables
 from tombola.report.rows import Row, find_runs
 from tombola.report.rows import rows as rows_of
@@ -50,18 +51,12 @@ def work(
             raise UsageError(f"{order.experiment.name} has one network for all its data: leave out --item")
         if item not in data:
             raise UsageError(unknown("item", item, data))
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not err_console.is_terminal  # a bar in a file would be empty lines
-    with Progress(*columns, console=err_console, transient=True, disable=hidden) as bar:
-        task = bar.add_task("loading", total=None)
+    wanted = expected({"methods": list(order.methods), "settings": order.settings.plain()})
+    with Display(err_console, [path for _, _, path in where], wanted) as display:
         for seed, item, path in where:
-            which = note + (f"{item}, seed {seed}" if item else f"seed {seed}")
-
-            def tell(stage: str, done: int, total: int, which: str = which) -> None:
-                bar.update(task, description=f"{which}: {stage}", completed=done, total=total)
-
-            for word in order.run(data[item], seed, path, tell, item):
-                bar.console.print(f"{which}: {word}", highlight=False, soft_wrap=True)
+            display.turn_to(note + (f"{item}, seed {seed}" if item else f"seed {seed}"), path)
+            for word in order.run(data[item], seed, path, display.tell, item, display.hear):
+                display.say(word)
 
 
 def runs_of(paths: Sequence[Path], command: str) -> list[Path]:

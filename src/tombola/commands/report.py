@@ -28,7 +28,7 @@ def report(
     paths: Path
         Run directories, or folders that hold some; a folder `pictures` in or beside a run is embedded.
     out: Path
-        The page.
+        The HTML file to write.
     open: bool
         Show it in a browser.
     json: bool

@@ -12,9 +12,7 @@ from tombola.terminal import carry_out
 from tombola.together import AtOnce
 
 
-def resume(
-    path: Path, *, threads: int | None = None, at_once: AtOnce = "auto", json: Flag = False
-) -> None:
+def resume(path: Path, *, threads: int | None = None, at_once: AtOnce = "auto", json: Flag = False) -> None:
     """Go on with an interrupted run; the result is the same, byte for byte.
 
     Example: tombola resume runs/digits-quick/seed0

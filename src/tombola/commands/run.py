@@ -6,9 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tombola.commands.options import Flag, Numbers, Seeds, Words, absolute, use_threads
+from tombola.commands.overrides import overridden
 from tombola.experiments import experiment
 from tombola.launch import Order
-from tombola.terminal import carry_out
+from tombola.terminal import carry_out, err_console
 from tombola.together import AtOnce
 
 
@@ -38,21 +39,21 @@ def run(
     name: str
         The experiment; `tombola experiments` lists them.
     preset: str
-        Its settings; the first of the experiment by default.
+        A named set of settings; `tombola experiments` lists them, the first is the default.
     method: tuple[str, ...]
-        Which methods; all that make sense, with the controls, by default.
+        Which methods, as `tombola experiments` lists them; by default all but those of the toolbox.
     sparsity: tuple[float, ...]
-        Shares of weights removed; the preset's by default.
+        Shares of weights removed, such as 0.5 0.9; the preset's by default.
     seed: tuple[int, ...]
         Seeds of initialisation, data order and controls; a run directory each.
     data: str
         A folder with the data, or the name of a hub data set; what ships inside a dependency by default.
     item: tuple[str, ...]
-        Of an experiment with a network per item (photograph): which; all by default.
+        Where every item (a photograph) has a network of its own: which of them; all by default.
     augment: bool
         Random crop and flip; the preset's choice by default.
     set: tuple[str, ...]
-        Changes of settings, such as T=40 or train.lr=0.01; `tombola.Settings` documents them.
+        Changes of settings, one or several: T=40 train.lr=0.01; help(tombola.Settings) lists them.
     tune: bool
         Leave the test split alone: judge on one half of validation, choose thresholds on the other.
     out: Path
@@ -74,6 +75,8 @@ def run(
     augment = defaults.augment if augment is None else augment
     source = data and absolute(data)
     order = Order(chosen, preset, settings, augment, source, tune, method, at_once=at_once)
+    for line in overridden(order.methods, settings, set):
+        err_console.print(line, highlight=False, markup=False, soft_wrap=True)
     folder, found = out / f"{name}-{preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
     carry_out(order, found, where, json)

@@ -49,7 +49,7 @@ def semantics(
     known: Path
         A JSON file, name to group, to compare clusters of tickets with; those of CIFAR are known.
     permutations: int
-        Of each test.
+        How often names are shuffled in each test.
     figure: Path
         Panels A to E after the paper's Figure 3: NAME.svg, NAME.png or NAME.pdf.
     keep: Path

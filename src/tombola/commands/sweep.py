@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tombola.commands.options import Flag, Numbers, Seeds, Words, absolute, use_threads
+from tombola.commands.overrides import overridden
 from tombola.errors import UsageError
 from tombola.experiments import experiment
 from tombola.launch import Order
@@ -47,11 +48,11 @@ def sweep(
     name: str
         The experiment, one with a single network for all its data; `tombola experiments` lists them.
     preset: str
-        Its settings; the first of the experiment by default.
+        A named set of settings; `tombola experiments` lists them, the first is the default.
     method: tuple[str, ...]
-        Which methods.
+        Which methods, as `tombola experiments` lists them.
     sparsity: tuple[float, ...]
-        Shares of weights removed; the preset's by default.
+        Shares of weights removed, such as 0.5 0.9; the preset's by default.
     seed: tuple[int, ...]
         Seeds; intervals are over them.
     set: tuple[str, ...]
@@ -59,7 +60,7 @@ def sweep(
     controls: bool
         Add the dense network and the controls of the methods.
     metric: str
-        What is drawn; accuracy by default, where there is one.
+        What is drawn, as `tombola compare --json` names it; accuracy by default, where there is one.
     data: str
         A folder with the data, or the name of a hub data set; what ships inside a dependency by default.
     augment: bool
@@ -88,6 +89,9 @@ def sweep(
     points, loaded = grid(base, folder, set), base.load()
     if "" not in loaded:
         raise UsageError(f"{name} has a network per item: sweep an experiment with one for all its data")
+    lines = [line for p in points for line in overridden(p.order.methods, p.order.settings, set)]
+    for line in dict.fromkeys(lines):
+        err_console.print(line, highlight=False, markup=False, soft_wrap=True)
     for point in points:
         where = [(s, "", point.folder / f"seed{s}") for s in seed]
         work(point.order, loaded, where, f"{point.label}: " if point.values else "")

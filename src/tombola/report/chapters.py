@@ -10,7 +10,7 @@ from tombola.report import collapsing, meaningful
 from tombola.report.again import commands, runs_table, settings_table
 from tombola.report.answer import answer
 from tombola.report.blocks import Block, Chapter, Commands, Gallery, Section, Tabled, Words
-from tombola.report.findings import Findings
+from tombola.report.findings import Findings, Ran
 from tombola.report.likeness import course, layers, likeness
 from tombola.report.media import Shelf
 from tombola.report.rows import Row
@@ -62,13 +62,18 @@ def _headline(found: Findings, paper: Paper) -> list[Block]:
         missing = [
             f"{ran.label} is not finished: "
             + ", ".join(f"{method} at {s:.0%}" for method, s in ran.missing)
-            + " is missing. `tombola resume` with its directory goes on from where it stopped."
+            + f" is missing. {_onwards(ran)} goes on from where it stopped."
             for ran in unfinished
         ]
         blocks.append(Words(missing, missing=True))
     if not found.methods:
         return [*blocks, Words(["Nothing was judged yet, so there is nothing to compare."], missing=True)]
     return [*blocks, *answer(found, paper), Tabled(_methods(found), words=True)]
+
+
+def _onwards(ran: Ran) -> str:
+    known = ran.config.get("experiment")
+    return "`tombola resume` with its directory" if known else "The program of your own that made it"
 
 
 def _methods(found: Findings) -> Table:

@@ -18,6 +18,7 @@ from tombola.report.tables import Format
 _RAMP = ((16, 32, 74), (44, 84, 132), (62, 141, 154), (139, 193, 158), (244, 238, 184))
 _NOTHING = (150, 150, 150)
 _CELLS = 700  # more than these are drawn as a picture: a page with 100 tickets would be megabytes
+_SEAM = 0.6  # cells reach below the next, else a line of the page shines through where a figure is scaled
 _LINE = 11.0  # height of a name; cells that are smaller leave some out
 
 Matrix = Sequence[Sequence[float]]
@@ -106,7 +107,7 @@ def _cells(
             x, y = grid.left + j * grid.wide, grid.top + i * grid.high
             rgb, words = colour(value, limits), fmt(value) if math.isfinite(value) else "none"
             title = el("title", escape(f"{row}, {column}: {words}"))
-            place = {"x": x, "y": y, "width": grid.wide, "height": grid.high}
+            place = {"x": x, "y": y, "width": grid.wide + _SEAM, "height": grid.high + _SEAM}
             parts.append(el("rect", title, **place, fill=_hex(rgb), class_="cell"))
             if written and math.isfinite(value):
                 ink = "on-light" if sum(rgb) > 380 else "on-dark"

@@ -75,7 +75,7 @@ def _curves(rows: Sequence[dict[str, Any]]) -> Any:
         name = SOURCES[source][1].partition(":")[0] + ", all layers"
         series.append(Series(name, Style(i + 4, hollow=True), points, marked=len(points) <= 30))
     shown = [each for each in series if each.points]
-    x, y = Axis("share of weights removed", percent), Axis("Spearman's rho", lambda v: f"{v:+.1f}")
+    x, y = Axis("share of weights removed", percent), Axis("Spearman's rho", lambda v: f"{v:+.2f}")
     return xy("Masks against names", shown, x, y)
 
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich.box import SIMPLE_HEAD
-from rich.table import Table as RichTable
-
 from tombola.experiments import EXPERIMENTS
 from tombola.report.rows import Row
+from tombola.report.shown import Shown
 
 Format = Callable[[float], str]
 
@@ -22,14 +20,9 @@ class Table:
     header: list[str]
     body: list[list[str]]
 
-    def rich(self) -> RichTable:
+    def rich(self) -> Shown:
         """For a terminal."""
-        table = RichTable(title=f"\n{self.title}", title_justify="left", title_style="bold", box=SIMPLE_HEAD)
-        for i, name in enumerate(self.header):
-            table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
-        for line in self.body:
-            table.add_row(*line)
-        return table
+        return Shown(self.title, self.header, self.body)
 
     def markdown(self) -> str:
         """For a page."""
