@@ -38,6 +38,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "mask_decoding": decoding,
     "compact_speedup": compact.compact_speedup,
     "ticket_switch": serving.ticket_switch,
+    "switch_vs_pass": serving.switch_vs_pass,
     "mixed_batch": serving.mixed_batch,
     "maskset": sets.mask_set,
     "similarity": similarity.similarity,

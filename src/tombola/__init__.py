@@ -16,6 +16,7 @@ from tombola.problem import Recipe
 from tombola.scope import scope
 from tombola.settings import Settings
 from tombola.tickets import TicketModel, load
+from tombola.weight_cache import WeightCache
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Split",
     "TicketModel",
     "TombolaError",
+    "WeightCache",
     "corruptions",
     "find",
     "interop",

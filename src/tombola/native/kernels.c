@@ -25,3 +25,16 @@ void select_float64(long n, const unsigned char *restrict mask, const double *re
     for (long i = 0; i < n; i++)
         y[i] = mask[i] ? x[i] : 0;
 }
+
+// The same for tensors that lie apart: the result is one vector.
+void select_parts_float32(long parts, const long *sizes, const float *const *x, const unsigned char *mask, float *y)
+{
+    for (long i = 0; i < parts; mask += sizes[i], y += sizes[i], i++)
+        select_float32(sizes[i], mask, x[i], y);
+}
+
+void select_parts_float64(long parts, const long *sizes, const double *const *x, const unsigned char *mask, double *y)
+{
+    for (long i = 0; i < parts; mask += sizes[i], y += sizes[i], i++)
+        select_float64(sizes[i], mask, x[i], y);
+}
