@@ -19,6 +19,7 @@ from rich.progress import Progress
 import tombola
 from tombola.commands.calibrate import calibrate
 from tombola.commands.collapse import collapse
+from tombola.commands.export import export
 from tombola.commands.predict import predict
 from tombola.commands.route import route
 from tombola.commands.semantics import semantics
@@ -297,6 +298,7 @@ app.command(predict)
 app.command(collapse)
 app.command(semantics)
 app.command(watch)
+app.command(export)
 
 
 def _threads(count: int | None) -> None:

@@ -42,7 +42,7 @@ class TicketModel(nn.Module):
         facts: what was recorded about the tickets (method, hashes); small values that JSON can hold.
 
     ``router`` chooses the ticket where none is named (`tombola.routing`), ``calibration`` makes probabilities
-    of scores (`tombola.calibration`), ``cache`` keeps masked weights (`tombola.WeightCache`). None is there at first.
+    of scores (`tombola.calibration`), ``cache`` keeps masked weights (`tombola.WeightCache`).
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> masks = MaskSet.dense(Layout(("0.weight",), ((3, 4),)), ["cat", "dog"])
