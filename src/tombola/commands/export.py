@@ -94,7 +94,7 @@ def _made(tickets: TicketModel, name: str, small: bool, shape: tuple[int, ...]) 
     if share < 0.5:
         raise UsageError(
             f"--compact takes out whole channels, but ticket {name} was pruned otherwise: {share:.0%} of "
-            "what it removes are whole channels. Search with --set granularity=channel, or leave --compact out"
+            "what it removes are whole channels. Search with --set granularity=channel, or leave it out"
         )
     return compacted(tickets, name, given).eval(), x
 
