@@ -187,7 +187,7 @@ def test_a_ticket_of_single_weights_is_not_made_compact(file, capsys):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        (["--ticket", "weigths"], "did you mean 'weights'? Known: channels, weights"),
+        (["--ticket", "weight"], "did you mean 'weights'? Known: channels, weights"),
         ([], "which ticket? Give --ticket NAME, one of channels, weights"),
         (["--ticket", "weights", "-o", "one.bin"], "there is no format 'bin'"),
         (["--ticket", "weights", "--format", "ptt"], "did you mean 'pt'?"),
