@@ -116,7 +116,9 @@ def _onnx(module: nn.Module, x: Tensor) -> Program:
         program = torch.onnx.export(module, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
         assert program is not None
         content: bytes = program.model_proto.SerializeToString()
-        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # its threads would spin beside torch's
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
 
     def run(inputs: Tensor) -> Tensor:
