@@ -21,6 +21,7 @@ from benchmarks import (
     serving,
     sets,
     similarity,
+    sparse,
     together,
     training,
 )
@@ -40,7 +41,10 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "ticket_file": ticket_file,
     "mask_decoding": decoding,
     "compact_speedup": compact.compact_speedup,
+    "compact_speedup_onnx": compact.compact_speedup_onnx,
+    "sparse_linear": sparse.sparse_linear,
     "ticket_switch": serving.ticket_switch,
+    "switch_vs_pass": serving.switch_vs_pass,
     "mixed_batch": serving.mixed_batch,
     "maskset": sets.mask_set,
     "similarity": similarity.similarity,

@@ -1,28 +1,119 @@
-"""A ticket of channels as a smaller network, over the dense one."""
+"""Tickets of channels as smaller networks, over the dense ones: in torch, and in onnxruntime."""
 
 from __future__ import annotations
 
-import torch
+import copy
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
-from benchmarks.measure import interleave
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.optimization import fuse
+
+from benchmarks.measure import Side, interleave
+from benchmarks.resnet import ResNet20
 from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet
-from tombola.export import compact
+from tombola.errors import MissingExtra
+from tombola.export import compact, write_program
 from tombola.masks import MaskSet
 from tombola.pruning import prune
 from tombola.scope import scope
 from tombola.tickets import TicketModel
 
+# name, network, samples: ResNets of the usual width, and four times as wide
+NETWORKS: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
+    "": ("GhostNet", ghostnet, 64),
+    "_resnet": ("ResNet-20, 64 to 256 channels", lambda: ResNet20(64, generator()), 16),
+    "_resnet_narrow": ("ResNet-20, 16 to 64 channels", lambda: ResNet20(16, generator()), 64),
+}
+
 
 @torch.no_grad()
 def compact_speedup(full: bool) -> list[Row]:
-    net = ghostnet()
+    rows = []
+    for end, (what, build, B) in NETWORKS.items():
+        x = torch.randn(B, 3, 32, 32, generator=generator())
+        dense, small = pair(build(), x)
+        sides = {"small": on(small, x), "dense": on(dense, x)}
+        sides |= {"small_folded": on(folded(small), x), "dense_folded": on(folded(dense), x)}
+        times = interleave(sides, 50 if full else 7)
+        share = operations(small, x) / operations(dense, x)
+        against = f"dense {what}, batch {B}; random channels, 75% in every layer: {share:.2f} of the products"
+        target = None if end.endswith("narrow") else 0.5
+        rows += [
+            ratio(f"compact_speedup{end}", times, "small", "dense", against, target),
+            ratio(
+                f"compact_speedup{end}_folded", times, "small_folded", "dense_folded", "norms folded in both"
+            ),
+        ]
+    return rows
+
+
+@torch.no_grad()
+def compact_speedup_onnx(full: bool) -> list[Row]:
+    """Both networks in onnxruntime; no rows without the extra."""
+    rows = []
+    for end, (what, build, B) in NETWORKS.items():
+        x = torch.randn(B, 3, 32, 32, generator=generator())
+        dense, small = pair(build(), x)
+        try:
+            sides = {"small": onnx(small, x), "dense": onnx(dense, x), "torch": on(dense, x)}
+        except MissingExtra as error:
+            print(f"compact_speedup_onnx: {error}")
+            return []
+        times = interleave(sides, 50 if full else 7)
+        target = None if end.endswith("narrow") else 0.5
+        rows += [
+            ratio(f"compact_speedup_onnx{end}", times, "small", "dense", f"dense {what}, batch {B}", target),
+            ratio(f"compact_speedup_onnx{end}_vs_torch", times, "small", "torch", f"dense {what} in torch"),
+        ]
+    return rows
+
+
+def pair(net: nn.Module, x: Tensor) -> tuple[nn.Module, nn.Module]:
+    """The network under a ticket that keeps a quarter of the channels of each layer, and its compact form."""
     layout = scope(net)
     whole, scores = torch.ones(layout.size, dtype=torch.bool), torch.rand(layout.size, generator=generator(1))
     mask = prune(whole, scores, layout.size // 4, layout, "uniform", granularity="channel", transposed={})
     tickets = TicketModel(net, MaskSet(layout, {"a": mask})).eval()
-    x = torch.randn(64, 3, 32, 32, generator=generator())
-    dense, small = tickets.bake("a").eval(), compact(tickets, "a", x[:1])
-    times = interleave({"small": lambda: small(x), "dense": lambda: dense(x)}, 100 if full else 15)
-    against = "dense GhostNet, batch 64; random channels, 75% in every layer"
-    return [ratio("compact_speedup", times, "small", "dense", against, 0.5)]
+    return tickets.bake("a").eval(), compact(tickets, "a", x[:1]).eval()
+
+
+def on(net: nn.Module, x: Tensor) -> Side:
+    return lambda: net(x)
+
+
+def folded(net: nn.Module) -> nn.Module:
+    """Norms multiplied into the convolutions before them."""
+    return fuse(copy.deepcopy(net))
+
+
+def operations(net: nn.Module, x: Tensor) -> int:
+    """Multiplications in convolutions, for one sample."""
+    counts: list[int] = []
+
+    def count(conv: nn.Module, _: object, y: Tensor) -> None:
+        counts.append(conv.weight.numel() * y[0, 0].numel())  # type: ignore[union-attr, operator]
+
+    hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d)]
+    net(x[:1])
+    for hook in hooks:
+        hook.remove()
+    return sum(counts)
+
+
+def onnx(net: nn.Module, x: Tensor) -> Side:
+    """The network in onnxruntime, with as many threads as torch has."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "net.onnx"
+        write_program(path, net, "onnx", x[:2])
+        content = path.read_bytes()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    inputs = {session.get_inputs()[0].name: x.numpy()}
+    return lambda: session.run(None, inputs)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 
 import torch
+from torch import nn
 
 from benchmarks.measure import interleave
 from benchmarks.row import Row, milliseconds, ratio
-from benchmarks.setting import generator, tickets
+from benchmarks.setting import generator, masks_of, mlp, tickets
+from tombola.scope import scope
+from tombola.tickets import TicketModel
+from tombola.weight_cache import WeightCache
 
 
 @torch.no_grad()
@@ -35,6 +40,34 @@ def ticket_switch(full: bool) -> list[Row]:
 
 
 @torch.no_grad()
+def switch_vs_pass(full: bool) -> list[Row]:
+    """What a ticket's network runs on, over the product of weights and mask where both lie flat."""
+    rows = []
+    for end, model in (("", tickets_of(mlp())), ("_ghostnet", tickets())):
+        weights_N, mask_N = model.state(model.names[0])[:2]
+        turn = itertools.cycle(model.names)
+        cached = copy.deepcopy(model)
+        cached.cache = WeightCache(model.masks_KN.numel() * weights_N.element_size())
+        sides = {
+            "switch": lambda model=model, turn=turn: model.weights(next(turn)),
+            "cached": lambda cached=cached, turn=turn: cached.weights(next(turn)),
+            "pass": lambda weights_N=weights_N, mask_N=mask_N: weights_N * mask_N,
+        }
+        times = interleave(sides, 500 if full else 100, warmup=2 * len(model.names))
+        against = f"weights * mask, {weights_N.numel():,} weights"
+        rows += [
+            ratio(f"switch_vs_pass{end}", times, "switch", "pass", against, 1.5),
+            ratio(f"switch_vs_pass{end}_cached", times, "cached", "pass", f"{against}; all tickets cached"),
+        ]
+    return rows
+
+
+def tickets_of(net: nn.Module, K: int = 4) -> TicketModel:
+    layout = scope(net)
+    return TicketModel(net, masks_of(layout, torch.rand(K, layout.size, generator=generator()))).eval()
+
+
+@torch.no_grad()
 def mixed_batch(full: bool) -> list[Row]:
     model = tickets()
     x = torch.randn(256, 3, 32, 32, generator=generator())
@@ -49,6 +82,6 @@ def mixed_batch(full: bool) -> list[Row]:
     }
     times = interleave(sides, 20 if full else 4, warmup=1)
     return [
-        ratio("mixed_batch", times, "mixed", "calls", "ten calls of one ticket on the same 256 samples"),
-        ratio("mixed_batch_vs_samples", times, "mixed", "samples", "256 calls of one sample"),
+        ratio("mixed_batch", times, "mixed", "samples", "256 calls, each with the mask of its sample", 0.5),
+        ratio("mixed_batch_vs_calls", times, "mixed", "calls", "ten calls of one ticket, the same samples"),
     ]

@@ -24,7 +24,7 @@ from tombola.report.rows import rows as rows_of
 
 COMMANDS = (
     *("run", "sweep", "resume", "compare", "draw", "report", "enhance", "inspect", "experiments"),
-    *("route", "calibrate", "predict", "watch", "collapse", "semantics"),
+    *("route", "calibrate", "predict", "watch", "collapse", "semantics", "export"),
 )
 TINY = ["--set", "T=1", "steps=2", "schedule=one_shot", "statistics=1", "--sparsity", "0.5"]
 ROW = {"experiment", "preset", "method", "sparsity", "metric", "mean", "ci95", "seeds"}

@@ -118,3 +118,19 @@ def test_under_vmap_it_is_a_product_of_torch(monkeypatch):
     masks = torch.arange(50).reshape(2, 25) % 3 > 0
     out = torch.vmap(lambda m: product.masked_weights(LAYOUT, torch.ones(25), m)["b"])(masks)
     assert torch.equal(out, masks[:, 21:].float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_the_product_of_tensors_that_lie_apart_is_the_product(monkeypatch, dtype):
+    random = torch.Generator().manual_seed(3)
+    parts = [torch.randn(shape, generator=random).to(dtype) for shape in LAYOUT.shapes]
+    mask = torch.rand(LAYOUT.size, generator=random) < 0.5
+    flat = LAYOUT.flatten(dict(zip(LAYOUT.names, parts, strict=True)))
+    expected = LAYOUT.unflatten(flat * mask)
+    for smallest in (1, 10**9):
+        monkeypatch.setattr(product, "SMALLEST", smallest)
+        made = product.masked_parts(LAYOUT, parts, mask)
+        assert all(torch.equal(made[name], expected[name]) for name in LAYOUT.names)
+        assert not any(w.requires_grad for w in made.values())
+    turned = [parts[0].t().contiguous().t(), *parts[1:]] if parts[0].dim() == 2 else parts
+    assert torch.equal(product.masked_parts(LAYOUT, turned, mask)[LAYOUT.names[0]], expected[LAYOUT.names[0]])

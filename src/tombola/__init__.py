@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tombola.scope import scope
     from tombola.settings import Settings
     from tombola.tickets import TicketModel, load
+    from tombola.weight_cache import WeightCache
 
 __version__ = "0.1.0"
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "Split",
     "TicketModel",
     "TombolaError",
+    "WeightCache",
     "corruptions",
     "find",
     "interop",
@@ -63,6 +65,7 @@ _HOMES = {
     "Settings": "settings",
     "TicketModel": "tickets",
     "load": "tickets",
+    "WeightCache": "weight_cache",
 }
 
 

@@ -132,6 +132,24 @@ class Function:
         return module
 
 
+def parameters_of(module: nn.Module, scope: Layout) -> list[Tensor]:
+    """The parameters of a scope, in its order.
+
+    They are looked up by their paths, in a fraction of the time of ``dict(module.named_parameters())``.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> parameters_of(net, Layout(("1.weight",), ((2, 8),)))[0] is net[1].weight
+    True
+    """
+    found = []
+    for name in scope.names:
+        owner, (*path, last) = module, name.split(".")
+        for step in path:
+            owner = owner._modules[step]  # type: ignore[assignment]
+        found.append(owner._parameters[last])
+    return found  # type: ignore[return-value]
+
+
 def check_scope(backbone: nn.Module, scope: Layout) -> None:
     """Raise `MaskError` unless the backbone has the weights of the scope, in those shapes."""
     parameters = dict(backbone.named_parameters())

@@ -19,7 +19,7 @@ from tombola import native
 from tombola.layout import Layout
 
 SMALLEST = 1 << 15  # weights: below, a call from Python costs more than the passes
-_NAMES = {torch.float32: "select_float32", torch.float64: "select_float64"}
+_NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[str, Tensor]:
@@ -40,20 +40,55 @@ def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[st
     return dict(zip(layout.names, parts, strict=True))
 
 
+@torch.no_grad()
+def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> dict[str, Tensor]:
+    """`masked_weights` of tensors that lie apart, without gradients: one pass, and no flat copy before it.
+
+    Args:
+        layout: names and shapes.
+        parts: floating tensors of these shapes, in this order.
+        mask_N: boolean ``[N]``.
+
+    Returns:
+        Views of one new vector ``[N]``, by name.
+
+    >>> layout = Layout(("a", "b"), ((1, 2), (1,)))
+    >>> made = masked_parts(layout, [torch.ones(1, 2), torch.ones(1)], torch.tensor([1, 0, 1]) > 0)
+    >>> {n: w.tolist() for n, w in made.items()}
+    {'a': [[1.0, 0.0]], 'b': [1.0]}
+    """
+    if layout.size < SMALLEST or not plain([*parts, mask_N]) or not _alike(parts, mask_N):
+        return layout.unflatten(layout.flatten(dict(zip(layout.names, parts, strict=True))) * mask_N)
+    product_N = torch.empty(layout.size, dtype=parts[0].dtype)
+    function = _function(parts[0].dtype, "select_parts")
+    assert function is not None
+    sizes = (ctypes.c_long * len(parts))(*layout.sizes)
+    places = (ctypes.c_void_p * len(parts))(*[part.data_ptr() for part in parts])
+    function(len(parts), sizes, places, mask_N.data_ptr(), product_N.data_ptr())
+    return layout.unflatten(product_N)
+
+
+def plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are ordinary tensors, seen neither by ``torch.compile`` nor by ``torch.func``."""
+    kinds = (Tensor, torch.nn.Parameter)
+    return not torch.compiler.is_compiling() and all(type(t) in kinds for t in tensors) and not transformed()
+
+
 def _applies(weights_N: Tensor, mask_N: Tensor) -> bool:
-    plain = type(weights_N) in (Tensor, torch.nn.Parameter) and type(mask_N) in (Tensor, torch.nn.Parameter)
     return (
-        plain
-        and not torch.compiler.is_compiling()
-        and weights_N.device.type == mask_N.device.type == "cpu"
+        plain([weights_N, mask_N])
         and weights_N.dim() == 1
         and weights_N.numel() >= SMALLEST
-        and mask_N.dtype == torch.bool
-        and weights_N.is_contiguous()
-        and mask_N.is_contiguous()
-        and not transformed()
-        and _function(weights_N.dtype) is not None
+        and _alike([weights_N], mask_N)
     )
+
+
+def _alike(parts: Sequence[Tensor], mask_N: Tensor) -> bool:
+    """Whether the kernels take these: one dtype that they know, on the CPU, contiguous."""
+    kinds = {(part.dtype, part.device.type, part.is_contiguous()) for part in parts}
+    known = mask_N.dtype == torch.bool and mask_N.device.type == "cpu" and mask_N.is_contiguous()
+    dtype = parts[0].dtype
+    return known and kinds == {(dtype, "cpu", True)} and _function(dtype) is not None
 
 
 def transformed() -> bool:
@@ -63,12 +98,13 @@ def transformed() -> bool:
 
 
 @cache
-def _function(dtype: torch.dtype) -> Callable[..., None] | None:
+def _function(dtype: torch.dtype, kernel: str = "select") -> Callable[..., None] | None:
     library = native.load()
     if library is None or dtype not in _NAMES:
         return None
-    function = getattr(library, _NAMES[dtype])
-    function.argtypes, function.restype = [ctypes.c_long, *[ctypes.c_void_p] * 3], None
+    function = getattr(library, f"{kernel}_{_NAMES[dtype]}")
+    numbers = 3 if kernel == "select" else 4
+    function.argtypes, function.restype = [ctypes.c_long, *[ctypes.c_void_p] * numbers], None
     return function
 
 

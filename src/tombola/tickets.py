@@ -8,23 +8,24 @@ Masks alone make nothing faster: a ticket costs what the dense network costs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
 
 from tombola import fitted, prediction, storage
 from tombola.calibration import Calibration
 from tombola.errors import TombolaError, UnknownTicket
-from tombola.function import check_private, check_scope
+from tombola.function import check_private, check_scope, parameters_of
+from tombola.grouping import asked, dtypes_named, grouped
 from tombola.layout import Layout
 from tombola.masks import MaskSet
-from tombola.product import masked_weights
+from tombola.product import masked_parts, masked_weights, plain
 from tombola.routing import Routed, Router, mixed
+from tombola.weight_cache import WeightCache
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ class TicketModel(nn.Module):
         facts: what was recorded about the tickets (method, hashes); small values that JSON can hold.
 
     ``router`` chooses the ticket where none is named (`tombola.routing`), ``calibration`` makes probabilities
-    of scores (`tombola.calibration`); both None by default.
+    of scores (`tombola.calibration`), ``cache`` keeps masked weights (`tombola.WeightCache`).
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> masks = MaskSet.dense(Layout(("0.weight",), ((3, 4),)), ["cat", "dog"])
@@ -69,6 +70,7 @@ class TicketModel(nn.Module):
         self.facts = dict(facts or {})
         self.router: Router | None = None
         self.calibration: Calibration | None = None
+        self.cache: WeightCache | None = None
         private = private or {name: {} for name in masks.names}
         first = check_private(private, masks.names)
         parameters = dict(backbone.named_parameters())
@@ -104,18 +106,11 @@ class TicketModel(nn.Module):
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
         choose = ticket is None and (len(self.names) > 1 or context is not None)
-        names = "" if choose else self._asked(ticket)
-        try:
+        names = "" if choose else asked(ticket, self.names)
+        with dtypes_named(x, next(self.backbone.parameters()).dtype):
             if choose:
                 return self._routed(x, context)
-            return self._run(self.state(names), x) if isinstance(names, str) else self._grouped(x, names)
-        except RuntimeError as error:
-            dtype = next(self.backbone.parameters()).dtype
-            if x.dtype == dtype or "type" not in str(error):
-                raise
-            raise TombolaError(
-                f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({str(error).splitlines()[0]})"
-            ) from None
+            return self._answer(names, x) if isinstance(names, str) else self._grouped(x, names)
 
     def predict(
         self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None
@@ -125,21 +120,6 @@ class TicketModel(nn.Module):
         Arguments as in `forward`, in evaluation mode and without gradients.
         """
         return prediction.predict(self, x, ticket, context)
-
-    @torch.compiler.disable
-    def _asked(self, ticket: object) -> str | list[str]:
-        if ticket is None:
-            return self.names[0]  # there is no other
-        if isinstance(ticket, str):
-            return ticket
-        several = isinstance(ticket, Iterable) and not isinstance(ticket, Tensor)
-        names: list[Any] = list(ticket) if several else [ticket]  # type: ignore[call-overload]
-        if not all(isinstance(name, str) for name in names):
-            raise TombolaError(
-                f"ticket must be a name or one name per sample (of {', '.join(self.names)}), not "
-                f"{type(ticket).__name__}; the only input is x"
-            )
-        return names
 
     def _routed(self, x: Tensor, context: Any) -> Any:
         routed = self.route(x, context)
@@ -158,12 +138,33 @@ class TicketModel(nn.Module):
             )
         return self.router.route(self, x, context)
 
-    def _run(self, state: tuple[Tensor, Tensor, dict[str, Tensor]], x: Tensor) -> Any:
-        # The only code that torch.compile sees. The ticket arrives as tensors, never as a name, so one
-        # graph serves all tickets.
-        weights_N, mask_N, own = state
-        named = masked_weights(self.scope, weights_N, mask_N) | own
+    @torch.compiler.disable(recursive=False)
+    def _answer(self, ticket: str, x: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            return self._trained(self.state(ticket), x)
+        return self._run(self.weights(ticket), x)
+
+    def _run(self, named: dict[str, Tensor], x: Tensor) -> Any:
+        # torch.compile sees this and the next, where tickets are tensors, never names: one graph serves all.
         return functional_call(self.backbone, named, (x,))
+
+    def _trained(self, state: tuple[Tensor, Tensor, dict[str, Tensor]], x: Tensor) -> Any:
+        weights_N, mask_N, own = state
+        return self._run(masked_weights(self.scope, weights_N, mask_N) | own, x)
+
+    @torch.compiler.disable
+    @torch.no_grad()
+    def weights(self, ticket: str) -> dict[str, Tensor]:
+        """What the network runs on, by name: ``m_k ⊙ θ`` and private tensors, to be read (`WeightCache`)."""
+        k, parts = self.index(ticket), parameters_of(self.backbone, self.scope)
+
+        def make() -> dict[str, Tensor]:
+            return masked_parts(self.scope, parts, self.masks_KN[k]) | self._own(k)
+
+        sources = [*parts, self.masks_KN, self.private_KP, self.statistics_KS]
+        if self.cache is None or not plain(sources):
+            return make()
+        return self.cache.get(ticket, sources, make)
 
     @torch.compiler.disable
     def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -176,21 +177,8 @@ class TicketModel(nn.Module):
         return self.private.unflatten(self.private_KP[k]) | self.statistics.unflatten(self.statistics_KS[k])
 
     @torch.compiler.disable(recursive=False)
-    def _grouped(self, x: Tensor, names: list[str]) -> Any:
-        if len(names) != len(x):
-            raise TombolaError(f"{len(names)} ticket names for {len(x)} samples: give one name per sample")
-        if not names:  # an empty batch: the output's shape is any ticket's
-            return self._run(self.state(self.names[0]), x)
-        where = torch.tensor([self.index(name) for name in names], device=x.device)
-        order = torch.argsort(where, stable=True)
-        present, counts = torch.unique(where, return_counts=True)
-        parts = x[order].split(counts.tolist())
-        outputs = [
-            self._run(self.state(self.names[k]), part)
-            for k, part in zip(present.tolist(), parts, strict=True)
-        ]
-        back = torch.argsort(order)
-        return tree_map(lambda *group: torch.cat(group)[back], outputs[0], *outputs[1:])
+    def _grouped(self, x: Tensor, names: Sequence[str]) -> Any:
+        return grouped(x, names, self.names, self._answer)
 
     def index(self, ticket: str) -> int:
         """Row of a ticket; raises `UnknownTicket`."""

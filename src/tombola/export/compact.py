@@ -47,7 +47,7 @@ def compact(tickets: TicketModel, ticket: str, example: Tensor | None = None) ->
     """
     module = tickets.bake(ticket).eval().requires_grad_(False)
     plain = copy.deepcopy(module)
-    x = _guess(module) if example is None else example
+    x = guessed(module) if example is None else example
     with torch.no_grad():
         expected = plain(x.clone())
         _shrink(module, x, maps=example is not None)
@@ -186,7 +186,12 @@ class WithMap(nn.Module):
         return self.conv(x) + self.map
 
 
-def _guess(module: nn.Module) -> Tensor:
+def guessed(module: nn.Module) -> Tensor:
+    """A random input of two samples for the first convolution or linear layer; images are 32 wide.
+
+    Raises:
+        TombolaError: the network has neither.
+    """
     for m in module.modules():
         if isinstance(m, nn.Linear):
             return torch.randn(2, m.in_features, generator=torch.Generator().manual_seed(0))

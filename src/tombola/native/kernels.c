@@ -41,3 +41,15 @@ static const unsigned char ones[BLOCK] = {[0 ... BLOCK - 1] = 1};
 #define WORD uint64_t
 #define NAME(step) step##_float64
 #include "select.h"
+// The same for tensors that lie apart: the result is one vector.
+void select_parts_float32(long parts, const long *sizes, const float *const *x, const unsigned char *mask, float *y)
+{
+    for (long i = 0; i < parts; mask += sizes[i], y += sizes[i], i++)
+        select_float32(sizes[i], mask, x[i], y);
+}
+
+void select_parts_float64(long parts, const long *sizes, const double *const *x, const unsigned char *mask, double *y)
+{
+    for (long i = 0; i < parts; mask += sizes[i], y += sizes[i], i++)
+        select_float64(sizes[i], mask, x[i], y);
+}

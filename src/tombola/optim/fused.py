@@ -34,6 +34,7 @@ def step(rule: Rule, p: Tensor, g: Tensor, state: Moments, mask: Tensor | None) 
     g = g.contiguous()
     own = torch.ones(p.numel(), dtype=torch.bool) if mask is None else mask.contiguous()
     _in_threads(function, rule, (own, p, g, *tensors[1:]))
+    torch.autograd.graph.increment_version(p)  # as torch's own operations in place do
     return True
 
 

@@ -1,0 +1,90 @@
+"""Which tickets are asked for, and a batch in which they are mixed: one run of the network for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from tombola.errors import TombolaError, UnknownTicket
+
+
+@torch.compiler.disable
+def asked(ticket: object, known: Sequence[str]) -> str | list[str]:
+    """A name, or one name per sample; the first ticket where none is asked for.
+
+    Raises:
+        TombolaError: something that is no name.
+
+    >>> asked(("dog", "cat"), ["cat", "dog"])
+    ['dog', 'cat']
+    """
+    if ticket is None:
+        return known[0]
+    if isinstance(ticket, str):
+        return ticket
+    several = isinstance(ticket, Iterable) and not isinstance(ticket, Tensor)
+    names: list[Any] = list(ticket) if several else [ticket]  # type: ignore[call-overload]
+    if not all(isinstance(name, str) for name in names):
+        raise TombolaError(
+            f"ticket must be a name or one name per sample (of {', '.join(known)}), not "
+            f"{type(ticket).__name__}; the only input is x"
+        )
+    return names
+
+
+@torch.compiler.disable(recursive=False)
+def grouped(x: Tensor, names: Sequence[str], known: Sequence[str], run: Callable[[str, Tensor], Any]) -> Any:
+    """Outputs of one ticket per sample, in the order of the samples.
+
+    Args:
+        x: inputs ``[B, ...]``.
+        names: B names.
+        known: the tickets that there are.
+        run: outputs of one ticket for a batch; tensors or any structure of them.
+
+    Raises:
+        TombolaError: another number of names than samples.
+        UnknownTicket: a name that is not there.
+
+    >>> run = lambda name, x: x * {"cat": 10, "dog": 100}[name]
+    >>> grouped(torch.arange(1, 4), ["dog", "cat", "dog"], ["cat", "dog"], run).tolist()
+    [100, 20, 300]
+    """
+    if len(names) != len(x):
+        raise TombolaError(f"{len(names)} ticket names for {len(x)} samples: give one name per sample")
+    if not names:
+        return run(known[0], x)  # the output's shape is any ticket's
+    if strange := [name for name in names if name not in known]:
+        raise UnknownTicket(strange[0], known)
+    numbers = {name: k for k, name in enumerate(known)}
+    where = torch.tensor([numbers[name] for name in names], device=x.device)
+    order = torch.argsort(where, stable=True)
+    present, counts = torch.unique(where, return_counts=True)
+    groups = zip(present.tolist(), order.split(counts.tolist()), strict=True)
+    outputs = [
+        run(known[k], x[group]) for k, group in groups
+    ]  # no views of one x: their offsets are compiled
+    return _put_back(outputs, torch.argsort(order))
+
+
+@torch.compiler.disable  # the number of parts is another in every batch
+def _put_back(outputs: list[Any], back: Tensor) -> Any:
+    return tree_map(lambda *group: torch.cat(group)[back], outputs[0], *outputs[1:])
+
+
+@contextmanager
+def dtypes_named(x: Tensor, dtype: torch.dtype) -> Iterator[None]:
+    """Inputs of another dtype than the network's: an error that names both, in place of torch's."""
+    try:
+        yield
+    except RuntimeError as error:
+        if x.dtype == dtype or "type" not in str(error):
+            raise
+        raise TombolaError(
+            f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({str(error).splitlines()[0]})"
+        ) from None
