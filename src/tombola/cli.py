@@ -22,6 +22,7 @@ from tombola.commands.collapse import collapse
 from tombola.commands.predict import predict
 from tombola.commands.route import route
 from tombola.commands.semantics import semantics
+from tombola.commands.stream import stream
 from tombola.commands.sweep import sweep
 from tombola.commands.watch import watch
 from tombola.errors import TombolaError, UsageError
@@ -297,6 +298,7 @@ app.command(predict)
 app.command(collapse)
 app.command(semantics)
 app.command(watch)
+app.command(stream)
 
 
 def _threads(count: int | None) -> None:

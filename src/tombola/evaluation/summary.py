@@ -37,10 +37,15 @@ def over_seeds(values: Sequence[Row]) -> list[Row]:
 
 
 def write_page(
-    page: Path, command: str, rows: Sequence[Row], tables: Callable[[Sequence[Row]], list[Table]]
+    page: Path,
+    command: str,
+    rows: Sequence[Row],
+    tables: Callable[[Sequence[Row]], list[Table]],
+    twin: Path | None = None,
 ) -> None:
     """Write ``NAME.json`` and put the tables into ``NAME.md`` between two marks; the words around them stay.
 
+    A page with the tables of several commands has a ``twin`` for each.
     Rows of other experiments, presets or sparsities that are in the twin already stay.
 
     Raises:
@@ -54,9 +59,10 @@ def write_page(
     _, end, after = rest.partition(END)
     if not end:
         raise UsageError(f"{page} has no place for tables: put the lines {begin} and {END} into it")
-    rows = _merged(_stored(page.with_suffix(".json")), rows)
+    twin = page.with_suffix(".json") if twin is None else twin
+    rows = _merged(_stored(twin), rows)
     lines = ",\n".join(json.dumps(row) for row in rows)
-    write_bytes(page.with_suffix(".json"), f"[\n{lines}\n]\n".encode())
+    write_bytes(twin, f"[\n{lines}\n]\n".encode())
     made = "\n".join(table.markdown() for table in tables(rows))
     write_bytes(page, f"{before}{begin}\n\n{made}\n{END}{after}".encode())
 
