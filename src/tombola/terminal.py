@@ -73,6 +73,8 @@ def print_rows(rows: Sequence[Row], as_json: bool) -> None:
 
 def print_tickets(facts: Mapping[str, Any]) -> None:
     """What `tombola.report.inspect.describe` found in a ticket file."""
+    for key in ("method", "router", "calibration"):
+        out_console.print(f"{key}: {_named(facts[key])}", highlight=False, soft_wrap=True)
     heads = ("bytes", "weights_in_scope", "union", "core", "private_numbers_per_ticket", "dense_rest")
     for key in heads:
         out_console.print(f"{key.replace('_', ' ')}: {facts[key]:,}")
@@ -80,6 +82,14 @@ def print_tickets(facts: Mapping[str, Any]) -> None:
     body = [[layer, *(f"{facts['layers'][t][layer]:.3f}" for t in facts["tickets"])] for layer in layers]
     total = ["all", *(f"{n / facts['weights_in_scope']:.3f}" for n in facts["tickets"].values())]
     out_console.print(Table("Density per layer", ["layer", *facts["tickets"]], [*body, total]).rich())
+
+
+def _named(fact: str | Mapping[str, Any] | None) -> str:
+    """A word, or the name of what was fitted and its options."""
+    if fact is None or isinstance(fact, str):
+        return fact or "none"
+    first, *options = fact.items()
+    return " ".join([str(first[1]), *(f"{name}={value}" for name, value in options if value != "")])
 
 
 def print_experiments() -> None:

@@ -16,7 +16,8 @@ from tombola.evaluation.summary import Row, over_seeds, write_page
 from tombola.evaluation.world import World, open_run
 from tombola.objectives import Classification, OneVsRest
 from tombola.report.rows import find_runs
-from tombola.terminal import err_console, out_console, print_json
+from tombola.storage import write_bytes
+from tombola.terminal import err_console, out_console, print_json, to_json
 from tombola.tickets import TicketModel
 
 
@@ -30,6 +31,7 @@ def calibrate(
     sparsity: Annotated[tuple[float, ...], Parameter(consume_multiple=True)] = (),
     data: str | None = None,
     save: Path | None = None,
+    keep: Path | None = None,
     write: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -60,6 +62,8 @@ def calibrate(
         Where the data of the runs are, if they have moved.
     save: Path
         A folder for copies of the ticket files with the calibration in them; the runs stay as they are.
+    keep: Path
+        A file precision.json for `tombola report`, which looks for it in a run and above.
     write: Path
         A Markdown page to put the tables into, with a JSON twin beside it.
     json: bool
@@ -82,6 +86,8 @@ def calibrate(
                 sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")
             err_console.print(f"{path}: {method} at {level:.0%} calibrated", highlight=False)
     rows = over_seeds(values)
+    if keep is not None:
+        write_bytes(keep, to_json(rows).encode())
     if write is not None:
         write_page(write, "calibrate", rows, tables)
     if json:

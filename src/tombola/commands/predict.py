@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -64,7 +65,7 @@ def _loaded(file: Path) -> TicketModel:
 
 
 def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[str, Any]]:
-    x = inputs_of(path, tickets.facts["input"])
+    x = inputs_of(path, tickets.facts["input"], lambda line: sys.stderr.write(f"{line}\n"))
     found = tickets.predict(x, ticket)
     K, against_rest = len(tickets.names), tickets.facts.get("objective") == "OneVsRest"
     rows = []

@@ -17,7 +17,8 @@ from tombola.evaluation.summary import Row, over_seeds, write_page
 from tombola.evaluation.world import World, open_run
 from tombola.report.rows import find_runs
 from tombola.routing import ROUTERS
-from tombola.terminal import err_console, out_console, print_json
+from tombola.storage import write_bytes
+from tombola.terminal import err_console, out_console, print_json, to_json
 
 Several = Parameter(consume_multiple=True)
 
@@ -30,6 +31,7 @@ def route(
     sparsity: Annotated[tuple[float, ...], Several] = (),
     data: str | None = None,
     save: Path | None = None,
+    keep: Path | None = None,
     write: Path | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -56,6 +58,8 @@ def route(
         Where the data of the runs are, if they have moved.
     save: Path
         A folder for copies of the ticket files with the first router in them; the runs stay as they are.
+    keep: Path
+        A file routing.json for `tombola report`, which looks for it in a run and above.
     write: Path
         A Markdown page to put the tables into, with a JSON twin beside it.
     json: bool
@@ -74,6 +78,8 @@ def route(
             values += _one(world, method, level, wanted, save)
             err_console.print(f"{path}: {method} at {level:.0%} routed", highlight=False)
     rows = over_seeds(values)
+    if keep is not None:
+        write_bytes(keep, to_json(rows).encode())
     if write is not None:
         write_page(write, "route", rows, tables)
     if json:

@@ -18,6 +18,7 @@ from tombola.data import SPLITS, Data
 from tombola.errors import RunError
 from tombola.evaluation.answers import Answers
 from tombola.evaluation.inputs import described
+from tombola.fitted import take_over
 from tombola.launch import Order, order_of
 from tombola.objectives import Classification, Objective
 from tombola.partition import Partition
@@ -115,10 +116,16 @@ class World:
         return self.judge(outputs)
 
     def save(self, tickets: TicketModel, folder: Path, name: str) -> Path:
-        """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs."""
+        """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs.
+
+        A router or a calibration of the same tickets in a file that is there already stays in it, unless
+        these tickets bring another one.
+        """
         tickets.facts["experiment"] = self.order.experiment.name
         tickets.facts["input"] = described(self.data, self.objective)
         file = folder / self.path.name / f"{name}.tickets"
+        if file.is_file():
+            take_over(tickets, load(file, self.backbone))
         tickets.save(file)
         return file
 
