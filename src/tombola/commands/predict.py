@@ -65,7 +65,7 @@ def _loaded(file: Path) -> TicketModel:
 
 
 def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[str, Any]]:
-    x = inputs_of(path, tickets.facts["input"], lambda line: sys.stderr.write(f"{line}\n"))
+    x = inputs_of(path, tickets.facts["input"], _tell)
     found = tickets.predict(x, ticket)
     K, against_rest = len(tickets.names), tickets.facts.get("objective") == "OneVsRest"
     rows = []
@@ -85,6 +85,10 @@ def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[
             }
         )
     return rows
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _text(value: Any) -> str:

@@ -92,8 +92,10 @@ def measure(
         kind = who.partition(",")[0]
         made[who] = router(kind, **options).fit(tickets, world.data, world.partition, looked)
         routed = over(made[who], tickets, world.data, "test")
-        mixes = made[who].options["mix"] == 2 and answers is not None
-        value = _mixed(world, answers, routed) if mixes else judge(routed.index_B)[1]
+        if made[who].options["mix"] == 2 and answers is not None:
+            value = _mixed(world, answers, routed)
+        else:
+            value = judge(routed.index_B)[1]
         right = float((routed.index_B == truth_S).double().mean())
         add(who, **{metric: value, "routing_accuracy": right}, **closed(value))
         add(

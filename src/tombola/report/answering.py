@@ -116,7 +116,7 @@ def _table(rows: Sequence[Row], metric: str) -> Table:
     for sparsity, who in dict.fromkeys((row["sparsity"], row["router"]) for row in rows):
         cells = [_value(rows, sparsity, who, name) for name, _, _ in columns]
         written = [_cell(cell, each[2]) for cell, each in zip(cells, columns, strict=True)]
-        body.append([_REFERENCES.get(who, who), f"{sparsity:.0%}", *written])
+        body.append([str(_REFERENCES.get(who, who)), f"{sparsity:.0%}", *written])
     header = ["who answers", "removed", *(label for _, label, _ in columns)]
     return Table("Who chooses the ticket", header, body)
 

@@ -104,9 +104,8 @@ class Router(ABC):
         self.names, self.made_for = tuple(tickets.names), print_of(tickets)
         looked = {} if looked is None else looked
         options = (self.options["depth"], self.options["bands"], self.options["limit"])
-        key = (self.made_for, *options)
         with evaluating(tickets.backbone):
-            if key not in looked:
+            if (key := (self.made_for, *options)) not in looked:
                 looked[key] = Looked.of(tickets, data, partition, *options)
             found = looked[key]
             self.shallow, where_S = found.shallow, found.train.where_S
@@ -127,10 +126,7 @@ class Router(ABC):
         return 1
 
     def _fit(self, tickets: Tickets, found: Looked) -> Tensor | None:  # noqa: ARG002
-        """Learn what the decision needs, beyond the class means; nothing by default.
-
-        Returns `raw_BK` of the held-out samples if it had to be read for that, else None.
-        """
+        """Learn what else the decision needs; returns `raw_BK` of the held-out samples if that read it."""
         return None
 
     # -- use --------------------------------------------------------------------------------------

@@ -130,7 +130,7 @@ class Objective:
     def reverse(self, alive_K: Tensor, x: Tensor) -> Tensor:
         """The same by a gradient for each sample; slower, but every operation has it."""
         slope = vmap(grad(lambda alpha_K, one: self(alpha_K, one[None])[0]), in_dims=(None, 0))
-        return slope(self._uniform(alive_K), x).detach() * alive_K  # type: ignore[no-any-return]
+        return slope(self._uniform(alive_K), x).detach() * alive_K
 
     def _uniform(self, alive_K: Tensor) -> Tensor:
         return alive_K.to(self.weights_N.dtype) / alive_K.sum()
