@@ -20,6 +20,8 @@ from tombola.objectives import Enhancement, OneVsRest
 from tombola.randomness import generator
 from tombola.report.page import made_by, put_tables
 from tombola.report.tables import Table
+from tombola.routing import PrototypeRouter
+from tombola.tickets import load
 
 FAST = ["--threads", "1", "--set", "T=1", "steps=2", "statistics=1"]
 
@@ -124,6 +126,61 @@ def test_class_tickets_have_an_oracle_that_is_called_leakage(runs, capsys):
     assert value(rows, "oracle (leakage: the context is the label)", "accuracy") == 1.0
     assert value(rows, "score", "accuracy") == value(rows, "score", "routing_accuracy")
     assert not any(r["metric"] == "gap_closed" for r in rows)
+
+
+def test_tables_of_routing_fit_a_terminal(run, capsys):
+    tombola("route", run, "--router", "prototype", "gate")
+    out = capsys.readouterr().out
+    assert "right" in out
+    assert "passes" in out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 80
+
+
+def test_rows_are_kept_for_the_report(run, capsys, tmp_path):
+    assert rows_of(capsys, "route", run, "--router", "prototype", "--keep", tmp_path / "routing.json") == (
+        json.loads((tmp_path / "routing.json").read_text())
+    )
+
+
+@pytest.mark.parametrize("first", ["route", "calibrate"])
+def test_a_router_and_a_calibration_share_a_file(run, capsys, tmp_path, first):
+    commands = {"route": ["route", run, "--router", "gate"], "calibrate": ["calibrate", run]}
+    for name in (first, *(other for other in commands if other != first)):
+        tombola(*commands[name], "--save", tmp_path)
+    capsys.readouterr()
+    file = tmp_path / "seed0" / "rtl-0.5.tickets"
+    tombola("inspect", file, "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["method"] == "rtl"
+    assert facts["router"]["kind"] == "gate"
+    assert facts["calibration"]["of"]
+    tombola("inspect", file)
+    out = capsys.readouterr().out
+    assert "router: gate " in out
+    assert "mix=1" in out
+    assert "calibration: " in out
+    tombola("route", run, "--router", "prototype", "--save", tmp_path)  # another router takes its place
+    capsys.readouterr()
+    tombola("inspect", file, "--json")
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["router"]["kind"] == "prototype"
+    assert facts["calibration"]
+
+
+def test_what_was_fitted_on_other_tickets_is_left_behind(run, tmp_path):
+    world = open_run(run)
+    tickets = world.tickets("rtl", 0.5)
+    tickets.router = PrototypeRouter().fit(tickets, world.data, world.partition)
+    world.save(tickets, tmp_path, "a")
+    others = world.tickets("rtl", 0.5)
+    others.private_KP.data += 1
+    world.save(others, tmp_path, "a")
+    assert load(tmp_path / "seed0" / "a.tickets", world.backbone).router is None
+    plain = load(run / "tickets" / "rtl-0.5.tickets", world.backbone)
+    world.save(tickets, tmp_path, "b")
+    world.save(plain, tmp_path, "b")
+    assert load(tmp_path / "seed0" / "b.tickets", world.backbone).router.kind == "prototype"
 
 
 def test_a_stream_holds_each_context_and_every_sample_once():
@@ -276,6 +333,12 @@ def test_predict_says_who_answered_how_surely_and_why(run, capsys, tmp_path):
     assert right > 25  # untrained features tell environments apart as well
     assert answers[-1]["confidence"] < 0.1
     assert "unlike what was seen before" in answers[-1]["why"]
+    capsys.readouterr()
+    tombola("predict", file, white)
+    assert "8x8 in 1 channels" not in capsys.readouterr().err  # nothing was changed
+    Image.fromarray(np.full((9, 11, 3), 255, np.uint8)).save(white)
+    tombola("predict", file, white)
+    assert "white.png: 11x9 in 3 channels was brought to 8x8 in 1" in capsys.readouterr().err
     tombola("predict", file, white)
     assert "white.png" in capsys.readouterr().out
 

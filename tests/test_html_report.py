@@ -18,6 +18,7 @@ from PIL import Image
 from tombola import TicketModel, scope
 from tombola.errors import RunError, UsageError
 from tombola.experiments import EXPERIMENTS
+from tombola.report import answering, certain
 from tombola.report.again import commands
 from tombola.report.answer import sentences, standings
 from tombola.report.chapters import section
@@ -561,6 +562,106 @@ def test_sections_can_be_made_without_a_page(three):
     assert made.chapters[0].title == "What was compared, and what came out"
 
 
+# -- what other commands kept -------------------------------------------------------------------------------
+
+HEAD = {"experiment": "cifar10", "preset": "quick", "ci95": None, "seeds": 1}
+
+
+def routed_rows(tickets=("indoor", "<out>")):
+    """As `tombola route --keep` writes them."""
+    rows = []
+    for sparsity in (0.25, 0.5):
+        for who, right, gap in (("oracle", 1.0, 1.0), ("prototype", 0.9, 0.8), ("best_fixed", None, 0.0)):
+            head = {**HEAD, "method": "rtl", "sparsity": sparsity, "router": who}
+            rows.append({**head, "metric": "accuracy", "mean": 0.6 + 0.2 * gap})
+            rows.append({**head, "metric": "gap_closed", "mean": gap})
+            if right is not None:
+                rows.append({**head, "metric": "routing_accuracy", "mean": right})
+        head = {
+            **HEAD,
+            "method": "rtl",
+            "sparsity": sparsity,
+            "router": "prototype",
+            "metric": "routed_share",
+        }
+        rows += [
+            {**head, "context": a, "ticket": b, "mean": 0.875 if a == b else 0.125}
+            for a in tickets
+            for b in tickets
+        ]
+        window = {
+            **HEAD,
+            "method": "rtl",
+            "sparsity": sparsity,
+            "router": "prototype",
+            "window": 8,
+            "margin": 0,
+        }
+        rows.append({**window, "metric": "accuracy", "mean": 0.123})
+    return rows
+
+
+def calibrated_rows():
+    """As `tombola calibrate --keep` writes them."""
+    rows = []
+    for method, lead in (("rtl", 0.0), ("imp", 0.1)):
+        for reading in ("plain scores", "platt"):
+            head = {**HEAD, "method": method, "sparsity": 0.5, "reading": reading}
+            rows.append({**head, "metric": "ece", "mean": 0.25 if reading == "plain scores" else 0.01})
+            curve = ((0.1, 0.7), (0.9, 0.2))
+            rows += [
+                {**head, "metric": "precision_at_recall", "recall": r, "mean": p + lead} for r, p in curve
+            ]
+            for upper in (0.1, 0.9):
+                for name, value in (("predicted", upper - 0.05), ("observed", upper / 2), ("count", 40)):
+                    rows.append({**head, "bin": upper, "metric": name, "mean": value})
+    return rows
+
+
+def test_routing_and_calibration_that_were_kept_have_chapters(three):
+    titles = ("Who answers where no context is given?", "What are the probabilities worth?")
+    assert not any(title in page(three) for title in titles)
+    (three[0].parent / "routing.json").write_text(json.dumps(routed_rows()))
+    (three[0].parent / "precision.json").write_text(json.dumps(calibrated_rows()))
+    found = checked(page(three))
+    told = " ".join(" ".join(found.words).split())
+    assert all(title in told for title in titles)
+    assert "the right ticket, given .800, the prototype router .760, best fixed ticket .600" in told
+    assert "finds the right ticket for 90.0% of the samples" in told
+    assert "probabilities of rtl are off by .250; after platt .010" in told
+    assert "indoor, &lt;out&gt;: .125" in page(three)
+    drawn = [each.title for each in found_figures(three)]
+    assert drawn.count("Context (down) to ticket (across): prototype, 50% removed") == 1
+    assert {"Precision over recall", "Reliability"} <= set(drawn)
+    by_title = {each.title: each.desc for each in found_figures(three)}
+    assert "rtl, platt: .700 at 10%, .200 at 90%." in by_title["Precision over recall"]
+    assert "rtl, platt: 5% at 5%, 45% at 85%." in by_title["Reliability"]
+    assert ".123" not in by_title["Gap between the best fixed ticket (0) and the oracle (1)"]
+
+
+def found_figures(runs):
+    """All charts of the two chapters."""
+    found = gather(("cifar10", "quick"), runs)
+    return [
+        f
+        for b in (*answering.chapter(found), *certain.chapter(found))
+        if b.kind == "figures"
+        for f in b.figures
+    ]
+
+
+@pytest.mark.parametrize("content", ["", "[1, 2]", '{"a": 1}', "[]"])
+def test_kept_files_of_other_runs_or_of_nothing_are_passed_over(three, content):
+    for name in ("routing.json", "precision.json", "semantics.json"):
+        (three[0] / name).write_text(content)
+    assert not found_figures(three)
+    other = [{**row, "preset": "best"} for row in routed_rows()]
+    (three[0] / "routing.json").write_text(json.dumps(other))
+    assert not found_figures(three)
+    (three[0].parent / "routing.json").write_text(json.dumps(routed_rows()))  # above it there is one
+    assert found_figures(three)
+
+
 # -- a browser --------------------------------------------------------------------------------------------
 
 
@@ -588,6 +689,8 @@ def test_a_browser_draws_every_panel_and_the_slider_changes_the_picture(three, t
 
 
 def test_a_page_fits_a_telephone_and_tables_scroll_under_their_names(three, tmp_path, browser):
+    (three[0].parent / "routing.json").write_text(json.dumps(routed_rows()))
+    (three[0].parent / "precision.json").write_text(json.dumps(calibrated_rows()))
     write_report(three, tmp_path / "x.html")
     tab = browser.new_page(viewport={"width": 390, "height": 800})
     tab.goto((tmp_path / "x.html").as_uri())

@@ -18,10 +18,21 @@ from tombola.function import norms
 from tombola.normalization import statistics_names
 from tombola.partition import Partition
 from tombola.randomness import generator
-from tombola.routing import ROUTERS, ContextRouter, PrototypeRouter, Routed, Window, mixed, restored, router
+from tombola.routing import (
+    ROUTERS,
+    ContextRouter,
+    PrototypeRouter,
+    Routed,
+    Window,
+    best_window,
+    mixed,
+    restored,
+    router,
+)
 from tombola.routing.gaussians import Gaussians
+from tombola.routing.looked import Looked
 from tombola.routing.shallow import core
-from tombola.routing.superposition import SuperpositionRouter
+from tombola.routing.superposition import Objective, SuperpositionRouter
 from tombola.scope import scope
 from tombola.tickets import TicketModel, load
 
@@ -307,6 +318,67 @@ def test_the_gradient_of_superposition_is_that_of_the_definition(tickets, x):
             assert float(found[b, k]) == pytest.approx(-slope, rel=1e-3, abs=1e-7)
 
 
+class Doubled(torch.autograd.Function):
+    """Has a gradient, and no forward mode."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return 2 * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, slope):
+        return 2 * slope
+
+
+@pytest.mark.parametrize("entropy", [True, False])
+def test_slopes_of_superposition_are_the_same_in_both_modes(tickets, x, entropy):
+    tickets, x = tickets.double(), x[:5].double()
+    made, alive = Objective(tickets, entropy), torch.tensor([True, False, True])
+    forward, reverse = made.forward(alive, x), made.reverse(alive, x)
+    torch.testing.assert_close(forward, reverse)
+    assert bool((forward[:, alive] != 0).any())
+    assert not forward[:, 1].any()
+
+
+def test_superposition_does_without_a_forward_mode(tickets, x, monkeypatch):
+    made, alive = SuperpositionRouter(), torch.ones(5, 3, dtype=torch.bool)
+    plain = made.helps_BK(tickets, x[:5], alive)
+    forward = type(tickets.backbone).forward
+    monkeypatch.setattr(type(tickets.backbone), "forward", lambda net, x: Doubled.apply(forward(net, x)) / 2)
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        Objective(tickets, True).forward(alive[0], x[:5])
+    torch.testing.assert_close(made.helps_BK(tickets, x[:5], alive), plain)
+
+
+def test_samples_that_share_their_live_tickets_are_judged_as_if_alone(tickets, x):
+    made = SuperpositionRouter()
+    alive = torch.tensor([[True, True, True], [True, False, True], [True, True, False], [True, False, True]])
+    found = made.helps_BK(tickets, x[:4], alive)
+    for i in range(4):
+        torch.testing.assert_close(made.helps_BK(tickets, x[i : i + 1], alive[i : i + 1])[0], found[i])
+
+
+def test_routers_that_read_the_same_read_it_once(tickets, data, contexts, monkeypatch):
+    reads, of = [], Looked.of.__func__
+    monkeypatch.setattr(Looked, "of", classmethod(lambda cls, *a: reads.append(a) or of(cls, *a)))
+    looked = {}
+    for kind in FITTED:
+        shared = router(kind).fit(tickets, data, contexts, looked)
+        alone = router(kind).fit(tickets, data, contexts)
+        assert all(torch.equal(shared.tensors[name], t) for name, t in alone.tensors.items())
+    assert len(reads) == 1 + len(FITTED)
+    router("gate", depth=1).fit(tickets, data, contexts, looked)
+    others = TicketModel(tickets.backbone, tickets.masks.select(list(NAMES)[::-1])).eval()
+    router("prototype").fit(others, data, contexts, looked)
+    assert len(looked) == 3
+
+
 def test_binary_search_with_two_tickets_is_one_shot(convnet, random_masks, x):
     two = TicketModel(convnet, random_masks(scope(convnet), NAMES[:2])).eval()
     made = [SuperpositionRouter(search=s) for s in ("one_shot", "binary")]
@@ -332,6 +404,23 @@ def test_binary_search_drops_half_of_the_tickets_by_gradient(tickets, x, monkeyp
     assert raw.argmax(1).tolist() == [2] * 4
     assert raw.argmin(1).tolist() == [1] * 4
     assert alive_seen[1].tolist() == [[True, False, True]] * 4
+
+
+# -- windows --------------------------------------------------------------------------------------------
+
+
+def test_a_window_is_chosen_by_what_is_right_for_most_of_the_time():
+    truth = torch.arange(4).repeat_interleave(8) % 2
+    sure = torch.where(torch.arange(2) == truth[:, None], 0.0, -9.0)
+    wrong = sure.clone()
+    wrong[3::8] = wrong[3::8].flip(1) / 9  # one doubtful sample in each context says the opposite
+    window, share = best_window([(wrong, truth)])
+    assert (window.size, window.margin, share) == (1, 1.0, 1.0)
+    assert best_window([(sure, truth)], sizes=(4,), margins=(0.0,))[1] == 1 - 3 * 2 / 32  # late by half of it
+    noisy = sure.clone()
+    noisy[::3] = noisy[::3].flip(1)
+    constant = torch.zeros(32, dtype=torch.int64)
+    assert best_window([(torch.where(truth[:, None] == 0, noisy, noisy.flip(1)), constant)])[0].size > 1
 
 
 # -- contexts that are given ----------------------------------------------------------------------------

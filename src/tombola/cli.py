@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # what they need takes seconds to import.
 COMMANDS = (
     *("run", "resume", "compare", "report", "draw", "enhance", "inspect", "experiments"),
-    *("sweep", "route", "calibrate", "predict", "collapse", "semantics", "watch", "export"),
+    *("sweep", "route", "calibrate", "predict", "collapse", "semantics", "watch", "export", "stream"),
 )
 
 app = App(

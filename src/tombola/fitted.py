@@ -37,3 +37,16 @@ def restore(tickets: Fitted, parts: Parts) -> None:
         tickets.router = restored(*parts["router"])
     if "calibration" in parts:
         tickets.calibration = Calibration.restored(*parts["calibration"])
+
+
+def take_over(tickets: Fitted, others: Fitted) -> None:
+    """Give tickets what the same tickets, from another file, have and they have not.
+
+    What was fitted on other tickets is left behind.
+    """
+    own = print_of(tickets)
+    if tickets.router is None and others.router is not None and others.router.made_for in (None, own):
+        tickets.router = others.router
+    calibration = others.calibration
+    if tickets.calibration is None and calibration is not None and calibration.made_for in (None, own):
+        tickets.calibration = calibration

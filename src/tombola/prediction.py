@@ -22,7 +22,13 @@ class Prediction:
     Attributes:
         outputs: of the ticket that answered, ``[B, ...]``; for one-vs-rest, of every ticket ``[B, K]``.
         tickets: which ticket answered each sample.
-        answer_B: the number of the class (for one-vs-rest, of the ticket), int64; None where there are none.
+        answer_B: int64, what was asked for; its meaning follows from the objective and the question:
+
+            - classes within a context (`Classification`): the number of the class, as in ``y``;
+            - one-vs-rest, no ticket named: the number of the ticket, its place in ``TicketModel.names``;
+            - one-vs-rest, one ticket named: 1 for yes, 0 for no;
+            - one-vs-rest, one ticket in the model and none named: the number of the output, as for classes;
+            - all others (reconstruction, enhancement): None, the answer is ``outputs``.
         probability_B: of that answer, given that this ticket is the right one; None as above.
         confidence_B: of ticket and answer together, 0 to 1.
         why: one line for each sample.

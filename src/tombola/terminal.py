@@ -22,6 +22,7 @@ from tombola.report.page import Place, put_tables
 from tombola.report.rows import Row, find_runs
 from tombola.report.rows import rows as rows_of
 from tombola.report.tables import Table, tables
+from tombola.storage import write_bytes
 
 out_console, err_console = Console(), Console(stderr=True)
 if not out_console.is_terminal:
@@ -86,8 +87,11 @@ def show_rows(
     as_json: bool,
     write: Path | None,
     place: Place,
+    keep: Path | None = None,
 ) -> None:
-    """How commands that measure end: rows onto a page if there is one, then on the screen."""
+    """How commands that measure end: rows into a file and onto a page if wanted, then on the screen."""
+    if keep is not None:
+        write_bytes(keep, to_json(rows).encode())
     if write is not None:
         put_tables(write, place, rows, tables)
     show(tables(rows), rows, as_json)
@@ -95,6 +99,8 @@ def show_rows(
 
 def print_tickets(facts: Mapping[str, Any]) -> None:
     """What `tombola.report.inspect.describe` found in a ticket file."""
+    for key in ("method", "router", "calibration"):
+        out_console.print(f"{key}: {_named(facts[key])}", highlight=False, soft_wrap=True)
     heads = ("bytes", "weights_in_scope", "union", "core", "private_numbers_per_ticket", "dense_rest")
     for key in heads:
         out_console.print(f"{key.replace('_', ' ')}: {facts[key]:,}")
@@ -102,6 +108,14 @@ def print_tickets(facts: Mapping[str, Any]) -> None:
     body = [[layer, *(f"{facts['layers'][t][layer]:.3f}" for t in facts["tickets"])] for layer in layers]
     total = ["all", *(f"{n / facts['weights_in_scope']:.3f}" for n in facts["tickets"].values())]
     out_console.print(Table("Density per layer", ["layer", *facts["tickets"]], [*body, total]).rich())
+
+
+def _named(fact: str | Mapping[str, Any] | None) -> str:
+    """A word, or the name of what was fitted and its options."""
+    if fact is None or isinstance(fact, str):
+        return fact or "none"
+    first, *options = fact.items()
+    return " ".join([str(first[1]), *(f"{name}={value}" for name, value in options if value != "")])
 
 
 def print_experiments() -> None:

@@ -29,6 +29,7 @@ def calibrate(
     sparsity: Numbers = (),
     data: str | None = None,
     save: Path | None = None,
+    keep: Path | None = None,
     write: Path | None = None,
     json: Flag = False,
 ) -> None:
@@ -59,6 +60,8 @@ def calibrate(
         Where the data of the runs are, if they have moved.
     save: Path
         A folder for copies of the ticket files with the calibration in them; the runs stay as they are.
+    keep: Path
+        A file precision.json for `tombola report`, which looks for it in a run and above.
     write: Path
         A Markdown page to put the tables into, with a JSON twin beside it.
     json: bool
@@ -78,7 +81,7 @@ def calibrate(
             if save is not None:
                 sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")
             err_console.print(f"{path}: {method} at {level:.0%} calibrated", highlight=False)
-    show_rows(over_seeds(values), tables, json, write, made_by("calibrate"))
+    show_rows(over_seeds(values), tables, json, write, made_by("calibrate"), keep)
 
 
 def _one(world: World, method: str, level: float, tickets: TicketModel, wished: Calibration) -> list[Row]:

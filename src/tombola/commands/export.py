@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from torch import Tensor, nn
 
 from tombola import storage
+from tombola.commands.options import Flag, Integers
 from tombola.errors import UnknownTicket, UsageError
 from tombola.experiments import experiment
 from tombola.export.compact import compact as compacted
@@ -28,11 +29,11 @@ def export(
     *,
     ticket: str | None = None,
     out: Annotated[Path, Parameter(name=("--out", "-o"))],
-    compact: Annotated[bool, Parameter(negative="")] = False,
+    compact: Flag = False,
     format: str | None = None,
-    shape: Annotated[tuple[int, ...], Parameter(consume_multiple=True)] = (),
+    shape: Integers = (),
     backbone: str | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> None:
     """Write one ticket as a plain dense network: a state dict, a torch.export program, or ONNX.
 

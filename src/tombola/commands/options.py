@@ -13,7 +13,7 @@ from tombola.errors import UsageError
 Several = Parameter(consume_multiple=True)
 Words = Annotated[tuple[str, ...], Several]
 Numbers = Annotated[tuple[float, ...], Several]
-Seeds = Annotated[tuple[int, ...], Several]
+Integers = Annotated[tuple[int, ...], Several]
 Flag = Annotated[bool, Parameter(negative="")]  # without `--no-NAME`
 
 

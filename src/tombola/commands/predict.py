@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def _loaded(file: Path) -> TicketModel:
 
 
 def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[str, Any]]:
-    x = inputs_of(path, tickets.facts["input"])
+    x = inputs_of(path, tickets.facts["input"], _tell)
     found = tickets.predict(x, ticket)
     K, against_rest = len(tickets.names), tickets.facts.get("objective") == "OneVsRest"
     rows = []
@@ -81,6 +82,10 @@ def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[
             }
         )
     return rows
+
+
+def _tell(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _text(value: Any) -> str:

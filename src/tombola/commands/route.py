@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def route(
     sparsity: Numbers = (),
     data: str | None = None,
     save: Path | None = None,
+    keep: Path | None = None,
     write: Path | None = None,
     json: Flag = False,
 ) -> None:
@@ -54,25 +56,24 @@ def route(
         Where the data of the runs are, if they have moved.
     save: Path
         A folder for copies of the ticket files with the first router in them; the runs stay as they are.
+    keep: Path
+        A file routing.json for `tombola report`, which looks for it in a run and above.
     write: Path
         A Markdown page to put the tables into, with a JSON twin beside it.
     json: bool
         Print rows for machines instead of tables.
     """
-    for name in router:
-        if name not in ROUTERS or not ROUTERS[name].needs_fit:
-            raise UsageError(unknown("router to fit", name, [n for n, r in ROUTERS.items() if r.needs_fit]))
     if set and not router:
         raise UsageError("--set changes the routers that are named: say which with --router")
-    options = dict(_option(change) for change in set)
+    named = fitted_options(router, set)
     values: list[Row] = []
     for path in runs_of(paths, "route"):
         world = open_run(path, data)
         for level in sparsity or world.sparsities(method):
-            wanted = dict.fromkeys(router, options) or defaults(type(world.objective).__name__)
+            wanted = named or defaults(type(world.objective).__name__)
             values += _one(world, method, level, wanted, save)
             err_console.print(f"{path}: {method} at {level:.0%} routed", highlight=False)
-    show_rows(over_seeds(values), tables, json, write, made_by("route"))
+    show_rows(over_seeds(values), tables, json, write, made_by("route"), keep)
 
 
 def _one(
@@ -91,6 +92,14 @@ def _one(
         sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")
     head = {"experiment": world.experiment, "preset": world.preset, "method": method, "sparsity": level}
     return [{**head, "seed": world.seed, **row} for row in values]
+
+
+def fitted_options(names: Sequence[str], changes: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Options ``NAME=VALUE`` of each of these routers, which must be some that are fitted."""
+    for name in names:
+        if name not in ROUTERS or not ROUTERS[name].needs_fit:
+            raise UsageError(unknown("router to fit", name, [n for n, r in ROUTERS.items() if r.needs_fit]))
+    return {name: dict(_option(change) for change in changes) for name in names}
 
 
 def _option(change: str) -> tuple[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from tombola.commands.options import Flag, Numbers, Seeds, Words, absolute, use_threads
+from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, use_threads
 from tombola.commands.overrides import overridden
 from tombola.experiments import experiment
 from tombola.launch import Order
@@ -19,7 +19,7 @@ def run(
     preset: str | None = None,
     method: Words = (),
     sparsity: Numbers = (),
-    seed: Seeds = (0,),
+    seed: Integers = (0,),
     data: str | None = None,
     item: Words = (),
     augment: bool | None = None,
@@ -45,7 +45,7 @@ def run(
     sparsity: tuple[float, ...]
         Shares of weights removed, such as 0.5 0.9; the preset's by default.
     seed: tuple[int, ...]
-        Seeds of initialisation, data order and controls; a run directory each.
+        Integers of initialisation, data order and controls; a run directory each.
     data: str
         A folder with the data, or the name of a hub data set; what ships inside a dependency by default.
     item: tuple[str, ...]

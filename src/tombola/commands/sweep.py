@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tombola.commands.options import Flag, Numbers, Seeds, Words, absolute, use_threads
+from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, use_threads
 from tombola.commands.overrides import overridden
 from tombola.errors import UsageError
 from tombola.experiments import experiment
@@ -24,7 +24,7 @@ def sweep(
     preset: str | None = None,
     method: Words = ("imp",),
     sparsity: Numbers = (),
-    seed: Seeds = (0,),
+    seed: Integers = (0,),
     set: Words = (),
     controls: bool = True,
     metric: str | None = None,
@@ -54,7 +54,7 @@ def sweep(
     sparsity: tuple[float, ...]
         Shares of weights removed, such as 0.5 0.9; the preset's by default.
     seed: tuple[int, ...]
-        Seeds; intervals are over them.
+        Integers; intervals are over them.
     set: tuple[str, ...]
         Settings: T=40, or a grid, T=10,20,40 (semicolons where values hold commas).
     controls: bool

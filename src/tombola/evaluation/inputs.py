@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,11 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
     }
 
 
-def inputs_of(path: Path, facts: Mapping[str, Any]) -> Tensor:
+def inputs_of(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] | None = None) -> Tensor:
     """The network's inputs in a file, ``[B, ...]``: one image or sound, or a row of a table for each sample.
 
-    Images are brought to the network's size and channels. Tables are CSV of numbers, a header or none.
+    Images are brought to the network's size and channels; ``tell`` is told so, in a line. Tables are CSV of
+    numbers, a header or none.
 
     Raises:
         DataError: no such file, another kind than these tickets take, not readable, or of another size.
@@ -63,23 +64,30 @@ def inputs_of(path: Path, facts: Mapping[str, Any]) -> Tensor:
     if sound:
         waves = torch.from_numpy(read(path))[None]
         return audio.spectrogram(torch.nn.functional.pad(waves, (0, max(0, audio.WINDOW - waves.shape[1]))))
-    x = _table(path, facts["shape"]) if suffix == ".csv" else _image(path, facts)
+    x = _table(path, facts["shape"]) if suffix == ".csv" else _image(path, facts, tell)
     if facts["mean"] is None:
         return x
     return Normalise(tuple(facts["mean"]), tuple(facts["std"]))(x)
 
 
-def _image(path: Path, facts: Mapping[str, Any]) -> Tensor:
+def _image(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] | None) -> Tensor:
     shape = facts["shape"]
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise DataError(f"{path} is an image, but these tickets take {shape} values: give a CSV of numbers")
     try:
         with Image.open(path) as opened:
+            size, bands = opened.size, len(opened.getbands())
             picture = opened.convert("L" if shape[0] == 1 else "RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{path} is no image that can be read ({error})") from None
-    if picture.size != (shape[2], shape[1]):
-        picture = picture.resize((shape[2], shape[1]), Image.Resampling.BICUBIC)
+    wanted = (shape[2], shape[1])
+    if tell is not None and (size != wanted or bands != shape[0]):
+        tell(
+            f"{path}: {size[0]}x{size[1]} in {bands} channels was brought to {wanted[0]}x{wanted[1]} in "
+            f"{shape[0]}, which these tickets take"
+        )
+    if picture.size != wanted:
+        picture = picture.resize(wanted, Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(picture)).reshape(shape[1], shape[2], -1).permute(2, 0, 1)[None]
     return pixels if facts["bytes"] else pixels.float() / 255
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data import Data
+from tombola.evaluation.answers import Answers
 from tombola.evaluation.world import World
-from tombola.pipeline import predict
 from tombola.randomness import generator
-from tombola.routing import Routed, Router, Window, mixed, router
+from tombola.routing import Routed, Router, Window, router
+from tombola.routing.looked import Looks
 from tombola.tickets import TicketModel
 
 Values = list[dict[str, Any]]  # router, metric, value; the rest of a row is the caller's
@@ -62,7 +63,8 @@ def measure(
     baked = [tickets.bake(name) for name in tickets.names]
     truth_S, K = world.where("test"), len(baked)
     leak = world.objective.context_is_answer
-    judge = _class_accuracy(world) if leak else lambda who: world.quality(baked, who)
+    answers = None if leak else world.answers(baked)
+    judge = _class_accuracy(world) if answers is None else lambda who: world.judged(answers, who)
     metric, oracle = judge(truth_S)
     fixed = _best_fixed(world, baked)
     values: Values = []
@@ -85,11 +87,15 @@ def measure(
         **closed(oracle),
     )
     made: dict[str, Router] = {}
+    looked: Looks = {}
     for who, options in wanted.items():
         kind = who.partition(",")[0]
-        made[who] = router(kind, **options).fit(tickets, world.data, world.partition)
+        made[who] = router(kind, **options).fit(tickets, world.data, world.partition, looked)
         routed = over(made[who], tickets, world.data, "test")
-        value = judge(routed.index_B)[1] if made[who].options["mix"] == 1 else _mixed(world, baked, routed)
+        if made[who].options["mix"] == 2 and answers is not None:
+            value = _mixed(world, answers, routed)
+        else:
+            value = judge(routed.index_B)[1]
         right = float((routed.index_B == truth_S).double().mean())
         add(who, **{metric: value, "routing_accuracy": right}, **closed(value))
         add(
@@ -133,8 +139,8 @@ def _best_fixed(world: World, baked: Sequence[nn.Module]) -> int:
     held = world.judged_on_validation()
     if world.objective.context_is_answer:
         return int(held.where("test").bincount(minlength=len(baked)).argmax())
-    everyone = [torch.full((len(held.data.test),), k) for k in range(len(baked))]
-    return max(range(len(baked)), key=lambda k: held.quality(baked, everyone[k])[1])
+    answers, everyone = held.answers(baked), torch.zeros(len(held.data.test), dtype=torch.int64)
+    return max(range(len(baked)), key=lambda k: held.judged(answers, everyone + k)[1])
 
 
 def _random(judge: Callable[[Tensor], tuple[str, float]], truth_S: Tensor, K: int, seed: int) -> float:
@@ -144,26 +150,11 @@ def _random(judge: Callable[[Tensor], tuple[str, float]], truth_S: Tensor, K: in
     return sum(judge(who)[1] for who in drawn) / DRAWS
 
 
-def _mixed(world: World, baked: Sequence[nn.Module], routed: Routed) -> float:
+def _mixed(world: World, answers: Answers, routed: Routed) -> float:
     """The metric when the outputs of the two likeliest tickets are mixed."""
-    names = {name: k for k, name in enumerate(routed.tickets)}
-    classes_KC = world.classes_KC
 
     def outputs(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
-        samples = torch.arange(len(world.data.split(split))) if index is None else index
-        part = Routed(routed.tickets, routed.scores_BK[samples], routed.familiarity_B[samples], routed.kind)
-
-        def run(chosen: list[str]) -> Tensor:
-            who = torch.tensor([names[name] for name in chosen])
-            every = [(j, (who == j).nonzero()[:, 0]) for j in who.unique().tolist()]
-            made = torch.cat([predict(baked[j], world.data, split, samples[mine]) for j, mine in every])
-            return made[torch.cat([mine for _, mine in every]).argsort()]
-
-        made: Tensor = mixed(part, run, 2)
-        if classes_KC is not None:  # of either ticket's context
-            top = part.scores_BK.topk(2, 1).indices
-            made = made.masked_fill(~(classes_KC[top[:, 0]] | classes_KC[top[:, 1]]), -torch.inf)
-        return made
+        return answers.mixed(routed, torch.arange(len(routed.scores_BK)) if index is None else index)
 
     return world.judge(outputs)[1]
 

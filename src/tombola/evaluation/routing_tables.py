@@ -14,15 +14,15 @@ QUALITY: dict[str, tuple[str, Format]] = {
     "psnr": ("PSNR", decibel),
 }
 COLUMNS: list[tuple[str, str, Format]] = [
-    ("gap_closed", "gap closed", share),
-    ("routing_accuracy", "right ticket", share),
-    ("confidence", "confidence", share),
+    ("gap_closed", "gap", share),
+    ("routing_accuracy", "right", share),
+    ("confidence", "sure", share),
+]
+COSTS: list[tuple[str, str, Format]] = [
     ("numbers", "decide", whole),
     ("stored", "stored", whole),
-    ("ms_route_1", "ms (1)", decibel),
-    ("ms_route_64", "ms (64)", decibel),
-    ("ms_ticket_1", "ticket (1)", decibel),
-    ("ms_ticket_64", "ticket (64)", decibel),
+    ("ms_route_1", "ms", decibel),  # of one sample; batches of 64 are in the twin
+    ("ms_ticket_1", "own ms", decibel),
 ]
 SHOWN = ("prototype", "score")  # whose windows and confusions are printed; those of others are in the twin
 NAMES = {
@@ -30,7 +30,7 @@ NAMES = {
     "random": "a random ticket",
     "dense": "dense network",
     "imp": "single mask (IMP)",
-    "union_size_imp": "single mask of the union's size",
+    "union_size_imp": "union-size mask",
 }
 
 
@@ -40,7 +40,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     for head in dict.fromkeys((row["experiment"], row["preset"]) for row in rows):
         mine = [row for row in rows if (row["experiment"], row["preset"]) == head]
         name = f"{head[0]}, preset {head[1]}"
-        found.append(_who(name, [row for row in mine if "window" not in row and "context" not in row]))
+        found += _who(name, [row for row in mine if "window" not in row and "context" not in row])
         found.append(_windows(name, [row for row in mine if "window" in row]))
         for sparsity in dict.fromkeys(row["sparsity"] for row in mine):
             found += _confusions(
@@ -49,30 +49,40 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     return [table for table in found if table.body]
 
 
-def _who(name: str, rows: Sequence[Row]) -> Table:
+def _who(name: str, rows: Sequence[Row]) -> list[Table]:
+    """How well each answers, and what choosing costs: two tables, so that each fits a terminal."""
     cells: dict[tuple[float, str], dict[str, Row]] = {}
     for row in rows:
         cells.setdefault((row["sparsity"], row["router"]), {})[row["metric"]] = row
     held = {metric for cell in cells.values() for metric in cell}
     columns = [(m, *QUALITY[m]) for m in QUALITY if m in held] + [c for c in COLUMNS if c[0] in held]
-    body = []
+    costs = [c for c in COSTS if c[0] in held]
+    well, dear = [], []
     for (sparsity, who), cell in cells.items():
         line = [NAMES.get(who, who), f"{sparsity:.0%}", str(max(row["seeds"] for row in cell.values()))]
-        body.append([*line, *(_cell(cell.get(m), fmt) for m, _, fmt in columns), _passes(who)])
-    header = ["who answers", "sparsity", "seeds", *(label for _, label, _ in columns), "cost"]
-    return Table(f"{name}. Who chooses the ticket", header, body)
+        well.append([*line, *(_cell(cell.get(m), fmt) for m, _, fmt in columns)])
+        if _passes(who):
+            dear.append([*line[:2], *(_cell(cell.get(m), fmt) for m, _, fmt in costs), _passes(who)])
+    header, more = (
+        ["who", "cut", "n", *(c[1] for c in columns)],
+        ["who", "cut", *(c[1] for c in costs)],
+    )
+    return [
+        Table(f"{name}. Who chooses the ticket", header, well),
+        Table(f"{name}. What choosing costs", [*more, "passes"], dear),
+    ]
 
 
 def _passes(who: str) -> str:
     """What choosing costs in passes of the network; nothing for those that are no routers."""
     kind, _, variant = who.partition(", ")
     if variant == "binary":
-        return "log2 K fwd and bwd"
+        return "log2 K f+b"
     return {
         "prototype": "shallow",
         "gate": "shallow",
-        "score": "K fwd",
-        "superposition": "1 fwd and bwd",
+        "score": "K f",
+        "superposition": "f+b",
     }.get(kind, "")
 
 
@@ -84,12 +94,8 @@ def _windows(name: str, rows: Sequence[Row]) -> Table:
         key = (row["sparsity"], row["router"], row["window"], row["margin"])
         cells.setdefault(key, {})[row["metric"]] = row
     held = {metric for cell in cells.values() for metric in cell}
-    columns = [("routing_accuracy", "right ticket", share), *((m, *QUALITY[m]) for m in QUALITY if m in held)]
-    columns += [
-        ("gap_closed", "gap closed", share),
-        ("switches", "switches", whole),
-        ("true_switches", "true switches", whole),
-    ]
+    columns = [("routing_accuracy", "right", share), *((m, *QUALITY[m]) for m in QUALITY if m in held)]
+    columns.append(("gap_closed", "gap", share))
     body = [
         [
             who,
@@ -97,10 +103,11 @@ def _windows(name: str, rows: Sequence[Row]) -> Table:
             str(size),
             f"{margin:g}",
             *(_cell(cell.get(m), fmt) for m, _, fmt in columns),
+            "/".join(_cell(cell.get(m), whole) for m in ("switches", "true_switches")),
         ]
         for (sparsity, who, size, margin), cell in cells.items()
     ]
-    header = ["router", "sparsity", "window", "margin", *(label for _, label, _ in columns)]
+    header = ["router", "cut", "size", "lead", *(label for _, label, _ in columns), "moves"]
     return Table(f"{name}. A stream in which each context lasts for 32 samples", header, body)
 
 

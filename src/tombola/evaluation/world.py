@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from tombola import storage
 from tombola.data import SPLITS, Data
 from tombola.errors import RunError
+from tombola.evaluation.answers import Answers
 from tombola.evaluation.inputs import described
+from tombola.fitted import take_over
 from tombola.launch import Order, order_of
 from tombola.objectives import Classification, Objective
 from tombola.partition import Partition
-from tombola.pipeline import predict
 from tombola.randomness import generator
 from tombola.records import read_config
 from tombola.report.rows import names_of
@@ -99,30 +100,32 @@ class World:
         A ticket answers among the classes that its own context has in training (``known``): whoever is
         answered by it knows no more. A network for all contexts answers among all.
         """
-        classes_KC = self.classes_KC if known else None
+        return self.judged(self.answers(networks, known), answering_S)
+
+    def answers(self, networks: Sequence[nn.Module], known: bool = True) -> Answers:
+        """All answers of these networks on the test split; ``known`` as in `quality`."""
+        return Answers.of(networks, self.data, self.classes_KC if known else None)
+
+    def judged(self, answers: Answers, answering_S: Tensor) -> tuple[str, float]:
+        """`quality` of answers that are there already."""
 
         def outputs(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
-            samples = torch.arange(len(self.data.split(split))) if index is None else index
-            who = answering_S[samples]
-            parts, places = [], []
-            for j in who.unique().tolist():
-                mine = (who == j).nonzero()[:, 0]
-                made = predict(networks[j], self.data, split, samples[mine])
-                if classes_KC is not None:
-                    allowed = torch.zeros(made.shape[1], dtype=torch.bool)
-                    allowed[: classes_KC.shape[1]] = classes_KC[j]
-                    made = made.masked_fill(~allowed, -torch.inf)
-                parts.append(made)
-                places.append(mine)
-            return torch.cat(parts)[torch.cat(places).argsort()]
+            samples = torch.arange(len(answering_S)) if index is None else index
+            return answers.chosen(answering_S, samples)
 
         return self.judge(outputs)
 
     def save(self, tickets: TicketModel, folder: Path, name: str) -> Path:
-        """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs."""
+        """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs.
+
+        A router or a calibration of the same tickets in a file that is there already stays in it, unless
+        these tickets bring another one.
+        """
         tickets.facts["experiment"] = self.order.experiment.name
         tickets.facts["input"] = described(self.data, self.objective)
         file = folder / self.path.name / f"{name}.tickets"
+        if file.is_file():
+            take_over(tickets, load(file, self.backbone))
         tickets.save(file)
         return file
 

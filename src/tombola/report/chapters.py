@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tombola.experiments import EXPERIMENTS
 from tombola.methods import METHODS, dense
-from tombola.report import collapsing, meaningful
+from tombola.report import answering, certain, collapsing, meaningful
 from tombola.report.again import commands, runs_table, settings_table
 from tombola.report.answer import answer
 from tombola.report.blocks import Block, Chapter, Commands, Gallery, Section, Tabled, Words
@@ -38,6 +38,8 @@ def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
         ]
     chapters.append(Chapter("Has pruning gone too far?", collapsing.chapter(found)))
     chapters.append(Chapter("Do tickets of related subsets look alike?", meaningful.chapter(found)))
+    chapters.append(Chapter("Who answers where no context is given?", answering.chapter(found)))
+    chapters.append(Chapter("What are the probabilities worth?", certain.chapter(found)))
     chapters.append(Chapter("The course of training", course(found)))
     if media := shelf.take([ran.path for ran in found.runs], any(ran.unit[0] for ran in found.runs)):
         chapters.append(Chapter("Pictures and sounds", [Gallery(media)]))

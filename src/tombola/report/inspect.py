@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ def describe(path: Path | str) -> dict[str, Any]:
     private = [t[0].numel() for name, t in tensors.items() if name.startswith("private.")]
     return {
         "file": str(path),
+        "method": str(header["facts"].get("label", "")).rpartition("-")[0] or None,
+        **_fitted(header),
         "bytes": Path(path).stat().st_size,
         "weights_in_scope": scope.size,
         "tickets": masks.counts,
@@ -39,6 +42,16 @@ def describe(path: Path | str) -> dict[str, Any]:
         "jaccard": [[round(v, 4) for v in row] for row in masks.jaccard().tolist()],
         "kappa": [[round(v, 4) for v in row] for row in kappa(masks, masks).tolist()],
         "facts": header["facts"],
+    }
+
+
+def _fitted(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What chooses the ticket and what makes probabilities, with their options; None where nothing does."""
+    parts = {name: header.get("parts", {}).get(name) for name in ("router", "calibration")}
+    router, calibration = parts["router"], parts["calibration"]
+    return {
+        "router": router and {"kind": router["kind"], **router.get("options", {})},
+        "calibration": calibration and {"of": calibration["about"], **calibration["options"]},
     }
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from tombola.analysis.similarity import DEPTHS
@@ -14,6 +12,7 @@ from tombola.report.blocks import Block, Figures, Tabled, Words
 from tombola.report.figures import Axis, Series, Style, percent, xy
 from tombola.report.findings import Findings
 from tombola.report.heatmap import heat
+from tombola.report.kept import contents
 from tombola.report.tables import Table, share
 
 FILE = "semantics.json"
@@ -37,12 +36,7 @@ def chapter(found: Findings) -> list[Block]:
 
 
 def _content(found: Findings) -> dict[str, Any] | None:
-    places: Sequence[Path] = [ran.path for ran in found.runs]
-    for place in [folder for path in places for folder in (path, *path.resolve().parents[:2])]:
-        try:
-            content = json.loads((place / FILE).read_text())
-        except (OSError, ValueError):
-            continue
+    for content in contents(found, FILE):
         if isinstance(content, dict) and (content.get("experiment"), content.get("preset")) == found.head:
             return content
     return None

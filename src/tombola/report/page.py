@@ -24,12 +24,14 @@ class Place:
         end: the line after them.
         outcome: columns; old rows stay unless new rows have the same values in all of these.
         rank: what old and new rows are sorted by; without it the new ones come last.
+        twin: ends the twin's name, on a page with the tables of several commands.
     """
 
     begin: str
     end: str
     outcome: tuple[str, ...]
     rank: Callable[[Row], Any] | None = None
+    twin: str = ""
 
     def merge(self, old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
         """The new rows, and the old ones of outcomes without new.
@@ -56,7 +58,7 @@ def _by_sparsity(row: Row) -> tuple[Any, ...]:
 
 
 def made_by(command: str) -> Place:
-    """The place of a command's tables on a page that holds no others.
+    """The place of a command's tables on a page; those of `tombola stream` may share one with others.
 
     >>> made_by("route").begin
     '<!-- tables: made by `tombola route` -->'
@@ -64,7 +66,8 @@ def made_by(command: str) -> Place:
     begin, end = f"<!-- tables: made by `tombola {command}` -->", "<!-- end of tables -->"
     if command == "compare":
         return Place(begin, end, ("experiment", "preset", "method", "sparsity"), _by_method)
-    return Place(begin, end, ("experiment", "preset", "sparsity"), _by_sparsity)
+    twin = "-stream" if command == "stream" else ""
+    return Place(begin, end, ("experiment", "preset", "sparsity"), _by_sparsity, twin)
 
 
 def place_of(head: tuple[str, str]) -> Place:
@@ -95,7 +98,7 @@ def put_tables(
         UsageError: the page is no ``.md`` file, or exists without the marks, or its twin is damaged.
     """
     before, after = _around(page, place)
-    twin = page.with_suffix(".json")
+    twin = page.with_name(f"{page.stem}{place.twin}.json")
     merged = place.merge(_stored(twin), rows)
     made = tables(merged) if callable(tables) else tables
     words = "\n".join(table.markdown() for table in made)

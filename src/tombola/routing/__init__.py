@@ -8,7 +8,7 @@ from tombola.routing.registry import ROUTERS, restored, router
 from tombola.routing.routed import Routed
 from tombola.routing.router import Router
 from tombola.routing.score import ScoreRouter
-from tombola.routing.stream import Window
+from tombola.routing.stream import Window, best_window
 from tombola.routing.superposition import SuperpositionRouter
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "ScoreRouter",
     "SuperpositionRouter",
     "Window",
+    "best_window",
     "mixed",
     "restored",
     "router",

@@ -12,6 +12,7 @@ from torch import Tensor
 from tombola.data import Data
 from tombola.errors import RouterError, unknown
 from tombola.partition import Partition
+from tombola.routing.looked import Looks
 from tombola.routing.routed import Routed
 from tombola.routing.router import Router, State, Tickets
 
@@ -65,7 +66,13 @@ class ContextRouter(Router):
         router.names, router.tensors = tuple(names), {"map_HW": found.to(torch.int32)}
         return router
 
-    def fit(self, tickets: Tickets, data: Data, partition: Partition) -> ContextRouter:  # noqa: ARG002
+    def fit(
+        self,
+        tickets: Tickets,  # noqa: ARG002
+        data: Data,  # noqa: ARG002
+        partition: Partition,  # noqa: ARG002
+        looked: Looks | None = None,  # noqa: ARG002
+    ) -> ContextRouter:
         """Nothing is learned."""
         return self
 

@@ -9,7 +9,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from tombola.routing.router import Router, Samples, Tickets
+from tombola.routing.looked import Looked
+from tombola.routing.router import Router, Tickets
 
 
 class GateRouter(Router):
@@ -30,11 +31,11 @@ class GateRouter(Router):
         super().__init__(**options)
         self.options["C"] = C
 
-    def _fit(self, tickets: Tickets, train: Samples, features_SD: Tensor, held: Samples) -> None:  # noqa: ARG002
-        z = features_SD.double().cpu() @ self.tensors["whiten_DD"].double()
+    def _fit(self, tickets: Tickets, found: Looked) -> None:  # noqa: ARG002
+        z = found.features_SD.double().cpu() @ self.tensors["whiten_DD"].double()
         shift_D = z.mean(0)
         gate = LogisticRegression(C=float(self.options["C"]), max_iter=2000)
-        gate.fit((z - shift_D).numpy(), train.where_S.numpy())
+        gate.fit((z - shift_D).numpy(), found.train.where_S.numpy())
         weight, bias = torch.from_numpy(gate.coef_), torch.from_numpy(gate.intercept_)
         if len(weight) == 1:  # two classes share one row
             weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2

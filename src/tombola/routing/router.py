@@ -21,8 +21,9 @@ from tombola.errors import RouterError
 from tombola.layout import Layout
 from tombola.partition import Partition
 from tombola.routing.gaussians import Gaussians
+from tombola.routing.looked import Looked, Looks
 from tombola.routing.routed import Routed
-from tombola.routing.samples import Samples, contexts
+from tombola.routing.samples import BATCH
 from tombola.routing.shallow import Shallow
 from tombola.storage import fingerprint
 
@@ -90,37 +91,43 @@ class Router(ABC):
     # -- fitting ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit(self, tickets: Tickets, data: Data, partition: Partition) -> Self:
+    def fit(self, tickets: Tickets, data: Data, partition: Partition, looked: Looks | None = None) -> Self:
         """Learn the contexts of ``partition`` from training data, and confidence from validation data.
+
+        ``looked`` is shared by routers that are fitted with the same data: what one of them has read of the
+        same tickets is not read again by the next.
 
         Raises:
             RouterError: one context only, contexts that are no tickets, tickets without a context, or a
                 context with fewer than two samples of its own.
         """
         self.names, self.made_for = tuple(tickets.names), print_of(tickets)
-        train, held = (
-            contexts(tickets.names, data, partition, split, self.options["limit"])
-            for split in ("train", "validation")
-        )
+        looked = {} if looked is None else looked
+        options = (self.options["depth"], self.options["bands"], self.options["limit"])
         with evaluating(tickets.backbone):
-            self.shallow = Shallow.of(tickets, train, self.options["depth"], self.options["bands"])
-            features_SD = torch.cat([self.shallow(tickets, x) for x in train.batches()])
-            gaussians = Gaussians.of(features_SD, train.where_S, len(self.names), self._prototypes())
+            if (key := (self.made_for, *options)) not in looked:
+                looked[key] = Looked.of(tickets, data, partition, *options)
+            found = looked[key]
+            self.shallow, where_S = found.shallow, found.train.where_S
+            gaussians = Gaussians.of(found.features_SD, where_S, len(self.names), self._prototypes())
             self.tensors = dict(gaussians.tensors())
-            self._fit(tickets, train, features_SD, held)
-            looks = [self._look(tickets, x) for x in held.batches()]
-        raw_SK, distance_S = torch.cat([raw for raw, _ in looks]), torch.cat([d for _, d in looks])
-        self.tensors["scale"] = torch.tensor(_scale(raw_SK, held.where_S))
+            raw_HK = self._fit(tickets, found)
+            if raw_HK is None:
+                batches = found.held_batches()
+                raw_HK = torch.cat([self.raw_BK(tickets, x, z, gaussians(z)).float() for x, z in batches])
+        self.tensors["scale"] = torch.tensor(_scale(raw_HK, found.held.where_S))
         quantiles = torch.linspace(0, 1, QUANTILES, dtype=torch.double)
-        self.tensors["distances"] = distance_S.double().quantile(quantiles).float()
+        distance_H = torch.cat([gaussians(z).min(1).values for z in found.features_HD.split(BATCH)])
+        self.tensors["distances"] = distance_H.double().quantile(quantiles).float()
         return self
 
     def _prototypes(self) -> int:
         """Means per ticket that familiarity is measured from."""
         return 1
 
-    def _fit(self, tickets: Tickets, train: Samples, features_SD: Tensor, held: Samples) -> None:  # noqa: B027
-        """Learn what the decision needs, beyond the class means; nothing by default."""
+    def _fit(self, tickets: Tickets, found: Looked) -> Tensor | None:  # noqa: ARG002
+        """Learn what else the decision needs; returns `raw_BK` of the held-out samples if that read it."""
+        return None
 
     # -- use --------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tombola.errors import RouterError, unknown
-from tombola.routing.router import Router, Samples, Tickets
+from tombola.routing.looked import Looked
+from tombola.routing.router import Router, Tickets
 
 READINGS = ("energy", "max_logit", "own_output", "consistency")
 OF_OBJECTIVE = {"OneVsRest": "own_output", "Classification": "energy", "Enhancement": "consistency"}
@@ -40,7 +41,7 @@ class ScoreRouter(Router):
             raise RouterError(unknown("reading of the score router", reading, READINGS))
         self.options["reading"] = reading
 
-    def _fit(self, tickets: Tickets, train: Samples, features_SD: Tensor, held: Samples) -> None:  # noqa: ARG002
+    def _fit(self, tickets: Tickets, found: Looked) -> Tensor:
         if not self.options["reading"]:
             objective = str(tickets.facts.get("objective", ""))
             if objective not in OF_OBJECTIVE:
@@ -49,12 +50,15 @@ class ScoreRouter(Router):
                     f"pass reading= one of {', '.join(READINGS)}, or take another router"
                 )
             self.options["reading"] = OF_OBJECTIVE[objective]
-        read_SK = torch.cat([self._read_BK(tickets, x) for x in held.batches()])
-        self.tensors["a_K"], self.tensors["b_K"] = _affine(read_SK, held.where_S)
+        read_HK = torch.cat([self._read_BK(tickets, x) for x in found.held.batches()])
+        self.tensors["a_K"], self.tensors["b_K"] = _affine(read_HK, found.held.where_S)
+        return self._calibrated(read_HK)
 
     def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
         """Calibrated readings of all tickets."""
-        read_BK = self._read_BK(tickets, x)
+        return self._calibrated(self._read_BK(tickets, x))
+
+    def _calibrated(self, read_BK: Tensor) -> Tensor:
         return read_BK * self.tensors["a_K"].to(read_BK) + self.tensors["b_K"].to(read_BK)
 
     def _read_BK(self, tickets: Tickets, x: Tensor) -> Tensor:

@@ -9,14 +9,14 @@ import math
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, jvp, vmap
 
 from tombola.errors import RouterError, unknown
 from tombola.routing.router import Router, Tickets
 
 OBJECTIVES = ("entropy", "log_sum_exp")
 SEARCHES = ("one_shot", "binary")
-CHUNK = 32  # samples with weights of their own in memory at once
+CHUNK = 128  # samples in memory at once
 
 
 class SuperpositionRouter(Router):
@@ -70,29 +70,21 @@ class SuperpositionRouter(Router):
         return survived_BK + helps_BK / spread / 4
 
     def helps_BK(self, tickets: Tickets, x: Tensor, alive_BK: Tensor) -> Tensor:
-        """``−∂H/∂α_k`` (or ``+∂/∂α_k`` of the log-sum-exp) per sample, α uniform over its live tickets."""
-        weights_N = tickets.state(tickets.names[0])[0].detach()
-        masks_KN = tickets.masks_KN.to(weights_N.dtype)
-        private_KP, statistics_KS = tickets.private_KP.detach(), tickets.statistics_KS
-        entropy = self.options["objective"] == "entropy"
+        """``−∂H/∂α_k`` (or ``+∂/∂α_k`` of the log-sum-exp) per sample, α uniform over its live tickets.
 
-        def objective(alpha_K: Tensor, one: Tensor) -> Tensor:
-            named = tickets.scope.unflatten(weights_N * (alpha_K @ masks_KN))
-            named |= tickets.private.unflatten(alpha_K @ private_KP)
-            named |= tickets.statistics.unflatten(alpha_K.detach() @ statistics_KS)  # have no gradient
-            outputs = functional_call(tickets.backbone, named, (one[None],))
-            if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-                raise RouterError(
-                    "the superposition router needs outputs [batch, classes]: take another router"
-                )
-            if not entropy:
-                return outputs.logsumexp(1)[0]
-            return (outputs.softmax(1) * outputs.log_softmax(1)).sum(1)[0]  # minus the entropy
-
-        alpha_BK = alive_BK.to(weights_N.dtype) / alive_BK.sum(1, keepdim=True)
-        with torch.enable_grad():
-            found: Tensor = vmap(grad(objective))(alpha_BK, x)
-        return found.detach()
+        0 for tickets that are not alive. Samples with the same live tickets run on the same weights, so they
+        are one batch, and one pass in forward mode gives the slope of all of them for one ticket.
+        """
+        helps = Objective(tickets, self.options["objective"] == "entropy")
+        found_BK = torch.zeros(alive_BK.shape, dtype=helps.weights_N.dtype, device=x.device)
+        present, which_B = alive_BK.unique(dim=0, return_inverse=True)
+        for i, alive_K in enumerate(present):
+            mine = (which_B == i).nonzero()[:, 0]
+            try:
+                found_BK[mine] = helps.forward(alive_K, x[mine])
+            except (NotImplementedError, RuntimeError):  # an operation without a forward mode
+                found_BK[mine] = helps.reverse(alive_K, x[mine])
+        return found_BK
 
     def passes(self, K: int) -> str:
         """One forward and backward pass per round."""
@@ -101,6 +93,47 @@ class SuperpositionRouter(Router):
 
     def _deciding(self) -> tuple[str, ...]:
         return ()
+
+
+class Objective:
+    """Minus the entropy, or the log-sum-exp, of the superposed network, and its slopes in α."""
+
+    def __init__(self, tickets: Tickets, entropy: bool) -> None:
+        self.tickets, self.entropy = tickets, entropy
+        self.weights_N = tickets.state(tickets.names[0])[0].detach()
+        self.masks_KN = tickets.masks_KN.to(self.weights_N.dtype)
+
+    def __call__(self, alpha_K: Tensor, x: Tensor) -> Tensor:
+        """The objective of each sample, ``[B]``."""
+        t = self.tickets
+        named = t.scope.unflatten(self.weights_N * (alpha_K @ self.masks_KN))
+        named |= t.private.unflatten(alpha_K @ t.private_KP.detach())
+        named |= t.statistics.unflatten(alpha_K.detach() @ t.statistics_KS)  # have no gradient
+        outputs = functional_call(t.backbone, named, (x,))
+        if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+            raise RouterError("the superposition router needs outputs [batch, classes]: take another router")
+        if not self.entropy:
+            return outputs.logsumexp(1)
+        return (outputs.softmax(1) * outputs.log_softmax(1)).sum(1)
+
+    def forward(self, alive_K: Tensor, x: Tensor) -> Tensor:
+        """Slopes ``[B, K]`` at the uniform α of these tickets, one pass in forward mode for each of them."""
+        slopes = torch.zeros(len(x), len(alive_K), dtype=self.weights_N.dtype, device=x.device)
+        alpha_K = self._uniform(alive_K)
+        for k in alive_K.nonzero()[:, 0].tolist():
+            way_K = torch.zeros_like(alpha_K)
+            way_K[k] = 1
+            slopes[:, k] = jvp(lambda alpha_K: self(alpha_K, x), (alpha_K,), (way_K,))[1]
+        return slopes
+
+    @torch.enable_grad()
+    def reverse(self, alive_K: Tensor, x: Tensor) -> Tensor:
+        """The same by a gradient for each sample; slower, but every operation has it."""
+        slope = vmap(grad(lambda alpha_K, one: self(alpha_K, one[None])[0]), in_dims=(None, 0))
+        return slope(self._uniform(alive_K), x).detach() * alive_K
+
+    def _uniform(self, alive_K: Tensor) -> Tensor:
+        return alive_K.to(self.weights_N.dtype) / alive_K.sum()
 
 
 def _rounds(K: int) -> list[int]:
