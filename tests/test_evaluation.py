@@ -128,7 +128,8 @@ def test_class_tickets_have_an_oracle_that_is_called_leakage(runs, capsys):
     assert not any(r["metric"] == "gap_closed" for r in rows)
 
 
-def test_tables_of_routing_fit_a_terminal(run, capsys):
+def test_tables_of_routing_fit_a_terminal(run, capsys, monkeypatch):
+    monkeypatch.setattr("tombola.terminal.out_console.width", 80)
     tombola("route", run, "--router", "prototype", "gate")
     out = capsys.readouterr().out
     assert "right" in out

@@ -147,7 +147,7 @@ def world(data, tmp_path, monkeypatch):
     order = Order(SPEECH, "quick", SPEECH.presets["quick"].settings, False, None, False, ("rtl",))
     made = World(tmp_path / "seed0", "speech", "quick", 0, order, small, by_scene(small))
     monkeypatch.setattr("tombola.commands.stream.open_run", lambda path, source: made)
-    monkeypatch.setattr("tombola.commands.stream.find_runs", list)
+    monkeypatch.setattr("tombola.commands.stream.runs_of", lambda paths, _: list(paths))
     return made
 
 

@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from tombola.errors import TombolaError, UnknownTicket
+from tombola.uncompiled import uncompiled
 
 
-@torch.compiler.disable
+@uncompiled()
 def asked(ticket: object, known: Sequence[str]) -> str | list[str]:
     """A name, or one name per sample; the first ticket where none is asked for.
 
@@ -37,7 +38,7 @@ def asked(ticket: object, known: Sequence[str]) -> str | list[str]:
     return names
 
 
-@torch.compiler.disable(recursive=False)
+@uncompiled(recursive=False)
 def grouped(x: Tensor, names: Sequence[str], known: Sequence[str], run: Callable[[str, Tensor], Any]) -> Any:
     """Outputs of one ticket per sample, in the order of the samples.
 
@@ -72,7 +73,7 @@ def grouped(x: Tensor, names: Sequence[str], known: Sequence[str], run: Callable
     return _put_back(outputs, torch.argsort(order))
 
 
-@torch.compiler.disable  # the number of parts is another in every batch
+@uncompiled()  # the number of parts is another in every batch
 def _put_back(outputs: list[Any], back: Tensor) -> Any:
     return tree_map(lambda *group: torch.cat(group)[back], outputs[0], *outputs[1:])
 

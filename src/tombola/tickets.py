@@ -25,6 +25,7 @@ from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.product import masked_parts, masked_weights, plain
 from tombola.routing import Routed, Router, mixed
+from tombola.uncompiled import uncompiled
 from tombola.weight_cache import WeightCache
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class TicketModel(nn.Module):
 
     # -- use --------------------------------------------------------------------------------------
 
-    @torch.compiler.disable(recursive=False)
+    @uncompiled(recursive=False)
     def forward(self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None) -> Any:
         """Outputs of one ticket for a batch, or of one ticket per sample.
 
@@ -126,7 +127,7 @@ class TicketModel(nn.Module):
         count = self.router.options["mix"] if self.router is not None else 1
         return mixed(routed, lambda names: self._grouped(x, names), count)
 
-    @torch.compiler.disable
+    @uncompiled()
     @torch.no_grad()
     def route(self, x: Tensor, context: Any = None) -> Routed:
         """Which ticket is to answer each sample, and how sure that is; an error without a router."""
@@ -138,7 +139,7 @@ class TicketModel(nn.Module):
             )
         return self.router.route(self, x, context)
 
-    @torch.compiler.disable(recursive=False)
+    @uncompiled(recursive=False)
     def _answer(self, ticket: str, x: Tensor) -> Any:
         if torch.is_grad_enabled():
             return self._trained(self.state(ticket), x)
@@ -152,7 +153,7 @@ class TicketModel(nn.Module):
         weights_N, mask_N, own = state
         return self._run(masked_weights(self.scope, weights_N, mask_N) | own, x)
 
-    @torch.compiler.disable
+    @uncompiled()
     @torch.no_grad()
     def weights(self, ticket: str) -> dict[str, Tensor]:
         """What the network runs on, by name: ``m_k ⊙ θ`` and private tensors, to be read (`WeightCache`)."""
@@ -166,7 +167,7 @@ class TicketModel(nn.Module):
             return make()
         return self.cache.get(ticket, sources, make)
 
-    @torch.compiler.disable
+    @uncompiled()
     def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What a ticket runs on: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
         k = self.index(ticket)
@@ -176,7 +177,7 @@ class TicketModel(nn.Module):
     def _own(self, k: int) -> dict[str, Tensor]:
         return self.private.unflatten(self.private_KP[k]) | self.statistics.unflatten(self.statistics_KS[k])
 
-    @torch.compiler.disable(recursive=False)
+    @uncompiled(recursive=False)
     def _grouped(self, x: Tensor, names: Sequence[str]) -> Any:
         return grouped(x, names, self.names, self._answer)
 

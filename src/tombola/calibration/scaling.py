@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,6 +43,8 @@ def fit(kind: str, score_S: Tensor, truth_S: Tensor) -> State:
     if min(positive, negative) == 0:
         raise CalibrationError(f"{positive} positives and {negative} negatives: calibration needs both")
     if kind == "isotonic":
+        from sklearn.isotonic import IsotonicRegression  # a second to import; ticket files are read without
+
         found = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(
             s.numpy(), true.double().numpy()
         )

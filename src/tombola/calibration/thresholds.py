@@ -6,7 +6,6 @@ import re
 
 import numpy as np
 import torch
-from sklearn.metrics import precision_recall_curve
 from torch import Tensor
 
 from tombola.errors import CalibrationError
@@ -51,7 +50,7 @@ def threshold(target: str, p_S: Tensor, truth_S: Tensor) -> float:
     true = truth_S.bool().cpu().numpy()
     if not true.any():
         raise CalibrationError("no positives among the held-out samples: a threshold cannot be chosen")
-    precision, recall, thresholds = precision_recall_curve(true, p_S.detach().double().cpu().numpy())
+    precision, recall, thresholds = _curve(true, p_S.detach().double().cpu().numpy())
     precision, recall = precision[:-1], recall[:-1]  # the last has no threshold
     if found["beta"]:
         beta = float(found["beta"]) ** 2
@@ -70,5 +69,12 @@ def precision_at_recall(score_S: Tensor, truth_S: Tensor, recall: float) -> floa
     >>> precision_at_recall(torch.tensor([0.1, 0.4, 0.6, 0.9]), torch.tensor([False, True, False, True]), 0.5)
     1.0
     """
-    p, r, _ = precision_recall_curve(truth_S.bool().numpy(), torch.as_tensor(score_S).double().numpy())
+    p, r, _ = _curve(truth_S.bool().numpy(), torch.as_tensor(score_S).double().numpy())
     return float(p[r >= recall].max())
+
+
+def _curve(truth_S: np.ndarray, score_S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    from sklearn.metrics import precision_recall_curve  # a second to import; ticket files are read without
+
+    curve: tuple[np.ndarray, np.ndarray, np.ndarray] = precision_recall_curve(truth_S, score_S)
+    return curve

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.cluster import HDBSCAN, KMeans
-from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 
 from tombola.data import SPLITS, Data, Split
@@ -73,6 +71,8 @@ def by_clusters(
     else:
         raise PartitionError(unknown("clustering method", method, METHODS))
     centres_KD = centres(vectors["train"], labels)
+    from sklearn.metrics import pairwise_distances_argmin  # the package is read without: seconds
+
     members = {}
     for split, found in vectors.items():
         nearest = torch.from_numpy(pairwise_distances_argmin(found, centres_KD))
@@ -96,6 +96,9 @@ def density_clusters(points_ND: Floats, min_size: int, selection: str = "eom") -
         raise PartitionError(
             f"min_size is a whole number from 2 to the {len(points_ND)} points: got {min_size}"
         )
+    from sklearn.cluster import HDBSCAN
+    from sklearn.metrics import pairwise_distances_argmin
+
     model = HDBSCAN(min_cluster_size=int(min_size), cluster_selection_method=selection, copy=True)
     labels: Integers = model.fit_predict(points_ND)
     noise = labels < 0
@@ -124,6 +127,8 @@ def _kmeans(points_ND: Floats, k: int | None, seed: int) -> Integers:
         raise PartitionError(
             f"kmeans needs the number of clusters k, from 2 to the {len(points_ND)} training samples: got {k}"
         )
+    from sklearn.cluster import KMeans
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of too few different points: said below
         labels: Integers = KMeans(int(k), n_init=10, random_state=seed).fit_predict(points_ND)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions
-from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -25,11 +24,9 @@ class Shown:
     header: Sequence[str]
     body: Sequence[Sequence[str]]
 
-    def __rich_console__(
-        self, console: Console, options: ConsoleOptions
-    ) -> Iterator[Text | RichTable | Padding]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | RichTable]:
         """For rich."""
-        yield Padding(Text(self.title, style="bold"), (1, 0, 0, 0))
+        yield Text(f"\n{self.title}", style="bold")
         for columns in parts(self.header, self.body, options.max_width):
             table = RichTable(box=SIMPLE_HEAD)
             for i in columns:
