@@ -183,6 +183,9 @@ def test_a_killed_worker_is_one_clear_error_that_names_the_ticket(make_problem, 
 
 
 SCRIPT = """
+import signal
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 import sys, time, torch
 from torch import nn
 import tombola as tb
