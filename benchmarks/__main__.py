@@ -17,6 +17,7 @@ from benchmarks import (
     machine,
     optimizer,
     page,
+    scaling,
     selection,
     serving,
     sets,
@@ -49,6 +50,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "maskset": sets.mask_set,
     "similarity": similarity.similarity,
     "round_k10": together.round_k10,
+    "scaling": scaling.scaling,
 }
 
 

@@ -1,0 +1,105 @@
+"""Cost against the number of tickets and of weights: time, peak memory, and the exponent that fits them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.measure import Side, high_water, interleave, peak_memory
+from benchmarks.row import Row, milliseconds
+from benchmarks.sets import build
+from benchmarks.setting import generator
+from tombola.masks import MaskSet
+from tombola.product import masked_weights
+from tombola.pruning import prune
+
+PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "scaling.png"
+TICKETS, WEIGHTS = 4, 100_000  # where the other one grows
+MOST = 1.1  # an exponent; above 1 within what a fit over four sizes may be off by
+Seconds = dict[int, dict[str, float]]  # by size and operation
+
+
+def scaling(full: bool) -> list[Row]:
+    """Rows ``scaling_k`` and ``scaling_n``, one more for each size, and the picture of both."""
+    by_k, rows_k = _grown("k", [1, 10, 100, *([1000] if full else [])], lambda size: (size, WEIGHTS))
+    by_n, rows_n = _grown("n", [10**e for e in range(5, 9 if full else 8)], lambda size: (TICKETS, size))
+    _draw({"tickets, 100,000 weights each": by_k, "weights, four tickets": by_n})
+    return [*rows_k, *rows_n]
+
+
+def _grown(
+    letter: str, sizes: Sequence[int], at: Callable[[int], tuple[int, int]]
+) -> tuple[Seconds, list[Row]]:
+    found: Seconds = {}
+    rows = []
+    for size in sizes:
+        K, N = at(size)
+        sides = _sides(build(K, N))
+        times = interleave(sides, 3, warmup=1)
+        found[size] = {name: times.median(name) for name in sides}
+        before, after = peak_memory(_peak, (K, N))
+        each = ", ".join(f"{name} {milliseconds(s)}" for name, s in found[size].items())
+        note = f"{each}; peak {after / 2**30:.2f} GiB, {before / 2**30:.2f} with masks and weights alone"
+        rows.append(Row(f"scaling_{letter}_{size}", sum(found[size].values()), "s", note))
+    exponents = {name: exponent({size: t[name] for size, t in found.items()}) for name in found[sizes[0]]}
+    words = ", ".join(f"{name} {e:.2f}" for name, e in exponents.items())
+    note = f"the largest fitted exponent over {sizes[0]:,} to {sizes[-1]:,}: {words}"
+    return found, [Row(f"scaling_{letter}", max(exponents.values()), "", note, MOST), *rows]
+
+
+def exponent(seconds: Mapping[int, float]) -> float:
+    """The slope of log time over log size, least squares.
+
+    >>> round(exponent({1: 0.5, 10: 5.0, 100: 50.0}), 6)
+    1.0
+    """
+    sizes = np.log(list(seconds))
+    return float(np.polyfit(sizes, np.log(list(seconds.values())), 1)[0])
+
+
+def _sides(masks: MaskSet) -> dict[str, Side]:
+    """What is done with all tickets, and with one of them."""
+    N, layout = masks.scope.size, masks.scope
+    weights_N = torch.rand(N, generator=generator())
+    packed, mask_N = masks.pack(), masks.masks_KN[0]
+    kept = int(mask_N.sum()) // 2
+    return {
+        "union": masks.union,
+        "core": masks.core,
+        "pack": masks.pack,
+        "unpack": lambda: MaskSet.unpack(layout, masks.names, packed),
+        "prune one": lambda: prune(mask_N, weights_N, kept, layout),
+        "switch to one": lambda: masked_weights(layout, weights_N, mask_N),
+    }
+
+
+def _peak(size: tuple[int, int]) -> tuple[int, int]:
+    sides = _sides(build(*size))
+    before = high_water()
+    for side in sides.values():
+        side()
+    return before, high_water()
+
+
+def _draw(panels: Mapping[str, Seconds]) -> None:
+    from matplotlib.figure import Figure  # only here: it takes a second to import
+
+    figure = Figure((9, 3.6), layout="constrained")
+    for axes, (label, found) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
+        sizes = list(found)
+        for name in found[sizes[0]]:
+            axes.loglog(sizes, [found[size][name] for size in sizes], marker="o", label=name)
+        anchor = min(found[sizes[-1]].values())
+        line = [anchor * size / sizes[-1] for size in sizes]
+        axes.loglog(sizes, line, color="0.6", linestyle=":", label="linear")
+        axes.set_xlabel(label)
+        axes.grid(alpha=0.3)
+        axes.set_ylim(bottom=10 ** math.floor(math.log10(min(min(t.values()) for t in found.values()))))
+    figure.axes[0].set_ylabel("seconds")
+    figure.axes[1].legend(fontsize=7, ncols=2)
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=110)
