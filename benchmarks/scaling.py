@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -93,12 +92,10 @@ def _draw(panels: Mapping[str, Seconds]) -> None:
         sizes = list(found)
         for name in found[sizes[0]]:
             axes.loglog(sizes, [found[size][name] for size in sizes], marker="o", label=name)
-        anchor = min(found[sizes[-1]].values())
-        line = [anchor * size / sizes[-1] for size in sizes]
+        line = [found[sizes[-1]]["pack"] * size / sizes[-1] for size in sizes]
         axes.loglog(sizes, line, color="0.6", linestyle=":", label="linear")
         axes.set_xlabel(label)
         axes.grid(alpha=0.3)
-        axes.set_ylim(bottom=10 ** math.floor(math.log10(min(min(t.values()) for t in found.values()))))
     figure.axes[0].set_ylabel("seconds")
     figure.axes[1].legend(fontsize=7, ncols=2)
     PICTURE.parent.mkdir(exist_ok=True)
