@@ -37,7 +37,7 @@ def export(
 ) -> None:
     """Write one ticket as a plain dense network: a state dict, a torch.export program, or ONNX.
 
-    Example: tombola export runs/digits-quick/seed0/tickets/rtl-0.5.tickets --ticket 3 -o three.onnx
+    Example: tombola export runs/digits-quick/seed0/tickets/rtl-0.5.tickets --ticket three -o three.onnx
 
     Parameters
     ----------
