@@ -202,7 +202,10 @@ def test_parameters_of_several_dtypes_are_an_error_with_a_remedy():
         Function(net, scope(net)).theta0()
 
 
-def test_a_backbone_on_another_device_is_an_error_with_a_remedy():
-    net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).to("meta")
-    with pytest.raises(ScopeError, match="on the CPU"):
-        Function(net, scope(net))
+def test_a_backbone_without_values_or_on_two_devices_is_an_error_with_a_remedy():
+    net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    net[0].to("meta")
+    with pytest.raises(ScopeError, match="one device"):
+        Function(net, Layout(("0.weight",), ((8, 4),)))
+    with pytest.raises(ScopeError, match="no values"):
+        Function(net.to("meta"), Layout(("0.weight",), ((8, 4),)))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data import Data
+from tombola.device import device_of
 from tombola.errors import DataError, PartitionError, UsageError
 from tombola.objectives import Objective
 from tombola.partition import Partition
@@ -44,7 +45,8 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
                 f"{len(data.split(split))}: make it from the same data"
             )
     try:
-        outputs = network(data.inputs("train", torch.arange(min(2, len(data.train)))))
+        few = torch.arange(min(2, len(data.train)))
+        outputs = network(data.inputs("train", few, device=device_of(network)))
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         raise DataError(

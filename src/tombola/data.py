@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tombola.device import CPU
 from tombola.errors import DataError, unknown
 from tombola.randomness import generator
 
@@ -194,13 +195,19 @@ class Data:
         part: Split = getattr(self, name)
         return part
 
-    def inputs(self, split: str, index: Tensor, augment: torch.Generator | None = None) -> Tensor:
-        """The network's input for these samples, augmented if a generator is given."""
-        x = self.split(split).x[index]
+    def inputs(
+        self,
+        split: str,
+        index: Tensor,
+        augment: torch.Generator | None = None,
+        device: torch.device = CPU,
+    ) -> Tensor:
+        """The network's input for these samples on a device, augmented there if a generator is given."""
+        x = self.split(split).x[index].to(device)
         if augment is not None and self.augment is not None:
             x = self.augment(x, augment)
         x = self.prepare(x)
-        return x if self.contexts is None else with_context(x, self.contexts[split][index])
+        return x if self.contexts is None else with_context(x, self.contexts[split][index].to(device))
 
 
 def with_context(x: Tensor, context: Tensor) -> Tensor:

@@ -66,19 +66,19 @@ class Moves:
         """Move if it is time; the training never ends here."""
         if step % self.rule.every or step >= self.T:
             return False
-        before_N, sizes = self.evidence.mask_N.clone(), self.evidence.scope.sizes
+        before_N, sizes = self.evidence.mask_N.cpu().clone(), self.evidence.scope.sizes
         share = self.rule.share / 2 * (1 + math.cos(math.pi * step / self.T))
-        parts = (before_N, theta.weights_N.detach().abs(), self._promise())
+        parts = (before_N, theta.weights_N.detach().abs().cpu(), self._promise())
         layers = zip(*(part.split(sizes) for part in parts), strict=True)
         after_N = torch.cat([moved(m, w, g, int(share * int(m.sum()))) for m, w, g in layers])
-        changed_N = before_N ^ after_N
+        changed_N = (before_N ^ after_N).to(theta.weights_N.device)
         self.evidence.mask_N.copy_(after_N)
         theta.weights_N.data[changed_N] = 0
         for name, moment in optimizer.tensors().items():
             if name.startswith("0.") and moment.shape == changed_N.shape:  # of the weights in scope
                 moment[changed_N] = 0
         self.moves += 1
-        self.grown += int((after_N & changed_N).sum())
+        self.grown += int((after_N & ~before_N).sum())
         return False
 
     def _promise(self) -> Tensor:
@@ -87,7 +87,7 @@ class Moves:
             return torch.rand(self.evidence.mask_N.shape, generator=self.generator)
         weights_N = self.evidence.weights_N.clone().requires_grad_()
         (g_N,) = torch.autograd.grad(self.evidence.loss(weights_N, self.moves), weights_N)
-        return g_N.abs()
+        return g_N.abs().cpu()
 
     def facts(self) -> dict[str, Any]:
         """How often the mask moved, and how many weights grew in all."""

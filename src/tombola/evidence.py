@@ -83,11 +83,12 @@ class TicketEvidence:
         """Training inputs, not augmented."""
         index = self._stream[batch]
         self.problem.seen += len(index)
-        return self.problem.data.inputs("train", index)
+        return self.problem.data.inputs("train", index, device=self.problem.f.device)
 
     def example(self) -> Tensor:
         """One input, for its shape; it is not counted."""
-        return self.problem.data.inputs("train", torch.zeros(1, dtype=torch.int64))
+        first = torch.zeros(1, dtype=torch.int64)
+        return self.problem.data.inputs("train", first, device=self.problem.f.device)
 
     def network(self) -> nn.Module:
         """A copy of the backbone that holds ``m_k ⊙ θ``."""

@@ -129,9 +129,10 @@ class _Turn:
     def begin(self, asked: Asked) -> Training:
         """The rewind, and the T steps to be made on ``d_k``."""
         k, number = asked.k, self.first_round + asked.r
-        theta = asked.start.masked(asked.mask_N)  # θ ← θ0, under m_k
+        m_k = asked.mask_N.to(asked.problem.f.device)
+        theta = asked.start.masked(m_k)  # θ ← θ0, under m_k
         trajectory = needs_trajectory(self.score)
-        evidence = TicketEvidence(asked.problem, asked.start, theta, asked.mask_N, k, number, trajectory)
+        evidence = TicketEvidence(asked.problem, asked.start, theta, m_k, k, number, trajectory)
         draw = partial(self._drawn, evidence, self.schedule[asked.r])
         watch = self.watcher(evidence, draw) if self.watcher else None
         return Training(evidence, self.T, self.later if asked.r or self.trained[k] else None, watch)
@@ -141,14 +142,18 @@ class _Turn:
         e, watch, guard = training.evidence, training.watch, self.guard
         outputs = guard.saw(e.problem, e.theta, e.mask_N, e.k) if guard is not None else None
         try:
-            m_k = self.cut(e.mask_N, self.score(e), self.schedule[e.round - self.first_round], e.scope)
+            m_k = self._cut(e, self.schedule[e.round - self.first_round])
         except PruningError as error:
             raise type(error)(f"round {e.round}, ticket {self.names[e.k]!r}: {error}") from None
         return Turned(m_k, e.theta, loss, watch.facts() if watch else None, outputs)
 
     def _drawn(self, evidence: TicketEvidence, keep: int) -> Tensor:
         """The mask that pruning would give now; a layer may be empty in it."""
-        return self.cut(evidence.mask_N, self.score(evidence), keep, evidence.scope, allow_collapse=True)
+        return self._cut(evidence, keep, allow_collapse=True)
+
+    def _cut(self, evidence: TicketEvidence, keep: int, **options: bool) -> Tensor:
+        m_k, scores_N = evidence.mask_N.cpu(), self.score(evidence).cpu()
+        return self.cut(m_k, scores_N, keep, evidence.scope, **options)
 
 
 def _alone(way: Way, r: int, starts: Sequence[Theta], problem: Problem, m_k: Tensor, k: int) -> Turned:
@@ -181,7 +186,7 @@ def _begin(
     if (saved := stage.load()) is None:
         return masks.masks_KN.clone(), 0
     tensors, facts = saved
-    problem.seen, kept[:] = facts["seen"], from_tensors(tensors, len(kept))
+    problem.seen, kept[:] = facts["seen"], from_tensors(tensors, len(kept), problem.f.device)
     if guard is not None:
         guard.restore(tensors, facts["guard"])
     return MaskSet.unpack(masks.scope, masks.names, tensors["masks"]).masks_KN, facts["done"]

@@ -37,7 +37,8 @@ def finish(
 
     def passes(k: int) -> list[tuple[int, Tensor | None, Tensor]]:
         inputs = problem.inputs(k, settings.statistics, "statistics")
-        return [(k, masks.masks_KN[k], x) for x in inputs]
+        m_k = masks.masks_KN[k].to(f.device)
+        return [(k, m_k, x) for x in inputs]
 
     private = {masks.names[k]: dict(f.private.unflatten(theta.private[k].detach())) for k in tickets}
     if settings.normalization == "shared":

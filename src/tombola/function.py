@@ -9,9 +9,11 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from tombola.device import CPU
 from tombola.errors import MaskError, ScopeError
 from tombola.layout import Layout
 from tombola.product import masked_weights
@@ -54,15 +56,16 @@ class Theta:
         return {"weights": self.weights_N.detach(), "rest": self.rest_R.detach(), **private, **buffers}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor]) -> Theta:
-        """The inverse of `tensors`."""
+    def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device = CPU) -> Theta:
+        """The inverse of `tensors`, on a device."""
         count = sum(name.startswith("private.") for name in tensors)
-        private = [_leaf(tensors[f"private.{k}"]) for k in range(count)]
-        return cls(_leaf(tensors["weights"]), _leaf(tensors["rest"]), private, part(tensors, "buffers."))
+        private = [_leaf(tensors[f"private.{k}"], device) for k in range(count)]
+        buffers = {name: b.to(device) for name, b in part(tensors, "buffers.").items()}
+        return cls(_leaf(tensors["weights"], device), _leaf(tensors["rest"], device), private, buffers)
 
 
-def _leaf(flat: Tensor) -> Tensor:
-    return flat.detach().clone().requires_grad_()
+def _leaf(flat: Tensor, device: torch.device | None = None) -> Tensor:
+    return flat.detach().to(device, copy=True).requires_grad_()
 
 
 class Function:
@@ -86,9 +89,12 @@ class Function:
         frozen = [name for name in scope.names if not parameters[name].requires_grad]
         if frozen:
             raise ScopeError(f"{', '.join(frozen)} cannot be trained (requires_grad=False): exclude it")
-        elsewhere = {p.device.type for p in parameters.values()} - {"cpu"}
-        if elsewhere:
-            raise ScopeError(f"tickets are searched on the CPU, the backbone is on {elsewhere}: call .cpu()")
+        where = {t.device for t in (*parameters.values(), *self.module.buffers())}
+        if len(where) > 1:
+            raise ScopeError(f"the backbone lies on {' and '.join(map(str, where))}: move it to one device")
+        self.device = where.pop()
+        if self.device.type == "meta":
+            raise ScopeError("the backbone is on the device meta and holds no values: load or initialise it")
         dense = {n: p for n, p in parameters.items() if p.requires_grad and n not in scope.names}
         self.scope = scope
         self.rest = Layout.of({n: p for n, p in dense.items() if n not in private})

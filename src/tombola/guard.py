@@ -88,12 +88,13 @@ class Guard:
         if self.twin is None or kind is None or problem is not self.problem:  # a twin's are not compared
             return None
         f, data = self.problem.f, self.problem.data
-        x = data.inputs("validation", torch.arange(min(SAMPLES, len(data.validation))))
+        index = torch.arange(min(SAMPLES, len(data.validation)))
+        x = data.inputs("validation", index, device=f.device)
         buffers = {name: b.clone() for name, b in theta.buffers.items()}
         copy = Theta(theta.weights_N, theta.rest_R, theta.private, buffers)
-        with torch.no_grad(), training(f.module), drawn_from(self.problem.seed, "guard", k):
+        with torch.no_grad(), training(f.module), drawn_from(self.problem.seed, "guard", k, device=f.device):
             outputs_BC = f(copy, mask_N, x, k if len(theta.private) > 1 else 0)
-        return (outputs_BC[:, k] if kind == "binary" else outputs_BC).clone()
+        return (outputs_BC[:, k] if kind == "binary" else outputs_BC).cpu().clone()
 
     def keep(self, k: int, outputs: Tensor | None) -> None:
         """Take what `saw` gave of ticket k in this round."""

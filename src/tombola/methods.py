@@ -67,7 +67,7 @@ def dense(pipeline: Pipeline, sparsity: float) -> MaskSet:  # noqa: ARG001
 def theta0_magnitude(pipeline: Pipeline, sparsity: float) -> MaskSet:
     """The largest initial weights, the same for every ticket: no training, no data."""
     scope, s = pipeline.f.scope, pipeline.settings
-    ones, scores = torch.ones(scope.size, dtype=torch.bool), absolute(pipeline.theta0.weights_N)
+    ones, scores = torch.ones(scope.size, dtype=torch.bool), absolute(pipeline.theta0.weights_N).cpu()
     mask = prune(
         ones,
         scores,

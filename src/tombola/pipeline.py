@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tombola import rewinding
 from tombola.data import Data
+from tombola.device import device_of
 from tombola.errors import NotReached
 from tombola.finish import finish
 from tombola.function import Theta
@@ -92,7 +93,7 @@ class Pipeline(Task):
             return theta.tensors(), {"seen": problem.seen}
 
         name = f"rewind-{self.network}{source}"
-        return Theta.from_tensors(self.journal.once(name, compute, self.key(name))[0])
+        return Theta.from_tensors(self.journal.once(name, compute, self.key(name))[0], self.f.device)
 
     def targets(self, source: Source) -> list[int]:
         """Counts at which a search stops to be judged, largest first."""
@@ -186,7 +187,7 @@ class Pipeline(Task):
             return theta.tensors(), {"seen": problem.seen}
 
         tensors, facts = self.journal.once(f"train-{label}", compute, key)
-        theta = Theta.from_tensors(tensors)
+        theta = Theta.from_tensors(tensors, self.f.device)
         about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
         own = range(len(masks)) if ticket is None else [ticket]
         return finish(problem, theta, masks, own, self.settings, about), facts["seen"]
@@ -196,6 +197,7 @@ class Pipeline(Task):
 def predict(
     module: nn.Module, data: Data, split: str, index: Tensor | None = None, batch: int = 500
 ) -> Tensor:
-    """Outputs of a plain module on samples of a split, all of them by default, ``[S, ...]``."""
+    """Outputs of a plain module on samples of a split, all of them by default, ``[S, ...]`` on the CPU."""
+    device = device_of(module)
     samples = torch.arange(len(data.split(split))) if index is None else index
-    return torch.cat([module(data.inputs(split, index)) for index in samples.split(batch)])
+    return torch.cat([module(data.inputs(split, i, device=device)).cpu() for i in samples.split(batch)])

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from tombola.calibration import Calibration
 from tombola.errors import TombolaError
@@ -17,7 +18,7 @@ from tombola.routing.router import Tickets, evaluating
 
 @dataclass(frozen=True)
 class Prediction:
-    """What tickets answer.
+    """What tickets answer; tensors are on the CPU.
 
     Attributes:
         outputs: of the ticket that answered, ``[B, ...]``; for one-vs-rest, of every ticket ``[B, K]``.
@@ -71,7 +72,7 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
         raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
     with evaluating(tickets.backbone):
         routed = tickets.route(x, context) if ticket is None and (several or context is not None) else None
-        outputs = tickets(x, ticket=ticket, context=context)
+        outputs = tree_map(_near, tickets(x, ticket=ticket, context=context))
     if routed is not None:
         names = routed.names
     elif ticket is None or isinstance(ticket, str):
@@ -81,11 +82,16 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
     return within(tickets, outputs, names, routed, tickets.calibration)
 
 
+def _near(output: Any) -> Any:
+    return output.cpu() if isinstance(output, Tensor) else output
+
+
 @torch.no_grad()
 def one_vs_rest(tickets: Tickets, x: Tensor, calibration: Calibration | None) -> Prediction:
     """All K tickets are asked, and their scores coupled: the context is the answer, no router is needed."""
     with evaluating(tickets.backbone):
-        score_BK = torch.stack([tickets(x, ticket=name)[:, k] for k, name in enumerate(tickets.names)], 1)
+        columns = [tickets(x, ticket=name)[:, k].cpu() for k, name in enumerate(tickets.names)]
+    score_BK = torch.stack(columns, 1)
     if calibration is None:
         p_BK, how = score_BK.double().softmax(1), "highest of plain scores, not calibrated"
         said_BK = score_BK > 0
@@ -107,7 +113,7 @@ def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | No
     """One-vs-rest: is it ``name``? Answer 1 or 0 for each sample."""
     k = tickets.names.index(name)
     with evaluating(tickets.backbone):
-        score_B = tickets(x, ticket=name)[:, k]
+        score_B = tickets(x, ticket=name)[:, k].cpu()
     p_B, limit = torch.sigmoid(score_B.double()), 0.5
     if calibration is not None:
         every = score_B[:, None].expand(-1, len(tickets.names))

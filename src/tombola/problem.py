@@ -64,12 +64,13 @@ class Problem:
         """Which entries of the dense remainder each ticket may move."""
         head = classifier(self.f.module)
         K = range(len(self.partition))
-        return [self.objective.owned(self.f.rest, head, k) for k in K]
+        found = [self.objective.owned(self.f.rest, head, k) for k in K]
+        return [None if mask is None else mask.to(self.f.device) for mask in found]
 
     def loss(self, theta: Theta, mask_N: Tensor | None, k: int, stream: Stream, i: int) -> Tensor:
         """``L(f(x; m_k ⊙ θ), y)`` of batch i, as in training, with its graph; counts the samples."""
         x, targets = self.batch(k, stream, i)
-        with drawn_from(*stream.key, "forward", i):
+        with drawn_from(*stream.key, "forward", i, device=self.f.device):
             outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
         return self.objective.loss(outputs, targets, k, x)
 
@@ -77,9 +78,9 @@ class Problem:
         """Inputs, augmented, and targets of batch i; counts the samples."""
         index = stream[i]
         augment = generator(*stream.key, "augment", i) if self.data.augment else None
-        x = self.data.inputs("train", index, augment)
+        x = self.data.inputs("train", index, augment, self.f.device)
         self.seen += len(index)
-        return x, self.objective.targets(self.data, self.partition, index, k)
+        return x, self.objective.targets(self.data, self.partition, index, k).to(self.f.device)
 
     def gradient(self, theta: Theta, mask_N: Tensor, k: int, stream: Stream, i: int) -> Tensor:
         """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of batch i to the leaves' gradients; returns the loss."""
@@ -116,7 +117,7 @@ class Problem:
         """
         recipe = recipe or self.recipe
         stream, optimizer = self.stream(k, *purpose), recipe.build(theta.leaves())
-        masks, total, done = self.masks(theta, mask_N, k), torch.zeros(()), 0
+        masks, total, done = self.masks(theta, mask_N, k), torch.zeros((), device=self.f.device), 0
         self.f.module.train()
         while done < T:
             set_rate(optimizer, recipe.rate(done, T))
@@ -133,7 +134,7 @@ class Problem:
     def inputs(self, k: int, count: int, *purpose: Any) -> Iterator[Tensor]:
         """``count`` batches of ticket k's training inputs, not augmented."""
         stream = self.stream(k, *purpose)
-        return (self.data.inputs("train", stream[i]) for i in range(count))
+        return (self.data.inputs("train", stream[i], device=self.f.device) for i in range(count))
 
 
 def set_rate(optimizer: MaskedOptimizer, lr: float) -> None:

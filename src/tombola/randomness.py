@@ -13,6 +13,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from tombola.device import CPU
+
 
 def generator(seed: int, *purpose: object) -> torch.Generator:
     """A CPU generator for ``(seed, *purpose)``: equal arguments, equal random numbers.
@@ -28,10 +30,10 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
 
 
 @contextmanager
-def drawn_from(seed: int, *purpose: object) -> Iterator[None]:
-    """Inside, what draws from PyTorch's global CPU generator (dropout) draws from ours instead.
+def drawn_from(seed: int, *purpose: object, device: torch.device = CPU) -> Iterator[None]:
+    """Inside, what draws from PyTorch's global generators (dropout) draws from ours instead.
 
-    The global generator is afterwards as it was before.
+    That of the CPU, and that of the device; both are afterwards as they were before.
 
     >>> before = torch.get_rng_state()
     >>> with drawn_from(0, "dropout"):
@@ -39,9 +41,15 @@ def drawn_from(seed: int, *purpose: object) -> Iterator[None]:
     >>> bool((torch.get_rng_state() == before).all())
     True
     """
-    before = torch.get_rng_state()
-    torch.set_rng_state(generator(seed, *purpose).get_state())
+    ours, before = generator(seed, *purpose), torch.get_rng_state()
+    there = None if device.type == "cpu" else torch.get_device_module(device)
+    before_there = None if there is None else there.get_rng_state(device)
+    torch.set_rng_state(ours.get_state())
+    if there is not None:
+        there.set_rng_state(torch.Generator(device).manual_seed(ours.initial_seed()).get_state(), device)
     try:
         yield
     finally:
         torch.set_rng_state(before)
+        if there is not None:
+            there.set_rng_state(before_there, device)

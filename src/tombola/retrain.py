@@ -50,12 +50,12 @@ def retrain(
         save_every: batches per ticket between two saved states.
         stage: where progress, records and states go.
     """
-    stage, m, names = stage or Stage(), masks.masks_KN, masks.names
+    stage, m, names = stage or Stage(), masks.masks_KN.to(problem.f.device), masks.names
     turns = list(range(len(masks)) if tickets is None else tickets)
     groups = [[k] for k in turns] if form == "sequential" else [turns]
     theta, optimizer, start = _begin(problem, theta0.clone(len(masks)), stage)
     owned = [_any([problem.masks(theta, m[k], k) for k in group]) for group in groups]
-    streams, losses = {k: problem.stream(k, purpose) for k in turns}, _Losses(names)
+    streams, losses = {k: problem.stream(k, purpose) for k in turns}, _Losses(names, problem.f.device)
     problem.f.module.train()
     for b in range(start, steps):
         set_rate(optimizer, problem.recipe.rate(b, steps))  # η
@@ -75,8 +75,9 @@ def retrain(
 class _Losses:
     """The mean loss of each ticket since it was last asked for."""
 
-    def __init__(self, names: Sequence[str]) -> None:
-        self.names, self.sums_K, self.counts = names, torch.zeros(len(names)), [0] * len(names)
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self.names, self.counts = names, [0] * len(names)
+        self.sums_K = torch.zeros(len(names), device=device)
 
     def add(self, k: int, loss: Tensor) -> None:
         self.sums_K[k] += loss
@@ -103,7 +104,7 @@ def _begin(problem: Problem, theta: Theta, stage: Stage) -> tuple[Theta, MaskedO
     if (saved := stage.load()) is None:
         return theta, problem.recipe.build(theta.leaves()), 0
     tensors, facts = saved
-    theta, problem.seen = Theta.from_tensors(part(tensors, "theta.")), facts["seen"]
+    theta, problem.seen = Theta.from_tensors(part(tensors, "theta."), problem.f.device), facts["seen"]
     optimizer = problem.recipe.build(theta.leaves())
     optimizer.restore(part(tensors, "optimizer."))
     return theta, optimizer, facts["step"]

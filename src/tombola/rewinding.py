@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tombola.device import CPU
 from tombola.function import Theta
 from tombola.masks import MaskSet
 from tombola.stage import part
@@ -53,7 +54,8 @@ def inherit(
     """
     K = len(masks)
     theta = rewound.clone(K)
-    _mean(theta.weights_N, [(trained[k].weights_N, masks.masks_KN[k]) for k in tickets])
+    m = masks.masks_KN.to(theta.weights_N.device)
+    _mean(theta.weights_N, [(trained[k].weights_N, m[k]) for k in tickets])
     _mean(theta.rest_R, [(trained[k].rest_R, owned[k]) for k in tickets])
     for k in tickets:
         own = trained[k].private
@@ -79,6 +81,6 @@ def to_tensors(starts: Sequence[Theta]) -> dict[str, Tensor]:
     return {f"start.{k}.{name}": t for k, theta in enumerate(starts) for name, t in theta.tensors().items()}
 
 
-def from_tensors(tensors: dict[str, Tensor], K: int) -> list[Theta]:
+def from_tensors(tensors: dict[str, Tensor], K: int, device: torch.device = CPU) -> list[Theta]:
     """The inverse of `to_tensors`."""
-    return [Theta.from_tensors(part(tensors, f"start.{k}.")) for k in range(K)]
+    return [Theta.from_tensors(part(tensors, f"start.{k}."), device) for k in range(K)]

@@ -73,7 +73,7 @@ class Search:
         tensors, _ = self.journal.once(self.stage("search", sparsity), compute)
         self._check_reached(sparsity)
         masks = MaskSet.unpack(scope, names, tensors["masks"])
-        return masks, rewinding.from_tensors(tensors, len(names)) if starts else None
+        return masks, rewinding.from_tensors(tensors, len(names), self.task.f.device) if starts else None
 
     def _first(self, sparsity: float, problem: Problem, start: Theta, count: int) -> MaskSet:
         """The first mask of a hybrid, drawn before any training."""

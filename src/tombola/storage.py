@@ -107,7 +107,7 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in hexadecimal."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        t = tensors[name].detach().contiguous()
+        t = tensors[name].detach().contiguous().cpu()
         sha.update(repr((name, str(t.dtype), tuple(t.shape))).encode())
         sha.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
     return sha.hexdigest()
@@ -139,7 +139,7 @@ def pack(
     ``parts`` is what was made for these tickets: a router, a calibration. ``coding`` is how masks are
     written (`tombola.coding.encode`).
     """
-    weights_N = masks.scope.flatten(dict(backbone.named_parameters()))
+    weights_N = masks.scope.flatten(dict(backbone.named_parameters())).cpu()
     first = private[masks.names[0]]
     every = {name for name, _ in backbone.named_parameters(remove_duplicate=False)}
     tied = every - {name for name, _ in backbone.named_parameters()}  # second names of shared weights

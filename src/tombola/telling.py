@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from tombola.data import Data, with_context
+from tombola.device import device_of
 from tombola.errors import PartitionError, UsageError
 from tombola.models.context import check_arrival, told
 from tombola.objectives import Objective
@@ -38,6 +39,7 @@ def tell(
         )
     wide = told(backbone, len(partition), CONTEXT_WIDTH, generator(seed, "told"))
     few = torch.arange(min(2, len(data.train)))
-    check_arrival(wide, with_context(data.inputs("train", few), torch.ones(len(few))))
+    x = data.inputs("train", few, device=device_of(wide))
+    check_arrival(wide, with_context(x, torch.ones(len(few), device=x.device)))
     contexts = {s: members_SK.int().argmax(1) for s, members_SK in partition.members.items()}
     return wide, replace(data, contexts=contexts)

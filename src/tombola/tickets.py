@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from tombola import fitted, prediction, storage
 from tombola.calibration import Calibration
+from tombola.device import device_of
 from tombola.errors import TombolaError, UnknownTicket
 from tombola.function import check_private, check_scope, parameters_of
 from tombola.grouping import asked, dtypes_named, grouped
@@ -77,11 +78,12 @@ class TicketModel(nn.Module):
         parameters = dict(backbone.named_parameters())
         self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
         self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
-        self.register_buffer("masks_KN", masks.masks_KN.clone())  # load_state_dict writes into it
+        device = device_of(backbone)
+        # A copy, because load_state_dict writes into it.
+        self.register_buffer("masks_KN", masks.masks_KN.to(device, copy=True))
         rows = [private[name] for name in masks.names]
-        self.private_KP = nn.Parameter(torch.stack([self.private.flatten(row) for row in rows]).detach())
-        statistics = torch.stack([self.statistics.flatten(row) for row in rows]).detach()
-        self.register_buffer("statistics_KS", statistics)
+        self.private_KP = nn.Parameter(_stacked(self.private, rows, device))
+        self.register_buffer("statistics_KS", _stacked(self.statistics, rows, device))
 
     # -- use --------------------------------------------------------------------------------------
 
@@ -189,8 +191,8 @@ class TicketModel(nn.Module):
 
     @property
     def masks(self) -> MaskSet:
-        """The masks of all tickets."""
-        return MaskSet.stacked(self.scope, self.names, self.masks_KN)
+        """The masks of all tickets, on the CPU."""
+        return MaskSet.stacked(self.scope, self.names, self.masks_KN.cpu())
 
     def private_state(self, ticket: str) -> dict[str, Tensor]:
         """What belongs to this ticket alone, by the names of the backbone."""
@@ -235,6 +237,10 @@ class TicketModel(nn.Module):
         return storage.write(
             path, *storage.pack(self.backbone, self.masks, private, self.facts, parts, coding)
         )
+
+
+def _stacked(layout: Layout, rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
+    return torch.stack([layout.flatten(row) for row in rows]).detach().to(device)
 
 
 def load(path: Path | str, backbone: nn.Module) -> TicketModel:

@@ -21,7 +21,7 @@ def spectrogram(waves: Tensor) -> Tensor:
     >>> spectrogram(torch.zeros(3, 16_000)).shape
     torch.Size([3, 2, 63, 513])
     """
-    window = torch.hann_window(WINDOW, dtype=waves.dtype)
+    window = torch.hann_window(WINDOW, dtype=waves.dtype, device=waves.device)
     parts = torch.stft(waves, WINDOW, HOP, window=window, return_complex=True)
     return torch.view_as_real(parts).permute(0, 3, 2, 1).contiguous()
 
@@ -33,6 +33,6 @@ def waveform(x: Tensor, length: int) -> Tensor:
     >>> torch.allclose(waveform(spectrogram(waves), 16_000), waves, atol=1e-5)
     True
     """
-    window = torch.hann_window(WINDOW, dtype=x.dtype)
+    window = torch.hann_window(WINDOW, dtype=x.dtype, device=x.device)
     parts = torch.view_as_complex(x[:, :2].permute(0, 3, 2, 1).contiguous())
     return torch.istft(parts, WINDOW, HOP, window=window, length=length)

@@ -17,6 +17,7 @@ from tombola.calibration import scaling
 from tombola.calibration.prior import log_odds, shifted
 from tombola.calibration.thresholds import parse, threshold
 from tombola.data import Data
+from tombola.device import device_of
 from tombola.errors import CalibrationError, unknown
 from tombola.partition import Partition
 from tombola.routing.router import State, Tickets, evaluating, print_of
@@ -118,10 +119,12 @@ class Calibration:
     @torch.no_grad()
     def _fit_temperatures(self, tickets: Tickets, data: Data, members_SK: Tensor) -> None:
         self.names, self.about, found = tuple(tickets.names), "classes", []
+        device = device_of(tickets.backbone)
         for k, name in enumerate(tickets.names):
             index = members_SK[:, k].nonzero()[:, 0]
             with evaluating(tickets.backbone):
-                parts = [tickets(data.inputs("validation", part), ticket=name) for part in index.split(BATCH)]
+                inputs = (data.inputs("validation", i, device=device) for i in index.split(BATCH))
+                parts = [tickets(x, ticket=name).cpu() for x in inputs]
             found.append(_temperature(torch.cat(parts), data.validation.y[index].long()))
         self.tensors = {"temperature_K": torch.tensor(found, dtype=torch.double)}
 
@@ -200,12 +203,13 @@ class Calibration:
 
 @torch.no_grad()
 def own_scores(tickets: Tickets, data: Data, split: str) -> Tensor:
-    """Output k of ticket k for all samples of a split, ``[S, K]``."""
-    columns = []
+    """Output k of ticket k for all samples of a split, ``[S, K]`` on the CPU."""
+    columns, device = [], device_of(tickets.backbone)
     with evaluating(tickets.backbone):
         for k, name in enumerate(tickets.names):
             batches = torch.arange(len(data.split(split))).split(BATCH)
-            columns.append(torch.cat([tickets(data.inputs(split, b), ticket=name)[:, k] for b in batches]))
+            inputs = (data.inputs(split, b, device=device) for b in batches)
+            columns.append(torch.cat([tickets(x, ticket=name)[:, k].cpu() for x in inputs]))
     return torch.stack(columns, 1)
 
 

@@ -35,8 +35,8 @@ class Normalise:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Normalised float32 of the same shape."""
-        scale = torch.tensor(self.std)[:, None, None] * 255
-        shift = torch.tensor(self.mean)[:, None, None] * 255
+        scale = torch.tensor(self.std, device=x.device)[:, None, None] * 255
+        shift = torch.tensor(self.mean, device=x.device)[:, None, None] * 255
         return ((x.float() - shift) / scale).contiguous(memory_format=torch.channels_last)
 
 

@@ -73,8 +73,8 @@ class Mixer:
     bank: Bank
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """The mixtures as the network takes them."""
-        return spectrogram(self.waves(rows)[1])
+        """The mixtures as the network takes them, on the device of the rows; the sounds are on the CPU."""
+        return spectrogram(self.waves(rows.cpu())[1].to(rows.device))
 
     def waves(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Clean speech and mixture, float ``[B, T]`` each."""
@@ -97,14 +97,14 @@ class Redraw:
 
     def __call__(self, rows: Tensor, generator: torch.Generator) -> Tensor:
         """Rows with new noise, offset and ratio."""
-        rows, B = rows.clone(), len(rows)
+        device, rows, B = rows.device, rows.cpu().clone(), len(rows)
         chances = self.weights[self.bank.scenes[rows[:, NOISE].long()]]
         noise = torch.multinomial(chances, 1, generator=generator)[:, 0]
         where, ratio = torch.rand(2, B, generator=generator)
         rows[:, NOISE] = noise
         rows[:, NOISE_AT] = (where * self.bank.lengths[noise]).long().to(rows.dtype)
         rows[:, SNR] = (100 * (SNRS[0] + ratio * (SNRS[-1] - SNRS[0]))).round().to(rows.dtype)
-        return rows
+        return rows.to(device)
 
 
 def mixtures(clips: Sequence[Clip], augment: bool) -> Data:

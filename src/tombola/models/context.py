@@ -84,7 +84,8 @@ def told(backbone: nn.Module, contexts: int, width: int, generator: torch.Genera
     layer.context = nn.Parameter(torch.empty(contexts, width, dtype=first.weight.dtype))
     with torch.no_grad():
         nn.init.normal_(layer.context, generator=generator)
-        nn.init.normal_(layer.weight, std=float(first.weight.std()), generator=generator)
+        nn.init.normal_(layer.weight, std=float(first.weight.std()), generator=generator)  # on the CPU
+        layer.to(first.weight.device)
         layer.weight[:, : first.weight.shape[1]] = first.weight
         if layer.bias is not None and first.bias is not None:
             layer.bias.copy_(first.bias)

@@ -41,7 +41,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
         self.state.clear()
         for name, value in tensors.items():
             i, key = name.split(".", 1)
-            self.state[parameters[int(i)]][key] = value.clone()
+            p = parameters[int(i)]
+            self.state[p][key] = value.to(p.device, copy=True)
 
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]

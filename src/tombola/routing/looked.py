@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tombola.data import Data
+from tombola.device import CPU, device_of
 from tombola.partition import Partition
 from tombola.routing.samples import BATCH, Samples, contexts
 from tombola.routing.shallow import Shallow
@@ -63,12 +64,13 @@ class Looked:
             contexts(tickets.names, data, partition, split, limit) for split in ("train", "validation")
         )
         shallow = Shallow.of(tickets, train, depth, bands)
-        features = [torch.cat([shallow(tickets, x) for x in samples.batches()]) for samples in (train, held)]
+        device = device_of(tickets.backbone)
+        features = [torch.cat([shallow(tickets, x) for x in s.batches(device)]) for s in (train, held)]
         return cls(train, held, shallow, features[0], features[1])
 
-    def held_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def held_batches(self, device: torch.device = CPU) -> Iterator[tuple[Tensor, Tensor]]:
         """Inputs and features of the validation samples, batch by batch."""
-        yield from zip(self.held.batches(), self.features_HD.split(BATCH), strict=True)
+        yield from zip(self.held.batches(device), self.features_HD.split(BATCH), strict=True)
 
 
 Looks = dict[Key, Looked]

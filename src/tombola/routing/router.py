@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tombola.data import Data
+from tombola.device import device_of
 from tombola.errors import RouterError
 from tombola.layout import Layout
 from tombola.partition import Partition
@@ -113,7 +114,7 @@ class Router(ABC):
             self.tensors = dict(gaussians.tensors())
             raw_HK = self._fit(tickets, found)
             if raw_HK is None:
-                batches = found.held_batches()
+                batches = found.held_batches(device_of(tickets.backbone))
                 raw_HK = torch.cat([self.raw_BK(tickets, x, z, gaussians(z)).float() for x, z in batches])
         self.tensors["scale"] = torch.tensor(_scale(raw_HK, found.held.where_S))
         quantiles = torch.linspace(0, 1, QUANTILES, dtype=torch.double)
@@ -144,7 +145,7 @@ class Router(ABC):
         assert self.shallow is not None
         features_BD = self.shallow(tickets, x)
         distances_BK = Gaussians.from_tensors(self.tensors)(features_BD)
-        raw = self.raw_BK(tickets, x, features_BD, distances_BK)
+        raw = self.raw_BK(tickets, x, features_BD, distances_BK)  # all that follows is on the CPU
         return raw.float(), distances_BK.min(1).values
 
     def route(self, tickets: Tickets, x: Tensor, context: Any = None) -> Routed:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tombola.data import Data
+from tombola.device import CPU
 from tombola.errors import RouterError
 from tombola.partition import Partition
 from tombola.randomness import generator
@@ -25,16 +26,16 @@ class Samples:
     index_S: Tensor
     where_S: Tensor
 
-    def batches(self) -> Iterator[Tensor]:
+    def batches(self, device: torch.device = CPU) -> Iterator[Tensor]:
         """The network's inputs, in order."""
         for index in self.index_S.split(BATCH):
-            yield self.data.inputs(self.split, index)
+            yield self.data.inputs(self.split, index, device=device)
 
-    def mixed(self, count: int) -> Iterator[Tensor]:
+    def mixed(self, count: int, device: torch.device = CPU) -> Iterator[Tensor]:
         """At most so many batches of inputs in which the contexts come in a random order."""
         order = torch.randperm(len(self.index_S), generator=generator(0, "routing", "mixed"))
         for index in self.index_S[order].split(BATCH)[:count]:
-            yield self.data.inputs(self.split, index)
+            yield self.data.inputs(self.split, index, device=device)
 
 
 def contexts(names: Sequence[str], data: Data, partition: Partition, split: str, limit: int) -> Samples:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tombola.device import device_of
 from tombola.errors import RouterError, unknown
 from tombola.routing.looked import Looked
 from tombola.routing.router import Router, Tickets
@@ -50,7 +51,9 @@ class ScoreRouter(Router):
                     f"pass reading= one of {', '.join(READINGS)}, or take another router"
                 )
             self.options["reading"] = OF_OBJECTIVE[objective]
-        read_HK = torch.cat([self._read_BK(tickets, x) for x in found.held.batches()])
+        read_HK = torch.cat(
+            [self._read_BK(tickets, x) for x in found.held.batches(device_of(tickets.backbone))]
+        )
         self.tensors["a_K"], self.tensors["b_K"] = _affine(read_HK, found.held.where_S)
         return self._calibrated(read_HK)
 
@@ -64,7 +67,7 @@ class ScoreRouter(Router):
     def _read_BK(self, tickets: Tickets, x: Tensor) -> Tensor:
         reading = self.options["reading"]
         columns = [_read(reading, tickets, name, k, x) for k, name in enumerate(tickets.names)]
-        return torch.stack(columns, 1).float()
+        return torch.stack(columns, 1).float().cpu()
 
     def passes(self, K: int) -> str:
         """K, or twice as many."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tombola import normalization
+from tombola.device import device_of
 from tombola.errors import RouterError
 from tombola.function import Function
 from tombola.layout import Layout
@@ -53,7 +54,8 @@ class Shallow:
         Raises:
             RouterError: a shallow layer has no weight that all tickets keep, or no layer can be read.
         """
-        order = called(tickets.backbone, core(tickets), next(samples.batches())[:2])
+        few = next(samples.batches(device_of(tickets.backbone)))[:2]
+        order = called(tickets.backbone, core(tickets), few)
         if not order:
             raise RouterError("the network has no layers (modules with weights) that could be read")
         depth = min(depth or -(-len(order) // 3), len(order) - 1)
@@ -61,14 +63,14 @@ class Shallow:
         for name in order[:depth]:
             _check_core(tickets, name)
         statistics = _statistics(tickets, samples)
-        return cls(taps, statistics, bands)._pruned(tickets, next(samples.batches())[:2])
+        return cls(taps, statistics, bands)._pruned(tickets, few)
 
     def __call__(self, tickets: Tickets, x: Tensor) -> Tensor:
-        """Features ``[B, D]``, float32; each sample's are its own."""
+        """Features ``[B, D]``, float32, on the CPU; each sample's are its own."""
         named = core(tickets) | {n: t.to(x.device) for n, t in self.statistics.items()}
         seen = watch(tickets.backbone, named, x, self.taps)
         layers = {name: tickets.backbone.get_submodule(name) for name in self.taps}
-        return torch.cat([pooled(seen[name], layer, self.bands) for name, layer in layers.items()], 1)
+        return torch.cat([pooled(seen[name], layer, self.bands) for name, layer in layers.items()], 1).cpu()
 
     def _pruned(self, tickets: Tickets, x: Tensor) -> Self:
         """Without the statistics of layers that the pass never reaches."""
@@ -186,5 +188,5 @@ def _statistics(tickets: Tickets, samples: Samples) -> dict[str, Tensor]:
     if not normalization.statistics_names(plain):
         return {}
     f = Function(plain, Layout((), ()))
-    mixed = samples.mixed(BATCHES)
+    mixed = samples.mixed(BATCHES, f.device)
     return normalization.estimate(f, f.theta0(), [(0, None, x) for x in mixed])

@@ -49,7 +49,7 @@ class SuperpositionRouter(Router):
 
     def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
         """One-shot: minus the gradient. Binary: how many rounds a ticket survived, then its gradient."""
-        return torch.cat([self._search(tickets, part) for part in x.split(CHUNK)])
+        return torch.cat([self._search(tickets, part) for part in x.split(CHUNK)]).cpu()
 
     def _search(self, tickets: Tickets, x: Tensor) -> Tensor:
         K = len(tickets.names)

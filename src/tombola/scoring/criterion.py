@@ -84,7 +84,7 @@ class Criterion:
     zeros: bool = False
 
     def __call__(self, evidence: Evidence) -> Tensor:
-        """The scores ``[N]``; PyTorch's global generator is afterwards as it was before.
+        """The scores ``[N]``, on the CPU; PyTorch's global generator is afterwards as it was before.
 
         Values outside the mask mean nothing and are not looked at.
 
@@ -93,12 +93,15 @@ class Criterion:
         """
         with drawn_from(0, "score", self.name):
             scores_N = self.score(evidence, self.batches) if self.batches else self.score(evidence)
-        self._check(scores_N.detach(), evidence)
-        return scores_N.detach()
+        scores_N = scores_N.detach().cpu()
+        self._check(scores_N, evidence)
+        return scores_N
 
     def _check(self, scores_N: Tensor, evidence: Evidence) -> None:
         sizes = evidence.scope.sizes
-        layers = zip(evidence.scope.names, scores_N.split(sizes), evidence.mask_N.split(sizes), strict=True)
+        layers = zip(
+            evidence.scope.names, scores_N.split(sizes), evidence.mask_N.cpu().split(sizes), strict=True
+        )
         for layer, scores, mask in layers:
             kept = scores[mask]
             if not bool(kept.isfinite().all()):

@@ -73,7 +73,7 @@ def channel_scales(network: nn.Module, scope: Layout, example: Tensor) -> Tensor
         scope.names, scope.sizes, members(Channel(), scope, transposed(network)), strict=True
     ):
         scores = torch.empty(size, dtype=parameters[name].dtype)
-        scores[at_Cs] = follow.scales[name].detach().abs()[:, None].expand(at_Cs.shape).to(scores.dtype)
+        scores[at_Cs] = follow.scales[name].detach().cpu().abs()[:, None].expand(at_Cs.shape).to(scores.dtype)
         found.append(scores)
     return torch.cat(found)
 

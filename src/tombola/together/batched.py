@@ -129,7 +129,7 @@ def train(trainings: Sequence[Training]) -> list[float]:
     stack = Stack(problem.f, evidences)
     optimizer, masks = recipe.build(stack.leaves), stack.masks(problem)
     streams = [problem.stream(e.k, "extract", e.round) for e in evidences]
-    total_K = torch.zeros(len(evidences))
+    total_K = torch.zeros(len(evidences), device=problem.f.device)
     problem.f.module.train()
     for step in range(T):
         set_rate(optimizer, recipe.rate(step, T))

@@ -1,0 +1,238 @@
+"""What must hold on another device than the CPU; ``tests/test_device.py`` runs this in a process of its own.
+
+On ``apart`` (``apart.cpp``), whose arithmetic is the CPU's, masks must be equal, weights up to rounding. On a
+real accelerator (``TOMBOLA_TEST_DEVICE=cuda pytest tests/device/checks.py``) counts are compared.
+"""
+
+import os
+from dataclasses import replace
+from functools import cache
+
+import apart
+import pytest
+import torch
+from torch import nn
+
+import tombola as tb
+from tombola.experiments import experiment
+from tombola.experiments.images import Normalise, crop_and_flip
+from tombola.methods import METHODS
+from tombola.outcome import carry_out, levels
+from tombola.pipeline import Pipeline
+from tombola.randomness import generator
+from tombola.runs import Run
+
+REAL = bool(os.environ.get("TOMBOLA_TEST_DEVICE"))
+OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Adadelta")
+DEVICE = apart.device()
+SETTINGS = {
+    "sparsity": (0.3, 0.6),
+    "schedule": "fraction:0.3",
+    "T": 3,
+    "steps": 4,
+    "statistics": 2,
+    "rewind": 1,
+}
+
+
+@cache
+def images():
+    g = torch.Generator().manual_seed(0)
+    y = torch.arange(120) % 4
+    x = 0.5 * torch.randn(120, 1, 6, 6, generator=g)
+    for c in range(2):
+        x[y // 2 == c, 0, 3 * c : 3 * c + 2] += 1.0
+    site = (y % 2).numpy()
+    data = tb.Data.of(x, y // 2, {"site": site}, validation=0.3, test=0.2, augment=flip)
+    return data, tb.partition.by_column(data, "site")
+
+
+def flip(x, generator):
+    mirrored = torch.rand(len(x), generator=generator) < 0.5
+    return torch.where(mirrored.view(-1, 1, 1, 1).to(x.device), x.flip(-1), x)
+
+
+def network(dropout=0.0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1, bias=False),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(6),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(6, 2),
+        )
+
+
+def outcomes(name, device, optimizer="Adam", dropout=0.0, **options):
+    data, partition = images()
+    recipe = tb.Recipe(lr=0.01, batch_size=8, optimizer=optimizer)
+    objective = options.pop("objective", None) or tb.objectives.Classification()
+    options = {"train": recipe, "search": recipe, "at_once": "no", **options}
+    backbone = network(dropout).to(device)
+    return tb.find(name, backbone, objective, data, partition, **{**SETTINGS, **options})
+
+
+def compare(here, there):
+    """Outcomes on the CPU and on the device."""
+    assert len(here) == len(there) > 0
+    for a, b in zip(here, there, strict=True):
+        for one, other in zip(a.models, b.models, strict=True):
+            assert all(t.device.type == DEVICE.type for t in other.state_dict().values())
+            assert one.masks.counts == other.masks.counts
+            if REAL:
+                continue
+            assert one.masks.digest() == other.masks.digest()
+            for n, t in one.state_dict().items():
+                torch.testing.assert_close(other.state_dict()[n].cpu(), t, rtol=1e-2, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_what_it_gives_on_the_cpu(name):
+    objective = tb.objectives.OneVsRest() if name == "shuffled_partition" else None
+    changes = {"granularity": "channel"} if "channels" in name else {}
+    compare(
+        outcomes(name, "cpu", objective=objective, **changes),
+        outcomes(name, DEVICE, objective=objective, **changes),
+    )
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_every_optimiser_does(optimizer):
+    compare(outcomes("rtl", "cpu", optimizer), outcomes("rtl", DEVICE, optimizer))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rewinding": "learning_rate"},
+        {"rewinding": "fine_tune"},
+        {"form": "simultaneous"},
+        {"normalization": "per_ticket"},
+        {"normalization": "shared"},
+        {"stop": "warn", "rewind": 0},
+        {"selection": "row"},
+        {"granularity": "block:1x3"},
+        {"at_once": "batched"},
+        {"objective": tb.objectives.OneVsRest()},
+    ],
+    ids=str,
+)
+def test_every_part_does(changes):
+    compare(outcomes("rtl", "cpu", **changes), outcomes("rtl", DEVICE, **changes))
+
+
+def same(first, second):
+    for a, b in zip(first, second, strict=True):
+        assert all(torch.equal(a.models[0].state_dict()[n], t) for n, t in b.models[0].state_dict().items())
+        assert a.metrics == b.metrics
+
+
+def test_one_seed_gives_one_result():
+    same(*(outcomes("rtl", DEVICE, dropout=0.3) for _ in range(2)))
+
+
+def test_pictures_are_augmented_on_the_device_as_on_the_cpu():
+    x = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    normalise = Normalise((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
+    here, there = (
+        normalise(crop_and_flip(x.to(d), torch.Generator().manual_seed(1))) for d in ("cpu", DEVICE)
+    )
+    torch.testing.assert_close(there.cpu(), here)
+
+
+def test_speech_is_mixed_for_the_device_as_for_the_cpu():
+    data, index = experiment("speech").load(None, True), torch.arange(3)
+    here, there = (
+        data.inputs("train", index, torch.Generator().manual_seed(1), torch.device(d))
+        for d in ("cpu", DEVICE)
+    )
+    torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["digits", "inr"])
+def test_an_experiment_runs(name):
+    chosen = experiment(name)
+    loaded = chosen.load(None, False)
+    data = loaded if isinstance(loaded, tb.Data) else next(iter(loaded.values()))
+    small = {"sparsity": (0.5,), "T": 1, "steps": 1, "rewind": 0, "schedule": "one_shot", "statistics": 1}
+    settings = chosen.preset(None)[1].settings
+    recipes = {part: replace(getattr(settings, part), batch_size=4) for part in ("search", "train")}
+    backbone = chosen.backbone(generator(0, "theta0")).to(DEVICE)
+    given = backbone, chosen.objective, data, chosen.partition(data)
+    assert tb.find("rtl", *given, settings=replace(settings, **small, **recipes), at_once="no")[0].metrics
+
+
+class Died(Exception):
+    """Instead of kill -9."""
+
+
+def run(path, alive):
+    """RTL in a run directory that saves at every step, until it has advanced so often."""
+    left = iter(range(alive))
+
+    def progress(*_):
+        if next(left, None) is None:
+            raise Died
+
+    data, partition = images()
+    recipe = tb.Recipe(lr=0.01, batch_size=8)
+    settings = tb.Settings(
+        **{**SETTINGS, "steps": 60, "rewinding": "learning_rate"}, search=recipe, train=recipe
+    )
+    with Run(path, {"settings": settings.plain()}, progress, save_seconds=0.0, at_once="no") as journal:
+        net = network(0.3).to(DEVICE)
+        pipeline = Pipeline(net, tb.objectives.Classification(), data, partition, settings, 0, journal)
+        return [carry_out(pipeline, "rtl", sparsity) for sparsity in levels(pipeline, "rtl")]
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(tmp_path):
+    whole, alive = run(tmp_path / "whole", 10_000), (1, 3, 40, 60)
+    for steps in alive:  # in the rewind point, the search, the training, and its end
+        with pytest.raises(Died):
+            run(tmp_path / "run", steps)
+    same(whole, run(tmp_path / "run", 10_000))
+
+
+@pytest.mark.parametrize("router", tb.routing.ROUTERS.values(), ids=list(tb.routing.ROUTERS))
+def test_tickets_route_calibrate_and_answer(router):
+    data, partition = images()
+    x, found = data.inputs("test", torch.arange(8)), []
+    for device in ("cpu", DEVICE):
+        (outcome,) = outcomes("rtl", device, sparsity=(0.6,))
+        tickets = outcome.models[0]
+        tickets.router = router().fit(tickets, data, partition)
+        tickets.calibration = tb.calibration.Calibration().fit(tickets, data, partition)
+        named = list(tickets.names) * 4 if router is tb.routing.ContextRouter else None
+        found.append(tickets.predict(x.to(device), context=named))
+        assert found[-1].outputs.device.type == "cpu"
+    assert REAL or found[0].tickets == found[1].tickets
+    assert REAL or torch.allclose(found[0].confidence_B, found[1].confidence_B, atol=1e-3)
+
+
+def test_tickets_that_are_saved_answer_the_same_on_the_cpu(tmp_path):
+    data, _ = images()
+    (outcome,) = outcomes("rtl", DEVICE, sparsity=(0.6,))
+    tickets, x = outcome.models[0], data.inputs("test", torch.arange(8))
+    tickets.save(tmp_path / "a.tickets")
+    loaded, names = tb.load(tmp_path / "a.tickets", network()), list(tickets.names) * 4
+    tickets.cache = tb.WeightCache(2**20)
+    for _ in range(2):
+        there = tickets(x.to(DEVICE), ticket=names)
+        assert there.device.type == DEVICE.type
+        torch.testing.assert_close(there.cpu(), loaded(x, ticket=names), rtol=1e-4, atol=1e-4)
+    back = loaded.to(DEVICE)
+    torch.testing.assert_close(back(x.to(DEVICE), ticket=names), there, rtol=1e-4, atol=1e-4)
+
+
+def test_a_backbone_on_two_devices_is_one_clear_error():
+    data, partition = images()
+    net = network()
+    net[4].to(DEVICE)
+    with pytest.raises(tb.errors.ScopeError, match="move it to one device"):
+        tb.find("rtl", net, tb.objectives.Classification(), data, partition, **SETTINGS)
