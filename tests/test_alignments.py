@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 from tombola import TicketModel, scope
@@ -118,6 +119,17 @@ def test_ticket_files_are_read_where_no_similarity_was_recorded(tmp_path, convne
     assert found[1].mean == 1
     assert len(unread) == 1
     assert "twin-0.5.tickets" in unread[0]
+
+
+def test_a_run_without_records_joins_the_mean_of_those_with_them(tmp_path, convnet):
+    recorded = write_run(tmp_path / "g" / "seed0", 0, sources=("own",))
+    older = write_run(tmp_path / "g" / "seed1", 1, sources=())
+    layout = scope(convnet)
+    half = MaskSet(layout, {name: torch.arange(layout.size) % 2 == i % 2 for i, name in enumerate(TICKETS)})
+    TicketModel(convnet, half).save(older / "tickets" / "rtl-0.5.tickets")
+    ((_, found),) = states([recorded, older], "kappa").items()
+    (whole,) = [s for s in found if (s.depth, s.removed) == ("all", 0.5)]
+    assert (whole.seeds, whole.round) == (2, 1)
 
 
 def test_runs_without_pairs_and_several_experiments_are_refused(tmp_path, runs, table, capsys):

@@ -154,8 +154,12 @@ def _by_depth(masks: MaskSet, measure: Measure) -> list[tuple[str, Named]]:
 
 def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[State]:
     """Means over seeds; runs whose tickets have other names are left out of a mean with the first."""
+    rounds = {key[:3]: key[3] for key in found if key[3] is not None}
+    states: dict[tuple, dict[Path, Named]] = defaultdict(dict)
+    for (*state, number), by_path in found.items():  # a ticket file does not know its round
+        states[*state, rounds.get(tuple(state)) if number is None else number] |= by_path
     made = []
-    for (source, depth, removed, number), by_path in found.items():
+    for (source, depth, removed, number), by_path in states.items():
         first = next(iter(by_path.values()))
         same = [each for each in by_path.values() if each.names == first.names]
         values = np.mean([each.values_KK for each in same], axis=0)
