@@ -26,6 +26,7 @@ from tombola.tickets import TicketModel, load
 ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not ONNX, reason="the extra onnx is not installed")
 MAKER = "from tombola.models.convnet import SmallConvNet as net\n\nthree = 3\n"
+PROGRAM = ["--ticket", "channels", "--backbone", "my_nets:net", "--shape", 1, 8, 8]
 
 
 def net(seed=0):
@@ -101,21 +102,7 @@ def test_a_state_dict_needs_no_network_and_fits_the_users(file, tickets, x, caps
 @pytest.mark.parametrize(("small", "form"), [(False, "pt2"), (True, "pt2")])
 def test_a_program_computes_what_the_ticket_computes(file, tickets, x, capsys, small, form):
     out, flags = file.parent / f"one.{form}", ["--compact"] if small else []
-    command = [
-        file,
-        "--ticket",
-        "channels",
-        "-o",
-        out,
-        "--backbone",
-        "my_nets:net",
-        "--shape",
-        1,
-        8,
-        8,
-        *flags,
-    ]
-    status, said, err = call(capsys, *command, "--json")
+    status, said, err = call(capsys, file, *PROGRAM, "-o", out, *flags, "--json")
     assert status == 0, err
     with torch.no_grad():
         found = torch.export.load(out).module()(x)
@@ -130,21 +117,7 @@ def test_onnxruntime_computes_what_the_ticket_computes(file, tickets, x, capsys,
     import onnxruntime
 
     out, flags = file.parent / "one.onnx", ["--compact"] if small else []
-    command = [
-        file,
-        "--ticket",
-        "channels",
-        "-o",
-        out,
-        "--backbone",
-        "my_nets:net",
-        "--shape",
-        1,
-        8,
-        8,
-        *flags,
-    ]
-    status, _, err = call(capsys, *command)
+    status, _, err = call(capsys, file, *PROGRAM, "-o", out, *flags)
     assert (status, err) == (0, "")
     session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: x.numpy()})[0]
@@ -222,7 +195,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(file, capsys, monkeypat
     out = file.parent / f"one.{suffix}"
     out.write_text("old")
     monkeypatch.setattr(os, "fsync", full)
-    command = [file, "--ticket", "channels", "-o", out, "--backbone", "my_nets:net", "--shape", 1, 8, 8]
+    command = [file, *PROGRAM, "-o", out]
     assert "No space left on device" in bad(capsys, 1, *command)
     assert out.read_text() == "old"
     assert {p.name for p in file.parent.iterdir()} >= {out.name}
