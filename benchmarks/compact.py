@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,26 +23,29 @@ from tombola.pruning import prune
 from tombola.scope import scope
 from tombola.tickets import TicketModel
 
-# name, network, samples: ResNets of the usual width, and four times as wide
-NETWORKS: dict[str, tuple[str, Callable[[], nn.Module], int]] = {
-    "": ("GhostNet", ghostnet, 64),
-    "_resnet": ("ResNet-20, 64 to 256 channels", lambda: ResNet20(64, generator()), 16),
-    "_resnet_narrow": ("ResNet-20, 16 to 64 channels", lambda: ResNet20(16, generator()), 64),
-}
+TARGET = 0.5
+
+
+class Pair(NamedTuple):
+    """A dense network, its compact form, and a batch for both."""
+
+    end: str  # of the names of its rows
+    what: str
+    dense: nn.Module
+    small: nn.Module
+    x: Tensor
+    target: float | None
 
 
 @torch.no_grad()
 def compact_speedup(full: bool) -> list[Row]:
     rows = []
-    for end, (what, build, B) in NETWORKS.items():
-        x = torch.randn(B, 3, 32, 32, generator=generator())
-        dense, small = pair(build(), x)
+    for end, what, dense, small, x, target in pairs():
         sides = {"small": on(small, x), "dense": on(dense, x)}
         sides |= {"small_folded": on(folded(small), x), "dense_folded": on(folded(dense), x)}
         times = interleave(sides, 50 if full else 7)
         share = operations(small, x) / operations(dense, x)
-        against = f"dense {what}, batch {B}; random channels, 75% in every layer: {share:.2f} of the products"
-        target = None if end.endswith("narrow") else 0.5
+        against = f"dense {what}; random channels, 75% in every layer: {share:.2f} of the products"
         rows += [
             ratio(f"compact_speedup{end}", times, "small", "dense", against, target),
             ratio(
@@ -55,30 +59,36 @@ def compact_speedup(full: bool) -> list[Row]:
 def compact_speedup_onnx(full: bool) -> list[Row]:
     """Both networks in onnxruntime; no rows without the extra."""
     rows = []
-    for end, (what, build, B) in NETWORKS.items():
-        x = torch.randn(B, 3, 32, 32, generator=generator())
-        dense, small = pair(build(), x)
+    for end, what, dense, small, x, target in pairs():
         try:
             sides = {"small": onnx(small, x), "dense": onnx(dense, x), "torch": on(dense, x)}
         except MissingExtra as error:
             print(f"compact_speedup_onnx: {error}")
             return []
         times = interleave(sides, 50 if full else 7)
-        target = None if end.endswith("narrow") else 0.5
         rows += [
-            ratio(f"compact_speedup_onnx{end}", times, "small", "dense", f"dense {what}, batch {B}", target),
-            ratio(f"compact_speedup_onnx{end}_vs_torch", times, "small", "torch", f"dense {what} in torch"),
+            ratio(f"compact_speedup_onnx{end}", times, "small", "dense", f"dense {what}", target),
+            ratio(f"compact_speedup_onnx{end}_vs_torch", times, "small", "torch", f"dense {what}, in torch"),
         ]
     return rows
 
 
-def pair(net: nn.Module, x: Tensor) -> tuple[nn.Module, nn.Module]:
+def pairs() -> Iterator[Pair]:
+    """GhostNet, and ResNets of the usual width and four times as wide."""
+    yield _pair("", "GhostNet", ghostnet(), 64, TARGET)
+    yield _pair("_resnet", "ResNet-20, 64 to 256 channels", ResNet20(64, generator()), 16, TARGET)
+    yield _pair("_resnet_narrow", "ResNet-20, 16 to 64 channels", ResNet20(16, generator()), 64)
+
+
+def _pair(end: str, what: str, net: nn.Module, batch: int, target: float | None = None) -> Pair:
     """The network under a ticket that keeps a quarter of the channels of each layer, and its compact form."""
+    x = torch.randn(batch, 3, 32, 32, generator=generator())
     layout = scope(net)
     whole, scores = torch.ones(layout.size, dtype=torch.bool), torch.rand(layout.size, generator=generator(1))
     mask = prune(whole, scores, layout.size // 4, layout, "uniform", granularity="channel", transposed={})
     tickets = TicketModel(net, MaskSet(layout, {"a": mask})).eval()
-    return tickets.bake("a").eval(), compact(tickets, "a", x[:1]).eval()
+    dense, small = tickets.bake("a").eval(), compact(tickets, "a", x[:1]).eval()
+    return Pair(end, f"{what}, batch {batch}", dense, small, x, target)
 
 
 def on(net: nn.Module, x: Tensor) -> Side:
