@@ -13,10 +13,10 @@ from torch import Tensor
 
 from tombola import audio
 from tombola.evaluation.streamed import Streamed
+from tombola.experiments.speech_pictures import show
 from tombola.experiments.speech_stream import STEP
 from tombola.storage import write_bytes
 
-DEEPEST = -70  # dB below the loudest bin: black
 COLOURS = 64  # of the file, so that it stays small
 COLUMNS = 600  # of a spectrogram, so that a minute fits
 
@@ -40,15 +40,7 @@ def _picture(found: Streamed, file: Path, title: str) -> Path:
     pictures = [_decibels(found.sounds[name]) for name in ("noisy", "router")]
     top, seconds = max(float(p.max()) for p in pictures), len(found.recording.noisy_T) / audio.RATE
     for axes, picture, name in zip((before, after), pictures, ("noisy", "enhanced, router"), strict=True):
-        axes.imshow(
-            picture.T,
-            origin="lower",
-            aspect="auto",
-            extent=(0, seconds, 0, audio.RATE / 2000),
-            cmap="magma",
-            vmin=top + DEEPEST,
-            vmax=top,
-        )
+        show(axes, picture, seconds, top)
         axes.set_title(name, fontsize=9, loc="left")
         axes.set_ylabel("kHz")
     time = np.arange(len(found.who_I) + 1) * STEP / audio.RATE

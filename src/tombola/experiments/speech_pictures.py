@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,8 +18,12 @@ from tombola.models.speech_unet import SpeechUNet
 from tombola.objectives.enhancement import clean
 from tombola.records import read_config
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
+
 METHODS = {"rtl": "RTL, ticket of the scene", "imp": "IMP, one mask for all"}
-DEEPEST = -70  # dB below the loudest bin of the figure: black
+DEEPEST = -70  # dB below the loudest bin of a figure: black
 
 
 def draw(runs: Sequence[Finished], out: Path) -> list[Path]:
@@ -82,15 +87,7 @@ def _figure(waves: dict[str, Tensor], title: str, file: Path) -> Path:
     figure.suptitle(title, fontsize=11)
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     for panel, (name, picture) in zip(panels.flat, decibels.items(), strict=True):
-        image = panel.imshow(
-            picture.T,
-            origin="lower",
-            aspect="auto",
-            extent=(0, seconds, 0, audio.RATE / 2000),
-            cmap="magma",
-            vmin=top + DEEPEST,
-            vmax=top,
-        )
+        image = show(panel, picture, seconds, top)
         quality = f", SI-SNR {_si_snr(waves[name], waves['clean']):.1f} dB" if name != "clean" else ""
         panel.set_title(f"{titles[name]}{quality}", fontsize=10)
     for panel in panels[:, 0]:
@@ -100,6 +97,19 @@ def _figure(waves: dict[str, Tensor], title: str, file: Path) -> Path:
     figure.colorbar(image, ax=panels, label="level, dB", shrink=0.9)
     figure.savefig(file, dpi=110)
     return file
+
+
+def show(panel: Axes, decibels: NDArray[np.float32], seconds: float, top: float) -> AxesImage:
+    """A spectrogram ``[frames, bins]`` over seconds and kHz; what is `DEEPEST` below ``top`` is black."""
+    return panel.imshow(
+        decibels.T,
+        origin="lower",
+        aspect="auto",
+        extent=(0, seconds, 0, audio.RATE / 2000),
+        cmap="magma",
+        vmin=top + DEEPEST,
+        vmax=top,
+    )
 
 
 def _decibels(wave: Tensor) -> NDArray[np.float32]:
