@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,31 @@ class Order:
             method(name)
         if not self.methods:
             object.__setattr__(self, "methods", self.experiment.methods())
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        preset: str | None = None,
+        sparsity: tuple[float, ...] = (),
+        changes: Iterable[str] = (),
+        augment: bool | None = None,
+        **options: Any,
+    ) -> Order:
+        """An order for the experiment of this name; what is left open is as the preset has it.
+
+        Raises:
+            UsageError: no such experiment, preset, setting or method.
+
+        >>> order = Order.of("digits", sparsity=(0.9,), changes=["T=7"], source=None)
+        >>> order.preset, order.settings.T, order.settings.sparsity
+        ('quick', 7, (0.9,))
+        """
+        chosen = experiment(name)
+        preset, defaults = chosen.preset(preset)
+        settings = replace(defaults.settings, sparsity=sparsity or defaults.settings.sparsity)
+        augment = defaults.augment if augment is None else augment
+        return cls(chosen, preset, settings.changed(changes), augment, **options)
 
     def load(self) -> dict[str, Data]:
         """The data by item, decoded once for all seeds; without their test splits if this is for tuning.

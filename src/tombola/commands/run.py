@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, use_threads
 from tombola.commands.overrides import overridden
-from tombola.experiments import experiment
 from tombola.launch import Order
 from tombola.terminal import carry_out, err_console
 from tombola.together import AtOnce
@@ -68,15 +66,12 @@ def run(
         Print rows for machines instead of tables.
     """
     use_threads(threads)
-    chosen = experiment(name)
-    preset, defaults = chosen.preset(preset)
-    settings = replace(defaults.settings, sparsity=sparsity) if sparsity else defaults.settings
-    settings = settings.changed(set)
-    augment = defaults.augment if augment is None else augment
     source = data and absolute(data)
-    order = Order(chosen, preset, settings, augment, source, tune, method, at_once=at_once)
-    for line in overridden(order.methods, settings, set):
+    order = Order.of(
+        name, preset, sparsity, set, augment, source=source, tune=tune, methods=method, at_once=at_once
+    )
+    for line in overridden(order.methods, order.settings, set):
         err_console.print(line, highlight=False, markup=False, soft_wrap=True)
-    folder, found = out / f"{name}-{preset}", order.load()
+    folder, found = out / f"{name}-{order.preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
     carry_out(order, found, where, json)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, use_threads
 from tombola.commands.overrides import overridden
 from tombola.errors import UsageError
-from tombola.experiments import experiment
 from tombola.launch import Order
 from tombola.report.curve import measure, table, write_sweep
 from tombola.report.rows import rows as rows_of
@@ -78,14 +76,12 @@ def sweep(
         Print rows for machines instead of tables.
     """
     use_threads(threads)
-    chosen = experiment(name)
-    preset, defaults = chosen.preset(preset)
-    settings = replace(defaults.settings, sparsity=sparsity) if sparsity else defaults.settings
-    names = with_controls(method) if controls else list(method)
+    methods = with_controls(method) if controls else list(method)
     source = data and absolute(data)
-    augment = defaults.augment if augment is None else augment
-    base = Order(chosen, preset, settings, augment, source, tune, names, at_once=at_once)
-    folder = out / f"{name}-{preset}"
+    base = Order.of(  # without changes: those make the grid
+        name, preset, sparsity, (), augment, source=source, tune=tune, methods=methods, at_once=at_once
+    )
+    folder = out / f"{name}-{base.preset}"
     points, loaded = grid(base, folder, set), base.load()
     if "" not in loaded:
         raise UsageError(f"{name} has a network per item: sweep an experiment with one for all its data")
@@ -96,7 +92,7 @@ def sweep(
         where = [(s, "", point.folder / f"seed{s}") for s in seed]
         work(point.order, loaded, where, f"{point.label}: " if point.values else "")
     found = [(p.values, rows_of([p.folder / f"seed{s}" for s in seed])) for p in points]
-    files = write_sweep(folder, f"{name}, preset {preset}", found, method, metric)
+    files = write_sweep(folder, f"{name}, preset {base.preset}", found, method, metric)
     plain = [{**({"grid": at} if at else {}), **row} for at, rows in found for row in rows]
     drawn = measure(plain, metric)
     titles = [point.label or "Sparsity and quality" for point in points]
