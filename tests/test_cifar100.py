@@ -19,8 +19,8 @@ from tombola.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
 from tombola.experiments.cifar100_data import DIGITS, STAND_IN, group_of, with_groups
 from tombola.launch import Order
 from tombola.randomness import generator
+from tombola.records import read_config
 from tombola.report.rows import rows
-from tombola.runs import read_config
 from tombola.scope import scope
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "cifar100"

@@ -8,7 +8,6 @@ it stands for, and what a killed process wrote beyond that is cut off.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -21,9 +20,10 @@ import yaml
 from torch import Tensor
 
 from tombola import storage
+from tombola.claim import begun, claim
 from tombola.errors import RunError
 from tombola.journal import Journal
-from tombola.records import difference, environment, read_config, read_environment, read_records
+from tombola.records import difference, environment, read_config, read_records
 from tombola.stage import Stage, State
 from tombola.together import AtOnce, settled
 
@@ -64,8 +64,7 @@ class Run(Journal):
         self.path, self.progress, self.save_seconds = Path(path), progress, save_seconds
         self.records, self.shared = self.path / "records.jsonl", shared
         self._unfinished: str | None = None  # the stage whose state was saved, but not its result
-        self._claim()
-        self._lock = _lock(self.path)
+        self._lock = claim(self.path)
         try:
             self._configure(config)
             self._sweep()
@@ -78,12 +77,6 @@ class Run(Journal):
         except BaseException:
             self.close()
             raise
-
-    def _claim(self) -> None:
-        self.path.mkdir(parents=True, exist_ok=True)
-        strangers = any(not file.name.startswith(".") for file in self.path.iterdir())
-        if strangers and not (self.path / "config.yaml").exists():
-            raise RunError(f"{self.path} is not empty and no run: choose another directory")
 
     def _configure(self, config: dict[str, Any]) -> None:
         file = self.path / "config.yaml"
@@ -243,37 +236,6 @@ def _copied(file: Path, stage: Stage) -> State:
     for row in state["rows"]:
         stage.record(**row)
     return tensors, state["facts"]
-
-
-def begun(path: Path, at_once: AtOnce) -> AtOnce:
-    """How the trainings of a round go in a run: as they did when it began, or its bytes would differ.
-
-    Raises:
-        RunError: another way is asked for.
-    """
-    way: AtOnce = read_environment(path).get("at_once", "no")  # older runs went one after the other
-    if at_once not in ("auto", way):
-        raise RunError(
-            f"{path} began with at_once={way}, and {at_once} may change its last bits: leave --at-once out, "
-            "or choose another directory"
-        )
-    return way
-
-
-def _lock(path: Path) -> TextIO:
-    file = (path / ".lock").open("a+")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        owner = file.read().strip() or "unknown"
-        file.close()
-        raise RunError(f"{path} is being written by another process (pid {owner}): wait for it") from None
-    file.seek(0)
-    file.truncate()
-    file.write(str(os.getpid()))
-    file.flush()
-    return file
 
 
 def _flat(name: str) -> str:
