@@ -351,9 +351,31 @@ def test_superposition_does_without_a_forward_mode(tickets, x, monkeypatch):
     plain = made.helps_BK(tickets, x[:5], alive)
     forward = type(tickets.backbone).forward
     monkeypatch.setattr(type(tickets.backbone), "forward", lambda net, x: Doubled.apply(forward(net, x)) / 2)
-    with pytest.raises((NotImplementedError, RuntimeError)):
+    with pytest.raises(NotImplementedError):
         Objective(tickets, True).forward(alive[0], x[:5])
     torch.testing.assert_close(made.helps_BK(tickets, x[:5], alive), plain)
+
+
+def test_an_error_of_the_network_is_not_taken_for_a_missing_forward_mode(tickets, x, monkeypatch):
+    made, alive = SuperpositionRouter(), torch.ones(5, 3, dtype=torch.bool)
+    forward = type(tickets.backbone).forward
+
+    def one_row(net, x):  # one sample at a time, which is what the reverse mode gives it, would pass
+        return forward(net, x).reshape(1, 3)
+
+    monkeypatch.setattr(type(tickets.backbone), "forward", one_row)
+    assert Objective(tickets, True).reverse(alive[0], x[:5]).shape == (5, 3)
+    with pytest.raises(RuntimeError, match=r"shape '\[1, 3\]' is invalid for input of size 15"):
+        made.helps_BK(tickets, x[:5], alive)
+
+
+def test_superposition_does_with_an_operation_of_torch_that_has_no_forward_mode(tickets, x, monkeypatch):
+    forward, alive = type(tickets.backbone).forward, torch.ones(5, 3, dtype=torch.bool)
+    monkeypatch.setattr(
+        type(tickets.backbone), "forward", lambda net, x: torch.cdist(forward(net, x), torch.eye(3))
+    )
+    found = SuperpositionRouter().helps_BK(tickets, x[:5], alive)
+    torch.testing.assert_close(found, Objective(tickets, True).reverse(alive[0], x[:5]))
 
 
 def test_samples_that_share_their_live_tickets_are_judged_as_if_alone(tickets, x):

@@ -82,7 +82,9 @@ class SuperpositionRouter(Router):
             mine = (which_B == i).nonzero()[:, 0]
             try:
                 found_BK[mine] = helps.forward(alive_K, x[mine])
-            except (NotImplementedError, RuntimeError):  # an operation without a forward mode
+            except (
+                NotImplementedError
+            ):  # an operation without a forward mode; all other errors are the user's
                 found_BK[mine] = helps.reverse(alive_K, x[mine])
         return found_BK
 
