@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from tombola.errors import DataError
-from tombola.experiments.images import Normalise, crop_and_flip, read_images, set_aside
+from tombola.experiments.image_files import list_images
+from tombola.experiments.images import Normalise, crop_and_flip, decode, set_aside
 from tombola.randomness import generator
 
 NAMES = ["cat", "dog", "owl"]
@@ -44,7 +45,8 @@ def write_tree(folder, count=6, splits=("train", "test")):
 
 
 def read(source):
-    return [(split.x, split.y) for split in read_images(str(source), NAMES, "label", SIZE)]
+    train, test = list_images(str(source), NAMES, "label")
+    return [(split.x, split.y) for split in decode(SIZE, train, test, test)[:2]]
 
 
 # -- sources ----------------------------------------------------------------------------------------------
@@ -91,36 +93,46 @@ def write_domains(folder, domains):
 
 def test_further_columns_of_parquet_files_become_columns_of_the_splits(tmp_path):
     write_domains(tmp_path, [3, 0, 2])
-    train, test = read_images(str(tmp_path), NAMES, "label", SIZE, columns=("domain",))
+    listed = list_images(str(tmp_path), NAMES, "label", columns=("domain",))
+    train, test, _ = decode(SIZE, *listed, listed[1])
     assert train.column("domain").tolist() == test.column("domain").tolist() == [3, 0, 2]
     assert train.column("domain").dtype == np.int64
-    assert read_images(str(tmp_path), NAMES, "label", SIZE)[0].columns == {}
+    assert list_images(str(tmp_path), NAMES, "label")[0].columns == {}
 
 
 def test_further_columns_that_are_missing_or_no_whole_numbers_are_named(tmp_path):
     write_domains(tmp_path, ["photo", "sketch"])
     with pytest.raises(DataError, match="the domain of row 0 is 'photo', a whole number"):
-        read_images(str(tmp_path), NAMES, "label", SIZE, columns=("domain",))
+        list_images(str(tmp_path), NAMES, "label", columns=("domain",))
     with pytest.raises(DataError, match="label, scene; it has img, label, domain"):
-        read_images(str(tmp_path), NAMES, "label", SIZE, columns=("scene",))
+        list_images(str(tmp_path), NAMES, "label", columns=("scene",))
 
 
 def test_folders_of_classes_have_no_further_columns(tmp_path):
     write_tree(tmp_path)
     with pytest.raises(DataError, match="domain needs Parquet files"):
-        read_images(str(tmp_path), NAMES, "label", SIZE, columns=("domain",))
+        list_images(str(tmp_path), NAMES, "label", columns=("domain",))
 
 
 def test_what_is_set_aside_is_fixed_and_disjoint(tmp_path):
     write_domains(tmp_path, list(range(20)))
-    whole, _ = read_images(str(tmp_path), NAMES, "label", SIZE, columns=("domain",))
+    whole, _ = list_images(str(tmp_path), NAMES, "label", columns=("domain",))
     (train, validation), (again, _) = (set_aside(whole, 6, "there", "key") for _ in range(2))
-    held = [part.column("domain").tolist() for part in (train, validation, again)]
+    held = [part.columns["domain"].tolist() for part in (train, validation, again)]
     assert held[0] == held[2]
     assert len(held[1]) == 6
     assert sorted(held[0] + held[1]) == list(range(20))
     with pytest.raises(DataError, match="there has 20 training images; more than 20"):
         set_aside(whole, 20, "there", "key")
+
+
+def test_what_was_set_aside_is_decoded_in_its_order(tmp_path):
+    write_domains(tmp_path, list(range(20)))
+    whole, test = list_images(str(tmp_path), NAMES, "label", columns=("domain",))
+    for part in decode(SIZE, *set_aside(whole, 6, "there", "key"), test.take(torch.tensor([3]))):
+        for image, domain in zip(part.x, part.column("domain"), strict=True):
+            assert torch.equal(image, torch.from_numpy(pixels(domain)).permute(2, 0, 1))
+        assert part.x.is_contiguous()
 
 
 # -- errors -----------------------------------------------------------------------------------------------
@@ -246,6 +258,9 @@ class HubTable(list):
     @property
     def column_names(self):
         return list(self[0])
+
+    def select_columns(self, names):
+        return HubTable({name: row[name] for name in names} for row in self)
 
 
 def hub(monkeypatch, load):

@@ -17,7 +17,8 @@ from tombola import audio
 from tombola.audio.files import read
 from tombola.data import Data, same
 from tombola.errors import DataError
-from tombola.experiments.images import SUFFIXES, Normalise
+from tombola.experiments.image_files import SUFFIXES
+from tombola.experiments.images import Normalise
 from tombola.objectives import Enhancement, Objective
 
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3"}

@@ -8,7 +8,8 @@ from torch import nn
 from tombola import partition
 from tombola.data import Data
 from tombola.experiments.experiment import Experiment, Preset
-from tombola.experiments.images import Normalise, crop_and_flip, read_images, set_aside
+from tombola.experiments.image_files import list_images
+from tombola.experiments.images import Normalise, crop_and_flip, decode, set_aside
 from tombola.models.ghostnet import GhostNet
 from tombola.objectives import OneVsRest
 from tombola.partition import Partition
@@ -24,9 +25,10 @@ NORMALISE = Normalise((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
 def load(source: str | None, augment: bool) -> Data:
     """50,000 training images, 5,000 of them set aside for validation, and 10,000 test images."""
-    rest, test = read_images(source or HUB, NAMES, "label", 32)
+    rest, test = list_images(source or HUB, NAMES, "label")
     train, validation = set_aside(rest, VALIDATION, source, "cifar10")
-    return Data(train, validation, test, prepare=NORMALISE, augment=crop_and_flip if augment else None)
+    splits, augmented = decode(32, train, validation, test), crop_and_flip if augment else None
+    return Data(*splits, prepare=NORMALISE, augment=augmented)
 
 
 def backbone(generator: torch.Generator) -> nn.Module:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -12,8 +14,10 @@ from torch.nn.functional import interpolate
 from tombola.data import Data, Split
 from tombola.errors import DataError, UsageError, unknown
 from tombola.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
-from tombola.experiments.images import Normalise, crop_and_flip, read_images, set_aside
+from tombola.experiments.image_files import Listed, list_images
+from tombola.experiments.images import Normalise, crop_and_flip, decode, set_aside
 
+Part = TypeVar("Part", Split, Listed)
 VALIDATION = 5_000
 # Published statistics of the training pixels.
 NORMALISE = Normalise((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
@@ -35,16 +39,17 @@ PAIRS = {
 
 
 def load(source: str | None, augment: bool) -> Data | Mapping[str, Data]:
-    """CIFAR-100 from a source of `read_images`; without one the stand-in, an item that is called so.
+    """CIFAR-100 from a source of `list_images`; without one the stand-in, an item that is called so.
 
     Columns: the ``name`` of the class, its ``superclass`` and its ``cluster``.
     """
     if source is None:
         return {STAND_IN: stand_in(augment)}
-    rest, test = read_images(source, NAMES, "fine_label", 32)
-    rest, test = (with_groups(split, NAMES, SUPERCLASSES, CLUSTERS) for split in (rest, test))
+    rest, test = list_images(source, NAMES, "fine_label")
+    rest, test = (with_groups(part, NAMES, SUPERCLASSES, CLUSTERS) for part in (rest, test))
     train, validation = set_aside(rest, VALIDATION, source, "cifar100")
-    return Data(train, validation, test, prepare=NORMALISE, augment=crop_and_flip if augment else None)
+    splits, augmented = decode(32, train, validation, test), crop_and_flip if augment else None
+    return Data(*splits, prepare=NORMALISE, augment=augmented)
 
 
 def stand_in(augment: bool) -> Data:
@@ -61,13 +66,13 @@ def stand_in(augment: bool) -> Data:
 
 
 def with_groups(
-    split: Split, names: Sequence[str], superclasses: Mapping[str, str], clusters: Mapping[str, str]
-) -> Split:
-    """A split with the columns ``name``, ``superclass`` and ``cluster`` of its classes."""
+    split: Part, names: Sequence[str], superclasses: Mapping[str, str], clusters: Mapping[str, str]
+) -> Part:
+    """A split, decoded or not, with the columns ``name``, ``superclass`` and ``cluster`` of its classes."""
     y = split.y.numpy()
     grouped = {"superclass": group_of(names, superclasses), "cluster": group_of(names, clusters)}
     columns = {key: np.array(values)[y] for key, values in {"name": names, **grouped}.items()}
-    return Split(split.x, split.y, {**split.columns, **columns})
+    return replace(split, columns={**split.columns, **columns})
 
 
 def group_of(names: Sequence[str], groups: Mapping[str, str]) -> list[str]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tombola.data import Data, Split
 from tombola.errors import DataError, UsageError
-from tombola.experiments.images import SUFFIXES
+from tombola.experiments.image_files import SUFFIXES
 from tombola.experiments.inr_regions import IGNORED, Ints, reduced, regions, segmented
 
 SIDE = 128  # pixels on the longer side

@@ -15,7 +15,8 @@ from tombola.corruptions import ENVIRONMENTS, environments
 from tombola.data import Data
 from tombola.experiments.domain_pictures import DomainPictures
 from tombola.experiments.experiment import Experiment, Preset
-from tombola.experiments.images import Normalise, crop_and_flip, read_images
+from tombola.experiments.image_files import list_images
+from tombola.experiments.images import Normalise, crop_and_flip, decode
 from tombola.models.ghostnet import GhostNet
 from tombola.objectives import Classification
 from tombola.partition import Partition
@@ -43,13 +44,11 @@ def load(source: str | None, augment: bool, half: bool = True) -> Data:
     """
     if source is None:
         return stand_in(augment)
-    whole, test = read_images(source, NAMES, "label", SIDE, columns=["domain"])
-    cells = torch.from_numpy(whole.column("domain")) * len(NAMES) + whole.y
+    whole, test = list_images(source, NAMES, "label", columns=["domain"])
+    cells = torch.from_numpy(whole.columns["domain"]) * len(NAMES) + whole.y
     train, validation = stratified(cells, VALIDATION, random_generator(0, "pacs", "validation"))
     return Data(
-        whole.take(train),
-        whole.take(validation),
-        test,
+        *decode(SIDE, whole.take(train), whole.take(validation), test),
         prepare=halved if half else NORMALISE,
         augment=partial(crop_and_flip, margin=SIDE // 8) if augment else None,
     )
