@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tombola.data import SPLITS, Data
 from tombola.errors import DataError
 from tombola.experiments.image_files import list_images
 from tombola.experiments.images import Normalise, crop_and_flip, decode, set_aside
@@ -286,6 +287,67 @@ def test_a_hub_that_does_not_answer_is_one_line(monkeypatch):
 
     hub(monkeypatch, fail)
     refused("someone/something", "could not be loaded", "no network")
+
+
+# -- mapped from a file -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mapping(tmp_path, monkeypatch):
+    """Images are mapped; the folder that their files lie in."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("TOMBOLA_MEMORY_SHARE", "0")
+    return tmp_path / "cache" / "tombola"
+
+
+def as_data(source, **options):
+    rest, test = list_images(str(source), NAMES, "label")
+    parts = decode(SIZE, *set_aside(rest, 5, source, "key"), test)
+    return Data(*parts, prepare=Normalise((0.5,) * 3, (0.2,) * 3), augment=crop_and_flip, **options)
+
+
+def test_mapped_images_give_the_same_batches(tmp_path, mapping, monkeypatch):
+    write_tree(tmp_path, 20)
+    mapped = as_data(tmp_path)
+    monkeypatch.setenv("TOMBOLA_MEMORY_SHARE", "inf")
+    held = as_data(tmp_path)
+    assert len(list(mapping.glob("rows-*[!k]"))) == 3  # a file for each split, and its lock
+    for split, parts in {s: (mapped.split(s), held.split(s)) for s in SPLITS}.items():
+        assert torch.equal(parts[0].x, parts[1].x)
+        assert torch.equal(parts[0].y, parts[1].y)
+        index = torch.tensor([2, 0, 4])
+        first, second = (data.inputs(split, index, generator(0)) for data in (mapped, held))
+        assert torch.equal(first, second)
+    assert torch.equal(mapped.tuning().test.x, held.tuning().test.x)
+    assert mapped.tuning().test.x.data_ptr() > mapped.validation.x.data_ptr()  # a view, not a copy
+
+
+def test_mapped_images_are_decoded_once_and_again_when_their_source_changes(tmp_path, mapping, monkeypatch):
+    write_tree(tmp_path)
+    opened, decoder = [], Image.open
+    monkeypatch.setattr(Image, "open", lambda *a: opened.append(1) or decoder(*a))
+    first, again = read(tmp_path), read(tmp_path)
+    assert torch.equal(first[0][0], again[0][0])
+    once = len(opened)
+    (tmp_path / "train" / "cat" / "0.png").write_bytes(png(pixels(77)))
+    changed = read(tmp_path)
+    assert len(opened) > once
+    assert torch.equal(changed[0][0][0], torch.from_numpy(pixels(77)).permute(2, 0, 1))
+    assert torch.equal(changed[0][0][1:], first[0][0][1:])
+
+
+def test_images_of_a_hub_are_mapped_by_their_fingerprint(mapping, monkeypatch):
+    for number in (3, 4):
+        rows = HubTable({"image": Image.fromarray(pixels(number)), "label": 0} for _ in range(2))
+        rows._fingerprint = str(number)
+        hub(monkeypatch, lambda name, split, rows=rows: rows)
+        assert torch.equal(read("some/thing")[0][0][1], torch.from_numpy(pixels(number)).permute(2, 0, 1))
+
+
+def test_an_image_that_is_none_is_named_where_images_are_mapped(tmp_path, mapping):
+    write_tree(tmp_path)
+    (tmp_path / "train" / "dog" / "1.png").write_bytes(b"no image")
+    refused(tmp_path, "(train)", "row 2 is no image")
 
 
 # -- augmentation and normalisation -----------------------------------------------------------------------

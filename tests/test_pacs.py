@@ -117,6 +117,17 @@ def test_the_real_pacs_has_9991_images_in_four_domains():
     torch.testing.assert_close(x.std((0, 2, 3)), torch.ones(3), atol=0.01, rtol=0)
 
 
+def test_a_run_on_mapped_images_has_the_bytes_of_one_on_images_in_memory(tmp_path, monkeypatch):
+    write(tmp_path, each=3)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for share in ("0", "inf"):
+        monkeypatch.setenv("TOMBOLA_MEMORY_SHARE", share)
+        carried_out(PACS, tmp_path / share, ["rtl"], data=str(tmp_path))
+    for name in ("config.yaml", "records.jsonl", "tickets/rtl-0.5.tickets"):
+        assert (tmp_path / "0" / name).read_bytes() == (tmp_path / "inf" / name).read_bytes()
+    assert list((tmp_path / "cache" / "tombola").glob("rows-*"))
+
+
 # -- bad data ---------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Data in memory: three splits that are three things, and endless batches of indices into them.
+"""Data in memory, or mapped: three splits that are three things, and endless batches of indices into them.
 
 Shape letters: S samples of a split, B batch, K tickets.
 """
@@ -74,9 +74,10 @@ class Split:
             )
         return values
 
-    def take(self, index: Tensor) -> Split:
-        """The samples at these positions."""
-        columns = {name: c[index.numpy()] for name, c in self.columns.items()}
+    def take(self, index: Tensor | slice) -> Split:
+        """The samples at these positions; those of a slice are shared, not copied."""
+        numbers = index if isinstance(index, slice) else index.numpy()
+        columns = {name: c[numbers] for name, c in self.columns.items()}
         return Split(self.x[index], self.y[index], columns)
 
 
@@ -184,9 +185,9 @@ class Data:
 
     def tuning(self) -> Data:
         """The same without its test split: one half of validation is judged, the other one chooses."""
-        first, second = torch.arange(len(self.validation)).chunk(2)
-        halves = self.validation.take(first), self.validation.take(second)
-        return replace(self, validation=halves[0], test=halves[1])
+        middle = (len(self.validation) + 1) // 2
+        first, second = (self.validation.take(part) for part in (slice(middle), slice(middle, None)))
+        return replace(self, validation=first, test=second)
 
     def split(self, name: str) -> Split:
         """A split by its name: train, validation or test."""

@@ -14,9 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tombola import storage
 from tombola.data import Split
 from tombola.errors import DataError
 from tombola.experiments.image_files import Listed
+from tombola.mapped import fits, mapped
 from tombola.randomness import generator as random_generator
 
 
@@ -68,16 +70,23 @@ def set_aside(rest: Listed, count: int, source: object, key: str) -> tuple[Liste
 def decode(size: int, train: Listed, validation: Listed, test: Listed) -> tuple[Split, Split, Split]:
     """The listed images as splits: ``x`` uint8 ``[S, 3, size, size]``, ``y`` int64 ``[S]``, and columns.
 
+    Images that would take too much memory are decoded once, into a file that is mapped (`tombola.mapped`).
+
     Raises:
         DataError: an image of another size, or what is no image.
     """
     parts = (train, validation, test)
-    one, two, three = (Split(_decoded(part, size), part.y, part.columns) for part in parts)
+    held = fits(3 * size * size * sum(map(len, parts)))
+    one, two, three = (Split(_decoded(part, size, held), part.y, part.columns) for part in parts)
     return one, two, three
 
 
-def _decoded(part: Listed, size: int) -> Tensor:
-    x = torch.empty(len(part), 3, size, size, dtype=torch.uint8)
+def _decoded(part: Listed, size: int, held: bool) -> Tensor:
+    shape = len(part), 3, size, size
+    if not held:
+        key = ("images", part.stamp(), storage.digest({"index": part.index}))
+        return mapped(key, shape, lambda: _pixels(part, size))
+    x = torch.empty(shape, dtype=torch.uint8)
     for place, pixels in _pixels(part, size):
         x.numpy()[place] = pixels
     return x

@@ -16,6 +16,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from tombola.folders import cache_folder
+
 _HERE = Path(__file__).parent
 # Each operation rounds by itself, so that the bits are those of torch's operations one after another.
 _EXACT = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared"]
@@ -36,11 +38,9 @@ def load() -> ctypes.CDLL | None:
 def _built() -> Path:
     content = b"".join(path.read_bytes() for path in sorted(_HERE.glob("*.[ch]")))
     key = hashlib.sha256(content + repr((_EXACT, _TUNED, _processor())).encode()).hexdigest()
-    base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "tombola"
-    library = folder / f"kernels-{key[:20]}.so"
+    library = cache_folder() / f"kernels-{key[:20]}.so"
     if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        library.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         new = library.with_name(f".{library.name}.{secrets.token_hex(4)}")
         try:
             _compile(new)

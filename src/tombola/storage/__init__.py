@@ -1,6 +1,6 @@
 """Files: tensors with facts, sealed by a hash; and the ticket file, which is one of them."""
 
-from tombola.storage.files import digest, read, to_content, write, write_bytes
+from tombola.storage.files import digest, read, replacing, to_content, write, write_bytes
 from tombola.storage.tickets import (
     FORMAT,
     Parts,
@@ -22,6 +22,7 @@ __all__ = [
     "pack",
     "read",
     "read_mask",
+    "replacing",
     "to_content",
     "unpack",
     "write",

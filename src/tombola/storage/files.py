@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -39,11 +40,18 @@ def to_content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file atomically: a temporary file beside it, flushed to disk, then renamed."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write and read that takes the place of ``path`` at the end; after an error, not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("xb") as file:
-            file.write(content)
+        with temporary.open("x+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -89,5 +97,6 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name].detach().contiguous().cpu()
         sha.update(repr((name, str(t.dtype), tuple(t.shape))).encode())
-        sha.update(t.reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b"")
+        if t.numel():
+            sha.update(t.reshape(-1).view(torch.uint8).numpy().data)  # as it lies: it may be mapped
     return sha.hexdigest()
