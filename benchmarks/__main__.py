@@ -52,18 +52,21 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "round_k10": together.round_k10,
     "scaling": scaling.scaling,
 }
+# What no target names; a quick run leaves their rows as they are.
+FULL = {"iterative_prune", "sparse_linear", "maskset"}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--full", action="store_true", help="more repeats, and 200 masks over 10M weights")
+    parser.add_argument("--full", action="store_true", help="all rows, more repeats, larger sizes")
     parser.add_argument("--only", choices=BENCHMARKS, metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument("--dry", action="store_true", help="print only; leave docs/performance.* as they are")
     arguments = parser.parse_args()
     here, today = machine.describe(), date.today().isoformat()
     print(here)
     rows: list[Row] = []
-    for name in [arguments.only] if arguments.only else BENCHMARKS:
+    chosen = [name for name in BENCHMARKS if arguments.full or name not in FULL]
+    for name in [arguments.only] if arguments.only else chosen:
         start = time.perf_counter()
         new = BENCHMARKS[name](arguments.full)
         rows += new

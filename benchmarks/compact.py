@@ -40,7 +40,7 @@ class Pair(NamedTuple):
 @torch.no_grad()
 def compact_speedup(full: bool) -> list[Row]:
     rows = []
-    for end, what, dense, small, x, target in pairs():
+    for end, what, dense, small, x, target in pairs(full):
         sides = {"small": on(small, x), "dense": on(dense, x)}
         sides |= {"small_folded": on(folded(small), x), "dense_folded": on(folded(dense), x)}
         times = interleave(sides, 50 if full else 7)
@@ -59,7 +59,7 @@ def compact_speedup(full: bool) -> list[Row]:
 def compact_speedup_onnx(full: bool) -> list[Row]:
     """Both networks in onnxruntime; no rows without the extra."""
     rows = []
-    for end, what, dense, small, x, target in pairs():
+    for end, what, dense, small, x, target in pairs(full):
         try:
             sides = {"small": onnx(small, x), "dense": onnx(dense, x), "torch": on(dense, x)}
         except MissingExtra as error:
@@ -73,11 +73,12 @@ def compact_speedup_onnx(full: bool) -> list[Row]:
     return rows
 
 
-def pairs() -> Iterator[Pair]:
-    """GhostNet, and ResNets of the usual width and four times as wide."""
+def pairs(full: bool) -> Iterator[Pair]:
+    """GhostNet, a ResNet four times as wide as usual, and, in a full run, one of the usual width."""
     yield _pair("", "GhostNet", ghostnet(), 64, TARGET)
     yield _pair("_resnet", "ResNet-20, 64 to 256 channels", ResNet20(64, generator()), 16, TARGET)
-    yield _pair("_resnet_narrow", "ResNet-20, 16 to 64 channels", ResNet20(16, generator()), 64)
+    if full:
+        yield _pair("_resnet_narrow", "ResNet-20, 16 to 64 channels", ResNet20(16, generator()), 64)
 
 
 def _pair(end: str, what: str, net: nn.Module, batch: int, target: float | None = None) -> Pair:

@@ -19,7 +19,7 @@ from tombola.tickets import TicketModel, load
 
 def ticket_file(full: bool) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        return _measure(Path(folder), 50 if full else 10)
+        return _measure(Path(folder), 50 if full else 4)
 
 
 def _measure(folder: Path, repeats: int) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -23,31 +23,39 @@ Seconds = dict[int, dict[str, float]]  # by size and operation
 
 
 def scaling(full: bool) -> list[Row]:
-    """Rows ``scaling_k`` and ``scaling_n``, one more for each size, and the picture of both."""
-    by_k, rows_k = _grown("k", [1, 10, 100, *([1000] if full else [])], lambda size: (size, WEIGHTS))
-    by_n, rows_n = _grown("n", [10**e for e in range(5, 9 if full else 8)], lambda size: (TICKETS, size))
-    _draw({"tickets, 100,000 weights each": by_k, "weights, four tickets": by_n})
-    return [*rows_k, *rows_n]
+    """Rows ``scaling_k`` and ``scaling_n``; in a full run one more for each size, and the picture of both."""
+    by_k = {size: _seconds(size, WEIGHTS) for size in (1, 10, 100, 1000)}
+    by_n = {10**e: _seconds(TICKETS, 10**e) for e in range(5, 9 if full else 8)}
+    rows = [_fitted("k", by_k), _fitted("n", by_n)]
+    if full:
+        _draw({"tickets, 100,000 weights each": by_k, "weights, four tickets": by_n})
+        rows += [_size(f"scaling_k_{size}", found, (size, WEIGHTS)) for size, found in by_k.items()]
+        rows += [_size(f"scaling_n_{size}", found, (TICKETS, size)) for size, found in by_n.items()]
+    return rows
 
 
-def _grown(
-    letter: str, sizes: Sequence[int], at: Callable[[int], tuple[int, int]]
-) -> tuple[Seconds, list[Row]]:
-    found: Seconds = {}
-    rows = []
-    for size in sizes:
-        K, N = at(size)
-        sides = _sides(build(K, N))
-        times = interleave(sides, 3, warmup=1)
-        found[size] = {name: times.median(name) for name in sides}
-        before, after = peak_memory(_peak, (K, N))
-        each = ", ".join(f"{name} {milliseconds(s)}" for name, s in found[size].items())
-        note = f"{each}; peak {after / 2**30:.2f} GiB, {before / 2**30:.2f} with masks and weights alone"
-        rows.append(Row(f"scaling_{letter}_{size}", sum(found[size].values()), "s", note))
+def _seconds(K: int, N: int) -> dict[str, float]:
+    """Of each operation."""
+    sides = _sides(build(K, N))
+    times = interleave(sides, 3, warmup=1)
+    return {name: times.median(name) for name in sides}
+
+
+def _fitted(letter: str, found: Seconds) -> Row:
+    """The largest exponent of the operations."""
+    sizes = list(found)
     exponents = {name: exponent({size: t[name] for size, t in found.items()}) for name in found[sizes[0]]}
     words = ", ".join(f"{name} {e:.2f}" for name, e in exponents.items())
     note = f"the largest fitted exponent over {sizes[0]:,} to {sizes[-1]:,}: {words}"
-    return found, [Row(f"scaling_{letter}", max(exponents.values()), "", note, MOST), *rows]
+    return Row(f"scaling_{letter}", max(exponents.values()), "", note, MOST)
+
+
+def _size(name: str, seconds: Mapping[str, float], size: tuple[int, int]) -> Row:
+    """One size: seconds of all operations together, and the peak memory of a process that does them."""
+    before, after = peak_memory(_peak, size)
+    each = ", ".join(f"{name} {milliseconds(s)}" for name, s in seconds.items())
+    note = f"{each}; peak {after / 2**30:.2f} GiB, {before / 2**30:.2f} with masks and weights alone"
+    return Row(name, sum(seconds.values()), "s", note)
 
 
 def exponent(seconds: Mapping[int, float]) -> float:

@@ -30,19 +30,22 @@ def select_100m(full: bool) -> list[Row]:
         "read": lambda: scores.sum(),
     }
     times = interleave(sides, 5 if full else 2, warmup=1 if full else 0)
+    return [
+        ratio("select_100m_vs_kthvalue", times, "keep_top", "kthvalue", "torch.kthvalue, 100M scores", 1 / 6),
+        ratio("select_100m_vs_read", times, "keep_top", "read", "one sum of the 100M scores", 10),
+        *([_memory(N)] if full else []),
+    ]
+
+
+def _memory(N: int) -> Row:
     before, after = peak_memory(_peak, N)
-    memory = Row(
+    return Row(
         "select_100m_memory",
         (after - before) / (4 * N),
         "×",
         f"bytes of the scores themselves (peak {after / 2**30:.2f} GiB with them, "
         f"{before / 2**30:.2f} GiB before)",
     )
-    return [
-        ratio("select_100m_vs_kthvalue", times, "keep_top", "kthvalue", "torch.kthvalue, 100M scores", 1 / 6),
-        ratio("select_100m_vs_read", times, "keep_top", "read", "one sum of the 100M scores", 10),
-        memory,
-    ]
 
 
 def _peak(N: int) -> tuple[int, int]:

@@ -27,7 +27,7 @@ def ticket_switch(full: bool) -> list[Row]:
         "one": lambda: model(x, ticket=model.names[0]),
         "baked": lambda: baked(x),
     }
-    times = interleave(sides, 1000 if full else 100, warmup=5)
+    times = interleave(sides, 1000 if full else 40, warmup=5)
     low, high = times.spread("changing")
     note = (
         f"one pass, batch 1, another ticket every call; {milliseconds(times.median('one'))} with one ticket"
@@ -80,7 +80,8 @@ def mixed_batch(full: bool) -> list[Row]:
         "calls": lambda: [model(part, ticket=name) for name, part in parts.items()],
         "samples": lambda: [model(sample, ticket=name) for sample, name in samples],
     }
-    times = interleave(sides, 20 if full else 4, warmup=1)
+    sides["mixed"]()  # a warm-up for all: 256 calls more would take seconds
+    times = interleave(sides, 20 if full else 2, warmup=0)
     return [
         ratio("mixed_batch", times, "mixed", "samples", "256 calls, each with the mask of its sample", 0.5),
         ratio("mixed_batch_vs_calls", times, "mixed", "calls", "ten calls of one ticket, the same samples"),

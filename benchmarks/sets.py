@@ -14,7 +14,11 @@ OPERATIONS = ("union", "core", "jaccard", "pack")
 
 
 def mask_set(full: bool) -> list[Row]:
-    K, N = (200, 10_000_000) if full else (50, 2_000_000)
+    sizes = [(50, 2_000_000), *([(200, 10_000_000)] if full else [])]
+    return [row for size in sizes for row in _rows(*size)]
+
+
+def _rows(K: int, N: int) -> list[Row]:
     name = f"maskset_k{K}_{N // 1_000_000}m"
     before, after = peak_memory(_peak, (K, N))
     masks = build(K, N)

@@ -72,11 +72,13 @@ def _problem(
 def _rows(name: str, problem: Problem, T: int, repeats: int, ways: Ways) -> list[Row]:
     theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, problem.partition.names)
 
-    def one_round(way: AtOnce) -> None:
-        extract(problem, theta0, dense, [problem.f.scope.size // 2], T, at_once=way)
+    def one_round(way: AtOnce, steps: int = T) -> None:
+        extract(problem, theta0, dense, [problem.f.scope.size // 2], steps, at_once=way)
 
     sides = {way: partial(one_round, way) for way in ("no", *ways)}
-    times = interleave(sides, repeats, warmup=1)
+    for way in sides:
+        one_round(way, 1)  # a warm-up; a whole round would take as long as what is measured
+    times = interleave(sides, repeats, warmup=0)
     batch = problem.recipe.batch_size
     against = f"one after the other, {torch.get_num_threads()} threads; {T} steps of batch {batch}"
     return [ratio(f"round_k10_{name}_{w}", times, w, "no", against, target) for w, target in ways.items()]
