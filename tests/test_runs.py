@@ -198,7 +198,7 @@ def test_timings_and_environment_may_be_absent(tmp_path):
 def test_the_environment_is_json(tmp_path):
     fill(tmp_path)
     written = json.loads((tmp_path / "environment.json").read_text())
-    assert written.keys() == {*records.environment(), "at_once"}
+    assert written.keys() == {*records.environment(), "at_once", "device"}
 
 
 def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):

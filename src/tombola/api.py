@@ -64,7 +64,7 @@ def find(
     if out is None:
         return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
-    with Run(out, {**config, "methods": [method]}, at_once=at_once) as run:
+    with Run(out, {**config, "methods": [method]}, at_once=at_once, device=str(pipeline.f.device)) as run:
         pipeline.journal = run
         return _outcomes(pipeline, method)
 

@@ -41,6 +41,26 @@ def _lock(path: Path) -> TextIO:
     return file
 
 
+def begun_on(path: Path, device: str) -> str:
+    """Where a run computes: where it began, or its bytes would differ; a new one on the CPU, if not asked.
+
+    Args:
+        path: the run, which need not exist.
+        device: what is asked for; empty for what it began with.
+
+    Raises:
+        RunError: another device is asked for.
+    """
+    known = read_environment(path)
+    began = known.get("device", "cpu" if known else device or "cpu")  # older runs were on the CPU
+    if device and device != began:
+        raise RunError(
+            f"{path} began on the device {began}, and {device} may change its last bits: leave --device out, "
+            "or choose another directory"
+        )
+    return str(began)
+
+
 def begun(path: Path, at_once: AtOnce) -> AtOnce:
     """How the trainings of a round go in a run: as they did when it began, or its bytes would differ.
 

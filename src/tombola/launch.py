@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tombola.analysis.alarmed import alarms
+from tombola.claim import begun_on
 from tombola.data import Data
+from tombola.device import parse
 from tombola.errors import RunError, UsageError
 from tombola.experiments import Experiment, Finished, experiment
 from tombola.journal import Journal
@@ -37,6 +39,7 @@ class Order:
     methods: Sequence[str] = ()
     shared: Path | None = None  # a folder for what runs with other settings need as well
     at_once: AtOnce = "auto"  # how the trainings of a round go; a run that exists goes on as it began
+    device: str = ""  # where the network is; a run that exists goes on where it began, a new one on the CPU
 
     def __post_init__(self) -> None:
         for name in self.methods:
@@ -88,7 +91,8 @@ class Order:
         hear: Hear | None = None,
     ) -> Iterator[str]:
         """Carry out what is not done yet for one item; yields a word for each outcome."""
-        theta0 = self.experiment.backbone(generator(seed, "theta0"))
+        device = begun_on(path, self.device)
+        theta0 = self.experiment.backbone(generator(seed, "theta0")).to(parse(device))
         partition = self.experiment.partition(data)
         pipeline = Pipeline(
             theta0, self.experiment.objective, data, partition, self.settings, seed, Journal()
@@ -107,7 +111,8 @@ class Order:
             **pipeline.origin,
             "methods": list(self.methods),
         }
-        with Run(path, config, progress, shared=self.shared, at_once=self.at_once, hear=hear) as run:
+        places: dict[str, Any] = {"shared": self.shared, "at_once": self.at_once, "device": device}
+        with Run(path, config, progress, hear=hear, **places) as run:
             pipeline.journal = run
             for name in run.config["methods"]:
                 for sparsity in levels(pipeline, name):

@@ -20,7 +20,7 @@ import yaml
 from torch import Tensor
 
 from tombola import storage
-from tombola.claim import begun, claim
+from tombola.claim import begun, begun_on, claim
 from tombola.errors import RunError
 from tombola.journal import Journal
 from tombola.records import difference, environment, read_config, read_records
@@ -44,6 +44,7 @@ class Run(Journal):
         shared: a folder for results that other runs need as well (stages with a key, `Journal.once`).
         at_once: how the trainings of a round go (`tombola.together.choose`); ``auto`` is as the run began.
         hear: called with every record as it is made.
+        device: where the network is.
 
     Raises:
         RunError: the directory belongs to something else, to another config, or to a live process.
@@ -58,6 +59,7 @@ class Run(Journal):
         shared: Path | None = None,
         at_once: AtOnce = "auto",
         hear: Hear | None = None,
+        device: str = "cpu",
     ) -> None:
         super().__init__(at_once)
         self.hear = hear
@@ -69,10 +71,11 @@ class Run(Journal):
             self._configure(config)
             self._sweep()
             if not (self.path / "environment.json").exists():  # that of the beginning
-                began = {**environment(), "at_once": settled(at_once)}
+                began = {**environment(), "at_once": settled(at_once), "device": device}
                 content = json.dumps(began, indent=2) + "\n"
                 storage.write_bytes(self.path / "environment.json", content.encode())
             self.at_once = begun(self.path, at_once)
+            begun_on(self.path, device)
             self._cut_records()
         except BaseException:
             self.close()

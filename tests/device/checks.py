@@ -4,6 +4,7 @@ On ``apart`` (``apart.cpp``), whose arithmetic is the CPU's, masks must be equal
 real accelerator (``TOMBOLA_TEST_DEVICE=cuda pytest tests/device/checks.py``) counts are compared.
 """
 
+import json
 import os
 from dataclasses import replace
 from functools import cache
@@ -14,12 +15,17 @@ import torch
 from torch import nn
 
 import tombola as tb
+from tombola.errors import RunError
 from tombola.experiments import experiment
 from tombola.experiments.images import Normalise, crop_and_flip
+from tombola.launch import Order
 from tombola.methods import METHODS
 from tombola.outcome import carry_out, levels
 from tombola.pipeline import Pipeline
 from tombola.randomness import generator
+from tombola.records import read_config, read_environment
+from tombola.report.again import commands
+from tombola.report.findings import Ran
 from tombola.runs import Run
 
 REAL = bool(os.environ.get("TOMBOLA_TEST_DEVICE"))
@@ -144,6 +150,18 @@ def test_pictures_are_augmented_on_the_device_as_on_the_cpu():
         normalise(crop_and_flip(x.to(d), torch.Generator().manual_seed(1))) for d in ("cpu", DEVICE)
     )
     torch.testing.assert_close(there.cpu(), here)
+
+
+def test_a_run_of_an_experiment_goes_on_where_it_began(tmp_path):
+    small = ["T=1", "steps=1", "schedule=one_shot", "search.batch_size=4", "train.batch_size=4"]
+    order = Order.of("digits", None, (0.5,), small, source=None, methods=["rtl"], device=str(DEVICE))
+    path, data = tmp_path / "run", order.load()[""]
+    assert any("rtl at 50%" in line for line in order.run(data, 0, path))
+    assert json.loads((path / "environment.json").read_text())["device"] == str(DEVICE)
+    assert any("done before" in line for line in replace(order, device="").run(data, 0, path))
+    with pytest.raises(RunError, match=f"began on the device {DEVICE}, and cpu may change"):
+        list(replace(order, device="cpu").run(data, 0, path))
+    assert f"--device {DEVICE}" in commands([Ran(path, read_config(path), read_environment(path), ())])[0]
 
 
 def test_speech_is_mixed_for_the_device_as_for_the_cpu():

@@ -26,6 +26,7 @@ def run(
     out: Path = Path("runs"),
     threads: int | None = None,
     at_once: AtOnce = "auto",
+    device: str = "",
     json: Flag = False,
 ) -> None:
     """Run methods of an experiment and compare them. What is done already is not done again.
@@ -62,13 +63,24 @@ def run(
     at_once: AtOnce
         The K trainings of a round: workers (one thread each), no (one after the other, all threads), batched
         (one batch; other last bits). By default as the run began; a new one takes workers on several cores.
+    device: str
+        Where to compute: cpu, cuda, cuda:1, ... By default where the run began; a new one on the CPU.
     json: bool
         Print rows for machines instead of tables.
     """
     use_threads(threads)
     source = data and absolute(data)
     order = Order.of(
-        name, preset, sparsity, set, augment, source=source, tune=tune, methods=method, at_once=at_once
+        name,
+        preset,
+        sparsity,
+        set,
+        augment,
+        source=source,
+        tune=tune,
+        methods=method,
+        at_once=at_once,
+        device=device,
     )
     for line in overridden(order.methods, order.settings, set):
         err_console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -32,6 +32,7 @@ def sweep(
     out: Path = Path("sweeps"),
     threads: int | None = None,
     at_once: AtOnce = "auto",
+    device: str = "",
     json: Flag = False,
 ) -> None:
     """Run a grid and draw it: quality over sparsity with the controls, heat maps over two settings.
@@ -72,6 +73,8 @@ def sweep(
         last bits.
     at_once: AtOnce
         The K trainings of a round, as in `tombola run`.
+    device: str
+        Where to compute, as in `tombola run`.
     json: bool
         Print rows for machines instead of tables.
     """
@@ -79,7 +82,16 @@ def sweep(
     methods = with_controls(method) if controls else list(method)
     source = data and absolute(data)
     base = Order.of(  # without changes: those make the grid
-        name, preset, sparsity, (), augment, source=source, tune=tune, methods=methods, at_once=at_once
+        name,
+        preset,
+        sparsity,
+        (),
+        augment,
+        source=source,
+        tune=tune,
+        methods=methods,
+        at_once=at_once,
+        device=device,
     )
     folder = out / f"{name}-{base.preset}"
     points, loaded = grid(base, folder, set), base.load()

@@ -46,6 +46,8 @@ def _without_seed(ran: Ran) -> str:
     words += ["--tune"] if config.get("tune") else []
     words += ["--threads", str(threads)] if threads else []
     words += ["--at-once", ran.environment.get("at_once", "no")] if ran.environment else []
+    device = ran.environment.get("device", "cpu")
+    words += ["--device", device] if device != "cpu" else []
     return shlex.join(words)
 
 

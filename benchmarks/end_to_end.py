@@ -1,0 +1,72 @@
+"""RTL on CIFAR-10 with the paper's hyperparameters, to 75%: the whole from its parts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from benchmarks.row import Row
+from benchmarks.setting import generator
+from tombola.data import Data, Split
+from tombola.experiments import experiment
+from tombola.experiments.cifar10 import NORMALISE
+from tombola.experiments.images import crop_and_flip
+from tombola.extract import extract
+from tombola.journal import Journal
+from tombola.masks import MaskSet
+from tombola.pipeline import Pipeline, predict
+from tombola.retrain import retrain
+from tombola.schedules import parse
+from tombola.together import settled
+
+SPARSITY, STEPS = 0.75, 4  # of training that are measured, per ticket
+TARGET = 60
+
+
+def end_to_end(full: bool) -> list[Row]:
+    """One round of the search and a few steps of training, times their numbers; judging whole.
+
+    On random pictures of CIFAR-10's shape and number, which take as long as real ones.
+    """
+    if not full:  # a round alone is a minute and a half
+        return []
+    cifar10 = experiment("cifar10")
+    chosen = cifar10.preset("paper")[1].settings
+    settings = replace(chosen, sparsity=(SPARSITY,), search=replace(chosen.search, lr=1e-7))
+    data, backbone = _data(), cifar10.backbone(generator())
+    pipeline = Pipeline(backbone, cifar10.objective, data, cifar10.partition(data), settings, 0, Journal())
+    problem, theta0 = pipeline.problem("own", settings.search), pipeline.theta0
+    K, N = len(problem.partition), problem.f.scope.size
+    rounds = len(parse(settings.schedule)(N, pipeline.targets("own")))
+    dense, way = MaskSet.dense(problem.f.scope, problem.partition.names), settled("auto")
+    found: list[MaskSet] = []
+
+    def one_round() -> None:
+        found.append(extract(problem, theta0, dense, [N // 2], settings.T, at_once=way))
+
+    search = rounds * _seconds(one_round)
+    training = settings.steps / STEPS * _seconds(lambda: retrain(problem, theta0, found[0], STEPS))
+    network = backbone.eval()
+    judging = K * sum(_seconds(lambda s=split: predict(network, data, s)) for split in ("validation", "test"))
+    parts = f"search {search / 60:.1f}, training {training / 60:.1f}, judging {judging / 60:.1f} minutes"
+    counts = f"{rounds} rounds of {K} × {settings.T} steps and {K} × {settings.steps} of training, batch 320"
+    against = f"an hour; {parts}: {counts}, from one whole round and {K} × {STEPS} steps"
+    return [Row("rtl_cifar10_minutes", (search + training + judging) / 60, "min", against, TARGET)]
+
+
+def _data() -> Data:
+    def split(count: int, seed: int) -> Split:
+        x = torch.randint(256, (count, 3, 32, 32), dtype=torch.uint8, generator=generator(seed))
+        return Split(x, torch.arange(count) % 10)
+
+    parts = [split(count, seed) for seed, count in enumerate((45_000, 5_000, 10_000))]
+    return Data(*parts, prepare=NORMALISE, augment=crop_and_flip)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
