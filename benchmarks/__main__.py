@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: other progr
 from benchmarks import (
     compact,
     data_path,
+    end_to_end,
     iterative,
     machine,
     optimizer,
@@ -50,6 +51,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "maskset": sets.mask_set,
     "similarity": similarity.similarity,
     "round_k10": together.round_k10,
+    "rtl_cifar10_minutes": end_to_end.end_to_end,
     "scaling": scaling.scaling,
 }
 # What no target names; a quick run leaves their rows as they are.

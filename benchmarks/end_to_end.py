@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from benchmarks.row import Row
 from benchmarks.setting import generator
@@ -18,6 +20,7 @@ from tombola.extract import extract
 from tombola.journal import Journal
 from tombola.masks import MaskSet
 from tombola.pipeline import Pipeline, predict
+from tombola.problem import Problem
 from tombola.retrain import retrain
 from tombola.schedules import parse
 from tombola.together import settled
@@ -54,7 +57,35 @@ def end_to_end(full: bool) -> list[Row]:
     parts = f"search {search / 60:.1f}, training {training / 60:.1f}, judging {judging / 60:.1f} minutes"
     counts = f"{rounds} rounds of {K} × {settings.T} steps and {K} × {settings.steps} of training, batch 320"
     against = f"an hour; {parts}: {counts}, from one whole round and {K} × {STEPS} steps"
-    return [Row("rtl_cifar10_minutes", (search + training + judging) / 60, "min", against, TARGET)]
+    minutes = Row("rtl_cifar10_minutes", (search + training + judging) / 60, "min", against, TARGET)
+    return [minutes, *_shares(problem, found[0].masks_KN[0])]
+
+
+def _shares(problem: Problem, mask_N: Tensor) -> list[Row]:
+    """Where the time of a step goes: the batch, forward, backward, the optimiser."""
+    theta, stream, masks = problem.f.theta0(), problem.stream(0, "benchmark"), [mask_N, None]
+    optimizer = problem.recipe.build(theta.leaves())
+    seconds = dict.fromkeys(("data", "forward", "backward", "optimizer"), 0.0)
+    made: dict[str, Any] = {}
+
+    def forward() -> Tensor:
+        x, targets = made["data"]
+        return problem.objective.loss(problem.f(theta, mask_N, x), targets, 0, x)
+
+    for i in range(STEPS + 8):
+        optimizer.zero_grad()
+        parts: dict[str, Callable[[], object]] = {
+            "data": lambda i=i: problem.batch(0, stream, i),
+            "forward": forward,
+            "backward": lambda: made["forward"].backward(),
+            "optimizer": lambda: optimizer.step([*masks, *[None] * len(theta.private)]),
+        }
+        for name, part in parts.items():
+            start = time.perf_counter()
+            made[name] = part()
+            seconds[name] += (time.perf_counter() - start) * (i > 1)  # the first two warm up
+    whole = sum(seconds.values())
+    return [Row(f"step_share_{n}", s / whole, "", "a step of RTL on CIFAR-10") for n, s in seconds.items()]
 
 
 def _data() -> Data:

@@ -24,18 +24,19 @@ from tombola.scope import scope
 from tombola.together import AtOnce
 
 K, TARGET = 10, 0.83  # 1 / 1.2
-Ways = dict[AtOnce, float | None]  # how at once, and the target
+Ways = dict[AtOnce, tuple[str, float | None]]  # how at once: name and target of the row
 
 
 def round_k10(full: bool) -> list[Row]:
     """Everything counts: forking the workers, their first step in a new process, scores and masks."""
     repeats = 5 if full else 2
     # On a CPU grouped convolutions are slow: nobody is advised to batch them, so there is no target.
-    ghostnet_ways: Ways = {"workers": TARGET, **({"batched": None} if full else {})}
-    mlp_ways: Ways = {"workers": TARGET, "batched": TARGET}
+    ghostnet: Ways = {"workers": ("round_k10", TARGET)}
+    ghostnet |= {"batched": ("round_k10_ghostnet_batched", None)} if full else {}
+    mlp: Ways = {way: (f"round_k10_mlp_{way}", TARGET) for way in ("workers", "batched")}
     return [
-        *_rows("ghostnet", _ghostnet(), 6, repeats, ghostnet_ways),
-        *_rows("mlp", _mlp(), 100, repeats, mlp_ways),
+        *_rows(_ghostnet(), 6, repeats, ghostnet),
+        *_rows(_mlp(), 100, repeats, mlp),
     ]
 
 
@@ -69,7 +70,7 @@ def _problem(
     return Problem(Function(net, scope(net)), data, subsets, objective, recipe, 0)
 
 
-def _rows(name: str, problem: Problem, T: int, repeats: int, ways: Ways) -> list[Row]:
+def _rows(problem: Problem, T: int, repeats: int, ways: Ways) -> list[Row]:
     theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, problem.partition.names)
 
     def one_round(way: AtOnce, steps: int = T) -> None:
@@ -81,4 +82,4 @@ def _rows(name: str, problem: Problem, T: int, repeats: int, ways: Ways) -> list
     times = interleave(sides, repeats, warmup=0)
     batch = problem.recipe.batch_size
     against = f"one after the other, {torch.get_num_threads()} threads; {T} steps of batch {batch}"
-    return [ratio(f"round_k10_{name}_{w}", times, w, "no", against, target) for w, target in ways.items()]
+    return [ratio(name, times, way, "no", against, target) for way, (name, target) in ways.items()]
