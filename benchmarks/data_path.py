@@ -8,7 +8,8 @@ from benchmarks.measure import Side, interleave
 from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet, half
 from benchmarks.training import masked_step
-from tombola.data import Data, Split, Stream
+from tombola.batches import Stream
+from tombola.data import Data, Split
 from tombola.experiments.cifar10 import NORMALISE
 from tombola.experiments.images import crop_and_flip
 from tombola.function import Function

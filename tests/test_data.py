@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from tombola.data import Data, Split, Stream, with_context
+from tombola.batches import Stream
+from tombola.data import Data, Split, with_context
 from tombola.errors import DataError
 
 

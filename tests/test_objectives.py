@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tombola.data import Data, Split, Stream
+from tombola.batches import Stream
+from tombola.data import Data, Split
 from tombola.errors import DataError, PartitionError
 from tombola.function import Function
 from tombola.layout import Layout

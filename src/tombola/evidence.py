@@ -13,7 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from tombola.data import Stream
+from tombola.batches import Stream
 from tombola.function import Theta
 from tombola.layout import Layout
 from tombola.problem import Problem

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from tombola.data import Data, Stream
+from tombola.batches import Stream
+from tombola.data import Data
 from tombola.errors import DataError
 from tombola.function import Function, Theta
 from tombola.objectives import Objective
