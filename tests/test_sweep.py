@@ -59,7 +59,8 @@ def test_a_grid_has_every_combination_with_the_last_setting_fastest(tmp_path):
         ("T", "written NAME=V1,V2"),
         ("T=5,5", "needed once"),
         ("TT=1,2", "setting"),
-        ("T=-1,2", "at least 0"),
+        ("T=-1,2", "at least 0: got -1$"),
+        ("search.decay=step:0.6,0.85", "search.decay is text, .* semicolons do"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(change, message, tmp_path):
@@ -69,6 +70,7 @@ def test_a_grid_that_makes_no_sense_is_refused(change, message, tmp_path):
 
 def test_values_with_commas_of_their_own():
     assert split("train.options={betas: [0.9, 0.99]},{}")[1] == ["{betas: [0.9, 0.99]}", "{}"]
+    assert split("search.decay=step:0.6,0.85;") == ("search.decay", ["step:0.6,0.85"])
     assert split("schedule=explicit:0.1,0.2;one_shot") == ("schedule", ["explicit:0.1,0.2", "one_shot"])
 
 

@@ -17,6 +17,8 @@ from tombola.normalization import check
 from tombola.recipe import Recipe
 from tombola.schedules import kept, parse
 
+_KINDS: dict[type, str] = {str: "text", list: "a list", dict: "a list of names and values"}
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -155,9 +157,14 @@ class Settings:
                 known = [*plain, *(f"{part}.{key}" for part in ("search", "train") for key in plain[part])]
                 raise UsageError(unknown("setting", name, known))
             try:
-                place[last] = yaml.safe_load(value)
+                new = yaml.safe_load(value)
             except yaml.YAMLError:
                 raise UsageError(f"the value of {name} is not understood: {value!r}") from None
+            old = place[last]
+            place[last] = new = "" if new is None and isinstance(old, str) else new
+            for kind, words in _KINDS.items():
+                if isinstance(old, kind) and not isinstance(new, kind):
+                    raise UsageError(f"{name} is {words}, such as {old!r}: got {value!r}")
         try:
             return Settings.from_plain(plain)
         except (TypeError, AttributeError) as error:

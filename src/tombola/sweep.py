@@ -11,6 +11,7 @@ from tombola.errors import UsageError
 from tombola.launch import Order
 from tombola.methods import METHODS, method
 
+_HINT = " (commas separate values; where a value has commas of its own, semicolons do: NAME=a:1,2;)"
 SHARED = "shared"  # the folder, beside the runs, of dense trainings and rewind points
 
 
@@ -37,17 +38,21 @@ class Point:
 def split(change: str) -> tuple[str, list[str]]:
     """A setting and its values: ``NAME=V1,V2``; with semicolons where a value has commas of its own.
 
+    One such value alone has a semicolon behind it.
+
     Raises:
         UsageError: it is not written like that.
 
     >>> split("T=10,20"), split("sparsity=[0.5,0.9]"), split("schedule=explicit:0.1,0.2;one_shot")[1]
     (('T', ['10', '20']), ('sparsity', ['[0.5,0.9]']), ['explicit:0.1,0.2', 'one_shot'])
+    >>> split("search.decay=step:0.6,0.85;")
+    ('search.decay', ['step:0.6,0.85'])
     """
     name, equals, text = change.partition("=")
     if not equals or not name:
         raise UsageError(f"a setting of a sweep is written NAME=V1,V2,...: got {change!r}")
     if ";" in text:
-        values = text.split(";")
+        values = text.removesuffix(";").split(";")
     else:
         values, depth = [""], 0
         for sign in text:
@@ -75,7 +80,12 @@ def grid(base: Order, folder: Path, changes: Iterable[str]) -> list[Point]:
     points = []
     for combination in itertools.product(*varied.values()):
         values = dict(zip(varied, combination, strict=True))
-        settings = base.settings.changed([*fixed, *(f"{name}={value}" for name, value in values.items())])
+        try:
+            settings = base.settings.changed([*fixed, *(f"{name}={value}" for name, value in values.items())])
+        except UsageError as error:
+            raise UsageError(
+                f"{error}{_HINT if any(':' in v for vs in varied.values() for v in vs) else ''}"
+            ) from None
         where = folder / _flat(values) if values else folder
         order = replace(base, settings=settings, shared=folder / SHARED)
         points.append(Point(values, order, where))
