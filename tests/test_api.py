@@ -8,7 +8,7 @@ import torch
 import tombola as tb
 from tombola import pipeline, rounds
 from tombola.data import with_context
-from tombola.errors import RunError, TicketFileError, UsageError
+from tombola.errors import DataError, RunError, TicketFileError, UnknownTicket, UsageError
 from tombola.models.context import told
 from tombola.problem import Recipe
 
@@ -184,3 +184,50 @@ def test_nan_in_the_data_never_reaches_training(images):
     x[3] = float("nan")
     with pytest.raises(tb.TombolaError, match="number 3"):
         tb.Split(x, images.train.y)
+
+
+def test_answers_to_what_is_unlike_the_training_data_are_not_sure(rtl, images, by_class):
+    tickets = rtl()
+    x = images.inputs("test", torch.arange(8))
+    assert float(tickets.predict(1000 * x).confidence_B.min()) > 0.8  # the coupled probability, as documented
+    tickets.router = tb.routing.PrototypeRouter().fit(tickets, images, by_class)
+    found = tickets.predict(1000 * x)
+    assert float(found.confidence_B.max()) < 0.2
+    assert "unlike what was seen before" in found.why[0]
+    assert found.probability_B.min() > 0.8
+
+
+def test_one_ticket_that_is_not_there_is_named(rtl, images):
+    with pytest.raises(UnknownTicket, match="'fox'"):
+        rtl().predict(images.inputs("test", torch.arange(2)), ticket="fox")
+
+
+def test_weights_that_are_not_in_scope_by_default_are_named(images, by_class):
+    net = torch.nn.Sequential(
+        torch.nn.Flatten(),
+        torch.nn.Linear(36, 8),
+        torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True),
+        torch.nn.Linear(8, 3),
+    )
+    with pytest.warns(UserWarning, match=r"2.self_attn.in_proj_weight \(192\) are not in scope"):
+        tb.rtl(net, tb.objectives.OneVsRest(), images, by_class, sparsity=0.5, **OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sparsity": 0.9999999}, "leaves none of 252 weights: at most 0.996"),
+        ({"sparsity": "0.5"}, "a sparsity is a number"),
+        ({"seed": "a"}, "seed must be of type Integral"),
+        ({"search": {"lr": 1}}, "search is a Recipe"),
+    ],
+)
+def test_what_makes_no_sense_is_one_clear_error(rtl, changes, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        rtl(**changes, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_backbone_of_another_dtype_than_its_inputs(convnet, images, by_class):
+    with pytest.raises(DataError, match=r"inputs are torch.float32, the backbone is torch.float64"):
+        tb.rtl(convnet.double(), tb.objectives.OneVsRest(), images, by_class, **OPTIONS)

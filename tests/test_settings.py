@@ -101,6 +101,29 @@ def test_every_bad_setting_is_a_usage_error_that_names_it(change, named):
 
 
 @pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"score": None}, "score is text"),
+        ({"schedule": 5}, "schedule is text"),
+        ({"during": 3}, "during is text"),
+        ({"granularity": 4}, "granularity is text"),
+        ({"sparsity": 0.5}, "sparsity is a tuple"),
+        ({"sparsity": ("0.5",)}, "a sparsity is a number"),
+        ({"search": {"lr": 1}}, "search is a Recipe"),
+        ({"nested": 1}, "nested is True or False"),
+        ({"T": True}, "T is a whole number"),
+    ],
+)
+def test_a_field_of_another_kind_is_named(given, named):
+    with pytest.raises(UsageError, match=named):
+        tb.Settings(**given)
+
+
+def test_a_number_as_yaml_does_not_write_it():
+    assert tb.Settings().changed(["train.lr=1e-4"]).train.lr == 1e-4
+
+
+@pytest.mark.parametrize(
     ("change", "named"),
     [
         ({"batch_size": 7}, "7"),
@@ -154,6 +177,9 @@ def test_changes_reach_settings_and_recipes_and_nothing_else():
         ("sparsity=0.5", "sparsity is a list"),
         ("score=3", "score is text, such as .magnitude.: got .3."),
         ("score=snip:x", "snip:N"),
+        ("train.lr=nan", "lr must be positive: got nan"),
+        ("train.lr=inf", "lr must be positive: got inf"),
+        ("search=3", "search is a group: set search.optimizer, search.lr"),
         ("train.decay=linear", "linear"),
         ("steps=0", "steps"),
     ],

@@ -87,7 +87,8 @@ def _settings(
             raise UsageError(unknown("setting", name, known))
     if sparsity is None:
         sparsity = settings.sparsity if settings else 0.75
-    wanted = tuple(sparsity) if isinstance(sparsity, Sequence) else (float(sparsity),)
+    several = isinstance(sparsity, Sequence) and not isinstance(sparsity, str)
+    wanted: tuple[Any, ...] = tuple(sparsity) if several else (sparsity,)  # type: ignore[arg-type]
     return replace(settings or Settings(), sparsity=wanted, **changes)
 
 

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor, nn
 
 from tombola.data import Data
-from tombola.device import device_of
 from tombola.errors import DataError, PartitionError, UsageError
 from tombola.objectives import Objective
 from tombola.partition import Partition
 
 
-def check_kinds(backbone: object, objective: object, data: object, partition: object) -> None:
+def check_kinds(backbone: object, objective: object, data: object, partition: object, seed: object) -> None:
     """Raise `UsageError` where one of them is something else, or a class that was not called."""
     for name, given, kind in (
         ("backbone", backbone, nn.Module),
         ("objective", objective, Objective),
         ("data", data, Data),
         ("partition", partition, Partition),
+        ("seed", seed, Integral),
     ):
         if not isinstance(given, kind):
             hint = f"; call it: {given.__name__}()" if isinstance(given, type) else ""
-            raise UsageError(f"{name} must be a {kind.__name__}: got {type(given).__name__}{hint}")
+            raise UsageError(f"{name} must be of type {kind.__name__}: got {type(given).__name__}{hint}")
 
 
 @torch.no_grad()
@@ -44,13 +46,15 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
                 f"the partition is of {len(members_SK)} {split} samples, the data have "
                 f"{len(data.split(split))}: make it from the same data"
             )
+    x, first = None, next(network.parameters())
     try:
-        few = torch.arange(min(2, len(data.train)))
-        outputs = network(data.inputs("train", few, device=device_of(network)))
+        x = data.inputs("train", torch.arange(min(2, len(data.train))), device=first.device)
+        outputs = network(x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise DataError(
-            f"the backbone cannot take the data ({reason}): check shape, dtype, prepare"
-        ) from None
+        hint = "check shape, dtype, prepare"
+        if x is not None and x.is_floating_point() and x.dtype != first.dtype:
+            hint = f"inputs are {x.dtype}, the backbone is {first.dtype}; cast it, or inputs with prepare="
+        raise DataError(f"the backbone cannot take the data ({reason}): {hint}") from None
     if not isinstance(outputs, Tensor):
         raise DataError(f"the backbone must return one tensor, it returns a {type(outputs).__name__}")

@@ -52,7 +52,7 @@ def main(arguments: list[str] | None = None) -> None:
     except (TombolaError, OSError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted; `tombola resume RUN`, or the same command, goes on from here\n")
+        sys.stderr.write("interrupted\n")
         sys.exit(130)
 
 

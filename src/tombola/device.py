@@ -30,9 +30,6 @@ def device_of(module: nn.Module) -> torch.device:
 def parse(name: str) -> torch.device:
     """A device by its name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
 
-    Off the CPU torch is told to use operations that give equal bits for equal inputs wherever it has them,
-    because a run that is gone on with must equal one that never stopped.
-
     Raises:
         UsageError: torch knows no such device, or this machine has none.
 
@@ -49,7 +46,15 @@ def parse(name: str) -> torch.device:
         return device
     if here is None or device.type != here.type or (device.index or 0) >= torch.accelerator.device_count():
         raise UsageError(f"there is no device {name!r}: this machine has {known}")
+    return device
+
+
+def deterministic() -> None:
+    """Tell torch to use operations that give equal bits for equal inputs, wherever it has them.
+
+    On accelerators, where they are slower, that is not the default; a run that is gone on with must equal one
+    that never stopped.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it costs time
-    return device

@@ -61,7 +61,7 @@ def extract(
         schedule: weights that each ticket keeps after each round (`tombola.schedules`).
         T: training steps per ticket and round.
         score: from what is known of a ticket to scores ``[N]``, low = prune first (`tombola.scoring`).
-        selection: ``global``, ``layer``, ``uniform`` or ``erk``.
+        selection: ``global``, ``layer``, ``uniform``, ``erk`` or ``row``.
         granularity: what is pruned together (`tombola.pruning`).
         floor: what every layer keeps at least.
         first_round: number of the first round; data order depends on it.

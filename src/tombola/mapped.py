@@ -57,7 +57,9 @@ def free_memory() -> int:
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-        found = min(found, int(Path("/sys/fs/cgroup/memory.max").read_text()))  # the limit of a container
+        group = Path("/sys/fs/cgroup")  # of a container
+        limit, used = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
+        found = min(found, limit - used)
     except (OSError, StopIteration, ValueError):  # another system, or no limit
         pass
     return found

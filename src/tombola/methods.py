@@ -133,7 +133,7 @@ STANDARD: dict[str, Method] = {
 }
 
 # The toolbox: classics with one mask for all data. Under RTL a classic is a matter of settings:
-# ``tombola run EXPERIMENT --method rtl --set score=snip schedule=one_shot T=0 rewind=0``.
+# ``tombola run EXPERIMENT --method rtl --set score=snip schedule=one_shot nested=false T=0 rewind=0``.
 ONCE = {"schedule": "one_shot", "nested": False}
 AT_INIT = {**ONCE, "T": 0, "rewind": 0}
 EARLY_BIRD = {**ONCE, "during": "early_bird:0.1:5", "rewinding": "learning_rate"}

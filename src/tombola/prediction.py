@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from tombola.calibration import Calibration
-from tombola.errors import TombolaError
-from tombola.routing import Routed
+from tombola.errors import TombolaError, UnknownTicket
+from tombola.routing import Routed, Router
 from tombola.routing.router import Tickets, evaluating
 
 
@@ -47,6 +47,7 @@ class Answering(Tickets, Protocol):
     """Tickets with what was fitted for them."""
 
     calibration: Calibration | None
+    router: Router | None
 
     def __call__(self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None) -> Any:
         """Outputs."""
@@ -66,7 +67,8 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
     several, against_rest = len(tickets.names) > 1, tickets.facts.get("objective") == "OneVsRest"
     if against_rest and several and context is None:
         if ticket is None:
-            return one_vs_rest(tickets, x, tickets.calibration)
+            fitted = tickets.router is not None and tickets.router.needs_fit
+            return one_vs_rest(tickets, x, tickets.calibration, tickets.route(x) if fitted else None)
         if isinstance(ticket, str):
             return one_of(tickets, x, ticket, tickets.calibration)
         raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
@@ -87,8 +89,13 @@ def _near(output: Any) -> Any:
 
 
 @torch.no_grad()
-def one_vs_rest(tickets: Tickets, x: Tensor, calibration: Calibration | None) -> Prediction:
-    """All K tickets are asked, and their scores coupled: the context is the answer, no router is needed."""
+def one_vs_rest(
+    tickets: Tickets, x: Tensor, calibration: Calibration | None, routed: Routed | None
+) -> Prediction:
+    """All K tickets are asked, and their scores coupled: the context is the answer, no router is needed.
+
+    Where there is one, it lowers the confidence of inputs that are unlike those that it knows.
+    """
     with evaluating(tickets.backbone):
         columns = [tickets(x, ticket=name)[:, k].cpu() for k, name in enumerate(tickets.names)]
     score_BK = torch.stack(columns, 1)
@@ -104,13 +111,17 @@ def one_vs_rest(tickets: Tickets, x: Tensor, calibration: Calibration | None) ->
     lines = []
     for i, name in enumerate(names):
         yes = [tickets.names[k] for k in said_BK[i].nonzero()[:, 0].tolist()]
-        lines.append(f"{name} {float(top_B[i]):.2f}, {how}; {', '.join(yes) or 'no ticket'} above threshold")
-    return Prediction(score_BK, names, best_B, top_B, top_B, lines)
+        line = f"{name} {float(top_B[i]):.2f}, {how}; {', '.join(yes) or 'no ticket'} above threshold"
+        lines.append(line + (routed.unlike(i) if routed is not None else ""))
+    sure_B = top_B if routed is None else top_B * routed.usual_B
+    return Prediction(score_BK, names, best_B, top_B, sure_B, lines)
 
 
 @torch.no_grad()
 def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | None) -> Prediction:
     """One-vs-rest: is it ``name``? Answer 1 or 0 for each sample."""
+    if name not in tickets.names:
+        raise UnknownTicket(name, tickets.names)
     k = tickets.names.index(name)
     with evaluating(tickets.backbone):
         score_B = tickets(x, ticket=name)[:, k].cpu()

@@ -90,7 +90,10 @@ class Problem:
         return loss.detach()
 
     def masks(self, theta: Theta, mask_N: Tensor, k: int) -> list[Tensor | None]:
-        """What ticket k owns of `Theta.leaves`: its mask, its part of the remainder, its private part."""
+        """What ticket k owns of `Theta.leaves`: its mask, its part of the remainder, all of the private part.
+
+        Private parts of others have no gradient in its step, so they stay as they are.
+        """
         return [mask_N, self.owned[k], *[None] * len(theta.private)]
 
     def train(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tombola.errors import OptimizerError, UsageError
+from tombola.kinds import check_fields
 from tombola.optim import MaskedOptimizer, masked
 
 FALL = 0.1  # of the rate at each place of a ``step`` course
@@ -46,12 +47,13 @@ class Recipe:
     warmup: float = 0.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.batch_size < 2 or self.batch_size % 2:
             raise UsageError(f"batch_size must be even and at least 2: got {self.batch_size}")
         if self.decay not in ("constant", "cosine"):
             falls(self.decay)
-        if not self.lr > 0:
-            raise UsageError(f"the learning rate must be positive: got {self.lr}")
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"the learning rate lr must be positive: got {self.lr}")
         if not 0 <= self.warmup < 1:
             raise UsageError(f"warmup is a share of the phase, in [0, 1): got {self.warmup}")
 

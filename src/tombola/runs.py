@@ -21,6 +21,7 @@ from torch import Tensor
 
 from tombola import storage
 from tombola.claim import begun, begun_on, claim
+from tombola.device import deterministic
 from tombola.errors import RunError
 from tombola.journal import Journal
 from tombola.records import difference, environment, read_config, read_records
@@ -76,6 +77,8 @@ class Run(Journal):
                 storage.write_bytes(self.path / "environment.json", content.encode())
             self.at_once = begun(self.path, at_once)
             begun_on(self.path, device)
+            if device != "cpu":
+                deterministic()
             self._cut_records()
         except BaseException:
             self.close()

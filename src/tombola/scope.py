@@ -83,6 +83,36 @@ def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Itera
     return Layout.of(kept)
 
 
+def left_out(model: nn.Module, found: Layout, share: float = 0.1) -> str:
+    """What to tell a user of matrices that are not in scope, though nobody excluded them; empty if few.
+
+    Attention keeps its projections, and recurrent layers all weights, outside of linear layers.
+
+    Args:
+        model: the network.
+        found: its default scope.
+        share: of all weights in matrices and kernels that may be left out in silence.
+
+    >>> net = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 8), nn.Linear(8, 2))
+    >>> left_out(net, scope(net))[:58]
+    '1.weight_hh_l0 (192), 1.weight_ih_l0 (96) are not in scope'
+    """
+    meant = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    meant |= {id(p) for name, p in model.named_parameters() if name.endswith(".context")}  # models.context
+    if last := output_layer(model):
+        meant.add(id(model.get_submodule(last).weight))
+    sizes = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and id(p) not in meant}
+    missed = {name: size for name, size in sizes.items() if name not in found.names}
+    if sum(missed.values()) <= share * sum(sizes.values()):
+        return ""
+    largest = sorted(missed.items(), key=lambda pair: -pair[1])[:3]
+    return (
+        f"{', '.join(f'{name} ({size:,})' for name, size in largest)} are not in scope, "
+        f"with others {sum(missed.values()) / sum(sizes.values()):.0%} of all weights: by default only "
+        "linear layers and convolutions are pruned; name others with include=[...]"
+    )
+
+
 def default_names(model: nn.Module) -> set[str]:
     """Weights of convolutions and linear layers, but none that the output layer or an embedding uses."""
     layers = {name: m for name, m in model.named_modules() if isinstance(m, PRUNABLE)}

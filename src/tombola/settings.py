@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from numbers import Integral
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import yaml
 from tombola import during, pruning, rewinding, scoring
 from tombola.analysis.collapse import stated_rate
 from tombola.errors import UsageError, unknown
+from tombola.kinds import check_fields
 from tombola.normalization import check
 from tombola.recipe import Recipe
 from tombola.schedules import kept, parse
@@ -86,8 +88,12 @@ class Settings:
     exclude: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for value in self.sparsity:
-            kept(1, value)
+        check_fields(self)
+        given: tuple[object, ...] = self.sparsity
+        for value in given:
+            if not isinstance(value, Real):
+                raise UsageError(f"a sparsity is a number from 0 to 1: got {value!r}")
+            kept(1, float(value))
         if not self.sparsity:
             raise UsageError("at least one sparsity is needed")
         if len(set(self.sparsity)) < len(self.sparsity):
@@ -104,9 +110,6 @@ class Settings:
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {' or '.join(map(str, choices))}: got {getattr(self, name)!r}")
         pruning.granularity.parse(self.granularity)
-        for name in ("T", "steps", "rewind", "statistics", "floor"):
-            if not isinstance(getattr(self, name), Integral):
-                raise UsageError(f"{name} is a whole number: got {getattr(self, name)!r}")
         for name, least in (("T", 0), ("steps", 1), ("rewind", 0), ("statistics", 1), ("floor", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}: got {getattr(self, name)}")
@@ -151,9 +154,12 @@ class Settings:
             place: Any = plain
             for parent in parents:
                 place = place.get(parent) if isinstance(place.get(parent), dict) else {}
-            if not equals or last not in place or (isinstance(place[last], dict) and last != "options"):
-                if not equals:
-                    raise UsageError(f"a change of a setting is written NAME=VALUE: got {change!r}")
+            if not equals:
+                raise UsageError(f"a change of a setting is written NAME=VALUE: got {change!r}")
+            if isinstance(place.get(last), dict) and last != "options":
+                each = ", ".join(f"{name}.{key}" for key in place[last])
+                raise UsageError(f"{name} is a group: set {each}")
+            if last not in place:
                 known = [*plain, *(f"{part}.{key}" for part in ("search", "train") for key in plain[part])]
                 raise UsageError(unknown("setting", name, known))
             try:
@@ -161,6 +167,9 @@ class Settings:
             except yaml.YAMLError:
                 raise UsageError(f"the value of {name} is not understood: {value!r}") from None
             old = place[last]
+            if isinstance(old, int | float) and isinstance(new, str):
+                with suppress(ValueError):  # 1e9, nan: to YAML these are text
+                    new = float(new)
             place[last] = new = "" if new is None and isinstance(old, str) else new
             for kind, words in _KINDS.items():
                 if isinstance(old, kind) and not isinstance(new, kind):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -13,13 +15,15 @@ from torch import nn
 from tombola import normalization, storage
 from tombola.checks import check_fit, check_kinds
 from tombola.data import SPLITS, Data
-from tombola.function import Function
+from tombola.errors import UsageError
+from tombola.function import Function, Theta
 from tombola.objectives import Objective
 from tombola.partition import Partition
 from tombola.problem import Problem
 from tombola.randomness import generator
 from tombola.recipe import Recipe
-from tombola.scope import match, scope
+from tombola.schedules import kept
+from tombola.scope import left_out, match, scope
 from tombola.settings import Settings
 
 # What a search reads: the subsets in two data orders, shuffled subsets, or everything at once.
@@ -44,13 +48,19 @@ class Task:
     seed: int
 
     def __post_init__(self) -> None:
-        check_kinds(self.backbone, self.objective, self.data, self.partition)
+        check_kinds(self.backbone, self.objective, self.data, self.partition, self.seed)
         module, s = self.backbone, self.settings
         found = scope(module, s.include or None, s.exclude)
+        for sparsity in s.sparsity:
+            if not kept(found.size, sparsity):
+                most = math.floor(1e6 * (1 - 1 / found.size)) / 1e6
+                raise UsageError(f"sparsity {sparsity} leaves none of {found.size:,} weights: at most {most}")
         private = normalization.private_parameters(module, normalization.check(s.normalization))
+        if s.include == () and (words := left_out(module, found)):
+            warnings.warn(words, stacklevel=2)
         trained = [name for name, _ in module.named_parameters() if name not in found.names]
-        self.f = Function(module, found, private | match(trained, s.private))
-        self.theta0 = self.f.theta0()
+        self.f: Function = Function(module, found, private | match(trained, s.private))
+        self.theta0: Theta = self.f.theta0()
         check_fit(self.f.write(self.theta0).eval(), self.data, self.partition)
 
     def problem(self, source: Source, recipe: Recipe) -> Problem:

@@ -56,8 +56,12 @@ def work(
     with Display(err_console, [path for _, _, path in where], wanted) as display:
         for seed, item, path in where:
             display.turn_to(note + (f"{item}, seed {seed}" if item else f"seed {seed}"), path)
-            for word in order.run(data[item], seed, path, display.tell, item, display.hear):
-                display.say(word)
+            try:
+                for word in order.run(data[item], seed, path, display.tell, item, display.hear):
+                    display.say(word)
+            except KeyboardInterrupt:
+                display.say(f"`tombola resume {path}`, or the same command, goes on from here")
+                raise
 
 
 def runs_of(paths: Sequence[Path], command: str) -> list[Path]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -20,9 +22,16 @@ Flag = Annotated[bool, Parameter(negative="")]  # without `--no-NAME`
 def use_threads(count: int | None) -> None:
     """Let torch use so many threads; as many as it likes by default."""
     if count is not None:
-        if count < 1:
-            raise UsageError(f"--threads must be at least 1: got {count}")
+        most = 4 * (os.cpu_count() or 1)
+        if not 1 <= count <= most:
+            raise UsageError(f"--threads must be between 1 and {most}, four times the cores: got {count}")
         torch.set_num_threads(count)
+
+
+def once(option: str, values: Sequence[object]) -> None:
+    """Raise `UsageError` where a value is given twice."""
+    if len(set(values)) < len(values):
+        raise UsageError(f"{option}: each value is needed once: got {' '.join(map(str, values))}")
 
 
 def absolute(source: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, use_threads
+from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, once, use_threads
 from tombola.commands.overrides import overridden
 from tombola.launch import Order
 from tombola.terminal import carry_out, err_console
@@ -69,6 +69,7 @@ def run(
         Print rows for machines instead of tables.
     """
     use_threads(threads)
+    once("--seed", seed)
     source = data and absolute(data)
     order = Order.of(
         name,

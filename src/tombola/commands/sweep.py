@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, use_threads
+from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, once, use_threads
 from tombola.commands.overrides import overridden
 from tombola.errors import UsageError
 from tombola.launch import Order
@@ -79,6 +79,7 @@ def sweep(
         Print rows for machines instead of tables.
     """
     use_threads(threads)
+    once("--seed", seed)
     methods = with_controls(method) if controls else list(method)
     source = data and absolute(data)
     base = Order.of(  # without changes: those make the grid

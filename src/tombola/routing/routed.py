@@ -46,18 +46,26 @@ class Routed:
     def confidence_B(self) -> Tensor:
         """The posterior of the chosen ticket, lowered in proportion for an unusual input, ``[B]``."""
         posterior_B = self.scores_BK.max(1).values.exp()
-        return posterior_B * (self.familiarity_B / USUAL).clamp(max=1)
+        return posterior_B * self.usual_B
+
+    @property
+    def usual_B(self) -> Tensor:
+        """1 for inputs like those that are known, down to 0 for the most unusual ones, ``[B]``."""
+        return (self.familiarity_B / USUAL).clamp(max=1)
 
     def why(self, i: int) -> str:
         """One line on sample i."""
         best, second = self.scores_BK[i].topk(2).indices.tolist()
         share = self.scores_BK[i].exp()
         line = f"{self.tickets[best]} {_two(share[best])}, then {self.tickets[second]} {_two(share[second])}"
+        return line + self.unlike(i)
+
+    def unlike(self, i: int) -> str:
+        """How far out sample i is; empty if it is not."""
         familiarity = float(self.familiarity_B[i])
         if familiarity >= USUAL:
-            return line
-        far = f"further out than {1 - familiarity:.0%} of known samples"
-        return f"{line}; unlike what was seen before ({far})"
+            return ""
+        return f"; unlike what was seen before (further out than {1 - familiarity:.0%} of known samples)"
 
 
 def _two(value: Tensor) -> str:

@@ -1,0 +1,42 @@
+"""Whether the fields of a dataclass hold what their defaults are."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields
+from numbers import Integral, Real
+from typing import Any
+
+from tombola.errors import UsageError
+
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "text"),
+    bool: ((bool,), "True or False"),
+    int: ((Integral,), "a whole number"),
+    float: ((Real,), "a number"),
+    tuple: ((tuple, list, str), "a tuple"),
+    dict: ((dict,), "a dictionary"),
+}
+
+
+def check_fields(settings: Any) -> None:
+    """Raise `UsageError` where a field is of another kind than its default; the message names it.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Box:
+    ...     width: int = 3
+    >>> check_fields(Box(4))
+    >>> check_fields(Box("4"))
+    Traceback (most recent call last):
+    tombola.errors.UsageError: width is a whole number, such as 3: got '4'
+    """
+    for field in fields(settings):
+        default, value = _default(field), getattr(settings, field.name)
+        kinds, words = _KINDS.get(type(default), ((type(default),), f"a {type(default).__name__}"))
+        fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
+        if not fits:
+            raise UsageError(f"{field.name} is {words}, such as {default!r}: got {value!r}")
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
