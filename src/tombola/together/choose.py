@@ -30,9 +30,8 @@ AtOnce = Literal["auto", "no", "workers", "batched"]
 # Measured on two cores of a Xeon at 2.5 GHz, in processor time: a fork takes 30 to 70 ms, and its first steps
 # about .3 s more than later ones (memory is copied when it is written to, kernels are made anew).
 STEP = 0.3e-3  # seconds that the smallest step takes
-RATE = (
-    2e10  # multiplications a second; convolutions use a weight many times, so they take longer than this says
-)
+# Multiplications a second; convolutions use a weight many times, so they take longer than this says.
+RATE = 2e10
 WORTH = 1.0  # seconds of work that pay for the start of workers
 
 
