@@ -101,7 +101,7 @@ def compare(here, there):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_what_it_gives_on_the_cpu(name):
     objective = tb.objectives.OneVsRest() if name == "shuffled_partition" else None
-    changes = {"granularity": "channel"} if "channels" in name else {}
+    changes = {"sparsity": (0.6,), **({"granularity": "channel"} if "channels" in name else {})}
     compare(
         outcomes(name, "cpu", objective=objective, **changes),
         outcomes(name, DEVICE, objective=objective, **changes),
