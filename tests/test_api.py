@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 
@@ -226,6 +227,10 @@ def test_what_makes_no_sense_is_one_clear_error(rtl, changes, message, tmp_path)
     with pytest.raises(UsageError, match=message):
         rtl(**changes, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_sparsity_of_numpy_can_be_written_down(rtl, tmp_path):
+    assert rtl(np.float64(0.5), out=tmp_path / "run").masks.density == 0.5
 
 
 def test_a_backbone_of_another_dtype_than_its_inputs(convnet, images, by_class):

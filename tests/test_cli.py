@@ -422,7 +422,7 @@ def test_draw_refuses_what_it_cannot_draw_in_one_line(tiny, runs, tmp_path, caps
 # -- interruptions ----------------------------------------------------------------------------------------
 
 
-def test_an_interrupt_is_status_130_and_says_how_to_go_on(monkeypatch, capsys):
+def test_an_interrupt_is_status_130(monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
@@ -430,6 +430,20 @@ def test_an_interrupt_is_status_130_and_says_how_to_go_on(monkeypatch, capsys):
     status, _, err = call(capsys, "compare", "somewhere")
     assert status == 130
     assert err.splitlines() == ["interrupted"]
+
+
+def test_a_run_that_is_interrupted_says_how_it_goes_on(monkeypatch, tmp_path, capsys):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    run = ["run", "digits", "--method", "dense", "--set", "steps=1", "--out"]
+    with monkeypatch.context() as patched:
+        patched.setattr("tombola.problem.Problem.gradient", interrupted)
+        status, _, err = call(capsys, *run, tmp_path)
+    assert status == 130
+    assert f"tombola resume {tmp_path / 'digits-quick' / 'seed0'}" in err.replace("\n", "")
+    monkeypatch.setattr("tombola.launch.Order.run", interrupted)  # before there is anything to go on with
+    assert "resume" not in call(capsys, *run, tmp_path / "none")[2]
 
 
 def test_a_full_disk_is_status_1_and_one_line_and_the_run_goes_on(runs, tmp_path, monkeypatch, capsys):

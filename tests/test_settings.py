@@ -175,7 +175,7 @@ def test_changes_reach_settings_and_recipes_and_nothing_else():
         ("T=abc", "T is a whole number"),
         ("sparsity=[", "sparsity"),
         ("sparsity=0.5", "sparsity is a list"),
-        ("score=3", "score is text, such as .magnitude.: got .3."),
+        ("score=3", "score is text, such as .magnitude.: got 3"),
         ("score=snip:x", "snip:N"),
         ("train.lr=nan", "lr must be positive: got nan"),
         ("train.lr=inf", "lr must be positive: got inf"),

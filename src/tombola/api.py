@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, overload
 
@@ -19,6 +20,7 @@ from tombola.partition import Partition
 from tombola.pipeline import Pipeline
 from tombola.problem import Recipe
 from tombola.runs import Run
+from tombola.scope import left_out
 from tombola.search import not_reached
 from tombola.settings import Settings
 from tombola.tickets import TicketModel
@@ -61,6 +63,8 @@ def find(
     """
     settings = _settings(settings, sparsity, changes)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, Journal(settled(at_once)))
+    if not settings.include and (words := left_out(backbone, pipeline.f.scope)):
+        warnings.warn(words, stacklevel=2)
     if out is None:
         return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
@@ -88,7 +92,8 @@ def _settings(
     if sparsity is None:
         sparsity = settings.sparsity if settings else 0.75
     several = isinstance(sparsity, Sequence) and not isinstance(sparsity, str)
-    wanted: tuple[Any, ...] = tuple(sparsity) if several else (sparsity,)  # type: ignore[arg-type]
+    given: tuple[Any, ...] = tuple(sparsity) if several else (sparsity,)  # type: ignore[arg-type]
+    wanted = tuple(float(s) if isinstance(s, Real) else s for s in given)  # NumPy's cannot be written down
     return replace(settings or Settings(), sparsity=wanted, **changes)
 
 

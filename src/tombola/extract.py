@@ -143,16 +143,16 @@ class _Turn:
         e, watch, guard = training.evidence, training.watch, self.guard
         outputs = guard.saw(e.problem, e.theta, e.mask_N, e.k) if guard is not None else None
         try:
-            m_k = self._cut(e, self.schedule[e.round - self.first_round])
+            m_k = self._pruned(e, self.schedule[e.round - self.first_round])
         except PruningError as error:
             raise type(error)(f"round {e.round}, ticket {self.names[e.k]!r}: {error}") from None
         return Turned(m_k, e.theta, loss, watch.facts() if watch else None, outputs)
 
     def _drawn(self, evidence: TicketEvidence, keep: int) -> Tensor:
         """The mask that pruning would give now; a layer may be empty in it."""
-        return self._cut(evidence, keep, allow_collapse=True)
+        return self._pruned(evidence, keep, allow_collapse=True)
 
-    def _cut(self, evidence: TicketEvidence, keep: int, **options: bool) -> Tensor:
+    def _pruned(self, evidence: TicketEvidence, keep: int, **options: bool) -> Tensor:
         m_k, scores_N = evidence.mask_N.cpu(), self.score(evidence).cpu()
         return self.cut(m_k, scores_N, keep, evidence.scope, **options)
 

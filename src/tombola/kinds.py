@@ -14,6 +14,7 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     int: ((Integral,), "a whole number"),
     float: ((Real,), "a number"),
     tuple: ((tuple, list, str), "a tuple"),
+    list: ((list,), "a list"),
     dict: ((dict,), "a dictionary"),
 }
 
@@ -31,11 +32,14 @@ def check_fields(settings: Any) -> None:
     tombola.errors.UsageError: width is a whole number, such as 3: got '4'
     """
     for field in fields(settings):
-        default, value = _default(field), getattr(settings, field.name)
-        kinds, words = _KINDS.get(type(default), ((type(default),), f"a {type(default).__name__}"))
-        fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(default, bool)
-        if not fits:
-            raise UsageError(f"{field.name} is {words}, such as {default!r}: got {value!r}")
+        check_kind(field.name, getattr(settings, field.name), _default(field))
+
+
+def check_kind(name: str, value: object, like: object) -> None:
+    """Raise `UsageError` if a value is of another kind than one that makes sense."""
+    kinds, words = _KINDS.get(type(like), ((type(like),), f"a {type(like).__name__}"))
+    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(like, bool):
+        raise UsageError(f"{name} is {words}, such as {like!r}: got {value!r}")
 
 
 def _default(field: Field[Any]) -> Any:

@@ -59,8 +59,11 @@ def free_memory() -> int:
         found = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
         group = Path("/sys/fs/cgroup")  # of a container
         limit, used = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
-        found = min(found, limit - used)
-    except (OSError, StopIteration, ValueError):  # another system, or no limit
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        found = min(
+            found, limit - used + int(stat["inactive_file"])
+        )  # what is read again at need does not count
+    except (OSError, StopIteration, ValueError, KeyError):  # another system, or no limit
         pass
     return found
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_map_only
 
 from tombola.calibration import Calibration
 from tombola.errors import TombolaError, UnknownTicket
@@ -68,13 +68,15 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
     if against_rest and several and context is None:
         if ticket is None:
             fitted = tickets.router is not None and tickets.router.needs_fit
-            return one_vs_rest(tickets, x, tickets.calibration, tickets.route(x) if fitted else None)
+            with evaluating(tickets.backbone):
+                routed = tickets.route(x) if fitted else None
+            return one_vs_rest(tickets, x, tickets.calibration, routed)
         if isinstance(ticket, str):
             return one_of(tickets, x, ticket, tickets.calibration)
         raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
     with evaluating(tickets.backbone):
         routed = tickets.route(x, context) if ticket is None and (several or context is not None) else None
-        outputs = tree_map(_near, tickets(x, ticket=ticket, context=context))
+        outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
     if routed is not None:
         names = routed.names
     elif ticket is None or isinstance(ticket, str):
@@ -82,10 +84,6 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
     else:
         names = list(ticket)
     return within(tickets, outputs, names, routed, tickets.calibration)
-
-
-def _near(output: Any) -> Any:
-    return output.cpu() if isinstance(output, Tensor) else output
 
 
 @torch.no_grad()

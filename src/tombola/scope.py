@@ -98,7 +98,6 @@ def left_out(model: nn.Module, found: Layout, share: float = 0.1) -> str:
     '1.weight_hh_l0 (192), 1.weight_ih_l0 (96) are not in scope'
     """
     meant = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    meant |= {id(p) for name, p in model.named_parameters() if name.endswith(".context")}  # models.context
     if last := output_layer(model):
         meant.add(id(model.get_submodule(last).weight))
     sizes = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and id(p) not in meant}

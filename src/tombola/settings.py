@@ -14,12 +14,10 @@ import yaml
 from tombola import during, pruning, rewinding, scoring
 from tombola.analysis.collapse import stated_rate
 from tombola.errors import UsageError, unknown
-from tombola.kinds import check_fields
+from tombola.kinds import check_fields, check_kind
 from tombola.normalization import check
 from tombola.recipe import Recipe
 from tombola.schedules import kept, parse
-
-_KINDS: dict[type, str] = {str: "text", list: "a list", dict: "a list of names and values"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,6 @@ class Settings:
             ("selection", pruning.SELECTIONS),
             ("form", ("sequential", "simultaneous")),
             ("rewinding", rewinding.KINDS),
-            ("nested", (True, False)),
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {' or '.join(map(str, choices))}: got {getattr(self, name)!r}")
@@ -171,9 +168,7 @@ class Settings:
                 with suppress(ValueError):  # 1e9, nan: to YAML these are text
                     new = float(new)
             place[last] = new = "" if new is None and isinstance(old, str) else new
-            for kind, words in _KINDS.items():
-                if isinstance(old, kind) and not isinstance(new, kind):
-                    raise UsageError(f"{name} is {words}, such as {old!r}: got {value!r}")
+            check_kind(name, new, old)
         try:
             return Settings.from_plain(plain)
         except (TypeError, AttributeError) as error:

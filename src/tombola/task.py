@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -23,7 +22,7 @@ from tombola.problem import Problem
 from tombola.randomness import generator
 from tombola.recipe import Recipe
 from tombola.schedules import kept
-from tombola.scope import left_out, match, scope
+from tombola.scope import match, scope
 from tombola.settings import Settings
 
 # What a search reads: the subsets in two data orders, shuffled subsets, or everything at once.
@@ -56,8 +55,6 @@ class Task:
                 most = math.floor(1e6 * (1 - 1 / found.size)) / 1e6
                 raise UsageError(f"sparsity {sparsity} leaves none of {found.size:,} weights: at most {most}")
         private = normalization.private_parameters(module, normalization.check(s.normalization))
-        if s.include == () and (words := left_out(module, found)):
-            warnings.warn(words, stacklevel=2)
         trained = [name for name, _ in module.named_parameters() if name not in found.names]
         self.f: Function = Function(module, found, private | match(trained, s.private))
         self.theta0: Theta = self.f.theta0()

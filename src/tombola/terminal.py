@@ -60,7 +60,8 @@ def work(
                 for word in order.run(data[item], seed, path, display.tell, item, display.hear):
                     display.say(word)
             except KeyboardInterrupt:
-                display.say(f"`tombola resume {path}`, or the same command, goes on from here")
+                if (path / "config.yaml").exists():
+                    display.say(f"`tombola resume {path}`, or the same command, goes on from here")
                 raise
 
 

@@ -20,6 +20,7 @@ from tombola.experiments import experiment
 from tombola.experiments.images import Normalise, crop_and_flip
 from tombola.launch import Order
 from tombola.methods import METHODS
+from tombola.models.convnet import SmallConvNet
 from tombola.outcome import carry_out, levels
 from tombola.pipeline import Pipeline
 from tombola.randomness import generator
@@ -59,20 +60,7 @@ def flip(x, generator):
 
 
 def network(dropout=0.0):
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1, bias=False),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Conv2d(4, 6, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(6, 2),
-        )
+    return nn.Sequential(nn.Dropout(dropout), SmallConvNet(2, generator=generator(0, "network")))
 
 
 def outcomes(name, device, optimizer="Adam", dropout=0.0, **options):
@@ -95,7 +83,8 @@ def compare(here, there):
                 continue
             assert one.masks.digest() == other.masks.digest()
             for n, t in one.state_dict().items():
-                torch.testing.assert_close(other.state_dict()[n].cpu(), t, rtol=1e-2, atol=2e-3)
+                # A step of Adam: where a gradient is nearly zero, rounding decides on its sign.
+                torch.testing.assert_close(other.state_dict()[n].cpu(), t, rtol=1e-2, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -251,6 +240,6 @@ def test_tickets_that_are_saved_answer_the_same_on_the_cpu(tmp_path):
 def test_a_backbone_on_two_devices_is_one_clear_error():
     data, partition = images()
     net = network()
-    net[4].to(DEVICE)
+    net[1].classifier.to(DEVICE)
     with pytest.raises(tb.errors.ScopeError, match="move it to one device"):
         tb.find("rtl", net, tb.objectives.Classification(), data, partition, **SETTINGS)
