@@ -14,6 +14,7 @@ from benchmarks import (
     compact,
     data_path,
     end_to_end,
+    executors,
     iterative,
     machine,
     optimizer,
@@ -24,7 +25,6 @@ from benchmarks import (
     sets,
     similarity,
     sparse,
-    together,
     training,
 )
 from benchmarks.files import decoding, ticket_file
@@ -50,7 +50,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "mixed_batch": serving.mixed_batch,
     "maskset": sets.mask_set,
     "similarity": similarity.similarity,
-    "round_k10": together.round_k10,
+    "round_k10": executors.round_k10,
     "rtl_cifar10_minutes": end_to_end.end_to_end,
     "scaling": scaling.scaling,
 }

@@ -13,6 +13,7 @@ from torch import Tensor
 from benchmarks.row import Row
 from benchmarks.setting import generator
 from tombola.data import Data, Split
+from tombola.executors import settled
 from tombola.experiments import experiment
 from tombola.experiments.cifar10 import NORMALISE
 from tombola.experiments.images import crop_and_flip
@@ -23,7 +24,6 @@ from tombola.pipeline import Pipeline, predict
 from tombola.problem import Problem
 from tombola.retrain import retrain
 from tombola.schedules import parse
-from tombola.together import settled
 
 SPARSITY, STEPS = 0.75, 4  # of training that are measured, per ticket
 TARGET = 60

@@ -148,9 +148,21 @@ def test_find_gives_outcomes_with_metrics(convnet, images, by_class):
     (found,) = tb.find("imp", convnet, tb.objectives.OneVsRest(), images, by_class, sparsity=0.5, **OPTIONS)
     assert (found.method, found.sparsity, len(found.models)) == ("imp", 0.5, 1)
     assert found.models[0].names == ("all",)
-    values = {m.name: m.value for m in found.metrics if not m.ticket}
-    assert values["per_ticket"] == values["union"] == 126
-    assert 0 <= values["auc"] <= 1
+    assert found["per_ticket"] == found["union"] == 126
+    assert 0 <= found["auc"] <= 1
+    assert found.of("precision", reading="paper") != found["precision"]
+    assert found.tickets is found.models[0]
+    assert repr(found).startswith("Outcome(imp at 0.5, models=1, balanced_accuracy=")
+    assert f"auc={found['auc']:.4g}, " in repr(found)
+    with pytest.raises(tb.TombolaError, match="no metric 'auk'; did you mean 'auc'"):
+        found["auk"]
+
+
+def test_networks_that_share_nothing_are_no_tickets_of_one_model(convnet, images, by_class):
+    given = (convnet, tb.objectives.OneVsRest(), images, by_class)
+    (found,) = tb.find("imp_per_subset", *given, sparsity=0.5, **OPTIONS)
+    with pytest.raises(tb.TombolaError, match=f"imp_per_subset has {len(by_class)} networks"):
+        found.tickets  # noqa: B018
 
 
 def test_tickets_that_are_told_the_context_are_saved_and_loaded(convnet, images, tmp_path):

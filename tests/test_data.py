@@ -10,10 +10,19 @@ import torch
 from tombola.batches import Stream
 from tombola.data import Data, Split, with_context
 from tombola.errors import DataError
+from tombola.partition import Partition
 
 
 def permutation(size):
     return lambda g: torch.randperm(size, generator=g)
+
+
+def test_a_repr_is_a_line_that_counts_whatever_the_size():
+    data = Data.of(torch.rand(1000, 3, 4), torch.arange(1000), {"site": ["a"] * 1000})
+    assert repr(data) == "Data(train=700, validation=100, test=200 samples, x=float32[3, 4], y=int64[])"
+    assert repr(data.test) == "Split(200 samples, x=float32[3, 4], y=int64[], columns=['site'])"
+    members = {"test": torch.ones(7, 12, dtype=torch.bool)}
+    assert repr(Partition(tuple("abcdefghijkl"), members)).endswith("i=7, j=7 and 2 more)")
 
 
 # -- splits -------------------------------------------------------------------------------------------

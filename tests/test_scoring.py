@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import tombola as tb
 from tombola.errors import PruningError, UsageError
 from tombola.layout import Layout
 from tombola.models.context import told
 from tombola.pruning import prune
-from tombola.scoring import CRITERIA, Criterion, needs_trajectory, parse
+from tombola.scoring import CRITERIA, Criterion, needs_trajectory, parse, register, registry
 from tombola.scoring.grasp import grasp, hessian_product
 from tombola.scoring.magnitude import absolute
 from tombola.scoring.random import uniform
@@ -369,6 +370,26 @@ def test_every_criterion_is_found_by_its_name():
         "taylor",
         "wanda",
     }
+
+
+def test_a_score_of_ones_own_is_named_in_settings_like_any_other(convnet, images, by_class, monkeypatch):
+    monkeypatch.setattr(registry, "CRITERIA", dict(CRITERIA))
+
+    @register("last", batches=1)
+    def last(evidence, batches):
+        assert (batches, evidence.inputs(0).ndim) == (2, 4)
+        return torch.arange(evidence.scope.size, dtype=torch.float32) + 1
+
+    given = (convnet, tb.objectives.OneVsRest(), images, by_class)
+    tickets = tb.rtl(*given, sparsity=0.1, T=1, steps=1, score="last:2", schedule="one_shot")
+    for name, kept in tickets.masks.counts.items():
+        assert tickets[name][-kept:].all()
+        assert kept == round(0.9 * tickets.scope.size)
+    for taken in ("last", "snip"):
+        with pytest.raises(UsageError, match=f"there is a score '{taken}' already"):
+            register(taken)
+    with pytest.raises(UsageError, match="cannot be named 'last:2'"):
+        register("last:2")
 
 
 @pytest.mark.parametrize("name", ["snip", "grasp", "taylor", "wanda"])

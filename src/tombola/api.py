@@ -13,6 +13,7 @@ from torch import nn
 
 from tombola.data import Data
 from tombola.errors import NotReached, UsageError, unknown
+from tombola.executors import AtOnce, settled
 from tombola.journal import Journal
 from tombola.objectives import Objective
 from tombola.outcome import Outcome, carry_out, levels
@@ -24,7 +25,6 @@ from tombola.scope import left_out
 from tombola.search import not_reached
 from tombola.settings import Settings
 from tombola.tickets import TicketModel
-from tombola.together import AtOnce, settled
 
 
 def find(
@@ -56,7 +56,7 @@ def find(
         out: a directory to keep the run in; interrupted, the same call goes on where it was.
         at_once: how the K trainings of a round go: ``no`` (one after the other), ``workers`` (each with one
             thread, in processes), ``batched`` (as one batch; other last bits). By default workers where there
-            are several cores (`tombola.together.choose`).
+            are several cores (`tombola.executors.choose`).
 
     Raises:
         UsageError: an argument of the wrong kind, or a setting that does not exist.

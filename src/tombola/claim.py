@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 from tombola.errors import RunError
+from tombola.executors import AtOnce
 from tombola.records import read_environment
-from tombola.together import AtOnce
 
 
 def claim(path: Path) -> TextIO:

@@ -62,6 +62,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __repr__(self) -> str:
+        columns = f", columns={list(self.columns)}" if self.columns else ""
+        return f"Split({len(self)} samples, x={_shape(self.x)}, y={_shape(self.y)}{columns})"
+
     def column(self, name: str) -> np.ndarray:
         """A column as an array ``[S]``; ``"y"`` is one of them."""
         if name != "y" and name not in self.columns:
@@ -79,6 +83,11 @@ class Split:
         numbers = index if isinstance(index, slice) else index.numpy()
         columns = {name: c[numbers] for name, c in self.columns.items()}
         return Split(self.x[index], self.y[index], columns)
+
+
+def _shape(samples: Tensor) -> str:
+    """Dtype and shape of one sample."""
+    return f"{str(samples.dtype).removeprefix('torch.')}{list(samples.shape[1:])}"
 
 
 def _tensor(name: str, values: Any) -> Tensor:
@@ -155,6 +164,8 @@ class Data:
         >>> data = Data.of(torch.rand(100, 8), torch.arange(100) % 2, validation=0.1, test=0.2)
         >>> len(data.train), len(data.validation), len(data.test)
         (70, 10, 20)
+        >>> data
+        Data(train=70, validation=10, test=20 samples, x=float32[8], y=int64[])
         """
         whole = Split(x, y, columns or {})
         parts = (round(len(whole) * validation), round(len(whole) * test))
@@ -182,6 +193,10 @@ class Data:
         if any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
             raise DataError("from_dataset needs dataset[i] to be a pair (x, y): wrap it, or use Data.of")
         return cls.of(_stack("x", [x for x, _ in pairs]), _stack("y", [y for _, y in pairs]), **options)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{name}={len(self.split(name))}" for name in SPLITS)
+        return f"Data({counts} samples, x={_shape(self.train.x)}, y={_shape(self.train.y)})"
 
     def tuning(self) -> Data:
         """The same without its test split: one half of validation is judged, the other one chooses."""

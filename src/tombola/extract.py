@@ -17,6 +17,7 @@ from torch import Tensor
 from tombola.analysis.recorded import similarity_rows
 from tombola.errors import PruningError
 from tombola.evidence import TicketEvidence
+from tombola.executors import AtOnce, Executor, Training, Turn, TurnResult, Work, executor
 from tombola.function import Theta
 from tombola.guard import Guard
 from tombola.masks import MaskSet
@@ -26,7 +27,6 @@ from tombola.recipe import Recipe
 from tombola.rewinding import from_tensors, to_tensors
 from tombola.scoring import CRITERIA, Score, needs_trajectory
 from tombola.stage import Stage
-from tombola.together import Asked, AtOnce, Training, Turned, Turns, Way, opened
 
 Watcher = Callable[[TicketEvidence, Callable[[], Tensor]], Watch]  # of a ticket and the mask it would get now
 
@@ -72,7 +72,7 @@ def extract(
         guard: the alarm for collapse, which looks at every round; one that stops the search gives back the
             masks of the last good round.
         stage: where progress, records and states go.
-        at_once: how the trainings of a round go (`tombola.together.choose`).
+        at_once: how the trainings of a round go (`tombola.executors.choose`).
 
     Raises:
         WorkerDied: a worker process was killed.
@@ -85,26 +85,27 @@ def extract(
     trained = [start is not theta0 for start in starts]
     flipped = transposed(problem.f.module)
     cut = partial(prune, selection=selection, granularity=granularity, transposed=flipped, floor=floor)
-    turn = _Turn(masks.names, trained, schedule, T, score, cut, first_round, later, watcher, guard)
-    m, done = _begin(problem, masks, kept, guard, stage)  # m_k ← 1, or what an earlier process left
     twin = [guard.twin] if guard is not None and guard.twin is not None else []
-    turns = Turns(turn.begin, turn.finish, [problem, *twin], bool(kept))
-    with closing(opened(at_once, turns, K, max(T, 1) * (K * R - done))) as way:
+    work = _Algorithm1(
+        [problem, *twin], bool(kept), trained, schedule, T, score, cut, first_round, later, watcher, guard
+    )
+    m, done = _begin(problem, masks, kept, guard, stage)  # m_k ← 1, or what an earlier process left
+    with closing(executor(at_once, work, K, max(T, 1) * (K * R - done))) as execute:
         for r in range(done // K, R):  # round after round
             if guard is not None and guard.stopped:
                 break
-            asked = [Asked(problem, k, r, m[k], starts[k]) for k in range(done % K, K)]
-            for one, turned in zip(asked, way(asked), strict=True):  # for k = 1 .. K, in turn or at once
-                m[one.k], done = turned.mask_N, done + 1
-                if kept and turned.theta is not None:  # else it begins at θ0 again: the rewind
-                    kept[one.k] = turned.theta
+            turns = [Turn(problem, k, r, m[k], starts[k]) for k in range(done % K, K)]
+            for turn, result in zip(turns, execute(turns), strict=True):  # k = 1 .. K, in turn or at once
+                m[turn.k], done = result.mask_N, done + 1
+                if kept and result.theta is not None:  # else it begins at θ0 again: the rewind
+                    kept[turn.k] = result.theta
                 if guard is not None:
-                    guard.keep(one.k, turned.outputs)
+                    guard.keep(turn.k, result.outputs)
                 now = MaskSet.stacked(masks.scope, masks.names, m)
-                _record(stage, {"round": first_round + r, "ticket": masks.names[one.k]}, turned)
-                if one.k + 1 == K:
-                    _after_round(stage, first_round + r, now, guard, partial(_alone, way, r, starts))
-                if one.k + 1 == K or not way.whole:
+                _record(stage, {"round": first_round + r, "ticket": masks.names[turn.k]}, result)
+                if turn.k + 1 == K:
+                    _after_round(stage, first_round + r, now, guard, partial(_alone, execute, r, starts))
+                if turn.k + 1 == K or not execute.whole:
                     stage.save(partial(_state, now, kept, guard), _facts(problem, done, guard))
                 stage.advance(done, K * R)
     if guard is not None and guard.stopped:
@@ -113,10 +114,11 @@ def extract(
 
 
 @dataclass(frozen=True)
-class _Turn:
+class _Algorithm1(Work):
     """What a ticket goes through in a round; its training lies between. Arguments as in `extract`."""
 
-    names: Sequence[str]
+    problems: Sequence[Problem]
+    keeps: bool
     trained: Sequence[bool]  # whose starts are more than the rewind point
     schedule: Sequence[int]
     T: int
@@ -127,26 +129,28 @@ class _Turn:
     watcher: Watcher | None
     guard: Guard | None
 
-    def begin(self, asked: Asked) -> Training:
+    def begin(self, turn: Turn) -> Training:
         """The rewind, and the T steps to be made on ``d_k``."""
-        k, number = asked.k, self.first_round + asked.r
-        m_k = asked.mask_N.to(asked.problem.f.device)
-        theta = asked.start.masked(m_k)  # θ ← θ0, under m_k
+        k, number = turn.k, self.first_round + turn.r
+        m_k = turn.mask_N.to(turn.problem.f.device)
+        theta = turn.start.masked(m_k)  # θ ← θ0, under m_k
         trajectory = needs_trajectory(self.score)
-        evidence = TicketEvidence(asked.problem, asked.start, theta, m_k, k, number, trajectory)
-        draw = partial(self._drawn, evidence, self.schedule[asked.r])
+        evidence = TicketEvidence(turn.problem, turn.start, theta, m_k, k, number, trajectory)
+        draw = partial(self._drawn, evidence, self.schedule[turn.r])
         watch = self.watcher(evidence, draw) if self.watcher else None
-        return Training(evidence, self.T, self.later if asked.r or self.trained[k] else None, watch)
+        return Training(evidence, self.T, self.later if turn.r or self.trained[k] else None, watch)
 
-    def finish(self, training: Training, loss: float) -> Turned:
+    def finish(self, training: Training, loss: float) -> TurnResult:
         """``m_k`` without the lowest scores: those of ``|θ_T^(k)|`` in the paper."""
         e, watch, guard = training.evidence, training.watch, self.guard
         outputs = guard.saw(e.problem, e.theta, e.mask_N, e.k) if guard is not None else None
         try:
             m_k = self._pruned(e, self.schedule[e.round - self.first_round])
         except PruningError as error:
-            raise type(error)(f"round {e.round}, ticket {self.names[e.k]!r}: {error}") from None
-        return Turned(m_k, e.theta, loss, watch.facts() if watch else None, outputs)
+            raise type(error)(
+                f"round {e.round}, ticket {e.problem.partition.names[e.k]!r}: {error}"
+            ) from None
+        return TurnResult(m_k, e.theta, loss, watch.facts() if watch else None, outputs)
 
     def _drawn(self, evidence: TicketEvidence, keep: int) -> Tensor:
         """The mask that pruning would give now; a layer may be empty in it."""
@@ -157,27 +161,29 @@ class _Turn:
         return self.cut(m_k, scores_N, keep, evidence.scope, **options)
 
 
-def _alone(way: Way, r: int, starts: Sequence[Theta], problem: Problem, m_k: Tensor, k: int) -> Turned:
+def _alone(
+    execute: Executor, r: int, starts: Sequence[Theta], problem: Problem, m_k: Tensor, k: int
+) -> TurnResult:
     """A turn by itself: that of a twin."""
-    (turned,) = way([Asked(problem, k, r, m_k, starts[k])])
-    return turned
+    (result,) = execute([Turn(problem, k, r, m_k, starts[k])])
+    return result
 
 
 def _after_round(
-    stage: Stage, number: int, masks: MaskSet, guard: Guard | None, turn: Callable[..., Turned]
+    stage: Stage, number: int, masks: MaskSet, guard: Guard | None, take_turn: Callable[..., TurnResult]
 ) -> None:
     """How alike the masks are now, and whether that is an alarm."""
     for row in similarity_rows(masks) if len(masks) > 1 else ():
         stage.record(event="similarity", round=number, **row)
     if guard is not None:
-        guard.after(number, masks, turn, stage)
+        guard.after(number, masks, take_turn, stage)
 
 
-def _record(stage: Stage, head: dict[str, Any], turned: Turned) -> None:
+def _record(stage: Stage, head: dict[str, Any], result: TurnResult) -> None:
     """What a turn came to."""
-    if turned.facts is not None:
-        stage.record(**head, **turned.facts)
-    stage.record(event="prune", **head, kept=int(turned.mask_N.sum()), loss=turned.loss)
+    if result.facts is not None:
+        stage.record(**head, **result.facts)
+    stage.record(event="prune", **head, kept=int(result.mask_N.sum()), loss=result.loss)
 
 
 def _begin(

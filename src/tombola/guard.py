@@ -29,18 +29,18 @@ from tombola.analysis.cusum import Watch
 from tombola.analysis.signals import SIZE, watches
 from tombola.analysis.similarity import compare, mean_over_pairs, specialisation
 from tombola.evidence import training
+from tombola.executors import TurnResult
 from tombola.function import Theta
 from tombola.masks import MaskSet
 from tombola.objectives import Classification, OneVsRest
 from tombola.problem import Problem
 from tombola.randomness import drawn_from
 from tombola.stage import Stage, State
-from tombola.together import Turned
 
 SAMPLES = 256  # unlabelled ones that drift is measured on
 
 
-Turn = Callable[[Problem, Tensor, int], Turned]
+TakeTurn = Callable[[Problem, Tensor, int], TurnResult]
 
 
 @dataclass
@@ -101,18 +101,18 @@ class Guard:
         if outputs is not None:
             self._now[k] = outputs
 
-    def after(self, number: int, masks: MaskSet, turn: Turn, stage: Stage) -> None:
+    def after(self, number: int, masks: MaskSet, take_turn: TakeTurn, stage: Stage) -> None:
         """Measure after a round, record it, and raise the alarm if it is time.
 
         Args:
             number: of the round, from 0.
             masks: those of the tickets after it.
-            turn: what gives a mask its turn of this round; the twin has one too.
+            take_turn: what gives a mask its turn of this round; the twin has one too.
             stage: where the records go.
         """
         if self.twin is not None and self.twins is not None:
-            turned = turn(self.twin, self.twins.masks_KN[0], 0)
-            self.twins = MaskSet(masks.scope, {masks.names[0]: turned.mask_N})
+            result = take_turn(self.twin, self.twins.masks_KN[0], 0)
+            self.twins = MaskSet(masks.scope, {masks.names[0]: result.mask_N})
         self.history.append(measured := self._measured(masks))
         stage.record(event="watch", round=number, **measured)
         if self.alarm is None:

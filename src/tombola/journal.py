@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tombola.executors import AtOnce
 from tombola.stage import Stage, State
-from tombola.together import AtOnce
 
 
 class Journal:
     """Results of finished stages, in memory.
 
     Args:
-        at_once: how the trainings of a round of a search go (`tombola.together.choose`).
+        at_once: how the trainings of a round of a search go (`tombola.executors.choose`).
 
     >>> journal, calls = Journal(), []
     >>> for _ in range(2):

@@ -12,6 +12,7 @@ from tombola.claim import begun_on
 from tombola.data import Data
 from tombola.device import parse
 from tombola.errors import RunError, UsageError
+from tombola.executors import AtOnce
 from tombola.experiments import Experiment, Finished, experiment
 from tombola.journal import Journal
 from tombola.methods import method
@@ -21,7 +22,6 @@ from tombola.randomness import generator
 from tombola.records import read_config, read_records
 from tombola.runs import Hear, Progress, Run
 from tombola.settings import Settings
-from tombola.together import AtOnce
 
 Draw = Callable[[Sequence[Finished], Path], list[Path]]
 

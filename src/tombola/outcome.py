@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tombola import storage
 from tombola.analysis.similarity import kappa
+from tombola.errors import TombolaError, unknown
 from tombola.function import Theta
 from tombola.masks import MaskSet
 from tombola.methods import Method, dense, method
@@ -22,12 +23,49 @@ from tombola.tickets import TicketModel
 
 @dataclass
 class Outcome:
-    """Tickets of one method at one sparsity; several models where nothing is shared."""
+    """Tickets of one method at one sparsity; several models where nothing is shared.
+
+    >>> outcome = Outcome("imp", 0.75, [], [Metric("accuracy", 0.5), Metric("accuracy", 0.25, ticket="cat")])
+    >>> outcome["accuracy"], outcome.of("accuracy", "cat")
+    (0.5, 0.25)
+    """
 
     method: str
     sparsity: float
     models: list[TicketModel]
     metrics: list[Metric]
+
+    @property
+    def tickets(self) -> TicketModel:
+        """The one model of a method that shares its weights.
+
+        Raises:
+            TombolaError: the method has a network per subset.
+        """
+        if len(self.models) != 1:
+            raise TombolaError(f"{self.method} has {len(self.models)} networks, one per subset: use models")
+        return self.models[0]
+
+    def __getitem__(self, name: str) -> float:
+        """A metric over all tickets."""
+        return self.of(name)
+
+    def of(self, name: str, ticket: str = "", reading: str = "like_for_like") -> float:
+        """A metric, of all tickets or of one; ``reading`` chooses where there are two (`Metric`).
+
+        Raises:
+            TombolaError: it was not measured; the message lists what was.
+        """
+        measured = [metric for metric in self.metrics if metric.ticket == ticket]
+        found = {metric.reading: metric.value for metric in measured if metric.name == name}
+        if not found:
+            raise TombolaError(unknown("metric", name, dict.fromkeys(m.name for m in measured)))
+        return found.get(reading, next(iter(found.values())))
+
+    def __repr__(self) -> str:
+        values = {m.name: m.value for m in self.metrics if not m.ticket and m.reading != "paper"}
+        shown = ", ".join(f"{name}={value:,.4g}" for name, value in values.items())
+        return f"Outcome({self.method} at {self.sparsity:.4g}, models={len(self.models)}, {shown})"
 
 
 def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:

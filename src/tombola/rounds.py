@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from tombola import rewinding, scoring
+from tombola.executors import AtOnce
 from tombola.extract import extract
 from tombola.function import Theta
 from tombola.guard import Guard
@@ -16,7 +17,6 @@ from tombola.recipe import Recipe
 from tombola.segments import Segment
 from tombola.settings import Settings
 from tombola.stage import Stage, State
-from tombola.together import AtOnce
 from tombola.watching import watcher
 
 Compute = Callable[[Stage], State]
@@ -44,7 +44,7 @@ def searched(
         rounds: their counts.
         times: the settings' T this often: K for one network that is trained on all K subsets.
         guard: the alarm for collapse.
-        at_once: how the trainings of a round go (`tombola.together.choose`).
+        at_once: how the trainings of a round go (`tombola.executors.choose`).
     """
     T = settings.T * times
 

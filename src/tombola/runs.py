@@ -23,10 +23,10 @@ from tombola import storage
 from tombola.claim import begun, begun_on, claim
 from tombola.device import deterministic
 from tombola.errors import RunError
+from tombola.executors import AtOnce, settled
 from tombola.journal import Journal
 from tombola.records import difference, environment, read_config, read_records
 from tombola.stage import Stage, State
-from tombola.together import AtOnce, settled
 
 Progress = Callable[[str, int, int], None]  # (stage, done, total)
 Hear = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)
@@ -43,7 +43,7 @@ class Run(Journal):
         progress: called as stages advance.
         save_seconds: least time between two saved states of a stage.
         shared: a folder for results that other runs need as well (stages with a key, `Journal.once`).
-        at_once: how the trainings of a round go (`tombola.together.choose`); ``auto`` is as the run began.
+        at_once: how the trainings of a round go (`tombola.executors.choose`); ``auto`` is as the run began.
         hear: called with every record as it is made.
         device: where the network is.
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from tombola.commands.options import Flag, use_threads
+from tombola.executors import AtOnce
 from tombola.launch import order_of
 from tombola.records import read_environment
 from tombola.terminal import carry_out
-from tombola.together import AtOnce
 
 
 def resume(path: Path, *, threads: int | None = None, at_once: AtOnce = "auto", json: Flag = False) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, once, use_threads
 from tombola.commands.overrides import overridden
+from tombola.executors import AtOnce
 from tombola.launch import Order
 from tombola.terminal import carry_out, err_console
-from tombola.together import AtOnce
 
 
 def run(

@@ -8,12 +8,12 @@ from pathlib import Path
 from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, once, use_threads
 from tombola.commands.overrides import overridden
 from tombola.errors import UsageError
+from tombola.executors import AtOnce
 from tombola.launch import Order
 from tombola.report.curve import measure, table, write_sweep
 from tombola.report.rows import rows as rows_of
 from tombola.sweep import grid, with_controls
 from tombola.terminal import err_console, show, work
-from tombola.together import AtOnce
 
 
 def sweep(

@@ -21,6 +21,9 @@ class Partition:
 
     ``members[split]`` is boolean ``[S, K]``: whether a sample belongs to a subset.
 
+    >>> Partition(("even", "odd"), {"train": torch.tensor([[True, False], [False, True], [True, False]])})
+    Partition(K=2; train: even=2, odd=1)
+
     Raises:
         PartitionError: a subset has no sample in some split (it is named), or names repeat.
     """
@@ -55,6 +58,10 @@ class Partition:
     def __len__(self) -> int:
         return len(self.names)
 
+    def __repr__(self) -> str:
+        splits = [f"{split}: {_counted(self.sizes(split))}" for split in self.members]
+        return f"Partition(K={len(self)}; {'; '.join(splits)})"
+
     def sizes(self, split: str = "train") -> dict[str, int]:
         """Samples of each subset."""
         return dict(zip(self.names, self.members[split].sum(0).tolist(), strict=True))
@@ -68,6 +75,11 @@ class Partition:
         train_SK = self.members["train"]
         order = torch.randperm(len(train_SK), generator=generator)
         return replace(self, members={**self.members, "train": train_SK[order]})
+
+
+def _counted(sizes: Mapping[str, int], most: int = 10) -> str:
+    shown = ", ".join(f"{name}={size}" for name, size in list(sizes.items())[:most])
+    return shown if len(sizes) <= most else f"{shown} and {len(sizes) - most} more"
 
 
 def by_rule(data: Data, rule: Callable[[Split], Mapping[str, Tensor]]) -> Partition:

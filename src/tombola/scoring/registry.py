@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+
+from torch import Tensor
 
 from tombola.errors import UsageError, unknown
 from tombola.scoring.criterion import Criterion
@@ -30,6 +33,37 @@ CRITERIA: dict[str, Criterion] = {
         Criterion("gamma", gamma),
     )
 }
+
+
+def register(
+    name: str, *, batches: int = 0, trajectory: bool = False, zeros: bool = False
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Give a function from `Evidence` to scores ``[N]`` (low = prune first) a name that settings can hold.
+
+    The other arguments are those of `Criterion`. A run in a directory keeps the name alone: register it again
+    before the run goes on.
+
+    Raises:
+        UsageError: the name is taken, or could not be told from ``NAME:N``.
+
+    >>> @register("distance")
+    ... def distance(evidence):
+    ...     return (evidence.weights_N - evidence.start_N).abs()
+    >>> parse("distance").name
+    'distance'
+    >>> CRITERIA.pop("distance").batches
+    0
+    """
+    if name in CRITERIA:
+        raise UsageError(f"there is a score {name!r} already: give yours another name")
+    if not name or ":" in name:
+        raise UsageError(f"a score cannot be named {name!r}: use a word without ':'")
+
+    def keep(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        CRITERIA[name] = Criterion(name, score, batches, trajectory, zeros)
+        return score
+
+    return keep
 
 
 def parse(text: str) -> Criterion:

@@ -1,6 +1,6 @@
-"""A ticket's turn in a round of Algorithm 1: begun, trained, and cut; and what gives a round its turns.
+"""A ticket's turn in a round of Algorithm 1: begun, trained, and cut; and what takes the turns of a round.
 
-A turn is a function of what is asked for and of nothing else, so that the turns of a round may be taken in
+What a turn comes to depends on its fields and on nothing else, so that the turns of a round may be taken in
 any order, or at once.
 
 Shape letters: N weights in scope.
@@ -8,7 +8,8 @@ Shape letters: N weights in scope.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -21,7 +22,7 @@ from tombola.recipe import Recipe
 
 
 @dataclass(frozen=True)
-class Asked:
+class Turn:
     """Whose turn it is, and where it begins.
 
     Attributes:
@@ -56,12 +57,12 @@ class Training:
         return e.problem.train(e.theta, e.mask_N, e.k, self.T, *order, **further)
 
 
-class Turned(NamedTuple):
-    """What a turn gives.
+class TurnResult(NamedTuple):
+    """What a turn comes to.
 
     Attributes:
         mask_N: the mask after pruning.
-        theta: what was trained; None where nobody asked for it (`Turns.keeps`).
+        theta: what was trained; None where nobody asked for it (`Work.keeps`).
         loss: the mean over the steps.
         facts: of what looked on; None where nothing did.
         outputs: what the guard saw (`tombola.guard.Guard.saw`).
@@ -74,30 +75,33 @@ class Turned(NamedTuple):
     outputs: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Turns:
+class Work(ABC):
     """What the turns of a search consist of: the beginning and the end; training lies between.
 
     Attributes:
-        begin: rewinds and masks the weights, and says how they are trained.
-        finish: from a finished training and its loss, scores and prunes.
-        problems: all that turns may be asked for.
+        problems: all that turns may have.
         keeps: whether the trained weights are wanted.
     """
 
-    begin: Callable[[Asked], Training]
-    finish: Callable[[Training, float], Turned]
     problems: Sequence[Problem]
-    keeps: bool = False
+    keeps: bool
 
-    def take(self, asked: Asked) -> Turned:
+    @abstractmethod
+    def begin(self, turn: Turn) -> Training:
+        """Rewind and mask the weights, and say how they are trained."""
+
+    @abstractmethod
+    def finish(self, training: Training, loss: float) -> TurnResult:
+        """Score and prune, after a training and with its loss."""
+
+    def take(self, turn: Turn) -> TurnResult:
         """One turn, here and now."""
-        training = self.begin(asked)
+        training = self.begin(turn)
         return self.finish(training, training.run())
 
 
-class Way(Protocol):
-    """How the turns of a round are taken.
+class Executor(Protocol):
+    """What takes the turns of a round.
 
     ``whole``: whether a round must be taken whole, so that a search cannot go on from the middle of one to
     the same bits.
@@ -105,12 +109,12 @@ class Way(Protocol):
 
     whole: bool
 
-    def __call__(self, asked: Sequence[Asked]) -> Iterator[Turned]:
-        """The turns in the order asked for, as soon as they are ready.
+    def __call__(self, turns: Sequence[Turn]) -> Iterator[TurnResult]:
+        """What the turns come to, in their order, as soon as it is ready.
 
         Raises:
             TombolaError: whatever a turn raises; of several that fail the first in order.
         """
 
     def close(self) -> None:
-        """Let go of what the way holds; turns that are not ready are given up."""
+        """Let go of what is held; turns that are not ready are given up."""

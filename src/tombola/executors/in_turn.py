@@ -7,29 +7,29 @@ from contextlib import contextmanager
 
 import torch
 
-from tombola.together.turn import Asked, Turned, Turns
+from tombola.executors.turn import Turn, TurnResult, Work
 
 
 class InTurn:
-    """Each turn is taken when it is asked for (a `tombola.together.Way`).
+    """Each turn is taken when its result is wanted (a `tombola.executors.Executor`).
 
     Args:
-        turns: what they consist of.
+        work: what they consist of.
         threads: of each training; all that torch has by default. With one the bits are those of
-            `tombola.together.workers.Workers`.
+            `tombola.executors.workers.Workers`.
     """
 
     whole = False
 
-    def __init__(self, turns: Turns, threads: int | None = None) -> None:
-        self.turns, self.threads = turns, threads
+    def __init__(self, work: Work, threads: int | None = None) -> None:
+        self.work, self.threads = work, threads
 
-    def __call__(self, asked: Sequence[Asked]) -> Iterator[Turned]:
-        """The turns in order, none before it is wanted."""
-        for one in asked:
+    def __call__(self, turns: Sequence[Turn]) -> Iterator[TurnResult]:
+        """The results in order, none before it is wanted."""
+        for turn in turns:
             with threads(self.threads):
-                turned = self.turns.take(one)
-            yield turned
+                result = self.work.take(turn)
+            yield result
 
     def close(self) -> None:
         """Nothing is held."""

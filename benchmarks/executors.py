@@ -13,6 +13,7 @@ from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet
 from tombola import partition
 from tombola.data import Data
+from tombola.executors import AtOnce
 from tombola.extract import extract
 from tombola.function import Function
 from tombola.masks import MaskSet
@@ -21,7 +22,6 @@ from tombola.objectives import Objective, OneVsRest, Reconstruction
 from tombola.problem import Problem
 from tombola.recipe import Recipe
 from tombola.scope import scope
-from tombola.together import AtOnce
 
 K, TARGET = 10, 0.83  # 1 / 1.2
 Ways = dict[AtOnce, tuple[str, float | None]]  # how at once: name and target of the row

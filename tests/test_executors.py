@@ -22,6 +22,10 @@ from tombola.errors import (
     WorkerDied,
 )
 from tombola.evidence import TicketEvidence
+from tombola.executors import Training, Work, batched, choose, executor, settled
+from tombola.executors.batched import Batched
+from tombola.executors.in_turn import InTurn, threads
+from tombola.executors.workers import Workers
 from tombola.extract import extract
 from tombola.guard import Guard
 from tombola.masks import MaskSet
@@ -33,10 +37,6 @@ from tombola.runs import Run
 from tombola.scoring import parse
 from tombola.settings import Settings
 from tombola.stage import Stage
-from tombola.together import Training, Turns, batched, choose, opened, settled
-from tombola.together.batched import Batched
-from tombola.together.in_turn import InTurn, threads
-from tombola.together.workers import Workers
 from tombola.watching import watcher
 
 forks = pytest.mark.skipif(bool(choose.hindrance()), reason="no workers here")
@@ -189,7 +189,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 import sys, time, torch
 from torch import nn
 import tombola as tb
-from tombola.together import choose
+from tombola.executors import choose
 
 choose.cores, choose.WORTH = lambda: 2, 0.0
 
@@ -359,35 +359,40 @@ def test_a_loss_that_is_not_finite_names_the_ticket_of_a_batch(make_problem, con
 
 
 @pytest.fixture
-def turns(make_problem, convnet):
-    def refuse(*_):
-        raise AssertionError("nothing is to be trained here")
+def work(make_problem, convnet):
+    class Refused(Work):
+        problems, keeps = (make_problem(convnet),), False
 
-    return Turns(refuse, refuse, [make_problem(convnet)])
+        def begin(self, turn):
+            raise AssertionError("nothing is to be trained here")
+
+        finish = begin
+
+    return Refused()
 
 
-def test_one_core_goes_in_turn_and_several_take_workers_where_that_pays(turns, monkeypatch):
+def test_one_core_goes_in_turn_and_several_take_workers_where_that_pays(work, monkeypatch):
     monkeypatch.setattr(choose, "affinity", lambda: {0, 1, 2, 3})
     monkeypatch.setattr(choose, "hindrance", lambda: "")
     with threads(1):
         assert settled("auto") == "no"
-        assert opened("auto", turns, 10, 10**6).threads is None
-        assert opened("workers", turns, 10, 10**6).threads == 1
+        assert executor("auto", work, 10, 10**6).threads is None
+        assert executor("workers", work, 10, 10**6).threads == 1
     with threads(3):
         assert settled("auto") == "workers"
-        way = opened("auto", turns, 10, 10**6)
-        assert (type(way), way.count, way.cores) == (
+        chosen = executor("auto", work, 10, 10**6)
+        assert (type(chosen), chosen.count, chosen.cores) == (
             Workers,
             3,
             (),
         )  # one core is left to others: none is pinned
-        assert opened("auto", turns, 2, 10**6).count == 2
-        assert opened("auto", turns, 10, 1).threads == 1  # too short, to the same bits
-        assert opened("workers", turns, 1, 10**6).threads is None  # one ticket has nobody beside it
-        assert type(opened("no", turns, 10, 10**6)) is InTurn
-        assert type(opened("batched", turns, 10, 1)) is Batched
+        assert executor("auto", work, 2, 10**6).count == 2
+        assert executor("auto", work, 10, 1).threads == 1  # too short, to the same bits
+        assert executor("workers", work, 1, 10**6).threads is None  # one ticket has nobody beside it
+        assert type(executor("no", work, 10, 10**6)) is InTurn
+        assert type(executor("batched", work, 10, 1)) is Batched
     with threads(4):
-        assert opened("auto", turns, 10, 10**6).cores == [0, 1, 2, 3]
+        assert executor("auto", work, 10, 10**6).cores == [0, 1, 2, 3]
 
 
 def test_a_way_that_does_not_exist_or_cannot_be_is_one_clear_error(monkeypatch):

@@ -1,9 +1,9 @@
-"""Which way the trainings of a round go: the rule of ``auto``, and what overrides it.
+"""Which executor takes the turns of a round: the rule of ``auto``, and what overrides it.
 
 ``no``       one after the other, each with all threads.
 ``workers``  each with one thread; in worker processes where that pays, one after the other where it does not,
              to the same bits.
-``batched``  all in one batch (`tombola.together.batched`); equal to the others up to rounding.
+``batched``  all in one batch (`tombola.executors.batched`); equal to the others up to rounding.
 ``auto``     ``workers`` on several cores, else ``no``; never ``batched``.
 
 With one thread ``no`` and ``workers`` have the same bits; with several, ``no`` has others, because sums are
@@ -20,10 +20,10 @@ from typing import Literal, get_args
 import torch
 
 from tombola.errors import UsageError, unknown
-from tombola.together.batched import Batched
-from tombola.together.in_turn import InTurn
-from tombola.together.turn import Turns, Way
-from tombola.together.workers import Workers
+from tombola.executors.batched import Batched
+from tombola.executors.in_turn import InTurn
+from tombola.executors.turn import Executor, Work
+from tombola.executors.workers import Workers
 
 AtOnce = Literal["auto", "no", "workers", "batched"]
 
@@ -51,26 +51,26 @@ def settled(asked: str) -> AtOnce:
     return asked  # type: ignore[return-value]
 
 
-def opened(at_once: str, turns: Turns, K: int, steps: int) -> Way:
-    """The way that a search goes; close it afterwards.
+def executor(at_once: str, work: Work, K: int, steps: int) -> Executor:
+    """What takes the turns of a search; close it afterwards.
 
     Args:
         at_once: ``auto``, ``no``, ``workers`` or ``batched``.
-        turns: of the search.
+        work: of the search.
         K: tickets; one alone is trained with all threads.
         steps: training steps that are left, of all tickets.
     """
-    way = settled(at_once) if at_once == "auto" else at_once
-    if K < 2 or way == "no":
-        return InTurn(turns)
-    if way == "batched":
-        return Batched(turns)
-    if cores() < 2 or hindrance() or least_seconds(turns, steps) < WORTH:
-        return InTurn(turns, threads=1)
+    kind = settled(at_once) if at_once == "auto" else at_once
+    if K < 2 or kind == "no":
+        return InTurn(work)
+    if kind == "batched":
+        return Batched(work)
+    if cores() < 2 or hindrance() or least_seconds(work, steps) < WORTH:
+        return InTurn(work, threads=1)
     count = min(cores(), K)
     free = sorted(affinity())
     # Pinned only where they take all cores: a few of many would meet the workers of other programs.
-    return Workers(turns, count, free if count == len(free) else ())
+    return Workers(work, count, free if count == len(free) else ())
 
 
 def cores() -> int:
@@ -96,8 +96,8 @@ def hindrance() -> str:
     return ""
 
 
-def least_seconds(turns: Turns, steps: int) -> float:
+def least_seconds(work: Work, steps: int) -> float:
     """What so many training steps take at least on one core, from sizes alone."""
-    problem = turns.problems[0]
+    problem = work.problems[0]
     products = 6 * problem.recipe.batch_size * problem.f.scope.size  # forward, and backward twice that
     return steps * (STEP + products / RATE)

@@ -6,7 +6,7 @@ What is sent is a mask and the weights that a round starts from, what comes back
 that has used several OpenMP threads may be forked as long as its children stay at one, as ours do (so does
 ``torch.utils.data.DataLoader``).
 
-A turn depends on nothing but what is asked for, so its bits are those of the same turn in this process at one
+A turn depends on nothing but its fields, so its bits are those of the same turn in this process at one
 thread, whichever worker takes it and however many there are.
 """
 
@@ -31,15 +31,15 @@ from typing import NamedTuple
 import torch
 
 from tombola.errors import TombolaError, WorkerDied
-from tombola.together.turn import Asked, Turned, Turns
+from tombola.executors.turn import Turn, TurnResult, Work
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Answer(NamedTuple):
-    """What a worker sends: a turn and the samples that went through, or the error it ended with."""
+    """What a worker sends: a result and the samples that went through, or the error it ended with."""
 
-    turned: Turned | None
+    result: TurnResult | None
     seen: int = 0
     error: BaseException | None = None
 
@@ -51,10 +51,10 @@ class _Worker:
 
 
 class Workers:
-    """Processes that take the turns of a search (a `tombola.together.Way`).
+    """Processes that take the turns of a search (a `tombola.executors.Executor`).
 
     Args:
-        turns: what they consist of.
+        work: what they consist of.
         count: how many processes.
         cores: one for each to be pinned to; none are pinned where it is empty.
 
@@ -64,29 +64,29 @@ class Workers:
 
     whole = False
 
-    def __init__(self, turns: Turns, count: int, cores: Sequence[int] = ()) -> None:
-        self.turns, self.count, self.cores = turns, count, cores
+    def __init__(self, work: Work, count: int, cores: Sequence[int] = ()) -> None:
+        self.work, self.count, self.cores = work, count, cores
         self._workers: list[_Worker] = []
 
-    def __call__(self, asked: Sequence[Asked]) -> Iterator[Turned]:
-        """The turns in order; each worker has one at a time, and gets the next when it is done."""
+    def __call__(self, turns: Sequence[Turn]) -> Iterator[TurnResult]:
+        """The results in order; each worker has one at a time, and gets the next when it is done."""
         if not self._workers:
             self._start()
-        left, idle = deque(range(len(asked))), deque(self._workers)
+        left, idle = deque(range(len(turns))), deque(self._workers)
         busy: list[tuple[int, _Worker]] = []
         ready: dict[int, Answer] = {}
-        for i, one in enumerate(asked):
+        for i, turn in enumerate(turns):
             while i not in ready:
                 while left and idle:
                     worker, j = idle.popleft(), left.popleft()
-                    self._send(worker, asked[j])
+                    self._send(worker, turns[j])
                     busy.append((j, worker))
                 heard = wait([worker.pipe for _, worker in busy])
                 for j, worker in [pair for pair in busy if pair[1].pipe in heard]:
                     busy.remove((j, worker))
-                    ready[j] = _received(worker, asked[j])
+                    ready[j] = _received(worker, turns[j])
                     idle.append(worker)
-            yield self._opened(ready.pop(i), one)
+            yield self._opened(ready.pop(i), turn)
 
     def close(self) -> None:
         """End all workers, whatever they are doing."""
@@ -111,7 +111,7 @@ class Workers:
             core = self.cores[i] if i < len(self.cores) else None
             others = [ours, *(worker.pipe for worker in self._workers)]
             process = context.Process(
-                target=_serve, args=(theirs, others, self.turns, core, os.getpid()), daemon=True
+                target=_serve, args=(theirs, others, self.work, core, os.getpid()), daemon=True
             )
             with warnings.catch_warnings():  # Python warns of locks that other threads may hold: children
                 warnings.simplefilter("ignore", DeprecationWarning)  # take none of theirs
@@ -119,27 +119,27 @@ class Workers:
             theirs.close()
             self._workers.append(_Worker(process, ours))
 
-    def _send(self, worker: _Worker, asked: Asked) -> None:
-        which = next(i for i, problem in enumerate(self.turns.problems) if problem is asked.problem)
+    def _send(self, worker: _Worker, turn: Turn) -> None:
+        which = next(i for i, problem in enumerate(self.work.problems) if problem is turn.problem)
         with suppress(OSError):  # it is dead: the answer, which never comes, will say so
-            mask_N = asked.mask_N.clone()  # a row of a matrix would bring the matrix
-            worker.pipe.send_bytes(pickle.dumps((which, asked.k, asked.r, mask_N, asked.start)))
+            mask_N = turn.mask_N.clone()  # a row of a matrix would bring the matrix
+            worker.pipe.send_bytes(pickle.dumps((which, turn.k, turn.r, mask_N, turn.start)))
 
     @staticmethod
-    def _opened(answer: Answer, asked: Asked) -> Turned:
+    def _opened(answer: Answer, turn: Turn) -> TurnResult:
         if answer.error is not None:
             raise answer.error
-        assert answer.turned is not None
-        asked.problem.seen += answer.seen
-        return answer.turned
+        assert answer.result is not None
+        turn.problem.seen += answer.seen
+        return answer.result
 
 
-def _received(worker: _Worker, asked: Asked) -> Answer:
+def _received(worker: _Worker, turn: Turn) -> Answer:
     try:
         answer: Answer = pickle.loads(worker.pipe.recv_bytes())
     except (EOFError, OSError):
         worker.process.join()
-        ticket, code = asked.problem.partition.names[asked.k], worker.process.exitcode or 0
+        ticket, code = turn.problem.partition.names[turn.k], worker.process.exitcode or 0
         raise WorkerDied(
             f"the worker process that trained ticket {ticket!r} ended with "
             f"{f'signal {-code}' if code < 0 else f'status {code}'} (was there too little memory?): the same "
@@ -151,9 +151,7 @@ def _received(worker: _Worker, asked: Asked) -> Answer:
 # -- in a worker -----------------------------------------------------------------------------------
 
 
-def _serve(
-    pipe: Connection, others: Sequence[Connection], turns: Turns, core: int | None, parent: int
-) -> None:
+def _serve(pipe: Connection, others: Sequence[Connection], work: Work, core: int | None, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     _die_with(parent)
     for other in others:  # or nobody would notice that the parent is gone
@@ -165,17 +163,17 @@ def _serve(
     with suppress(EOFError, OSError):  # the parent is gone
         while True:
             which, k, r, mask_N, start = pickle.loads(pipe.recv_bytes())
-            pipe.send_bytes(answered(turns, Asked(turns.problems[which], k, r, mask_N, start)))
+            pipe.send_bytes(answered(work, Turn(work.problems[which], k, r, mask_N, start)))
 
 
-def answered(turns: Turns, asked: Asked) -> bytes:
-    """A turn as a pickled `Answer`; an error comes out as the same one, with the worker's traceback."""
-    before = asked.problem.seen
+def answered(work: Work, turn: Turn) -> bytes:
+    """The `Answer` of a turn, pickled; an error comes out as the same one, with the worker's traceback."""
+    before = turn.problem.seen
     try:
-        turned = turns.take(asked)
-        if not turns.keeps:
-            turned = turned._replace(theta=None)
-        return pickle.dumps(Answer(turned, asked.problem.seen - before))
+        result = work.take(turn)
+        if not work.keeps:
+            result = result._replace(theta=None)
+        return pickle.dumps(Answer(result, turn.problem.seen - before))
     except Exception as error:
         error.add_note("in a worker process:\n" + traceback.format_exc())
         try:

@@ -22,29 +22,29 @@ from torch.func import vmap
 
 from tombola.errors import UsageError
 from tombola.evidence import TicketEvidence
+from tombola.executors.turn import Training, Turn, TurnResult, Work
 from tombola.function import Function, Theta
 from tombola.problem import Problem, finite, set_rate
 from tombola.scoring.movement import away_from_zero
-from tombola.together.turn import Asked, Training, Turned, Turns
 
 
 class Batched:
-    """The turns of a round trained as one batch (a `tombola.together.Way`)."""
+    """The turns of a round trained as one batch (a `tombola.executors.Executor`)."""
 
     whole = True  # the bits of a row may depend on how many rows there are
 
-    def __init__(self, turns: Turns) -> None:
-        self.turns = turns
+    def __init__(self, work: Work) -> None:
+        self.work = work
 
-    def __call__(self, asked: Sequence[Asked]) -> Iterator[Turned]:
-        """The turns in order; a single one, and those that something looks into, one after the other."""
-        trainings = [self.turns.begin(one) for one in asked]
+    def __call__(self, turns: Sequence[Turn]) -> Iterator[TurnResult]:
+        """The results in order; a single one, and those that something looks into, one after the other."""
+        trainings = [self.work.begin(turn) for turn in turns]
         together = len(trainings) > 1 and all(
             t.watch is None and t.recipe == trainings[0].recipe for t in trainings
         )
         losses = train(trainings) if together else (training.run() for training in trainings)
         for training, loss in zip(trainings, losses, strict=True):
-            yield self.turns.finish(training, loss)
+            yield self.work.finish(training, loss)
 
     def close(self) -> None:
         """Nothing is held."""
