@@ -2,7 +2,6 @@
 
 import json
 import math
-from functools import partial
 
 import numpy as np
 import pytest
@@ -74,7 +73,6 @@ def call(*arguments):
 def test_alignment_is_found_in_tickets_and_twins_and_not_in_a_shuffled_partition(
     runs, table, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr("tombola.commands.semantics.power", partial(power, trials=30, permutations=39))
     page_file, kept, figure = tmp_path / "s.md", runs[0].parent / "semantics.json", tmp_path / "f.svg"
     page_file.write_text("<!-- tables: g -->\n<!-- end of tables: g -->\n")
     options = ("--names", table, "--permutations", 99, "--json")

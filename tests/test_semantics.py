@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_mutual_info_score
 
-from tombola.analysis.groups import agreement, cluster
+from tombola.analysis.groups import adjusted_information, agreement, cluster
 from tombola.analysis.named import Named
 from tombola.analysis.semantics import align, align_by_depth, spearman
 from tombola.analysis.similarity import compare, kappa
@@ -317,6 +317,15 @@ def test_kin_masks_make_the_known_groups():
     assert found.ami == pytest.approx(1)
     assert found.clusters == dict(zip(NAMES, [0, 0, 1, 1, 2, 2], strict=True))
     assert found.p == pytest.approx(48 / 720, abs=0.03)
+
+
+@pytest.mark.parametrize("sizes", [(8, 2, 2), (20, 3, 5), (100, 20, 20)])
+def test_many_orders_of_labels_have_the_adjusted_mutual_information_of_each(sizes):
+    (K, *kinds), rng = sizes, np.random.default_rng(0)
+    known, found = (np.append(np.arange(k), rng.integers(k, size=K - k)) for k in kinds)
+    dealt = np.array([known, *(rng.permutation(known) for _ in range(20))])
+    expected = [adjusted_mutual_info_score(one, found) for one in dealt]
+    assert adjusted_information(dealt, found) == pytest.approx(expected, abs=1e-12)
 
 
 def test_agreement_is_the_adjusted_mutual_information_of_the_clusters():

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.cluster.hierarchy import cut_tree, linkage
-from sklearn.metrics import adjusted_mutual_info_score
+from scipy.special import rel_entr
+from scipy.stats import entropy
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 from tombola.analysis.named import Named
 from tombola.errors import UsageError
@@ -85,7 +88,24 @@ def agreement(
         raise UsageError("all tickets are of one group: there is nothing to agree with")
     clusters = cluster(similarity, k)
     found, rng = list(clusters.values()), np.random.default_rng(seed)
-    ami = float(adjusted_mutual_info_score(known, found))
-    chance = [float(adjusted_mutual_info_score(rng.permutation(known), found)) for _ in range(permutations)]
+    dealt_RK = np.array([known, *(rng.permutation(known) for _ in range(permutations))])
+    ami, *chance = adjusted_information(dealt_RK, np.array(found))
     p = (1 + sum(value >= ami - 1e-12 for value in chance)) / (1 + permutations)
-    return Agreement(ami, float(np.quantile(chance, 0.95)), p, clusters)
+    return Agreement(float(ami), float(np.quantile(chance, 0.95)), p, clusters)
+
+
+def adjusted_information(dealt_RK: NDArray[np.intp], found_K: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Adjusted mutual information ``[R]`` of R orders of the same labels with others.
+
+    What sizes decide (entropies, the information to be expected) is the same for all of them, and is most of
+    the work of `sklearn.metrics.adjusted_mutual_info_score`.
+    """
+    K = len(found_K)
+    table = contingency_matrix(dealt_RK[0], found_K)
+    expected = expected_mutual_information(table, K)
+    most = (entropy(table.sum(0)) + entropy(table.sum(1))) / 2
+    joint_RIJ = np.einsum("rki,kj->rij", np.eye(len(table))[dealt_RK], np.eye(table.shape[1])[found_K]) / K
+    alone = joint_RIJ.sum(2, keepdims=True) * joint_RIJ.sum(1, keepdims=True)
+    information_R = rel_entr(joint_RIJ, alone).sum((1, 2))
+    adjusted: NDArray[np.float64] = (information_R - expected) / max(most - expected, np.finfo(float).eps)
+    return adjusted

@@ -11,12 +11,17 @@ import numpy as np
 from scipy.stats import norm, rankdata
 
 from tombola.analysis.named import Named
-from tombola.analysis.semantics import align
+from tombola.analysis.semantics import mantel
 from tombola.errors import UsageError
 
 
 def power(
-    meaning: Named, rho: float, level: float = 0.05, trials: int = 200, permutations: int = 199, seed: int = 0
+    meaning: Named,
+    rho: float,
+    level: float = 0.05,
+    trials: int = 1000,
+    permutations: int = 999,
+    seed: int = 0,
 ) -> float:
     """The chance that `tombola.analysis.semantics.align` finds an alignment of this size.
 
@@ -44,12 +49,6 @@ def power(
     K, pairs = len(meaning.names), meaning.pairs()
     z = norm.ppf((rankdata(pairs) - 0.5) / len(pairs))
     z = (z - z.mean()) / (z.std() or 1.0)
-    rng, rows = np.random.default_rng(seed), np.triu_indices(K, 1)
-    found = 0
-    for trial in range(trials):
-        values = np.eye(K)
-        values[rows] = rho * z + math.sqrt(1 - rho**2) * rng.normal(size=len(z))
-        values = np.triu(values) + np.triu(values, 1).T
-        p = align(Named(meaning.names, values), meaning, permutations, bootstraps=0, seed=trial).p
-        found += p <= level
-    return found / trials
+    noise, orders = (np.random.default_rng((seed, i)) for i in range(2))
+    x_TP = rho * z + math.sqrt(1 - rho**2) * noise.normal(size=(trials, len(z)))
+    return float((mantel(x_TP, pairs, K, permutations, "greater", orders) <= level).mean())

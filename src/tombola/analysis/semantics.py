@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -28,6 +28,7 @@ from tombola.masks import MaskSet
 Floats = NDArray[np.float64]
 Alternative = Literal["greater", "two-sided"]
 _TIE = 1e-12  # correlations that differ by rounding are equal
+_AT_ONCE = 1 << 22  # ranks that are in memory at once: 32 MB
 
 
 @dataclass(frozen=True)
@@ -90,8 +91,7 @@ def align(
     if math.isnan(rho):
         return Alignment(math.nan, math.nan, (math.nan, math.nan), K, len(x))
     rng = np.random.default_rng((seed, 0))
-    orders, exact = _orders(K, permutations, rng)
-    p = _mantel(x, y, K, rho, orders, exact, alternative)
+    p = float(mantel(x[None], y, K, permutations, alternative, rng)[0])
     ci95 = _interval(masks.values_KK, meaning.values_KK, bootstraps, np.random.default_rng((seed, 1)))
     return Alignment(rho, p, ci95, K, len(x))
 
@@ -127,36 +127,46 @@ def spearman(x: Floats, y: Floats) -> float:
 
 
 def _ranks(x: Floats) -> Floats:
-    ranks: Floats = rankdata(x)
-    return ranks - ranks.mean()
+    """Ranks along the last axis, less their mean."""
+    ranks: Floats = rankdata(x, axis=-1)
+    return ranks - ranks.mean(-1, keepdims=True)
 
 
-def _orders(K: int, most: int, rng: np.random.Generator) -> tuple[Iterable[NDArray[np.intp]], bool]:
+def _orders(K: int, most: int, rng: np.random.Generator) -> tuple[Iterator[NDArray[np.intp]], bool]:
     """Orders of K names to test against: all (and True), or ``most`` drawn at random."""
     if K < 20 and math.factorial(K) <= most:  # 20! is beyond anything
         return map(np.array, itertools.permutations(range(K))), True
     return (rng.permutation(K) for _ in range(most)), False
 
 
-def _mantel(
-    x: Floats,
-    y: Floats,
-    K: int,
-    rho: float,
-    orders: Iterable[NDArray[np.intp]],
-    exact: bool,
-    alternative: Alternative,
-) -> float:
+def mantel(
+    x_TP: Floats, y_P: Floats, K: int, permutations: int, alternative: Alternative, rng: np.random.Generator
+) -> Floats:
+    """p-values ``[T]`` of T rank correlations with one meaning, from the same orders of the K names.
+
+    NaN where one side is constant.
+    """
     # Another order of the names moves the ranks of one matrix about and changes none: rank once.
-    upper, a, b = np.triu_indices(K, 1), _ranks(x), _ranks(y)
-    size = math.sqrt(float(a @ a) * float(b @ b))
+    upper, a_TP, b_P = np.triu_indices(K, 1), _ranks(x_TP), _ranks(y_P)
+    size_T = np.sqrt((a_TP * a_TP).sum(1) * float(b_P @ b_P))
+    size_T[size_T == 0] = math.nan
+    rho_T = a_TP @ b_P / size_T
     ranks_KK = np.zeros((K, K))
-    ranks_KK[upper] = a
+    ranks_KK[upper] = b_P
     ranks_KK += ranks_KK.T
-    drawn = np.array([ranks_KK[order[upper[0]], order[upper[1]]] @ b for order in orders]) / size
-    as_large = drawn >= rho - _TIE if alternative == "greater" else np.abs(drawn) >= abs(rho) - _TIE
-    count = int(as_large.sum())
-    return count / len(drawn) if exact else (count + 1) / (len(drawn) + 1)
+    orders, exact = _orders(K, permutations, rng)
+    count_T, drawn = np.zeros(len(x_TP)), 0
+    while some := list(itertools.islice(orders, max(1, _AT_ONCE // len(y_P)))):
+        moved = np.argsort(np.array(some), axis=1)
+        drawn_Tn = a_TP @ ranks_KK[moved[:, upper[0]], moved[:, upper[1]]].T / size_T[:, None]
+        if alternative == "two-sided":
+            count_T += (np.abs(drawn_Tn) >= np.abs(rho_T[:, None]) - _TIE).sum(1)
+        else:
+            count_T += (drawn_Tn >= rho_T[:, None] - _TIE).sum(1)
+        drawn += len(some)
+    p_T: Floats = count_T / drawn if exact else (count_T + 1) / (drawn + 1)
+    p_T[np.isnan(rho_T)] = math.nan
+    return p_T
 
 
 def _interval(x_KK: Floats, y_KK: Floats, bootstraps: int, rng: np.random.Generator) -> tuple[float, float]:
