@@ -9,7 +9,7 @@ from pathlib import Path
 from tombola.errors import UsageError, unknown
 from tombola.methods import METHODS
 from tombola.report.blocks import Block, Chapter, Figures, Section, Tabled
-from tombola.report.figures import Axis, Figure, Series, method_style, percent, xy
+from tombola.report.figures import Axis, Figure, Series, Style, percent, xy
 from tombola.report.heatmap import heat
 from tombola.report.html import render
 from tombola.report.rows import LED, Row
@@ -58,11 +58,11 @@ def curve(rows: Sequence[Row], metric: str, title: str) -> Figure:
     """Quality over sparsity, a line per method; controls are dashed, what is not pruned is a level line."""
     by_method, levels = values(rows, metric), sorted({r["sparsity"] for r in rows if r["sparsity"]})
     series = []
-    for name, own in by_method.items():
+    for i, (name, own) in enumerate(by_method.items()):  # by place: numbers of methods repeat their colours
         points = [(r["sparsity"], r["mean"], r["ci95"]) for r in own]
         if [r["sparsity"] for r in own] == [0.0] and levels:
             points = [(level, *points[0][1:]) for level in (levels[0], levels[-1])][: len(levels)]
-        series.append(Series(name, method_style(name), points))
+        series.append(Series(name, Style(i, hollow=METHODS[name].control), points))
     return xy(title, series, Axis("sparsity", percent, levels), Axis(label(metric), fmt(metric)))
 
 
