@@ -59,12 +59,18 @@ def draw(made: Sequence[Aligned], meaning: Named, what: str, file: Path) -> None
 
 
 def _matrix(figure: Any, axes: Any, named: Named) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     values = np.where(np.eye(len(named.names), dtype=bool), np.nan, named.values_KK)
-    figure.colorbar(axes.imshow(values, cmap="cividis"), ax=axes, shrink=0.8)
-    if len(named.names) <= 24:
-        places = range(len(named.names))
-        axes.set_xticks(places, named.names, rotation=60, ha="right", fontsize=7)
-        axes.set_yticks(places, named.names, fontsize=7)
+    image = axes.imshow(values, cmap="cividis")
+    figure.colorbar(image, ax=axes, location="bottom", shrink=0.8, ticks=MaxNLocator(4))
+    words = [name.replace("_", " ") for name in named.names]
+    places = range(len(words)) if len(words) <= 24 else []
+    axes.set_yticks(places, words if places else [], fontsize=7)
+    if places and len(words) <= 12:  # more would take the matrix's place; columns have the order of rows
+        axes.set_xticks(places, words, rotation=60, ha="right", fontsize=7)
+    else:
+        axes.set_xticks([])
 
 
 def _lines(axes: Any, made: Sequence[Aligned]) -> None:
