@@ -72,7 +72,6 @@ def route(
         for level in sparsity or world.sparsities(method):
             wanted = named or defaults(type(world.objective).__name__)
             values += _one(world, method, level, wanted, save)
-            err_console.print(f"{path}: {method} at {level:.0%} routed", highlight=False)
     show_rows(over_seeds(values), tables, json, write, made_by("route"), keep)
 
 
@@ -86,7 +85,12 @@ def _one(
     if len(tickets.names) < 2:
         raise UsageError(f"{method} has a single network: there is nothing to route")
     found = {name: world.tickets(name, 0.0 if name == "dense" else level) for name in SINGLE}
-    values, made = measure(world, tickets, wanted, {name: t for name, t in found.items() if t is not None})
+    single = {name: t for name, t in found.items() if t is not None}
+
+    def tell(word: str) -> None:
+        err_console.print(f"{world.path}: {method} at {level:.0%}, {word}", highlight=False, soft_wrap=True)
+
+    values, made = measure(world, tickets, wanted, single, tell)
     if save is not None:
         tickets.router = next(iter(made.values()))
         sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")

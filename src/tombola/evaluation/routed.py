@@ -51,6 +51,7 @@ def measure(
     tickets: TicketModel,
     wanted: Mapping[str, Mapping[str, Any]],
     single: Mapping[str, TicketModel],
+    tell: Callable[[str], None],
 ) -> tuple[Values, dict[str, Router]]:
     """All values of one run at one sparsity, and the routers, fitted.
 
@@ -59,6 +60,7 @@ def measure(
         tickets: one per context.
         wanted: routers by the name of their row, with options; the name begins with the router's.
         single: networks for all contexts, by method.
+        tell: is told of every router when it is measured.
     """
     baked = [tickets.bake(name) for name in tickets.names]
     truth_S, K = world.where("test"), len(baked)
@@ -108,6 +110,7 @@ def measure(
         values += _confusion(who, routed, truth_S)
         if made[who].options["mix"] == 1 and not leak:
             values += _windows(world, judge, who, routed, truth_S, closed)
+        tell(f"{who} sends {right:.1%} to the right ticket")
     for who, value in references.items():
         add(who, **{metric: value}, **closed(value))
     for method, model in single.items():
