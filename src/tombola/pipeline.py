@@ -29,7 +29,7 @@ from tombola.rounds import later
 from tombola.schedules import kept
 from tombola.search import Search
 from tombola.stage import Stage, State
-from tombola.task import REWIND, Source, Task
+from tombola.task import Source, Task
 from tombola.telling import tell
 from tombola.tickets import TicketModel
 
@@ -83,7 +83,7 @@ class Pipeline(Task):
         """theta0, or the weights after the first dense steps on this source."""
         if not self.settings.rewind:
             return self.theta0
-        source = REWIND.get(source, source)
+        source = self.beginning(source)
         problem = self.problem(source, self.settings.train)
         dense = MaskSet.dense(self.f.scope, problem.partition.names)
         steps = self.budget(source, self.settings.rewind)
@@ -138,8 +138,7 @@ class Pipeline(Task):
         """Training samples that went into masks and rewind point up to this sparsity."""
         names = set()
         if self.settings.rewind:
-            sources = [REWIND.get(source, source) for source in (search, task) if source]
-            names = {f"rewind-{self.network}{source}" for source in sources}
+            names = {f"rewind-{self.network}{self.beginning(source)}" for source in (search, task) if source}
         if search:
             names |= self.search_of(search).stages(sparsity)
         facts = [self.journal.facts(name) for name in names]

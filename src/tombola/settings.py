@@ -35,6 +35,8 @@ class Settings:
         T: training steps per ticket and round of Algorithm 1.
         steps: batches per ticket of Algorithm 2.
         rewind: dense training steps per ticket before the rewind point (0: rewind to theta0).
+        rewind_task: what these steps train tickets for: ``own`` (each its own task, on the shared weights) or
+            ``single`` (the task of one network for all data, which the baselines start from anyhow).
         rewinding: what is put back after pruning: ``weights``, ``learning_rate`` (weights stay) or
             ``fine_tune`` (both stay); `tombola.rewinding` says what becomes of the rest.
         first: a score that draws the first mask before any training, to the first density of the schedule;
@@ -67,6 +69,7 @@ class Settings:
     T: int = 100
     steps: int = 500
     rewind: int = 0
+    rewind_task: str = "own"
     rewinding: str = "weights"
     first: str = ""
     during: str = ""
@@ -102,6 +105,7 @@ class Settings:
         for name, choices in (
             ("selection", pruning.SELECTIONS),
             ("form", ("sequential", "simultaneous")),
+            ("rewind_task", ("own", "single")),
             ("rewinding", rewinding.KINDS),
         ):
             if getattr(self, name) not in choices:

@@ -28,7 +28,7 @@ from tombola.settings import Settings
 # What a search reads: the subsets in two data orders, shuffled subsets, or everything at once.
 Source = Literal["own", "twin", "shuffled", "single", "single_union"]
 # Searches that start where another source does: a control replaces one part, not the start as well.
-REWIND: dict[Source, Source] = {"shuffled": "own", "single_union": "single"}
+_BEGINNINGS: dict[Source, Source] = {"shuffled": "own", "single_union": "single"}
 
 
 @dataclass
@@ -69,6 +69,10 @@ class Task:
             partition, objective = partition.whole(), objective.single(partition)
         order = source if source == "twin" else ""
         return Problem(self.f, self.data, partition, objective, recipe, self.seed, order)
+
+    def beginning(self, source: Source) -> Source:
+        """The source whose first dense steps lead to the rewind point of this one."""
+        return "single" if self.settings.rewind_task == "single" else _BEGINNINGS.get(source, source)
 
     def budget(self, source: Source, steps: int) -> int:
         """Steps per ticket that give every source the same number of samples in all."""

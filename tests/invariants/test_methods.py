@@ -198,9 +198,10 @@ def test_a_search_begins_at_the_rewind_point_under_its_mask_with_its_buffers(nam
     assert all(torch.equal(t, theta0[n]) for n, t in seen_by(p, name).theta0.tensors().items())
 
 
+@pytest.mark.parametrize("task", ["own", "single"])
 @pytest.mark.parametrize("name", METHODS)
-def test_late_rewinding_starts_search_and_training_from_the_same_early_weights(name):
-    p = new_pipeline(rewind=4)
+def test_late_rewinding_starts_search_and_training_from_the_same_early_weights(name, task):
+    p = new_pipeline(rewind=4, rewind_task=task)
     outcome = carry_out(p, name, levels(p, name)[-1])
     p = seen_by(p, name)
     early = p.rewind_point(method(name).task)
@@ -441,6 +442,20 @@ def test_a_late_rewind_point_is_shared_counted_and_where_training_starts():
     rtl = found["rtl"].models[0]
     outside = ~rtl.masks.union()
     assert torch.equal(weights_of(p, rtl)[outside], p.rewind_point("own").weights_N.detach()[outside])
+
+
+@pytest.mark.parametrize("normalization", ["shared", "per_ticket_statistics", "per_ticket"])
+def test_all_may_start_from_the_same_dense_network(normalization):
+    p = new_pipeline(rewind=3, rewind_task="single", normalization=normalization)
+    found = {name: carry_out(p, name, 0.3) for name in ("rtl", "shuffled_partition", "imp")}
+    assert {stage for stage in p.journal.results if stage.startswith("rewind")} == {"rewind-single"}
+    for name, outcome in found.items():
+        assert outcome["samples_search"] == found["imp"]["samples_search"], name
+        outside = ~outcome.tickets.masks.union()
+        early = p.rewind_point("single").weights_N.detach()
+        assert torch.equal(weights_of(p, outcome.tickets)[outside], early[outside]), name
+    single = new_pipeline(rewind=3, normalization=normalization)
+    assert torch.equal(single.rewind_point("single").weights_N, early)
 
 
 # -- networks that are told the context -------------------------------------------------------------------
