@@ -98,6 +98,29 @@ def test_a_small_subset_repeats_cyclically_and_every_ticket_gets_every_step(smal
     assert problem.seen == 2 * steps * 8
 
 
+def test_shares_by_size_give_every_sample_its_turn_at_the_same_cost(small):
+    problem, masks = small
+    turns = []
+
+    class Watching(Classification):
+        def targets(self, data, partition, index, k):
+            turns.append((k, index))
+            return super().targets(data, partition, index, k)
+
+    problem.objective, stage = Watching(), Stage()
+    retrain(problem, problem.f.theta0(), masks, 15, shares="size", save_every=1, stage=stage)
+    assert len(turns) == 2 * 15
+    sizes = torch.tensor(list(problem.partition.sizes().values()), dtype=torch.float64)
+    made = torch.tensor([k for k, _ in turns]).bincount()
+    assert torch.allclose(made.double(), 30 * sizes / sizes.sum(), atol=1)
+    for k, count in enumerate(made.tolist()):  # each goes through its own samples as ever
+        stream = problem.stream(k, "retrain")
+        seen = [index for turn, index in turns if turn == k]
+        assert all(torch.equal(index, stream[i]) for i, index in enumerate(seen))
+        passes = [row["step"] for row in stage.rows if row["ticket"] == masks.names[k]]
+        assert len(set(passes)) == min(count, 15)  # no loss is recorded where there was no turn
+
+
 RECIPES = [
     Recipe("Adam", 0.01, 8),
     Recipe("AdamW", 0.01, 8, decay="cosine", options={"weight_decay": 0.1}),
@@ -174,15 +197,18 @@ def states(theta):
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("form", ["sequential", "simultaneous"])
+@pytest.mark.parametrize(
+    ("form", "shares"), [("sequential", "equal"), ("sequential", "size"), ("simultaneous", "equal")]
+)
 @pytest.mark.parametrize("alive", [0, 1, 3])
 def test_an_interrupted_training_goes_on_to_the_same_bits(
-    convnet, make_problem, random_masks, interrupted, recipe, form, alive
+    convnet, make_problem, random_masks, interrupted, recipe, form, shares, alive
 ):
     def train(stage):
         problem = make_problem(convnet, recipe=recipe, private=["1.weight"])
         masks = random_masks(problem.f.scope)
-        theta = retrain(problem, problem.f.theta0(), masks, 7, form=form, save_every=2, stage=stage)
+        how = {"form": form, "shares": shares, "save_every": 2}
+        theta = retrain(problem, problem.f.theta0(), masks, 7, **how, stage=stage)
         return theta.tensors(), problem.seen
 
     plain = Stage()

@@ -177,12 +177,13 @@ class Pipeline(Task):
         problem = self.problem(source, recipe or self.settings.train)
         steps = self.budget(source, self.settings.steps)
         turns, key = None if ticket is None else [ticket], ""
-        start, form = start or self.rewind_point(source), self.settings.form
+        start, form, shares = start or self.rewind_point(source), self.settings.form, self.settings.shares
         if label == DENSE:
             key = self.key(label, steps, form)
 
         def compute(stage: Stage) -> State:
-            theta = retrain(problem, start, masks, steps, form=form, tickets=turns, stage=stage)  # type: ignore[arg-type]
+            how: dict[str, Any] = {"form": form, "shares": shares, "tickets": turns}
+            theta = retrain(problem, start, masks, steps, **how, stage=stage)
             return theta.tensors(), {"seen": problem.seen}
 
         tensors, facts = self.journal.once(f"train-{label}", compute, key)

@@ -15,9 +15,11 @@ from tombola.function import Theta
 from tombola.masks import MaskSet
 from tombola.optim import MaskedOptimizer
 from tombola.problem import Problem, finite, set_rate
+from tombola.pruning.shares import apportion
 from tombola.stage import Stage, part
 
 Form = Literal["sequential", "simultaneous"]
+Shares = Literal["equal", "size"]
 
 
 def retrain(
@@ -27,6 +29,7 @@ def retrain(
     steps: int,
     *,
     form: Form = "sequential",
+    shares: Shares = "equal",
     tickets: Sequence[int] | None = None,
     purpose: str = "retrain",
     save_every: int = 50,
@@ -45,6 +48,8 @@ def retrain(
         steps: batches per ticket: the paper's epochs × M, with M = max_k M_k batches in the largest
             subset; smaller subsets begin again (cyclic repetition).
         form: ``sequential`` or ``simultaneous``.
+        shares: ``equal``, as many batches for every ticket, or ``size``: the same sum, in proportion to the
+            epochs of the tickets, as one network for all data would see them (``sequential`` only).
         tickets: train only these (all by default).
         purpose: names the data order.
         save_every: batches per ticket between two saved states.
@@ -56,20 +61,31 @@ def retrain(
     theta, optimizer, start = _begin(problem, theta0.clone(len(masks)), stage)
     owned = [_any([problem.masks(theta, m[k], k) for k in group]) for group in groups]
     streams, losses = {k: problem.stream(k, purpose) for k in turns}, _Losses(names, problem.f.device)
+    M = batches(problem, steps, shares)
     problem.f.module.train()
     for b in range(start, steps):
         set_rate(optimizer, problem.recipe.rate(b, steps))  # η
         for group, mask in zip(groups, owned, strict=True):  # ticket after ticket, or all at once
-            optimizer.zero_grad()
-            for k in group:
-                losses.add(k, problem.gradient(theta, m[k], k, streams[k], b))  # ∇_θ L ⊙ m_k
-            optimizer.step(mask)  # θ ← θ − η Σ ∇_θ L ⊙ m_k, in the weights that the group owns
+            for i in range(b * M[group[0]] // steps, (b + 1) * M[group[0]] // steps):  # i = b in equal shares
+                optimizer.zero_grad()
+                for k in group:
+                    losses.add(k, problem.gradient(theta, m[k], k, streams[k], i))  # ∇_θ L ⊙ m_k
+                optimizer.step(mask)  # θ ← θ − η Σ ∇_θ L ⊙ m_k, in the weights that the group owns
         if (b + 1) % save_every == 0 or b + 1 == steps:
-            for k in turns:
+            for k in filter(losses.counts.__getitem__, turns):  # who had a turn since
                 stage.record(event=purpose, step=b + 1, ticket=names[k], loss=losses.mean(k))
             stage.save(lambda: _state(theta, optimizer), {"step": b + 1, "seen": problem.seen})
         stage.advance(b + 1, steps)
     return theta
+
+
+def batches(problem: Problem, steps: int, shares: Shares) -> list[int]:
+    """Batches of each ticket, ``K × steps`` in all and at least one."""
+    K = len(problem.partition)
+    if shares == "equal":
+        return [steps] * K
+    sizes = [problem.objective.epoch_size(problem.partition, k) for k in range(K)]
+    return apportion(sizes, [1] * K, [K * steps] * K, K * steps)
 
 
 class _Losses:

@@ -58,6 +58,8 @@ class Settings:
             good round; ``warn`` measures as much and goes on; ``collapse:RATE`` states another false-alarm
             rate. Empty: it warns, from what costs no training.
         form: of Algorithm 2: ``sequential`` or ``simultaneous``.
+        shares: of the batches of Algorithm 2: ``equal``, or by ``size`` of the subsets with the same sum
+            (``sequential`` only).
         normalization: ``shared``, ``per_ticket_statistics`` or ``per_ticket``.
         private: names or globs of further parameters that every ticket keeps for itself.
         statistics: training batches from which norm statistics are estimated.
@@ -82,6 +84,7 @@ class Settings:
     floor: int = 0
     stop: str = ""
     form: str = "sequential"
+    shares: str = "equal"
     normalization: str = "per_ticket_statistics"
     private: tuple[str, ...] = ()
     statistics: int = 10
@@ -105,6 +108,7 @@ class Settings:
         for name, choices in (
             ("selection", pruning.SELECTIONS),
             ("form", ("sequential", "simultaneous")),
+            ("shares", ("equal", "size")),
             ("rewind_task", ("own", "single")),
             ("rewinding", rewinding.KINDS),
         ):
@@ -114,6 +118,8 @@ class Settings:
         for name, least in (("T", 0), ("steps", 1), ("rewind", 0), ("statistics", 1), ("floor", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}: got {getattr(self, name)}")
+        if self.shares == "size" and self.form == "simultaneous":
+            raise UsageError("form=simultaneous steps all tickets at once: shares=size needs form=sequential")
         if scoring.parse(self.score).trajectory and not self.T:
             raise UsageError(f"score {self.score!r} sums over training steps, so T must be at least 1: got 0")
         if self.first and scoring.parse(self.first).trajectory:
