@@ -72,9 +72,10 @@ def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
     """Search, train, finish, judge and save one method at one sparsity."""
     chosen, label = method(name), f"{name}-{sparsity}"
     pipeline = pipeline.told if chosen.told else pipeline
+    late = pipeline.settings.rewind
     pipeline = pipeline.under(name, chosen.changes) if chosen.changes else pipeline
     masks = chosen.mask_set(pipeline, sparsity)
-    models, seen = _train(pipeline, chosen, masks, label, sparsity)
+    models, seen = _train(pipeline, chosen, masks, label, sparsity, late)
     similarity = _similarity(pipeline, name, sparsity, masks)
 
     def compute(stage: Stage) -> State:
@@ -127,10 +128,13 @@ def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
 
 
 def _train(
-    pipeline: Pipeline, chosen: Method, masks: MaskSet, label: str, sparsity: float
+    pipeline: Pipeline, chosen: Method, masks: MaskSet, label: str, sparsity: float, late: int
 ) -> tuple[list[TicketModel], int]:
+    """Algorithm 2. Whoever begins at initial weights makes up for the ``late`` steps of the rewind point: all
+    networks come equally far from their initialisation."""
     search = None if chosen.start else chosen.search
     recipe = pipeline.recipe(search)
+    further = late if chosen.start or not pipeline.settings.rewind else 0
 
     def begin(ticket: int | None) -> Theta:
         return (
@@ -138,10 +142,10 @@ def _train(
         )
 
     if chosen.shared:
-        model, seen = pipeline.train(label, chosen.task, masks, None, begin(None), recipe)
+        model, seen = pipeline.train(label, chosen.task, masks, None, begin(None), recipe, further)
         return [model], seen
     alone = [
-        pipeline.train(f"{label}-{name}", chosen.task, masks, k, begin(k), recipe)
+        pipeline.train(f"{label}-{name}", chosen.task, masks, k, begin(k), recipe, further)
         for k, name in enumerate(masks.names)
     ]
     return [model for model, _ in alone], sum(seen for _, seen in alone)

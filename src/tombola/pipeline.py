@@ -169,13 +169,15 @@ class Pipeline(Task):
         ticket: int | None = None,
         start: Theta | None = None,
         recipe: Recipe | None = None,
+        further: int = 0,
     ) -> tuple[TicketModel, int]:
         """Retrain masks (all together, or one ticket alone) and finish the tickets; and samples seen.
 
-        Training starts at the rewind point by the settings' recipe, or from other weights by another.
+        Training starts at the rewind point by the settings' recipe, or from other weights by another, and
+        takes ``further`` batches per ticket more than the settings say.
         """
         problem = self.problem(source, recipe or self.settings.train)
-        steps = self.budget(source, self.settings.steps)
+        steps = self.budget(source, self.settings.steps + further)
         turns, key = None if ticket is None else [ticket], ""
         start, form, shares = start or self.rewind_point(source), self.settings.form, self.settings.shares
         if label == DENSE:

@@ -112,11 +112,12 @@ def test_training_starts_where_the_kind_of_rewinding_says(name):
 
 
 @every_tool
-def test_every_tool_is_trained_as_long_as_imp_and_searches_as_long_as_it_says(name):
+def test_every_tool_is_as_far_from_its_initialisation_as_imp_and_searches_as_long_as_it_says(name):
     _, found = everything()
     outcomes, imp = found[name], found["imp"]
-    assert metric(outcomes[0.6], "samples_train") == metric(imp[0.6], "samples_train")
     rewind, once = 4 * 3 * 8, 4 * 3 * 8  # steps per ticket, tickets, batch
+    late = rewind if name in ("reinit", "snip", "grasp", "synflow", "random_pruning") else 0
+    assert metric(outcomes[0.6], "samples_train") == metric(imp[0.6], "samples_train") + late
     scored = {"snip": 5 * 8, "grasp": 2 * 5 * 8, "wanda": 5 * 8}
     spent = {
         "synflow": 0,
