@@ -1,6 +1,7 @@
 """The short way, in memory and in a directory."""
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torch
 import tombola as tb
 from tombola import pipeline, rounds
 from tombola.data import with_context
-from tombola.errors import DataError, RunError, TicketFileError, UnknownTicket, UsageError
+from tombola.errors import DataError, PartitionError, RunError, TicketFileError, UnknownTicket, UsageError
 from tombola.models.context import told
 from tombola.problem import Recipe
 
@@ -59,6 +60,53 @@ def equal(a, b):
         and states[0].keys() == states[1].keys()
         and all(torch.equal(t, states[1][n]) for n, t in states[0].items())
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"prepare": torch.zeros_like}, "prepare"), ({"augment": lambda x, generator: x}, "augment")],
+)
+def test_a_directory_goes_on_with_the_same_inputs_alone(change, word, convnet, images, by_class, tmp_path):
+    def call(data):
+        given = (convnet, tb.objectives.OneVsRest(), data, by_class)
+        return tb.rtl(*given, sparsity=0.5, out=tmp_path / "run", **OPTIONS)
+
+    call(images)
+    with pytest.raises(RunError, match=f"another .*`{word}`"):
+        call(dataclasses.replace(images, **change))
+
+
+def test_a_network_of_its_own_is_asked_at_the_output_of_its_subset(convnet, images, by_class):
+    given = (convnet, tb.objectives.OneVsRest(), images, by_class)
+    (found,) = tb.find("imp_per_subset", *given, sparsity=0.5, **OPTIONS)
+    x = images.inputs("test", torch.arange(10))
+    for k, model in enumerate(found.models):
+        expected = (model.eval()(x, ticket=by_class.names[k])[:, k] >= 0).long()
+        for ticket in (None, by_class.names[k]):
+            assert torch.equal(model.predict(x, ticket).answer_B, expected)
+    (single,) = tb.find("imp", *given, sparsity=0.5, **OPTIONS)
+    assert torch.equal(single.tickets.predict(x).answer_B, single.tickets.eval()(x).argmax(1))
+
+
+def test_what_cannot_be_done_is_said_before_anything_is_trained(convnet, images, by_class, calls):
+    half = tb.partition.by_rule(images, lambda split: {"few": split.y == 0})
+    train_alone = tb.partition.Partition(by_class.names, {"train": by_class.members["train"]})
+    for method, partition, words in (
+        ("imp", half, "nothing to tell apart"),
+        ("rtl", train_alone, "says nothing of the validation and test split"),
+    ):
+        with pytest.raises(PartitionError, match=words):
+            tb.find(method, convnet, tb.objectives.OneVsRest(), images, partition, **OPTIONS)
+    given = (images, by_class)
+    with pytest.raises(UsageError, match=r"method rigl: during .* granularity=weight"):
+        tb.find("rigl", convnet, tb.objectives.OneVsRest(), *given, **OPTIONS, granularity="channel")
+    averaging = torch.nn.Sequential(torch.nn.InstanceNorm2d(1, track_running_stats=True), convnet)
+    with pytest.raises(UsageError, match="0 is an InstanceNorm2d with track_running_stats"):
+        tb.find("rtl", averaging, tb.objectives.OneVsRest(), *given, **OPTIONS)
+    assert calls == {"extract": 0, "retrain": 0}
+    tb.find(
+        "random_pruning", convnet, tb.objectives.OneVsRest(), *given, **OPTIONS, stop="warn"
+    )  # a rule for rtl
 
 
 def test_a_number_gives_tickets_of_exactly_that_sparsity(rtl, by_class, convnet, images):

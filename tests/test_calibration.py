@@ -248,6 +248,22 @@ def test_conformal_sets_cover_every_class(miss):
         assert float(named[mine, k].double().mean()) > 1 - miss - 0.03
 
 
+def test_fitted_sets_miss_no_more_than_was_asked_for():
+    missed = []
+    for seed in range(20):  # few samples and many numbers to fit: where fitting and judging on the same shows
+        s, truth = world(300 + 2000, K=4, seed=seed)
+        members = torch.nn.functional.one_hot(truth, 4).bool()
+        calibration = Calibration(method="isotonic", coupling="matrix", miss=0.1)
+        sets = calibration.fit_scores(s[:300], members[:300], tuple("abcd")).sets(s[300:])
+        missed.append(1 - float(sets[members[300:]].double().mean()))
+    assert sum(missed) / len(missed) < 0.105
+
+
+def test_sets_need_another_answer():
+    with pytest.raises(CalibrationError, match="there is one ticket: leave out miss"):
+        Calibration(miss=0.1).fit_scores(torch.randn(20, 1), torch.rand(20, 1) < 0.5, ("a",))
+
+
 def test_a_class_with_few_samples_is_never_excluded():
     limits = conformal(torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0, 1]), 0.1)
     assert limits.tolist() == [1.0, 1.0]

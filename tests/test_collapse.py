@@ -1,26 +1,22 @@
-"""The label-free alarm: CUSUM, null trajectories, survivors, drift, and whether it was right."""
+"""The label-free alarm: CUSUM, survivors, drift, and whether it was right."""
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tombola.analysis.collapse import Alarm, drift, fewest_survivors, first_alarm, survivors
-from tombola.analysis.cusum import Reference, Watch, cusum, falls
-from tombola.analysis.null import null_trajectories
-from tombola.analysis.similarity import specialisation
+from tombola.analysis.cusum import Watch, cusum
 from tombola.analysis.verdict import (
     Trial,
-    against_fixed_density,
     drop,
     evaluate,
     lowest_safe_density,
     stop_at,
 )
-from tombola.errors import MaskError, UnknownTicket, UsageError
+from tombola.errors import UsageError
 from tombola.layout import Layout
 from tombola.masks import MaskSet
 
@@ -45,86 +41,7 @@ def test_the_cusum_is_never_negative_and_falls_with_delta(x, delta):
     assert (cusum(x, delta + 1) <= g + 1e-9).all()
 
 
-@settings(max_examples=50, deadline=None)
-@given(series)
-def test_falls_add_up_to_the_whole_fall(x):
-    assert np.nansum(falls(x)) == pytest.approx(x[0] - x[-1], abs=1e-9)
-
-
-def by_hand(**options):
-    null = [[1, 1, 1], [3, 3, 3], [2, 2, 5], [4, 2, 2]]  # centre 2 and scale 1, then peaks 2.5 and 1.5
-    return Reference.of(null, "level", false_alarms=0.5, **options)
-
-
-def test_the_reference_by_hand():
-    reference = by_hand()
-    assert (reference.center_R, reference.scale_R) == ((2, 2, 2), (1, 1, 1))
-    assert reference.h == 2.5
-    watch = reference.watch("drift", [2, 5, 4])  # x = 0, 3, 2
-    assert watch.value_R == (0, 2.5, 4)
-    assert (watch.fired, watch.last_good) == (2, 0)
-    assert reference.watch("drift", [2, 5]).fired is None
-    assert by_hand(delta=1).h == 2
-
-
-def test_a_round_in_which_the_null_does_not_vary_or_exist_tells_nothing():
-    null = np.random.default_rng(0).normal(size=(100, 5))
-    null[:, 1], null[:, 2] = 3, NAN
-    watch = Reference.of(null, "level").watch("drift", [0, 9, 9, 0, 0])
-    assert watch.fired is None
-    assert watch.value_R[1] == watch.value_R[2] == watch.value_R[0]
-
-
-def test_a_null_run_fires_as_often_as_was_asked_for():
-    # Walks: their falls are independent. Heavy tails, and a scale and drift that change over rounds.
-    rng = np.random.default_rng(0)
-
-    def runs(count):
-        steps = rng.standard_t(3, size=(count, 15)) * np.linspace(0.1, 2, 15) + np.linspace(1, 0, 15)
-        return steps.cumsum(1)
-
-    rates = []
-    for _ in range(10):
-        reference = Reference.of(runs(200), false_alarms=0.1)
-        rates.append(np.mean([reference.watch("s", run).fired is not None for run in runs(100)]))
-    assert 0.05 < np.mean(rates) < 0.13
-
-
-def test_a_lasting_fall_is_found_and_its_beginning_too():
-    rng = np.random.default_rng(1)
-    healthy = rng.normal(size=(200, 20)) * 0.01
-    reference = Reference.of(healthy)
-    run = 0.3 + rng.normal(size=20) * 0.01
-    run[12:] -= 0.03 * np.arange(1, 9)
-    watch = reference.watch("specialisation", run)
-    assert watch.fired in (13, 14, 15)
-    assert watch.last_good in (10, 11, 12)
-    assert reference.watch("specialisation", 0.6 - run).fired is None  # a rise is none
-
-
-@pytest.mark.parametrize(
-    ("message", "null", "options"),
-    [
-        ("matrix", np.zeros(5), {}),
-        ("three rounds", np.zeros((50, 2)), {}),
-        ("needs 38 null trajectories: got 37", np.zeros((37, 5)), {}),
-        ("needs 198", np.zeros((37, 5)), {"false_alarms": 0.01}),
-        ("do not differ", np.zeros((50, 5)), {}),
-        ("lies in", np.zeros((50, 5)), {"false_alarms": 0}),
-        ("no way to watch a series 'fell'; did you mean 'fall'", np.zeros((50, 5)), {"watched": "fell"}),
-    ],
-)
-def test_null_trajectories_that_do_not_serve_are_refused(message, null, options):
-    with pytest.raises(UsageError, match=message):
-        Reference.of(null, **options)
-
-
-def test_a_series_longer_than_its_null_is_refused():
-    with pytest.raises(UsageError, match="drift has shape"):
-        by_hand().watch("drift", [1, 2, 3, 4])
-
-
-# -- null trajectories --------------------------------------------------------------------------------
+# -- survivors, drift, alarm --------------------------------------------------------------------------
 
 
 def pruned(names, seed, keeps=((40, 25, 50), (30, 12, 20), (9, 8, 3))):
@@ -139,67 +56,6 @@ def pruned(names, seed, keeps=((40, 25, 50), (30, 12, 20), (9, 8, 3))):
             rows[name] = torch.cat([s.argsort().argsort() < max(1, n - r * k) for s, n in parts])
         rounds.append(MaskSet(SCOPE, rows))
     return rounds
-
-
-def direct(rounds, twins, seed, m, layers=None):
-    """One trajectory the long way: draw the masks, and compare them as masks."""
-    of_round = []
-    for r in range(len(rounds)):
-        rows = {name: [] for name in range(len(rounds[0]) + len(twins[0]))}
-        for layer, size in enumerate(SCOPE.sizes):
-            rng = np.random.default_rng((seed, m, layer))
-            for row in rows:
-                counts = [size]
-                for masks, doubles in zip(rounds, twins, strict=True):
-                    both = torch.cat([masks.masks_KN, doubles.masks_KN])[row]
-                    counts.append(int(both.split(SCOPE.sizes)[layer].sum()))
-                counts.append(0)
-                ends = [t for t in range(len(rounds) + 1) for _ in range(counts[t] - counts[t + 1])]
-                rows[row].append(torch.from_numpy(rng.permutation(ends) > r))
-        drawn = torch.stack([torch.cat(parts) for parts in rows.values()])
-        K = len(rounds[0])
-        masks = MaskSet.stacked(SCOPE, rounds[0].names, drawn[:K])
-        of_round.append(specialisation(masks, MaskSet.stacked(SCOPE, twins[0].names, drawn[K:]), layers))
-    return of_round
-
-
-@pytest.mark.parametrize(("twinned", "layers"), [(["y", "w"], None), (["x"], ["b", "c"])])
-def test_trajectories_are_those_of_masks_drawn_and_compared_one_by_one(twinned, layers):
-    rounds, twins = pruned(["w", "x", "y"], 0), pruned(twinned, 1)
-    found = null_trajectories(rounds, twins, 3, seed=7, layers=layers)
-    assert found.shape == (3, 3)
-    for m in range(3):
-        assert found[m].tolist() == pytest.approx(direct(rounds, twins, 7, m, layers))
-    again = null_trajectories(rounds, twins, 1, seed=7, layers=layers)
-    assert np.array_equal(again, found[:1])
-
-
-def test_trajectories_are_zero_on_average_and_fire_as_often_as_asked_for():
-    rounds, twins = pruned(["w", "x", "y"], 0), pruned(["w"], 1)
-    null = null_trajectories(rounds, twins, 300)
-    assert np.abs(null.mean(0)).max() < 3 * null.std(0).max() / math.sqrt(300)
-    reference = Reference.of(null[:200], false_alarms=0.2)
-    fired = [reference.watch("s", run).fired is not None for run in null[200:]]
-    assert 0.05 < np.mean(fired) < 0.35
-
-
-def test_masks_that_make_no_trajectory_are_refused():
-    rounds, twins = pruned(["w", "x"], 0), pruned(["w"], 1)
-    with pytest.raises(UsageError, match="as many rounds of twins: got 2"):
-        null_trajectories(rounds, twins[:2])
-    with pytest.raises(MaskError, match="in order"):
-        null_trajectories(rounds[::-1], twins[::-1])
-    with pytest.raises(MaskError, match="same in every round"):
-        null_trajectories([*rounds[:2], rounds[2].select(["w"])], twins)
-    with pytest.raises(UnknownTicket):
-        null_trajectories(rounds, pruned(["z"], 1))
-    with pytest.raises(MaskError, match="not all among a, b, c"):
-        null_trajectories(rounds, twins, layers=["a", "d"])
-    with pytest.raises(UsageError, match="at least one"):
-        null_trajectories(rounds, twins, 0)
-
-
-# -- survivors, drift, alarm --------------------------------------------------------------------------
 
 
 def test_the_smallest_layer_is_named_with_its_ticket():
@@ -280,15 +136,12 @@ def test_every_outcome_of_an_alarm_is_counted():
     assert evaluate([]).lead is None
 
 
-def test_stopping_at_a_density_is_judged_like_the_alarm():
+def test_the_lowest_safe_density_is_where_no_run_had_dropped():
     trials = [Trial(DENSITY, FALLS, 2), Trial(DENSITY, HOLDS, None)]
     assert lowest_safe_density(trials) == 0.4
     assert lowest_safe_density(trials[1:]) == 0.1
     assert stop_at(DENSITY, 0.05) is None
-    found = against_fixed_density(trials, 0.4)
-    assert list(found) == ["alarm", "stop at 0.4"]
-    assert (found["alarm"].in_time, found["alarm"].false, found["alarm"].lead) == (1, 0, 1)
-    assert (found["stop at 0.4"].in_time, found["stop at 0.4"].false) == (1, 1)
+    assert stop_at(DENSITY, 0.4) == DENSITY.index(0.4)
 
 
 def test_a_trial_that_does_not_fit_is_refused():

@@ -473,6 +473,14 @@ def test_an_optimiser_that_has_stepped_is_refused(kind, options):
         masked(plain)
 
 
+def test_an_eps_that_is_zero_in_half_precision_is_named():
+    half = torch.zeros(2, dtype=torch.float16, requires_grad=True)
+    with pytest.raises(OptimizerError, match=r"eps=1e-08 is 0 in torch.float16.*bfloat16"):
+        masked(Adam([half]))
+    masked(Adam([half], eps=1e-4))
+    masked(Adam([half.detach().bfloat16().requires_grad_()]))
+
+
 @pytest.mark.parametrize("kind", [Adam, RMSprop])
 def test_complex_parameters_are_refused(kind):
     with pytest.raises(OptimizerError, match="complex"):

@@ -451,6 +451,18 @@ def test_describe_says_that_a_stage_holds_no_tickets(tmp_path):
         describe(tmp_path / "stages" / "a.safetensors")
 
 
+@pytest.mark.parametrize("what", ["data", "partition", "backbone", "objective"])
+def test_runs_of_other_data_are_no_seeds_of_one_experiment(what, tmp_path):
+    runs = [write_run(tmp_path / f"seed{seed}", seed, 0.5) for seed in range(2)]
+    for run, value in zip(runs, "ab", strict=True):
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump({**config, what: value}))
+    with pytest.raises(RunError, match=f"have different {what}: compare them one by one"):
+        rows(runs)
+    (runs[1] / "config.yaml").write_text(yaml.safe_dump({k: v for k, v in config.items() if k != what}))
+    assert rows(runs)  # an older run, which did not say
+
+
 def test_one_seed_may_lie_in_two_runs_of_different_methods(tmp_path):
     a = write_run(tmp_path / "a", 0, 0.5, methods=["rtl"])
     b = write_run(tmp_path / "b", 0, 0.7, methods=["imp"])

@@ -12,7 +12,7 @@ from tombola.errors import RunError
 from tombola.runs import Run
 from tombola.settings import Settings
 
-CONFIG = {"seed": 0, "settings": {"T": 1, "search": {"lr": 0.1}}, "methods": ["rtl"]}
+CONFIG = {"seed": 0, "settings": {"T": 1, "search": {"lr": 0.1}}, "methods": ["rtl"], "inputs": "some"}
 
 
 def compute(value=1):
@@ -76,8 +76,9 @@ def test_methods_may_grow_and_never_shrink(tmp_path):
         ({"settings": {"T": 1, "search": {"lr": 0.2}}}, "settings: search: lr: 0.1 there, 0.2 here"),
         ({"data": "x"}, "made with other data"),
         ({"theta0": "x"}, "torch.manual_seed"),
+        ({"inputs": "x"}, "made with another `prepare`"),
     ],
-    ids=["seed", "setting", "recipe", "data", "theta0"],
+    ids=["seed", "setting", "recipe", "data", "theta0", "inputs"],
 )
 def test_another_config_is_refused_and_the_difference_named(change, message, tmp_path):
     fill(tmp_path, "a")

@@ -44,7 +44,7 @@ def find(
     """Any method of `tombola.methods`: one outcome per sparsity, lowest first.
 
     Args:
-        method: ``rtl``, ``imp``, ``imp_per_subset``, ``dense`` or a control.
+        method: a name from `tombola.methods.METHODS`: ``rtl``, ``imp``, ``dense``, a classic or a control.
         backbone: the dense network; what it holds is theta0. It is not changed.
         objective: what tickets are trained and judged by.
         data: train, validation and test.

@@ -7,7 +7,7 @@ from numbers import Integral
 import torch
 from torch import Tensor, nn
 
-from tombola.data import Data
+from tombola.data import SPLITS, Data
 from tombola.errors import DataError, PartitionError, UsageError
 from tombola.objectives import Objective
 from tombola.partition import Partition
@@ -25,6 +25,13 @@ def check_kinds(backbone: object, objective: object, data: object, partition: ob
         if not isinstance(given, kind):
             hint = f"; call it: {given.__name__}()" if isinstance(given, type) else ""
             raise UsageError(f"{name} must be of type {kind.__name__}: got {type(given).__name__}{hint}")
+    assert isinstance(backbone, nn.Module)
+    for name, layer in backbone.named_modules():
+        if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
+            raise UsageError(
+                f"{name} is an {type(layer).__name__} with track_running_stats, whose averages no ticket "
+                "would have for itself: set track_running_stats=False, or use a batch norm"
+            )
 
 
 @torch.no_grad()
@@ -40,6 +47,8 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
         PartitionError: it is of other data.
         DataError: the network cannot take the data, or returns no tensor.
     """
+    if missing := [split for split in SPLITS if split not in partition.members]:
+        raise PartitionError(f"the partition says nothing of the {' and '.join(missing)} split")
     for split, members_SK in partition.members.items():
         if len(members_SK) != len(data.split(split)):
             raise PartitionError(

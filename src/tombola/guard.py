@@ -121,7 +121,7 @@ class Guard:
             density = [float(row["density"]) for row in self.history]
             self.alarm = first_alarm(density, *watches) if watches else None
             if self.alarm is not None:
-                stage.record(event="alarm", **self.facts(watches))
+                stage.record(event="alarm", **self.facts(watches, number))
 
     def _measured(self, masks: MaskSet) -> dict[str, Any]:
         row: dict[str, Any] = {"density": int(masks.masks_KN.sum()) / masks.masks_KN.numel()}
@@ -153,15 +153,16 @@ class Guard:
         self.back = {t: m for t, m in self.back.items() if t >= min(rests, default=now)}
         self.back[now] = masks.pack()
 
-    def facts(self, watches: Sequence[Watch]) -> dict[str, Any]:
-        """The alarm for the records."""
+    def facts(self, watches: Sequence[Watch], number: int) -> dict[str, Any]:
+        """The alarm for the records, in rounds of the search: it may not be watched from its first."""
         assert self.alarm is not None
         calibrated = any(w.name in self.alarm.fired and w.name != "smallest layer" for w in watches)
+        good, before = self.alarm.last_good, number - self.alarm.round
         return {
-            "round": self.alarm.round,
+            "round": number,
+            "last_good": None if good is None else good + before,
             "density": self.alarm.density,
             "fired": list(self.alarm.fired),
-            "last_good": self.alarm.last_good,
             "last_good_density": self.alarm.last_good_density,
             "false_alarms": self.false_alarms if calibrated else None,
             "stops": self.stops,

@@ -113,7 +113,8 @@ def to_torch_prune(tickets: TicketModel, ticket: str | None = None) -> nn.Module
     for first, mask in masks.items():
         for place in uses[first]:
             path, _, attribute = place.rpartition(".")
-            prune.custom_from_mask(module.get_submodule(path), attribute, mask)
+            layer = module.get_submodule(path)
+            prune.custom_from_mask(layer, attribute, mask.to(getattr(layer, attribute).device))
     return module
 
 

@@ -97,6 +97,9 @@ class Order:
         pipeline = Pipeline(
             theta0, self.experiment.objective, data, partition, self.settings, seed, Journal()
         )
+        for name in self.methods:  # what cannot go together is said before anything is trained
+            if changes := method(name).changes:
+                pipeline.under(name, changes)
         if any(method(name).told for name in self.methods):
             _ = pipeline.told  # refused before the run notes down a method that it could never finish
         config: dict[str, Any] = {

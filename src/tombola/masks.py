@@ -236,7 +236,7 @@ def _row(scope: Layout, name: str, mask_N: Tensor) -> Tensor:
     if tuple(mask_N.shape) != (scope.size,):
         shape = tuple(mask_N.shape)
         raise MaskError(f"mask {name!r} has shape {shape}, the scope asks for ({scope.size},)")
-    return mask_N.detach().bool()
+    return mask_N.detach().bool().cpu()
 
 
 def _count(masks_KN: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tombola import rewinding
 from tombola.data import Data
 from tombola.device import device_of
-from tombola.errors import NotReached
+from tombola.errors import NotReached, UsageError
 from tombola.finish import finish
 from tombola.function import Theta
 from tombola.journal import Journal
@@ -66,9 +66,16 @@ class Pipeline(Task):
         return replace(self, backbone=backbone, data=data, network="told-")
 
     def under(self, name: str, changes: Mapping[str, Any]) -> Pipeline:
-        """The same task with other settings for the search of a method; rewind points are shared."""
+        """The same task with other settings for the search of a method; rewind points are shared.
+
+        Raises:
+            UsageError: the method cannot go with the other settings.
+        """
         if name not in self._variants:  # one serves all sparsities: its origin hashes all data
-            settings = replace(self.settings, **changes)
+            try:
+                settings = replace(self.settings, stop="", **changes)  # that rule is for the tickets' search
+            except UsageError as error:
+                raise UsageError(f"method {name}: {error}") from None
             self._variants[name] = replace(self, settings=settings, variant=f"{name}-")
         self._variants[name].journal = self.journal
         return self._variants[name]
@@ -190,8 +197,9 @@ class Pipeline(Task):
 
         tensors, facts = self.journal.once(f"train-{label}", compute, key)
         theta = Theta.from_tensors(tensors, self.f.device)
-        about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
         own = range(len(masks)) if ticket is None else [ticket]
+        about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
+        about |= {"task": source, "outputs": list(own)}
         return finish(problem, theta, masks, own, self.settings, about), facts["seen"]
 
 

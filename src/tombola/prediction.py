@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 from tombola.calibration import Calibration
 from tombola.errors import TombolaError, UnknownTicket
 from tombola.routing import Routed, Router
-from tombola.routing.router import Tickets, evaluating
+from tombola.routing.router import Tickets, evaluating, output_of
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class Prediction:
         answer_B: int64, what was asked for; its meaning follows from the objective and the question:
 
             - classes within a context (`Classification`): the number of the class, as in ``y``;
-            - one-vs-rest, no ticket named: the number of the ticket, its place in ``TicketModel.names``;
-            - one-vs-rest, one ticket named: 1 for yes, 0 for no;
-            - one-vs-rest, one ticket in the model and none named: the number of the output, as for classes;
+            - one-vs-rest, several tickets and none named: the number of the ticket, its place in
+              ``TicketModel.names``;
+            - one-vs-rest, one ticket named, or a network of its own: 1 for yes, 0 for no;
+            - one network for all subsets (``imp``): the number of the output, as for classes;
             - all others (reconstruction, enhancement): None, the answer is ``outputs``.
         probability_B: of that answer, given that this ticket is the right one; None as above.
         confidence_B: of ticket and answer together, 0 to 1.
@@ -64,15 +65,15 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
 
     One-vs-rest tickets are all asked where none is named, because there the context is the answer.
     """
-    several, against_rest = len(tickets.names) > 1, tickets.facts.get("objective") == "OneVsRest"
-    if against_rest and several and context is None:
-        if ticket is None:
+    several = len(tickets.names) > 1
+    if _against_rest(tickets) and context is None:
+        if ticket is None and several:
             fitted = tickets.router is not None and tickets.router.needs_fit
             with evaluating(tickets.backbone):
                 routed = tickets.route(x) if fitted else None
             return one_vs_rest(tickets, x, tickets.calibration, routed)
-        if isinstance(ticket, str):
-            return one_of(tickets, x, ticket, tickets.calibration)
+        if ticket is None or isinstance(ticket, str):
+            return one_of(tickets, x, ticket or tickets.names[0], tickets.calibration)
         raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
     with evaluating(tickets.backbone):
         routed = tickets.route(x, context) if ticket is None and (several or context is not None) else None
@@ -86,6 +87,12 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
     return within(tickets, outputs, names, routed, tickets.calibration)
 
 
+def _against_rest(tickets: Tickets) -> bool:
+    """Whether each ticket says if a sample is of its subset; one network for all data chooses among them."""
+    task = tickets.facts.get("task", "own" if len(tickets.names) > 1 else "single")
+    return tickets.facts.get("objective") == "OneVsRest" and not task.startswith("single")
+
+
 @torch.no_grad()
 def one_vs_rest(
     tickets: Tickets, x: Tensor, calibration: Calibration | None, routed: Routed | None
@@ -95,7 +102,8 @@ def one_vs_rest(
     Where there is one, it lowers the confidence of inputs that are unlike those that it knows.
     """
     with evaluating(tickets.backbone):
-        columns = [tickets(x, ticket=name)[:, k].cpu() for k, name in enumerate(tickets.names)]
+        asked = enumerate(tickets.names)
+        columns = [tickets(x, ticket=name)[:, output_of(tickets, k)].cpu() for k, name in asked]
     score_BK = torch.stack(columns, 1)
     if calibration is None:
         p_BK, how = score_BK.double().softmax(1), "highest of plain scores, not calibrated"
@@ -122,7 +130,7 @@ def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | No
         raise UnknownTicket(name, tickets.names)
     k = tickets.names.index(name)
     with evaluating(tickets.backbone):
-        score_B = tickets(x, ticket=name)[:, k].cpu()
+        score_B = tickets(x, ticket=name)[:, output_of(tickets, k)].cpu()
     p_B, limit = torch.sigmoid(score_B.double()), 0.5
     if calibration is not None:
         every = score_B[:, None].expand(-1, len(tickets.names))
@@ -148,8 +156,8 @@ def within(
     """
     sure_B = torch.ones(len(names)) if routed is None else routed.confidence_B.cpu()
     why = ["named"] * len(names) if routed is None else [routed.why(i) for i in range(len(names))]
-    classes = tickets.facts.get("objective") == "Classification"
-    if not classes and not (tickets.facts.get("objective") == "OneVsRest" and len(tickets.names) == 1):
+    objective = tickets.facts.get("objective")
+    if objective != "Classification" and (objective != "OneVsRest" or _against_rest(tickets)):
         return Prediction(outputs, list(names), None, None, sure_B, why)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise TombolaError("tickets of Classification give outputs [batch, classes], these do not")

@@ -31,6 +31,8 @@ from tombola.settings import Settings
 _ORIGIN = {
     "theta0": "other initial weights: seed them (torch.manual_seed) before you build the backbone",
     "data": "other data, or another split of them",
+    "inputs": "another `prepare`: the same data become other inputs",
+    "augmented": "another choice of `augment`",
     "partition": "another partition: other subsets, names or order",
     "backbone": "another architecture of the backbone",
 }
@@ -84,6 +86,8 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
     """
     old, new = ({**config, "settings": full_settings(config)} for config in (old, new))
     for key in dict.fromkeys([*old, *new]):
+        if key in ("inputs", "augmented") and key not in old:
+            continue  # a run from before they were kept
         if key not in ("methods", "source") and old.get(key) != new.get(key):
             word = "other" if key == "settings" else "another"
             return _ORIGIN.get(key) or f"{word} {key}: {_short(old.get(key), new.get(key))}"

@@ -40,7 +40,7 @@ class Settings:
         rewinding: what is put back after pruning: ``weights``, ``learning_rate`` (weights stay) or
             ``fine_tune`` (both stay); `tombola.rewinding` says what becomes of the rest.
         first: a score that draws the first mask before any training, to the first density of the schedule;
-            the search goes on from there (hybrids). None if empty.
+            the search goes on from there (hybrids). Empty: there is no such mask.
         during: what happens while a round trains: ``early_bird:E:P[:N]``, ``set:S:N`` or ``rigl:S:N``
             (`tombola.during`); nothing if empty. With ``set`` and ``rigl`` the schedule is one round that
             prunes nothing, so ``first`` draws the mask that moves.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from tombola import normalization, storage
@@ -83,10 +84,14 @@ class Task:
         """What the tickets come from, as hashes; a run goes on only with the same."""
         splits = {f"{s}.{part}": getattr(self.data.split(s), part) for s in SPLITS for part in ("x", "y")}
         subsets = {f"{self.partition.names} {s}": m for s, m in self.partition.members.items()}
+        few = torch.arange(min(8, len(self.data.train)))
+        inputs = self.data.inputs("train", few, device=self.f.device).cpu()
         architecture = json.dumps(storage.architecture(self.backbone), sort_keys=True)
         return {
             "theta0": storage.digest(self.theta0.tensors()),
             "data": storage.digest(splits),
+            "inputs": storage.digest({"x": inputs}),  # of a few: what `prepare` makes of the data
+            "augmented": str(self.data.augment is not None).lower(),
             "partition": storage.digest(subsets),
             "backbone": hashlib.sha256(architecture.encode()).hexdigest(),
             "objective": type(self.objective).__name__,

@@ -1,14 +1,9 @@
 """The label-free alarm: has pruning gone so far that tickets stop being about their subsets?
 
-Everything here is a pure function of series over rounds. Three things are watched:
-
-- specialisation (`tombola.analysis.similarity.specialisation`), by a CUSUM on its standardised fall;
-- the survivors of the smallest layer (`fewest_survivors`), against a floor;
-- the drift of a ticket's outputs on unlabelled data (`drift`), by a CUSUM on its level.
-
-The false-alarm rate of a CUSUM is that of its null trajectories (`tombola.analysis.cusum.Reference`): for
-specialisation those of `tombola.analysis.null`, or of real searches in which nothing is to be found. The
-floor of the survivors is a choice and not calibrated; with several watches the rates add up at most.
+Everything here is a pure function of series over rounds. Four things are watched. Likeness, specialisation
+(`tombola.analysis.similarity`) and the drift of outputs on unlabelled data (`drift`) each have a CUSUM
+against their own pace (`tombola.analysis.pace`, which states the false-alarm rate of all three together).
+The survivors of the smallest layer (`fewest_survivors`) have a floor, which is a choice and not calibrated.
 Similarity may not lead the score at all: `tombola.analysis.verdict` says whether it did.
 
 Shape letters: R rounds, B samples, C classes.

@@ -8,7 +8,7 @@ Shape letters: R rounds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -95,19 +95,16 @@ def lowest_safe_density(trials: Sequence[Trial], points: float = 0.02) -> float:
     return max(t.density_R[-1 if d is None else d - 1] for t, d in zip(trials, drops, strict=True))
 
 
-def evaluate(
-    trials: Sequence[Trial], points: float = 0.02, rule: Callable[[Trial], int | None] | None = None
-) -> Evaluation:
-    """The alarms of these runs, or of another rule on them, against drops of more than ``points``.
+def evaluate(trials: Sequence[Trial], points: float = 0.02) -> Evaluation:
+    """The alarms of these runs against drops of more than ``points``.
 
-    >>> trial = Trial((0.8, 0.5, 0.2), (0.9, 0.9, 0.7), alarm=1)
-    >>> evaluate([trial]).lead, evaluate([trial], rule=lambda t: stop_at(t.density_R, 0.8)).lead
-    (1.0, 2.0)
+    >>> evaluate([Trial((0.8, 0.5, 0.2), (0.9, 0.9, 0.7), alarm=1)]).lead
+    1.0
     """
     in_time = late = missed = false = drops = 0
     leads = []
     for trial in trials:
-        fired = trial.alarm if rule is None else rule(trial)
+        fired = trial.alarm
         dropped = drop(trial.score_R, points)
         drops += dropped is not None
         if dropped is None:
@@ -119,18 +116,3 @@ def evaluate(
             in_time += fired <= dropped
             late += fired > dropped
     return Evaluation(len(trials), drops, in_time, late, missed, false, fmean(leads) if leads else None)
-
-
-def against_fixed_density(
-    trials: Sequence[Trial], density: float, points: float = 0.02
-) -> dict[str, Evaluation]:
-    """The alarms and the rule of stopping at ``density`` (`lowest_safe_density`), side by side.
-
-    >>> trial = Trial((0.8, 0.5, 0.2), (0.9, 0.9, 0.7), alarm=1)
-    >>> {name: found.in_time for name, found in against_fixed_density([trial], 0.1).items()}
-    {'alarm': 1, 'stop at 0.1': 0}
-    """
-    return {
-        "alarm": evaluate(trials, points),
-        f"stop at {density:g}": evaluate(trials, points, lambda trial: stop_at(trial.density_R, density)),
-    }

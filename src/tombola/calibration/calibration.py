@@ -20,7 +20,8 @@ from tombola.data import Data
 from tombola.device import device_of
 from tombola.errors import CalibrationError, unknown
 from tombola.partition import Partition
-from tombola.routing.router import State, Tickets, evaluating, print_of
+from tombola.randomness import generator
+from tombola.routing.router import State, Tickets, evaluating, output_of, print_of
 
 BATCH = 500
 TARGETS = ("one_vs_rest", "classes")
@@ -97,8 +98,21 @@ class Calibration:
         return self
 
     def fit_scores(self, score_SK: Tensor, members_SK: Tensor, names: tuple[str, ...]) -> Self:
-        """Learn from scores of held-out samples ``[S, K]`` and who belongs to what, boolean ``[S, K]``."""
+        """Learn from scores of held-out samples ``[S, K]`` and who belongs to what, boolean ``[S, K]``.
+
+        With ``miss`` one half of them, drawn at random, fits maps and coupling and the other the sets: what
+        probabilities were fitted on would make them too narrow.
+
+        Raises:
+            CalibrationError: ``miss`` for a single ticket, which has no other answer.
+        """
         self.names, self.about, K = tuple(names), "one_vs_rest", len(names)
+        if self.options["miss"]:
+            if K < 2:
+                raise CalibrationError("sets are of several answers, there is one ticket: leave out miss")
+            apart = torch.randperm(len(score_SK), generator=generator(0, "conformal")) % 2 == 1
+            others, theirs = (score_SK[apart], members_SK[apart])
+            score_SK, members_SK = score_SK[~apart], members_SK[~apart]
         method, target = self.options["method"], self.options["target"]
         maps = [scaling.fit(method, score_SK[:, k], members_SK[:, k]) for k in range(K)]
         self.tensors = {f"map.{k}.{n}": t for k, state in enumerate(maps) for n, t in state.items()}
@@ -112,8 +126,9 @@ class Calibration:
             state = couplings.fit(self.options["coupling"], score_SK[alone], truth)
             self.tensors |= {f"coupling.{n}": t for n, t in state.items()}
         if self.options["miss"]:
-            sets = couplings.conformal(self.coupled(score_SK[alone]), truth, self.options["miss"])
-            self.tensors["conformal_K"] = sets
+            alone = theirs.sum(1) == 1
+            truth, p_SK = theirs[alone].int().argmax(1), self.coupled(others[alone])
+            self.tensors["conformal_K"] = couplings.conformal(p_SK, truth, self.options["miss"])
         return self
 
     @torch.no_grad()
@@ -209,7 +224,8 @@ def own_scores(tickets: Tickets, data: Data, split: str) -> Tensor:
         for k, name in enumerate(tickets.names):
             batches = torch.arange(len(data.split(split))).split(BATCH)
             inputs = (data.inputs(split, b, device=device) for b in batches)
-            columns.append(torch.cat([tickets(x, ticket=name)[:, k].cpu() for x in inputs]))
+            output = output_of(tickets, k)
+            columns.append(torch.cat([tickets(x, ticket=name)[:, output].cpu() for x in inputs]))
     return torch.stack(columns, 1)
 
 

@@ -86,7 +86,8 @@ def conformal(p_SK: Tensor, truth_S: Tensor, miss: float) -> Tensor:
 
     Class k is named where ``1 − p_k ≤ q_k``, ``q_k`` the ``⌈(n_k + 1)(1 − miss)⌉``-th smallest of ``1 − p_k``
     among its n_k held-out samples: at least ``1 − miss`` of each class are named in the long run, whatever
-    the probabilities are worth (Vovk, 2012; Mondrian sets). 1 where samples are too few to exclude anything.
+    the probabilities are worth (Vovk, 2012; Mondrian sets), if they were not fitted on these samples. 1 where
+    samples are too few to exclude anything.
 
     >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
     >>> [round(q, 2) for q in conformal(p, torch.tensor([0, 0, 1]), 0.5).tolist()]

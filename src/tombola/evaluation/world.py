@@ -66,6 +66,8 @@ class World:
         files = (self.path / "tickets").glob(f"{method}-*.tickets")
         found = [file.stem.removeprefix(f"{method}-") for file in files]
         numbers = sorted(float(text) for text in found if text.replace(".", "", 1).isdigit())
+        if found and not numbers:
+            raise RunError(f"{method} has a network per subset, not tickets of one: name another method")
         if not numbers:
             raise RunError(f"{self.path} holds no tickets/{method}-*.tickets: run that method first")
         return numbers

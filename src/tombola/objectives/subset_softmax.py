@@ -22,6 +22,11 @@ class SubsetSoftmax(Objective):
     context_is_answer = True
 
     def __init__(self, original: Partition) -> None:
+        if len(original) < 2:
+            raise PartitionError(
+                "a softmax over one subset has nothing to tell apart: one network for all data needs two "
+                "subsets or more, or the Classification objective"
+            )
         train_SK = original.members["train"]
         if int(train_SK.sum(1).max()) > 1:
             raise PartitionError(

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tombola.errors import OptimizerError
 from tombola.optim import fused
 from tombola.optim.base import MaskedOptimizer
 from tombola.optim.entrywise import Moments, Rules, update
@@ -20,6 +21,13 @@ class MaskedAdam(MaskedOptimizer):
         for group in plain.param_groups:  # torch 2.7 gave the option to Adam too
             group.setdefault("decoupled_weight_decay", isinstance(plain, torch.optim.AdamW))
         super().__init__(plain.param_groups, plain.defaults)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if group["eps"] and not torch.tensor(group["eps"]).to(p.dtype):
+                    raise OptimizerError(
+                        f"eps={group['eps']:g} is 0 in {p.dtype}: a weight without gradient would become "
+                        "NaN. Use bfloat16, or a larger eps (train.options)"
+                    )
         self._begin()
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -145,6 +145,10 @@ def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict
             what = f"both seed {config['seed']}" + (f" of {both[0]}" if both[0] else "")
             raise RunError(f"{other} and {run} are {what}: compare them one by one")
         pairs = [(key, theirs.get(key), config.get(key)) for key in ("augment", "tune")]
+        hashed = (
+            ("data", "partition", "backbone", "objective") if theirs.get("item") == config.get("item") else ()
+        )
+        pairs += [(key, theirs[key], config[key]) for key in hashed if key in theirs and key in config]
         for key, one, another in [("settings", full_settings(theirs), full_settings(config)), *pairs]:
             if one != another:
                 raise RunError(f"{other} and {run} have different {key}: compare them one by one")

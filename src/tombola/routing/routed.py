@@ -55,10 +55,9 @@ class Routed:
 
     def why(self, i: int) -> str:
         """One line on sample i."""
-        best, second = self.scores_BK[i].topk(2).indices.tolist()
         share = self.scores_BK[i].exp()
-        line = f"{self.tickets[best]} {_two(share[best])}, then {self.tickets[second]} {_two(share[second])}"
-        return line + self.unlike(i)
+        first = share.topk(min(2, len(share))).indices.tolist()
+        return ", then ".join(f"{self.tickets[k]} {_two(share[k])}" for k in first) + self.unlike(i)
 
     def unlike(self, i: int) -> str:
         """How far out sample i is; empty if it is not."""

@@ -54,6 +54,11 @@ class Tickets(Protocol):
         ...
 
 
+def output_of(tickets: Tickets, k: int) -> int:
+    """The output that one-vs-rest ticket k was trained at: that of its subset, in any network."""
+    return int(tickets.facts.get("outputs", range(len(tickets.names)))[k])
+
+
 class Router(ABC):
     """Chooses a ticket for each sample from the sample alone.
 

@@ -9,8 +9,8 @@ W, so the sum of its outputs for squared inputs has the derivative
 with stride, padding, groups and transposition as the layer has them.
 
 The paper compares weights within one output row. That is not the score's business but the selection's:
-``layer`` compares within a layer and ``global`` across layers, where norms of different layers have different
-scales; prefer ``layer``. It is meant for trained weights, and retrains nothing.
+``row``, which the method ``wanda`` uses; ``global`` compares across layers, whose norms have different
+scales. It is meant for trained weights, and retrains nothing.
 """
 
 from __future__ import annotations
