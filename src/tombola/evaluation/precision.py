@@ -85,13 +85,13 @@ def measure(score: Scores, members: Mapping[str, Tensor], single_recall: float) 
             add("each ticket, at the single mask's recall", **macro(recalled, test_SK))
     values += _bars("plain scores", torch.sigmoid(test), test_SK)
     for kind in COUPLINGS:
-        made = Calibration("platt", kind, "f1", MISS).fit_scores(val, val_SK, names)
+        made = Calibration("platt", kind, "f1").fit_scores(val, val_SK, names)
         p = made.coupled(test)
         best = torch.nn.functional.one_hot(p.argmax(1), K).bool()
         right = p.argmax(1) == truth
         add(f"coupled: {kind}", accuracy=right.double().mean(), **macro(best, test_SK), **areas(p, test_SK))
         add(f"coupled: {kind}", ece=calibration_error(p.max(1).values, right), brier=brier(p, truth))
-        named = made.sets(test)
+        named = Calibration("platt", kind, "f1", MISS).fit_scores(val, val_SK, names).sets(test)
         missed = 1 - torch.stack([named[truth == k, k].double().mean() for k in range(K)])
         add(
             f"coupled: {kind}",
