@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from tombola.data import Data
-from tombola.evidence import TicketEvidence, training
+from tombola.evidence import TicketEvidence
+from tombola.modes import in_mode
 from tombola.objectives import Classification
 from tombola.scoring import CRITERIA
 from tombola.scoring.gradient import gradient
@@ -109,7 +110,7 @@ def test_the_loss_is_that_of_a_training_step(make_evidence):
     """With its own gradient: the same as `Problem.gradient` on the same batch."""
     evidence = make_evidence()
     problem, theta = evidence.problem, evidence.theta.clone()
-    with training(problem.f.module):
+    with in_mode(problem.f.module, training=True):
         loss = problem.gradient(theta, evidence.mask_N, 1, problem.stream(1, "score", 3), 2)
     assert torch.equal(evidence.loss(evidence.weights_N, 2), loss)
     assert torch.equal(gradient(evidence, 2), theta.weights_N.grad)

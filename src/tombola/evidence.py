@@ -5,8 +5,6 @@ Shape letters: N weights in scope.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,6 +14,7 @@ from torch import Tensor, nn
 from tombola.batches import Stream
 from tombola.function import Theta
 from tombola.layout import Layout
+from tombola.modes import in_mode
 from tombola.problem import Problem
 from tombola.randomness import generator
 
@@ -76,7 +75,7 @@ class TicketEvidence:
         buffers = {name: b.clone() for name, b in self.theta.buffers.items()}
         private = [p.detach() for p in self.theta.private]
         theta = Theta(weights_N, self.theta.rest_R.detach(), private, buffers)
-        with training(self.problem.f.module):
+        with in_mode(self.problem.f.module, training=True):
             return self.problem.loss(theta, None, self.k, self._stream, batch)
 
     def inputs(self, batch: int) -> Tensor:
@@ -97,15 +96,3 @@ class TicketEvidence:
     def generator(self) -> torch.Generator:
         """A generator of this ticket and round."""
         return generator(*self._stream.key, "draw")
-
-
-@contextmanager
-def training(module: nn.Module) -> Iterator[None]:
-    """Inside, a module is in training mode; afterwards every part of it is in the mode it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.train()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode

@@ -28,10 +28,10 @@ from tombola.analysis.collapse import (
 from tombola.analysis.cusum import Watch
 from tombola.analysis.signals import SIZE, watches
 from tombola.analysis.similarity import compare, mean_over_pairs, specialisation
-from tombola.evidence import training
 from tombola.executors import TurnResult
 from tombola.function import Theta
 from tombola.masks import MaskSet
+from tombola.modes import in_mode
 from tombola.objectives import Classification, OneVsRest
 from tombola.problem import Problem
 from tombola.randomness import drawn_from
@@ -92,7 +92,8 @@ class Guard:
         x = data.inputs("validation", index, device=f.device)
         buffers = {name: b.clone() for name, b in theta.buffers.items()}
         copy = Theta(theta.weights_N, theta.rest_R, theta.private, buffers)
-        with torch.no_grad(), training(f.module), drawn_from(self.problem.seed, "guard", k, device=f.device):
+        seeded = drawn_from(self.problem.seed, "guard", k, device=f.device)
+        with torch.no_grad(), in_mode(f.module, training=True), seeded:
             outputs_BC = f(copy, mask_N, x, k if len(theta.private) > 1 else 0)
         return (outputs_BC[:, k] if kind == "binary" else outputs_BC).cpu().clone()
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from tombola.errors import UsageError, unknown
 from tombola.function import Function, Theta, norms
+from tombola.modes import in_mode
 
 Policy = Literal["shared", "per_ticket_statistics", "per_ticket"]
 
@@ -59,18 +60,15 @@ def estimate(
     for name, _ in norms(f.module):
         for statistic in ("running_mean", "running_var", "num_batches_tracked"):
             fresh.buffers[f"{name}.{statistic}"].zero_()
-    modes = [module.training for module in f.module.modules()]
     momenta = [layer.momentum for layer in layers]
-    f.module.eval()
-    try:
-        for layer in layers:
-            layer.train()
-            layer.momentum = None  # a plain mean instead of a moving one
-        for k, mask_N, x in passes:
-            f(fresh, mask_N, x, k)
-    finally:
-        for module, mode in zip(f.module.modules(), modes, strict=True):
-            module.training = mode
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+    with in_mode(f.module, training=False):
+        try:
+            for layer in layers:
+                layer.train()
+                layer.momentum = None  # a plain mean instead of a moving one
+            for k, mask_N, x in passes:
+                f(fresh, mask_N, x, k)
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
     return {name: fresh.buffers[name] for name in wanted}

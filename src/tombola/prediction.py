@@ -12,8 +12,9 @@ from torch.utils._pytree import tree_map_only
 
 from tombola.calibration import Calibration
 from tombola.errors import TombolaError, UnknownTicket
+from tombola.modes import in_mode
 from tombola.routing import Routed, Router
-from tombola.routing.router import Tickets, evaluating, output_of
+from tombola.routing.router import Tickets, output_of
 
 
 @dataclass(frozen=True)
@@ -69,13 +70,13 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
     if _against_rest(tickets) and context is None:
         if ticket is None and several:
             fitted = tickets.router is not None and tickets.router.needs_fit
-            with evaluating(tickets.backbone):
+            with in_mode(tickets.backbone, training=False):
                 routed = tickets.route(x) if fitted else None
             return one_vs_rest(tickets, x, tickets.calibration, routed)
         if ticket is None or isinstance(ticket, str):
             return one_of(tickets, x, ticket or tickets.names[0], tickets.calibration)
         raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
-    with evaluating(tickets.backbone):
+    with in_mode(tickets.backbone, training=False):
         routed = tickets.route(x, context) if ticket is None and (several or context is not None) else None
         outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
     if routed is not None:
@@ -101,7 +102,7 @@ def one_vs_rest(
 
     Where there is one, it lowers the confidence of inputs that are unlike those that it knows.
     """
-    with evaluating(tickets.backbone):
+    with in_mode(tickets.backbone, training=False):
         asked = enumerate(tickets.names)
         columns = [tickets(x, ticket=name)[:, output_of(tickets, k)].cpu() for k, name in asked]
     score_BK = torch.stack(columns, 1)
@@ -129,7 +130,7 @@ def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | No
     if name not in tickets.names:
         raise UnknownTicket(name, tickets.names)
     k = tickets.names.index(name)
-    with evaluating(tickets.backbone):
+    with in_mode(tickets.backbone, training=False):
         score_B = tickets(x, ticket=name)[:, output_of(tickets, k)].cpu()
     p_B, limit = torch.sigmoid(score_B.double()), 0.5
     if calibration is not None:

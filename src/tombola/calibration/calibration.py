@@ -19,9 +19,10 @@ from tombola.calibration.thresholds import parse, threshold
 from tombola.data import Data
 from tombola.device import device_of
 from tombola.errors import CalibrationError, unknown
+from tombola.modes import in_mode
 from tombola.partition import Partition
 from tombola.randomness import generator
-from tombola.routing.router import State, Tickets, evaluating, output_of, print_of
+from tombola.routing.router import State, Tickets, output_of, print_of
 
 BATCH = 500
 TARGETS = ("one_vs_rest", "classes")
@@ -137,7 +138,7 @@ class Calibration:
         device = device_of(tickets.backbone)
         for k, name in enumerate(tickets.names):
             index = members_SK[:, k].nonzero()[:, 0]
-            with evaluating(tickets.backbone):
+            with in_mode(tickets.backbone, training=False):
                 inputs = (data.inputs("validation", i, device=device) for i in index.split(BATCH))
                 parts = [tickets(x, ticket=name).cpu() for x in inputs]
             found.append(_temperature(torch.cat(parts), data.validation.y[index].long()))
@@ -220,7 +221,7 @@ class Calibration:
 def own_scores(tickets: Tickets, data: Data, split: str) -> Tensor:
     """Output k of ticket k for all samples of a split, ``[S, K]`` on the CPU."""
     columns, device = [], device_of(tickets.backbone)
-    with evaluating(tickets.backbone):
+    with in_mode(tickets.backbone, training=False):
         for k, name in enumerate(tickets.names):
             batches = torch.arange(len(data.split(split))).split(BATCH)
             inputs = (data.inputs(split, b, device=device) for b in batches)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,17 +64,21 @@ def _function(dtype: torch.dtype) -> Callable[..., None] | None:
 
 
 def _agrees(function: Callable[..., None], dtype: torch.dtype) -> bool:
+    """Adam and AdamW, with and without decay, where entries have made unequal and equally many steps."""
+    rules = (
+        {"betas": betas, "weight_decay": decay, "decoupled_weight_decay": decoupled}
+        for betas in ((0.9, 0.99), (0.3, 0.4))
+        for decay, decoupled in ((0.0, False), (0.1, False), (0.1, True))
+    )
+    groups = [{"lr": 0.01, "eps": 1e-6, **rule} for rule in rules]
+    return all(_agrees_on(function, dtype, group, each) for group in groups for each in (1, 100))
+
+
+def _agrees_on(function: Callable[..., None], dtype: torch.dtype, group: dict[str, Any], each: int) -> bool:
     random = torch.Generator().manual_seed(0)
     p, g, m, v = torch.randn(4, 5000, generator=random, dtype=dtype)
-    steps, mask = torch.arange(5000, dtype=torch.int32) // 100, torch.arange(5000) % 3 > 0
-    group = {
-        "lr": 0.01,
-        "betas": (0.9, 0.99),
-        "eps": 1e-6,
-        "weight_decay": 0.1,
-        "decoupled_weight_decay": False,
-    }
-    rule = Rules().of({**group, "decoupled_weight_decay": False}, p, 100)
+    steps, mask = torch.arange(5000, dtype=torch.int32) % each, torch.arange(5000) % 3 > 0
+    rule = Rules().of(group, p, 100)
     theirs, q = Moments(steps.clone(), m.clone(), v.square()), p.clone()
     ours = Moments(steps, m.clone(), v.square())
     update(rule, q, g, theirs, mask)

@@ -6,8 +6,7 @@ Shape letters: S samples that it is fitted on, B batch, K tickets, D features.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Self
 
 import numpy as np
@@ -20,6 +19,7 @@ from tombola.data import Data
 from tombola.device import device_of
 from tombola.errors import RouterError
 from tombola.layout import Layout
+from tombola.modes import in_mode
 from tombola.partition import Partition
 from tombola.routing.gaussians import Gaussians
 from tombola.routing.looked import Looked, Looks
@@ -110,7 +110,7 @@ class Router(ABC):
         self.names, self.made_for = tuple(tickets.names), print_of(tickets)
         looked = {} if looked is None else looked
         options = (self.options["depth"], self.options["bands"], self.options["limit"])
-        with evaluating(tickets.backbone):
+        with in_mode(tickets.backbone, training=False):
             if (key := (self.made_for, *options)) not in looked:
                 looked[key] = Looked.of(tickets, data, partition, *options)
             found = looked[key]
@@ -170,7 +170,7 @@ class Router(ABC):
             raise RouterError(
                 f"the router knows {', '.join(self.names)}, not {', '.join(tickets.names)}: fit it"
             )
-        with evaluating(tickets.backbone):
+        with in_mode(tickets.backbone, training=False):
             raw_BK, distance_B = self._look(tickets, x)
         scores_BK = raw_BK * self.tensors["scale"].to(raw_BK)
         return Routed(self.names, scores_BK.log_softmax(1), self._familiarity(distance_B), self.kind)
@@ -241,15 +241,3 @@ def _scale(raw_SK: Tensor, where_S: Tensor) -> float:
 
     found = minimize_scalar(loss, bounds=(-6, 6), method="bounded", options={"xatol": 1e-4})
     return float(np.exp(found.x) / spread)
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Inside, the module is in evaluation mode; afterwards every part of it is as it was."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
