@@ -61,12 +61,13 @@ def retrain(
     theta, optimizer, start = _begin(problem, theta0.clone(len(masks)), stage)
     owned = [_any([problem.masks(theta, m[k], k) for k in group]) for group in groups]
     streams, losses = {k: problem.stream(k, purpose) for k in turns}, _Losses(names, problem.f.device)
-    M = batches(problem, steps, shares)
+    count = counts(problem, steps, shares)
     problem.f.module.train()
     for b in range(start, steps):
         set_rate(optimizer, problem.recipe.rate(b, steps))  # η
         for group, mask in zip(groups, owned, strict=True):  # ticket after ticket, or all at once
-            for i in range(b * M[group[0]] // steps, (b + 1) * M[group[0]] // steps):  # i = b in equal shares
+            n = count[group[0]]  # steps, in equal shares: then i = b
+            for i in range(b * n // steps, (b + 1) * n // steps):
                 optimizer.zero_grad()
                 for k in group:
                     losses.add(k, problem.gradient(theta, m[k], k, streams[k], i))  # ∇_θ L ⊙ m_k
@@ -79,7 +80,7 @@ def retrain(
     return theta
 
 
-def batches(problem: Problem, steps: int, shares: Shares) -> list[int]:
+def counts(problem: Problem, steps: int, shares: Shares) -> list[int]:
     """Batches of each ticket, ``K × steps`` in all and at least one."""
     K = len(problem.partition)
     if shares == "equal":
