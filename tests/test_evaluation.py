@@ -13,8 +13,8 @@ from tombola.data import Data
 from tombola.errors import DataError, RunError, UsageError
 from tombola.evaluation.inputs import described, inputs_of
 from tombola.evaluation.precision import macro, measure, single_recall
-from tombola.evaluation.routed import HOLD, stream
 from tombola.evaluation.summary import over_seeds
+from tombola.evaluation.windows import HOLD, stream
 from tombola.evaluation.world import open_run
 from tombola.objectives import Enhancement, OneVsRest
 from tombola.randomness import generator

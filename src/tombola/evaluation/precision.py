@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,13 +22,13 @@ from tombola.calibration import (
 )
 from tombola.calibration.coupling import COUPLINGS
 from tombola.calibration.scaling import KINDS
+from tombola.evaluation.values import Values, rows
 from tombola.evaluation.world import World
 from tombola.objectives.readings import decisions
 from tombola.objectives.subset_softmax import SubsetSoftmax
 from tombola.pipeline import predict
 from tombola.tickets import TicketModel
 
-Values = list[dict[str, Any]]  # reading, metric, value; the rest of a row is the caller's
 Scores = Mapping[str, Tensor]  # of validation and test, [S, K]
 RECALLS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MISS = 0.1
@@ -56,54 +56,109 @@ def measure(score: Scores, members: Mapping[str, Tensor], single_recall: float) 
         single_recall: the macro recall of the single mask's argmax on validation data, at which precisions
             are compared.
     """
-    values: Values = []
-    val, test = score["validation"].double(), score["test"].double()
-    val_SK, test_SK, K = members["validation"], members["test"], score["test"].shape[1]
-    truth, names = test_SK.int().argmax(1), tuple(map(str, range(K)))
-
-    def add(reading: str, **found: float | Tensor) -> None:
-        values.extend({"reading": reading, "metric": name, "value": float(v)} for name, v in found.items())
-
-    prior_K = val_SK.double().mean(0)
-    add("probability one half", **macro(test > 0, test_SK))
-    add("prior shift", **macro(shifted(test, prior_K) >= 0, test_SK))
-    add("plain scores", **areas(test, test_SK), **_probabilities(torch.sigmoid(test), test_SK))
-    add("prior shift", **_probabilities(torch.sigmoid(shifted(test, prior_K)), test_SK))
-    add(
-        "prior by EM", error_of_prior=(estimated(torch.sigmoid(test)) - test_SK.double().mean(0)).abs().mean()
-    )
+    plain = Held(score["validation"].double(), score["test"].double(), members)
+    values = _uncalibrated(plain)
     for method in KINDS:
-        made = Calibration(method, "argmax", "f1").fit_scores(val, val_SK, names)
-        p = made.probability(test)
-        add(method, **_probabilities(p, test_SK), **macro(made.yes(test), test_SK))
-        if method == "platt":
-            balanced = torch.sigmoid(shifted(log_odds(p), torch.full_like(prior_K, 0.5), prior_K))
-            error = (estimated(balanced) - test_SK.double().mean(0)).abs().mean()
-            add("platt, then prior by EM", error_of_prior=error)
-            values += _bars("platt", p, test_SK)
-            recalled = _at_recall(made.probability(val), val_SK, p, single_recall)
-            add("each ticket, at the single mask's recall", **macro(recalled, test_SK))
-    values += _bars("plain scores", torch.sigmoid(test), test_SK)
+        values += _calibrated(method, plain, single_recall)
     for kind in COUPLINGS:
-        made = Calibration("platt", kind, "f1").fit_scores(val, val_SK, names)
-        p = made.coupled(test)
-        best = torch.nn.functional.one_hot(p.argmax(1), K).bool()
-        right = p.argmax(1) == truth
-        add(f"coupled: {kind}", accuracy=right.double().mean(), **macro(best, test_SK), **areas(p, test_SK))
-        add(f"coupled: {kind}", ece=calibration_error(p.max(1).values, right), brier=brier(p, truth))
-        named = Calibration("platt", kind, "f1", MISS).fit_scores(val, val_SK, names).sets(test)
-        missed = 1 - torch.stack([named[truth == k, k].double().mean() for k in range(K)])
-        add(
-            f"coupled: {kind}",
-            set_size=named.sum(1).double().mean(),
-            missed=missed.mean(),
-            missed_most=missed.max(),
-        )
-        if kind == "vector":
-            recalled = _at_recall(made.coupled(val), val_SK, p, single_recall)
-            add("coupled: vector, at the single mask's recall", **macro(recalled, test_SK))
-            values += _curve("coupled: vector", p, test_SK)
-    return values + _curve("plain scores", test, test_SK)
+        values += _coupled(kind, plain, single_recall)
+    return values
+
+
+@dataclass(frozen=True)
+class Held:
+    """Scores of both held-out splits ``[S, K]``, float64, and who belongs to what."""
+
+    val: Tensor
+    test: Tensor
+    members: Mapping[str, Tensor]
+
+    @property
+    def val_true(self) -> Tensor:
+        """Who belongs to what in validation, boolean ``[S, K]``."""
+        return self.members["validation"]
+
+    @property
+    def test_true(self) -> Tensor:
+        """Who belongs to what in the test split, boolean ``[S, K]``."""
+        return self.members["test"]
+
+    def fit(self, made: Calibration) -> Calibration:
+        """A calibration, fitted on validation scores."""
+        return made.fit_scores(self.val, self.val_true, tuple(map(str, range(self.test.shape[1]))))
+
+
+def _uncalibrated(s: Held) -> Values:
+    """Scores as they are, and with the prior that validation has added or estimated."""
+    prior_K = s.val_true.double().mean(0)
+    moved, p = shifted(s.test, prior_K), torch.sigmoid(s.test)
+    by_prior = {**macro(moved >= 0, s.test_true), **_probabilities(torch.sigmoid(moved), s.test_true)}
+    return [
+        *rows({"reading": "probability one half"}, macro(s.test > 0, s.test_true)),
+        *rows({"reading": "prior shift"}, by_prior),
+        *rows({"reading": "plain scores"}, {**areas(s.test, s.test_true), **_probabilities(p, s.test_true)}),
+        *rows({"reading": "prior by EM"}, _error_of_prior(p, s.test_true)),
+        *_bars("plain scores", p, s.test_true),
+        *_curve("plain scores", s.test, s.test_true),
+    ]
+
+
+def _calibrated(method: str, s: Held, single_recall: float) -> Values:
+    """Each ticket's yes or no by calibrated probabilities."""
+    made = s.fit(Calibration(method, "argmax", "f1"))
+    p = made.probability(s.test)
+    values = rows(
+        {"reading": method}, {**_probabilities(p, s.test_true), **macro(made.yes(s.test), s.test_true)}
+    )
+    if method != "platt":
+        return values
+    prior_K = s.val_true.double().mean(0)
+    balanced = torch.sigmoid(shifted(log_odds(p), torch.full_like(prior_K, 0.5), prior_K))
+    recalled = _at_recall(made.probability(s.val), s.val_true, p, single_recall)
+    return [
+        *values,
+        *rows({"reading": "platt, then prior by EM"}, _error_of_prior(balanced, s.test_true)),
+        *_bars("platt", p, s.test_true),
+        *rows({"reading": "each ticket, at the single mask's recall"}, macro(recalled, s.test_true)),
+    ]
+
+
+def _coupled(kind: str, s: Held, single_recall: float) -> Values:
+    """One answer among all classes from the K scores of class tickets, and sets that miss at most `MISS`."""
+    made = s.fit(Calibration("platt", kind, "f1"))
+    p, truth, K = made.coupled(s.test), s.test_true.int().argmax(1), s.test.shape[1]
+    right = p.argmax(1) == truth
+    named = s.fit(Calibration("platt", kind, "f1", MISS)).sets(s.test)
+    missed = 1 - torch.stack([named[truth == k, k].double().mean() for k in range(K)])
+    found: dict[str, float | Tensor] = {
+        "accuracy": right.double().mean(),
+        **macro(_one_hot(p), s.test_true),
+        **areas(p, s.test_true),
+        "ece": calibration_error(p.max(1).values, right),
+        "brier": brier(p, truth),
+        "set_size": named.sum(1).double().mean(),
+        "missed": missed.mean(),
+        "missed_most": missed.max(),
+    }
+    values = rows({"reading": f"coupled: {kind}"}, found)
+    if kind != "vector":
+        return values
+    recalled = _at_recall(made.coupled(s.val), s.val_true, p, single_recall)
+    return [
+        *values,
+        *rows({"reading": "coupled: vector, at the single mask's recall"}, macro(recalled, s.test_true)),
+        *_curve("coupled: vector", p, s.test_true),
+    ]
+
+
+def _one_hot(score_SK: Tensor) -> Tensor:
+    """The best of each row, boolean ``[S, K]``."""
+    return torch.nn.functional.one_hot(score_SK.argmax(1), score_SK.shape[1]).bool()
+
+
+def _error_of_prior(p_SK: Tensor, true_SK: Tensor) -> dict[str, float]:
+    """How far the prior that EM finds in probabilities of a balanced one is off, in the mean of tickets."""
+    return {"error_of_prior": float((estimated(p_SK) - true_SK.double().mean(0)).abs().mean())}
 
 
 def macro(yes_SK: Tensor, true_SK: Tensor) -> dict[str, float]:
@@ -142,31 +197,25 @@ def _curve(reading: str, score_SK: Tensor, true_SK: Tensor) -> Values:
     curves = [
         precision_recall_curve(true_SK[:, k].numpy(), score_SK[:, k].numpy()) for k in range(true_SK.shape[1])
     ]
-    return [
-        {
-            "reading": reading,
-            "metric": "precision_at_recall",
-            "recall": recall,
-            "value": float(np.mean([p[r >= recall].max() for p, r, _ in curves])),
-        }
-        for recall in RECALLS
-    ]
+    values: Values = []
+    for recall in RECALLS:
+        best = np.mean([p[r >= recall].max() for p, r, _ in curves])
+        values += rows({"reading": reading, "recall": recall}, {"precision_at_recall": float(best)})
+    return values
 
 
 def _bars(reading: str, p_SK: Tensor, true_SK: Tensor) -> Values:
     """The reliability diagram of all tickets together."""
-    values = []
+    values: Values = []
     for b in reliability(p_SK.flatten(), true_SK.flatten(), 10):
-        row = {"reading": reading, "bin": round(b.upper, 6)}
-        for name, value in (("predicted", b.predicted), ("observed", b.observed), ("count", b.count)):
-            values.append({**row, "metric": name, "value": float(value)})
+        what = {"reading": reading, "bin": round(b.upper, 6)}
+        values += rows(what, {"predicted": b.predicted, "observed": b.observed, "count": b.count})
     return values
 
 
 def single_recall(score_SK: Tensor, true_SK: Tensor) -> float:
     """The macro recall of the argmax of a score matrix."""
-    best = torch.nn.functional.one_hot(score_SK.argmax(1), score_SK.shape[1]).bool()
-    return macro(best, true_SK)["recall"]
+    return macro(_one_hot(score_SK), true_SK)["recall"]
 
 
 def within(world: World, tickets: TicketModel) -> tuple[Values, Calibration]:
@@ -189,5 +238,5 @@ def within(world: World, tickets: TicketModel) -> tuple[Values, Calibration]:
             "ece": calibration_error(p.max(1).values, right),
             "brier": brier(p, truth),
         }
-        values += [{"reading": reading, "metric": name, "value": value} for name, value in metrics.items()]
+        values += rows({"reading": reading}, metrics)
     return values, made

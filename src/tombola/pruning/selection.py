@@ -84,49 +84,58 @@ def prune(
     >>> prune(ones, scores, 3, rows, granularity="channel", transposed={}).tolist()
     [False, False, True, True]
     """
-    kind = parse(granularity) if isinstance(granularity, str) else granularity
-    left = int(mask_N.count_nonzero())
+    kind, at = parse(granularity) if isinstance(granularity, str) else granularity, transposed or {}
     if selection not in SELECTIONS:
         raise PruningError(f"selection is one of {', '.join(SELECTIONS)}: got {selection!r}")
+    if floor < 0:
+        raise PruningError(f"the floor is at least 0: got {floor}")
     if transposed is None and (kind != Weight() or selection == "row"):
         what = f"granularity {granularity}" if kind != Weight() else "selection row"
         raise PruningError(f"{what} needs transposed=tombola.pruning.transposed(model)")
     if selection == "row" and kind != Weight():
         raise PruningError(f"selection row compares single weights: got granularity {granularity}")
+    left = int(mask_N.count_nonzero())
     if not isinstance(kind, Weight | Pattern) and keep <= scope.size:
         keep = min(keep, left)
     if not 0 <= keep <= left:
         raise PruningError(f"cannot keep {keep} of {left} weights")
-    if floor < 0:
-        raise PruningError(f"the floor is at least 0: got {floor}")
     if isinstance(kind, Pattern):
-        pruned = _pattern(mask_N, scores_N, keep, scope, kind, transposed or {})
+        pruned = _pattern(mask_N, scores_N, keep, scope, kind, at)
     elif kind == Weight() and selection == "global" and not floor:
         pruned = keep_top(scores_N, keep, mask_N)  # the usual case, without copies
     else:
-        layers = units(mask_N, scores_N.detach(), scope, kind, transposed or {})
-        firm = [layer.best(floor) for layer in layers]
-        low = [layer.count(kept_U) for layer, kept_U in zip(layers, firm, strict=True)]
-        if sum(low) > keep:
-            raise PruningError(
-                f"a floor of {floor} takes {sum(low)} weights, only {keep} are to be kept: lower it"
-            )
-        if selection == "global":
-            kept = _across(layers, firm, keep - sum(low))
-        else:
-            high = [layer.count() for layer in layers]
-            weights = {"layer": high, "erk": erk(scope)}.get(selection, scope.sizes)
-            quotas = apportion(weights, low, high, keep)
-            if selection == "row":
-                at = members(Channel(), scope, transposed or {})
-                parts = zip(mask_N.split(scope.sizes), scores_N.detach().split(scope.sizes), strict=True)
-                kept = [best_of_rows(*part, q, a) for part, q, a in zip(parts, quotas, at, strict=True)]
-            else:
-                kept = _within(layers, firm, quotas)
+        layers = units(mask_N, scores_N.detach(), scope, kind, at)
+        kept = _units(layers, keep, scope, selection, at, floor)
         pruned = torch.cat([layer.mask(kept_U) for layer, kept_U in zip(layers, kept, strict=True)])
     if not allow_collapse:
         check_collapse(pruned, scope)
     return pruned
+
+
+def _units(
+    layers: Sequence[Units],
+    keep: int,
+    scope: Layout,
+    selection: Selection,
+    transposed: Mapping[str, int],
+    floor: int,
+) -> Sequence[Tensor]:
+    """Which units of each layer are kept, boolean ``[U]``: firm ones, by the floor, and the best others."""
+    firm = [layer.best(floor) for layer in layers]
+    low = [layer.count(kept_U) for layer, kept_U in zip(layers, firm, strict=True)]
+    if sum(low) > keep:
+        raise PruningError(
+            f"a floor of {floor} takes {sum(low)} weights, only {keep} are to be kept: lower it"
+        )
+    if selection == "global":
+        return _across(layers, firm, keep - sum(low))
+    high = [layer.count() for layer in layers]
+    weights = {"layer": high, "erk": erk(scope)}.get(selection, scope.sizes)
+    quotas = apportion(weights, low, high, keep)
+    if selection != "row":
+        return _within(layers, firm, quotas)
+    parts = zip(layers, quotas, members(Channel(), scope, transposed), strict=True)
+    return [best_of_rows(layer.mask_n, layer.scores_U, quota, rows) for layer, quota, rows in parts]
 
 
 def _across(layers: Sequence[Units], firm: Sequence[Tensor], budget: int) -> Sequence[Tensor]:
