@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tombola.analysis.collapse import Alarm, drift, fewest_survivors, first_alarm, survivors
-from tombola.analysis.cusum import Watch, cusum
+from tombola.analysis.cusum import ControlChart, cusum
 from tombola.analysis.verdict import (
     Trial,
     drop,
@@ -95,7 +95,7 @@ def test_drift_refuses_what_it_cannot_compare():
 
 def test_the_first_alarm_counts_and_goes_back_to_the_earliest_good_round():
     density = [0.8, 0.6, 0.4, 0.2]
-    slow, fast = Watch("slow", (0, 1, 2, 6), 5, 0), Watch("fast", (0, 0, 0, 6), 5, 0)
+    slow, fast = ControlChart("slow", (0, 1, 2, 6), 5, 0), ControlChart("fast", (0, 0, 0, 6), 5, 0)
     assert first_alarm(density, slow, fast) == Alarm(("slow", "fast"), 3, 0.2, 0, 0.8)
     assert first_alarm(density, fast, survivors([90, 5, 4, 3])) == Alarm(("smallest layer",), 1, 0.6, 0, 0.8)
     assert first_alarm(density, survivors([90, 80, 70, 60])) is None

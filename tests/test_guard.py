@@ -15,7 +15,7 @@ import tombola as tb
 from tombola.analysis.collapse import stated_rate
 from tombola.analysis.cusum import cusum
 from tombola.analysis.pace import FIRST, rises, standardised, threshold
-from tombola.analysis.signals import FLOOR, signal, watches
+from tombola.analysis.signals import FLOOR, charts, signal
 from tombola.analysis.similarity import kappa, specialisation
 from tombola.errors import NotReached, UsageError
 from tombola.extract import extract
@@ -88,10 +88,10 @@ def test_signals_rise_where_tickets_become_alike_and_shares_add_up_to_the_rate()
     assert signal([row], "specialisation") == [pytest.approx(math.log(10))]
     assert signal([row], "drift") == [pytest.approx(math.log(0.2))]
     assert all(map(math.isnan, signal([{}, {"kappa": None}], "likeness")))
-    found = watches([row, {**row, "fewest": FLOOR - 1}], 20, 0.06)
+    found = charts([row, {**row, "fewest": FLOOR - 1}], 20, 0.06)
     assert [w.limit for w in found[:3]] == [threshold(20, 0.02)] * 3
     assert found[3].fired == 1
-    assert watches([], 20) == []
+    assert charts([], 20) == []
 
 
 # -- in a search -------------------------------------------------------------------------------------------
@@ -137,13 +137,15 @@ def test_twins_and_drift_leave_the_tickets_as_they_are(make_problem, make_convne
 
 def firing(monkeypatch, at, good):
     """An alarm in one round that goes back to another."""
-    from tombola.analysis.cusum import Watch
+    from tombola.analysis.cusum import ControlChart
 
     def found(history, rounds, rate):
         values = [0.0 if t <= good else 1.0 for t in range(len(history))]
-        return [Watch("likeness", tuple(v * (2 if t >= at else 1) for t, v in enumerate(values)), 1.5, 0.0)]
+        return [
+            ControlChart("likeness", tuple(v * (2 if t >= at else 1) for t, v in enumerate(values)), 1.5, 0.0)
+        ]
 
-    monkeypatch.setattr("tombola.guard.watches", found)
+    monkeypatch.setattr("tombola.guard.charts", found)
 
 
 @pytest.mark.parametrize(("at", "good"), [(3, 2), (4, 1), (5, 4)])

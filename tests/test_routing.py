@@ -32,7 +32,7 @@ from tombola.routing import (
 from tombola.routing.gaussians import Gaussians
 from tombola.routing.looked import Looked
 from tombola.routing.shallow import core
-from tombola.routing.superposition import Objective, SuperpositionRouter
+from tombola.routing.superposition import Certainty, SuperpositionRouter
 from tombola.scope import scope
 from tombola.tickets import TicketModel, load
 
@@ -315,7 +315,7 @@ def test_the_gradient_of_superposition_is_that_of_the_definition(tickets, x):
             step = torch.zeros(3, dtype=torch.double)
             step[k] = 1e-5
             slope = (entropy(alpha + step, x[b].double()) - entropy(alpha - step, x[b].double())) / 2e-5
-            assert float(found[b, k]) == pytest.approx(-slope, rel=1e-3, abs=1e-7)
+            assert float(found[b, k].detach()) == pytest.approx(-slope.detach(), rel=1e-3, abs=1e-7)
 
 
 class Doubled(torch.autograd.Function):
@@ -339,7 +339,7 @@ class Doubled(torch.autograd.Function):
 @pytest.mark.parametrize("entropy", [True, False])
 def test_slopes_of_superposition_are_the_same_in_both_modes(tickets, x, entropy):
     tickets, x = tickets.double(), x[:5].double()
-    made, alive = Objective(tickets, entropy), torch.tensor([True, False, True])
+    made, alive = Certainty(tickets, entropy), torch.tensor([True, False, True])
     forward, reverse = made.forward(alive, x), made.reverse(alive, x)
     torch.testing.assert_close(forward, reverse)
     assert bool((forward[:, alive] != 0).any())
@@ -352,7 +352,7 @@ def test_superposition_does_without_a_forward_mode(tickets, x, monkeypatch):
     forward = type(tickets.backbone).forward
     monkeypatch.setattr(type(tickets.backbone), "forward", lambda net, x: Doubled.apply(forward(net, x)) / 2)
     with pytest.raises(NotImplementedError):
-        Objective(tickets, True).forward(alive[0], x[:5])
+        Certainty(tickets, True).forward(alive[0], x[:5])
     torch.testing.assert_close(made.helps_BK(tickets, x[:5], alive), plain)
 
 
@@ -364,7 +364,7 @@ def test_an_error_of_the_network_is_not_taken_for_a_missing_forward_mode(tickets
         return forward(net, x).reshape(1, 3)
 
     monkeypatch.setattr(type(tickets.backbone), "forward", one_row)
-    assert Objective(tickets, True).reverse(alive[0], x[:5]).shape == (5, 3)
+    assert Certainty(tickets, True).reverse(alive[0], x[:5]).shape == (5, 3)
     with pytest.raises(RuntimeError, match=r"shape '\[1, 3\]' is invalid for input of size 15"):
         made.helps_BK(tickets, x[:5], alive)
 
@@ -375,7 +375,7 @@ def test_superposition_does_with_an_operation_of_torch_that_has_no_forward_mode(
         type(tickets.backbone), "forward", lambda net, x: torch.cdist(forward(net, x), torch.eye(3))
     )
     found = SuperpositionRouter().helps_BK(tickets, x[:5], alive)
-    torch.testing.assert_close(found, Objective(tickets, True).reverse(alive[0], x[:5]))
+    torch.testing.assert_close(found, Certainty(tickets, True).reverse(alive[0], x[:5]))
 
 
 def test_samples_that_share_their_live_tickets_are_judged_as_if_alone(tickets, x):

@@ -13,7 +13,7 @@ from tombola.report.collapsing import chapter
 from tombola.report.findings import gather as gather_findings
 from tombola.report.html import page
 from tombola.report.rows import rows
-from tombola.report.trials import gather, judge, rules, searched
+from tombola.report.trials import finished_search, gather, judge, rules
 from tombola.settings import Settings
 
 REMOVED = [round(1 - 0.8**t, 4) for t in range(1, 16)]
@@ -104,7 +104,7 @@ def test_rules_are_judged_by_hand(three):
 
 def test_an_alarm_ends_at_the_last_good_round(tmp_path):
     fewest = [100] * 9 + [5] * 6
-    runs = [searched(write_run(tmp_path / str(s), s, falling(12), fewest=fewest)) for s in (0, 1)]
+    runs = [finished_search(write_run(tmp_path / str(s), s, falling(12), fewest=fewest)) for s in (0, 1)]
     made = {each.rule: each for each in judge(runs)}
     assert made["smallest layer alone"].removed == pytest.approx(REMOVED[8])
     assert made["smallest layer alone"].leads == (3, 3)
@@ -114,13 +114,13 @@ def test_an_alarm_ends_at_the_last_good_round(tmp_path):
 
 
 def test_a_run_that_is_unfinished_unwatched_or_seldom_judged_is_left_out(tmp_path):
-    assert searched(write_run(tmp_path / "part", skip=(14,))) is None
-    assert searched(write_run(tmp_path / "stopped", skip=(13, 14), stopped=REMOVED[13:])) is not None
+    assert finished_search(write_run(tmp_path / "part", skip=(14,))) is None
+    assert finished_search(write_run(tmp_path / "stopped", skip=(13, 14), stopped=REMOVED[13:])) is not None
     few = write_run(tmp_path / "few", skip=range(4, 15), stopped=REMOVED[4:])
-    assert searched(few) is None
+    assert finished_search(few) is None
     with pytest.raises(RunError, match="--set stop=warn"):
         gather([few], "balanced_accuracy", "like_for_like", "rtl")
-    assert searched(tmp_path / "stopped", metric="auc") is None
+    assert finished_search(tmp_path / "stopped", metric="auc") is None
 
 
 def call(*arguments):

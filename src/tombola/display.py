@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tombola.records import read_timings
-from tombola.report.findings import Outcome
+from tombola.report.findings import Arm
 from tombola.report.moment import Moment, clock, fitted, named
 from tombola.report.pace import Todo, seconds_left
 
@@ -35,7 +35,7 @@ class Display:
 
     console: Console
     runs: Sequence[Path]
-    wanted: Sequence[Outcome]
+    wanted: Sequence[Arm]
     timer: Callable[[], float] = time.monotonic
     now: Moment = field(default_factory=Moment)
     where: str = "loading"
@@ -122,5 +122,5 @@ class Display:
             return f"{clock(left + rest)} left"
         return f"{clock(rest)} in this stage" if rest else ""
 
-    def _missing(self, timings: Mapping[str, float | None]) -> list[Outcome]:
+    def _missing(self, timings: Mapping[str, float | None]) -> list[Arm]:
         return [outcome for outcome in self.wanted if "judge-{}-{}".format(*outcome) not in timings]

@@ -25,8 +25,8 @@ from tombola.analysis.collapse import (
     fewest_survivors,
     first_alarm,
 )
-from tombola.analysis.cusum import Watch
-from tombola.analysis.signals import SIZE, watches
+from tombola.analysis.cusum import ControlChart
+from tombola.analysis.signals import SIZE, charts
 from tombola.analysis.similarity import compare, mean_over_pairs, specialisation
 from tombola.executors import TurnResult
 from tombola.function import Theta
@@ -49,7 +49,7 @@ class Guard:
 
     Attributes:
         rounds: of the whole search, up to the last sparsity.
-        false_alarms: the stated rate (`tombola.analysis.pace`), shared evenly by the watches.
+        false_alarms: the stated rate (`tombola.analysis.pace`), shared evenly by the charts.
         stops: whether an alarm ends the search.
         problem: the problem whose tickets are watched.
         twin: the same in another data order, where a twin of the first ticket is taken along.
@@ -117,12 +117,12 @@ class Guard:
         self.history.append(measured := self._measured(masks))
         stage.record(event="watch", round=number, **measured)
         if self.alarm is None:
-            watches = self.watches()
-            self._keep(masks, watches)
+            charts = self.charts()
+            self._keep(masks, charts)
             density = [float(row["density"]) for row in self.history]
-            self.alarm = first_alarm(density, *watches) if watches else None
+            self.alarm = first_alarm(density, *charts) if charts else None
             if self.alarm is not None:
-                stage.record(event="alarm", **self.facts(watches, number))
+                stage.record(event="alarm", **self.facts(charts, number))
 
     def _measured(self, masks: MaskSet) -> dict[str, Any]:
         row: dict[str, Any] = {"density": int(masks.masks_KN.sum()) / masks.masks_KN.numel()}
@@ -141,23 +141,23 @@ class Guard:
 
     # -- judged -----------------------------------------------------------------------------------
 
-    def watches(self) -> list[Watch]:
-        """The watches over the rounds so far."""
-        return watches(self.history, self.rounds, self.false_alarms)
+    def charts(self) -> list[ControlChart]:
+        """The charts over the rounds so far."""
+        return charts(self.history, self.rounds, self.false_alarms)
 
-    def _keep(self, masks: MaskSet, watches: Sequence[Watch]) -> None:
+    def _keep(self, masks: MaskSet, charts: Sequence[ControlChart]) -> None:
         """Masks of the rounds since the earliest round at rest, and no others."""
         if not self.stops:
             return
         now = len(self.history) - 1
-        rests = [max((t for t in range(now + 1) if w.value_R[t] <= w.rest), default=-1) for w in watches]
+        rests = [max((t for t in range(now + 1) if w.value_R[t] <= w.rest), default=-1) for w in charts]
         self.back = {t: m for t, m in self.back.items() if t >= min(rests, default=now)}
         self.back[now] = masks.pack()
 
-    def facts(self, watches: Sequence[Watch], number: int) -> dict[str, Any]:
+    def facts(self, charts: Sequence[ControlChart], number: int) -> dict[str, Any]:
         """The alarm for the records, in rounds of the search: it may not be watched from its first."""
         assert self.alarm is not None
-        calibrated = any(w.name in self.alarm.fired and w.name != "smallest layer" for w in watches)
+        calibrated = any(w.name in self.alarm.fired and w.name != "smallest layer" for w in charts)
         good, before = self.alarm.last_good, number - self.alarm.round
         return {
             "round": number,

@@ -85,7 +85,7 @@ def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
             *similarity,
             *counts(models, pipeline),
             Metric("file_bytes", sum(sizes)),
-            Metric("samples_search", pipeline.searched(chosen.search, chosen.task, sparsity)),
+            Metric("samples_search", pipeline.seen_in_search(chosen.search, chosen.task, sparsity)),
             Metric("samples_train", seen),
         ]
         for metric in metrics:

@@ -141,7 +141,7 @@ class Pipeline(Task):
             found.append(sparsity)
         return found or sorted(self.settings.sparsity)
 
-    def searched(self, search: Source | None, task: Source, sparsity: float) -> int:
+    def seen_in_search(self, search: Source | None, task: Source, sparsity: float) -> int:
         """Training samples that went into masks and rewind point up to this sparsity."""
         names = set()
         if self.settings.rewind:

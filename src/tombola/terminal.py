@@ -29,7 +29,7 @@ if not out_console.is_terminal:
     out_console.width = 160  # a file or a pipe has no width of its own
 
 
-def carry_out(
+def run_and_compare(
     order: Order, data: Mapping[str, Data], where: Sequence[tuple[int, str, Path]], as_json: bool
 ) -> None:
     """Carry out an order for each seed and item, show how far it is, then the comparison.

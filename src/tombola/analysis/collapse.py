@@ -20,12 +20,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tombola.analysis.cusum import Watch
+from tombola.analysis.cusum import ControlChart
 from tombola.errors import UsageError, unknown
 from tombola.masks import MaskSet
 
 Outputs = Literal["classes", "binary", "values"]
-FALSE_ALARMS = 0.05  # of all watches with a threshold from null runs together, over all rounds
+FALSE_ALARMS = 0.05  # of all charts with a threshold from null runs together, over all rounds
 
 
 def stated_rate(stop: str) -> float | None:
@@ -52,13 +52,13 @@ def stated_rate(stop: str) -> float | None:
     return found
 
 
-def survivors(counts_R: Sequence[int], floor: int = 10, name: str = "smallest layer") -> Watch:
+def survivors(counts_R: Sequence[int], floor: int = 10, name: str = "smallest layer") -> ControlChart:
     """Fires where the smallest layer (`fewest_survivors`) keeps fewer than ``floor`` weights.
 
     >>> survivors([90, 30, 9]).fired
     2
     """
-    return Watch(name, tuple(float(-count) for count in counts_R), float(-floor), float(-floor))
+    return ControlChart(name, tuple(float(-count) for count in counts_R), float(-floor), float(-floor))
 
 
 @overload
@@ -128,26 +128,26 @@ class Alarm:
     last_good_density: float | None
 
 
-def first_alarm(density_R: Sequence[float], *watches: Watch) -> Alarm | None:
-    """The first alarm of several watches over the same rounds, or None.
+def first_alarm(density_R: Sequence[float], *charts: ControlChart) -> Alarm | None:
+    """The first alarm of several charts over the same rounds, or None.
 
     Where several fire in the same round, the last good round is the earliest of theirs.
 
     Raises:
-        UsageError: watches of another number of rounds than densities, or none.
+        UsageError: charts of another number of rounds than densities, or none.
 
     >>> first_alarm([0.5, 0.2, 0.1], survivors([90, 30, 9]))
     Alarm(fired=('smallest layer',), round=2, density=0.1, last_good=1, last_good_density=0.2)
     """
-    lengths: dict[str, Any] = {watch.name: len(watch.value_R) for watch in watches}
-    if not watches or set(lengths.values()) != {len(density_R)}:
-        raise UsageError(f"{len(density_R)} densities need watches over as many rounds: got {lengths}")
-    rounds = [watch.fired for watch in watches if watch.fired is not None]
+    lengths: dict[str, Any] = {chart.name: len(chart.value_R) for chart in charts}
+    if not charts or set(lengths.values()) != {len(density_R)}:
+        raise UsageError(f"{len(density_R)} densities need charts over as many rounds: got {lengths}")
+    rounds = [chart.fired for chart in charts if chart.fired is not None]
     if not rounds:
         return None
     first = min(rounds)
-    firing = [watch for watch in watches if watch.fired == first]
-    goods = [watch.last_good for watch in firing]
+    firing = [chart for chart in charts if chart.fired == first]
+    goods = [chart.last_good for chart in firing]
     good = None if None in goods else min(g for g in goods if g is not None)
     density = None if good is None else float(density_R[good])
     return Alarm(tuple(w.name for w in firing), first, float(density_R[first]), good, density)

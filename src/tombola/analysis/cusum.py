@@ -34,7 +34,7 @@ def cusum(x_R: ArrayLike, delta: float = 0.5) -> Floats:
 
 
 @dataclass(frozen=True)
-class Watch:
+class ControlChart:
     """One thing watched over R rounds: its statistic, what it may not exceed, and where it rests.
 
     ``value_R`` fires where it is above ``limit``; where it is at most ``rest``, nothing has begun.

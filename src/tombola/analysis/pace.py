@@ -19,7 +19,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from tombola.analysis.cusum import Watch, cusum
+from tombola.analysis.cusum import ControlChart, cusum
 from tombola.errors import UsageError
 
 Floats = NDArray[np.float64]
@@ -77,11 +77,11 @@ def threshold(rounds: int, false_alarms: float) -> float:
     return float(peaks[int(np.ceil((_RUNS + 1) * (1 - false_alarms))) - 1])
 
 
-def rises(name: str, series_R: ArrayLike, rounds: int, false_alarms: float) -> Watch:
+def rises(name: str, series_R: ArrayLike, rounds: int, false_alarms: float) -> ControlChart:
     """Watches for a series that begins to rise faster than it did.
 
     Args:
-        name: of the watch.
+        name: of the chart.
         series_R: one value per round so far; NaN where there is none.
         rounds: of the whole search, which the rate is for.
         false_alarms: the share of null runs that fire in any of their rounds.
@@ -100,4 +100,6 @@ def rises(name: str, series_R: ArrayLike, rounds: int, false_alarms: float) -> W
     for t, now in enumerate(series):
         steps[t] = now - last
         last = last if np.isnan(now) else now
-    return Watch(name, tuple(cusum(standardised(steps), _DELTA).tolist()), threshold(rounds, false_alarms), 0)
+    return ControlChart(
+        name, tuple(cusum(standardised(steps), _DELTA).tolist()), threshold(rounds, false_alarms), 0
+    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tombola.analysis.collapse import FALSE_ALARMS, survivors
-from tombola.analysis.cusum import Watch
+from tombola.analysis.cusum import ControlChart
 from tombola.analysis.pace import rises
 
 SIGNALS = ("likeness", "specialisation", "drift")
@@ -18,15 +18,15 @@ _LEAST = 1e-3  # specialisation and drift are watched on a logarithmic scale, do
 Measured = Mapping[str, Any]  # density, fewest, kappa, specialisation, drift: those that were measured
 
 
-def watches(
+def charts(
     history: Sequence[Measured],
     rounds: int,
     false_alarms: float = FALSE_ALARMS,
     names: Sequence[str] = SIGNALS,
-) -> list[Watch]:
-    """All watches that what was measured allows, over the rounds so far.
+) -> list[ControlChart]:
+    """All charts that what was measured allows, over the rounds so far.
 
-    The stated rate is that of all calibrated watches together: each gets an equal part of it.
+    The stated rate is that of all calibrated charts together: each gets an equal part of it.
     """
     series = {name: values for name in names if any(map(math.isfinite, values := signal(history, name)))}
     each = false_alarms / max(len(series), 1)

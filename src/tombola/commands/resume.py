@@ -9,7 +9,7 @@ from tombola.commands.options import Flag, use_threads
 from tombola.executors import AtOnce
 from tombola.launch import order_of
 from tombola.records import read_environment
-from tombola.terminal import carry_out
+from tombola.terminal import run_and_compare
 
 
 def resume(path: Path, *, threads: int | None = None, at_once: AtOnce = "auto", json: Flag = False) -> None:
@@ -31,4 +31,4 @@ def resume(path: Path, *, threads: int | None = None, at_once: AtOnce = "auto", 
     order, seed, item = order_of(path)
     use_threads(read_environment(path).get("threads") if threads is None else threads)
     order = replace(order, at_once=at_once)
-    carry_out(order, order.load(), [(seed, item, path)], json)
+    run_and_compare(order, order.load(), [(seed, item, path)], json)

@@ -8,7 +8,7 @@ from tombola.commands.options import Flag, Integers, Numbers, Words, absolute, o
 from tombola.commands.overrides import overridden
 from tombola.executors import AtOnce
 from tombola.launch import Order
-from tombola.terminal import carry_out, err_console
+from tombola.terminal import err_console, run_and_compare
 
 
 def run(
@@ -87,4 +87,4 @@ def run(
         err_console.print(line, highlight=False, markup=False, soft_wrap=True)
     folder, found = out / f"{name}-{order.preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
-    carry_out(order, found, where, json)
+    run_and_compare(order, found, where, json)

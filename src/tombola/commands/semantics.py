@@ -92,7 +92,7 @@ def semantics(
     show(tables, content, json)
 
 
-def _grouped(states: list[alignments.State], known: Path | None) -> list[dict[str, Any]]:
+def _grouped(states: list[alignments.Snapshot], known: Path | None) -> list[dict[str, Any]]:
     """Clusters of tickets against known groups, over all layers and in the deep third."""
     given = groups(states[0].similarity.names, known)
     if given is None:

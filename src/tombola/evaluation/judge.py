@@ -20,7 +20,7 @@ from tombola.routing import Routed
 from tombola.tickets import TicketModel
 
 DRAWS = 5  # random assignments whose mean is reported
-Metric = tuple[str, float]  # name and value
+Named = tuple[str, float]  # a metric: name and value
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Judge:
         """The share of samples that are sent to their own ticket."""
         return float((chosen_S == self.truth_S).double().mean())
 
-    def scaled(self, metric: Metric) -> dict[str, float]:
+    def scaled(self, metric: Named) -> dict[str, float]:
         """A metric, and the share of the gap from the best ticket (0) to the oracle (1) that it closes."""
         name, value = metric
         low, high = self._best[1], self._oracle[1]
@@ -95,14 +95,14 @@ class Judge:
         return {name: value, "gap_closed": (value - low) / (high - low)}
 
     @cached_property
-    def _best(self) -> Metric:
+    def _best(self) -> Named:
         return self._metric(torch.full_like(self.truth_S, self.fixed))
 
     @cached_property
-    def _oracle(self) -> Metric:
+    def _oracle(self) -> Named:
         return self._metric(self.truth_S)
 
-    def _metric(self, chosen_S: Tensor) -> Metric:
+    def _metric(self, chosen_S: Tensor) -> Named:
         if self.answers is None:
             return "accuracy", self.right(chosen_S)
         return self.world.judged(self.answers, chosen_S)

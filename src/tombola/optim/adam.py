@@ -58,7 +58,7 @@ class MaskedAdam(MaskedOptimizer):
     @torch.no_grad()
     def step(self, masks: Sequence[Tensor | None] | None = None) -> None:  # type: ignore[override]
         """Step inside the masks."""
-        work = self._work(masks)
+        work = self._entries(masks)
         self._most += 1
         for group, p, mask in work:
             state = self.state[p]

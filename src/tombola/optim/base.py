@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tombola.errors import OptimizerError
 
-Work = list[tuple[dict[str, Any], Tensor, Tensor | None]]  # group, parameter, mask
+Entries = list[tuple[dict[str, Any], Tensor, Tensor | None]]  # group, parameter, mask
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
@@ -47,7 +47,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _work(self, masks: Sequence[Tensor | None] | None) -> Work:
+    def _entries(self, masks: Sequence[Tensor | None] | None) -> Entries:
         parameters = self._parameters()
         masks = masks if masks is not None else [None] * len(parameters)
         if len(masks) != len(parameters):

@@ -22,7 +22,7 @@ class MaskedStepFree(MaskedOptimizer):
     @torch.no_grad()
     def step(self, masks: Sequence[Tensor | None] | None = None) -> None:  # type: ignore[override]
         """Step inside the masks."""
-        work = [(p, mask) for _, p, mask in self._work(masks) if mask is not None]
+        work = [(p, mask) for _, p, mask in self._entries(masks) if mask is not None]
         before = [(p, mask, p.clone(), self._moments(p, clone=True)) for p, mask in work]
         self.plain.param_groups, self.plain.state = self.param_groups, self.state
         self.plain.step()

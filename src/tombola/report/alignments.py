@@ -38,7 +38,7 @@ _LAYERS = ("all", *DEPTHS)
 
 
 @dataclass(frozen=True)
-class State:
+class Snapshot:
     """Masks of one source at one density and depth: mean similarity over seeds."""
 
     source: str
@@ -58,7 +58,7 @@ class State:
 class Aligned:
     """A state and its alignment with the meaning of names."""
 
-    state: State
+    state: Snapshot
     found: Alignment
 
     def plain(self) -> dict[str, Any]:
@@ -78,7 +78,7 @@ class Aligned:
 
 def states(
     paths: Sequence[Path], measure: Measure = "kappa", unread: list[str] | None = None
-) -> dict[tuple[str, str], list[State]]:
+) -> dict[tuple[str, str], list[Snapshot]]:
     """What runs hold, by experiment and preset; sources in the order of `SOURCES`, the densest state first.
 
     Args:
@@ -152,7 +152,7 @@ def _by_depth(masks: MaskSet, measure: Measure) -> list[tuple[str, Named]]:
     return [(depth, Named.of_masks(part, masks.names, measure)) for depth, part in parts.items()]
 
 
-def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[State]:
+def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[Snapshot]:
     """Means over seeds; runs whose tickets have other names are left out of a mean with the first."""
     rounds = {key[:3]: key[3] for key in found if key[3] is not None}
     states: dict[tuple, dict[Path, Named]] = defaultdict(dict)
@@ -163,12 +163,14 @@ def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[State]:
         first = next(iter(by_path.values()))
         same = [each for each in by_path.values() if each.names == first.names]
         values = np.mean([each.values_KK for each in same], axis=0)
-        made.append(State(source, depth, removed, number, Named(first.names, values), len(same)))
+        made.append(Snapshot(source, depth, removed, number, Named(first.names, values), len(same)))
     order = {source: i for i, source in enumerate(SOURCES)}
     return sorted(made, key=lambda s: (order[s.source], _LAYERS.index(s.depth), s.removed))
 
 
-def aligned(found: Sequence[State], meaning: Named, permutations: int = 9999, seed: int = 0) -> list[Aligned]:
+def aligned(
+    found: Sequence[Snapshot], meaning: Named, permutations: int = 9999, seed: int = 0
+) -> list[Aligned]:
     """The alignment of every state.
 
     Raises:

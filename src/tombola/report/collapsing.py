@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from tombola.analysis.signals import SIGNALS, signal, watches
+from tombola.analysis.signals import SIGNALS, charts, signal
 from tombola.analysis.verdict import drop
 from tombola.report.blocks import Block, Figures, Tabled, Words
 from tombola.report.figures import Axis, Figure, Series, Style, percent, xy
 from tombola.report.findings import Findings
 from tombola.report.rows import Unit
 from tombola.report.tables import Table, share
-from tombola.report.trials import METRIC, READING, judge, searched, verdicts_table
+from tombola.report.trials import METRIC, READING, finished_search, judge, verdicts_table
 
 _NAMES = {
     "kappa": "likeness: kappa across tickets",
@@ -61,12 +61,12 @@ def _statistic(watched: Mapping[Unit, Sequence[Mapping]]) -> Figure | None:
     """The CUSUM of each signal as a share of its threshold, of the first run; 1 is the alarm."""
     unit, history = next(iter(watched.items()), (("", 0), []))
     removed = [1 - row["density"] for row in history]
-    made = watches(history, len(history))
+    made = charts(history, len(history))
     series = []
     for i, name in enumerate(SIGNALS):
-        watch = next((w for w in made if w.name == name and math.isfinite(w.limit)), None)
-        if watch is not None and any(map(math.isfinite, signal(history, name))):
-            points = [(x, value / watch.limit, None) for x, value in zip(removed, watch.value_R, strict=True)]
+        chart = next((w for w in made if w.name == name and math.isfinite(w.limit)), None)
+        if chart is not None and any(map(math.isfinite, signal(history, name))):
+            points = [(x, value / chart.limit, None) for x, value in zip(removed, chart.value_R, strict=True)]
             series.append(Series(name, Style(i), points, marked=len(points) <= 30))
     if not series:
         return None
@@ -79,7 +79,7 @@ def _statistic(watched: Mapping[Unit, Sequence[Mapping]]) -> Figure | None:
 
 def _judged(found: Findings) -> list[Block]:
     """Against labels, where several runs were judged often enough."""
-    runs = [run for ran in found.runs if (run := searched(ran.path)) is not None]
+    runs = [run for ran in found.runs if (run := finished_search(ran.path)) is not None]
     if len(runs) < 2 or len({run.label for run in runs}) < len(runs):
         return []
     named = verdicts_table(found.head, judge(runs), METRIC.replace("_", " "), 0.02)

@@ -18,7 +18,7 @@ from tombola.records import full_settings, read_config, read_environment, read_r
 from tombola.report.inspect import describe
 from tombola.report.rows import Unit, interval
 
-Outcome = tuple[str, float]  # method, sparsity
+Arm = tuple[str, float]  # of an experiment: method, sparsity
 Key = tuple[str, float, str, str, str]  # method, sparsity, reading, metric, ticket; "" where there is none
 Curve = list[tuple[float, float]]
 _TRAINED = re.compile(r"train-(?P<method>\w+)-(?P<sparsity>\d[\d.]*(e-\d+)?)")
@@ -31,7 +31,7 @@ class Ran:
     path: Path
     config: Mapping[str, Any]
     environment: Mapping[str, Any]
-    missing: tuple[Outcome, ...]
+    missing: tuple[Arm, ...]
 
     @property
     def unit(self) -> Unit:
@@ -90,7 +90,7 @@ class Findings:
     head: tuple[str, str]
     runs: list[Ran]
     values: dict[Key, dict[Unit, float]] = field(default_factory=lambda: defaultdict(dict))
-    courses: dict[Outcome, dict[str, Curve]] = field(default_factory=dict)
+    courses: dict[Arm, dict[str, Curve]] = field(default_factory=dict)
     rounds: dict[str, Curve] = field(default_factory=dict)
     likenesses: dict[tuple[str, str], list[Likeness]] = field(default_factory=dict)
     layers: dict[float, dict[str, dict[str, float]]] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def outcomes(self) -> list[Outcome]:
+    def outcomes(self) -> list[Arm]:
         """Methods and sparsities that were judged, in the order of the methods."""
         order = list(METHODS)
         found = {(key[0], key[1]) for key in self.values}
@@ -147,7 +147,7 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
     for path in paths:
         config = read_config(path)
         unit, done = (config.get("item", ""), config["seed"]), set()
-        losses: dict[Outcome, dict[str, Curve]] = defaultdict(lambda: defaultdict(list))
+        losses: dict[Arm, dict[str, Curve]] = defaultdict(lambda: defaultdict(list))
         rounds: dict[str, Curve] = defaultdict(list)
         mine: list[dict[str, Any]] = []
         raised: list[dict[str, Any]] = []
@@ -184,7 +184,7 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
     return found
 
 
-def expected(config: Mapping[str, Any]) -> list[Outcome]:
+def expected(config: Mapping[str, Any]) -> list[Arm]:
     """Methods and sparsities that a config asks for."""
     sparsities = sorted(full_settings(dict(config))["sparsity"])
     named = [name for name in config.get("methods", []) if name in METHODS]

@@ -11,12 +11,12 @@ import numpy as np
 from tombola.analysis.named import Named
 from tombola.analysis.similarity import DEPTHS
 from tombola.errors import UsageError
-from tombola.report.alignments import SOURCES, Aligned, State
+from tombola.report.alignments import SOURCES, Aligned, Snapshot
 
 _FORMATS = (".svg", ".png", ".pdf")
 
 
-def middle(states: Sequence[State], source: str, depth: str) -> State | None:
+def middle(states: Sequence[Snapshot], source: str, depth: str) -> Snapshot | None:
     """The state nearest to 50% removed."""
     mine = [state for state in states if (state.source, state.depth) == (source, depth)]
     return min(mine, key=lambda state: abs(state.removed - 0.5), default=None)
@@ -94,7 +94,7 @@ def _lines(axes: Any, made: Sequence[Aligned]) -> None:
     axes.legend(fontsize=7)
 
 
-def _means(axes: Any, states: Sequence[State]) -> None:
+def _means(axes: Any, states: Sequence[Snapshot]) -> None:
     axes.set_title("E  mean similarity of the masks", loc="left")
     for i, depth in enumerate(DEPTHS):
         mine = [state for state in states if (state.source, state.depth) == ("own", depth)]

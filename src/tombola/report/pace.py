@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from tombola.methods import METHODS, dense, random_like
-from tombola.report.findings import Outcome
+from tombola.report.findings import Arm
 
 _STAGE = re.compile(r"(?P<phase>search|train|judge)-(?P<name>.+?)-(?P<sparsity>\d[\d.]*(e-\d+)?)(-.+)?")
 _PHASES = ("search", "train", "judge")
@@ -23,7 +23,7 @@ class Todo:
     A stage of None was done, but not in one go, so that nobody knows how long it takes.
     """
 
-    missing: Sequence[Outcome]
+    missing: Sequence[Arm]
     timings: Mapping[str, float | None]
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from tombola.analysis.alarmed import alarms
 from tombola.analysis.collapse import FALSE_ALARMS, first_alarm, survivors
 from tombola.analysis.pace import rises
-from tombola.analysis.signals import FLOOR, SIGNALS, signal, watches
+from tombola.analysis.signals import FLOOR, SIGNALS, charts, signal
 from tombola.analysis.verdict import Evaluation, Trial, drop, evaluate, lowest_safe_density, stop_at
 from tombola.errors import RunError, UsageError
 from tombola.records import full_settings, read_config, read_records
@@ -46,7 +46,7 @@ class Searched:
         return Trial(density, tuple(self.score_by_round[r] for r in judged), alarm)
 
 
-def searched(
+def finished_search(
     path: Path, metric: str = METRIC, reading: str = READING, method: str = METHOD
 ) -> Searched | None:
     """What a run has to say; None where it is not finished, not watched, or not judged often enough."""
@@ -83,7 +83,7 @@ def rules(false_alarms: float = FALSE_ALARMS) -> dict[str, Rule]:
     """The alarm as it is in use, and each thing that it watches alone, at the same stated rate."""
 
     def all_of(run: Searched) -> tuple[int | None, int | None]:
-        found = first_alarm(_density(run), *watches(run.history, len(run.history), false_alarms))
+        found = first_alarm(_density(run), *charts(run.history, len(run.history), false_alarms))
         return (found.round, found.last_good) if found else (None, None)
 
     def one(name: str) -> Rule:
@@ -91,15 +91,15 @@ def rules(false_alarms: float = FALSE_ALARMS) -> dict[str, Rule]:
             values = signal(run.history, name)
             if not any(map(math.isfinite, values)):
                 return None, None
-            watch = rises(name, values, len(values), false_alarms)
-            return watch.fired, watch.last_good if watch.fired is not None else None
+            chart = rises(name, values, len(values), false_alarms)
+            return chart.fired, chart.last_good if chart.fired is not None else None
 
         return fires
 
     def smallest(run: Searched) -> tuple[int | None, int | None]:
         counts = [int(row["fewest"]) for row in run.history if "fewest" in row]
-        watch = survivors(counts, FLOOR) if len(counts) == len(run.history) else None
-        return (watch.fired, watch.last_good) if watch and watch.fired is not None else (None, None)
+        chart = survivors(counts, FLOOR) if len(counts) == len(run.history) else None
+        return (chart.fired, chart.last_good) if chart and chart.fired is not None else (None, None)
 
     return {"the alarm": all_of, **{f"{n} alone": one(n) for n in SIGNALS}, "smallest layer alone": smallest}
 
@@ -181,7 +181,7 @@ def gather(
     """
     groups: dict[tuple[str, str], list[Searched]] = {}
     for path in paths:
-        if (run := searched(path, metric, reading, method)) is not None:
+        if (run := finished_search(path, metric, reading, method)) is not None:
             groups.setdefault(run.head, []).append(run)
     if not groups:
         raise RunError(

@@ -75,7 +75,7 @@ class SuperpositionRouter(Router):
         0 for tickets that are not alive. Samples with the same live tickets run on the same weights, so they
         are one batch, and one pass in forward mode gives the slope of all of them for one ticket.
         """
-        helps = Objective(tickets, self.options["objective"] == "entropy")
+        helps = Certainty(tickets, self.options["objective"] == "entropy")
         found_BK = torch.zeros(alive_BK.shape, dtype=helps.weights_N.dtype, device=x.device)
         present, which_B = alive_BK.unique(dim=0, return_inverse=True)
         for i, alive_K in enumerate(present):
@@ -97,7 +97,7 @@ class SuperpositionRouter(Router):
         return ()
 
 
-class Objective:
+class Certainty:
     """Minus the entropy, or the log-sum-exp, of the superposed network, and its slopes in α."""
 
     def __init__(self, tickets: Tickets, entropy: bool) -> None:
