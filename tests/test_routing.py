@@ -315,7 +315,7 @@ def test_the_gradient_of_superposition_is_that_of_the_definition(tickets, x):
             step = torch.zeros(3, dtype=torch.double)
             step[k] = 1e-5
             slope = (entropy(alpha + step, x[b].double()) - entropy(alpha - step, x[b].double())) / 2e-5
-            assert float(found[b, k].detach()) == pytest.approx(-slope.detach(), rel=1e-3, abs=1e-7)
+            assert float(found[b, k].detach()) == pytest.approx(-slope, rel=1e-3, abs=1e-7)
 
 
 class Doubled(torch.autograd.Function):
