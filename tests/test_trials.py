@@ -8,12 +8,12 @@ import yaml
 
 from tombola.analysis.alarmed import alarms
 from tombola.cli import main
-from tombola.errors import RunError, UsageError
+from tombola.errors import RunError
 from tombola.report.collapsing import chapter
 from tombola.report.findings import gather as gather_findings
 from tombola.report.html import page
 from tombola.report.rows import rows
-from tombola.report.trials import finished_search, gather, judge, rules
+from tombola.report.trials import finished_search, gather, judge, rules, verdicts_table
 from tombola.settings import Settings
 
 REMOVED = [round(1 - 0.8**t, 4) for t in range(1, 16)]
@@ -109,8 +109,10 @@ def test_an_alarm_ends_at_the_last_good_round(tmp_path):
     assert made["smallest layer alone"].removed == pytest.approx(REMOVED[8])
     assert made["smallest layer alone"].leads == (3, 3)
     assert made["the alarm"].leads == (3, 3)
-    with pytest.raises(UsageError, match="at least two seeds"):
-        judge(runs[:1])
+    alone = judge(runs[:1])
+    assert [each.rule for each in alone] == [rule for rule in made if rule != "stop at a fixed density"]
+    table = verdicts_table(("digits", "quick"), alone, "balanced accuracy", 0.02)
+    assert "learnt from other runs" in table.title
 
 
 def test_a_run_that_is_unfinished_unwatched_or_seldom_judged_is_left_out(tmp_path):

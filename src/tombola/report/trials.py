@@ -20,7 +20,7 @@ from tombola.analysis.collapse import FALSE_ALARMS, first_alarm, survivors
 from tombola.analysis.pace import rises
 from tombola.analysis.signals import FLOOR, SIGNALS, charts, signal
 from tombola.analysis.verdict import Evaluation, Trial, drop, evaluate, lowest_safe_density, stop_at
-from tombola.errors import RunError, UsageError
+from tombola.errors import RunError
 from tombola.records import full_settings, read_config, read_records
 from tombola.report.rows import names_of
 from tombola.report.tables import Table, share
@@ -124,13 +124,7 @@ class Judged:
 
 
 def judge(runs: Sequence[Searched], points: float = 0.02, false_alarms: float = FALSE_ALARMS) -> list[Judged]:
-    """All rules on the same runs, and the trivial one, whose density comes from the other runs.
-
-    Raises:
-        UsageError: fewer than two runs.
-    """
-    if len(runs) < 2:
-        raise UsageError("the density to stop at is learnt from other runs: give at least two seeds")
+    """All rules on the same runs; with several runs also the trivial one, whose density the others tell."""
     made = []
     for name, rule in rules(false_alarms).items():
         fired = [rule(run) for run in runs]
@@ -138,14 +132,19 @@ def judge(runs: Sequence[Searched], points: float = 0.02, false_alarms: float = 
         ends = [_end(run, at, good) for run, (at, good) in zip(runs, fired, strict=True)]
         made.append(_judged(name, trials, ends, points))
     plain = [run.trial(None) for run in runs]
+    if len(plain) > 1:
+        made.append(_fixed_density(plain, points))
+    return [*made, _judged("never stop", plain, [len(trial.density_R) - 1 for trial in plain], points)]
+
+
+def _fixed_density(plain: Sequence[Trial], points: float) -> Judged:
+    """Stop at the lowest density that no other run dropped before."""
     fixed = []
     for i, trial in enumerate(plain):
         density = lowest_safe_density([*plain[:i], *plain[i + 1 :]], points)
         fixed.append(replace(trial, alarm=stop_at(trial.density_R, density)))
     ends = [t.alarm if t.alarm is not None else len(t.density_R) - 1 for t in fixed]
-    made.append(_judged("stop at a fixed density", fixed, ends, points))
-    never = [len(trial.density_R) - 1 for trial in plain]
-    return [*made, _judged("never stop", plain, never, points)]
+    return _judged("stop at a fixed density", fixed, ends, points)
 
 
 def _end(run: Searched, fired: int | None, good: int | None) -> int:
@@ -204,7 +203,8 @@ def verdicts_table(head: tuple[str, str], made: Sequence[Judged], metric: str, p
         counts = (e.runs, e.drops, e.in_time, e.late, e.missed, e.false)
         body.append([each.rule, *map(str, counts), lead, span, f"{each.removed:.1%}", share(each.lost)])
     drop_of = f"a drop of more than {100 * points:g} points of {metric.replace('_', ' ')}"
-    return Table(f"{name}. Each rule against {drop_of}", header, body)
+    alone = "" if made[0].found.runs > 1 else "; a fixed density would be learnt from other runs"
+    return Table(f"{name}. Each rule against {drop_of}{alone}", header, body)
 
 
 def runs_table(head: tuple[str, str], runs: Sequence[Searched], points: float, false_alarms: float) -> Table:
