@@ -79,7 +79,7 @@ def test_outputs_are_equal_with_fewer_weights(name, given):
     tickets = channel_tickets(build())
     x = torch.randn(6, *shape)
     if name == "residual" and not given:
-        with pytest.raises(RuntimeError):
+        with pytest.raises(TombolaError, match=r"does not take inputs .* pass an example"):
             compact(tickets, "a")  # it takes images of one size, which cannot be guessed
         return
     small = compact(tickets, "a", x[:1] if given else None)
@@ -143,3 +143,64 @@ def test_what_cannot_be_traced_is_an_error():
     tickets = TicketModel(net, MaskSet(scope(net, include=["one.weight"]), {"a": torch.ones(16).bool()}))
     with pytest.raises(TombolaError, match=r"Branch cannot be traced by torch\.fx"):
         compact(tickets, "a")
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(
+            *(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1, groups=4)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1), nn.Flatten()),
+        ),
+        GhostNet(10, torch.Generator().manual_seed(0)),
+    ],
+    ids=["pooled", "ghostnet"],
+)
+def test_without_an_example_the_copy_serves_all_sizes(net):
+    tickets = channel_tickets(net)
+    small = compact(tickets, "a")
+    assert count(small) < count(net)
+    for size in (8, 16, 24, 32, 64):
+        x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(size))
+        with torch.no_grad():
+            torch.testing.assert_close(small(x), tickets(x, ticket="a"), rtol=1e-5, atol=1e-5)
+
+
+def flat_net():
+    torch.manual_seed(0)
+    pooled = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return nn.Sequential(*pooled, nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def test_channels_before_a_flatten_module_are_taken_out():
+    tickets = channel_tickets(flat_net())
+    small, x = compact(tickets, "a"), torch.randn(2, 3, 20, 20)
+    assert small[0].out_channels == 2
+    with torch.no_grad():
+        torch.testing.assert_close(small(x), tickets(x, ticket="a"), rtol=1e-5, atol=1e-5)
+
+
+def test_what_was_frozen_stays_frozen_and_dtypes_stay():
+    net = flat_net().double()
+    net[4].requires_grad_(False)
+    small = compact(channel_tickets(net), "a")
+    assert [p.requires_grad for p in small.parameters()] == [p.requires_grad for p in net.parameters()]
+    assert small[0].weight.dtype == torch.float64
+
+
+class Unusual(nn.Module):
+    """Joins and cuts channels in ways that are not followed."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 8, 1), nn.Conv2d(16, 4, 1)
+
+    def forward(self, x):
+        y = self.one(x)
+        y = torch.cat(tensors=[y, y], dim=1)
+        return self.two(y[:, : y.size(1)]).mean((2, 3))
+
+
+def test_channels_that_are_joined_in_unknown_ways_stay_and_a_warning_says_so():
+    with pytest.warns(UserWarning, match="none could be taken out"):
+        assert compact(channel_tickets(Unusual(), 0.5), "a").one.out_channels == 8

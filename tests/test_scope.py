@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tombola.checks import check_fit
 from tombola.errors import ScopeError
 from tombola.layout import Layout
 from tombola.masks import MaskSet
@@ -232,3 +233,27 @@ def test_the_scope_leaves_the_model_alone():
     scope(model)
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+
+
+class HeadFirst(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+        self.embed = nn.Linear(36, 6)
+
+    def forward(self, x):
+        return self.head(self.embed(x.flatten(1)).relu())
+
+
+def test_an_output_layer_that_is_not_registered_last_is_an_error(images, by_class):
+    model = HeadFirst().eval()
+    model(images.inputs("train", torch.arange(2)))
+    with pytest.raises(ScopeError, match="'head' returns the outputs, but 'embed'"):
+        check_fit(model, images, by_class)
+    head = model.head
+    del model.head
+    model.head = head
+    check_fit(model, images, by_class)
+    assert not model.head._forward_hooks
+    check_fit(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), images, by_class)
+    check_fit(conv_head(), images, by_class)  # who returns the outputs is not seen: nothing is said

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tombola.data import SPLITS, Data
-from tombola.errors import DataError, PartitionError, UsageError
+from tombola.errors import DataError, PartitionError, ScopeError, UsageError
 from tombola.objectives import Objective
 from tombola.partition import Partition
+from tombola.scope import PRUNABLE, output_layer
 
 
 def check_kinds(backbone: object, objective: object, data: object, partition: object, seed: object) -> None:
@@ -46,6 +50,7 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
     Raises:
         PartitionError: it is of other data.
         DataError: the network cannot take the data, or returns no tensor.
+        ScopeError: the layer that returns the outputs is not the one that is taken for it.
     """
     if missing := [split for split in SPLITS if split not in partition.members]:
         raise PartitionError(f"the partition says nothing of the {' and '.join(missing)} split")
@@ -58,7 +63,8 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
     x, first = None, next(network.parameters())
     try:
         x = data.inputs("train", torch.arange(min(2, len(data.train))), device=first.device)
-        outputs = network(x)
+        with _called(network) as given:
+            outputs = network(x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         hint = "check shape, dtype, prepare"
@@ -67,3 +73,27 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
         raise DataError(f"the backbone cannot take the data ({reason}): {hint}") from None
     if not isinstance(outputs, Tensor):
         raise DataError(f"the backbone must return one tensor, it returns a {type(outputs).__name__}")
+    last, own = output_layer(network), outputs.untyped_storage().data_ptr()
+    heads = [name for name, value in given.items() if value.untyped_storage().data_ptr() == own]
+    if last is not None and heads and last not in heads:
+        raise ScopeError(
+            f"{heads[-1]!r} returns the outputs, but {last!r}, registered after it, would be taken for the "
+            f"output layer: define {heads[-1]!r} last (head = model.NAME; del model.NAME; model.NAME = head)"
+        )
+
+
+@contextmanager
+def _called(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What each prunable layer gives while this lasts, by name."""
+    given: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda layer, inputs, value: given.update({name: value})  # noqa: ARG005
+
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, PRUNABLE)]
+    hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers]
+    try:
+        yield given
+    finally:
+        for hook in hooks:
+            hook.remove()

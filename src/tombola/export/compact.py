@@ -7,13 +7,14 @@ then they are taken out of every layer that holds them. Weights that are zero on
 
 from __future__ import annotations
 
-import copy
+import warnings
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from tombola.errors import TombolaError
+from tombola.export.fold import at_other_sizes, fold
+from tombola.export.plain import whole_channels
 from tombola.export.wires import Layer, Tracer, Wires
 from tombola.tickets import TicketModel
 
@@ -34,9 +35,11 @@ def compact(tickets: TicketModel, ticket: str, example: Tensor | None = None) ->
     Returns:
         The network in evaluation mode: same classes, smaller weights.
 
+    A warning says so where channels are dead and none could be taken out.
+
     Raises:
-        TombolaError: the network cannot be traced, or the copy's outputs differ (a network that counts on
-            its numbers of channels in a way that is not seen).
+        TombolaError: the network cannot be traced, does not take the example, or the copy's outputs differ (a
+            network that counts on its numbers of channels in a way that is not seen).
 
     >>> net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2))
     >>> from tombola.layout import Layout
@@ -46,13 +49,36 @@ def compact(tickets: TicketModel, ticket: str, example: Tensor | None = None) ->
     Linear(in_features=3, out_features=2, bias=True)
     """
     module = tickets.bake(ticket).eval().requires_grad_(False)
-    plain = copy.deepcopy(module)
+    trained = {name: p.requires_grad for name, p in tickets.backbone.named_parameters()}
+    before, mask_N = _size(module), tickets.masks[ticket]
     x = guessed(module) if example is None else example
     with torch.no_grad():
-        expected = plain(x.clone())
+        expected = _outputs(module, x)
         _shrink(module, x, maps=example is not None)
         _compare(module, expected, x, ticket)
-    return module.requires_grad_(True)
+    if _size(module) == before and not bool(mask_N.all()) and whole_channels(tickets.scope, mask_N):
+        warnings.warn(
+            f"ticket {ticket!r} has dead channels, and none could be taken out: see tombola.export.compact "
+            "for what must stay",
+            stacklevel=2,
+        )
+    for name, p in module.named_parameters():
+        p.requires_grad_(trained.get(name, True))
+    return module
+
+
+def _size(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _outputs(module: nn.Module, x: Tensor) -> object:
+    try:
+        return module(x.clone())
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise TombolaError(
+            f"the network does not take inputs {list(x.shape)} of {x.dtype} ({str(error).splitlines()[0]}): "
+            "pass an example of the inputs that it will have (example=, --shape)"
+        ) from None
 
 
 def _shrink(module: nn.Module, x: Tensor, maps: bool) -> None:
@@ -63,7 +89,8 @@ def _shrink(module: nn.Module, x: Tensor, maps: bool) -> None:
         raise TombolaError(f"{type(module).__name__} cannot be traced by torch.fx: {first}") from None
     tracer = Tracer(graph, module)
     tracer.run(x.clone())
-    extra = {id(layer): _fold(layer, maps) for layer in tracer.layers}
+    others = [] if maps else at_other_sizes(graph, module, x)
+    extra = {id(a): fold(a, maps, [o[i] for o in others]) for i, a in enumerate(tracer.layers)}
     kept = _needed(tracer)
 
     def keep(wires: Wires) -> Tensor:
@@ -73,50 +100,6 @@ def _shrink(module: nn.Module, x: Tensor, maps: bool) -> None:
         _cut_norm(norm, keep(wires))
     for layer in tracer.layers:
         _cut_layer(module, layer, keep(layer.ins), keep(layer.outs), extra[id(layer)])
-
-
-def _fold(layer: Layer, maps: bool) -> Tensor | None:
-    """Move what constant inputs contribute into the bias; returns what differs from place to place."""
-    if layer.depthwise or layer.bias is None or not bool(layer.ins.constant.any()):
-        return None
-    constant = layer.ins.constant.clone()
-    if not maps:
-        planes = layer.x.transpose(0, 1).flatten(1)
-        padded = layer.module is not None and any(p != 0 for p in _padding(layer.module))
-        uniform = (planes == planes[:, :1]).all(1)
-        constant &= (planes == 0).all(1) if padded else uniform
-    alone = layer.x[:1].clone()
-    alone[:, ~constant] = 0
-    whole = _apply(layer, alone)  # [1, O, ...], the bias in it
-    weight = getattr(layer.owner, layer.weight)
-    weight.data[:, constant] = 0
-    flat = whole[0].flatten(1) if whole.dim() > 2 else whole[0][:, None]
-    if torch.equal(flat, flat[:, :1].expand_as(flat)):
-        _set_bias(layer, flat[:, 0])
-        return None
-    _set_bias(layer, None)
-    return whole[0]
-
-
-def _apply(layer: Layer, x: Tensor) -> Tensor:
-    if layer.module is not None:
-        value: Tensor = layer.module(x)
-        return value
-    bias = getattr(layer.owner, layer.bias) if layer.bias else None
-    return F.linear(x, getattr(layer.owner, layer.weight), bias)
-
-
-def _padding(module: nn.Module) -> tuple[int, ...]:
-    padding = getattr(module, "padding", 0)
-    if isinstance(padding, str):
-        return (0,) if padding == "valid" else (1,)
-    return (padding,) if isinstance(padding, int) else tuple(padding)
-
-
-def _set_bias(layer: Layer, value: Tensor | None) -> None:
-    name = layer.bias
-    assert name is not None
-    setattr(layer.owner, name, None if value is None else nn.Parameter(value.clone(), requires_grad=False))
 
 
 def _needed(tracer: Tracer) -> set[int]:
@@ -194,10 +177,12 @@ def guessed(module: nn.Module) -> Tensor:
     """
     for m in module.modules():
         if isinstance(m, nn.Linear):
-            return torch.randn(2, m.in_features, generator=torch.Generator().manual_seed(0))
-        if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-            size = [32] * len(m.kernel_size)
-            return torch.randn(2, m.in_channels, *size, generator=torch.Generator().manual_seed(0))
+            shape = [m.in_features]
+        elif isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            shape = [m.in_channels, *[32] * len(m.kernel_size)]
+        else:
+            continue
+        return torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(m.weight.dtype)
     raise TombolaError("the network has no convolution or linear layer: pass an example input")
 
 

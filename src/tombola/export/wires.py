@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -35,7 +35,7 @@ _SUMS = {"add", "iadd", "sub", "isub", "add_", "sub_"}
 _PRODUCTS = {"mul", "imul", "mul_"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Wires:
     """The channels (dimension 1) of one tensor: their numbers, and which are constant, boolean ``[C]``."""
 
@@ -43,7 +43,7 @@ class Wires:
     constant: Tensor
 
 
-@dataclass
+@dataclass(frozen=True)
 class Layer:
     """A convolution or linear map as it was met: where its weights are, and its wires."""
 
@@ -57,22 +57,18 @@ class Layer:
     depthwise: bool = False
 
 
-@dataclass
 class Tracer(fx.Interpreter):
     """Runs a traced network once and follows its wires."""
 
-    graph_module: fx.GraphModule
-    root: nn.Module  # the network itself: torch.fx holds copies of what owns parameters
-    layers: list[Layer] = field(default_factory=list)
-    norms: list[tuple[nn.Module, Wires]] = field(default_factory=list)
-    pinned: set[int] = field(default_factory=set)
-    producers: list[Wires] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__(self.graph_module, garbage_collect_values=False)
+    def __init__(self, graph_module: fx.GraphModule, root: nn.Module) -> None:
+        super().__init__(graph_module, garbage_collect_values=False)
+        self.root = root  # the network itself: torch.fx holds copies of what owns parameters
+        self.layers: list[Layer] = []
+        self.norms: list[tuple[nn.Module, Wires]] = []
+        self.pinned: set[int] = set()
         self.parents: list[int] = []
         self.wires: dict[fx.Node, Wires] = {}
-        calls = [n.target for n in self.graph_module.graph.nodes if n.op in ("call_module", "get_attr")]
+        calls = [n.target for n in graph_module.graph.nodes if n.op in ("call_module", "get_attr")]
         self.shared = {target for target in calls if calls.count(target) > 1}  # a cut must suit one place
 
     # -- sets of wires that go together -------------------------------------------------------------
@@ -140,11 +136,8 @@ class Tracer(fx.Interpreter):
         x = self.env_of(first)
         if name == "mean" and same and _spatial(n, x):
             return wires
-        rows = value.dim() == 2 and value.shape[0] == x.shape[0] and value.numel() == x.numel()
-        if name in ("flatten", "view", "reshape") and rows:
-            repeat = value.shape[1] // len(wires.ids)
-            ids = [i for i in wires.ids for _ in range(repeat)]
-            return Wires(ids, wires.constant.repeat_interleave(repeat))
+        if name in ("flatten", "view", "reshape"):
+            return _flattened(x, wires, value)
         if n.target is operator.getitem and isinstance(n.args[1], tuple):
             return self._slice(n.args[1], wires)
         return None
@@ -161,13 +154,15 @@ class Tracer(fx.Interpreter):
             return wires
         if isinstance(m, _ALIKE_MODULES) and value.dim() > 1 and value.shape[1] == len(wires.ids):
             return wires
+        if isinstance(m, nn.Flatten):
+            return _flattened(x, wires, value)
         plain_linear = isinstance(m, nn.Linear) and x.dim() == 2
         if (isinstance(m, _CONVS) and m.padding_mode == "zeros") or plain_linear:
             groups = getattr(m, "groups", 1)
             depthwise = bool(groups > 1 and len(m.weight) == groups == len(wires.ids))  # type: ignore[arg-type]
             if groups > 1 and not depthwise:
                 return None
-            return self._layer(Layer(m, "weight", "bias", m, x.clone(), wires, wires, depthwise), value)
+            return self._layer(value, m, "weight", "bias", m, x.clone(), wires, depthwise)
         return None
 
     def _linear(self, n: fx.Node, wires: Wires, value: Tensor) -> Wires | None:
@@ -180,26 +175,36 @@ class Tracer(fx.Interpreter):
             return None
         owner, weight = _attribute(self.root, names[0])
         bias = _attribute(self.root, names[1])[1] if len(names) > 1 else None
-        return self._layer(Layer(owner, weight, bias, None, x.clone(), wires, wires), value)
+        return self._layer(value, owner, weight, bias, None, x.clone(), wires)
 
-    def _layer(self, layer: Layer, value: Tensor) -> Wires | None:
-        weight = getattr(layer.owner, layer.weight)
-        reached = ~layer.ins.constant
-        if layer.depthwise:
-            constant = ~reached | (weight.flatten(1) == 0).all(1)
+    def _layer(
+        self,
+        value: Tensor,
+        owner: nn.Module,
+        weight: str,
+        bias: str | None,
+        module: nn.Module | None,
+        x: Tensor,
+        ins: Wires,
+        depthwise: bool = False,
+    ) -> Wires | None:
+        """Keep a layer (`Layer`) that gives this value; returns the wires that it begins."""
+        zero = getattr(owner, weight) == 0
+        if depthwise:
+            constant = ins.constant | zero.flatten(1).all(1)
         else:
-            constant = (weight[:, reached].flatten(1) == 0).all(1)
+            constant = zero[:, ~ins.constant].flatten(1).all(1)
         outs = self.new(value, constant)
         if outs is None:
             return None
-        if layer.depthwise:
-            self.tie(layer.ins.ids, outs.ids)
-        layer.outs = outs
-        self.layers.append(layer)
-        self.producers.append(outs)
+        if depthwise:
+            self.tie(ins.ids, outs.ids)
+        self.layers.append(Layer(owner, weight, bias, module, x, ins, outs, depthwise))
         return outs
 
     def _cat(self, n: fx.Node) -> Wires | None:
+        if not n.args:  # by keyword alone
+            return None
         dim = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", 0)
         parts = [self.wires.get(node) for node in n.all_input_nodes]
         known = [p for p in parts if p is not None]
@@ -232,7 +237,18 @@ class Tracer(fx.Interpreter):
             return None
         if not isinstance(index[1], slice) or index[0] is None:
             return None
+        if any(isinstance(end, fx.Node) for end in (index[1].start, index[1].stop, index[1].step)):
+            return None  # an end that is computed
         return Wires(wires.ids[index[1]], wires.constant[index[1]])
+
+
+def _flattened(x: Tensor, wires: Wires, value: Tensor) -> Wires | None:
+    """Rows ``[B, C · places]`` of samples; None where it is another reshaping."""
+    if value.dim() != 2 or value.shape[0] != x.shape[0] or value.numel() != x.numel():
+        return None
+    repeat = value.shape[1] // len(wires.ids)
+    ids = [i for i in wires.ids for _ in range(repeat)]
+    return Wires(ids, wires.constant.repeat_interleave(repeat))
 
 
 def _spatial(n: fx.Node, x: Tensor) -> bool:
