@@ -296,3 +296,52 @@ def test_a_sparsity_of_numpy_can_be_written_down(rtl, tmp_path):
 def test_a_backbone_of_another_dtype_than_its_inputs(convnet, images, by_class):
     with pytest.raises(DataError, match=r"inputs are torch.float32, the backbone is torch.float64"):
         tb.rtl(convnet.double(), tb.objectives.OneVsRest(), images, by_class, **OPTIONS)
+
+
+def wide(outputs=3):
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(36, 8), torch.nn.ReLU(), torch.nn.Linear(8, outputs)
+    )
+
+
+def test_an_objective_that_leaves_nothing_to_ask_is_doubted(images, by_class):
+    sites = tb.partition.by_column(images, "site")
+    with pytest.warns(UserWarning, match="every subset holds a single class"):
+        tb.rtl(wide(), tb.objectives.Classification(), images, by_class, **OPTIONS)
+    with pytest.warns(UserWarning, match="OneVsRest does not use y"):
+        tb.rtl(wide(), tb.objectives.OneVsRest(), images, sites, **OPTIONS)
+
+
+def ask(backbone, data, partition, **options):
+    return tb.rtl(backbone, tb.objectives.OneVsRest(), data, partition, **options)
+
+
+def one_row():
+    return torch.nn.Sequential(wide(1), torch.nn.Flatten(0), torch.nn.Unflatten(0, (1, -1)))
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda d, p: tb.Data.of(d.train.x, d.train.y, [1] * len(d.train)), "columns are named"),
+        (lambda d, p: ask(wide(), d, p, settings={"T": 1}), "tombola.Settings"),
+        (lambda d, p: ask(torch.nn.DataParallel(wide()), d, p), "backbone.module"),
+        (lambda d, p: ask(torch.nn.Sequential(wide(), torch.nn.LazyLinear(3)), d, p), "lazy layers"),
+        (lambda d, p: ask(one_row(), d, p), "for 2 samples"),
+        (lambda d, p: tb.partition.by_label(d, ["a", "b", "a"]), "'a' stands twice"),
+        (lambda d, p: tb.scope(wide(), include=["3"]), "'3' names a module: .*'3.weight'"),
+    ],
+    ids=["columns", "settings", "parallel", "lazy", "shape", "names", "module"],
+)
+def test_ordinary_mistakes_are_named_before_training(call, named, images, by_class):
+    with pytest.raises(tb.TombolaError, match=named):
+        call(images, by_class)
+
+
+def test_a_folder_is_no_ticket_file(rtl, tmp_path):
+    with pytest.raises(TicketFileError, match="is a folder"):
+        rtl().save(tmp_path)
+
+
+def test_a_ticket_file_says_the_shape_of_an_input(rtl, images):
+    assert rtl().facts["shape"] == [1, 6, 6]

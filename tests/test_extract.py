@@ -1,5 +1,7 @@
 """Algorithm 1 against a plain torch loop, and what must hold of every search."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -201,8 +203,9 @@ def test_similarity_is_recorded_after_every_round(problem):
     last = {row["kind"]: row for row in rows if row["round"] == 1 and row["depth"] == "all"}
     assert last["jaccard"]["density"] == 90 / problem.f.scope.size
     assert torch.tensor(last["jaccard"]["matrix"]).allclose(masks.jaccard().float(), atol=1e-4)
-    single, stage = MaskSet.dense(problem.f.scope, ["all"]), Stage()
-    extract(problem, problem.f.theta0(), single, [200], 1, stage=stage)
+    alone, stage = replace(problem, partition=problem.partition.whole(), objective=Classification()), Stage()
+    single = MaskSet.dense(problem.f.scope, alone.partition.names)
+    extract(alone, problem.f.theta0(), single, [200], 1, stage=stage)
     assert [row["event"] for row in stage.rows] == ["prune"]  # one ticket has nobody to be like
 
 

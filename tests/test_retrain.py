@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from tombola import partition as partitions
 from tombola.data import Data
-from tombola.errors import DataError
+from tombola.errors import DataError, UsageError
 from tombola.function import Function
 from tombola.masks import MaskSet
 from tombola.models.ghostnet import kaiming_
@@ -239,3 +239,25 @@ def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem, rando
     problem = make_problem(convnet, recipe=Recipe("SGD", 1e30, 8))
     with pytest.raises(DataError, match=r"loss of ticket '(top|middle|bottom)' became (nan|inf)"):
         retrain(problem, problem.f.theta0(), random_masks(problem.f.scope), 6, form=form)
+
+
+@pytest.mark.parametrize(
+    ("options", "names", "named"),
+    [
+        ({"form": "sequental"}, None, "form is one of sequential, simultaneous: got 'sequental'"),
+        ({"shares": "sizes"}, None, "shares is one of"),
+        ({"form": "simultaneous", "shares": "size"}, None, "takes a batch of every ticket"),
+        (
+            {},
+            ["bottom", "middle", "top"],
+            "masks are for bottom, middle, top, subsets are top, middle, bottom",
+        ),
+        ({}, ["top"], "one mask per subset"),
+    ],
+    ids=["form", "shares", "both", "order", "one"],
+)
+def test_what_cannot_be_meant_is_an_error(options, names, named, make_convnet, make_problem):
+    problem = make_problem(make_convnet())
+    masks = MaskSet.dense(problem.f.scope, names or problem.partition.names)
+    with pytest.raises(UsageError, match=named):
+        retrain(problem, problem.f.theta0(), masks, 1, **options)

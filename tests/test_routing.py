@@ -13,8 +13,9 @@ from torch import nn
 
 from tombola import partition as partitions
 from tombola.data import Data
-from tombola.errors import RouterError, TombolaError
+from tombola.errors import RouterError, TombolaError, UnknownTicket
 from tombola.function import norms
+from tombola.interop import to_state_dict
 from tombola.normalization import statistics_names
 from tombola.partition import Partition
 from tombola.randomness import generator
@@ -645,3 +646,66 @@ def test_a_task_without_a_reading_says_what_to_do(tickets, data, contexts):
 def test_more_prototypes_than_samples_is_an_error(tickets, data, contexts):
     with pytest.raises(RouterError, match="99 prototypes of"):
         router("prototype", prototypes=99).fit(tickets, data, contexts)
+
+
+# -- careless use ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_numbers_that_are_not_finite_have_no_confidence_and_say_why(kind, tickets, data, contexts, x):
+    tickets.router = router(kind).fit(tickets, data, contexts)
+    strange = x[:3].clone()
+    strange[0], strange[1, 0, 2, 2] = float("nan"), float("inf")
+    routed, answer = tickets.route(strange), tickets.predict(strange)
+    assert routed.confidence_B[:2].tolist() == answer.confidence_B[:2].tolist() == [0, 0]
+    assert bool(answer.probability_B.isfinite().all())
+    assert all("not a finite number" in line for line in answer.why[:2])
+    assert "not a finite number" not in answer.why[2]
+    torch.testing.assert_close(routed.scores_BK[2:], tickets.route(x[2:3]).scores_BK)
+
+
+@pytest.mark.parametrize("kind", FITTED)
+def test_no_samples_have_no_answers(kind, tickets, data, contexts, x):
+    tickets.router = router(kind).fit(tickets, data, contexts)
+    assert len(tickets(x[:0])) == len(tickets.predict(x[:0]).tickets) == len(tickets.route(x[:0]).names) == 0
+
+
+def test_a_prediction_routes_once(tickets, data, contexts, x, monkeypatch):
+    tickets.router = PrototypeRouter().fit(tickets, data, contexts)
+    calls, route = [], PrototypeRouter.route
+    monkeypatch.setattr(PrototypeRouter, "route", lambda *a, **o: calls.append(1) or route(*a, **o))
+    answer = tickets.predict(x)
+    assert len(calls) == 1
+    torch.testing.assert_close(answer.outputs, tickets(x))
+
+
+def test_values_of_a_column_of_numbers_are_contexts(convnet, random_masks, x):
+    masks = random_masks(scope(convnet), ("0", "1", "2"))
+    tickets = TicketModel(convnet, masks).eval()
+    tickets.router = ContextRouter()
+    for context in ([0, 2, 1], torch.tensor([0, 2, 1]), np.array([0, 2, 1])):
+        torch.testing.assert_close(tickets(x[:3], context=context), tickets(x[:3], ticket=["0", "2", "1"]))
+    with pytest.raises(RouterError, match="no context '7'"):
+        tickets(x[:3], context=7)
+
+
+def test_what_was_fitted_on_other_tickets_is_not_taken(tickets, data, contexts, convnet, random_masks):
+    made = PrototypeRouter().fit(tickets, data, contexts)
+    others = TicketModel(convnet, random_masks(scope(convnet), NAMES, seed=1)).eval()
+    with pytest.raises(TombolaError, match="router was fitted on other tickets"):
+        others.router = made
+    with pytest.raises(TombolaError, match="got the class PrototypeRouter itself"):
+        tickets.router = PrototypeRouter
+    with pytest.raises(
+        TombolaError, match=r"tickets\.calibration is a Calibration or None: got PrototypeRouter"
+    ):
+        tickets.calibration = made
+    assert tickets.router is tickets.calibration is None
+
+
+@pytest.mark.parametrize("ticket", ["", "calmer"])
+def test_an_empty_name_is_unknown(ticket, tickets, x):
+    with pytest.raises(UnknownTicket):
+        tickets.predict(x, ticket)
+    with pytest.raises(UnknownTicket):
+        to_state_dict(tickets, ticket)

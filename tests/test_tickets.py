@@ -3,6 +3,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -253,7 +254,7 @@ def test_an_empty_batch_gives_an_empty_output(tickets, x):
 @pytest.mark.parametrize("ask", [0, ["top"] * 6 + [1], torch.ones(7, 1, 6, 6)])
 def test_a_ticket_that_is_no_name_is_an_error(tickets, x, ask):
     with pytest.raises(
-        TombolaError, match=r"one name per sample \(of top, middle, bottom\), not .*only input"
+        TombolaError, match=r"one name per sample \(of top, middle, bottom\), not (int|Tensor)"
     ):
         tickets(x, ask)
 
@@ -273,3 +274,33 @@ def test_inputs_of_another_dtype_name_both(tickets, x, dtype, ask):
 def test_other_failures_of_the_network_are_passed_on(tickets, x):
     with pytest.raises(RuntimeError, match="channels"):
         tickets(torch.rand(7, 2, 6, 6), ticket="top")
+
+
+@pytest.mark.parametrize(
+    ("private", "named"),
+    [
+        ({"0.weight": torch.ones(4, 1, 3, 3)}, "under the masks"),
+        ({"5.wieght": torch.ones(1)}, "5.weight"),
+        ({"1.weight": torch.ones(5)}, r"shape \(5,\)"),
+    ],
+    ids=["masked", "unknown", "shape"],
+)
+def test_private_state_belongs_to_the_backbone_and_not_under_the_masks(private, named, convnet, random_masks):
+    masks = random_masks(scope(convnet), ("one",))
+    with pytest.raises(MaskError, match=named):
+        TicketModel(convnet, masks, {"one": private})
+
+
+def test_a_replaced_layer_is_an_error_and_no_memory_of_others(random_masks):
+    net = nn.Sequential(nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 3))
+    tickets = TicketModel(net, random_masks(scope(net), ("one",))).eval()
+    net[0].weight = nn.Parameter(torch.rand(190, 200))
+    with pytest.raises(MaskError, match="was a layer replaced"):
+        tickets.weights("one")
+
+
+def test_masks_are_zeros_and_ones():
+    layout = Layout(("w",), ((4,),))
+    with pytest.raises(MaskError, match="other numbers than 0 and 1"):
+        MaskSet(layout, {"a": torch.tensor([0.1, 0.9, 1, 0])})
+    assert MaskSet(layout, {"a": np.array([1, 0, 0, 1])}).counts == {"a": 2}

@@ -11,6 +11,7 @@ from typing import Any, overload
 
 from torch import nn
 
+from tombola.checks import doubts
 from tombola.data import Data
 from tombola.errors import NotReached, UsageError, unknown
 from tombola.executors import AtOnce, settled
@@ -65,6 +66,8 @@ def find(
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, Journal(settled(at_once)))
     if not settings.include and (words := left_out(backbone, pipeline.f.scope)):
         warnings.warn(words, stacklevel=2)
+    for words in doubts(objective, data, partition):
+        warnings.warn(words, stacklevel=2)
     if out is None:
         return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
@@ -83,6 +86,8 @@ def _outcomes(pipeline: Pipeline, method: str) -> list[Outcome]:
 def _settings(
     settings: Settings | None, sparsity: float | Sequence[float] | None, changes: dict[str, Any]
 ) -> Settings:
+    if settings is not None and not isinstance(settings, Settings):
+        raise UsageError(f"settings must be a tombola.Settings: got {type(settings).__name__}")
     known = [field.name for field in fields(Settings)]
     for name in changes:
         if name in [field.name for field in fields(Recipe)]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tombola.data import SPLITS, Data
 from tombola.errors import DataError, PartitionError, ScopeError, UsageError
-from tombola.objectives import Objective
+from tombola.objectives import Classification, Objective, OneVsRest
 from tombola.partition import Partition
 from tombola.scope import PRUNABLE, output_layer
 
@@ -30,6 +30,10 @@ def check_kinds(backbone: object, objective: object, data: object, partition: ob
             hint = f"; call it: {given.__name__}()" if isinstance(given, type) else ""
             raise UsageError(f"{name} must be of type {kind.__name__}: got {type(given).__name__}{hint}")
     assert isinstance(backbone, nn.Module)
+    if isinstance(backbone, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UsageError(f"the backbone is wrapped in {type(backbone).__name__}: pass backbone.module")
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in backbone.parameters()):
+        raise UsageError("the backbone has lazy layers without shapes: run it once on an input first")
     for name, layer in backbone.named_modules():
         if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
             raise UsageError(
@@ -73,6 +77,10 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
         raise DataError(f"the backbone cannot take the data ({reason}): {hint}") from None
     if not isinstance(outputs, Tensor):
         raise DataError(f"the backbone must return one tensor, it returns a {type(outputs).__name__}")
+    if outputs.shape[:1] != x.shape[:1]:
+        raise DataError(
+            f"the backbone returns {tuple(outputs.shape)} for {len(x)} samples: [batch, ...] is needed"
+        )
     last, own = output_layer(network), outputs.untyped_storage().data_ptr()
     heads = [name for name, value in given.items() if value.untyped_storage().data_ptr() == own]
     if last is not None and heads and last not in heads:
@@ -80,6 +88,26 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
             f"{heads[-1]!r} returns the outputs, but {last!r}, registered after it, would be taken for the "
             f"output layer: define {heads[-1]!r} last (head = model.NAME; del model.NAME; model.NAME = head)"
         )
+
+
+def doubts(objective: Objective, data: Data, partition: Partition) -> list[str]:
+    """What a user of labels probably did not mean, in words: an objective that leaves nothing to ask."""
+    y, members_SK = torch.as_tensor(data.train.y), partition.members["train"]
+    if y.ndim != 1 or y.is_floating_point() or len(y.unique()) < 2:
+        return []
+    each = [set(y[members_SK[:, k]].unique().tolist()) for k in range(len(partition))]
+    if isinstance(objective, Classification) and all(len(classes) == 1 for classes in each):
+        return [
+            "every subset holds a single class, so that within its subset every answer is right: OneVsRest "
+            "asks which subset a sample is of, and accuracy_open judges among all classes"
+        ]
+    shared = any(a & b for i, a in enumerate(each) for b in each[:i])
+    if isinstance(objective, OneVsRest) and shared:
+        return [
+            "OneVsRest does not use y: tickets learn to tell the subsets, which share classes of y; "
+            "Classification asks for y within a subset"
+        ]
+    return []
 
 
 @contextmanager

@@ -167,6 +167,8 @@ class Data:
         >>> data
         Data(train=70, validation=10, test=20 samples, x=float32[8], y=int64[])
         """
+        if columns is not None and not isinstance(columns, Mapping):
+            raise DataError(f'columns are named, {{"camera": values}}: got {type(columns).__name__}')
         whole = Split(x, y, columns or {})
         parts = (round(len(whole) * validation), round(len(whole) * test))
         if min(parts) < 1 or sum(parts) >= len(whole):

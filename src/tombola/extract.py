@@ -78,7 +78,9 @@ def extract(
         WorkerDied: a worker process was killed.
         LayerCollapse: a round would empty a layer; the message names round and ticket.
         PruningError: scores that cannot be pruned by; so does its message.
+        UsageError: masks of other tickets or weights than the problem's.
     """
+    problem.check(masks)
     stage, K, R = stage or Stage(), len(masks), len(schedule)
     kept = [] if starts is None else starts  # what the caller gave, to be filled
     starts = kept or [theta0] * K

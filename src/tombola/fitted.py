@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, cast
+
+from torch import nn
 
 from tombola.calibration import Calibration
 from tombola.errors import TombolaError
@@ -16,6 +18,46 @@ class Fitted(Tickets, Protocol):
 
     router: Router | None
     calibration: Calibration | None
+
+
+class Holder(nn.Module):
+    """Holds a router and a calibration, each fitted on the tickets that hold it.
+
+    Raises:
+        TombolaError: something else is set, or what was fitted on other tickets.
+    """
+
+    _router: Router | None = None
+    _calibration: Calibration | None = None
+
+    @property
+    def router(self) -> Router | None:
+        """Chooses the ticket where none is named (`tombola.routing`)."""
+        return self._router
+
+    @router.setter
+    def router(self, router: Router | None) -> None:
+        self._check("router", router, Router)
+        self._router = router
+
+    @property
+    def calibration(self) -> Calibration | None:
+        """Makes probabilities of scores (`tombola.calibration`)."""
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, calibration: Calibration | None) -> None:
+        self._check("calibration", calibration, Calibration)
+        self._calibration = calibration
+
+    def _check(self, name: str, part: Any, kind: type) -> None:
+        if part is None:
+            return
+        if not isinstance(part, Router | Calibration) or not isinstance(part, kind):
+            got = f"the class {part.__name__} itself" if isinstance(part, type) else type(part).__name__
+            raise TombolaError(f"tickets.{name} is a {kind.__name__} or None: got {got}")
+        if part.made_for is not None and part.made_for != print_of(cast(Tickets, self)):
+            raise TombolaError(f"the {name} was fitted on other tickets: fit it on these")
 
 
 def states(tickets: Fitted) -> Parts:

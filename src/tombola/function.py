@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tombola.device import CPU
-from tombola.errors import MaskError, ScopeError
+from tombola.errors import MaskError, ScopeError, unknown
 from tombola.layout import Layout
 from tombola.product import masked_weights
 from tombola.stage import part
@@ -168,14 +168,31 @@ def check_scope(backbone: nn.Module, scope: Layout) -> None:
 
 
 def check_private(
-    private: Mapping[str, Mapping[str, Tensor]], names: tuple[str, ...]
+    backbone: nn.Module, scope: Layout, private: Mapping[str, Mapping[str, Tensor]], names: tuple[str, ...]
 ) -> Mapping[str, Tensor]:
-    """The private tensors of the first ticket; `MaskError` unless there are those of each, the same ones."""
+    """The private tensors of the first ticket.
+
+    Raises:
+        MaskError: not those of each ticket, not the same ones of all, or none that the backbone has outside
+            the scope of the masks, in its shape.
+    """
     if tuple(private) != names:
         raise MaskError(f"private state is for {list(private)}, the masks are for {list(names)}")
     first = private[names[0]]
     if any(set(row) != set(first) for row in private.values()):
         raise MaskError("every ticket must keep the same private tensors")
+    known = {n: tuple(t.shape) for n, t in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    for ticket, row in private.items():
+        for name, value in row.items():
+            if name in scope.names:
+                raise MaskError(f"private tensor {name!r} is under the masks: it can be private or masked")
+            if name not in known:
+                raise MaskError(unknown("parameter or buffer", name, known))
+            if tuple(value.shape) != known[name]:
+                raise MaskError(
+                    f"private tensor {name!r} of {ticket!r} has shape {tuple(value.shape)}, the backbone's "
+                    f"has {known[name]}"
+                )
     return first
 
 

@@ -30,10 +30,11 @@ def asked(ticket: object, known: Sequence[str]) -> str | list[str]:
         return ticket
     several = isinstance(ticket, Iterable) and not isinstance(ticket, Tensor)
     names: list[Any] = list(ticket) if several else [ticket]  # type: ignore[call-overload]
-    if not all(isinstance(name, str) for name in names):
+    if strange := [name for name in names if not isinstance(name, str)]:
+        hint = "" if isinstance(ticket, list | tuple) else "; the only input is x"
         raise TombolaError(
             f"ticket must be a name or one name per sample (of {', '.join(known)}), not "
-            f"{type(ticket).__name__}; the only input is x"
+            f"{type(strange[0]).__name__}{hint}"
         )
     return names
 

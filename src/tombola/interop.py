@@ -173,4 +173,4 @@ def to_state_dict(tickets: TicketModel, ticket: str | None = None) -> dict[str, 
 def _named(tickets: TicketModel, ticket: str | None) -> str:
     if ticket is None and len(tickets.names) > 1:
         raise MaskError(f"which ticket? Name one of {', '.join(tickets.names)}")
-    return tickets.names[tickets.index(ticket or tickets.names[0])]
+    return tickets.names[tickets.index(tickets.names[0] if ticket is None else ticket)]

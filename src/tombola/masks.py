@@ -233,10 +233,16 @@ def overlaps(a_KN: Tensor, b_JN: Tensor) -> Tensor:
 
 
 def _row(scope: Layout, name: str, mask_N: Tensor) -> Tensor:
+    mask_N = torch.as_tensor(mask_N)
     if tuple(mask_N.shape) != (scope.size,):
         shape = tuple(mask_N.shape)
         raise MaskError(f"mask {name!r} has shape {shape}, the scope asks for ({scope.size},)")
-    return mask_N.detach().bool().cpu()
+    kept_N = mask_N.detach().bool().cpu()
+    if mask_N.dtype != torch.bool and not torch.equal(mask_N.detach().cpu(), kept_N.to(mask_N.dtype)):
+        raise MaskError(
+            f"mask {name!r} holds other numbers than 0 and 1: make a mask of scores by pruning.prune"
+        )
+    return kept_N
 
 
 def _count(masks_KN: Tensor) -> Tensor:

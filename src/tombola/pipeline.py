@@ -199,7 +199,8 @@ class Pipeline(Task):
         theta = Theta.from_tensors(tensors, self.f.device)
         own = range(len(masks)) if ticket is None else [ticket]
         about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
-        about |= {"task": source, "outputs": list(own)}
+        shape = self.data.inputs("train", torch.arange(1)).shape[1:]
+        about |= {"task": source, "outputs": list(own), "shape": list(shape)}
         return finish(problem, theta, masks, own, self.settings, about), facts["seen"]
 
 

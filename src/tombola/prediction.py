@@ -16,6 +16,8 @@ from tombola.modes import in_mode
 from tombola.routing import Routed, Router
 from tombola.routing.router import Tickets, output_of
 
+LOST = "; the output is not a finite number, and no answer"
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -59,6 +61,10 @@ class Answering(Tickets, Protocol):
         """Who is to answer."""
         ...
 
+    def follow(self, x: Tensor, routed: Routed) -> Any:
+        """Outputs of who was chosen."""
+        ...
+
 
 @torch.no_grad()
 def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, context: Any) -> Prediction:
@@ -71,27 +77,34 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
         if ticket is None and several:
             fitted = tickets.router is not None and tickets.router.needs_fit
             with in_mode(tickets.backbone, training=False):
-                routed = tickets.route(x) if fitted else None
-            return one_vs_rest(tickets, x, tickets.calibration, routed)
+                usual = tickets.route(x) if fitted else None
+            return one_vs_rest(tickets, x, tickets.calibration, usual)
         if ticket is None or isinstance(ticket, str):
-            return one_of(tickets, x, ticket or tickets.names[0], tickets.calibration)
+            name = tickets.names[0] if ticket is None else ticket
+            return one_of(tickets, x, name, tickets.calibration)
         raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
+    routed: Routed | None = None
     with in_mode(tickets.backbone, training=False):
-        routed = tickets.route(x, context) if ticket is None and (several or context is not None) else None
-        outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
-    if routed is not None:
-        names = routed.names
-    elif ticket is None or isinstance(ticket, str):
-        names = [ticket or tickets.names[0]] * len(x)
-    else:
-        names = list(ticket)
-    return within(tickets, outputs, names, routed, tickets.calibration)
+        if ticket is None and (several or context is not None):
+            routed = tickets.route(x, context)
+            names, outputs = routed.names, tickets.follow(x, routed)
+        else:
+            one = tickets.names[0] if ticket is None else ticket
+            outputs = tickets(x, ticket=one, context=context)
+            names = [one] * len(x) if isinstance(one, str) else list(one)
+    return within(tickets, tree_map_only(Tensor, Tensor.cpu, outputs), names, routed, tickets.calibration)
 
 
 def _against_rest(tickets: Tickets) -> bool:
     """Whether each ticket says if a sample is of its subset; one network for all data chooses among them."""
     task = tickets.facts.get("task", "own" if len(tickets.names) > 1 else "single")
     return tickets.facts.get("objective") == "OneVsRest" and not task.startswith("single")
+
+
+def _finite(p: Tensor) -> tuple[Tensor, Tensor]:
+    """Probabilities, 0 for samples where they are not finite, and which samples those are, ``[B]``."""
+    lost_B = ~p.flatten(1).isfinite().all(1) if p.ndim > 1 else ~p.isfinite()
+    return torch.where(lost_B.view(-1, *[1] * (p.ndim - 1)), 0.0, p), lost_B
 
 
 @torch.no_grad()
@@ -112,6 +125,7 @@ def one_vs_rest(
     else:
         p_BK, said_BK = calibration.coupled(score_BK), calibration.yes(score_BK)
         how = f"coupled by {calibration.options['coupling']}"
+    p_BK, lost_B = _finite(p_BK)
     best_B = p_BK.argmax(1)
     top_B = p_BK.gather(1, best_B[:, None])[:, 0]
     names = [tickets.names[k] for k in best_B.tolist()]
@@ -119,7 +133,7 @@ def one_vs_rest(
     for i, name in enumerate(names):
         yes = [tickets.names[k] for k in said_BK[i].nonzero()[:, 0].tolist()]
         line = f"{name} {float(top_B[i]):.2f}, {how}; {', '.join(yes) or 'no ticket'} above threshold"
-        lines.append(line + (routed.unlike(i) if routed is not None else ""))
+        lines.append(line + (routed.unlike(i) if routed is not None else "") + (LOST if lost_B[i] else ""))
     sure_B = top_B if routed is None else top_B * routed.usual_B
     return Prediction(score_BK, names, best_B, top_B, sure_B, lines)
 
@@ -136,10 +150,12 @@ def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | No
     if calibration is not None:
         every = score_B[:, None].expand(-1, len(tickets.names))
         p_B, limit = calibration.probability(every)[:, k], float(calibration.tensors["threshold_K"][k])
+    p_B, lost_B = _finite(p_B)
     yes_B = p_B >= limit
     how = f"threshold {limit:.2f}" + ("" if calibration else ", not calibrated")
     why = [f"named; {'yes' if y else 'no'}: {float(p):.2f}, {how}" for y, p in zip(yes_B, p_B, strict=True)]
-    sure_B = torch.where(yes_B, p_B, 1 - p_B)
+    why = [line + (LOST if lost else "") for line, lost in zip(why, lost_B, strict=True)]
+    sure_B = torch.where(yes_B, p_B, 1 - p_B).masked_fill(lost_B, 0)
     return Prediction(score_B, [name] * len(x), yes_B.long(), sure_B, sure_B, why)
 
 
@@ -167,5 +183,7 @@ def within(
         mine = torch.tensor([tickets.names.index(name) == k for name in names])
         assert calibration is not None
         p_BC[mine] = calibration.classes(outputs.detach()[mine], k)
+    p_BC, lost_B = _finite(p_BC)
+    why = [line + (LOST if lost else "") for line, lost in zip(why, lost_B, strict=True)]
     top = p_BC.max(1)
     return Prediction(outputs, list(names), top.indices, top.values, sure_B * top.values.cpu(), why)

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from tombola.batches import Stream
 from tombola.data import Data
-from tombola.errors import DataError
+from tombola.errors import DataError, UsageError
 from tombola.function import Function, Theta
+from tombola.masks import MaskSet
 from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer
 from tombola.partition import Partition
@@ -50,6 +51,17 @@ class Problem:
     seed: int
     order: str = ""
     seen: int = 0
+
+    def check(self, masks: MaskSet) -> None:
+        """Raise `UsageError` unless there is a mask for each subset, in order, over the weights in scope."""
+        if masks.names != self.partition.names:
+            theirs, own = ", ".join(masks.names), ", ".join(self.partition.names)
+            raise UsageError(
+                f"masks are for {theirs}, subsets are {own}: give one mask per subset, in that order "
+                "(MaskSet.select)"
+            )
+        if masks.scope != self.f.scope:
+            raise UsageError("the masks are over other weights than the scope of the problem")
 
     def stream(self, k: int, *purpose: Any) -> Stream:
         """The batches of ticket k for one purpose (phase and round)."""

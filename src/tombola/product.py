@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tombola import native
+from tombola.errors import MaskError
 from tombola.layout import Layout
 
 SMALLEST = 1 << 15  # weights: below, a call from Python costs more than the passes
@@ -34,7 +35,7 @@ def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[st
     >>> {n: w.tolist() for n, w in masked_weights(layout, torch.ones(3), torch.tensor([1, 0, 1]) > 0).items()}
     {'a': [[1.0, 0.0]], 'b': [1.0]}
     """
-    if not _applies(weights_N, mask_N):
+    if not _applies(layout, weights_N, mask_N):
         return layout.unflatten(weights_N * mask_N)
     parts: Sequence[Tensor] = _Product.apply(weights_N, mask_N, layout)
     return dict(zip(layout.names, parts, strict=True))
@@ -57,6 +58,8 @@ def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> dic
     >>> {n: w.tolist() for n, w in made.items()}
     {'a': [[1.0, 0.0]], 'b': [1.0]}
     """
+    if tuple(part.numel() for part in parts) != layout.sizes:
+        raise MaskError("the weights have other sizes than the masks are for: was a layer replaced?")
     if layout.size < SMALLEST or not plain([*parts, mask_N]) or not _alike(parts, mask_N):
         return layout.unflatten(layout.flatten(dict(zip(layout.names, parts, strict=True))) * mask_N)
     product_N = torch.empty(layout.size, dtype=parts[0].dtype)
@@ -74,11 +77,12 @@ def plain(tensors: Sequence[Tensor]) -> bool:
     return not torch.compiler.is_compiling() and all(type(t) in kinds for t in tensors) and not transformed()
 
 
-def _applies(weights_N: Tensor, mask_N: Tensor) -> bool:
+def _applies(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> bool:
+    """Whether a kernel may read these; torch finds out by itself what does not fit together."""
     return (
-        plain([weights_N, mask_N])
-        and weights_N.dim() == 1
-        and weights_N.numel() >= SMALLEST
+        layout.size >= SMALLEST
+        and weights_N.shape == mask_N.shape == (layout.size,)
+        and plain([weights_N, mask_N])
         and _alike([weights_N], mask_N)
     )
 

@@ -36,7 +36,7 @@ class Recipe:
         warmup: share of the phase in which the rate rises to ``lr`` in a line; the course has the rest.
 
     Raises:
-        UsageError: a number or a course that makes no sense.
+        UsageError: a number or a course that makes no sense, or no optimiser of torch.
     """
 
     optimizer: str = "Adam"
@@ -48,6 +48,8 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if not isinstance(getattr(torch.optim, self.optimizer, None), type):
+            raise UsageError(f"torch.optim has no optimiser {self.optimizer!r}")
         if self.batch_size < 2 or self.batch_size % 2:
             raise UsageError(f"batch_size must be even and at least 2: got {self.batch_size}")
         if self.decay not in ("constant", "cosine"):
@@ -59,9 +61,7 @@ class Recipe:
 
     def build(self, parameters: list[Tensor]) -> MaskedOptimizer:
         """The masked optimiser over these parameters."""
-        kind = getattr(torch.optim, self.optimizer, None)
-        if not isinstance(kind, type):
-            raise OptimizerError(f"torch.optim has no optimiser {self.optimizer!r}")
+        kind = getattr(torch.optim, self.optimizer)
         try:
             return masked(kind(parameters, lr=self.lr, **self.options))
         except (TypeError, ValueError) as error:

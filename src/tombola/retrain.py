@@ -6,11 +6,12 @@ Shape letters: K tickets, N weights in scope.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
+from tombola.errors import UsageError
 from tombola.function import Theta
 from tombola.masks import MaskSet
 from tombola.optim import MaskedOptimizer
@@ -54,7 +55,16 @@ def retrain(
         purpose: names the data order.
         save_every: batches per ticket between two saved states.
         stage: where progress, records and states go.
+
+    Raises:
+        UsageError: an unknown form or share, or masks of other tickets or weights than the problem's.
     """
+    for name, given, known in (("form", form, Form), ("shares", shares, Shares)):
+        if given not in get_args(known):
+            raise UsageError(f"{name} is one of {', '.join(get_args(known))}: got {given!r}")
+    if form == "simultaneous" and shares != "equal":
+        raise UsageError('form="simultaneous" takes a batch of every ticket at each step: shares="equal"')
+    problem.check(masks)
     stage, m, names = stage or Stage(), masks.masks_KN.to(problem.f.device), masks.names
     turns = list(range(len(masks)) if tickets is None else tickets)
     groups = [[k] for k in turns] if form == "sequential" else [turns]

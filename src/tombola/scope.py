@@ -127,6 +127,8 @@ def match(names: Iterable[str], patterns: Iterable[str], kind: str = "parameter"
     names, found = list(names), set()
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         hits = {name for name in names if fnmatchcase(name, pattern)}
+        if not hits and (inside := [name for name in names if name.startswith(f"{pattern}.")]):
+            raise ScopeError(f"{pattern!r} names a module: name its parameters, such as {inside[0]!r}")
         if not hits:
             raise ScopeError(unknown(kind, pattern, names))
         found |= hits

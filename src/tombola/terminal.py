@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from tombola.data import Data
 from tombola.display import Display
@@ -24,7 +25,8 @@ from tombola.report.rows import rows as rows_of
 from tombola.report.tables import Table, tables
 from tombola.storage import write_bytes
 
-out_console, err_console = Console(), Console(stderr=True)
+# What is printed holds paths and names, in which square brackets are no markup.
+out_console, err_console = Console(markup=False), Console(stderr=True, markup=False)
 if not out_console.is_terminal:
     out_console.width = 160  # a file or a pipe has no width of its own
 
@@ -126,7 +128,7 @@ def _named(fact: str | Mapping[str, Any] | None) -> str:
 def print_experiments() -> None:
     """Experiments with their data and presets, and the methods."""
     for e in EXPERIMENTS.values():
-        out_console.print(f"[bold]{e.name}[/bold]  {e.summary}\n  data: {escape(e.data)}", highlight=False)
+        out_console.print(Text(e.name, "bold"), f" {e.summary}\n  data: {e.data}", highlight=False)
         for name, preset in e.presets.items():
             out_console.print(f"  --preset {name}: {preset.summary}", highlight=False)
     out_console.print("methods:", highlight=False)
@@ -155,5 +157,13 @@ def print_json(value: Any) -> None:
 
 
 def to_json(value: Any) -> str:
-    """A plain value as JSON, a line at the end."""
-    return json.dumps(value, indent=1) + "\n"
+    """A plain value as JSON, a line at the end; numbers that are not finite become null."""
+    return json.dumps(_finite(value), indent=1, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _finite(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tombola import fitted, prediction, storage
-from tombola.calibration import Calibration
 from tombola.device import device_of
 from tombola.errors import TombolaError, UnknownTicket
 from tombola.function import check_private, check_scope, parameters_of
@@ -25,7 +24,7 @@ from tombola.grouping import asked, dtypes_named, grouped
 from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.product import masked_parts, masked_weights, plain
-from tombola.routing import Routed, Router, mixed
+from tombola.routing import Routed, mixed
 from tombola.uncompiled import uncompiled
 from tombola.weight_cache import WeightCache
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class TicketModel(nn.Module):
+class TicketModel(fitted.Holder):
     """A backbone, its masks, and the private state of each ticket.
 
     Args:
@@ -70,11 +69,9 @@ class TicketModel(nn.Module):
         self.backbone = backbone
         self.scope, self.names = masks.scope, masks.names
         self.facts = dict(facts or {})
-        self.router: Router | None = None
-        self.calibration: Calibration | None = None
         self.cache: WeightCache | None = None
         private = private or {name: {} for name in masks.names}
-        first = check_private(private, masks.names)
+        first = check_private(backbone, self.scope, private, masks.names)
         parameters = dict(backbone.named_parameters())
         self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
         self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
@@ -125,7 +122,10 @@ class TicketModel(nn.Module):
         return prediction.predict(self, x, ticket, context)
 
     def _routed(self, x: Tensor, context: Any) -> Any:
-        routed = self.route(x, context)
+        return self.follow(x, self.route(x, context))
+
+    def follow(self, x: Tensor, routed: Routed) -> Any:
+        """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
         count = self.router.options["mix"] if self.router is not None else 1
         return mixed(routed, lambda names: self._grouped(x, names), count)
 

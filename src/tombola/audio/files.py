@@ -63,6 +63,12 @@ def resample(waves: Waves, rate: int, to: int) -> Waves:
 
 
 def write(path: Path | str, waves: Waves, rate: int = RATE) -> Path:
-    """Write ``[T]`` or ``[T, channels]`` as 16-bit WAV; values beyond ±1 are cut off."""
+    """Write ``[T]`` or ``[T, channels]``, floating, as 16-bit WAV; values beyond ±1 are cut off.
+
+    Raises:
+        DataError: whole numbers, whose scale is not known.
+    """
+    if not np.issubdtype(np.asarray(waves).dtype, np.floating):
+        raise DataError(f"sound is floating, from -1 to 1: got {np.asarray(waves).dtype}")
     soundfile.write(str(path), np.clip(waves, -1, 1), rate, subtype="PCM_16", format="WAV")
     return Path(path)

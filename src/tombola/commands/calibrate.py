@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from tombola.calibration import Calibration
-from tombola.commands.options import Flag, Numbers
-from tombola.errors import RunError, UsageError
+from tombola.commands.options import Flag, Numbers, apart
+from tombola.errors import CalibrationError, RunError, UsageError
 from tombola.evaluation.precision import measure, scores, single_recall, within
 from tombola.evaluation.precision_tables import tables
 from tombola.evaluation.summary import over_seeds
@@ -68,15 +68,24 @@ def calibrate(
         Print rows for machines instead of tables.
     """
     values: list[Row] = []
-    for path in runs_of(paths, "calibrate"):
+    try:
+        wished = Calibration(scaling, coupling, target, miss)
+    except CalibrationError as error:
+        raise UsageError(str(error)) from None
+    changed = wished.options != Calibration().options
+    for path in apart(runs_of(paths, "calibrate"), "--save", save):
         world = open_run(path, data)
+        if changed and isinstance(world.objective, Classification):
+            raise UsageError(
+                f"{path}: classes within a context get a temperature, so --scaling, --coupling, --target and "
+                "--miss do nothing there: leave them out"
+            )
         if not isinstance(world.objective, OneVsRest | Classification):
             raise UsageError(f"{path}: {type(world.objective).__name__} tickets give no probabilities")
         for level in sparsity or world.sparsities(method):
             tickets = world.tickets(method, level)
             if tickets is None:
                 raise RunError(f"{path} holds no tickets/{method}-{level}.tickets")
-            wished = Calibration(scaling, coupling, target, miss)
             values += _one(world, method, level, tickets, wished)
             if save is not None:
                 sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")

@@ -52,7 +52,7 @@ def export(
     format: str
         safetensors or pt (a state dict; pt for torch.load), pt2 (torch.export), onnx (the extra `onnx`).
     shape: tuple[int, ...]
-        Of one input, such as 3 32 32; what the file says, or the first layer, by default.
+        Of one input, such as 3 32 32; what the file says by default.
     backbone: str
         MODULE:FUNCTION that makes the network, for all but plain state dicts; by default that of the
         experiment that the ticket file or its run names.
@@ -64,7 +64,7 @@ def export(
         size, weights = write_state(out, state_of(file, name), form, {"ticket": name}), None
     else:
         tickets = load(file, _network(file, backbone))
-        module, x = _made(tickets, name, compact, shape)
+        module, x = _made(tickets, name, compact, shape, form)
         weights = sum(p.numel() for p in module.parameters())
         facts = {"ticket": name, "compact": str(compact).lower()}
         if form in PROGRAMS:
@@ -86,8 +86,12 @@ def _ticket(file: Path, name: str | None) -> str:
     return name or (names[0] if names else "")
 
 
-def _made(tickets: TicketModel, name: str, small: bool, shape: tuple[int, ...]) -> tuple[nn.Module, Tensor]:
+def _made(
+    tickets: TicketModel, name: str, small: bool, shape: tuple[int, ...], form: str
+) -> tuple[nn.Module, Tensor]:
     given = _example(tickets, shape)
+    if given is None and form in PROGRAMS:
+        raise UsageError(f"{form} is made for inputs of one shape, which the file does not say: give --shape")
     x = guessed(tickets.backbone) if given is None else given
     if not small:
         return tickets.bake(name).eval(), x
@@ -101,8 +105,7 @@ def _made(tickets: TicketModel, name: str, small: bool, shape: tuple[int, ...]) 
 
 
 def _example(tickets: TicketModel, shape: tuple[int, ...]) -> Tensor | None:
-    known = tickets.facts.get("input") or {}
-    size = shape or tuple(known.get("shape", ()))
+    size = shape or tuple(tickets.facts.get("shape", ()))
     if any(n < 1 for n in size):
         raise UsageError(f"--shape needs positive numbers: got {' '.join(map(str, size))}")
     if not size:

@@ -34,6 +34,18 @@ def once(option: str, values: Sequence[object]) -> None:
         raise UsageError(f"{option}: each value is needed once: got {' '.join(map(str, values))}")
 
 
+def apart(paths: Sequence[Path], option: str, folder: Path | None) -> Sequence[Path]:
+    """The same runs; `UsageError` where two of them would write into one folder below the option's."""
+    names = [path.name for path in paths]
+    if folder is not None and len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(
+            f"{option} {folder}: several of these runs are called {twice} and would overwrite each "
+            "other there: give them one by one, each a folder of its own"
+        )
+    return paths
+
+
 def absolute(source: str) -> str:
     """A folder by its whole name, so that a run finds it from elsewhere; other names as they are."""
     folder = Path(source).expanduser()

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tombola.commands.options import Flag, Numbers, Words
+from tombola.commands.options import Flag, Numbers, Words, apart
 from tombola.errors import UsageError, unknown
 from tombola.evaluation.routed import SINGLE, defaults, measure
 from tombola.evaluation.routing_tables import tables
@@ -67,7 +67,7 @@ def route(
         raise UsageError("--set changes the routers that are named: say which with --router")
     named = fitted_options(router, set)
     values: list[Row] = []
-    for path in runs_of(paths, "route"):
+    for path in apart(runs_of(paths, "route"), "--save", save):
         world = open_run(path, data)
         for level in sparsity or world.sparsities(method):
             wanted = named or defaults(type(world.objective).__name__)

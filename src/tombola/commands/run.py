@@ -84,7 +84,7 @@ def run(
         device=device,
     )
     for line in overridden(order.methods, order.settings, set):
-        err_console.print(line, highlight=False, markup=False, soft_wrap=True)
+        err_console.print(line, highlight=False, soft_wrap=True)
     folder, found = out / f"{name}-{order.preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
     run_and_compare(order, found, where, json)

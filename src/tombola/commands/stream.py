@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from tombola.commands.options import Flag, Numbers, Words
+from tombola.commands.options import Flag, Numbers, Words, apart
 from tombola.commands.route import fitted_options
 from tombola.errors import RunError, UsageError
 from tombola.evaluation.stream_picture import write as draw
@@ -72,7 +72,7 @@ def stream(
         Print rows for machines instead of the table.
     """
     options, values = fitted_options((router,), set), list[Row]()
-    for path in runs_of(paths, "stream"):
+    for path in apart(runs_of(paths, "stream"), "--out", out):
         world = open_run(path, data)
         if not isinstance(world.objective, Enhancement):
             raise UsageError(f"{path}: stream enhances sound, and this is a run of {world.experiment}")

@@ -100,7 +100,7 @@ def sweep(
         raise UsageError(f"{name} has a network per item: sweep an experiment with one for all its data")
     lines = [line for p in points for line in overridden(p.order.methods, p.order.settings, set)]
     for line in dict.fromkeys(lines):
-        err_console.print(line, highlight=False, markup=False, soft_wrap=True)
+        err_console.print(line, highlight=False, soft_wrap=True)
     for point in points:
         where = [(s, "", point.folder / f"seed{s}") for s in seed]
         work(point.order, loaded, where, f"{point.label}: " if point.values else "")

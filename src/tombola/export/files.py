@@ -18,6 +18,7 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
 from tombola.errors import MissingExtra, TombolaError, UsageError, unknown
+from tombola.modes import in_mode
 from tombola.storage import write_bytes
 
 STATES = ("safetensors", "pt")  # state dicts; the others hold the network's operations too
@@ -83,13 +84,18 @@ def write_program(path: Path, module: nn.Module, form: str, example: Tensor) -> 
         TombolaError: the network cannot be exported, or what came out computes something else.
         OSError: it cannot be written, for lack of room too; an older file stays as it was.
     """
-    module, x = module.eval(), torch.cat([example] * 2)[:2].contiguous()
-    content, run = (_onnx if form == "onnx" else _exported)(module, x)
-    for inputs in (x, torch.cat([x, x.flip(0), x])):
-        expected, found = module(inputs), run(inputs)
-        furthest = float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
-        if not furthest <= CLOSE * max(1.0, float(expected.abs().max())):
-            raise TombolaError(f"what {form} computes differs from the network by {furthest:.2g}")
+    x = torch.cat([example] * 2)[:2].contiguous()
+    with in_mode(module, training=False):
+        if not isinstance(module(x), Tensor):
+            raise TombolaError(f"{form} is written for networks of one tensor, and this one returns several")
+        content, run = (_onnx if form == "onnx" else _exported)(module, x)
+        for inputs in (x, torch.cat([x, x.flip(0), x])):
+            expected, found = module(inputs), run(inputs)
+            furthest = (
+                float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+            )
+            if not furthest <= CLOSE * max(1.0, float(expected.abs().max())):
+                raise TombolaError(f"what {form} computes differs from the network by {furthest:.2g}")
     write_bytes(path, content)
     return len(content)
 

@@ -44,7 +44,8 @@ def by_text(data: Data, names: Names = None, *, column: str = "y", **options: An
     """
     if names is None:
         held = np.concatenate([data.split(split).column(column) for split in SPLITS])
-        if held.dtype.kind not in "US":
+        texts_only = held.dtype.kind in "US" or all(isinstance(value, str) for value in held)
+        if not texts_only:
             raise PartitionError(
                 f"column {column!r} holds no texts ({held.dtype}): give names, one per value"
             )

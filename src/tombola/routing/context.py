@@ -108,6 +108,8 @@ class ContextRouter(Router):
                 f"{len(values)} contexts for {count} samples: give one per sample, or one for all"
             )
         table = dict(map(tuple, self.options["pairs"])) or {name: name for name in names}
+        # Tickets of a column of numbers are named by these.
+        values = [str(v) if isinstance(v, int | float) and v not in table else v for v in values]
         for value in dict.fromkeys(values):
             if value not in table:
                 raise RouterError(unknown("context", value, map(str, table)))

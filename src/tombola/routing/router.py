@@ -172,6 +172,8 @@ class Router(ABC):
             )
         with in_mode(tickets.backbone, training=False):
             raw_BK, distance_B = self._look(tickets, x)
+        strange_B = ~(raw_BK.isfinite().all(1) & distance_B.isfinite())  # NaN or infinity in: nobody's sample
+        raw_BK[strange_B], distance_B[strange_B] = 0.0, torch.inf
         scores_BK = raw_BK * self.tensors["scale"].to(raw_BK)
         return Routed(self.names, scores_BK.log_softmax(1), self._familiarity(distance_B), self.kind)
 

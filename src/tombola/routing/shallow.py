@@ -171,7 +171,7 @@ def pooled(h: Tensor, layer: nn.Module, bands: int) -> Tensor:
     """
     h = h.float()
     if h.ndim <= 2:
-        return h.reshape(len(h), -1)
+        return h.flatten(1)
     if isinstance(layer, nn.Linear):
         h = h.movedim(-1, 1)
     parts = h.tensor_split(min(bands, h.shape[-1]), dim=-1) if bands > 1 else (h,)

@@ -47,6 +47,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write and read that takes the place of ``path`` at the end; after an error, not at all."""
+    if path.is_dir():
+        raise TicketFileError(f"{path} is a folder: give the name of a file in it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:

@@ -1,0 +1,16 @@
+"""The product of mask and weights: what must not be read."""
+
+import pytest
+import torch
+
+from tombola.errors import MaskError
+from tombola.layout import Layout
+from tombola.product import SMALLEST, masked_parts, masked_weights
+
+
+def test_a_mask_of_another_size_is_never_read_past_its_end():
+    layout = Layout(("w",), ((SMALLEST,),))
+    with pytest.raises(RuntimeError):
+        masked_weights(layout, torch.ones(SMALLEST), torch.ones(100, dtype=torch.bool))
+    with pytest.raises(MaskError, match="other sizes"):
+        masked_parts(layout, [torch.ones(SMALLEST - 1)], torch.ones(SMALLEST, dtype=torch.bool))
