@@ -23,7 +23,7 @@ from tombola.models.context import told
 from tombola.partition import Partition
 from tombola.pipeline import predict
 from tombola.randomness import generator
-from tombola.records import read_config, read_records
+from tombola.records import full_settings, read_config, read_records
 from tombola.telling import CONTEXT_WIDTH
 
 # Methods that are drawn: their names in a legend, and the colours of their dots.
@@ -154,7 +154,8 @@ def answered(
 
 def _check_alike(runs: Sequence[Finished]) -> None:
     """A mean is over seeds: runs of one picture differ in nothing else."""
-    first, *others = (read_config(run.path) for run in runs)
+    configs = [read_config(run.path) for run in runs]
+    first, *others = ({**config, "settings": full_settings(config)} for config in configs)
     for run, other in zip(runs[1:], others, strict=True):
         for key in ("preset", "settings", "augment", "tune", "data"):
             if other.get(key) != first.get(key):
