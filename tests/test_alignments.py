@@ -182,3 +182,16 @@ def test_power_rises_with_the_correlation_and_is_the_level_where_there_is_none()
     assert not math.isnan(much)
     with pytest.raises(UsageError, match="between -1 and 1"):
         power(near, 1.0)
+
+
+def test_runs_that_only_train_differently_after_the_search_are_of_one_kind(runs):
+    settings = yaml.safe_load((runs[1] / "config.yaml").read_text())
+    settings |= {"experiment": "digits", "preset": "quick"}
+    for path, changes in zip(runs, ({}, {"steps": 2, "shares": "size"}), strict=True):
+        plain = {**settings, "settings": {**settings["settings"], **changes}}
+        (path / "config.yaml").write_text(yaml.safe_dump(plain))
+    (found,) = states(runs).values()
+    assert {state.seeds for state in found} == {2}
+    other = {**settings, "settings": {**settings["settings"], "T": 3}}
+    (runs[1] / "config.yaml").write_text(yaml.safe_dump(other))
+    assert len(states(runs)) == 2

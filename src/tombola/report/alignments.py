@@ -34,6 +34,7 @@ SOURCES = {
     "shuffled": ("shuffled_partition", "a shuffled partition"),
     "theta0": ("theta0_magnitude", "masks from |theta0|"),
 }
+AFTERWARDS = ("steps", "form", "shares", "statistics")  # settings of the training, which no mask depends on
 _LAYERS = ("all", *DEPTHS)
 
 
@@ -81,6 +82,8 @@ def states(
 ) -> dict[tuple[str, str], list[Snapshot]]:
     """What runs hold, by experiment and preset; sources in the order of `SOURCES`, the densest state first.
 
+    Runs that differ in how masks were trained after the search are of one kind.
+
     Args:
         paths: run directories.
         measure: ``kappa`` or ``jaccard``.
@@ -91,7 +94,7 @@ def states(
     """
     groups: dict[tuple[str, str], dict[tuple, dict[Path, Named]]] = defaultdict(lambda: defaultdict(dict))
     for path in paths:
-        head = names_of(path, read_config(path))
+        head = names_of(path, _of_search(read_config(path)))
         names = _names(path)
         found = _recorded(path, names, measure) if names else {}
         for key, similarity in (found | _filed(path, measure, {k[0] for k in found}, unread)).items():
@@ -103,6 +106,12 @@ def states(
             "no run here holds three tickets or more: semantics compares pairs of them by their names"
         )
     return made
+
+
+def _of_search(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's configuration without what only the training after the search depends on."""
+    kept = {name: value for name, value in (config.get("settings") or {}).items() if name not in AFTERWARDS}
+    return {**config, "settings": kept}
 
 
 def _names(path: Path) -> list[str]:
