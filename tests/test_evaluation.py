@@ -424,3 +424,12 @@ def test_a_damaged_twin_is_refused(tmp_path):
     row = {"experiment": "e", "preset": "p", "sparsity": 0.5}
     with pytest.raises(UsageError, match="is damaged"):
         put_tables(tmp_path / "page.md", made_by("route"), [row], [])
+
+
+def test_numbers_of_another_scale_are_remarked_on(tmp_path):
+    said, facts = [], {"kind": "values", "shape": [2], "bytes": False, "mean": None, "range": [0.0, 1.0]}
+    for name, row in (("same", "0,1.2"), ("other", "0,16")):
+        (tmp_path / f"{name}.csv").write_text(row)
+        inputs_of(tmp_path / f"{name}.csv", facts, said.append)
+    (line,) = said
+    assert "from 0 to 16, in training they were from 0 to 1" in line

@@ -22,6 +22,7 @@ from tombola.extract import extract
 from tombola.guard import Guard
 from tombola.journal import Journal
 from tombola.masks import MaskSet
+from tombola.objectives import Classification
 from tombola.outcome import carry_out, levels
 from tombola.pipeline import Pipeline
 from tombola.problem import Recipe
@@ -297,9 +298,9 @@ def test_one_ticket_has_no_likeness_and_no_twin(images, convnet, make_problem):
     assert not guard.stops
     assert guard.twin is None
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
-    problem = make_problem(net)
+    problem = make_problem(net, Classification(), partition=tb.partition.by_label(images, NAMES).whole())
     stage = Stage()
-    dense = MaskSet.dense(problem.f.scope, ["top"])
+    dense = MaskSet.dense(problem.f.scope, problem.partition.names)
     extract(problem, problem.f.theta0(), dense, [50, 8], 1, guard=Guard(2, problem), stage=stage)
     fired = [row["fired"] for row in stage.rows if row["event"] == "alarm"]
     assert fired == [["smallest layer"]]

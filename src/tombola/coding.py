@@ -31,7 +31,7 @@ from tombola.errors import MaskError, MissingExtra
 
 Array = NDArray[Any]
 _CLASSES = 64
-_DAMAGE = (KeyError, ValueError, IndexError, TypeError, RuntimeError, AssertionError)
+_DAMAGE = (KeyError, ValueError, IndexError, TypeError, RuntimeError, AssertionError, lzma.LZMAError)
 _LZMA_MOST = 1 << 25  # bytes of patterns that LZMA is given: at preset 6 it writes about one million a second
 
 
@@ -81,17 +81,7 @@ def decode(tensors: dict[str, Tensor], K: int, N: int, only: int | None = None) 
         else:
             bits = _read_counts(tensors, rows, K, N)
         _verify(tensors.get("masks.checks"), rows, bits)
-    except MissingExtra:
-        raise
-    except (
-        KeyError,
-        ValueError,
-        IndexError,
-        TypeError,
-        RuntimeError,
-        AssertionError,
-        lzma.LZMAError,
-    ) as error:
+    except _DAMAGE as error:
         raise MaskError(f"the coded masks are damaged, or not {K} masks of {N:,} weights: {error}") from None
     return torch.from_numpy(bits.view(np.bool_))
 

@@ -132,14 +132,16 @@ class Pipeline(Task):
 
     def reached(self) -> list[float]:
         """The sparsities asked for that the search of the tickets reaches: all, unless the alarm stops it."""
-        found: list[float] = []
-        for sparsity in sorted(self.settings.sparsity) if self.settings.stop else ():
+        wanted, found = sorted(self.settings.sparsity), list[float]()
+        if not self.settings.stop:
+            return wanted
+        for sparsity in wanted:
             try:
                 self.masks("own", sparsity)
             except NotReached:
-                return found
+                break
             found.append(sparsity)
-        return found or sorted(self.settings.sparsity)
+        return found
 
     def seen_in_search(self, search: Source | None, task: Source, sparsity: float) -> int:
         """Training samples that went into masks and rewind point up to this sparsity."""

@@ -16,6 +16,7 @@ from tombola.terminal import err_console, print_json
 
 def enhance(
     file: Path,
+    /,
     *,
     tickets: Path,
     ticket: str | None = None,

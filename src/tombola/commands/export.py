@@ -26,6 +26,7 @@ from tombola.tickets import TicketModel, load
 
 def export(
     file: Path,
+    /,
     *,
     ticket: str | None = None,
     out: Annotated[Path, Parameter(name=("--out", "-o"))],

@@ -9,7 +9,7 @@ from tombola.report.inspect import describe
 from tombola.terminal import print_json, print_tickets
 
 
-def inspect(file: Path, *, json: Flag = False) -> None:
+def inspect(file: Path, /, *, json: Flag = False) -> None:
     """Show what is in a ticket file.
 
     Example: tombola inspect runs/digits-quick/seed0/tickets/rtl-0.5.tickets

@@ -20,6 +20,7 @@ from tombola.tickets import TicketModel, load
 
 def predict(
     file: Path,
+    /,
     *inputs: Path,
     ticket: str | None = None,
     json: Flag = False,

@@ -12,7 +12,9 @@ from tombola.records import read_environment
 from tombola.terminal import run_and_compare
 
 
-def resume(path: Path, *, threads: int | None = None, at_once: AtOnce = "auto", json: Flag = False) -> None:
+def resume(
+    path: Path, /, *, threads: int | None = None, at_once: AtOnce = "auto", json: Flag = False
+) -> None:
     """Go on with an interrupted run; the result is the same, byte for byte.
 
     Example: tombola resume runs/digits-quick/seed0

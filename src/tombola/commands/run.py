@@ -13,6 +13,7 @@ from tombola.terminal import err_console, run_and_compare
 
 def run(
     name: str,
+    /,
     *,
     preset: str | None = None,
     method: Words = (),

@@ -18,6 +18,7 @@ from tombola.terminal import err_console, show, work
 
 def sweep(
     name: str,
+    /,
     *,
     preset: str | None = None,
     method: Words = ("imp",),

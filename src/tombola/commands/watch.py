@@ -18,6 +18,7 @@ from tombola.terminal import print_json
 
 def watch(
     path: Path,
+    /,
     *,
     every: float = 5.0,
     once: Flag = False,

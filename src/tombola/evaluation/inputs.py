@@ -28,8 +28,8 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
     """What the network takes, as facts of a ticket file; None where facts cannot say what ``prepare`` does.
 
     >>> from tombola.objectives import OneVsRest
-    >>> described(Data.of(torch.rand(20, 8), torch.arange(20) % 2), OneVsRest())
-    {'kind': 'values', 'shape': [8], 'bytes': False, 'mean': None, 'std': None}
+    >>> described(Data.of((torch.arange(160.0) % 2).view(20, 8), torch.arange(20) % 2), OneVsRest())
+    {'kind': 'values', 'shape': [8], 'bytes': False, 'range': [0.0, 1.0], 'mean': None, 'std': None}
     """
     if isinstance(objective, Enhancement):
         return {"kind": "sound"}
@@ -41,6 +41,7 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
         "kind": "values",
         "shape": list(x.shape[1:]),
         "bytes": x.dtype == torch.uint8,
+        "range": [float(data.train.x.min()), float(data.train.x.max())],
         "mean": normal[0] and list(normal[0]),
         "std": normal[1] and list(normal[1]),
     }
@@ -66,9 +67,22 @@ def inputs_of(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] 
         waves = torch.from_numpy(read(path))[None]
         return audio.spectrogram(torch.nn.functional.pad(waves, (0, max(0, audio.WINDOW - waves.shape[1]))))
     x = _table(path, facts["shape"]) if suffix == ".csv" else _image(path, facts, tell)
+    if tell is not None and (words := _other_scale(x, facts.get("range"))):
+        tell(f"{path}: {words}")
     if facts["mean"] is None:
         return x
     return Normalise(tuple(facts["mean"]), tuple(facts["std"]))(x)
+
+
+def _other_scale(x: Tensor, known: list[float] | None) -> str:
+    """What to say of numbers far outside of those in training; nothing if they are not."""
+    least, most = float(x.min()), float(x.max())
+    if known is None or known[0] - (reach := known[1] - known[0]) <= least <= most <= known[1] + reach:
+        return ""
+    return (
+        f"numbers from {least:g} to {most:g}, in training they were from {known[0]:g} to {known[1]:g}: "
+        "is the scale the same?"
+    )
 
 
 def _image(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] | None) -> Tensor:
