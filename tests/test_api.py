@@ -328,10 +328,9 @@ def one_row():
         (lambda d, p: ask(torch.nn.DataParallel(wide()), d, p), "backbone.module"),
         (lambda d, p: ask(torch.nn.Sequential(wide(), torch.nn.LazyLinear(3)), d, p), "lazy layers"),
         (lambda d, p: ask(one_row(), d, p), "for 2 samples"),
-        (lambda d, p: tb.partition.by_label(d, ["a", "b", "a"]), "'a' stands twice"),
         (lambda d, p: tb.scope(wide(), include=["3"]), "'3' names a module: .*'3.weight'"),
     ],
-    ids=["columns", "settings", "parallel", "lazy", "shape", "names", "module"],
+    ids=["columns", "settings", "parallel", "lazy", "shape", "module"],
 )
 def test_ordinary_mistakes_are_named_before_training(call, named, images, by_class):
     with pytest.raises(tb.TombolaError, match=named):

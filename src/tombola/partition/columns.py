@@ -78,6 +78,4 @@ def _values(data: Data, column: str, names: Names) -> dict[Any, str]:
             f"column {column!r} has values from {found.min()} to {found.max()}, but there are "
             f"{len(names)} names"
         )
-    if twice := [name for i, name in enumerate(names) if name in names[:i]]:
-        raise PartitionError(f"{twice[0]!r} stands twice in names: to merge values give {{value: name}}")
     return dict(enumerate(names))
