@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +16,9 @@ from scipy import stats
 from torch import nn
 
 import tombola as tb
-from tombola import cli
+from tombola import cli, terminal
+from tombola.commands.options import apart
+from tombola.errors import UsageError
 from tombola.experiments import EXPERIMENTS, Experiment, Preset
 from tombola.methods import STANDARD
 from tombola.report.page import made_by
@@ -511,3 +514,20 @@ def test_the_program_itself_prints_json_and_nothing_else():
     found = program("experiments", "--json")
     assert (found.returncode, found.stderr) == (0, "")
     assert json.loads(found.stdout)
+
+
+def test_runs_of_one_name_do_not_share_a_folder(tmp_path):
+    runs = [Path("a/seed0"), Path("b/seed0")]
+    assert apart(runs, "--save", None) == runs
+    assert apart(runs[:1], "--save", tmp_path) == runs[:1]
+    with pytest.raises(UsageError, match="called seed0 and would overwrite"):
+        apart(runs, "--save", tmp_path)
+
+
+def test_square_brackets_in_names_are_no_markup(capsys):
+    terminal.out_console.print("runs[/old]/seed0 and runs[bold]/seed0")
+    assert "runs[/old]/seed0 and runs[bold]/seed0" in capsys.readouterr().out
+
+
+def test_machines_read_no_nan():
+    assert json.loads(terminal.to_json({"a": [float("nan"), 1.5, float("inf")]})) == {"a": [None, 1.5, None]}

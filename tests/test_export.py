@@ -235,3 +235,16 @@ def test_whole_channels_counts_what_lies_in_dead_rows(tickets):
     assert whole_channels(tickets.scope, tickets["channels"]) == 1
     assert whole_channels(tickets.scope, tickets["weights"]) < 0.1
     assert whole_channels(tickets.scope, torch.ones(tickets.scope.size).bool()) == 1
+
+
+def test_a_program_needs_a_shape_that_the_file_or_the_user_gives(file, tickets, capsys, tmp_path):
+    given = [file, *PROGRAM[:4], "-o", tmp_path / "a.pt2"]
+    status, _, err = call(capsys, *given)
+    assert (status, "give --shape" in err) == (2, True)
+    assert not (tmp_path / "a.pt2").exists()
+    tickets.facts["shape"] = [1, 8, 8]
+    tickets.save(file)
+    assert call(capsys, *given)[0] == 0
+    loaded = torch.export.load(tmp_path / "a.pt2").module()
+    x = torch.randn(3, 1, 8, 8)
+    torch.testing.assert_close(loaded(x), tickets(x, ticket="channels"))
