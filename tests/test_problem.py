@@ -32,10 +32,15 @@ def test_a_recipe_that_makes_no_sense_is_an_error(options, message):
         Recipe(**options)
 
 
-@pytest.mark.parametrize("name", ["Adma", "lr_scheduler", "LBFGS"])
-def test_an_unknown_or_unmaskable_optimiser_is_an_error(name):
+@pytest.mark.parametrize("name", ["Adma", "lr_scheduler"])
+def test_an_unknown_optimiser_is_an_error_before_it_is_built(name):
+    with pytest.raises(UsageError, match=f"no optimiser '{name}'"):
+        Recipe(name)
+
+
+def test_an_optimiser_that_cannot_be_masked_is_an_error():
     with pytest.raises(OptimizerError):
-        Recipe(name).build([torch.zeros(2, requires_grad=True)])
+        Recipe("LBFGS").build([torch.zeros(2, requires_grad=True)])
 
 
 def test_an_unknown_option_names_the_optimiser():
