@@ -56,8 +56,13 @@ class Holder(nn.Module):
         if not isinstance(part, Router | Calibration) or not isinstance(part, kind):
             got = f"the class {part.__name__} itself" if isinstance(part, type) else type(part).__name__
             raise TombolaError(f"tickets.{name} is a {kind.__name__} or None: got {got}")
-        if part.made_for is not None and part.made_for != print_of(cast(Tickets, self)):
+        if not _fits(part, cast(Tickets, self)):
             raise TombolaError(f"the {name} was fitted on other tickets: fit it on these")
+
+
+def _fits(part: Router | Calibration, tickets: Tickets) -> bool:
+    """Whether it was fitted on these tickets as they are now, or needs no fitting."""
+    return part.made_for in (None, print_of(tickets))
 
 
 def states(tickets: Fitted) -> Parts:
@@ -68,7 +73,7 @@ def states(tickets: Fitted) -> Parts:
     """
     found = {"router": tickets.router, "calibration": tickets.calibration}
     for name, part in found.items():
-        if part is not None and part.made_for not in (None, print_of(tickets)):
+        if part is not None and not _fits(part, tickets):
             raise TombolaError(f"the {name} was fitted on other tickets: fit it on these, or set it to None")
     return {name: part.state() for name, part in found.items() if part is not None}
 
