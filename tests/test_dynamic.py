@@ -13,6 +13,7 @@ from tombola.evidence import TicketEvidence
 from tombola.extract import extract
 from tombola.problem import Recipe
 from tombola.pruning import prune
+from tombola.rewinding import Starts
 
 RECIPES = [
     Recipe("SGD", 0.1, 8, options={"momentum": 0.9}),
@@ -137,7 +138,7 @@ def test_a_search_with_moving_masks_goes_on_to_the_same_bits(
             masks,
             [count],
             9,
-            starts=[problem.f.theta0()] * 3,
+            starts=Starts([problem.f.theta0()] * 3, keeps=True),
             watcher=lambda evidence, draw: Moves(Moving(by_gradient, 0.5, 2), evidence, 9),
             stage=stage,
         )

@@ -33,6 +33,7 @@ from tombola.models.ghostnet import GhostNet
 from tombola.objectives import Classification, OneVsRest
 from tombola.problem import Recipe
 from tombola.records import read_environment
+from tombola.rewinding import Starts
 from tombola.runs import Run
 from tombola.scoring import parse
 from tombola.settings import Settings
@@ -54,7 +55,7 @@ def search(problem, schedule=(200, 120), T=3, *, at_once="no", twin=None, kept=F
     """Masks, and all that a search leaves behind."""
     names, stage = problem.partition.names, options.pop("stage", Stage())
     theta0 = problem.f.theta0()
-    starts = [theta0] * len(names) if kept else None
+    starts = Starts([theta0] * len(names), keeps=kept)
     guard = Guard(len(schedule), problem, twin=twin, stops=twin is not None)
     masks = extract(
         problem,
@@ -68,11 +69,7 @@ def search(problem, schedule=(200, 120), T=3, *, at_once="no", twin=None, kept=F
         at_once=at_once,
         **options,
     )
-    tensors = {
-        **guard.state()[0],
-        **{f"{k}.{n}": t for k, s in enumerate(starts or []) for n, t in s.tensors().items()},
-    }
-    return masks, stage.rows, problem.seen, guard.state()[1], tensors
+    return masks, stage.rows, problem.seen, guard.state()[1], {**guard.state()[0], **starts.tensors()}
 
 
 def equal(first, second):

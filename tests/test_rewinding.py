@@ -11,7 +11,7 @@ from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.pruning import keep_top
 from tombola.recipe import Recipe
-from tombola.rewinding import from_tensors, inherit, to_tensors
+from tombola.rewinding import Starts, inherit
 
 SCOPE = Layout(("w",), ((4,),))
 
@@ -52,10 +52,22 @@ def test_one_ticket_goes_on_with_its_own_bits():
 
 
 def test_starts_come_back_from_tensors_as_they_were():
-    starts = [theta([1.0, 2, 3, 4], [1.0], [1.0, 2.0]), theta([5.0, 6, 7, 8], [2.0], [3.0, 4.0])]
-    tensors = to_tensors(starts)
-    for old, new in zip(starts, from_tensors(tensors, 2), strict=True):
+    trained = [theta([1.0, 2, 3, 4], [1.0], [1.0, 2.0]), theta([5.0, 6, 7, 8], [2.0], [3.0, 4.0])]
+    rewound = theta([0.0] * 4, [0.0], [0.0, 0.0])
+    saved, restored = Starts(trained, keeps=True), Starts([rewound] * 2, keeps=True)
+    restored.restore(saved.tensors())
+    for old, new in zip(trained, restored.thetas, strict=True):
         assert all(torch.equal(t, new.tensors()[name]) for name, t in old.tensors().items())
+
+
+def test_a_rewind_keeps_nothing_of_a_round():
+    rewound, trained = theta([0.0] * 4, [0.0]), theta([1.0] * 4, [1.0])
+    rewinds, keeps = Starts([rewound] * 2), Starts([rewound] * 2, keeps=True)
+    rewinds.after(1, trained)
+    keeps.after(1, trained)
+    assert rewinds.thetas == [rewound, rewound]
+    assert rewinds.tensors() == {}
+    assert keeps.thetas == [rewound, trained]
 
 
 @pytest.mark.parametrize(
@@ -66,7 +78,7 @@ def test_masks_are_those_of_a_plain_loop_that_keeps_its_weights(recipe, kind):
     problem, T, schedule = linear_problem(recipe), 5, [12, 8, 5]
     theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, ["a", "b"])
     later = recipe.tail(recipe.rate(T - 1, T)) if kind == "fine_tune" else None
-    starts = [theta0] * 2
+    starts = Starts([theta0] * 2, keeps=True)
     found = extract(problem, theta0, dense, schedule, T, starts=starts, later=later)
 
     train = problem.data.train
@@ -96,10 +108,10 @@ def test_a_search_that_keeps_weights_goes_on_to_the_same_bits(interrupted, alive
     def search(stage):
         problem = linear_problem(Recipe("Adam", 0.05, 8))
         theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, ["a", "b"])
-        starts = [theta0] * 2
+        starts = Starts([theta0] * 2, keeps=True)
         later = problem.recipe.tail(0.01)
         masks = extract(problem, theta0, dense, [12, 8, 5], 4, starts=starts, later=later, stage=stage)
-        return masks, to_tensors(starts)
+        return masks, starts.tensors()
 
     masks, tensors = search(None)
     stage = interrupted(alive)

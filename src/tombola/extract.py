@@ -24,7 +24,7 @@ from tombola.masks import MaskSet
 from tombola.problem import Problem, Watch
 from tombola.pruning import Selection, prune, transposed
 from tombola.recipe import Recipe
-from tombola.rewinding import from_tensors, to_tensors
+from tombola.rewinding import Starts
 from tombola.scoring import CRITERIA, Score, needs_trajectory
 from tombola.stage import Stage
 
@@ -43,7 +43,7 @@ def extract(
     granularity: str = "weight",
     floor: int = 0,
     first_round: int = 0,
-    starts: list[Theta] | None = None,
+    starts: Starts | None = None,
     later: Recipe | None = None,
     watcher: Watcher | None = None,
     guard: Guard | None = None,
@@ -65,8 +65,8 @@ def extract(
         granularity: what is pruned together (`tombola.pruning`).
         floor: what every layer keeps at least.
         first_round: number of the first round; data order depends on it.
-        starts: where every ticket's next round starts, if weights are kept instead of rewound
-            (`tombola.rewinding`): theta0 at first, afterwards what the rounds have left here.
+        starts: where the rounds of every ticket start, at theta0 by default; where weights are kept instead
+            of rewound (`tombola.rewinding`) it holds them afterwards.
         later: recipe of rounds that start from trained weights; the problem's by default.
         watcher: what looks on while a ticket is trained (`tombola.early_bird`, `tombola.dynamic`).
         guard: the alarm for collapse, which looks at every round; one that stops the search gives back the
@@ -82,16 +82,15 @@ def extract(
     """
     problem.check(masks)
     stage, K, R = stage or Stage(), len(masks), len(schedule)
-    kept = [] if starts is None else starts  # what the caller gave, to be filled
-    starts = kept or [theta0] * K
-    trained = [start is not theta0 for start in starts]
+    starts = starts or Starts([theta0] * K)
     flipped = transposed(problem.f.module)
     cut = partial(prune, selection=selection, granularity=granularity, transposed=flipped, floor=floor)
     twin = [guard.twin] if guard is not None and guard.twin is not None else []
+    recipes = [later if r or starts.trained else None for r in range(R)]
     work = _Algorithm1(
-        [problem, *twin], bool(kept), trained, schedule, T, score, cut, first_round, later, watcher, guard
+        [problem, *twin], starts.keeps, schedule, T, recipes, score, cut, first_round, watcher, guard
     )
-    m, done = _begin(problem, masks, kept, guard, stage)  # m_k ← 1, or what an earlier process left
+    m, done = _begin(problem, masks, starts, guard, stage)  # m_k ← 1, or what an earlier process left
     with closing(executor(at_once, work, K, max(T, 1) * (K * R - done))) as execute:
         for r in range(done // K, R):  # round after round
             if guard is not None and guard.stopped:
@@ -99,8 +98,7 @@ def extract(
             turns = [Turn(problem, k, r, m[k], starts[k]) for k in range(done % K, K)]
             for turn, result in zip(turns, execute(turns), strict=True):  # k = 1 .. K, in turn or at once
                 m[turn.k], done = result.mask_N, done + 1
-                if kept and result.theta is not None:  # else it begins at θ0 again: the rewind
-                    kept[turn.k] = result.theta
+                starts.after(turn.k, result.theta)  # θ ← θ0, unless weights are kept
                 if guard is not None:
                     guard.keep(turn.k, result.outputs)
                 now = MaskSet.stacked(masks.scope, masks.names, m)
@@ -108,7 +106,7 @@ def extract(
                 if turn.k + 1 == K:
                     _after_round(stage, first_round + r, now, guard, partial(_alone, execute, r, starts))
                 if turn.k + 1 == K or not execute.whole:
-                    stage.save(partial(_state, now, kept, guard), _facts(problem, done, guard))
+                    stage.save(partial(_state, now, starts, guard), _facts(problem, done, guard))
                 stage.advance(done, K * R)
     if guard is not None and guard.stopped:
         return guard.last_good(masks)
@@ -121,13 +119,12 @@ class _Algorithm1(Work):
 
     problems: Sequence[Problem]
     keeps: bool
-    trained: Sequence[bool]  # whose starts are more than the rewind point
     schedule: Sequence[int]
     T: int
+    recipes: Sequence[Recipe | None]  # of each round; the problem's where there is none
     score: Score
     cut: Callable[..., Tensor]
     first_round: int
-    later: Recipe | None
     watcher: Watcher | None
     guard: Guard | None
 
@@ -140,7 +137,7 @@ class _Algorithm1(Work):
         evidence = TicketEvidence(turn.problem, turn.start, theta, m_k, k, number, trajectory)
         draw = partial(self._drawn, evidence, self.schedule[turn.r])
         watch = self.watcher(evidence, draw) if self.watcher else None
-        return Training(evidence, self.T, self.later if turn.r or self.trained[k] else None, watch)
+        return Training(evidence, self.T, self.recipes[turn.r], watch)
 
     def finish(self, training: Training, loss: float) -> TurnResult:
         """``m_k`` without the lowest scores: those of ``|θ_T^(k)|`` in the paper."""
@@ -163,9 +160,7 @@ class _Algorithm1(Work):
         return self.cut(m_k, scores_N, keep, evidence.scope, **options)
 
 
-def _alone(
-    execute: Executor, r: int, starts: Sequence[Theta], problem: Problem, m_k: Tensor, k: int
-) -> TurnResult:
+def _alone(execute: Executor, r: int, starts: Starts, problem: Problem, m_k: Tensor, k: int) -> TurnResult:
     """A turn by itself: that of a twin."""
     (result,) = execute([Turn(problem, k, r, m_k, starts[k])])
     return result
@@ -189,21 +184,22 @@ def _record(stage: Stage, head: dict[str, Any], result: TurnResult) -> None:
 
 
 def _begin(
-    problem: Problem, masks: MaskSet, kept: list[Theta], guard: Guard | None, stage: Stage
+    problem: Problem, masks: MaskSet, starts: Starts, guard: Guard | None, stage: Stage
 ) -> tuple[Tensor, int]:
     """``m_1 .. m_K`` and how many turns are done: as given and none, or as the stage was left."""
     if (saved := stage.load()) is None:
         return masks.masks_KN.clone(), 0
     tensors, facts = saved
-    problem.seen, kept[:] = facts["seen"], from_tensors(tensors, len(kept), problem.f.device)
+    problem.seen = facts["seen"]
+    starts.restore(tensors, problem.f.device)
     if guard is not None:
         guard.restore(tensors, facts["guard"])
     return MaskSet.unpack(masks.scope, masks.names, tensors["masks"]).masks_KN, facts["done"]
 
 
-def _state(masks: MaskSet, kept: Sequence[Theta], guard: Guard | None) -> dict[str, Tensor]:
+def _state(masks: MaskSet, starts: Starts, guard: Guard | None) -> dict[str, Tensor]:
     """What `_begin` goes on from, with `_facts`."""
-    return {"masks": masks.pack(), **to_tensors(kept), **(guard.state()[0] if guard else {})}
+    return {"masks": masks.pack(), **starts.tensors(), **(guard.state()[0] if guard else {})}
 
 
 def _facts(problem: Problem, done: int, guard: Guard | None) -> dict[str, Any]:

@@ -112,8 +112,8 @@ class Pipeline(Task):
         """The masks of a search at one of the sparsities."""
         return self.search(source, sparsity)[0]
 
-    def search(self, source: Source, sparsity: float) -> tuple[MaskSet, list[Theta] | None]:
-        """The masks of a search, and the weights it has trained if they are kept (`tombola.rewinding`).
+    def search(self, source: Source, sparsity: float) -> tuple[MaskSet, rewinding.Starts]:
+        """The masks of a search, and where its tickets go on (`tombola.rewinding`).
 
         Raises:
             NotReached: the alarm for collapse stopped the search before (`Settings.stop`).
@@ -158,10 +158,10 @@ class Pipeline(Task):
         rewound = self.rewind_point(task)
         if search is None or self.settings.rewinding == "weights":
             return rewound
-        masks, trained = self.search(search, sparsity)
+        masks, starts = self.search(search, sparsity)
         turns = range(len(masks)) if ticket is None else [ticket]
         owned = self.problem(task, self.settings.train).owned
-        return rewinding.inherit(rewound, trained or [], masks, list(turns), owned)
+        return rewinding.inherit(rewound, starts.thetas, masks, list(turns), owned)
 
     def recipe(self, search: Source | None) -> Recipe:
         """That of Algorithm 2; fine-tuning goes on at the learning rate with which the first round ended."""

@@ -31,6 +31,38 @@ from tombola.stage import part
 KINDS = ("weights", "learning_rate", "fine_tune")
 
 
+class Starts:
+    """Where the next round of every ticket starts: at the rewind point, or where its last round ended.
+
+    Attributes:
+        thetas: one for each ticket.
+        keeps: whether trained weights are kept; if not, every round is a rewind.
+        trained: whether even the first round of a search starts from trained weights.
+    """
+
+    def __init__(self, thetas: Sequence[Theta], *, keeps: bool = False, trained: bool = False) -> None:
+        self.thetas, self.keeps, self.trained = list(thetas), keeps, trained
+
+    def __getitem__(self, k: int) -> Theta:
+        return self.thetas[k]
+
+    def after(self, k: int, theta: Theta | None) -> None:
+        """Ticket k has been trained to this, which is not carried along where nothing is kept."""
+        if self.keeps and theta is not None:
+            self.thetas[k] = theta
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What `restore` goes on from: the weights under stable names; none if none are kept."""
+        kept = enumerate(self.thetas if self.keeps else [])
+        return {f"start.{k}.{name}": t for k, theta in kept for name, t in theta.tensors().items()}
+
+    def restore(self, tensors: dict[str, Tensor], device: torch.device = CPU) -> None:
+        """Go on from a state."""
+        if self.keeps:
+            K = len(self.thetas)
+            self.thetas = [Theta.from_tensors(part(tensors, f"start.{k}."), device) for k in range(K)]
+
+
 def inherit(
     rewound: Theta,
     trained: Sequence[Theta],
@@ -74,13 +106,3 @@ def _mean(target: Tensor, given: Sequence[tuple[Tensor, Tensor | None]]) -> None
         total += torch.where(inside, values.detach(), 0)
         count += inside
     target.data.copy_(torch.where(count > 0, total.detach() / count.clamp(min=1), target.detach()))
-
-
-def to_tensors(starts: Sequence[Theta]) -> dict[str, Tensor]:
-    """The weights of every ticket under stable names, for checkpoints."""
-    return {f"start.{k}.{name}": t for k, theta in enumerate(starts) for name, t in theta.tensors().items()}
-
-
-def from_tensors(tensors: dict[str, Tensor], K: int, device: torch.device = CPU) -> list[Theta]:
-    """The inverse of `to_tensors`."""
-    return [Theta.from_tensors(part(tensors, f"start.{k}."), device) for k in range(K)]

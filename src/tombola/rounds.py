@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tombola import rewinding, scoring
+from tombola import scoring
 from tombola.executors import AtOnce
 from tombola.extract import extract
 from tombola.function import Theta
@@ -14,6 +14,7 @@ from tombola.guard import Guard
 from tombola.masks import MaskSet
 from tombola.problem import Problem
 from tombola.recipe import Recipe
+from tombola.rewinding import Starts
 from tombola.segments import Segment
 from tombola.settings import Settings
 from tombola.stage import Stage, State
@@ -27,7 +28,7 @@ def searched(
     settings: Settings,
     rewound: Theta,
     before: MaskSet,
-    starts: list[Theta] | None,
+    starts: Starts,
     rounds: Segment,
     times: int,
     guard: Guard | None = None,
@@ -40,7 +41,7 @@ def searched(
         settings: score, selection, what happens in a round, what is put back.
         rewound: the rewind point.
         before: the masks that the segment begins with.
-        starts: where each ticket starts, if weights are kept (`tombola.extract.extract`).
+        starts: where the rounds of each ticket start, and what weights they leave (`tombola.rewinding`).
         rounds: their counts.
         times: the settings' T this often: K for one network that is trained on all K subsets.
         guard: the alarm for collapse.
@@ -66,7 +67,7 @@ def searched(
             **_cut(settings),
         )
         tensors, facts = guard.state() if guard is not None else ({}, {})
-        found = {"masks": masks.pack(), **rewinding.to_tensors(starts or []), **tensors}
+        found = {"masks": masks.pack(), **starts.tensors(), **tensors}
         if guard is None:
             return found, {"seen": problem.seen}
         result: dict[str, Any] = {"seen": problem.seen + facts["seen"], "guard": facts}

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tombola import rewinding
 from tombola.analysis.collapse import FALSE_ALARMS, stated_rate
 from tombola.errors import NotReached
 from tombola.function import Theta
@@ -14,6 +13,7 @@ from tombola.guard import Guard
 from tombola.journal import Journal
 from tombola.masks import MaskSet
 from tombola.problem import Problem
+from tombola.rewinding import Starts
 from tombola.rounds import first_mask, searched
 from tombola.segments import segment
 from tombola.task import Source, Task
@@ -39,28 +39,26 @@ class Search:
     start: Callable[[], Theta]
     targets: Callable[[], list[int]]
 
-    def at(self, sparsity: float) -> tuple[MaskSet, list[Theta] | None]:
-        """The masks at a sparsity, and the weights trained on the way if they are kept.
+    def at(self, sparsity: float) -> tuple[MaskSet, Starts]:
+        """The masks at a sparsity, and where its tickets go on: with the weights trained on the way, if kept.
 
         Raises:
             NotReached: the alarm for collapse stopped the search before (`Settings.stop`).
         """
         settings, scope = self.task.settings, self.task.f.scope
         problem = self.task.problem(self.source, settings.search)
-        names, starts = problem.partition.names, None
-        stopped = self.stopped
+        names, stopped, keeps = problem.partition.names, self.stopped, settings.rewinding != "weights"
+        start = self.start()
+        starts = Starts([start] * len(names), keeps=keeps)
         if stopped is not None and sparsity == stopped["sparsity"]:  # what the search went back to
             tensors, _ = self.journal.results[self.stage("search", stopped["at"])]
-            return MaskSet.unpack(scope, names, tensors["masks"]), None
+            return MaskSet.unpack(scope, names, tensors["masks"]), starts
         self._check_reached(sparsity)
         rounds = segment(settings, scope.size, self.targets(), sparsity)
-        start = self.start()
         guard: Guard | None = self.guard(problem, rounds.total)
-        if settings.rewinding != "weights":
-            starts = [start] * len(names)
         if rounds.after is not None:
-            before, trained = self.at(rounds.after)
-            starts = trained or starts
+            before, ended = self.at(rounds.after)
+            starts = Starts(ended.thetas, keeps=keeps, trained=keeps)
             guard = guard and guard.after_segment(self.journal.results[self.stage("search", rounds.after)])
         elif settings.first:
             before = self._first(sparsity, problem, start, rounds.first)
@@ -72,8 +70,8 @@ class Search:
         compute = searched(problem, settings, start, before, starts, rounds, times, guard, at_once)
         tensors, _ = self.journal.once(self.stage("search", sparsity), compute)
         self._check_reached(sparsity)
-        masks = MaskSet.unpack(scope, names, tensors["masks"])
-        return masks, rewinding.from_tensors(tensors, len(names), self.task.f.device) if starts else None
+        starts.restore(tensors, self.task.f.device)
+        return MaskSet.unpack(scope, names, tensors["masks"]), starts
 
     def _first(self, sparsity: float, problem: Problem, start: Theta, count: int) -> MaskSet:
         """The first mask of a hybrid, drawn before any training."""
