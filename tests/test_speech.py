@@ -87,6 +87,13 @@ def test_a_waveform_comes_back_from_its_spectrogram(length):
     torch.testing.assert_close(audio.waveform(x, length), waves, atol=1e-5, rtol=0)
 
 
+def test_more_samples_than_a_spectrogram_holds_are_refused():
+    x = audio.spectrogram(torch.randn(1, 2_000, generator=generator(0)))  # 8 frames
+    assert audio.waveform(x, 2_047).shape == (1, 2_047)
+    with pytest.raises(DataError, match=r"8 frames holds fewer than 2,048 samples, not 2,048"):
+        audio.waveform(x, 2_048)
+
+
 # -- files ------------------------------------------------------------------------------------------------
 
 

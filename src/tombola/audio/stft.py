@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tombola.errors import DataError
+
 WINDOW, HOP = 1024, 256
 BINS = WINDOW // 2 + 1
 
@@ -29,10 +31,18 @@ def spectrogram(waves: Tensor) -> Tensor:
 def waveform(x: Tensor, length: int) -> Tensor:
     """The inverse of `spectrogram`: ``[B, 2, frames, bins]`` to ``[B, length]``.
 
+    Raises:
+        DataError: so many samples have more frames than there are.
+
     >>> waves = torch.randn(3, 16_000)
     >>> torch.allclose(waveform(spectrogram(waves), 16_000), waves, atol=1e-5)
     True
     """
+    if length >= (longest := x.shape[2] * HOP):
+        raise DataError(
+            f"a spectrogram of {x.shape[2]} frames holds fewer than {longest:,} samples, not {length:,}: "
+            "make inputs and targets from waveforms of one length"
+        )
     window = torch.hann_window(WINDOW, dtype=x.dtype, device=x.device)
     parts = torch.view_as_complex(x[:, :2].permute(0, 3, 2, 1).contiguous())
     return torch.istft(parts, WINDOW, HOP, window=window, length=length)
