@@ -303,7 +303,7 @@ def test_items_are_counted_and_leads_have_a_table_of_their_own(photographs):
     assert quality.header == ["method", "sparsity", "seeds", "items", "PSNR"]
     assert quality.body[0] == ["rtl", "50%", "2", "3", f"25.33 ± {interval([21.0, 30.0, 25.0]):.2f}"]
     assert quality.body[-1] == ["dense", "0%", "2", "3", "40.00 ± 0.00"]
-    assert "Ahead of a single mask (imp; union_size_imp)" in ahead.title
+    assert "Ahead of a single mask (imp; union_size_imp; same_mask)" in ahead.title
     assert ahead.header == ["method", "sparsity", "seeds", "items", "PSNR: of imp"]
     assert ahead.body == [["rtl", "50%", "2", "3", f"+1.08 ± {interval([2.5, -1.0, 1.75]):.2f}"]]
 

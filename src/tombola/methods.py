@@ -1,8 +1,8 @@
 """Every method as a composition: whose masks, which task, weights shared or not.
 
 None has a loop of its own. A control replaces one part of RTL: the data order (twin), the scores
-(theta0_magnitude), the masks (random_mask), the partition (shuffled_partition), or the sharing of
-masks (union_size_imp).
+(theta0_magnitude), the masks (random_mask, same_mask), the partition (shuffled_partition), or the
+sharing of masks (union_size_imp).
 """
 
 from __future__ import annotations
@@ -81,6 +81,12 @@ def theta0_magnitude(pipeline: Pipeline, sparsity: float) -> MaskSet:
     return MaskSet(scope, dict.fromkeys(pipeline.partition.names, mask))
 
 
+def same(pipeline: Pipeline, sparsity: float) -> MaskSet:
+    """The single mask of imp for every ticket."""
+    mask = pipeline.masks("single", sparsity).masks_KN[0]
+    return MaskSet(pipeline.f.scope, dict.fromkeys(pipeline.partition.names, mask))
+
+
 def random_like(pipeline: Pipeline, sparsity: float) -> MaskSet:
     """Random masks with RTL's count in every layer of every ticket."""
     own, scope = pipeline.masks("own", sparsity), pipeline.f.scope
@@ -127,6 +133,9 @@ STANDARD: dict[str, Method] = {
     "dense_context": Method("nothing pruned, the context is an input", None, "single", dense, told=True),
     "twin": Method("RTL, masks and training in another data order", "twin", "twin", control=True),
     "theta0_magnitude": Method("masks from |theta0| alone", None, masks=theta0_magnitude, control=True),
+    "same_mask": Method(
+        "imp's mask for every ticket, trained as RTL's are", "single", masks=same, control=True
+    ),
     "random_mask": Method("random masks, RTL's layer densities", masks=random_like, control=True),
     "shuffled_partition": Method("masks searched on shuffled subsets", "shuffled", control=True),
     "union_size_imp": Method("one mask, as large as RTL's union", "single_union", "single", control=True),

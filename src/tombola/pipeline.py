@@ -158,10 +158,13 @@ class Pipeline(Task):
         rewound = self.rewind_point(task)
         if search is None or self.settings.rewinding == "weights":
             return rewound
-        masks, starts = self.search(search, sparsity)
-        turns = range(len(masks)) if ticket is None else [ticket]
-        owned = self.problem(task, self.settings.train).owned
-        return rewinding.inherit(rewound, starts.thetas, masks, list(turns), owned)
+        (masks, starts), problem = self.search(search, sparsity), self.problem(task, self.settings.train)
+        names, thetas = problem.partition.names, starts.thetas
+        if len(masks) < len(names):  # one search for all tickets
+            masks = MaskSet(self.f.scope, dict.fromkeys(names, masks.masks_KN[0]))
+            thetas = thetas * len(names)
+        turns = range(len(names)) if ticket is None else [ticket]
+        return rewinding.inherit(rewound, thetas, masks, list(turns), problem.owned)
 
     def recipe(self, search: Source | None) -> Recipe:
         """That of Algorithm 2; fine-tuning goes on at the learning rate with which the first round ended."""

@@ -298,6 +298,27 @@ def test_theta0_magnitude_keeps_the_largest_initial_weights_and_searches_nothing
 
 @every_optimizer
 @pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_same_mask_is_that_of_imp_for_every_ticket_trained_as_those_of_rtl(optimizer, sparsity):
+    found, p = outcomes("same_mask", optimizer)[sparsity], pipeline(optimizer)
+    (single,) = masks_of(outcomes("imp", optimizer)[sparsity]).values()
+    assert set(masks_of(found)) == set(NAMES)
+    assert all(torch.equal(mask, single) for mask in masks_of(found).values())
+    assert metric(found, "jaccard") == 1
+    again, _ = p.train(f"again-{sparsity}", method("rtl").task, found.tickets.masks)
+    assert same_state(found.tickets, again)
+
+
+def test_same_mask_goes_on_with_the_weights_of_the_one_search_where_they_are_kept():
+    p = new_pipeline("Adam", rewinding="learning_rate")
+    start, (single, searched) = p.start("single", "own", 0.3, None), p.search("single", 0.3)
+    kept_N = single["all"]
+    torch.testing.assert_close(start.weights_N[kept_N], searched[0].weights_N[kept_N])
+    torch.testing.assert_close(start.rest_R, searched[0].rest_R)
+    assert len(carry_out(p, "same_mask", 0.3).tickets.names) == len(NAMES)
+
+
+@every_optimizer
+@pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_random_masks_have_the_layer_counts_of_rtl_and_nothing_else_of_it(optimizer, sparsity):
     own = outcomes("rtl", optimizer)[sparsity].models[0].masks
     drawn = outcomes("random_mask", optimizer)[sparsity].models[0].masks
@@ -400,7 +421,14 @@ def test_one_search_serves_all_methods_that_read_it():
 
 
 def test_controls_are_the_methods_that_are_there_to_be_compared_with():
-    controls = ("twin", "theta0_magnitude", "random_mask", "shuffled_partition", "union_size_imp")
+    controls = (
+        "twin",
+        "theta0_magnitude",
+        "same_mask",
+        "random_mask",
+        "shuffled_partition",
+        "union_size_imp",
+    )
     assert controls == CONTROLS
 
 

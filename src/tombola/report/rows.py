@@ -25,7 +25,7 @@ Unit = tuple[str, int]  # item and seed of one run
 # Metrics compared within a seed, with what, and how the difference is called.
 LED = ("balanced_accuracy", "auc", "accuracy", "psnr", "psnr_region", "si_snri")
 BY_TICKET = ("accuracy", "si_snri")  # metrics of tickets that are judged on their own subsets
-REFERENCES = {"imp": "lead", "union_size_imp": "lead_union"}
+REFERENCES = {"imp": "lead", "union_size_imp": "lead_union", "same_mask": "lead_same"}
 _STAGE = re.compile(r"(train|judge)-(?P<method>\w+)-(?P<sparsity>\d[\d.]*(e-\d+)?)")
 
 
