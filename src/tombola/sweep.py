@@ -105,7 +105,7 @@ def with_controls(names: Sequence[str]) -> list[str]:
     """
     found = [*names, "dense"]
     if any(method(name).task == "own" and not method(name).control for name in names):
-        found += ["imp", "random_mask", "theta0_magnitude"]
+        found += ["imp", "same_mask", "random_mask", "theta0_magnitude"]
     if any(method(name).task == "single" and not method(name).told for name in names):
         found += ["random_pruning", "reinit"]
     if any(method(name).told for name in names):
