@@ -306,10 +306,12 @@ def wide(outputs=3):
 
 def test_an_objective_that_leaves_nothing_to_ask_is_doubted(images, by_class):
     sites = tb.partition.by_column(images, "site")
-    with pytest.warns(UserWarning, match="every subset holds a single class"):
+    with pytest.warns(UserWarning, match="every subset holds a single class") as told:
         tb.rtl(wide(), tb.objectives.Classification(), images, by_class, **OPTIONS)
-    with pytest.warns(UserWarning, match="OneVsRest does not use y"):
-        tb.rtl(wide(), tb.objectives.OneVsRest(), images, sites, **OPTIONS)
+    assert told[0].filename == __file__  # where the user called
+    with pytest.warns(UserWarning, match="OneVsRest does not use y") as told:
+        tb.find("rtl", wide(), tb.objectives.OneVsRest(), images, sites, **OPTIONS)
+    assert told[0].filename == __file__
 
 
 def ask(backbone, data, partition, **options):

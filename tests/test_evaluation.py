@@ -315,6 +315,12 @@ def test_classes_within_contexts_are_calibrated_by_temperature(run, capsys):
     assert {metric for _, metric in found} == {"accuracy", "ece", "brier"}
 
 
+def test_what_does_nothing_for_classes_within_contexts_is_refused(run, capsys):
+    with pytest.raises(SystemExit):
+        main(["calibrate", str(run), "--scaling", "isotonic"])
+    assert "get a temperature, so --scaling, --coupling" in capsys.readouterr().err
+
+
 # -- prediction -----------------------------------------------------------------------------------------
 
 

@@ -258,8 +258,9 @@ def test_the_short_way_gives_the_last_good_tickets_and_says_so(images, by_class,
     options = {"T": 2, "steps": 3, "schedule": "fraction:0.1", "stop": "collapse", "statistics": 2}
     options |= {"search": recipe, "train": recipe, "sparsity": 0.6}
     objective = tb.objectives.OneVsRest()
-    with pytest.warns(UserWarning, match="was not reached: the alarm for collapse"):
+    with pytest.warns(UserWarning, match="was not reached: the alarm for collapse") as told:
         tickets = tb.rtl(convnet, objective, images, by_class, **options)
+    assert told[0].filename == __file__
     assert tickets.masks.density == pytest.approx(0.9**4, abs=0.01)
     firing(monkeypatch, 0, -1)
     with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -65,9 +66,9 @@ def find(
     settings = _settings(settings, sparsity, changes)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, Journal(settled(at_once)))
     if not settings.include and (words := left_out(backbone, pipeline.f.scope)):
-        warnings.warn(words, stacklevel=2)
+        _warn(words)
     for words in doubts(objective, data, partition):
-        warnings.warn(words, stacklevel=2)
+        _warn(words)
     if out is None:
         return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
@@ -79,8 +80,16 @@ def find(
 def _outcomes(pipeline: Pipeline, method: str) -> list[Outcome]:
     wanted = levels(pipeline, method)
     if (stopped := pipeline.stopped("own")) is not None:
-        warnings.warn(not_reached(stopped["at"], stopped), stacklevel=4)
+        _warn(not_reached(stopped["at"], stopped))
     return [carry_out(pipeline, method, level) for level in wanted]
+
+
+def _warn(words: str) -> None:
+    """A warning that points to the line by which this module was called."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename == __file__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(words, stacklevel=level)
 
 
 def _settings(
