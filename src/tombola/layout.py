@@ -53,11 +53,6 @@ class Layout:
         """Number of entries of the flat vector (N)."""
         return self.bounds[-1]
 
-    def slices(self) -> dict[str, slice]:
-        """Where each tensor lies in the flat vector."""
-        spans = itertools.pairwise(self.bounds)
-        return {name: slice(*span) for name, span in zip(self.names, spans, strict=True)}
-
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
         """A new flat vector ``[N]`` from named tensors of these shapes (others are ignored).
 

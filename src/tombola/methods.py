@@ -197,7 +197,6 @@ TOOLBOX: dict[str, Method] = {
     ),
 }
 METHODS = {**STANDARD, **TOOLBOX}
-CONTROLS = tuple(name for name, method in STANDARD.items() if method.control)
 
 
 def method(name: str) -> Method:

@@ -25,7 +25,6 @@ from tombola.randomness import generator
 from tombola.routing.router import State, Tickets, output_of, print_of
 
 BATCH = 500
-TARGETS = ("one_vs_rest", "classes")
 
 
 class Calibration:

@@ -97,11 +97,6 @@ class Workers:
             worker.pipe.close()
         self._workers = []
 
-    @property
-    def pids(self) -> list[int]:
-        """The numbers of the processes that are alive."""
-        return [w.process.pid for w in self._workers if w.process.is_alive() and w.process.pid]
-
     # -- in this process ---------------------------------------------------------------------------
 
     def _start(self) -> None:

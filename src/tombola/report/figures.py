@@ -25,7 +25,6 @@ class Figure:
     height: float
     legend: tuple[tuple[str, str], ...] = ()  # elements of the sample, name
     width: float = WIDTH
-    caption: str = ""
 
 
 @dataclass(frozen=True)
