@@ -30,7 +30,7 @@ from tombola.telling import CONTEXT_WIDTH
 SHOWN = {
     "rtl": ("RTL, a ticket each", "#1b7837"),
     "shuffled_partition": ("RTL, masks from shuffled subsets", "#7fbf7b"),
-    "same_mask": ("one mask for all tickets", "#c2a5cf"),
+    "same_mask": ("one mask for all tickets", "#e08214"),
     "imp": ("one mask (IMP)", "#9e9ac8"),
     "imp_context": ("one mask, told which", "#54278f"),
     "union_size_imp": ("one mask of RTL's union size", "#bdbdbd"),
