@@ -1,6 +1,7 @@
 """Routing, calibration and prediction from finished runs: what is measured, written, saved and refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,9 +9,10 @@ import soundfile
 import torch
 from PIL import Image
 
+from tombola.calibration import Calibration
 from tombola.cli import main
 from tombola.data import Data
-from tombola.errors import DataError, RunError, UsageError
+from tombola.errors import CalibrationError, DataError, RunError, UsageError
 from tombola.evaluation.inputs import described, inputs_of
 from tombola.evaluation.precision import macro, measure, single_recall
 from tombola.evaluation.summary import over_seeds
@@ -315,13 +317,44 @@ def test_classes_within_contexts_are_calibrated_by_temperature(run, capsys):
     assert {metric for _, metric in found} == {"accuracy", "ece", "brier"}
 
 
+@pytest.mark.parametrize("damage", ["altered", "missing"])
+def test_a_ticket_file_that_was_damaged_is_mended_by_resume(run, tmp_path, capsys, damage):
+    copy = tmp_path / "seed0"
+    shutil.copytree(run, copy)
+    file = copy / "tickets" / "rtl-0.5.tickets"
+    content, records = file.read_bytes(), (copy / "records.jsonl").read_bytes()
+    if damage == "altered":
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    else:
+        file.unlink()
+    tombola("resume", copy)
+    assert "rtl at 50%: ticket file mended" in "".join(capsys.readouterr())
+    assert file.read_bytes() == content
+    assert (copy / "records.jsonl").read_bytes() == records
+
+
 def test_what_does_nothing_for_classes_within_contexts_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         main(["calibrate", str(run), "--scaling", "isotonic"])
     assert "get a temperature, so --scaling, --coupling" in capsys.readouterr().err
+    world = open_run(run)
+    with pytest.raises(CalibrationError, match="classes within a context get a temperature"):
+        Calibration(miss=0.1).fit(world.tickets("rtl", 0.5), world.data, world.partition)
 
 
 # -- prediction -----------------------------------------------------------------------------------------
+
+
+def test_predict_gives_the_output_where_that_is_the_answer(tmp_path, capsys):
+    fast = ["--sparsity", "0.5", "--set", "T=2", "steps=3", "rewind=2", "--out", tmp_path]
+    tombola("run", "inr", "--item", "flower", "--method", "rtl", *fast)
+    tombola("route", tmp_path / "inr-quick", "--router", "gate", "--save", tmp_path / "routed")
+    (file,) = (tmp_path / "routed").rglob("*.tickets")
+    (tmp_path / "xy.csv").write_text("x,y\n0.1,0.2\n-0.5,0.5\n")
+    capsys.readouterr()
+    colours = [row["answer"] for row in rows_of(capsys, "predict", file, tmp_path / "xy.csv")]
+    assert [len(colour) for colour in colours] == [3, 3]
+    assert all(isinstance(value, float) for colour in colours for value in colour)
 
 
 def test_predict_says_who_answered_how_surely_and_why(run, capsys, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tombola import cli
-from tombola.errors import MissingExtra, TombolaError, UnknownTicket
+from tombola.errors import MissingExtra, TombolaError, UnknownTicket, UsageError
 from tombola.export import compact, state_of, write_program
 from tombola.export.plain import whole_channels
 from tombola.layout import Layout
@@ -248,3 +248,11 @@ def test_a_program_needs_a_shape_that_the_file_or_the_user_gives(file, tickets, 
     loaded = torch.export.load(tmp_path / "a.pt2").module()
     x = torch.randn(3, 1, 8, 8)
     torch.testing.assert_close(loaded(x), tickets(x, ticket="channels"))
+
+
+def test_an_example_that_the_network_cannot_take_is_one_line(tmp_path):
+    with pytest.raises(
+        UsageError, match=r"cannot take a sample of shape \[5\] .*--shape is that of one sample"
+    ):
+        write_program(tmp_path / "one.pt2", torch.nn.Linear(3, 2), "pt2", torch.ones(1, 5))
+    assert not (tmp_path / "one.pt2").exists()

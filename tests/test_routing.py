@@ -709,3 +709,15 @@ def test_an_empty_name_is_unknown(ticket, tickets, x):
         tickets.predict(x, ticket)
     with pytest.raises(UnknownTicket):
         to_state_dict(tickets, ticket)
+
+
+def test_more_layers_than_there_are_cannot_be_shallow(tickets, data, contexts):
+    with pytest.raises(RouterError, match="depth=99: only"):
+        PrototypeRouter(depth=99).fit(tickets, data, contexts)
+
+
+def test_what_was_chosen_can_be_read(tickets, data, contexts):
+    assert repr(Window(4, 0.5)) == "Window(size=4, margin=0.5)"
+    fitted = PrototypeRouter().fit(tickets, data, contexts)
+    assert repr(fitted).startswith("PrototypeRouter(mix=1, depth=0")
+    assert all(name in repr(fitted) for name in tickets.names)

@@ -116,7 +116,7 @@ def test_delays_are_counted_from_each_change(made):
     assert streamed.delays(made, made.scene_I()) == [(8.0, 0.0), (16.0, 0.0)]
     assert streamed.delays(made, late) == [(8.0, 1.5), (16.0, 1.5)]
     never = torch.full_like(late, 2)
-    assert streamed.delays(made, never) == [(8.0, 8.0), (16.0, 0.0)]
+    assert streamed.delays(made, never) == [(8.0, None), (16.0, 0.0)]
 
 
 def test_improvement_is_the_mean_over_pieces(made):
@@ -164,7 +164,7 @@ def test_the_command_writes_rows_sounds_and_a_picture(world, tmp_path, capsys):
         "router",
         "best_fixed",
         "random",
-        "delay",
+        "missed",
         "switches",
         "ms_route",
         "listens",

@@ -16,7 +16,7 @@ from tombola.executors import AtOnce
 from tombola.experiments import Experiment, Finished, experiment
 from tombola.journal import Journal
 from tombola.methods import method
-from tombola.outcome import carry_out, is_done, levels
+from tombola.outcome import carry_out, is_done, levels, mend
 from tombola.pipeline import Pipeline
 from tombola.randomness import generator
 from tombola.records import read_config, read_records
@@ -120,7 +120,10 @@ class Order:
             for name in run.config["methods"]:
                 for sparsity in levels(pipeline, name):
                     if is_done(pipeline, name, sparsity):
-                        yield f"{name} at {sparsity:.0%}: done before"
+                        mended = mend(pipeline, name, sparsity)
+                        yield f"{name} at {sparsity:.0%}: " + (
+                            "ticket file mended" if mended else "done before"
+                        )
                         continue
                     outcome = carry_out(pipeline, name, sparsity)
                     samples = {m.name: m.value for m in outcome.metrics if m.name.startswith("samples")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from tombola import storage
 from tombola.analysis.similarity import kappa
-from tombola.errors import TombolaError, unknown
+from tombola.errors import TicketFileError, TombolaError, unknown
 from tombola.function import Theta
 from tombola.masks import MaskSet
 from tombola.methods import Method, dense, method
@@ -70,10 +71,8 @@ class Outcome:
 
 def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
     """Search, train, finish, judge and save one method at one sparsity."""
-    chosen, label = method(name), f"{name}-{sparsity}"
-    pipeline = pipeline.told if chosen.told else pipeline
-    late = pipeline.settings.rewind
-    pipeline = pipeline.under(name, chosen.changes) if chosen.changes else pipeline
+    chosen, label, late = method(name), f"{name}-{sparsity}", pipeline.settings.rewind
+    pipeline = _variant(pipeline, name)
     masks = chosen.mask_set(pipeline, sparsity)
     models, seen = _train(pipeline, chosen, masks, label, sparsity, late)
     similarity = _similarity(pipeline, name, sparsity, masks)
@@ -125,6 +124,33 @@ def levels(pipeline: Pipeline, name: str) -> list[float]:
 def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
     """Whether this outcome is in the journal already."""
     return pipeline.journal.facts(f"judge-{name}-{sparsity}") is not None
+
+
+def mend(pipeline: Pipeline, name: str, sparsity: float) -> bool:
+    """Write ticket files of a finished outcome again that are missing or damaged; whether there were any."""
+    chosen, label, late = method(name), f"{name}-{sparsity}", pipeline.settings.rewind
+    names = [""] if chosen.shared else pipeline.partition.names
+    if all(_sound(pipeline.journal.file(_file(label, name))) for name in names):
+        return False
+    pipeline = _variant(pipeline, name)
+    models, _ = _train(pipeline, chosen, chosen.mask_set(pipeline, sparsity), label, sparsity, late)
+    for model in models:
+        _save(pipeline, model, label, len(models))
+    return True
+
+
+def _sound(path: Path | None) -> bool:
+    try:
+        return path is None or bool(storage.read(path))
+    except TicketFileError:
+        return False
+
+
+def _variant(pipeline: Pipeline, name: str) -> Pipeline:
+    """What a method runs on: told the context, or under settings of its own."""
+    chosen = method(name)
+    pipeline = pipeline.told if chosen.told else pipeline
+    return pipeline.under(name, chosen.changes) if chosen.changes else pipeline
 
 
 def _train(
@@ -198,10 +224,13 @@ def counts(models: list[TicketModel], pipeline: Pipeline) -> list[Metric]:
     return [Metric(name, float(value)) for name, value in values.items()]
 
 
+def _file(label: str, ticket: str = "") -> str:
+    return f"{label}-{ticket}.tickets" if ticket else f"{label}.tickets"
+
+
 def _save(pipeline: Pipeline, model: TicketModel, label: str, models: int) -> int:
     """The bytes of a ticket file, written if there is a place; masks plain, so equal on every machine."""
-    name = f"{label}.tickets" if models == 1 else f"{label}-{model.names[0]}.tickets"
-    path = pipeline.journal.file(name)
+    path = pipeline.journal.file(_file(label, "" if models == 1 else model.names[0]))
     if path is not None:
         return model.save(path, coding="plain")
     private = {ticket: model.private_state(ticket) for ticket in model.names}

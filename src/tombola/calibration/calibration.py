@@ -68,6 +68,10 @@ class Calibration:
         self.tensors: dict[str, Tensor] = {}
         self.made_for: str | None = None
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"Calibration({options})" + (f" of {', '.join(self.names)}" if self.names else "")
+
     # -- fitting ----------------------------------------------------------------------------------
 
     def fit(self, tickets: Tickets, data: Data, partition: Partition) -> Self:
@@ -85,6 +89,11 @@ class Calibration:
         if objective == "OneVsRest":
             self.fit_scores(own_scores(tickets, data, "validation"), members_SK, tickets.names)
         elif objective == "Classification":
+            if self.options != Calibration().options:
+                raise CalibrationError(
+                    "classes within a context get a temperature: method, coupling, target and miss are for "
+                    "one-vs-rest tickets; use Calibration()"
+                )
             self._fit_temperatures(tickets, data, members_SK)
         else:
             raise CalibrationError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from tombola import storage
 from tombola.commands.options import Flag
@@ -16,6 +17,8 @@ from tombola.experiments import experiment
 from tombola.report.tables import Table
 from tombola.terminal import show
 from tombola.tickets import TicketModel, load
+
+FEW = 16  # numbers that fit into a line
 
 
 def predict(
@@ -69,7 +72,7 @@ def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[
     rows = []
     for i in range(len(x)):
         number = None if found.answer_B is None else int(found.answer_B[i])
-        answer: Any = number
+        answer: Any = number if number is not None else _few(found.outputs, i)
         if against_rest and K > 1 and number is not None:
             answer = tickets.names[number] if ticket is None else ("yes" if number else "no")
         rows.append(
@@ -85,6 +88,13 @@ def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[
     return rows
 
 
+def _few(outputs: Any, i: int) -> list[float] | None:
+    """The output for sample i where it is the answer and short, as a colour is; None for a sound."""
+    if not isinstance(outputs, Tensor) or outputs[i].numel() > FEW:
+        return None
+    return [float(value) for value in outputs[i].flatten()]
+
+
 def _tell(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
@@ -92,4 +102,6 @@ def _tell(line: str) -> None:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, list):
+        return " ".join(f"{each:.3f}" for each in value)
     return f"{value:.2f}" if isinstance(value, float) else str(value)

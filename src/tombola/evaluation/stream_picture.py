@@ -62,9 +62,12 @@ def _picture(found: Streamed, file: Path, title: str) -> Path:
 
 
 def _words(found: Streamed) -> str:
-    waits = ", ".join(f"{wait:.1f} s after {at:.0f} s" for at, wait in found.delays)
-    right = found.values["routing_accuracy"]
-    return f"right ticket {right:.0%} of the time; the ticket of a new scene came {waits}"
+    waits = [
+        f"change at {at:.0f} s: its ticket "
+        + ("never came" if wait is None else f"first came {wait:.1f} s later")
+        for at, wait in found.delays
+    ]
+    return "; ".join([f"right ticket {found.values['routing_accuracy']:.0%} of the time", *waits])
 
 
 def _decibels(wave: Tensor) -> NDArray[np.float32]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tombola.report.rows import Row
-from tombola.report.tables import Format, Table, decibel, share, whole
+from tombola.report.tables import Format, Table, decibel, decimal, share, whole
 
 WHO = {"oracle": "oracle", "router": "router", "best_fixed": "fixed", "random": "random"}
 VALUES = {
@@ -13,6 +13,7 @@ VALUES = {
     "switches": ("switches", whole),
     "true_switches": ("changes", whole),
     "delay": ("late, s", decibel),
+    "missed": ("missed", decimal),
     "ms_route": ("ms route", decibel),
     "ms_ticket": ("ms ticket", decibel),
     "ms_wait": ("ms wait", whole),

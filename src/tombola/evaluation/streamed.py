@@ -58,15 +58,16 @@ class Streamed:
     sounds: dict[str, Tensor]
     values: dict[str, float]
     who: dict[str, float]
-    delays: list[tuple[float, float]]
+    delays: list[tuple[float, float | None]]
 
 
 def measure(world: World, tickets: TicketModel, snr: float, seconds: int, seed: int) -> Streamed:
     """Enhance a recording of test data, all scenes one after another, and say how well the router followed.
 
     Values: ``routing_accuracy``, the share of time in which the right ticket is at work; ``switches`` and
-    ``true_switches``; ``delay``, the mean time in seconds from a change of scene until its ticket answers;
-    ``ms_route`` and ``ms_ticket``, processor time for a block of half a second, medians.
+    ``true_switches``; ``delay``, the mean time in seconds from a change of scene until its ticket first
+    answers, where it does; ``missed``, changes after which it never does; ``ms_route`` and ``ms_ticket``,
+    processor time for a block of half a second, medians.
     """
     K = len(tickets.names)
     held = [
@@ -88,11 +89,13 @@ def measure(world: World, tickets: TicketModel, snr: float, seconds: int, seed: 
     ]
     random = [improvement(made, speech_stream.joined(blocks, who)) for who in drawn]
     late = delays(made, who_I)
+    came = [waited for _, waited in late if waited is not None]
     values = {
         "routing_accuracy": float((who_I == truth_I).double().mean()),
         "switches": window.switches,
         "true_switches": len(late),
-        "delay": sum(seconds for _, seconds in late) / max(len(late), 1),
+        **({"delay": sum(came) / len(came)} if came else {}),
+        "missed": len(late) - len(came),
         **_times(tickets, made, choice),
     }
     heard = {
@@ -122,17 +125,17 @@ def improvement(made: Recording, sound_T: Tensor) -> float:
     return float((audio.si_snr(sound, clean) - audio.si_snr(noisy, clean)).mean())
 
 
-def delays(made: Recording, who_I: Tensor) -> list[tuple[float, float]]:
+def delays(made: Recording, who_I: Tensor) -> list[tuple[float, float | None]]:
     """For each change of scene: when it was, and how much later its ticket was first at work, in seconds.
 
-    A scene whose ticket never came counts with its whole length.
+    None for a scene whose ticket never came.
     """
     truth_I, found = made.scene_I(), []
     changes = [round(at * audio.RATE / STEP) for at in made.changes()]
     for begin, end in zip(changes, [*changes[1:], len(truth_I)], strict=True):
         right = (who_I[begin:end] == truth_I[begin]).nonzero()
-        waited = int(right[0]) if len(right) else end - begin
-        found.append((begin * STEP / audio.RATE, waited * STEP / audio.RATE))
+        waited = int(right[0]) * STEP / audio.RATE if len(right) else None
+        found.append((begin * STEP / audio.RATE, waited))
     return found
 
 

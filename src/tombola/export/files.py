@@ -81,12 +81,21 @@ def write_program(path: Path, module: nn.Module, form: str, example: Tensor) -> 
 
     Raises:
         MissingExtra: ONNX without the extra ``onnx``.
+        UsageError: the network cannot take the example.
         TombolaError: the network cannot be exported, or what came out computes something else.
         OSError: it cannot be written, for lack of room too; an older file stays as it was.
     """
     x = torch.cat([example] * 2)[:2].contiguous()
     with in_mode(module, training=False):
-        if not isinstance(module(x), Tensor):
+        try:
+            plain = module(x)
+        except (RuntimeError, IndexError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"the network cannot take a sample of shape {list(x.shape[1:])} ({reason}): --shape is "
+                "that of one sample, without the batch"
+            ) from None
+        if not isinstance(plain, Tensor):
             raise TombolaError(f"{form} is written for networks of one tensor, and this one returns several")
         content, run = (_onnx if form == "onnx" else _exported)(module, x)
         for inputs in (x, torch.cat([x, x.flip(0), x])):

@@ -51,7 +51,13 @@ def _fitted(header: Mapping[str, Any]) -> dict[str, Any]:
     router, calibration = parts["router"], parts["calibration"]
     return {
         "router": router and {"kind": router["kind"], **router.get("options", {})},
-        "calibration": calibration and {"of": calibration["about"], **calibration["options"]},
+        "calibration": calibration
+        and {
+            "of": calibration["about"],
+            **(
+                calibration["options"] if calibration["about"] == "one_vs_rest" else {"method": "temperature"}
+            ),
+        },
     }
 
 

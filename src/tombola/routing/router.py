@@ -94,6 +94,11 @@ class Router(ABC):
         self.shallow: Shallow | None = None
         self.made_for: str | None = None
 
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        fitted = f", for {', '.join(self.names)}" if self.names else ""
+        return f"{type(self).__name__}({options}{fitted})"
+
     # -- fitting ----------------------------------------------------------------------------------
 
     @torch.no_grad()

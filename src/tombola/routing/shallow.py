@@ -58,7 +58,9 @@ class Shallow:
         order = called(tickets.backbone, core(tickets), few)
         if not order:
             raise RouterError("the network has no layers (modules with weights) that could be read")
-        depth = min(depth or -(-len(order) // 3), len(order) - 1)
+        if depth >= len(order):
+            raise RouterError(f"depth={depth}: only {len(order) - 1} layers lie before the last one")
+        depth = depth or min(-(-len(order) // 3), len(order) - 1)
         taps = list(dict.fromkeys([order[min(1, depth)], order[depth]]))
         for name in order[:depth]:
             _check_core(tickets, name)

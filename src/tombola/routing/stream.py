@@ -39,6 +39,9 @@ class Window:
         self.size, self.margin = size, margin
         self.reset()
 
+    def __repr__(self) -> str:
+        return f"Window(size={self.size}, margin={self.margin:g})"
+
     def reset(self) -> None:
         """Forget the past."""
         self._past: deque[Tensor] = deque(maxlen=self.size)
