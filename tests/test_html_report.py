@@ -254,6 +254,17 @@ def test_headline_figures_stand_first(three):
     assert (like.ahead.mark, like.ahead.text[0]) == ("up", "+")
 
 
+def test_a_headline_has_the_rival_and_the_subject_over_the_same_runs(three):
+    found = gather(("cifar10", "quick"), three)
+    key = ("imp", 0.5, "like_for_like", "auc", "")
+    found.values[key] = dict(list(found.values[key].items())[:1])
+    (unit,) = found.values[key]
+    like = section(found, rows(three), Shelf()).chapters[0].blocks[1].cards[1].lines[1]
+    assert like.label.endswith("(1 of 3 runs)")
+    assert like.value == share(found.values[("rtl", *key[1:])][unit])
+    assert like.beside == [("imp", share(found.values[key][unit]))]
+
+
 def test_equal_records_give_equal_bytes(three, tmp_path):
     write_report([tmp_path / "runs"], tmp_path / "a.html")
     made = write_report(reversed(three), tmp_path / "b.html")

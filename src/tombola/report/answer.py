@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tombola.methods import METHODS
 from tombola.report.blocks import Block, Card, Cards, Cell, Line, Mark, Standings, Words
 from tombola.report.findings import Findings, spread
+from tombola.report.rows import Unit
 from tombola.report.tables import LIKE
 from tombola.report.verdicts import Ahead, Headline, Paper, Verdict, headlines, verdicts
 
@@ -52,22 +53,33 @@ def cards(found: Findings, made: Sequence[Verdict], paper: Paper) -> list[Card]:
 def _line(
     found: Findings, headline: Headline, s: float, against: Verdict | None, paper: Paper
 ) -> Line | None:
-    """The value; beside it the paper's figure, and the rival unless the reading is the paper's."""
-    measured = _shown(found, headline, found.subject, s)
-    if not measured:
+    """The value; beside it the paper's figure, and the rival unless the reading is the paper's.
+
+    Where the rival has not all runs, both values are of those that both have, as their difference is.
+    """
+    ours = _values(found, headline, found.subject, s)
+    if not ours:
         return None
+    measured = _shown(headline, ours)
     printed = paper.get((found.subject, s), {}).get(headline.metric) if headline.reading != LIKE else None
     beside = [] if printed is None else [("the paper", headline.fmt(printed))]
     ahead = next((a for a in against.ahead if a.sparsity == s), None) if against else None
     if against is None or ahead is None or (printed is not None and headline.reading == "paper"):
         return Line(headline.title, measured, beside)
-    theirs = _shown(found, headline, against.theirs, s) or _shown(found, headline, against.theirs, 0.0)
+    theirs = _values(found, headline, against.theirs, s) or _values(found, headline, against.theirs, 0.0)
+    both = [unit for unit in ours if unit in theirs]
+    title = headline.title + (f" ({len(both)} of {len(ours)} runs)" if len(both) < len(ours) else "")
+    pair = [_shown(headline, {unit: values[unit] for unit in both}) for values in (ours, theirs)]
     difference = Cell(ahead.measured.mean_and_interval(headline.signed), _mark(ahead))
-    return Line(headline.title, measured, [*beside, (against.theirs, theirs)], difference)
+    return Line(title, pair[0], [*beside, (against.theirs, pair[1])], difference)
 
 
-def _shown(found: Findings, headline: Headline, method: str, sparsity: float) -> str:
-    measured = spread(found.values.get((method, sparsity, headline.reading, headline.metric, ""), {}))
+def _values(found: Findings, headline: Headline, method: str, sparsity: float) -> Mapping[Unit, float]:
+    return found.values.get((method, sparsity, headline.reading, headline.metric, ""), {})
+
+
+def _shown(headline: Headline, values: Mapping[Unit, float]) -> str:
+    measured = spread(values)
     return "" if measured is None else headline.fmt(measured.mean)
 
 
