@@ -83,7 +83,10 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise TicketFileError(f"{path} is a safetensors file, but was not written by Tombola")
     seal, _, header = metadata[KEY].partition(" ")
     if seal != _seal(tensors, header):
-        raise TicketFileError(f"{path} was altered since it was written: its content does not match its hash")
+        raise TicketFileError(
+            f"{path} was altered since it was written: its content does not match its hash; "
+            "tombola resume writes ticket files of a run again"
+        )
     facts: dict[str, Any] = json.loads(header)
     return tensors, facts
 
