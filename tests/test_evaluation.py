@@ -225,7 +225,7 @@ def test_pages_are_written_twice_alike_and_keep_words_and_other_rows(run, capsys
         (["--set", "mix=2"], "say which with --router"),
         (["--router", "gate", "--set", "mix"], "NAME=VALUE"),
         (["--sparsity", "0.4"], "no sparsity of rtl"),
-        (["--method", "imp"], "nothing to route"),
+        (["--method", "imp"], "imp has a single network"),
         (["--method", "twin"], "holds no tickets/twin-"),
         (["--write", "page.html"], "Markdown"),
     ],
@@ -234,6 +234,16 @@ def test_bad_arguments_are_one_line(arguments, words, run, capsys):
     with pytest.raises(SystemExit) as left:
         main(["route", str(run), *arguments])
     assert left.value.code in (1, 2)
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [(["--method", "imp"], "imp has a single network"), (["--sparsity", "0.4"], "no sparsity of rtl")],
+)
+def test_calibrate_names_what_has_no_tickets_as_route_does(arguments, words, run, capsys):
+    with pytest.raises(SystemExit):
+        main(["calibrate", str(run), *arguments])
     assert words in capsys.readouterr().err
 
 

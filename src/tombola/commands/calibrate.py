@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tombola.calibration import Calibration
 from tombola.commands.options import Flag, Numbers, apart
-from tombola.errors import CalibrationError, RunError, UsageError
+from tombola.errors import CalibrationError, UsageError
 from tombola.evaluation.precision import measure, scores, single_recall, within
 from tombola.evaluation.precision_tables import tables
 from tombola.evaluation.summary import over_seeds
@@ -83,9 +83,7 @@ def calibrate(
         if not isinstance(world.objective, OneVsRest | Classification):
             raise UsageError(f"{path}: {type(world.objective).__name__} tickets give no probabilities")
         for level in sparsity or world.sparsities(method):
-            tickets = world.tickets(method, level)
-            if tickets is None:
-                raise RunError(f"{path} holds no tickets/{method}-{level}.tickets")
+            tickets = world.of_subsets(method, level)
             values += _one(world, method, level, tickets, wished)
             if save is not None:
                 sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")

@@ -78,12 +78,7 @@ def route(
 def _one(
     world: World, method: str, level: float, wanted: dict[str, dict[str, Any]], save: Path | None
 ) -> list[Row]:
-    tickets = world.tickets(method, level)
-    if tickets is None:
-        known = [f"{s:g}" for s in world.sparsities(method)]
-        raise UsageError(unknown(f"sparsity of {method} in {world.path}", f"{level:g}", known))
-    if len(tickets.names) < 2:
-        raise UsageError(f"{method} has a single network: there is nothing to route")
+    tickets = world.of_subsets(method, level)
     found = {name: world.tickets(name, 0.0 if name == "dense" else level) for name in SINGLE}
     single = {name: t for name, t in found.items() if t is not None}
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from tombola.commands.options import Flag, Numbers, Words, apart
 from tombola.commands.route import fitted_options
-from tombola.errors import RunError, UsageError
+from tombola.errors import UsageError
 from tombola.evaluation.stream_picture import write as draw
 from tombola.evaluation.stream_tables import tables
 from tombola.evaluation.streamed import Streamed, measure
@@ -77,11 +77,7 @@ def stream(
         if not isinstance(world.objective, Enhancement):
             raise UsageError(f"{path}: stream enhances sound, and this is a run of {world.experiment}")
         for level in sparsity or world.sparsities(method):
-            tickets = world.tickets(method, level)
-            if tickets is None:
-                raise RunError(f"{path} holds no tickets/{method}-{level}.tickets")
-            if len(tickets.names) < 2:
-                raise UsageError(f"{method} has a single network: there is nothing to choose")
+            tickets = world.of_subsets(method, level)
             tickets.router = router_of(router, **options[router]).fit(tickets, world.data, world.partition)
             found = measure(world, tickets, snr, seconds, seed)
             values += _rows(world, method, level, router, found)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tombola import storage
 from tombola.data import SPLITS, Data
-from tombola.errors import RunError
+from tombola.errors import RunError, UsageError, unknown
 from tombola.evaluation.answers import Answers
 from tombola.evaluation.inputs import described
 from tombola.fitted import take_over
@@ -56,6 +56,23 @@ class World:
         """The tickets of one outcome; None if the run has none."""
         file = self.path / "tickets" / f"{method}-{sparsity}.tickets"
         return load(file, self.backbone) if file.is_file() else None
+
+    def of_subsets(self, method: str, sparsity: float) -> TicketModel:
+        """The tickets of one outcome, one per subset.
+
+        Raises:
+            UsageError: the run has none at this sparsity, or the method has a single network.
+        """
+        tickets = self.tickets(method, sparsity)
+        if tickets is None:
+            known = [f"{s:g}" for s in self.sparsities(method)]
+            raise UsageError(unknown(f"sparsity of {method} in {self.path}", f"{sparsity:g}", known))
+        if len(tickets.names) < 2:
+            raise UsageError(
+                f"{method} has a single network, which is measured beside tickets in any case: name a method "
+                "with a ticket per subset"
+            )
+        return tickets
 
     def sparsities(self, method: str) -> list[float]:
         """At which sparsities the run has tickets of a method.
