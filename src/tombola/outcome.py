@@ -129,7 +129,7 @@ def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
 def mend(pipeline: Pipeline, name: str, sparsity: float) -> bool:
     """Write ticket files of a finished outcome again that are missing or damaged; whether there were any."""
     chosen, label, late = method(name), f"{name}-{sparsity}", pipeline.settings.rewind
-    names = [""] if chosen.shared else pipeline.partition.names
+    names = [""] if chosen.shared or len(pipeline.partition) == 1 else pipeline.partition.names
     if all(_sound(pipeline.journal.file(_file(label, name))) for name in names):
         return False
     pipeline = _variant(pipeline, name)
