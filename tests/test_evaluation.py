@@ -20,6 +20,7 @@ from tombola.evaluation.windows import HOLD, stream
 from tombola.evaluation.world import open_run
 from tombola.objectives import Enhancement, OneVsRest
 from tombola.randomness import generator
+from tombola.report.inspect import describe
 from tombola.report.page import made_by, put_tables
 from tombola.report.tables import Table
 from tombola.routing import PrototypeRouter
@@ -320,8 +321,10 @@ def test_calibrating_a_run_saves_copies_and_leaves_the_run(runs, capsys, tmp_pat
     assert named["ticket"] == "eight"
 
 
-def test_classes_within_contexts_are_calibrated_by_temperature(run, capsys):
-    rows = rows_of(capsys, "calibrate", run)
+def test_classes_within_contexts_are_calibrated_by_temperature(run, capsys, tmp_path):
+    rows = rows_of(capsys, "calibrate", run, "--save", tmp_path)
+    (file,) = tmp_path.rglob("rtl-*.tickets")
+    assert describe(file)["calibration"] == {"of": "classes", "method": "temperature"}
     found = {(r["reading"], r["metric"]): r["mean"] for r in rows}
     assert found["plain", "accuracy"] == found["temperature", "accuracy"]
     assert {metric for _, metric in found} == {"accuracy", "ece", "brier"}

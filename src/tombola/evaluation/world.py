@@ -62,6 +62,7 @@ class World:
 
         Raises:
             UsageError: the run has none at this sparsity, or the method has a single network.
+            RunError: the run has none of the method.
         """
         tickets = self.tickets(method, sparsity)
         if tickets is None:

@@ -45,19 +45,20 @@ def describe(path: Path | str) -> dict[str, Any]:
     }
 
 
+def _used(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a calibration; classes within a context get a temperature, whatever these say."""
+    if calibration["about"] == "one_vs_rest":
+        return dict(calibration["options"])
+    return {"method": "temperature"}
+
+
 def _fitted(header: Mapping[str, Any]) -> dict[str, Any]:
     """What chooses the ticket and what makes probabilities, with their options; None where nothing does."""
     parts = {name: header.get("parts", {}).get(name) for name in ("router", "calibration")}
     router, calibration = parts["router"], parts["calibration"]
     return {
         "router": router and {"kind": router["kind"], **router.get("options", {})},
-        "calibration": calibration
-        and {
-            "of": calibration["about"],
-            **(
-                calibration["options"] if calibration["about"] == "one_vs_rest" else {"method": "temperature"}
-            ),
-        },
+        "calibration": calibration and {"of": calibration["about"], **_used(calibration)},
     }
 
 
