@@ -117,6 +117,13 @@ def test_a_bad_argument_is_status_2_and_one_line(arguments, named, capsys, tmp_p
     assert not list(tmp_path.iterdir())
 
 
+def test_a_file_in_the_way_of_a_run_is_status_1_and_one_line(capsys, tmp_path):
+    (tmp_path / "runs").write_text("mine")
+    found = bad(capsys, 1, "run", "digits", "--method", "imp", *TINY, "--out", tmp_path / "runs")
+    assert "a file is in the way" in found
+    assert (tmp_path / "runs").read_text() == "mine"
+
+
 def test_bad_threads_are_refused_when_resuming_too(runs, capsys):
     assert "--threads" in bad(capsys, 2, "resume", runs / "seed0", "--threads", "0")
 
@@ -239,6 +246,20 @@ def test_compare_writes_a_page_and_its_twin_and_keeps_the_words(runs, tmp_path, 
     assert "| rtl | 50% | 2 |" in text
     assert "yesterday" not in text
     assert json.loads(page.with_suffix(".json").read_text()) == json.loads(out)
+
+
+def test_compare_shows_the_methods_that_are_named_beside_what_the_page_has(runs, tmp_path, capsys):
+    page = tmp_path / "digits.md"
+    _, all_rows, _ = call(capsys, "compare", runs, "--write", page, "--json")
+    kept = [row for row in json.loads(page.with_suffix(".json").read_text()) if row["method"] == "imp"]
+    for row in kept:
+        row["mean"] = 7.0  # as if they were of runs that lie elsewhere
+    page.with_suffix(".json").write_text(json.dumps(kept))
+    _, out, _ = call(capsys, "compare", runs, "--method", "rtl", "--write", page, "--json")
+    assert json.loads(out) == [row for row in json.loads(all_rows) if row["method"] == "rtl"]
+    assert any(row["metric"] == "auc_lead" for row in json.loads(out))  # of imp, which is not shown
+    assert json.loads(page.with_suffix(".json").read_text()) == json.loads(out) + kept
+    assert "did you mean 'imp'" in bad(capsys, 2, "compare", runs, "--method", "imp_")
 
 
 def test_compare_refuses_a_page_without_marks(runs, tmp_path, capsys):

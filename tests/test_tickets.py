@@ -271,6 +271,14 @@ def test_inputs_of_another_dtype_name_both(tickets, x, dtype, ask):
         tickets(x.to(dtype), ticket=ask)
 
 
+def test_inputs_of_another_shape_than_in_training_name_both():
+    masks = MaskSet.dense(Layout(("weight",), ((3, 4),)), ["a", "b"])
+    tickets = TicketModel(nn.Linear(4, 3), masks, facts={"shape": [4]})
+    with pytest.raises(TombolaError, match=r"x is \[2, 5\], tickets were trained on \[batch, 4\], and"):
+        tickets(torch.zeros(2, 5), ticket="a")
+    assert tickets(torch.zeros(2, 7, 4), ticket="a").shape == (2, 7, 3)  # the network can take that one
+
+
 def test_other_failures_of_the_network_are_passed_on(tickets, x):
     with pytest.raises(RuntimeError, match="channels"):
         tickets(torch.rand(7, 2, 6, 6), ticket="top")

@@ -18,7 +18,10 @@ def claim(path: Path) -> TextIO:
     Raises:
         RunError: the directory belongs to something else, or to a live process.
     """
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RunError(f"{path} cannot be a directory, a file is in the way: choose another") from None
     strangers = any(not file.name.startswith(".") for file in path.iterdir())
     if strangers and not (path / "config.yaml").exists():
         raise RunError(f"{path} is not empty and no run: choose another directory")

@@ -154,12 +154,14 @@ class Data:
         validation: float = 0.1,
         test: float = 0.2,
         seed: int = 0,
-        **options: Any,
+        prepare: Callable[[Tensor], Tensor] = same,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     ) -> Data:
         """Split arrays or tensors at random into train, validation and test.
 
-        ``validation`` and ``test`` are shares; ``options`` are ``prepare`` and ``augment``. float64
-        becomes float32 (see `Split`); integers that are no token numbers need ``prepare=Tensor.float``.
+        ``validation`` and ``test`` are shares; ``columns`` hold what subsets are made of, a value per sample
+        each. float64 becomes float32 (see `Split`); integers that are no token numbers need
+        ``prepare=Tensor.float``.
 
         >>> data = Data.of(torch.rand(100, 8), torch.arange(100) % 2, validation=0.1, test=0.2)
         >>> len(data.train), len(data.validation), len(data.test)
@@ -179,7 +181,7 @@ class Data:
             )
         order = torch.randperm(len(whole), generator=generator(seed, "split"))
         val, tst, trn = order.split([*parts, len(whole) - sum(parts)])
-        return cls(whole.take(trn), whole.take(val), whole.take(tst), **options)
+        return cls(whole.take(trn), whole.take(val), whole.take(tst), prepare, augment)
 
     @classmethod
     def from_dataset(cls, dataset: Any, **options: Any) -> Data:

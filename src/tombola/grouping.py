@@ -80,13 +80,27 @@ def _put_back(outputs: list[Any], back: Tensor) -> Any:
 
 
 @contextmanager
-def dtypes_named(x: Tensor, dtype: torch.dtype) -> Iterator[None]:
-    """Inputs of another dtype than the network's: an error that names both, in place of torch's."""
+def inputs_named(x: Tensor, dtype: torch.dtype, shape: Sequence[int] | None) -> Iterator[None]:
+    """Inputs of another dtype or shape than the network's: an error that names both, in place of torch's.
+
+    Args:
+        x: inputs ``[B, ...]``.
+        dtype: of the network.
+        shape: of one sample in training, where that is known. Another shape is no error by itself: many
+            networks take several.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if x.dtype == dtype or "type" not in str(error):
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if x.dtype != dtype and "type" in str(error):
+            raise TombolaError(
+                f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({reason})"
+            ) from None
+        if shape is None or list(x.shape[1:]) == list(shape):
             raise
+        sizes = ", ".join(map(str, shape))
         raise TombolaError(
-            f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({str(error).splitlines()[0]})"
+            f"x is {list(x.shape)}, tickets were trained on [batch, {sizes}], and the network cannot take "
+            f"another shape ({reason})"
         ) from None

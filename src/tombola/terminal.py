@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def work(
                 if (path / "config.yaml").exists():
                     display.say(f"`tombola resume {path}`, or the same command, goes on from here")
                 raise
+
+
+@contextmanager
+def busy(where: str) -> Iterator[Callable[[str], None]]:
+    """A line that moves while this lasts, on a terminal; it says what it is told, and ``where`` before it."""
+    if not err_console.is_terminal:
+        yield lambda _: None
+        return
+    with err_console.status(where) as status:
+        yield lambda words: status.update(f"{where}: {words}")
 
 
 def runs_of(paths: Sequence[Path], command: str) -> list[Path]:

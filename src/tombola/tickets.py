@@ -20,7 +20,7 @@ from tombola import fitted, prediction, storage
 from tombola.device import device_of
 from tombola.errors import TombolaError, UnknownTicket
 from tombola.function import check_private, check_scope, parameters_of
-from tombola.grouping import asked, dtypes_named, grouped
+from tombola.grouping import asked, grouped, inputs_named
 from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.product import masked_parts, masked_weights, plain
@@ -98,15 +98,15 @@ class TicketModel(fitted.Holder):
 
         Raises:
             UnknownTicket: a name that is not there; the message lists those that are.
-            TombolaError: x is no tensor or of a dtype that the network does not take, ticket no names, or
-                neither a ticket nor a router is there.
+            TombolaError: x is no tensor or of a dtype or shape that the network does not take, ticket no
+                names, or neither a ticket nor a router is there.
         """
         if not isinstance(x, Tensor):
             raise TombolaError(f"x is {type(x).__name__}, not a tensor: pass torch.as_tensor(x)")
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
         routed = ticket is None and (len(self.names) > 1 or context is not None)
-        with dtypes_named(x, next(self.backbone.parameters()).dtype):
+        with inputs_named(x, next(self.backbone.parameters()).dtype, self.facts.get("shape")):
             if routed:
                 return self._routed(x, context)
             names = asked(ticket, self.names)

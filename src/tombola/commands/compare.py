@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tombola.commands.options import Flag
+from tombola.commands.options import Flag, Words
+from tombola.errors import UsageError, unknown
 from tombola.report.page import made_by
 from tombola.report.rows import rows as rows_of
 from tombola.report.tables import tables
@@ -13,6 +14,7 @@ from tombola.terminal import runs_of, show_rows
 
 def compare(
     *paths: Path,
+    method: Words = (),
     write: Path | None = None,
     json: Flag = False,
 ) -> None:
@@ -24,9 +26,18 @@ def compare(
     ----------
     paths: Path
         Run directories, or folders that hold some; seeds of one experiment are averaged.
+    method: tuple[str, ...]
+        Show these methods; what they are ahead of is taken from all that the runs have.
     write: Path
-        A Markdown page to put the tables into, with a JSON twin beside it.
+        A Markdown page to put the tables into, with a JSON twin beside it. Methods that are not shown keep
+        the rows that they have there.
     json: bool
         Print rows for machines instead of tables.
     """
-    show_rows(rows_of(runs_of(paths, "compare")), tables, json, write, made_by("compare"))
+    rows = rows_of(runs_of(paths, "compare"))
+    found = dict.fromkeys(row["method"] for row in rows)
+    for name in method:
+        if name not in found:
+            raise UsageError(unknown("method in these runs", name, found))
+    shown = [row for row in rows if not method or row["method"] in method]
+    show_rows(shown, tables, json, write, made_by("compare"))

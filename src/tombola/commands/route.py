@@ -18,7 +18,7 @@ from tombola.evaluation.world import World, open_run
 from tombola.report.page import made_by
 from tombola.report.rows import Row
 from tombola.routing import ROUTERS
-from tombola.terminal import err_console, runs_of, show_rows
+from tombola.terminal import busy, err_console, runs_of, show_rows
 
 
 def route(
@@ -85,7 +85,8 @@ def _one(
     def tell(word: str) -> None:
         err_console.print(f"{world.path}: {method} at {level:.0%}, {word}", highlight=False, soft_wrap=True)
 
-    values, made = measure(world, tickets, wanted, single, tell)
+    with busy(f"{world.path}: {method} at {level:.0%}") as now:
+        values, made = measure(world, tickets, wanted, single, tell, now)
     if save is not None:
         tickets.router = next(iter(made.values()))
         sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")

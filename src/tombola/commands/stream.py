@@ -20,7 +20,7 @@ from tombola.objectives import Enhancement
 from tombola.report.page import made_by
 from tombola.report.rows import Row
 from tombola.routing import router as router_of
-from tombola.terminal import err_console, runs_of, show_rows
+from tombola.terminal import busy, err_console, runs_of, show_rows
 
 
 def stream(
@@ -78,8 +78,12 @@ def stream(
             raise UsageError(f"{path}: stream enhances sound, and this is a run of {world.experiment}")
         for level in sparsity or world.sparsities(method):
             tickets = world.of_subsets(method, level)
-            tickets.router = router_of(router, **options[router]).fit(tickets, world.data, world.partition)
-            found = measure(world, tickets, snr, seconds, seed)
+            with busy(f"{path}: {method} at {level:.0%}") as now:
+                now(f"fitting the router {router}")
+                fitted = router_of(router, **options[router]).fit(tickets, world.data, world.partition)
+                tickets.router = fitted
+                now("enhancing recordings")
+                found = measure(world, tickets, snr, seconds, seed)
             values += _rows(world, method, level, router, found)
             if out is not None:
                 title = f"{world.experiment}, seed {world.seed}, {level:.0%} removed, mixed at {snr:g} dB"

@@ -48,6 +48,7 @@ def measure(
     wanted: Mapping[str, Mapping[str, Any]],
     single: Mapping[str, TicketModel],
     tell: Callable[[str], None],
+    now: Callable[[str], None] = lambda _: None,
 ) -> tuple[Values, dict[str, Router]]:
     """All values of one run at one sparsity, and the routers, fitted.
 
@@ -57,6 +58,7 @@ def measure(
         wanted: routers by the name of their row, with options; the name begins with the router's.
         single: networks for all contexts, by method.
         tell: is told of every router when it is measured.
+        now: is told what begins.
     """
     judge, leak = Judge.of(world, tickets), world.objective.context_is_answer
     title = "oracle (leakage: the context is the label)" if leak else "oracle"
@@ -65,11 +67,14 @@ def measure(
     looked: Looks = {}
     for who, options in wanted.items():
         kind = who.partition(",")[0]
+        now(f"{who}, fitting")
         made[who] = router(kind, **options).fit(tickets, world.data, world.partition, looked)
+        now(f"{who}, on test data")
         routed = over(made[who], tickets, world.data, "test")
         values += _router(who, made[who], routed, judge)
         values += rows({"router": who}, latency(made[who], tickets, world.data))
         tell(f"{who} sends {judge.right(routed.index_B):.1%} to the right ticket")
+    now("one ticket, a random ticket, one network")
     values += rows({"router": "best_fixed"}, judge.best_fixed())
     values += rows({"router": "random"}, judge.random())
     if not leak:  # where the context is the answer, `tombola calibrate` reads them beside coupled tickets

@@ -52,11 +52,13 @@ def enhance_file(
         tell: is told how far it is.
 
     Raises:
-        UsageError: an unknown ticket, or an output that is the source or lies in no folder.
+        UsageError: an unknown ticket, or an output that is no WAV file, is the source, or lies in no folder.
         DataError: no sound file, an empty one, or NaN in it.
     """
     ticket = _ticket(tickets, ticket)
     out = source.with_name(f"{source.stem}-{ticket}.wav") if out is None else out
+    if out.suffix.lower() != ".wav":
+        raise UsageError(f"WAV is written, so give -o NAME.wav: got {out}")
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent} to write {out.name} into")
     if out.exists() and source.exists() and out.samefile(source):

@@ -70,7 +70,7 @@ class Router(ABC):
         mix: 1, or 2: the outputs of the two likeliest tickets are mixed by their posteriors.
         depth: how many layers count as shallow; by default a third of them.
         bands: into how many parts the last axis is cut before features are pooled over it: 1 for images,
-            where it is a place, several for spectrograms, where it is a frequency.
+            where it is a place, several for spectrograms, where it is a frequency; no more than it is long.
         limit: at most so many samples of each context are read to fit it.
 
     Attributes:
