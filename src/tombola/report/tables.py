@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from tombola.report.rows import Row
 from tombola.report.shown import Shown
 
 Format = Callable[[float], str]
+_LEADING_ZERO = re.compile(r"^([+-]?)0\.")
 
 
 @dataclass(frozen=True)
@@ -34,10 +36,10 @@ class Table:
 def share(value: float) -> str:
     """A share with three digits, the leading zero dropped as in the paper.
 
-    >>> share(0.7813), share(1.0)
-    ('.781', '1.000')
+    >>> share(0.7813), share(1.0), share(-0.2)
+    ('.781', '1.000', '-.200')
     """
-    return f"{value:.3f}".removeprefix("0")
+    return _LEADING_ZERO.sub(r"\1.", f"{value:.3f}")
 
 
 def whole(value: float) -> str:
@@ -61,7 +63,7 @@ def signed_share(value: float) -> str:
     >>> signed_share(0.0213), signed_share(-0.2)
     ('+.021', '-.200')
     """
-    return f"{value:+.3f}".replace("0.", ".", 1)
+    return _LEADING_ZERO.sub(r"\1.", f"{value:+.3f}")
 
 
 def signed_decibel(value: float) -> str:
