@@ -354,7 +354,7 @@ def test_what_stands_in_for_the_data_is_named_and_has_no_figures_of_the_paper(tm
     other = write_run(tmp_path / "digits", 0, 0.5, "cifar100", source=None)
     real, standing_in = tables(rows([run]))[0], tables(rows([other]))[0]
     assert any(column.startswith("paper") for column in real.header)
-    assert "(on digits)" in standing_in.title
+    assert "(on digits)" in standing_in.of
     assert not any(column.startswith("paper") for column in standing_in.header)
 
 
@@ -374,7 +374,7 @@ def test_a_page_keeps_the_words_around_its_tables(three, tmp_path):
     page, found = tmp_path / "docs" / "cifar10.md", rows(three)
     put_tables(page, COMPARED, found, tables)
     first = page.read_text()
-    assert first.startswith(f"# cifar10\n\n{BEGIN}\n\n### cifar10, preset quick.")
+    assert first.startswith(f"# cifar10\n\n{BEGIN}\n\n### cifar10, preset quick\n\n#### The paper's reading")
     page.write_text(f"before\n{first}\nafter; the end mark is {END}\n")
     put_tables(page, COMPARED, found, tables)
     assert page.read_text() == f"before\n{first}\nafter; the end mark is {END}\n"

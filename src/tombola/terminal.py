@@ -23,7 +23,7 @@ from tombola.report.findings import expected
 from tombola.report.page import Place, put_tables
 from tombola.report.rows import Row, find_runs
 from tombola.report.rows import rows as rows_of
-from tombola.report.tables import Table, tables
+from tombola.report.tables import Table, tables, under_headings
 from tombola.storage import write_bytes
 
 # What is printed holds paths and names, in which square brackets are no markup.
@@ -95,8 +95,11 @@ def show(made: Iterable[Table], plain: Any, as_json: bool) -> None:
     if as_json:
         print_json(plain)
         return
-    for table in made:
-        out_console.print(table.rich())
+    for of, together in under_headings(made):
+        if of:
+            out_console.print(Text(f"\n{of}", "bold underline"))
+        for table in together:
+            out_console.print(table.rich())
 
 
 def show_rows(

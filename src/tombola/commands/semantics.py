@@ -14,7 +14,7 @@ from tombola.report import alignments
 from tombola.report.meaning_figure import draw
 from tombola.report.meanings import groups, meaning
 from tombola.report.page import place_of, put_tables
-from tombola.report.tables import Table
+from tombola.report.tables import Table, heading
 from tombola.storage import write_bytes
 from tombola.terminal import err_console, runs_of, show, to_json
 
@@ -82,7 +82,12 @@ def semantics(
         "power": chances,
         "names": {"tickets": list(of_names.names), "matrix": of_names.values_KK.tolist()},
     }
-    tables = [alignments.table(head, made, what), *_group_tables(grouped), _power_table(of_names, chances)]
+    of = heading(head)
+    tables = [
+        alignments.table(of, made, what),
+        *_group_tables(of, grouped),
+        _power_table(of, of_names, chances),
+    ]
     if figure is not None:
         draw(made, of_names, what, figure)
     if keep is not None:
@@ -109,18 +114,17 @@ def _grouped(states: list[alignments.Snapshot], known: Path | None) -> list[dict
     return rows
 
 
-def _group_tables(rows: list[dict[str, Any]]) -> list[Table]:
+def _group_tables(of: str, rows: list[dict[str, Any]]) -> list[Table]:
     body = []
     for row in rows:
         head = [alignments.SOURCES[row["source"]][1].partition(":")[0], row["depth"], f"{row['removed']:.1%}"]
         body.append([*head, f"{row['ami']:+.2f}", f"{row['chance95']:+.2f}", f"{row['p']:.3f}"])
     header = ["masks", "layers", "removed", "AMI", "95% of chance", "p"]
-    return [Table(f"Clusters of tickets against {rows[0]['what']}", header, body)] if rows else []
+    return [Table(f"Clusters of tickets against {rows[0]['what']}", header, body, of)] if rows else []
 
 
-def _power_table(names: Named, chances: dict[str, float]) -> Table:
+def _power_table(of: str, names: Named, chances: dict[str, float]) -> Table:
     K = len(names.names)
     title = f"Power: how often a test of {K} names ({K * (K - 1) // 2} pairs) finds a correlation, at p = .05"
-    return Table(
-        title, ["correlation", *chances], [["found", *(f"{share:.0%}" for share in chances.values())]]
-    )
+    found = ["found", *(f"{share:.0%}" for share in chances.values())]
+    return Table(title, ["correlation", *chances], [found], of)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tombola.report.rows import Row
-from tombola.report.tables import Table, decibel, share
+from tombola.report.tables import Table, decibel, heading, share
 
 Columns = list[tuple[str, str, Callable[[float], str]]]
 DECISIONS: Columns = [
@@ -32,20 +32,20 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     for head in dict.fromkeys((row["experiment"], row["preset"]) for row in rows):
         mine = [row for row in rows if (row["experiment"], row["preset"]) == head]
         plain = [row for row in mine if "recall" not in row and "bin" not in row]
-        name = f"{head[0]}, preset {head[1]}"
-        found.append(_table(f"{name}. Decisions, means over tickets", plain, DECISIONS))
-        found.append(_table(f"{name}. Probabilities", plain, PROBABILITIES))
+        of = heading(head)
+        found.append(_table(of, "Decisions, means over tickets", plain, DECISIONS))
+        found.append(_table(of, "Probabilities", plain, PROBABILITIES))
         curves = [{**row, "metric": f"{row['recall']:g}"} for row in mine if "recall" in row]
         recalls = list(dict.fromkeys(row["metric"] for row in curves))
-        found.append(_table(f"{name}. Precision at a recall of", curves, [(r, r, share) for r in recalls]))
+        found.append(_table(of, "Precision at a recall of", curves, [(r, r, share) for r in recalls]))
         bars = [{**r, "metric": f"{r['bin']:g}"} for r in mine if "bin" in r and r["metric"] == "observed"]
         bins = sorted({row["metric"] for row in bars}, key=float)
-        title = f"{name}. Reliability: how often yes was right where its probability was up to"
-        found.append(_table(title, bars, [(b, b, share) for b in bins]))
+        title = "Reliability: how often yes was right where its probability was up to"
+        found.append(_table(of, title, bars, [(b, b, share) for b in bins]))
     return [table for table in found if table.body]
 
 
-def _table(title: str, rows: Sequence[Row], columns: Columns) -> Table:
+def _table(of: str, title: str, rows: Sequence[Row], columns: Columns) -> Table:
     cells: dict[tuple[str, float, str], dict[str, Row]] = {}
     metrics = {metric for metric, _, _ in columns}
     for row in rows:
@@ -62,7 +62,8 @@ def _table(title: str, rows: Sequence[Row], columns: Columns) -> Table:
         ]
         for (method, sparsity, reading), cell in cells.items()
     ]
-    return Table(title, ["method", "sparsity", "reading", "seeds", *(label for _, label, _ in shown)], body)
+    header = ["method", "sparsity", "reading", "seeds", *(label for _, label, _ in shown)]
+    return Table(title, header, body, of)
 
 
 def _cell(row: Row | None, fmt: Callable[[float], str]) -> str:

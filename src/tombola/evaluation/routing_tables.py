@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from tombola.report.rows import Row
-from tombola.report.tables import Table, decibel, share, whole
+from tombola.report.tables import Table, decibel, heading, share, whole
 
 Format = Callable[[float], str]
 QUALITY: dict[str, tuple[str, Format]] = {
@@ -39,17 +39,17 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     found: list[Table] = []
     for head in dict.fromkeys((row["experiment"], row["preset"]) for row in rows):
         mine = [row for row in rows if (row["experiment"], row["preset"]) == head]
-        name = f"{head[0]}, preset {head[1]}"
-        found += _who(name, [row for row in mine if "window" not in row and "context" not in row])
-        found.append(_windows(name, [row for row in mine if "window" in row]))
+        of = heading(head)
+        found += _who(of, [row for row in mine if "window" not in row and "context" not in row])
+        found.append(_windows(of, [row for row in mine if "window" in row]))
         for sparsity in dict.fromkeys(row["sparsity"] for row in mine):
             found += _confusions(
-                name, sparsity, [r for r in mine if "context" in r and r["sparsity"] == sparsity]
+                of, sparsity, [r for r in mine if "context" in r and r["sparsity"] == sparsity]
             )
     return [table for table in found if table.body]
 
 
-def _who(name: str, rows: Sequence[Row]) -> list[Table]:
+def _who(of: str, rows: Sequence[Row]) -> list[Table]:
     """How well each answers, and what choosing costs: two tables, so that each fits a terminal."""
     cells: dict[tuple[float, str], dict[str, Row]] = {}
     for row in rows:
@@ -68,8 +68,8 @@ def _who(name: str, rows: Sequence[Row]) -> list[Table]:
         ["who", "cut", *(c[1] for c in costs)],
     )
     return [
-        Table(f"{name}. Who chooses the ticket", header, well),
-        Table(f"{name}. What choosing costs", [*more, "passes"], dear),
+        Table("Who chooses the ticket", header, well, of),
+        Table("What choosing costs", [*more, "passes"], dear, of),
     ]
 
 
@@ -86,7 +86,7 @@ def _passes(who: str) -> str:
     }.get(kind, "")
 
 
-def _windows(name: str, rows: Sequence[Row]) -> Table:
+def _windows(of: str, rows: Sequence[Row]) -> Table:
     cells: dict[tuple, dict[str, Row]] = {}
     for row in rows:
         if row["router"] not in SHOWN:
@@ -108,10 +108,10 @@ def _windows(name: str, rows: Sequence[Row]) -> Table:
         for (sparsity, who, size, margin), cell in cells.items()
     ]
     header = ["router", "cut", "size", "lead", *(label for _, label, _ in columns), "moves"]
-    return Table(f"{name}. A stream in which each context lasts for 32 samples", header, body)
+    return Table("A stream in which each context lasts for 32 samples", header, body, of)
 
 
-def _confusions(name: str, sparsity: float, rows: Sequence[Row]) -> list[Table]:
+def _confusions(of: str, sparsity: float, rows: Sequence[Row]) -> list[Table]:
     found = []
     for who in dict.fromkeys(row["router"] for row in rows):
         mine = [row for row in rows if row["router"] == who]
@@ -120,8 +120,8 @@ def _confusions(name: str, sparsity: float, rows: Sequence[Row]) -> list[Table]:
         to = list(dict.fromkeys(row["ticket"] for row in mine))
         shares = {(row["context"], row["ticket"]): row["mean"] for row in mine}
         body = [[a, *(share(shares[a, b]) for b in to)] for a in to]
-        title = f"{name}. Which context goes to which ticket: {who}, {sparsity:.0%} sparsity"
-        found.append(Table(title, ["context", *to], body))
+        title = f"Which context goes to which ticket: {who}, {sparsity:.0%} sparsity"
+        found.append(Table(title, ["context", *to], body, of))
     return found
 
 

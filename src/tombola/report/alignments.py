@@ -188,9 +188,8 @@ def aligned(
     return [Aligned(s, align(s.similarity, meaning, permutations, seed=seed)) for s in found]
 
 
-def table(head: tuple[str, str], made: Sequence[Aligned], what: str) -> Table:
-    """A row per source, depth and density."""
-    name = f"{head[0]}, preset {head[1]}" if head[1] else head[0]
+def table(of: str, made: Sequence[Aligned], what: str) -> Table:
+    """A row per source, depth and density, under a heading."""
     header = ["masks", "layers", "removed", "seeds", "mean similarity", "rho", "95%", "p"]
     body = []
     for each in made:
@@ -207,4 +206,4 @@ def table(head: tuple[str, str], made: Sequence[Aligned], what: str) -> Table:
             share(s.mean),
         ]
         body.append([*line, *numbers])
-    return Table(f"{name}. Spearman's rho of mask similarity and {what}", header, body)
+    return Table(f"Spearman's rho of mask similarity and {what}", header, body, of)

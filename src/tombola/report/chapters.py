@@ -15,7 +15,7 @@ from tombola.report.likeness import course, layers, likeness
 from tombola.report.media import Shelf
 from tombola.report.rows import Row
 from tombola.report.scores import SIMILAR, by_ticket, quality, stored, titled
-from tombola.report.tables import Table, tables
+from tombola.report.tables import Table, heading, tables
 from tombola.report.verdicts import Paper
 
 _FEW = 5  # runs that stand side by side
@@ -23,10 +23,7 @@ _FEW = 5  # runs that stand side by side
 
 def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
     """All chapters; those without anything to show say what is missing, or are left out."""
-    name = f"{found.head[0]}, preset {found.head[1]}" if found.head[1] else found.head[0]
-    made = {table.title.removeprefix(f"{name}. "): table for table in tables(rows)}
-    named = [Table(title, table.header, table.body) for title, table in made.items()]
-    paper = _paper(found)
+    named, paper = tables(rows), _paper(found)
     chapters = [Chapter("What was compared, and what came out", _headline(found, paper))]
     if found.methods:
         chapters += [
@@ -44,7 +41,7 @@ def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
     if media := shelf.take([ran.path for ran in found.runs], any(ran.unit[0] for ran in found.runs)):
         chapters.append(Chapter("Pictures and sounds", [Gallery(media)]))
     chapters.append(Chapter("Configuration, and how to run it again", _configuration(found)))
-    return Section(name, [chapter for chapter in chapters if chapter.blocks])
+    return Section(heading(found.head), [chapter for chapter in chapters if chapter.blocks])
 
 
 def _paper(found: Findings) -> Paper:

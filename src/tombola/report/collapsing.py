@@ -11,7 +11,7 @@ from tombola.report.blocks import Block, Figures, Tabled, Words
 from tombola.report.figures import Axis, Figure, Series, Style, percent, xy
 from tombola.report.findings import Findings
 from tombola.report.rows import Unit
-from tombola.report.tables import Table, share
+from tombola.report.tables import share
 from tombola.report.trials import METRIC, READING, finished_search, judge, verdicts_table
 
 _NAMES = {
@@ -82,8 +82,7 @@ def _judged(found: Findings) -> list[Block]:
     runs = [run for ran in found.runs if (run := finished_search(ran.path)) is not None]
     if len(runs) < 2 or len({run.label for run in runs}) < len(runs):
         return []
-    named = verdicts_table(found.head, judge(runs), METRIC.replace("_", " "), 0.02)
-    table = Table(named.title.rpartition(". ")[2], named.header, named.body)  # the section has the name
+    table = verdicts_table(found.head, judge(runs), METRIC.replace("_", " "), 0.02)
     drops = sum(drop(run.trial(None).score_R) is not None for run in runs)
     words = f"Judged by {METRIC.replace('_', ' ')} ({READING.replace('_', ' ')}), which drops in {drops} of "
     return [Words([f"{words}{len(runs)} runs."]), Tabled(table, folded=False)]

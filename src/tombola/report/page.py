@@ -11,7 +11,7 @@ from typing import Any
 from tombola.errors import UsageError
 from tombola.methods import METHODS
 from tombola.report.rows import Row
-from tombola.report.tables import Table
+from tombola.report.tables import Table, under_headings
 from tombola.storage import write_bytes
 
 
@@ -101,7 +101,10 @@ def put_tables(
     twin = page.with_name(f"{page.stem}{place.twin}.json")
     merged = place.merge(_stored(twin), rows)
     made = tables(merged) if callable(tables) else tables
-    words = "\n".join(table.markdown() for table in made)
+    words = "\n".join(
+        "\n".join([*([f"### {of}\n"] if of else []), *(table.markdown() for table in together)])
+        for of, together in under_headings(made)
+    )
     lines = ",\n".join(json.dumps(row) for row in merged)
     write_bytes(twin, f"[\n{lines}\n]\n".encode())
     write_bytes(page, f"{before}{place.begin}\n\n{words}\n{place.end}{after}".encode())

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tombola.experiments import EXPERIMENTS
@@ -14,23 +15,44 @@ Format = Callable[[float], str]
 _LEADING_ZERO = re.compile(r"^([+-]?)0\.")
 
 
+def heading(head: tuple[str, str]) -> str:
+    """An experiment and its preset, above the tables that are of them.
+
+    >>> heading(("digits", "quick")), heading(("mine", ""))
+    ('digits, preset quick', 'mine')
+    """
+    experiment, preset = head
+    return f"{experiment}, preset {preset}" if preset else experiment
+
+
 @dataclass(frozen=True)
 class Table:
-    """A title, a header, and rows of text."""
+    """A title, a header, and rows of text.
+
+    Attributes:
+        of: the heading under which it stands, together with the tables before it that have the same.
+    """
 
     title: str
     header: list[str]
     body: list[list[str]]
+    of: str = ""
 
     def rich(self) -> Shown:
         """For a terminal."""
         return Shown(self.title, self.header, self.body)
 
     def markdown(self) -> str:
-        """For a page."""
+        """For a page; headings stand above titles."""
         rule = ["---", *["---:"] * (len(self.header) - 1)]
-        lines = [self.header, rule, *self.body]
-        return f"### {self.title}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        lines = "\n".join(f"| {' | '.join(line)} |" for line in [self.header, rule, *self.body])
+        return f"{'####' if self.of else '###'} {self.title}\n\n{lines}\n"
+
+
+def under_headings(made: Iterable[Table]) -> Iterator[tuple[str, list[Table]]]:
+    """Neighbours of one heading together."""
+    for of, tables in itertools.groupby(made, lambda table: table.of):
+        yield of, list(tables)
 
 
 def share(value: float) -> str:
@@ -186,7 +208,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     found: list[Table] = []
     for head in dict.fromkeys((row["experiment"], row.get("preset", "")) for row in rows):
         mine = [row for row in rows if (row["experiment"], row.get("preset", "")) == head]
-        name = f"{head[0]}, preset {head[1]}" if head[1] else head[0]
+        of = heading(head)
         over_all = [row for row in mine if "ticket" not in row]
         known = EXPERIMENTS.get(head[0])
         other_data = known is not None and known.stand_in and f"(on {known.stand_in})" in head[1]
@@ -195,20 +217,24 @@ def tables(rows: Sequence[Row]) -> list[Table]:
             metrics = {metric for metric, _, _ in columns}
             part = [row for row in over_all if row.get("reading") == reading and row["metric"] in metrics]
             if part:
-                found.append(_table(f"{name}. {title}", part, columns, {} if reading == LIKE else paper))
-        found += [_by_ticket(name, mine, *column) for column in BY_TICKET]
+                found.append(_table(of, title, part, columns, {} if reading == LIKE else paper))
+        found += [_by_ticket(of, mine, *column) for column in BY_TICKET]
     return [table for table in found if table.body]
 
 
-def _by_ticket(name: str, rows: Sequence[Row], metric: str, heading: str, fmt: Format) -> Table:
+def _by_ticket(of: str, rows: Sequence[Row], metric: str, label: str, fmt: Format) -> Table:
     """A table with a column per ticket."""
     mine = [{**row, "metric": row["ticket"]} for row in rows if row["metric"] == metric and "ticket" in row]
     columns = [(ticket, ticket, fmt) for ticket in dict.fromkeys(row["ticket"] for row in mine)]
-    return _table(f"{name}. {heading} by subset", mine, columns, {})
+    return _table(of, f"{label} by subset", mine, columns, {})
 
 
 def _table(
-    title: str, rows: Sequence[Row], columns: Columns, paper: Mapping[tuple[str, float], Mapping[str, float]]
+    of: str,
+    title: str,
+    rows: Sequence[Row],
+    columns: Columns,
+    paper: Mapping[tuple[str, float], Mapping[str, float]],
 ) -> Table:
     cells: dict[tuple[str, float], dict[str, Row]] = {}
     for row in rows:
@@ -227,7 +253,7 @@ def _table(
         figures = paper.get(key, {})
         line += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt in beside]
         body.append(line)
-    return Table(title, header, body)
+    return Table(title, header, body, of)
 
 
 def _value(row: Row | None, fmt: Format) -> str:

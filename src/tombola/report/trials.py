@@ -23,7 +23,7 @@ from tombola.analysis.verdict import Evaluation, Trial, drop, evaluate, lowest_s
 from tombola.errors import RunError
 from tombola.records import full_settings, read_config, read_records
 from tombola.report.rows import names_of
-from tombola.report.tables import Table, share
+from tombola.report.tables import Table, heading, share
 
 LEAST = 6  # judged rounds that a run needs: with fewer nothing can lead
 READING, METRIC, METHOD = "like_for_like", "balanced_accuracy", "rtl"
@@ -192,7 +192,6 @@ def gather(
 
 def verdicts_table(head: tuple[str, str], made: Sequence[Judged], metric: str, points: float) -> Table:
     """A row per rule."""
-    name = f"{head[0]}, preset {head[1]}" if head[1] else head[0]
     header = ["rule", "runs", "with a drop", "in time", "late", "missed", "false"]
     header += ["lead, rounds", "least to greatest", "removed where it ends", "score lost there"]
     body = []
@@ -204,12 +203,11 @@ def verdicts_table(head: tuple[str, str], made: Sequence[Judged], metric: str, p
         body.append([each.rule, *map(str, counts), lead, span, f"{each.removed:.1%}", share(each.lost)])
     drop_of = f"a drop of more than {100 * points:g} points of {metric.replace('_', ' ')}"
     alone = "" if made[0].found.runs > 1 else "; a fixed density would be learnt from other runs"
-    return Table(f"{name}. Each rule against {drop_of}{alone}", header, body)
+    return Table(f"Each rule against {drop_of}{alone}", header, body, heading(head))
 
 
 def runs_table(head: tuple[str, str], runs: Sequence[Searched], points: float, false_alarms: float) -> Table:
     """A row per run: where the score drops, and where each rule fires, as shares of weights removed."""
-    name = f"{head[0]}, preset {head[1]}" if head[1] else head[0]
     body = []
     for run in runs:
         trial = run.trial(None)
@@ -219,9 +217,8 @@ def runs_table(head: tuple[str, str], runs: Sequence[Searched], points: float, f
             fired, _ = rule(run)
             line.append("never" if fired is None else f"{1 - _density(run)[fired]:.1%}")
         body.append(line)
-    return Table(
-        f"{name}. Share removed at the drop, and where each rule fires", ["run", "drop", *rules()], body
-    )
+    title = "Share removed at the drop, and where each rule fires"
+    return Table(title, ["run", "drop", *rules()], body, heading(head))
 
 
 def plain(head: tuple[str, str], made: Sequence[Judged], metric: str, points: float) -> list[dict[str, Any]]:
