@@ -1,5 +1,7 @@
 """What a ticket is trained and judged by."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from torch.nn import functional as F
 
 from tombola.batches import Stream
 from tombola.data import Data, Split
-from tombola.errors import DataError, PartitionError
+from tombola.errors import DataError, PartitionError, UsageError
 from tombola.function import Function
 from tombola.layout import Layout
 from tombola.masks import MaskSet
@@ -305,6 +307,59 @@ def test_accuracy_is_among_the_classes_of_the_subset_and_open_among_all(single):
     }
     assert {m.reading for m in found} == {"like_for_like"}
     assert asked == [("test", 0, [0, 2, 3]), ("test", 0 if single else 1, [1, 4])]
+
+
+def test_a_ticket_is_trained_among_the_classes_of_its_subset_on_rows_of_its_own():
+    data, partition = hand_made(), by_column(hand_made(), "side")
+    y, rest = torch.tensor([2, 3, 3]), Layout(("1.weight", "1.bias", "0.bias"), ((4, 2), (4,), (3,)))
+    outputs = torch.randn(3, 4, generator=generator(0), requires_grad=True)
+    own = Classification("subset").of(data, partition)
+    loss = own.loss(outputs, y, 1, NO_INPUTS)
+    torch.testing.assert_close(loss, F.cross_entropy(outputs[:, 2:], y - 2))
+    loss.backward()
+    assert outputs.grad[:, :2].count_nonzero() == 0
+    assert [own.answers(k) for k in (0, 1)] == [[0, 1], [2, 3]]
+    owned = rest.unflatten(own.owned(rest, "1", 1))
+    assert owned["1.weight"].all(1).tolist() == owned["1.bias"].tolist() == [False, False, True, True]
+    assert owned["0.bias"].all()
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_among_all_classes_every_row_is_everybodys(single):
+    data, partition = hand_made(), by_column(hand_made(), "side")
+    objective = Classification("subset").single(partition) if single else Classification()
+    bound = objective.of(data, partition.whole() if single else partition)
+    outputs, y = OUTPUTS[:3], torch.tensor([2, 3, 3])
+    torch.testing.assert_close(bound.loss(outputs, y, 0, NO_INPUTS), F.cross_entropy(outputs, y))
+    assert bound.answers(0) is None
+    assert bound.owned(Layout(("1.bias",), ((4,),)), "1", 0) is None
+    with pytest.raises(UsageError, match="among is subset or all: got 'own'"):
+        Classification("own")
+
+
+def test_among_a_single_class_there_is_nothing_to_learn(images, by_class):
+    assert Classification().of(images, by_class).answers(0) is None
+    with pytest.raises(PartitionError, match="holds a single class in training"):
+        Classification("subset").of(images, by_class)
+
+
+def test_subsets_with_the_same_classes_answer_among_all_outputs(images, by_site):
+    bound, outputs = Classification("subset").of(images, by_site), torch.randn(4, 5)
+    y = torch.tensor([0, 1, 2, 1])
+    assert bound.answers(0) is None
+    assert torch.equal(bound.loss(outputs, y, 0, NO_INPUTS), F.cross_entropy(outputs, y))
+
+
+def test_one_network_that_is_told_the_subset_is_trained_as_tickets_are():
+    data, partition = hand_made(), by_column(hand_made(), "side")
+    contexts = {s: members.int().argmax(1) for s, members in partition.members.items()}
+    told = replace(data, contexts=contexts)
+    bound = Classification("subset").single(partition).of(told, partition.whole())
+    index = torch.tensor([0, 3])  # of a, of b
+    x, y = told.inputs("train", index), bound.targets(told, partition.whole(), index, 0)
+    outputs = torch.randn(2, 4, generator=generator(1))
+    pairs = [F.cross_entropy(outputs[:1, :2], y[:1]), F.cross_entropy(outputs[1:, 2:], y[1:] - 2)]
+    torch.testing.assert_close(bound.loss(outputs, y, 0, x), sum(pairs) / 2)
 
 
 def test_every_subset_is_asked_of_its_own_ticket_or_of_the_one_network(images, by_site):

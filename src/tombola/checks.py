@@ -101,6 +101,11 @@ def doubts(objective: Objective, data: Data, partition: Partition) -> list[str]:
             "every subset holds a single class, so that within its subset every answer is right: OneVsRest "
             "asks which subset a sample is of, and accuracy_open judges among all classes"
         ]
+    if isinstance(objective, Classification) and objective.among == "all" and any(a != each[0] for a in each):
+        return [
+            "subsets hold different classes, and Classification trains every ticket to rule out those of the "
+            "others; Classification('subset') trains it among its own, as it is judged"
+        ]
     shared = any(a & b for i, a in enumerate(each) for b in each[:i])
     if isinstance(objective, OneVsRest) and shared:
         return [

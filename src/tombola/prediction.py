@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from tombola.calibration import Calibration
 from tombola.errors import TombolaError, UnknownTicket
 from tombola.modes import in_mode
+from tombola.objectives.classes import allowed, among
 from tombola.routing import Routed, Router
 from tombola.routing.router import Tickets, output_of
 
@@ -160,13 +161,15 @@ def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | No
 
 
 def within(
-    tickets: Tickets,
+    tickets: Answering,
     outputs: Any,
     names: Sequence[str],
     routed: Routed | None,
     calibration: Calibration | None,
 ) -> Prediction:
     """A context's own ticket has answered, named or routed; classes if it is a classifier.
+
+    A ticket that was trained among the classes of its subset (`Classification`) answers with one of them.
 
     Raises:
         TombolaError: a classifier's outputs are not ``[B, C]``.
@@ -178,12 +181,19 @@ def within(
         return Prediction(outputs, list(names), None, None, sure_B, why)
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
         raise TombolaError("tickets of Classification give outputs [batch, classes], these do not")
-    p_BC = outputs.detach().double().softmax(1)
+    own_BC = None if _mixes(tickets, routed) else allowed(tickets.facts, names)
+    logits_BC = outputs.detach() if own_BC is None else among(outputs.detach(), own_BC)
+    p_BC = logits_BC.double().softmax(1)
     for k in () if calibration is None else sorted({tickets.names.index(name) for name in names}):
         mine = torch.tensor([tickets.names.index(name) == k for name in names])
         assert calibration is not None
-        p_BC[mine] = calibration.classes(outputs.detach()[mine], k)
+        p_BC[mine] = calibration.classes(logits_BC[mine], k)
     p_BC, lost_B = _finite(p_BC)
     why = [line + (LOST if lost else "") for line, lost in zip(why, lost_B, strict=True)]
     top = p_BC.max(1)
     return Prediction(outputs, list(names), top.indices, top.values, sure_B * top.values.cpu(), why)
+
+
+def _mixes(tickets: Answering, routed: Routed | None) -> bool:
+    """Whether outputs are those of two tickets, of which each was asked among its own classes already."""
+    return routed is not None and tickets.router is not None and tickets.router.options["mix"] > 1

@@ -68,6 +68,7 @@ class Task:
             partition = partition.shuffled(generator(self.seed, "shuffled"))
         if source.startswith("single"):
             partition, objective = partition.whole(), objective.single(partition)
+        objective = objective.of(self.data, partition)
         order = source if source == "twin" else ""
         return Problem(self.f, self.data, partition, objective, recipe, self.seed, order)
 
@@ -87,6 +88,8 @@ class Task:
         few = torch.arange(min(8, len(self.data.train)))
         inputs = self.data.inputs("train", few, device=self.f.device).cpu()
         architecture = json.dumps(storage.architecture(self.backbone), sort_keys=True)
+        objective = self.objective.of(self.data, self.partition)
+        closed = any(objective.answers(k) is not None for k in range(len(self.partition)))
         return {
             "theta0": storage.digest(self.theta0.tensors()),
             "data": storage.digest(splits),
@@ -95,6 +98,7 @@ class Task:
             "partition": storage.digest(subsets),
             "backbone": hashlib.sha256(architecture.encode()).hexdigest(),
             "objective": type(self.objective).__name__,
+            **({"among": "subset"} if closed else {}),  # runs of another loss do not go on by this one
         }
 
     def key(self, *what: Any) -> str:

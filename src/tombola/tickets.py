@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from tombola.function import check_private, check_scope, parameters_of
 from tombola.grouping import asked, grouped, inputs_named
 from tombola.layout import Layout
 from tombola.masks import MaskSet
+from tombola.objectives.classes import allowed
 from tombola.product import masked_parts, masked_weights, plain
 from tombola.routing import Routed, mixed
 from tombola.uncompiled import uncompiled
@@ -127,7 +129,7 @@ class TicketModel(fitted.Holder):
     def follow(self, x: Tensor, routed: Routed) -> Any:
         """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
         count = self.router.options["mix"] if self.router is not None else 1
-        return mixed(routed, lambda names: self._grouped(x, names), count)
+        return mixed(routed, lambda names: self._grouped(x, names), count, partial(allowed, self.facts))
 
     @uncompiled()
     @torch.no_grad()

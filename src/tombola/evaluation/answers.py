@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data import Data
+from tombola.objectives.classes import among
 from tombola.pipeline import predict
 from tombola.routing import Routed, mixed
 
@@ -49,26 +50,23 @@ class Answers:
         """Answers to these samples ``[B, ...]``, sample i by network ``answering_S[i]``."""
         who = answering_S[samples]
         found = self.outputs_KS[who, samples]
-        return found if self.classes_KC is None else self._among(found, self.classes_KC[who])
+        return found if self.classes_KC is None else among(found, self.classes_KC[who])
 
     def mixed(self, routed: Routed, samples: Tensor) -> Tensor:
         """Answers to these samples by the two likeliest tickets, weighed (`tombola.routing.mixed`)."""
         number = {name: k for k, name in enumerate(routed.tickets)}
         part = Routed(routed.tickets, routed.scores_BK[samples], routed.familiarity_B[samples], routed.kind)
-        found: Tensor = mixed(
-            part, lambda names: self.outputs_KS[torch.tensor([number[n] for n in names]), samples], 2
-        )
-        if self.classes_KC is None:
-            return found
-        top = part.scores_BK.topk(2, 1).indices  # a class of either ticket's context
-        return self._among(found, self.classes_KC[top[:, 0]] | self.classes_KC[top[:, 1]])
 
-    @staticmethod
-    def _among(outputs_BC: Tensor, allowed_BC: Tensor) -> Tensor:
-        """Without the classes that are not allowed; outputs beyond the known classes are none of them."""
-        wide = torch.zeros_like(outputs_BC, dtype=torch.bool)
-        wide[:, : allowed_BC.shape[1]] = allowed_BC
-        return outputs_BC.masked_fill(~wide, -torch.inf)
+        def numbers(names: list[str]) -> Tensor:
+            return torch.tensor([number[name] for name in names])
+
+        found: Tensor = mixed(
+            part,
+            lambda names: self.outputs_KS[numbers(names), samples],
+            2,
+            lambda names: None if self.classes_KC is None else self.classes_KC[numbers(names)],
+        )
+        return found
 
 
 def _space(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -21,6 +21,7 @@ from tombola.evaluation.inputs import described
 from tombola.fitted import take_over
 from tombola.launch import Order, order_of
 from tombola.objectives import Classification, Objective
+from tombola.objectives.classes import differ, held
 from tombola.partition import Partition
 from tombola.randomness import generator
 from tombola.records import read_config
@@ -105,12 +106,8 @@ class World:
         """Which classes each context has in training, boolean ``[K, C]``; None where all have the same."""
         if not isinstance(self.objective, Classification):
             return None
-        y, members = self.data.train.y.long(), self.partition.members["train"]
-        rows = [
-            torch.bincount(y[members[:, k]], minlength=int(y.max()) + 1) > 0 for k in range(members.shape[1])
-        ]
-        found = torch.stack(rows)
-        return None if bool((found == found[0]).all()) else found
+        held_KC = held(self.data, self.partition)
+        return held_KC if differ(held_KC) else None
 
     def quality(
         self, networks: Sequence[nn.Module], answering_S: Tensor, known: bool = True

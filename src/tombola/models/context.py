@@ -26,12 +26,12 @@ class _Told(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Inputs ``[B, C + 1, ...]`` to outputs of the layer."""
-        embedded = self.context[_number(x).long()].view(len(x), -1, *[1] * (x.ndim - 2))
+        embedded = self.context[number(x).long()].view(len(x), -1, *[1] * (x.ndim - 2))
         outputs: Tensor = super().forward(torch.cat([x[:, :-1], embedded.expand(-1, -1, *x.shape[2:])], 1))
         return outputs
 
 
-def _number(x: Tensor) -> Tensor:
+def number(x: Tensor) -> Tensor:
     """The number of each sample's context ``[B]``, from the last channel of ``[B, C + 1, ...]``."""
     return x[:, -1].flatten(1)[:, 0] if x.ndim > 2 else x[:, -1]
 
@@ -145,7 +145,7 @@ def check_arrival(network: nn.Module, x: Tensor) -> None:
         network(x)
     channels = layer.weight.shape[1] - layer.context.shape[1] + 1
     fits = arrived and arrived[0].ndim == layer.weight.ndim and arrived[0].shape[1] == channels
-    if not fits or not torch.equal(_number(arrived[0]), _number(x)):
+    if not fits or not torch.equal(number(arrived[0]), number(x)):
         raise UsageError(
             f"the number of the context, one more channel of the input, does not reach the first layer "
             f"({name or type(layer).__name__}) as its last channel: something before that layer (flattening, "

@@ -2,25 +2,78 @@
 
 from __future__ import annotations
 
-import torch
+import copy
+from typing import Literal, Self, get_args
+
 from torch import Tensor
 from torch.nn import functional as F
 
 from tombola.data import Data
-from tombola.errors import DataError
+from tombola.errors import DataError, PartitionError, UsageError
+from tombola.layout import Layout
+from tombola.models.context import number
+from tombola.objectives.classes import among, differ, held
 from tombola.objectives.in_subset import InSubset, mean_and_each
-from tombola.objectives.objective import Metric, Predict
+from tombola.objectives.objective import Metric, Predict, own_rows
 from tombola.partition import Partition
+
+Among = Literal["subset", "all"]
 
 
 class Classification(InSubset):
-    """Cross-entropy over the classes of ``y``.
+    """Cross-entropy over classes of ``y``.
+
+    Args:
+        among: what a ticket is trained to choose from where subsets hold different classes. ``all``: all
+            outputs, so that every ticket also learns that the classes of others never come, on rows of the
+            classifier that it shares with them. ``subset``: the classes that its own has in training, as it
+            is judged; the rows of other classes are then none of its own. A network that is told
+            the context (`tombola.telling`) is trained likewise, and one that is not among all classes.
 
     Metrics, of each ticket on the test samples of its own subset, and their mean: ``accuracy`` among
     the classes that the subset has in training, which whoever knows the context knows, for single
     networks as for tickets; and, where subsets hold different classes, ``accuracy_open`` among all
-    classes. The second favours tickets, which never saw the classes of other subsets.
+    classes, which favours tickets that were trained among all and never saw those of other subsets.
     """
+
+    def __init__(self, among: Among = "all") -> None:
+        if among not in get_args(Among):
+            raise UsageError(f"among is {' or '.join(get_args(Among))}: got {among!r}")
+        self.among: Among = among
+        self.held_KC: Tensor | None = None  # of the data that it is `of`, where it makes a difference
+
+    def of(self, data: Data, partition: Partition) -> Self:
+        """Knowing which classes each subset has; one network for all needs it only if it is told which.
+
+        Raises:
+            PartitionError: a subset holds a single class, and is to be answered among its own.
+        """
+        y, told = data.train.y, data.contexts is not None
+        bound = copy.copy(self)
+        bound.held_KC = None
+        if self.among == "subset" and (told or self.original is None) and not _strange(y):
+            held_KC = held(data, self.original or partition)
+            bound.held_KC = held_KC if differ(held_KC) else None
+            names = (self.original or partition).names
+            if alone := [name for name, row in zip(names, held_KC, strict=True) if int(row.sum()) < 2]:
+                raise PartitionError(
+                    f"subset {alone[0]!r} holds a single class in training, so among its own classes there is "
+                    "nothing to learn: merge it with another, or pass among='all'"
+                )
+        return bound
+
+    def answers(self, k: int) -> list[int] | None:
+        """The classes of subset k, where it is not all of them."""
+        if self.held_KC is None or self.original is not None:
+            return None
+        found: list[int] = self.held_KC[k].nonzero()[:, 0].tolist()
+        return found
+
+    def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:
+        """All, but for the classifier's rows of classes among which ticket k does not answer."""
+        if self.held_KC is None or self.original is not None:
+            return None
+        return own_rows(rest, head, self.held_KC[k])
 
     def targets(self, data: Data, partition: Partition, index: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """The classes, int64 ``[B]``."""
@@ -29,8 +82,8 @@ class Classification(InSubset):
             raise DataError(f"Classification needs classes 0, 1, ... in y, not {y.dtype}: give integers")
         return y[index].long()
 
-    def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:  # noqa: ARG002
-        """Cross-entropy."""
+    def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:
+        """Cross-entropy, among the classes of the subset or all of them."""
         if targets.shape != outputs.select(1, 0).shape:
             raise DataError(
                 f"targets of shape {tuple(targets.shape)} do not fit outputs of shape "
@@ -43,20 +96,25 @@ class Classification(InSubset):
             raise DataError(
                 f"class {int(targets.max())} in y, but the network has {outputs.shape[1]} outputs"
             )
+        if self.held_KC is not None:
+            own = number(inputs).long().cpu() if self.original is not None else k
+            outputs = among(outputs, self.held_KC[own])
         return F.cross_entropy(outputs, targets)
 
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
         """Accuracy per ticket and their mean, by context."""
-        judged = self.original or partition
-        among, of_all, classes = {}, {}, set()
+        held_KC, own, of_all = held(data, self.original or partition), {}, {}
         for k, name, index, outputs in self.by_subset(predict, partition):
             truth = data.test.y[index]
-            known = data.train.y[judged.members["train"][:, k]].unique().long()
-            classes.add(tuple(known.tolist()))
-            closed = torch.full_like(outputs, -torch.inf).index_copy(1, known, outputs[:, known])
-            among[name] = float((closed.argmax(1) == truth).double().mean())
+            closed = among(outputs, held_KC[k])
+            own[name] = float((closed.argmax(1) == truth).double().mean())
             of_all[name] = float((outputs.argmax(1) == truth).double().mean())
-        found = mean_and_each("accuracy", among, "like_for_like")
-        if len(classes) > 1:
+        found = mean_and_each("accuracy", own, "like_for_like")
+        if differ(held_KC):
             found += mean_and_each("accuracy_open", of_all, "like_for_like")
         return found
+
+
+def _strange(y: Tensor) -> bool:
+    """Whether these are no classes, of which `targets` and `loss` tell."""
+    return y.is_floating_point() or int(y.min()) < 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -65,6 +65,14 @@ class Objective(ABC):
         """Which entries of the dense remainder ticket k may move; None means all of them."""
         return None
 
+    def of(self, data: Data, partition: Partition) -> Self:  # noqa: ARG002
+        """The same, knowing what it has to of the data and partition that it is for."""
+        return self
+
+    def answers(self, k: int) -> list[int] | None:  # noqa: ARG002
+        """The classes among which ticket k answers; None for all outputs."""
+        return None
+
     @abstractmethod
     def single(self, partition: Partition) -> Objective:
         """The same task for one network that serves all subsets (IMP single, dense)."""
@@ -72,6 +80,23 @@ class Objective(ABC):
     @abstractmethod
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
         """All metrics on the test split; whatever is chosen is chosen on the validation split."""
+
+
+def own_rows(rest: Layout, head: str | None, rows: Tensor) -> Tensor:
+    """All of the dense remainder but those rows of the classifier that are not among ``rows``.
+
+    Args:
+        rest: its layout.
+        head: name of the classifier, if there is one.
+        rows: boolean; a classifier with fewer rows than these has none of its own for a ticket.
+    """
+    names = () if head is None else (f"{head}.weight", f"{head}.bias")
+    owned_R = torch.ones(rest.size, dtype=torch.bool)
+    for name, view in rest.unflatten(owned_R).items():
+        if name in names and len(view) >= len(rows):
+            view[: len(rows)][~rows] = False
+            view[len(rows) :] = False
+    return owned_R
 
 
 def check_outputs(outputs: Tensor, needed: int) -> None:

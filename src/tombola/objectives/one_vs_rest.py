@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tombola.data import Data
 from tombola.errors import PartitionError
 from tombola.layout import Layout
-from tombola.objectives.objective import Metric, Objective, Predict, check_outputs
+from tombola.objectives.objective import Metric, Objective, Predict, check_outputs, own_rows
 from tombola.objectives.readings import over_subsets
 from tombola.objectives.subset_softmax import SubsetSoftmax
 from tombola.partition import Partition
@@ -54,13 +54,7 @@ class OneVsRest(Objective):
 
     def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:
         """All but the classifier's rows of the other tickets (their gradient is always zero)."""
-        names = () if head is None else (f"{head}.weight", f"{head}.bias")
-        owned_R = torch.ones(rest.size, dtype=torch.bool)
-        for name, view in rest.unflatten(owned_R).items():
-            if name in names and len(view) > k:
-                view[:k] = False
-                view[k + 1 :] = False
-        return owned_R
+        return own_rows(rest, head, torch.arange(k + 1) == k)
 
     def single(self, partition: Partition) -> SubsetSoftmax:
         """One softmax over the subsets."""

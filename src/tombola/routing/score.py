@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from tombola.device import device_of
 from tombola.errors import RouterError, unknown
+from tombola.objectives.classes import allowed, among
 from tombola.routing.looked import Looked
 from tombola.routing.router import Router, Tickets
 
@@ -90,6 +91,8 @@ def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tenso
         raise RouterError(f"{reading} needs outputs [batch, classes]: take another reading or router")
     if reading == "own_output":
         return outputs[:, k]
+    if (own_BC := allowed(tickets.facts, [name] * len(x))) is not None:
+        outputs = among(outputs, own_BC)
     return outputs.logsumexp(1) if reading == "energy" else outputs.max(1).values
 
 
