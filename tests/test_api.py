@@ -309,6 +309,11 @@ def test_an_objective_that_leaves_nothing_to_ask_is_doubted(images, by_class):
     with pytest.warns(UserWarning, match="every subset holds a single class") as told:
         tb.rtl(wide(), tb.objectives.Classification(), images, by_class, **OPTIONS)
     assert told[0].filename == __file__  # where the user called
+    halves = tb.partition.by_rule(images, lambda data: {"low": data.y < 2, "high": data.y > 0})
+    with pytest.warns(
+        UserWarning, match=r"train.* to rule out those of the others; Classification\('subset'\)"
+    ):
+        tb.rtl(wide(), tb.objectives.Classification(), images, halves, **OPTIONS)
     with pytest.warns(UserWarning, match="OneVsRest does not use y") as told:
         tb.find("rtl", wide(), tb.objectives.OneVsRest(), images, sites, **OPTIONS)
     assert told[0].filename == __file__

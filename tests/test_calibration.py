@@ -362,6 +362,24 @@ def test_classes_within_a_context_get_a_temperature_and_the_routers_confidence(m
     assert tickets.predict(x, ticket="north").why[0] == "named"
 
 
+def test_tickets_answer_with_the_classes_of_their_subset(make, images):
+    part = partitions.by_column(images, "site")
+    tickets, x = make("Classification", part.names), images.test.x[:30]
+    tickets.facts["classes"] = {"north": [0, 2], "south": [1, 2]}
+    with torch.no_grad():
+        tickets.backbone[9].bias += torch.tensor([50.0, 100.0, 0.0])  # class 1, to whoever may say it
+    found = tickets.predict(x, ticket=["north", "south"] * 15)
+    assert found.answer_B.tolist() == [0, 1] * 15
+    assert bool(found.outputs.isfinite().all())  # those stay what the network gives
+    tickets.calibration = Calibration().fit(tickets, images, part)
+    assert tickets.predict(x, ticket="north").answer_B.unique().tolist() == [0]
+    tickets.router = PrototypeRouter(mix=2).fit(tickets, images, part)
+    both, routed = tickets.follow(x, tickets.route(x)), tickets.route(x)
+    shares = routed.scores_BK.softmax(1).float()
+    torch.testing.assert_close(both.exp(), torch.stack([shares[:, 0], shares[:, 1], 0 * shares[:, 0]], 1))
+    assert bool((tickets.predict(x).answer_B == shares.argmax(1)).all())
+
+
 def test_temperature_lowers_the_loss_of_overconfident_tickets(make, images):
     part = partitions.by_column(images, "site")
     tickets = make("Classification", part.names)

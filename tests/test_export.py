@@ -150,6 +150,15 @@ def test_the_network_of_a_run_is_that_of_its_experiment(tickets, tmp_path, capsy
     assert call(capsys, *command, "-o", tmp_path / "one.pt")[0] == 0
 
 
+def test_the_classes_of_a_ticket_are_said_where_its_network_goes_alone(tickets, capsys, tmp_path):
+    tickets.facts["classes"] = {name: [k, k + 1] for k, name in enumerate(tickets.names)}
+    tickets.save(tmp_path / "all.tickets")
+    name = tickets.names[1]
+    arguments = [tmp_path / "all.tickets", "--ticket", name, "-o", tmp_path / "one.safetensors"]
+    assert f"ticket {name} answers with classes 1, 2: its other outputs" in call(capsys, *arguments)[2]
+    assert json.loads(call(capsys, *arguments, "--json")[1])["classes"] == [1, 2]
+
+
 def test_a_ticket_of_single_weights_is_not_made_compact(file, capsys):
     command = [file, "--ticket", "weights", "--compact", "--backbone", "my_nets:net", "-o", "small.pt"]
     err = bad(capsys, 2, *command)

@@ -72,9 +72,14 @@ def export(
             size = write_program(out, module, form, x)
         else:
             size = write_state(out, module.state_dict(), form, facts)
+    classes = storage.read(file)[1].get("facts", {}).get("classes", {}).get(name)
     if json:
-        print_json({"file": str(out), "format": form, "ticket": name, "bytes": size, "parameters": weights})
+        made = {"file": str(out), "format": form, "ticket": name, "bytes": size, "parameters": weights}
+        print_json({**made, "classes": classes})
     else:
+        if classes:
+            which = ", ".join(map(str, classes))
+            sys.stderr.write(f"ticket {name} answers with classes {which}: its other outputs mean nothing\n")
         sys.stdout.write(f"{out}: ticket {name}, {form}, {size:,} bytes\n")
 
 

@@ -57,8 +57,8 @@ class Classification(InSubset):
             names = (self.original or partition).names
             if alone := [name for name, row in zip(names, held_KC, strict=True) if int(row.sum()) < 2]:
                 raise PartitionError(
-                    f"subset {alone[0]!r} holds a single class in training, so among its own classes there is "
-                    "nothing to learn: merge it with another, or pass among='all'"
+                    f"subset {alone[0]!r} holds a single class in training, so it has nothing to learn among "
+                    "its own classes: merge it with another, or pass among='all'"
                 )
         return bound
 
