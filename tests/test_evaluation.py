@@ -429,6 +429,7 @@ def test_sounds_become_spectrograms_however_short(tmp_path):
         ("none.csv", None, "there is no file"),
         ("a.txt", b"1", "none of an image"),
         ("a.wav", b"1", "not sounds"),
+        ("a.npy", b"1", "no array that can be read"),
         ("a.png", b"1", "CSV of numbers"),
         ("empty.csv", b"\n", "no rows of numbers"),
         ("short.csv", b"1,2\n3\n", r"row 2 of numbers, has 1 values: 2 numbers"),
@@ -442,6 +443,28 @@ def test_files_that_are_no_inputs_are_named(name, content, words, tmp_path):
     facts = {"kind": "values", "shape": [2], "bytes": False, "mean": None, "std": None}
     with pytest.raises(DataError, match=words):
         inputs_of(tmp_path / name, facts)
+
+
+def test_arrays_are_samples_as_they_were_in_training(tmp_path):
+    facts = {"kind": "values", "shape": [2, 3], "bytes": False, "mean": None, "std": None}
+    file, values = tmp_path / "x.npy", np.arange(12.0).reshape(2, 2, 3)
+    for several in (values, values[0]):
+        np.save(file, several)
+        found = inputs_of(file, facts)
+        assert found.dtype == torch.float32
+        assert found.tolist() == several.reshape(-1, 2, 3).tolist()
+    np.save(file, np.full((1, 2, 3), 7, np.uint8))
+    assert inputs_of(file, {**facts, "bytes": True}).dtype == torch.uint8
+    for bad, words in (
+        (values[:, :1], r"holds float64 \[2, 1, 3\]: numbers \[B, 2, 3\] is needed"),
+        (np.array([[["a"] * 3] * 2]), r"<U1"),
+        (np.full((1, 2, 3), 7, np.uint8), "holds uint8: these tickets were trained on numbers"),
+        (values * np.nan, "not finite"),
+        (values[:0], "no samples"),
+    ):
+        np.save(file, bad)
+        with pytest.raises(DataError, match=words):
+            inputs_of(file, facts)
 
 
 def test_a_broken_image_is_named(tmp_path):

@@ -28,7 +28,7 @@ def predict(
     ticket: str | None = None,
     json: Flag = False,
 ) -> None:
-    """Answer images, sounds or tables with the tickets of a file, and say who answered and why.
+    """Answer images, sounds, tables or arrays with the tickets of a file, and say who answered and why.
 
     The file is one that `tombola route --save` or `tombola calibrate --save` has written: it says what its
     inputs look like.
@@ -40,14 +40,16 @@ def predict(
     file: Path
         A ticket file.
     inputs: Path
-        Images, sound files, or CSV tables with a sample in each row.
+        Images, sound files, CSV tables with a sample in each row, or arrays (.npy) of one sample or several.
     ticket: str
         Which ticket is to answer; the router chooses by default.
     json: bool
         Print answers for machines.
     """
     if not inputs:
-        raise UsageError("predict needs at least one input: an image, a sound or a CSV table")
+        raise UsageError(
+            "predict needs at least one input: an image, a sound, a CSV table or an array (.npy)"
+        )
     tickets = _loaded(file)
     made = [answer for path in inputs for answer in _answers(tickets, path, ticket)]
     columns = ["input", "answer", "probability", "ticket", "confidence", "why"]

@@ -48,10 +48,10 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
 
 
 def inputs_of(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] | None = None) -> Tensor:
-    """The network's inputs in a file, ``[B, ...]``: one image or sound, or a row of a table for each sample.
+    """The network's inputs in a file, ``[B, ...]``: one image or sound, or samples as rows or in an array.
 
     Images are brought to the network's size and channels; ``tell`` is told so, in a line. Tables are CSV of
-    numbers, a header or none.
+    numbers, a header or none. Arrays (``.npy``) hold one sample or several, as they were in training.
 
     Raises:
         DataError: no such file, another kind than these tickets take, not readable, or of another size.
@@ -59,14 +59,20 @@ def inputs_of(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] 
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     suffix, sound = path.suffix.lower(), facts["kind"] == "sound"
-    if suffix not in SUFFIXES | SOUNDS | {".csv"}:
-        raise DataError(f"{path} is none of an image, a sound (WAV, FLAC, OGG, MP3) and a table (CSV)")
+    if suffix not in SUFFIXES | SOUNDS | {".csv", ".npy"}:
+        raise DataError(
+            f"{path} is none of an image, a sound (WAV, FLAC, OGG, MP3), a table (CSV) and an array (.npy)"
+        )
     if sound != (suffix in SOUNDS):
-        raise DataError(f"{path}: these tickets take {'sounds' if sound else 'images or tables, not sounds'}")
+        takes = "sounds" if sound else "images, tables or arrays, not sounds"
+        raise DataError(f"{path}: these tickets take {takes}")
     if sound:
         waves = torch.from_numpy(read(path))[None]
         return audio.spectrogram(torch.nn.functional.pad(waves, (0, max(0, audio.WINDOW - waves.shape[1]))))
-    x = _table(path, facts["shape"]) if suffix == ".csv" else _image(path, facts, tell)
+    if suffix == ".csv":
+        x = _table(path, facts["shape"])
+    else:
+        x = _array(path, facts) if suffix == ".npy" else _image(path, facts, tell)
     if tell is not None and (words := _other_scale(x, facts.get("range"))):
         tell(f"{path}: {words}")
     if facts["mean"] is None:
@@ -121,6 +127,24 @@ def _table(path: Path, shape: list[int]) -> Tensor:
             what = f"{len(row)} values" if _numeric(row) else "something that is no finite number"
             raise DataError(f"{path}, row {number} of numbers, has {what}: {prod(shape)} numbers are needed")
     return torch.tensor([[float(value) for value in row] for row in rows]).reshape(len(rows), *shape)
+
+
+def _array(path: Path, facts: Mapping[str, Any]) -> Tensor:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is no array that can be read ({error})") from None
+    shape, kind = list(facts["shape"]), "uint8" if facts["bytes"] else "numbers"
+    if list(values.shape) == shape:
+        values = values[None]
+    if list(values.shape[1:]) != shape or values.dtype.kind not in "biuf":
+        sizes = ", ".join(map(str, shape))
+        raise DataError(f"{path} holds {values.dtype} {list(values.shape)}: {kind} [B, {sizes}] is needed")
+    if facts["bytes"] != (values.dtype == np.uint8):
+        raise DataError(f"{path} holds {values.dtype}: these tickets were trained on {kind}")
+    if not len(values) or not np.isfinite(values).all():
+        raise DataError(f"{path} holds {'values that are not finite' if len(values) else 'no samples'}")
+    return torch.from_numpy(values) if facts["bytes"] else torch.from_numpy(values).float()
 
 
 def _numeric(row: list[str]) -> bool:
