@@ -377,7 +377,34 @@ def test_tickets_answer_with_the_classes_of_their_subset(make, images):
     both, routed = tickets.follow(x, tickets.route(x)), tickets.route(x)
     shares = routed.scores_BK.softmax(1).float()
     torch.testing.assert_close(both.exp(), torch.stack([shares[:, 0], shares[:, 1], 0 * shares[:, 0]], 1))
-    assert bool((tickets.predict(x).answer_B == shares.argmax(1)).all())
+    calibrated, tickets.calibration = tickets.calibration, None
+    plain = tickets.predict(x)
+    assert bool((plain.answer_B == shares.argmax(1)).all())
+    assert plain.tickets == [part.names[k] for k in plain.answer_B]  # who can give that answer
+    torch.testing.assert_close(plain.probability_B.float(), shares.max(1).values)
+    torch.testing.assert_close(plain.confidence_B.float(), routed.usual_B * shares.max(1).values)
+    tickets.calibration = calibrated
+    each = torch.stack(
+        [
+            calibrated.classes(tickets(x, ticket=n)[:, own], k)
+            for k, (n, own) in enumerate((("north", [0, 2]), ("south", [1, 2])))
+        ],
+        1,
+    ).detach()
+    p = torch.stack([each[:, 0, 0], each[:, 1, 0], torch.zeros(len(x))], 1) * torch.cat(
+        [shares, shares[:, :1]], 1
+    )
+    p[:, 2] = shares[:, 0] * each[:, 0, 1] + shares[:, 1] * each[:, 1, 1]
+    torch.testing.assert_close(tickets.predict(x).probability_B, p.max(1).values, check_dtype=False)
+
+
+def test_mixed_answers_of_different_classes_have_gradients(make, images):
+    tickets = make("Classification").train()
+    tickets.facts["classes"] = {name: [k] for k, name in enumerate(tickets.names)}
+    part = partitions.by_label(images, NAMES)
+    tickets.router = PrototypeRouter(mix=2).fit(tickets, images, part)
+    tickets(images.test.x[:9]).logsumexp(1).sum().backward()
+    assert all(bool(p.grad.isfinite().all()) for p in tickets.parameters() if p.grad is not None)
 
 
 def test_temperature_lowers_the_loss_of_overconfident_tickets(make, images):

@@ -318,7 +318,8 @@ def test_a_ticket_is_trained_among_the_classes_of_its_subset_on_rows_of_its_own(
     torch.testing.assert_close(loss, F.cross_entropy(outputs[:, 2:], y - 2))
     loss.backward()
     assert outputs.grad[:, :2].count_nonzero() == 0
-    assert [own.answers(k) for k in (0, 1)] == [[0, 1], [2, 3]]
+    assert own.answers(partition) == {"a": [0, 1], "b": [2, 3]}
+    assert own.choices() == {"among": "subset"}
     owned = rest.unflatten(own.owned(rest, "1", 1))
     assert owned["1.weight"].all(1).tolist() == owned["1.bias"].tolist() == [False, False, True, True]
     assert owned["0.bias"].all()
@@ -331,14 +332,15 @@ def test_among_all_classes_every_row_is_everybodys(single):
     bound = objective.of(data, partition.whole() if single else partition)
     outputs, y = OUTPUTS[:3], torch.tensor([2, 3, 3])
     torch.testing.assert_close(bound.loss(outputs, y, 0, NO_INPUTS), F.cross_entropy(outputs, y))
-    assert bound.answers(0) is None
+    assert bound.answers(partition) == ({} if single else {"a": [0, 1], "b": [2, 3]})
+    assert bound.choices() == {}
     assert bound.owned(Layout(("1.bias",), ((4,),)), "1", 0) is None
     with pytest.raises(UsageError, match="among is subset or all: got 'own'"):
         Classification("own")
 
 
 def test_among_a_single_class_there_is_nothing_to_learn(images, by_class):
-    assert Classification().of(images, by_class).answers(0) is None
+    assert Classification().of(images, by_class).choices() == {}
     with pytest.raises(PartitionError, match="holds a single class in training"):
         Classification("subset").of(images, by_class)
 
@@ -346,7 +348,7 @@ def test_among_a_single_class_there_is_nothing_to_learn(images, by_class):
 def test_subsets_with_the_same_classes_answer_among_all_outputs(images, by_site):
     bound, outputs = Classification("subset").of(images, by_site), torch.randn(4, 5)
     y = torch.tensor([0, 1, 2, 1])
-    assert bound.answers(0) is None
+    assert bound.answers(by_site) == bound.choices() == {}
     assert torch.equal(bound.loss(outputs, y, 0, NO_INPUTS), F.cross_entropy(outputs, y))
 
 

@@ -515,7 +515,9 @@ def test_two_tickets_are_mixed_by_their_posteriors(tickets, data, contexts, x):
 def test_outputs_of_any_structure_are_mixed():
     routed = Routed(NAMES, torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.ones(1), "gate")
     value = {"calm": 1.0, "rough": 9.0, "wild": 100.0}
-    found = mixed(routed, lambda names: {"a": torch.tensor([value[n] for n in names])}, 2)
+    likeliest = routed.likeliest(2)
+    outputs = [{"a": torch.tensor([value[n] for n in names])} for names, _ in likeliest]
+    found = mixed(outputs, [share_B for _, share_B in likeliest])
     torch.testing.assert_close(found["a"], torch.tensor([1 * 0.625 + 9 * 0.375]))
 
 

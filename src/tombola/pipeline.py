@@ -206,8 +206,8 @@ class Pipeline(Task):
         about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
         shape = self.data.inputs("train", torch.arange(1)).shape[1:]
         about |= {"task": source, "outputs": list(own), "shape": list(shape)}
-        classes = {masks.names[k]: problem.objective.answers(k) for k in own}
-        about |= {"classes": classes} if any(classes.values()) else {}
+        if classes := problem.objective.answers(problem.partition):
+            about |= {"classes": classes, **({"told": list(classes)} if self.data.contexts else {})}
         return finish(problem, theta, masks, own, self.settings, about), facts["seen"]
 
 

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_map_only
 from tombola.calibration import Calibration
 from tombola.errors import TombolaError, UnknownTicket
 from tombola.modes import in_mode
-from tombola.objectives.classes import allowed, among
-from tombola.routing import Routed, Router
+from tombola.objectives.classes import allowed, mask_logits
+from tombola.routing import Routed, Router, mixed
 from tombola.routing.router import Tickets, output_of
 
 LOST = "; the output is not a finite number, and no answer"
@@ -35,7 +35,8 @@ class Prediction:
             - one-vs-rest, one ticket named, or a network of its own: 1 for yes, 0 for no;
             - one network for all subsets (``imp``): the number of the output, as for classes;
             - all others (reconstruction, enhancement): None, the answer is ``outputs``.
-        probability_B: of that answer, given that this ticket is the right one; None as above.
+        probability_B: of that answer, given that this ticket is the right one, or one of the two that are
+            mixed; None as above.
         confidence_B: of ticket and answer together, 0 to 1.
         why: one line for each sample.
     """
@@ -62,10 +63,6 @@ class Answering(Tickets, Protocol):
         """Who is to answer."""
         ...
 
-    def follow(self, x: Tensor, routed: Routed) -> Any:
-        """Outputs of who was chosen."""
-        ...
-
 
 @torch.no_grad()
 def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, context: Any) -> Prediction:
@@ -84,16 +81,57 @@ def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, c
             name = tickets.names[0] if ticket is None else ticket
             return one_of(tickets, x, name, tickets.calibration)
         raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
-    routed: Routed | None = None
     with in_mode(tickets.backbone, training=False):
         if ticket is None and (several or context is not None):
             routed = tickets.route(x, context)
-            names, outputs = routed.names, tickets.follow(x, routed)
-        else:
-            one = tickets.names[0] if ticket is None else ticket
-            outputs = tickets(x, ticket=one, context=context)
-            names = [one] * len(x) if isinstance(one, str) else list(one)
-    return within(tickets, tree_map_only(Tensor, Tensor.cpu, outputs), names, routed, tickets.calibration)
+            likeliest = routed.likeliest(tickets.router.options["mix"] if tickets.router is not None else 1)
+            asked = [_Asked.of(tickets, x, names, names, share_B) for names, share_B in likeliest]
+            return within(tickets, asked, routed)
+        one = tickets.names[0] if ticket is None else ticket
+        names = [one] * len(x) if isinstance(one, str) else list(one)
+        return within(tickets, [_Asked.of(tickets, x, one, names, torch.ones(len(x)), context)], None)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One ticket for each sample: B names, their shares in the answer, outputs, and their classes."""
+
+    names: list[str]
+    share_B: Tensor
+    outputs: Any
+    classes_BC: Tensor | None
+
+    @classmethod
+    def of(
+        cls,
+        tickets: Answering,
+        x: Tensor,
+        ticket: str | Sequence[str],
+        names: list[str],
+        share_B: Tensor,
+        context: Any = None,
+    ) -> _Asked:
+        outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
+        return cls(names, share_B.cpu(), outputs, allowed(tickets.facts, names, x))
+
+    def probabilities(self, tickets: Answering) -> Tensor:
+        """Of the classes, ``[B, C]`` double, by each ticket's own temperature if there is one.
+
+        Raises:
+            TombolaError: outputs that are not ``[B, C]``.
+        """
+        if not isinstance(self.outputs, Tensor) or self.outputs.ndim != 2:
+            raise TombolaError("tickets of Classification give outputs [batch, classes], these do not")
+        logits_BC = self.outputs.detach()
+        if self.classes_BC is not None:
+            logits_BC = mask_logits(logits_BC, self.classes_BC)
+        if tickets.calibration is None:
+            return logits_BC.double().softmax(1)
+        p_BC = torch.empty_like(logits_BC, dtype=torch.double)
+        for name in dict.fromkeys(self.names):
+            mine = torch.tensor([each == name for each in self.names])
+            p_BC[mine] = tickets.calibration.classes(logits_BC[mine], tickets.names.index(name))
+        return p_BC
 
 
 def _against_rest(tickets: Tickets) -> bool:
@@ -160,40 +198,26 @@ def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | No
     return Prediction(score_B, [name] * len(x), yes_B.long(), sure_B, sure_B, why)
 
 
-def within(
-    tickets: Answering,
-    outputs: Any,
-    names: Sequence[str],
-    routed: Routed | None,
-    calibration: Calibration | None,
-) -> Prediction:
+def within(tickets: Answering, asked: Sequence[_Asked], routed: Routed | None) -> Prediction:
     """A context's own ticket has answered, named or routed; classes if it is a classifier.
 
-    A ticket that was trained among the classes of its subset (`Classification`) answers with one of them.
+    Where the router mixes two tickets, it is the mean of their probabilities, and the ticket that is named is
+    the one with the greater part in the answer.
 
     Raises:
         TombolaError: a classifier's outputs are not ``[B, C]``.
     """
-    sure_B = torch.ones(len(names)) if routed is None else routed.confidence_B.cpu()
-    why = ["named"] * len(names) if routed is None else [routed.why(i) for i in range(len(names))]
+    first = asked[0]
+    outputs = mixed([a.outputs for a in asked], [a.share_B for a in asked], [a.classes_BC for a in asked])
+    sure_B = torch.ones(len(first.names)) if routed is None else routed.confidence(len(asked)).cpu()
+    why = ["named" if routed is None else routed.why(i) for i in range(len(first.names))]
     objective = tickets.facts.get("objective")
     if objective != "Classification" and (objective != "OneVsRest" or _against_rest(tickets)):
-        return Prediction(outputs, list(names), None, None, sure_B, why)
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-        raise TombolaError("tickets of Classification give outputs [batch, classes], these do not")
-    own_BC = None if _mixes(tickets, routed) else allowed(tickets.facts, names)
-    logits_BC = outputs.detach() if own_BC is None else among(outputs.detach(), own_BC)
-    p_BC = logits_BC.double().softmax(1)
-    for k in () if calibration is None else sorted({tickets.names.index(name) for name in names}):
-        mine = torch.tensor([tickets.names.index(name) == k for name in names])
-        assert calibration is not None
-        p_BC[mine] = calibration.classes(logits_BC[mine], k)
-    p_BC, lost_B = _finite(p_BC)
+        return Prediction(outputs, first.names, None, None, sure_B, why)
+    parts_BC = [a.share_B[:, None] * a.probabilities(tickets) for a in asked]
+    p_BC, lost_B = _finite(torch.stack(parts_BC).sum(0))
     why = [line + (LOST if lost else "") for line, lost in zip(why, lost_B, strict=True)]
-    top = p_BC.max(1)
-    return Prediction(outputs, list(names), top.indices, top.values, sure_B * top.values.cpu(), why)
-
-
-def _mixes(tickets: Answering, routed: Routed | None) -> bool:
-    """Whether outputs are those of two tickets, of which each was asked among its own classes already."""
-    return routed is not None and tickets.router is not None and tickets.router.options["mix"] > 1
+    top_B, answer_B = p_BC.max(1)
+    by_B = torch.stack([part.gather(1, answer_B[:, None])[:, 0] for part in parts_BC]).argmax(0).tolist()
+    names = [asked[i].names[b] for b, i in enumerate(by_B)]
+    return Prediction(outputs, names, answer_B, top_B, sure_B * top_B, why)

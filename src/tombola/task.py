@@ -88,8 +88,6 @@ class Task:
         few = torch.arange(min(8, len(self.data.train)))
         inputs = self.data.inputs("train", few, device=self.f.device).cpu()
         architecture = json.dumps(storage.architecture(self.backbone), sort_keys=True)
-        objective = self.objective.of(self.data, self.partition)
-        closed = any(objective.answers(k) is not None for k in range(len(self.partition)))
         return {
             "theta0": storage.digest(self.theta0.tensors()),
             "data": storage.digest(splits),
@@ -98,7 +96,7 @@ class Task:
             "partition": storage.digest(subsets),
             "backbone": hashlib.sha256(architecture.encode()).hexdigest(),
             "objective": type(self.objective).__name__,
-            **({"among": "subset"} if closed else {}),  # runs of another loss do not go on by this one
+            **self.objective.of(self.data, self.partition).choices(),
         }
 
     def key(self, *what: Any) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +127,10 @@ class TicketModel(fitted.Holder):
 
     def follow(self, x: Tensor, routed: Routed) -> Any:
         """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
-        count = self.router.options["mix"] if self.router is not None else 1
-        return mixed(routed, lambda names: self._grouped(x, names), count, partial(allowed, self.facts))
+        likeliest = routed.likeliest(self.router.options["mix"] if self.router is not None else 1)
+        outputs = [self._grouped(x, names) for names, _ in likeliest]
+        classes = [allowed(self.facts, names) for names, _ in likeliest]
+        return mixed(outputs, [share_B for _, share_B in likeliest], classes)
 
     @uncompiled()
     @torch.no_grad()

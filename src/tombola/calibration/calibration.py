@@ -20,7 +20,7 @@ from tombola.data import Data
 from tombola.device import device_of
 from tombola.errors import CalibrationError, unknown
 from tombola.modes import in_mode
-from tombola.objectives.classes import allowed, among
+from tombola.objectives.classes import allowed, mask_logits
 from tombola.partition import Partition
 from tombola.randomness import generator
 from tombola.routing.router import State, Tickets, output_of, print_of
@@ -153,7 +153,7 @@ class Calibration:
             outputs_SC, truth_S = torch.cat(parts), data.validation.y[index].long()
             if (own_SC := allowed(tickets.facts, [name] * len(index))) is not None:
                 known_S = (truth_S[:, None] == own_SC[0].nonzero()[:, 0]).any(1)  # no others can be right
-                outputs_SC, truth_S = among(outputs_SC, own_SC)[known_S], truth_S[known_S]
+                outputs_SC, truth_S = mask_logits(outputs_SC, own_SC)[known_S], truth_S[known_S]
             found.append(_temperature(outputs_SC, truth_S))
         self.tensors = {"temperature_K": torch.tensor(found, dtype=torch.double)}
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola.data import Data
-from tombola.objectives.classes import among
+from tombola.objectives.classes import mask_logits
 from tombola.pipeline import predict
 from tombola.routing import Routed, mixed
 
@@ -50,22 +50,17 @@ class Answers:
         """Answers to these samples ``[B, ...]``, sample i by network ``answering_S[i]``."""
         who = answering_S[samples]
         found = self.outputs_KS[who, samples]
-        return found if self.classes_KC is None else among(found, self.classes_KC[who])
+        return found if self.classes_KC is None else mask_logits(found, self.classes_KC[who])
 
     def mixed(self, routed: Routed, samples: Tensor) -> Tensor:
         """Answers to these samples by the two likeliest tickets, weighed (`tombola.routing.mixed`)."""
         number = {name: k for k, name in enumerate(routed.tickets)}
         part = Routed(routed.tickets, routed.scores_BK[samples], routed.familiarity_B[samples], routed.kind)
-
-        def numbers(names: list[str]) -> Tensor:
-            return torch.tensor([number[name] for name in names])
-
-        found: Tensor = mixed(
-            part,
-            lambda names: self.outputs_KS[numbers(names), samples],
-            2,
-            lambda names: None if self.classes_KC is None else self.classes_KC[numbers(names)],
-        )
+        likeliest = part.likeliest(2)
+        who = [torch.tensor([number[name] for name in names]) for names, _ in likeliest]
+        outputs = [self.outputs_KS[k, samples] for k in who]
+        classes = [None if self.classes_KC is None else self.classes_KC[k] for k in who]
+        found: Tensor = mixed(outputs, [share_B for _, share_B in likeliest], classes)
         return found
 
 

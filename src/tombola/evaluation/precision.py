@@ -24,7 +24,7 @@ from tombola.calibration.coupling import COUPLINGS
 from tombola.calibration.scaling import KINDS
 from tombola.evaluation.values import Values, rows
 from tombola.evaluation.world import World
-from tombola.objectives.classes import allowed, among
+from tombola.objectives.classes import allowed, mask_logits
 from tombola.objectives.readings import decisions
 from tombola.objectives.subset_softmax import SubsetSoftmax
 from tombola.pipeline import predict
@@ -228,7 +228,7 @@ def within(world: World, tickets: TicketModel) -> tuple[Values, Calibration]:
         index = world.partition.members["test"][:, k].nonzero()[:, 0]
         outputs = predict(tickets.bake(name), world.data, "test", index)
         if (own_SC := allowed(tickets.facts, [name] * len(index))) is not None:
-            outputs = among(outputs, own_SC)
+            outputs = mask_logits(outputs, own_SC)
         rights.append(world.data.test.y[index].long())
         parts["plain"].append(outputs.double().softmax(1))
         parts["temperature"].append(made.classes(outputs, k))

@@ -21,7 +21,7 @@ from tombola.evaluation.inputs import described
 from tombola.fitted import take_over
 from tombola.launch import Order, order_of
 from tombola.objectives import Classification, Objective
-from tombola.objectives.classes import differ, held
+from tombola.objectives.classes import classes_of, differ
 from tombola.partition import Partition
 from tombola.randomness import generator
 from tombola.records import read_config
@@ -106,8 +106,8 @@ class World:
         """Which classes each context has in training, boolean ``[K, C]``; None where all have the same."""
         if not isinstance(self.objective, Classification):
             return None
-        held_KC = held(self.data, self.partition)
-        return held_KC if differ(held_KC) else None
+        classes_KC = classes_of(self.data, self.partition)
+        return classes_KC if differ(classes_KC) else None
 
     def quality(
         self, networks: Sequence[nn.Module], answering_S: Tensor, known: bool = True

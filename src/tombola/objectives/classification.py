@@ -12,12 +12,13 @@ from tombola.data import Data
 from tombola.errors import DataError, PartitionError, UsageError
 from tombola.layout import Layout
 from tombola.models.context import number
-from tombola.objectives.classes import among, differ, held
+from tombola.objectives.classes import classes_of, differ, mask_logits
 from tombola.objectives.in_subset import InSubset, mean_and_each
 from tombola.objectives.objective import Metric, Predict, own_rows
 from tombola.partition import Partition
 
 Among = Literal["subset", "all"]
+MOST = 10**6  # classes; larger numbers are taken for something else
 
 
 class Classification(InSubset):
@@ -40,40 +41,56 @@ class Classification(InSubset):
         if among not in get_args(Among):
             raise UsageError(f"among is {' or '.join(get_args(Among))}: got {among!r}")
         self.among: Among = among
-        self.held_KC: Tensor | None = None  # of the data that it is `of`, where it makes a difference
+        self.classes_KC: Tensor | None = None  # of the data that it is `of`, where subsets differ in them
+        self.told = False  # whether one network for all subsets is told which
 
     def of(self, data: Data, partition: Partition) -> Self:
-        """Knowing which classes each subset has; one network for all needs it only if it is told which.
+        """Knowing which classes each subset has, and whether a network for all is told the subset.
 
         Raises:
-            PartitionError: a subset holds a single class, and is to be answered among its own.
+            PartitionError: a subset holds a single class, and a ticket is to be trained among its own.
         """
-        y, told = data.train.y, data.contexts is not None
-        bound = copy.copy(self)
-        bound.held_KC = None
-        if self.among == "subset" and (told or self.original is None) and not _strange(y):
-            held_KC = held(data, self.original or partition)
-            bound.held_KC = held_KC if differ(held_KC) else None
-            names = (self.original or partition).names
-            if alone := [name for name, row in zip(names, held_KC, strict=True) if int(row.sum()) < 2]:
-                raise PartitionError(
-                    f"subset {alone[0]!r} holds a single class in training, so it has nothing to learn among "
-                    "its own classes: merge it with another, or pass among='all'"
-                )
+        bound, judged = copy.copy(self), self.original or partition
+        bound.told = data.contexts is not None
+        bound.classes_KC = None
+        if not _strange(data.train.y):
+            classes_KC = classes_of(data, judged)
+            bound.classes_KC = classes_KC if differ(classes_KC) else None
+        if bound._own_KC is not None:
+            for name, row in zip(judged.names, bound._own_KC, strict=True):
+                if int(row.sum()) < 2:
+                    raise PartitionError(
+                        f"subset {name!r} holds a single class in training, so it has nothing to learn among "
+                        "its own classes: merge it with another, or pass among='all'"
+                    )
         return bound
 
-    def answers(self, k: int) -> list[int] | None:
-        """The classes of subset k, where it is not all of them."""
-        if self.held_KC is None or self.original is not None:
-            return None
-        found: list[int] = self.held_KC[k].nonzero()[:, 0].tolist()
-        return found
+    @property
+    def _known_KC(self) -> Tensor | None:
+        """The classes of each subset, where who answers knows the subset and they are not all."""
+        return self.classes_KC if self.original is None or self.told else None
+
+    @property
+    def _own_KC(self) -> Tensor | None:
+        """The same, where training is among them."""
+        return self._known_KC if self.among == "subset" else None
+
+    def answers(self, partition: Partition) -> dict[str, list[int]]:
+        """The classes of each subset; whoever uses a ticket, or tells a network the subset, knows them."""
+        if self._known_KC is None:
+            return {}
+        names = (self.original or partition).names
+        return {name: row.nonzero()[:, 0].tolist() for name, row in zip(names, self._known_KC, strict=True)}
+
+    def choices(self) -> dict[str, str]:
+        """Whether training is among the classes of the subset."""
+        return {} if self._own_KC is None else {"among": self.among}
 
     def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:
-        """All, but for the classifier's rows of classes among which ticket k does not answer."""
-        if self.held_KC is None or self.original is not None:
+        """All, but for the classifier's rows of classes among which ticket k is not trained."""
+        if self._own_KC is None or self.original is not None:
             return None
-        return own_rows(rest, head, self.held_KC[k])
+        return own_rows(rest, head, self._own_KC[k])
 
     def targets(self, data: Data, partition: Partition, index: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """The classes, int64 ``[B]``."""
@@ -96,25 +113,25 @@ class Classification(InSubset):
             raise DataError(
                 f"class {int(targets.max())} in y, but the network has {outputs.shape[1]} outputs"
             )
-        if self.held_KC is not None:
-            own = number(inputs).long().cpu() if self.original is not None else k
-            outputs = among(outputs, self.held_KC[own])
+        if self._own_KC is not None:
+            own = k if self.original is None else number(inputs).long().cpu()
+            outputs = mask_logits(outputs, self._own_KC[own])
         return F.cross_entropy(outputs, targets)
 
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
         """Accuracy per ticket and their mean, by context."""
-        held_KC, own, of_all = held(data, self.original or partition), {}, {}
+        classes_KC, own, of_all = classes_of(data, self.original or partition), {}, {}
         for k, name, index, outputs in self.by_subset(predict, partition):
             truth = data.test.y[index]
-            closed = among(outputs, held_KC[k])
+            closed = mask_logits(outputs, classes_KC[k])
             own[name] = float((closed.argmax(1) == truth).double().mean())
             of_all[name] = float((outputs.argmax(1) == truth).double().mean())
         found = mean_and_each("accuracy", own, "like_for_like")
-        if differ(held_KC):
+        if differ(classes_KC):
             found += mean_and_each("accuracy_open", of_all, "like_for_like")
         return found
 
 
 def _strange(y: Tensor) -> bool:
-    """Whether these are no classes, of which `targets` and `loss` tell."""
-    return y.is_floating_point() or int(y.min()) < 0
+    """Whether these are no numbers of classes, of which `targets` and `loss` tell."""
+    return y.is_floating_point() or int(y.min()) < 0 or int(y.max()) >= MOST

@@ -69,9 +69,13 @@ class Objective(ABC):
         """The same, knowing what it has to of the data and partition that it is for."""
         return self
 
-    def answers(self, k: int) -> list[int] | None:  # noqa: ARG002
-        """The classes among which ticket k answers; None for all outputs."""
-        return None
+    def answers(self, partition: Partition) -> dict[str, list[int]]:  # noqa: ARG002
+        """The classes with which each subset is answered, by its name; empty for all outputs."""
+        return {}
+
+    def choices(self) -> dict[str, str]:
+        """What runs need to have in common beside its name."""
+        return {}
 
     @abstractmethod
     def single(self, partition: Partition) -> Objective:

@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from tombola.objectives.classes import among
-from tombola.routing.routed import Routed
+from tombola.objectives.classes import mask_logits
 
 
-def mixed(
-    routed: Routed,
-    run: Callable[[list[str]], Any],
-    count: int,
-    allowed: Callable[[list[str]], Tensor | None] = lambda names: None,  # noqa: ARG005
-) -> Any:
-    """Outputs of the ticket of each sample, or the mean of two weighed by their posteriors.
+def mixed(outputs: Sequence[Any], shares: Sequence[Tensor], classes: Sequence[Tensor | None] = ()) -> Any:
+    """The mean of the outputs of one or two tickets per sample, weighed.
 
-    Tickets that answer with different classes have no logits in common: of them it is probabilities that are
-    weighed, and the outputs are their logarithms.
+    Tickets that answer with different classes have no logits in common. Of them it is probabilities that are
+    weighed, and the outputs are their logarithms, very low for classes of neither.
 
     Args:
-        routed: who answers.
-        run: from one ticket name per sample to outputs ``[B, ...]``, of any structure.
-        count: 1 or 2.
-        allowed: from names to the classes with which they answer (`tombola.objectives.classes`).
+        outputs: of each of them, ``[B, ...]`` or any structure of tensors.
+        shares: the weight of each, ``[B]``; they sum to one (`Routed.likeliest`).
+        classes: with which each answers, boolean ``[B, C]``; None or nothing for all outputs.
 
-    >>> import torch
-    >>> routed = Routed(("a", "b"), torch.tensor([[0.75, 0.25]]).log(), torch.ones(1), "gate")
-    >>> mixed(routed, lambda names: torch.tensor([[0.0 if n == "a" else 1.0] for n in names]), 2).tolist()
+    >>> mixed([torch.zeros(1, 1), torch.ones(1, 1)], [torch.tensor([0.75]), torch.tensor([0.25])]).tolist()
     [[0.25]]
     """
-    if count == 1:
-        return run(routed.names)
-    top = routed.scores_BK.topk(min(2, len(routed.tickets)), 1)
-    shares = top.values.softmax(1)
-    pairs = [[routed.tickets[k] for k in column.tolist()] for column in top.indices.T]
-    outputs, classes = [run(names) for names in pairs], [allowed(names) for names in pairs]
-    if known := [rows for rows in classes if rows is not None]:
-        outputs = [among(each, rows).softmax(1) for each, rows in zip(outputs, known, strict=True)]
 
     def weighed(*parts: Tensor) -> Tensor:
         return sum(  # type: ignore[return-value]
-            part * shares[:, i].to(part).view(-1, *[1] * (part.ndim - 1)) for i, part in enumerate(parts)
+            part * share.to(part).view(-1, *[1] * (part.ndim - 1))
+            for part, share in zip(parts, shares, strict=True)
         )
 
-    found = tree_map(weighed, *outputs)
-    return found.log() if known else found
+    if len(outputs) == 1:
+        return outputs[0]
+    if known := [rows for rows in classes if rows is not None]:
+        p = weighed(*(mask_logits(each, own).softmax(1) for each, own in zip(outputs, known, strict=True)))
+        return p.clamp(min=torch.finfo(p.dtype).tiny).log()  # finite, so that gradients are
+    return tree_map(weighed, *outputs)

@@ -42,11 +42,21 @@ class Routed:
         """The ticket of each sample."""
         return [self.tickets[k] for k in self.index_B.tolist()]
 
+    def likeliest(self, count: int) -> list[tuple[list[str], Tensor]]:
+        """The so many likeliest tickets of each sample: B names each, and shares ``[B]`` that sum to one."""
+        top = self.scores_BK.topk(min(count, len(self.tickets)), 1)
+        columns = zip(top.indices.T.tolist(), top.values.softmax(1).T, strict=True)
+        return [([self.tickets[k] for k in column], share_B) for column, share_B in columns]
+
     @property
     def confidence_B(self) -> Tensor:
         """The posterior of the chosen ticket, lowered in proportion for an unusual input, ``[B]``."""
-        posterior_B = self.scores_BK.max(1).values.exp()
-        return posterior_B * self.usual_B
+        return self.confidence(1)
+
+    def confidence(self, count: int) -> Tensor:
+        """That one of the so many likeliest is the right one, lowered in the same way, ``[B]``."""
+        mass_B = self.scores_BK.exp().topk(min(count, len(self.tickets)), 1).values.sum(1)
+        return mass_B * self.usual_B
 
     @property
     def usual_B(self) -> Tensor:

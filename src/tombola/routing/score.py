@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tombola.device import device_of
 from tombola.errors import RouterError, unknown
-from tombola.objectives.classes import allowed, among
+from tombola.objectives.classes import allowed, mask_logits
 from tombola.routing.looked import Looked
 from tombola.routing.router import Router, Tickets
 
@@ -92,7 +92,7 @@ def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tenso
     if reading == "own_output":
         return outputs[:, k]
     if (own_BC := allowed(tickets.facts, [name] * len(x))) is not None:
-        outputs = among(outputs, own_BC)
+        outputs = mask_logits(outputs, own_BC)
     return outputs.logsumexp(1) if reading == "energy" else outputs.max(1).values
 
 
