@@ -262,6 +262,15 @@ def test_compare_shows_the_methods_that_are_named_beside_what_the_page_has(runs,
     assert "did you mean 'imp'" in bad(capsys, 2, "compare", runs, "--method", "imp_")
 
 
+def test_compare_says_that_nothing_is_finished_yet(runs, tmp_path, capsys):
+    shutil.copytree(runs / "seed0", tmp_path / "seed0")
+    (tmp_path / "seed0" / "records.jsonl").write_text("")
+    (tmp_path / "seed0" / "timings.jsonl").unlink()
+    page = tmp_path / "page.md"
+    assert "no outcome is finished" in bad(capsys, 1, "compare", tmp_path / "seed0", "--write", page)
+    assert not page.exists()
+
+
 def test_compare_refuses_a_page_without_marks(runs, tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("mine")

@@ -494,11 +494,17 @@ def test_a_page_without_a_place_for_tables_is_refused(text, tmp_path):
         put_tables(tmp_path / "page.md", made_by("route"), [], [Table("t", ["a"], [["1"]])])
 
 
-def test_a_damaged_twin_is_refused(tmp_path):
-    (tmp_path / "page.json").write_text("[{")
+@pytest.mark.parametrize("content", ["[{", '{"a": 1}', "[3]", '[{"experiment": "e"}]'])
+def test_a_damaged_twin_is_refused(tmp_path, content):
+    (tmp_path / "page.json").write_text(content)
     row = {"experiment": "e", "preset": "p", "sparsity": 0.5}
     with pytest.raises(UsageError, match="is damaged"):
         put_tables(tmp_path / "page.md", made_by("route"), [row], [])
+    (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
+    (tmp_path / "folder.md").mkdir()
+    for name in ("bytes", "folder"):
+        with pytest.raises(UsageError, match=f"{name}.md is no page that can be read"):
+            put_tables(tmp_path / f"{name}.md", made_by("route"), [row], [])
 
 
 def test_numbers_of_another_scale_are_remarked_on(tmp_path):

@@ -358,6 +358,16 @@ def test_what_stands_in_for_the_data_is_named_and_has_no_figures_of_the_paper(tm
     assert not any(column.startswith("paper") for column in standing_in.header)
 
 
+def test_a_value_of_fewer_seeds_than_its_line_says_so(tmp_path):
+    runs = [write_run(tmp_path / f"seed{seed}", seed, 0.5 + seed / 10) for seed in range(2)]
+    head = {"event": "metric", "method": "rtl", "sparsity": 0.5, "reading": "like_for_like"}
+    with (runs[0] / "records.jsonl").open("a") as file:
+        file.write(json.dumps({**head, "metric": "accuracy", "value": 0.4}) + "\n")
+    like = next(table for table in tables(rows(runs)) if "AUC" in table.header)
+    assert like.header == ["method", "sparsity", "seeds", "AUC", "accuracy"]
+    assert like.body == [["rtl", "50%", "2", ".550 ± .635", ".400 (n = 1)"]]
+
+
 def test_a_table_is_markdown():
     table = Table("T", ["a", "b"], [["x", "1"]])
     assert table.markdown() == "### T\n\n| a | b |\n| --- | ---: |\n| x | 1 |\n"
@@ -374,7 +384,9 @@ def test_a_page_keeps_the_words_around_its_tables(three, tmp_path):
     page, found = tmp_path / "docs" / "cifar10.md", rows(three)
     put_tables(page, COMPARED, found, tables)
     first = page.read_text()
-    assert first.startswith(f"# cifar10\n\n{BEGIN}\n\n### cifar10, preset quick\n\n#### The paper's reading")
+    assert first.startswith(
+        f"# cifar10\n\n## Tables\n\n{BEGIN}\n\n### cifar10, preset quick\n\n#### The paper's reading"
+    )
     page.write_text(f"before\n{first}\nafter; the end mark is {END}\n")
     put_tables(page, COMPARED, found, tables)
     assert page.read_text() == f"before\n{first}\nafter; the end mark is {END}\n"

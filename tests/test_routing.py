@@ -512,6 +512,12 @@ def test_two_tickets_are_mixed_by_their_posteriors(tickets, data, contexts, x):
     torch.testing.assert_close(mixture, expected)
 
 
+def test_one_vs_rest_tickets_are_not_mixed(tickets, data, contexts):
+    tickets.facts["objective"] = "OneVsRest"
+    with pytest.raises(RouterError, match="outputs of two cannot be mixed: mix=1"):
+        router("prototype", mix=2).fit(tickets, data, contexts)
+
+
 def test_outputs_of_any_structure_are_mixed():
     routed = Routed(NAMES, torch.tensor([[0.5, 0.3, 0.2]]).log(), torch.ones(1), "gate")
     value = {"calm": 1.0, "rough": 9.0, "wild": 100.0}

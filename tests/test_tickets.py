@@ -279,6 +279,13 @@ def test_inputs_of_another_shape_than_in_training_name_both():
     assert tickets(torch.zeros(2, 7, 4), ticket="a").shape == (2, 7, 3)  # the network can take that one
 
 
+def test_a_sample_without_its_batch_is_named(tickets, x):
+    tickets.facts["shape"] = list(x.shape[1:])
+    for ask in (lambda: tickets(x[0], ticket="top"), lambda: tickets.predict(x[0], ticket="top")):
+        with pytest.raises(TombolaError, match=r"x is one sample, \[1, 6, 6\], and no batch: pass x\[None\]"):
+            ask()
+
+
 def test_other_failures_of_the_network_are_passed_on(tickets, x):
     with pytest.raises(RuntimeError, match="channels"):
         tickets(torch.rand(7, 2, 6, 6), ticket="top")

@@ -101,7 +101,8 @@ def doubts(objective: Objective, data: Data, partition: Partition) -> list[str]:
             "every subset holds a single class, so that within its subset every answer is right: OneVsRest "
             "asks which subset a sample is of, and accuracy_open judges among all classes"
         ]
-    if isinstance(objective, Classification) and objective.among == "all" and any(a != each[0] for a in each):
+    several = min(map(len, each)) > 1 and any(classes != each[0] for classes in each)
+    if isinstance(objective, Classification) and objective.among == "all" and several:
         return [
             "subsets hold different classes, and Classification trains every ticket to rule out those of the "
             "others; Classification('subset') trains it among its own, as it is judged"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tombola.device import CPU
-from tombola.errors import MaskError, ScopeError, unknown
+from tombola.errors import MaskError, ScopeError, TombolaError, unknown
 from tombola.layout import Layout
 from tombola.product import masked_weights
 from tombola.stage import part
@@ -154,6 +154,13 @@ def parameters_of(module: nn.Module, scope: Layout) -> list[Tensor]:
             owner = owner._modules[step]  # type: ignore[assignment]
         found.append(owner._parameters[last])
     return found  # type: ignore[return-value]
+
+
+def check_network(backbone: object) -> None:
+    """Raise `TombolaError` for what is no network, such as a class that was not called."""
+    if not isinstance(backbone, nn.Module):
+        called = f"; call it: {backbone.__name__}()" if isinstance(backbone, type) else ""
+        raise TombolaError(f"backbone must be a torch.nn.Module: got {type(backbone).__name__}{called}")
 
 
 def check_scope(backbone: nn.Module, scope: Layout) -> None:

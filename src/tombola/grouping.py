@@ -79,6 +79,12 @@ def _put_back(outputs: list[Any], back: Tensor) -> Any:
     return tree_map(lambda *group: torch.cat(group)[back], outputs[0], *outputs[1:])
 
 
+def check_batch(x: Tensor, shape: Sequence[int] | None) -> None:
+    """Raise `TombolaError` where x is a sample as in training, and no batch of them."""
+    if shape is not None and list(x.shape) == list(shape):
+        raise TombolaError(f"x is one sample, {list(x.shape)}, and no batch: pass x[None]")
+
+
 @contextmanager
 def inputs_named(x: Tensor, dtype: torch.dtype, shape: Sequence[int] | None) -> Iterator[None]:
     """Inputs of another dtype or shape than the network's: an error that names both, in place of torch's.

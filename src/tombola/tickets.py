@@ -19,8 +19,8 @@ from torch.func import functional_call
 from tombola import fitted, prediction, storage
 from tombola.device import device_of
 from tombola.errors import TombolaError, UnknownTicket
-from tombola.function import check_private, check_scope, parameters_of
-from tombola.grouping import asked, grouped, inputs_named
+from tombola.function import check_network, check_private, check_scope, parameters_of
+from tombola.grouping import asked, check_batch, grouped, inputs_named
 from tombola.layout import Layout
 from tombola.masks import MaskSet
 from tombola.objectives.classes import allowed
@@ -106,6 +106,7 @@ class TicketModel(fitted.Holder):
             raise TombolaError(f"x is {type(x).__name__}, not a tensor: pass torch.as_tensor(x)")
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
+        check_batch(x, self.facts.get("shape"))
         routed = ticket is None and (len(self.names) > 1 or context is not None)
         with inputs_named(x, next(self.backbone.parameters()).dtype, self.facts.get("shape")):
             if routed:
@@ -142,6 +143,7 @@ class TicketModel(fitted.Holder):
                 "per sample; these tickets have no router that could choose "
                 "(tickets.router; tombola route RUN --save FOLDER writes one)"
             )
+        check_batch(x, self.facts.get("shape"))
         return self.router.route(self, x, context)
 
     @uncompiled(recursive=False)
@@ -253,7 +255,9 @@ def load(path: Path | str, backbone: nn.Module) -> TicketModel:
 
     Raises:
         TicketFileError: the file is missing, truncated, altered, or belongs to another architecture.
+        TombolaError: the backbone is no network.
     """
+    check_network(backbone)
     backbone, masks, private, facts, parts = storage.unpack(path, backbone)
     tickets = TicketModel(backbone, masks, private, facts).eval()
     fitted.restore(tickets, parts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tombola.commands.options import Flag, Words
-from tombola.errors import UsageError, unknown
+from tombola.errors import RunError, UsageError, unknown
 from tombola.report.page import made_by
 from tombola.report.rows import rows as rows_of
 from tombola.report.tables import tables
@@ -35,6 +35,8 @@ def compare(
         Print rows for machines instead of tables.
     """
     rows = rows_of(runs_of(paths, "compare"))
+    if not rows:
+        raise RunError("no outcome is finished in these runs yet: `tombola resume RUN` goes on")
     found = dict.fromkeys(row["method"] for row in rows)
     for name in method:
         if name not in found:

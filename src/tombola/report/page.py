@@ -49,8 +49,10 @@ class Place:
 
 
 def _by_method(row: Row) -> tuple[Any, ...]:
-    """Methods in the order of `tombola.methods`."""
-    return row["experiment"], row.get("preset", ""), list(METHODS).index(row["method"]), row["sparsity"]
+    """Methods in the order of `tombola.methods`, others after them."""
+    known = list(METHODS)
+    place = known.index(row["method"]) if row["method"] in known else len(known)
+    return row["experiment"], row.get("preset", ""), place, row["sparsity"]
 
 
 def _by_sparsity(row: Row) -> tuple[Any, ...]:
@@ -95,11 +97,12 @@ def put_tables(
         tables: what stands between the marks, or what makes it of all rows that the twin then holds.
 
     Raises:
-        UsageError: the page is no ``.md`` file, or exists without the marks, or its twin is damaged.
+        UsageError: the page is no ``.md`` file that can be read, or exists without the marks, or its twin is
+            damaged.
     """
     before, after = _around(page, place)
     twin = page.with_name(f"{page.stem}{place.twin}.json")
-    merged = place.merge(_stored(twin), rows)
+    merged = place.merge(_stored(twin, place), rows)
     made = tables(merged) if callable(tables) else tables
     words = "\n".join(
         "\n".join([*([f"### {of}\n"] if of else []), *(table.markdown() for table in together)])
@@ -114,7 +117,14 @@ def _around(page: Path, place: Place) -> tuple[str, str]:
     """The words of a page before and after the marks."""
     if page.suffix != ".md":
         raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
-    old = page.read_text() if page.exists() else f"# {page.stem}\n\n{place.begin}\n{place.end}\n"
+    try:
+        old = (
+            page.read_text()
+            if page.exists()
+            else f"# {page.stem}\n\n## Tables\n\n{place.begin}\n{place.end}\n"
+        )
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{page} is no page that can be read ({error})") from None
     before, _, rest = old.partition(place.begin)
     _, end, after = rest.partition(place.end)
     if not end:
@@ -124,11 +134,17 @@ def _around(page: Path, place: Place) -> tuple[str, str]:
     return before, after
 
 
-def _stored(twin: Path) -> list[Row]:
+def _stored(twin: Path, place: Place) -> list[Row]:
     if not twin.exists():
         return []
     try:
-        stored: list[Row] = json.loads(twin.read_text())
-    except ValueError as error:
+        stored = json.loads(twin.read_text())
+        if not isinstance(stored, list) or not all(isinstance(row, dict) for row in stored):
+            raise ValueError("no list of rows")
+        if lacking := [
+            name for name in place.outcome for row in stored if name not in row and name != "preset"
+        ]:
+            raise ValueError(f"a row without {lacking[0]}")
+    except (OSError, ValueError) as error:
         raise UsageError(f"{twin} is damaged ({error}): delete it, or restore it") from None
     return stored

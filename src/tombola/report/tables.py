@@ -248,18 +248,21 @@ def _table(
     body = []
     for key, cell in cells.items():
         line = [key[0], f"{key[1]:.0%}"]
+        seeds = max(row["seeds"] for row in cell.values())
         line += [str(max(row.get(name, 1) for row in cell.values())) for name in counted]
-        line += [_value(cell.get(metric), fmt) for metric, _, fmt in shown]
+        line += [_value(cell.get(metric), fmt, seeds) for metric, _, fmt in shown]
         figures = paper.get(key, {})
         line += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt in beside]
         body.append(line)
     return Table(title, header, body, of)
 
 
-def _value(row: Row | None, fmt: Format) -> str:
+def _value(row: Row | None, fmt: Format, seeds: int) -> str:
+    """A mean, its interval, and over how many seeds where the line has more."""
     if row is None:
         return ""
+    fewer = f" (n = {row['seeds']})" if fmt in MEASURED and row["seeds"] < seeds else ""
     if fmt not in MEASURED or row["ci95"] is None:
-        return fmt(row["mean"])
+        return fmt(row["mean"]) + fewer
     width = decibel if fmt in (decibel, signed_decibel) else share
-    return f"{fmt(row['mean'])} ± {width(row['ci95'])}"
+    return f"{fmt(row['mean'])} ± {width(row['ci95'])}{fewer}"

@@ -109,9 +109,13 @@ class Router(ABC):
         same tickets is not read again by the next.
 
         Raises:
-            RouterError: one context only, contexts that are no tickets, tickets without a context, or a
-                context with fewer than two samples of its own.
+            RouterError: one-vs-rest tickets that are to be mixed, one context only, contexts that are no
+                tickets, tickets without a context, or a context with fewer than two samples of its own.
         """
+        if self.options["mix"] > 1 and tickets.facts.get("objective") == "OneVsRest":
+            raise RouterError(
+                "one-vs-rest tickets are read at one output each, so outputs of two cannot be mixed: mix=1"
+            )
         self.names, self.made_for = tuple(tickets.names), print_of(tickets)
         looked = {} if looked is None else looked
         options = (self.options["depth"], self.options["bands"], self.options["limit"])
