@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tombola.experiments import EXPERIMENTS
-from tombola.report.rows import Row
+from tombola.report.rows import REFERENCES, Row
 from tombola.report.shown import Shown
 
 Format = Callable[[float], str]
@@ -99,6 +99,13 @@ MEASURED = (share, decibel, signed_share, signed_decibel)  # printed with their 
 LIKE = "like_for_like"  # the paper has no such reading, so its figures do not stand beside it
 Columns = list[tuple[str, str, Format]]  # metric, heading, format
 
+
+def _ahead(metric: str, label: str, fmt: Format) -> Columns:
+    """What a metric is ahead of each single mask (`tombola.report.rows.REFERENCES`)."""
+    heads = {"imp": f"{label}: of imp", "union_size_imp": "of union size", "same_mask": "of same mask"}
+    return [(f"{metric}_{REFERENCES[name]}", head, fmt) for name, head in heads.items()]
+
+
 # (title, reading, columns); rows of counts and costs have no reading.
 TABLES: list[tuple[str, str | None, Columns]] = [
     (
@@ -141,30 +148,18 @@ TABLES: list[tuple[str, str | None, Columns]] = [
         "Ahead of a single mask (imp; union_size_imp; same_mask), like for like, differences within a seed",
         LIKE,
         [
-            ("auc_lead", "AUC: of imp", signed_share),
-            ("auc_lead_union", "of union size", signed_share),
-            ("auc_lead_same", "of same mask", signed_share),
-            ("accuracy_lead", "accuracy: of imp", signed_share),
-            ("accuracy_lead_union", "of union size", signed_share),
-            ("accuracy_lead_same", "of same mask", signed_share),
-            ("balanced_accuracy_lead", "bal. acc.: of imp", signed_share),
-            ("balanced_accuracy_lead_union", "of union size", signed_share),
-            ("balanced_accuracy_lead_same", "of same mask", signed_share),
+            *_ahead("auc", "AUC", signed_share),
+            *_ahead("accuracy", "accuracy", signed_share),
+            *_ahead("balanced_accuracy", "bal. acc.", signed_share),
         ],
     ),
     (
         "Ahead of a single mask (imp; union_size_imp; same_mask), differences within a seed and item",
         None,
         [
-            ("psnr_lead", "PSNR: of imp", signed_decibel),
-            ("psnr_lead_union", "of union size", signed_decibel),
-            ("psnr_lead_same", "of same mask", signed_decibel),
-            ("psnr_region_lead", "PSNR, mean of regions: of imp", signed_decibel),
-            ("psnr_region_lead_union", "of union size", signed_decibel),
-            ("psnr_region_lead_same", "of same mask", signed_decibel),
-            ("si_snri_lead", "SI-SNRi: of imp", signed_decibel),
-            ("si_snri_lead_union", "of union size", signed_decibel),
-            ("si_snri_lead_same", "of same mask", signed_decibel),
+            *_ahead("psnr", "PSNR", signed_decibel),
+            *_ahead("psnr_region", "PSNR, mean of regions", signed_decibel),
+            *_ahead("si_snri", "SI-SNRi", signed_decibel),
         ],
     ),
     (
