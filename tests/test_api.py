@@ -351,3 +351,24 @@ def test_a_folder_is_no_ticket_file(rtl, tmp_path):
 
 def test_a_ticket_file_says_the_shape_of_an_input(rtl, images):
     assert rtl().facts["shape"] == [1, 6, 6]
+
+
+def test_who_knows_the_subset_answers_with_its_classes(convnet, images):
+    halves = tb.partition.by_rule(images, lambda split: {"low": split.y < 2, "high": split.y == 2})
+    sites = tb.partition.by_rule(
+        images, lambda split: {"a": (split.y < 2) & (split.x[:, 0, 0, 0] > 0), "b": split.x[:, 0, 0, 0] <= 0}
+    )
+    task = tb.objectives.Classification("subset")
+    with pytest.raises(PartitionError, match="subset 'high' holds a single class"):
+        tb.rtl(convnet, task, images, halves, **OPTIONS)
+    (outcome,) = tb.find("imp_context", convnet, task, images, sites, **OPTIONS)
+    network = outcome.models[0]
+    assert network.facts["classes"] == {"a": [0, 1], "b": [0, 1, 2]}
+    x = with_context(images.test.x, torch.zeros(len(images.test)))
+    with torch.no_grad():
+        network.backbone[9].bias[2] = 1e3  # would be the answer everywhere
+    assert network.predict(x).answer_B.max() < 2
+    x[:, -1] = 1
+    assert network.predict(x).answer_B.tolist() == [2] * len(x)
+    tickets = tb.rtl(convnet, task, images, sites, **OPTIONS)
+    assert tickets.facts["classes"] == network.facts["classes"]
