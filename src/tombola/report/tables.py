@@ -93,7 +93,8 @@ def signed_decibel(value: float) -> str:
     return f"{value:+.2f}"
 
 
-MEASURED = (share, decibel, signed_share, signed_decibel)  # printed with their intervals
+# What is printed with an interval, and how that is.
+WIDTHS: dict[Format, Format] = {share: share, signed_share: share, decibel: decibel, signed_decibel: decibel}
 
 
 LIKE = "like_for_like"  # the paper has no such reading, so its figures do not stand beside it
@@ -256,8 +257,7 @@ def _value(row: Row | None, fmt: Format, seeds: int) -> str:
     """A mean, its interval, and over how many seeds where the line has more."""
     if row is None:
         return ""
-    fewer = f" (n = {row['seeds']})" if fmt in MEASURED and row["seeds"] < seeds else ""
-    if fmt not in MEASURED or row["ci95"] is None:
-        return fmt(row["mean"]) + fewer
-    width = decibel if fmt in (decibel, signed_decibel) else share
-    return f"{fmt(row['mean'])} ± {width(row['ci95'])}{fewer}"
+    width = WIDTHS.get(fmt)
+    fewer = f" (n = {row['seeds']})" if width and row["seeds"] < seeds else ""
+    around = f" ± {width(row['ci95'])}" if width and row["ci95"] is not None else ""
+    return fmt(row["mean"]) + around + fewer
