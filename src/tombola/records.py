@@ -35,6 +35,7 @@ _ORIGIN = {
     "augmented": "another choice of `augment`",
     "partition": "another partition: other subsets, names or order",
     "backbone": "another architecture of the backbone",
+    "among": "another choice of the classes that `Classification` trains among",
 }
 
 

@@ -144,7 +144,7 @@ def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict
         if same and both:
             what = f"both seed {config['seed']}" + (f" of {both[0]}" if both[0] else "")
             raise RunError(f"{other} and {run} are {what}: compare them one by one")
-        pairs = [(key, theirs.get(key), config.get(key)) for key in ("augment", "tune")]
+        pairs = [(key, theirs.get(key), config.get(key)) for key in ("augment", "tune", "among")]
         hashed = (
             ("data", "partition", "backbone", "objective") if theirs.get("item") == config.get("item") else ()
         )
