@@ -28,8 +28,8 @@ class Classification(InSubset):
         among: what a ticket is trained to choose from where subsets hold different classes. ``all``: all
             outputs, so that every ticket also learns that the classes of others never come, on rows of the
             classifier that it shares with them. ``subset``: the classes that its own has in training, as it
-            is judged; the rows of other classes are then none of its own. A network that is told
-            the context (`tombola.telling`) is trained likewise, and one that is not among all classes.
+            is judged; the rows of other classes are then none of its own. One network for all subsets is
+            trained likewise if it is told the context (`tombola.telling`), and among all classes if not.
 
     Metrics, of each ticket on the test samples of its own subset, and their mean: ``accuracy`` among
     the classes that the subset has in training, which whoever knows the context knows, for single
