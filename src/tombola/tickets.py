@@ -130,7 +130,7 @@ class TicketModel(fitted.Holder):
         """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
         likeliest = routed.likeliest(self.router.options["mix"] if self.router is not None else 1)
         outputs = [self._grouped(x, names) for names, _ in likeliest]
-        classes = [allowed(self.facts, names) for names, _ in likeliest]
+        classes = [allowed(self.facts, names, x) for names, _ in likeliest]
         return mixed(outputs, [share_B for _, share_B in likeliest], classes)
 
     @uncompiled()

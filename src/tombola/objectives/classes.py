@@ -43,10 +43,11 @@ def allowed(facts: Mapping[str, Any], names: Sequence[str], x: Tensor | None = N
         return None
     if "told" in facts and x is not None:
         names = [facts["told"][k] for k in number(x).long().tolist()]
-    rows = torch.zeros(len(names), 1 + max(map(max, classes.values())), dtype=torch.bool)
-    for row, name in zip(rows, names, strict=True):
-        row[list(classes[name])] = True
-    return rows
+    classes_KC = torch.zeros(len(classes), 1 + max(map(max, classes.values())), dtype=torch.bool)
+    for row, own in zip(classes_KC, classes.values(), strict=True):
+        row[list(own)] = True
+    numbers = {name: k for k, name in enumerate(classes)}
+    return classes_KC[[numbers[name] for name in names]]
 
 
 def mask_logits(outputs: Tensor, classes: Tensor) -> Tensor:

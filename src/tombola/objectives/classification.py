@@ -114,8 +114,8 @@ class Classification(InSubset):
                 f"class {int(targets.max())} in y, but the network has {outputs.shape[1]} outputs"
             )
         if self._own_KC is not None:
-            own = k if self.original is None else number(inputs).long().cpu()
-            outputs = mask_logits(outputs, self._own_KC[own])
+            own = k if self.original is None else number(inputs).long()
+            outputs = mask_logits(outputs, self._own_KC.to(outputs.device)[own])
         return F.cross_entropy(outputs, targets)
 
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:

@@ -117,12 +117,9 @@ def _around(page: Path, place: Place) -> tuple[str, str]:
     """The words of a page before and after the marks."""
     if page.suffix != ".md":
         raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
+    fresh = f"# {page.stem}\n\n## Tables\n\n{place.begin}\n{place.end}\n"
     try:
-        old = (
-            page.read_text()
-            if page.exists()
-            else f"# {page.stem}\n\n## Tables\n\n{place.begin}\n{place.end}\n"
-        )
+        old = page.read_text() if page.exists() else fresh
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{page} is no page that can be read ({error})") from None
     before, _, rest = old.partition(place.begin)
