@@ -16,12 +16,12 @@ from benchmarks.measure import Side, interleave
 from benchmarks.resnet import ResNet20
 from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet
-from tombola.errors import MissingExtra
-from tombola.export import compact, write_program
-from tombola.masks import MaskSet
+from tombola._utils.errors import MissingExtra
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
 from tombola.pruning import prune
-from tombola.scope import scope
-from tombola.tickets import TicketModel
+from tombola.tickets.export import compact, write_program
+from tombola.tickets.model import TicketModel
 
 TARGET = 0.5
 

@@ -8,12 +8,12 @@ from benchmarks.measure import Side, interleave
 from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet, half
 from benchmarks.training import masked_step
-from tombola.batches import Stream
-from tombola.data import Data, Split
-from tombola.experiments.cifar10 import NORMALISE
-from tombola.experiments.images import crop_and_flip
-from tombola.function import Function
-from tombola.scope import scope
+from tombola.data.batches import Stream
+from tombola.data.dataset import Data, Split
+from tombola.lab.experiments.cifar10 import NORMALISE
+from tombola.lab.experiments.images import crop_and_flip
+from tombola.masks.prunable import scope
+from tombola.training.model import Function
 
 SAMPLES, BATCH = 50_000, 320
 

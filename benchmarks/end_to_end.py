@@ -12,18 +12,18 @@ from torch import Tensor
 
 from benchmarks.row import Row
 from benchmarks.setting import generator
-from tombola.data import Data, Split
-from tombola.executors import settled
-from tombola.experiments import experiment
-from tombola.experiments.cifar10 import NORMALISE
-from tombola.experiments.images import crop_and_flip
-from tombola.extract import extract
-from tombola.journal import Journal
-from tombola.masks import MaskSet
-from tombola.pipeline import Pipeline, predict
-from tombola.problem import Problem
-from tombola.retrain import retrain
-from tombola.schedules import parse
+from tombola.data.dataset import Data, Split
+from tombola.lab.experiments import experiment
+from tombola.lab.experiments.cifar10 import NORMALISE
+from tombola.lab.experiments.images import crop_and_flip
+from tombola.masks.maskset import MaskSet
+from tombola.methods.pipeline import Pipeline, predict
+from tombola.pruning.schedules import parse
+from tombola.runs.cache import Journal
+from tombola.training.joint import retrain
+from tombola.training.parallel import settled
+from tombola.training.search import extract
+from tombola.training.trainer import Problem
 
 SPARSITY, STEPS = 0.75, 4  # of training that are measured, per ticket
 TARGET = 60

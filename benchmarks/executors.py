@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from benchmarks.measure import interleave
 from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet
-from tombola import partition
-from tombola.data import Data
-from tombola.executors import AtOnce
-from tombola.extract import extract
-from tombola.function import Function
-from tombola.masks import MaskSet
-from tombola.models.coordinate_mlp import CoordinateMLP
+from tombola.data import partition
+from tombola.data.dataset import Data
+from tombola.lab.models.coordinate_mlp import CoordinateMLP
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
 from tombola.objectives import Objective, OneVsRest, Reconstruction
-from tombola.problem import Problem
 from tombola.recipe import Recipe
-from tombola.scope import scope
+from tombola.training.model import Function
+from tombola.training.parallel import AtOnce
+from tombola.training.search import extract
+from tombola.training.trainer import Problem
 
 K, TARGET = 10, 0.83  # 1 / 1.2
 Ways = dict[AtOnce, tuple[str, float | None]]  # how at once: name and target of the row

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from benchmarks.measure import interleave
 from benchmarks.row import Row, milliseconds, ratio
 from benchmarks.setting import ghostnet, mean_jaccard, tickets
-from tombola import storage
-from tombola.coding import decode, encode
-from tombola.tickets import TicketModel, load
+from tombola._utils import io
+from tombola.masks.codec import decode, encode
+from tombola.tickets.model import TicketModel, load
 
 
 def ticket_file(full: bool) -> list[Row]:
@@ -59,7 +59,7 @@ def _measure(folder: Path, repeats: int) -> list[Row]:
 def _sizes(model: TicketModel, path: Path, checkpoints: int) -> list[Row]:
     count = model.masks_KN.numel()
     file = path.stat().st_size
-    tensors, _ = storage.read(path)
+    tensors, _ = io.read(path)
     masks = sum(t.numel() * t.element_size() for n, t in tensors.items() if n.startswith("mask"))
     entropy = joint_entropy(model.masks_KN) / len(model.names)
     alike = f"10 tickets on GhostNet at 50%, mean Jaccard {mean_jaccard(model.masks):.3f}"

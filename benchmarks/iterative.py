@@ -11,9 +11,9 @@ from torch.nn.utils import prune as torch_prune
 from benchmarks.measure import high_water, interleave, peak_memory
 from benchmarks.row import Row, ratio
 from benchmarks.setting import mlp
-from tombola.layout import Layout
+from tombola.masks.layout import Layout
+from tombola.masks.prunable import scope
 from tombola.pruning import keep_top
-from tombola.scope import scope
 
 ROUNDS, SHARE = 10, 0.2
 WIDE, DEEP = 1000, 4

@@ -8,7 +8,7 @@ import platform
 import numpy
 import torch
 
-from tombola.records import processor
+from tombola.runs.log import processor
 
 
 def describe() -> str:

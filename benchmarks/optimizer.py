@@ -11,9 +11,9 @@ from torch import Tensor
 from benchmarks.measure import Side, interleave
 from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet, half
-from tombola.function import Function
+from tombola.masks.prunable import scope
 from tombola.optim import masked
-from tombola.scope import scope
+from tombola.training.model import Function
 
 KINDS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),

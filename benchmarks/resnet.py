@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tombola.models.ghostnet import conv_bn, kaiming_
+from tombola.lab.models.ghostnet import conv_bn, kaiming_
 
 
 class Block(nn.Module):

@@ -12,8 +12,8 @@ from benchmarks.measure import Side, high_water, interleave, peak_memory
 from benchmarks.row import Row, milliseconds
 from benchmarks.sets import build
 from benchmarks.setting import generator
-from tombola.masks import MaskSet
-from tombola.product import masked_weights
+from tombola.masks.apply import masked_weights
+from tombola.masks.maskset import MaskSet
 from tombola.pruning import prune
 
 PICTURE = Path(__file__).parent.parent / "docs" / "pictures" / "scaling.png"

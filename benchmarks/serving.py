@@ -11,9 +11,9 @@ from torch import nn
 from benchmarks.measure import interleave
 from benchmarks.row import Row, milliseconds, ratio
 from benchmarks.setting import generator, masks_of, mlp, tickets
-from tombola.scope import scope
-from tombola.tickets import TicketModel
-from tombola.weight_cache import WeightCache
+from tombola.masks.prunable import scope
+from tombola.tickets.cache import WeightCache
+from tombola.tickets.model import TicketModel
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import torch
 from benchmarks.measure import Side, high_water, interleave, peak_memory
 from benchmarks.row import Row, milliseconds
 from benchmarks.setting import generator
-from tombola.layout import Layout
-from tombola.masks import MaskSet
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
 
 OPERATIONS = ("union", "core", "jaccard", "pack")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tombola.function import Function
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.models.ghostnet import GhostNet
-from tombola.normalization import statistics_names
+from tombola.lab.models.ghostnet import GhostNet
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
 from tombola.pruning import keep_top
-from tombola.scope import scope
-from tombola.tickets import TicketModel
+from tombola.tickets.model import TicketModel
+from tombola.training.model import Function
+from tombola.training.norm import statistics_names
 
 
 def generator(seed: int = 0) -> torch.Generator:

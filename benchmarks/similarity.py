@@ -9,9 +9,9 @@ import torch
 from benchmarks.measure import high_water, interleave, peak_memory
 from benchmarks.row import Row, milliseconds
 from benchmarks.sets import build
-from tombola.analysis.similarity import compare, specialisation
-from tombola.layout import Layout
-from tombola.masks import MaskSet
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.similarity import compare, specialisation
 
 LAYERS = 30
 TARGET = 60  # seconds on two cores, for 10M weights

@@ -14,11 +14,11 @@ from torch.nn.utils.prune import custom_from_mask
 from benchmarks.measure import Side, interleave
 from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet, half, mlp
-from tombola.function import Function
-from tombola.layout import Layout
+from tombola.masks.layout import Layout
+from tombola.masks.prunable import scope
 from tombola.optim import masked
 from tombola.pruning import keep_top
-from tombola.scope import scope
+from tombola.training.model import Function
 
 # So small that hundreds of steps learn nothing: a network that has learnt its one batch by heart has
 # gradients and moments in the range of denormal numbers, which a CPU is slow at.

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from tombola import partition as partitions
-from tombola.data import Data
-from tombola.function import Function
-from tombola.models.ghostnet import kaiming_
+from tombola._utils.rng import generator
+from tombola.data import partition as partitions
+from tombola.data.dataset import Data
+from tombola.lab.models.ghostnet import kaiming_
+from tombola.masks.prunable import scope
 from tombola.objectives import OneVsRest
-from tombola.problem import Problem, Recipe
-from tombola.randomness import generator
-from tombola.scope import scope
+from tombola.training.model import Function
+from tombola.training.trainer import Problem, Recipe
 
 torch.set_num_threads(1)
 
@@ -87,7 +87,7 @@ def make_problem(images, by_class):
 @pytest.fixture
 def random_masks():
     """A factory of named random masks over a scope."""
-    from tombola.masks import MaskSet
+    from tombola.masks.maskset import MaskSet
 
     def make(layout, names=("top", "middle", "bottom"), density: float = 0.5, seed: int = 0) -> MaskSet:
         g = generator(seed, "masks")
@@ -99,7 +99,7 @@ def random_masks():
 @pytest.fixture
 def interrupted():
     """A stage that keeps what is saved as a file would, and dies after ``alive`` saves."""
-    from tombola.stage import Stage
+    from tombola._utils.checkpoint import Stage
 
     class Interrupted(Stage):
         def __init__(self, alive: int) -> None:

@@ -9,15 +9,15 @@ import torch
 import yaml
 
 from tombola import TicketModel, scope
-from tombola.analysis.named import Named
-from tombola.analysis.power import power
-from tombola.cli import main
-from tombola.errors import RunError, UsageError
-from tombola.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
-from tombola.masks import MaskSet
-from tombola.report.alignments import states
-from tombola.report.html import page
-from tombola.report.meanings import groups, meaning
+from tombola._utils.errors import RunError, UsageError
+from tombola.cli.main import main
+from tombola.lab.analysis.named import Named
+from tombola.lab.analysis.power import power
+from tombola.lab.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
+from tombola.lab.report.alignments import states
+from tombola.lab.report.html import page
+from tombola.lab.report.meanings import groups, meaning
+from tombola.masks.maskset import MaskSet
 from tombola.settings import Settings
 
 TICKETS = ["airplane", "automobile", "ship", "truck", "cat", "dog", "deer", "horse"]

@@ -8,11 +8,18 @@ import pytest
 import torch
 
 import tombola as tb
-from tombola import pipeline, rounds
-from tombola.data import with_context
-from tombola.errors import DataError, PartitionError, RunError, TicketFileError, UnknownTicket, UsageError
-from tombola.models.context import told
-from tombola.problem import Recipe
+from tombola._utils.errors import (
+    DataError,
+    PartitionError,
+    RunError,
+    TicketFileError,
+    UnknownTicket,
+    UsageError,
+)
+from tombola.data.dataset import with_context
+from tombola.methods import pipeline, rounds
+from tombola.methods.context_network import told
+from tombola.training.trainer import Recipe
 
 OPTIONS = {
     "schedule": "one_shot",

@@ -8,8 +8,11 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, fbeta_score, precision_score, recall_score
 
-from tombola import partition as partitions
-from tombola.calibration import (
+from tombola._utils.errors import CalibrationError, TombolaError
+from tombola._utils.rng import generator
+from tombola.data import partition as partitions
+from tombola.masks.prunable import scope
+from tombola.tickets.calibration import (
     Calibration,
     brier,
     calibration_error,
@@ -23,13 +26,10 @@ from tombola.calibration import (
     shifted,
     threshold,
 )
-from tombola.calibration.coupling import conformal
-from tombola.errors import CalibrationError, TombolaError
-from tombola.normalization import statistics_names
-from tombola.randomness import generator
-from tombola.routing import PrototypeRouter
-from tombola.scope import scope
-from tombola.tickets import TicketModel, load
+from tombola.tickets.calibration.coupling import conformal
+from tombola.tickets.model import TicketModel, load
+from tombola.tickets.routing import PrototypeRouter
+from tombola.training.norm import statistics_names
 
 NAMES = ("top", "middle", "bottom")
 

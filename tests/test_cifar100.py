@@ -11,17 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from tombola.data import Data, Split
-from tombola.errors import DataError, PartitionError, UsageError
-from tombola.experiments import cifar100_data, experiment
-from tombola.experiments.cifar100 import PAPER, by_cluster_of_several
-from tombola.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
-from tombola.experiments.cifar100_data import DIGITS, STAND_IN, group_of, with_groups
-from tombola.launch import Order
-from tombola.randomness import generator
-from tombola.records import read_config
-from tombola.report.rows import rows
-from tombola.scope import scope
+from tombola._utils.errors import DataError, PartitionError, UsageError
+from tombola._utils.rng import generator
+from tombola.data.dataset import Data, Split
+from tombola.lab.experiments import cifar100_data, experiment
+from tombola.lab.experiments.cifar100 import PAPER, by_cluster_of_several
+from tombola.lab.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
+from tombola.lab.experiments.cifar100_data import DIGITS, STAND_IN, group_of, with_groups
+from tombola.lab.launch import Order
+from tombola.lab.report.rows import rows
+from tombola.masks.prunable import scope
+from tombola.runs.log import read_config
 
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "cifar100"
 there = pytest.mark.skipif(not SHARED.is_dir(), reason=f"the CIFAR-100 files are not there: {SHARED}")
@@ -201,9 +201,9 @@ def test_a_cluster_of_one_class_has_nothing_to_answer_within():
 def test_names_that_mean_alike_make_the_subsets_of_the_text_experiment(digits, monkeypatch):
     vectors = {name: [10.0 * (DIGITS.index(name) >= 5), DIGITS.index(name) % 5] for name in DIGITS}
     monkeypatch.setattr(
-        "tombola.partition.texts.sentence_encoder", lambda: lambda texts: [vectors[t] for t in texts]
+        "tombola.data.partition.texts.sentence_encoder", lambda: lambda texts: [vectors[t] for t in texts]
     )
-    monkeypatch.setattr("tombola.partition.texts._umap", lambda points, *_: points)
+    monkeypatch.setattr("tombola.data.partition.texts._umap", lambda points, *_: points)
     found = experiment("cifar100_text").partition(digits)
     low = next(k for k, name in enumerate(found.names) if "two" in name)
     assert len(found) == 2

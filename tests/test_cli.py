@@ -16,14 +16,15 @@ from scipy import stats
 from torch import nn
 
 import tombola as tb
-from tombola import cli, terminal
-from tombola.commands.options import apart
-from tombola.errors import UsageError
-from tombola.experiments import EXPERIMENTS, Experiment, Preset
-from tombola.methods import STANDARD
-from tombola.report.page import made_by
-from tombola.report.rows import LED
-from tombola.report.rows import rows as rows_of
+from tombola._utils.errors import UsageError
+from tombola.cli import main as cli
+from tombola.cli import terminal
+from tombola.cli.options import apart
+from tombola.lab.experiments import EXPERIMENTS, Experiment, Preset
+from tombola.lab.report.page import made_by
+from tombola.lab.report.rows import LED
+from tombola.lab.report.rows import rows as rows_of
+from tombola.methods.table import STANDARD
 
 COMMANDS = (
     *("run", "sweep", "resume", "compare", "draw", "report", "enhance", "inspect", "experiments"),
@@ -459,7 +460,7 @@ def test_an_interrupt_is_status_130(monkeypatch, capsys):
     def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("tombola.commands.compare.runs_of", interrupted)
+    monkeypatch.setattr("tombola.cli.compare.runs_of", interrupted)
     status, _, err = call(capsys, "compare", "somewhere")
     assert status == 130
     assert err.splitlines() == ["interrupted"]
@@ -471,11 +472,11 @@ def test_a_run_that_is_interrupted_says_how_it_goes_on(monkeypatch, tmp_path, ca
 
     run = ["run", "digits", "--method", "dense", "--set", "steps=1", "--out"]
     with monkeypatch.context() as patched:
-        patched.setattr("tombola.problem.Problem.gradient", interrupted)
+        patched.setattr("tombola.training.trainer.Problem.gradient", interrupted)
         status, _, err = call(capsys, *run, tmp_path)
     assert status == 130
     assert f"tombola resume {tmp_path / 'digits-quick' / 'seed0'}" in err.replace("\n", "")
-    monkeypatch.setattr("tombola.launch.Order.run", interrupted)  # before there is anything to go on with
+    monkeypatch.setattr("tombola.lab.launch.Order.run", interrupted)  # before there is anything to go on with
     assert "resume" not in call(capsys, *run, tmp_path / "none")[2]
 
 
@@ -509,7 +510,7 @@ def program(*arguments):
 
 @pytest.mark.parametrize("option", ["--help", "--version"])
 def test_help_and_version_import_nothing_heavy(option):
-    code = f"import sys; from tombola.cli import app; app([{option!r}], result_action='return_value')\n"
+    code = f"import sys; from tombola.cli.main import app; app([{option!r}], result_action='return_value')\n"
     code += "print(sorted({'torch', 'sklearn', 'matplotlib', 'scipy'} & sys.modules.keys()))"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines()[-1] == "[]"
@@ -524,7 +525,7 @@ def test_an_interrupt_while_torch_is_imported_is_one_line_too(tmp_path):
 
 
 def test_the_package_offers_the_function_scope_though_a_module_has_its_name():
-    code = "import tombola.scope; import tombola as tb; assert callable(tb.scope) and callable(tb.load)\n"
+    code = "import tombola as tb; assert callable(tb.scope) and callable(tb.load)\n"
     code += "from tombola import *; assert scope is tb.scope; assert not hasattr(tb, 'nothing')"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -9,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tombola import coding, storage
-from tombola.errors import MaskError, MissingExtra, TicketFileError, UnknownTicket
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.tickets import TicketModel, load
+from tombola._utils import io
+from tombola._utils.errors import MaskError, MissingExtra, TicketFileError, UnknownTicket
+from tombola.masks import codec as coding
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.tickets import files
+from tombola.tickets.model import TicketModel, load
 
 needs_coder = pytest.mark.skipif(find_spec("constriction") is None, reason="tombola[coding] is not installed")
 every_coding = pytest.mark.parametrize(
@@ -139,7 +141,7 @@ def tickets():
 
 def packed(tickets, name):
     private = {ticket: {} for ticket in tickets.names}
-    return storage.pack(tickets.backbone, tickets.masks, private, {}, None, name)
+    return files.pack(tickets.backbone, tickets.masks, private, {}, None, name)
 
 
 @every_coding
@@ -148,35 +150,35 @@ def test_ticket_files_hold_coded_masks(tickets, tmp_path, name):
     tickets.save(path, coding=name)
     assert load(path, tickets.backbone).masks == tickets.masks
     for ticket in tickets.names:
-        assert torch.equal(storage.read_mask(path, ticket), tickets[ticket])
+        assert torch.equal(files.read_mask(path, ticket), tickets[ticket])
     with pytest.raises(UnknownTicket, match="did you mean"):
-        storage.read_mask(path, "aa")
+        files.read_mask(path, "aa")
 
 
 def test_files_of_the_first_format_are_read(tickets, tmp_path):
-    tensors, header = storage.pack(
+    tensors, header = files.pack(
         tickets.backbone, tickets.masks, {k: {} for k in tickets.names}, {}, None, "plain"
     )
     assert header["format"] == 1
     assert torch.equal(tensors["masks"], tickets.masks.pack())
-    storage.write(tmp_path / "old", tensors, header)
+    io.write(tmp_path / "old", tensors, header)
     assert load(tmp_path / "old", tickets.backbone).masks == tickets.masks
 
 
 def test_reading_one_mask_of_what_is_no_ticket_file_is_an_error(tmp_path, tickets):
     with pytest.raises(TicketFileError, match="there is no file"):
-        storage.read_mask(tmp_path / "none", "a")
+        files.read_mask(tmp_path / "none", "a")
     (tmp_path / "text").write_text("no")
-    storage.write(tmp_path / "other", {"x": torch.zeros(2)}, {"done": 1})
+    io.write(tmp_path / "other", {"x": torch.zeros(2)}, {"done": 1})
     for name in ("text", "other"):
         with pytest.raises(TicketFileError, match="damaged, or no ticket file"):
-            storage.read_mask(tmp_path / name, "a")
-    tensors, header = storage.pack(
+            files.read_mask(tmp_path / name, "a")
+    tensors, header = files.pack(
         tickets.backbone, tickets.masks, {k: {} for k in tickets.names}, {}, None, "patterns"
     )
     tensors["masks.patterns"][40] ^= 9
-    storage.write(tmp_path / "broken", tensors, header)
+    io.write(tmp_path / "broken", tensors, header)
     with pytest.raises(TicketFileError, match="damaged"):
-        storage.read_mask(tmp_path / "broken", "a")
+        files.read_mask(tmp_path / "broken", "a")
     with pytest.raises(TicketFileError, match="damaged"):
         load(tmp_path / "broken", tickets.backbone)

@@ -7,18 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tombola.analysis.collapse import Alarm, drift, fewest_survivors, first_alarm, survivors
-from tombola.analysis.cusum import ControlChart, cusum
-from tombola.analysis.verdict import (
-    Trial,
-    drop,
-    evaluate,
-    lowest_safe_density,
-    stop_at,
-)
-from tombola.errors import UsageError
-from tombola.layout import Layout
-from tombola.masks import MaskSet
+from tombola._utils.errors import UsageError
+from tombola.lab.analysis.collapse import Alarm, drift, fewest_survivors, first_alarm, survivors
+from tombola.lab.analysis.cusum import ControlChart, cusum
+from tombola.lab.analysis.verdict import Trial, drop, evaluate, lowest_safe_density, stop_at
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
 
 NAN = math.nan
 SCOPE = Layout(("a", "b", "c"), ((40,), (30,), (50,)))

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from tombola.errors import TombolaError
-from tombola.export import compact
-from tombola.masks import MaskSet
-from tombola.models.convnet import SmallConvNet
-from tombola.models.ghostnet import GhostNet
+from tombola._utils.errors import TombolaError
+from tombola.lab.models.convnet import SmallConvNet
+from tombola.lab.models.ghostnet import GhostNet
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
 from tombola.pruning import prune
-from tombola.scope import scope
-from tombola.tickets import TicketModel
+from tombola.tickets.export import compact
+from tombola.tickets.model import TicketModel
 
 
 class Block(nn.Module):

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from tombola.normalization import statistics_names
-from tombola.scope import scope
-from tombola.tickets import TicketModel
-from tombola.weight_cache import WeightCache
+from tombola.masks.prunable import scope
+from tombola.tickets.cache import WeightCache
+from tombola.tickets.model import TicketModel
+from tombola.training.norm import statistics_names
 
 NAMES = tuple(f"ticket{k}" for k in range(10))
 

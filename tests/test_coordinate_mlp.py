@@ -5,13 +5,13 @@ import math
 import pytest
 import torch
 
-from tombola.data import with_context
-from tombola.errors import UsageError
-from tombola.models.context import told
-from tombola.models.coordinate_mlp import OMEGA_0, CoordinateMLP, FourierFeatures
-from tombola.randomness import generator
-from tombola.schedules import kept
-from tombola.scope import scope
+from tombola._utils.errors import UsageError
+from tombola._utils.rng import generator
+from tombola.data.dataset import with_context
+from tombola.lab.models.coordinate_mlp import OMEGA_0, CoordinateMLP, FourierFeatures
+from tombola.masks.prunable import scope
+from tombola.methods.context_network import told
+from tombola.pruning.schedules import kept
 
 KINDS = ("relu", "siren")
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from tombola import partition
-from tombola.corruptions import CORRUPTIONS, ENVIRONMENTS, blur, environments, fog, noise, rotation
-from tombola.data import SPLITS, Data
-from tombola.errors import DataError, UsageError
-from tombola.experiments import CIFAR10_CORRUPTIONS, DIGITS, cifar10
-from tombola.experiments import CORRUPTIONS as EXPERIMENT
-from tombola.experiments import corruptions as experiments
-from tombola.randomness import generator
+from tombola._utils.errors import DataError, UsageError
+from tombola._utils.rng import generator
+from tombola.data import partition
+from tombola.data.corruptions import CORRUPTIONS, ENVIRONMENTS, blur, environments, fog, noise, rotation
+from tombola.data.dataset import SPLITS, Data
+from tombola.lab.experiments import CIFAR10_CORRUPTIONS, DIGITS, cifar10
+from tombola.lab.experiments import CORRUPTIONS as EXPERIMENT
+from tombola.lab.experiments import corruptions as experiments
 
 
 def pictures(count=40, channels=3, side=12, dtype=torch.uint8, seed=0):
@@ -138,7 +138,7 @@ def test_environments_depend_on_seed_and_severity_and_leave_the_data_alone():
 
 
 def test_more_samples_than_a_chunk_are_each_laid_once(monkeypatch):
-    monkeypatch.setattr("tombola.corruptions.CHUNK", 7)
+    monkeypatch.setattr("tombola.data.corruptions.CHUNK", 7)
     data = some_data()
     noisy = environments(data, ["noise"])
     assert not (noisy.train.x == data.train.x).flatten(1).all(1).any()

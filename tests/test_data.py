@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from tombola.batches import Stream
-from tombola.data import Data, Split, with_context
-from tombola.errors import DataError
-from tombola.partition import Partition
+from tombola._utils.errors import DataError
+from tombola.data.batches import Stream
+from tombola.data.dataset import Data, Split, with_context
+from tombola.data.partition import Partition
 
 
 def permutation(size):

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 import tombola as tb
-from tombola.display import Display
-from tombola.outcome import carry_out
-from tombola.pipeline import Pipeline
-from tombola.records import read_timings
-from tombola.report.findings import expected
-from tombola.report.moment import Moment, clock, fitted, named
-from tombola.report.pace import Todo, needed, seconds_left
-from tombola.runs import Run
+from tombola.cli.display import Display
+from tombola.lab.report.findings import expected
+from tombola.lab.report.moment import Moment, clock, fitted, named
+from tombola.lab.report.pace import Todo, needed, seconds_left
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import carry_out
+from tombola.runs.directory import Run
+from tombola.runs.log import read_timings
 
 NOW = Moment("search-own-0.5", 3, 0.6, 0.03124, 0.8751)
 

@@ -7,13 +7,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tombola.during import Moving
-from tombola.dynamic import Moves, moved
-from tombola.evidence import TicketEvidence
-from tombola.extract import extract
-from tombola.problem import Recipe
 from tombola.pruning import prune
-from tombola.rewinding import Starts
+from tombola.training.callbacks.dynamic_sparse import Moves, moved
+from tombola.training.callbacks.rules import Moving
+from tombola.training.pruning_context import TicketEvidence
+from tombola.training.rewind import Starts
+from tombola.training.search import extract
+from tombola.training.trainer import Recipe
 
 RECIPES = [
     Recipe("SGD", 0.1, 8, options={"momentum": 0.9}),

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tombola.during import EarlyBird
-from tombola.early_bird import StandStill, distance, units_of
-from tombola.layout import Layout
+from tombola.masks.layout import Layout
+from tombola.training.callbacks.early_bird import StandStill, distance, units_of
+from tombola.training.callbacks.rules import EarlyBird
 
 LAYOUT = Layout(("w",), ((4, 2),))
 

@@ -4,13 +4,13 @@ import pytest
 import torch
 from torchmetrics.functional.audio import scale_invariant_signal_noise_ratio
 
-from tombola import audio
-from tombola.data import Data, Split
-from tombola.errors import DataError
+from tombola._utils.errors import DataError
+from tombola._utils.rng import generator
+from tombola.data.dataset import Data, Split
+from tombola.data.partition import by_column
+from tombola.lab import audio
 from tombola.objectives import Enhancement
 from tombola.objectives.enhancement import weighted_sdr
-from tombola.partition import by_column
-from tombola.randomness import generator
 
 T = 4_096
 

@@ -9,22 +9,22 @@ import soundfile
 import torch
 from PIL import Image
 
-from tombola.calibration import Calibration
-from tombola.cli import main
-from tombola.data import Data
-from tombola.errors import CalibrationError, DataError, RunError, UsageError
-from tombola.evaluation.inputs import described, inputs_of
-from tombola.evaluation.precision import macro, measure, single_recall
-from tombola.evaluation.summary import over_seeds
-from tombola.evaluation.windows import HOLD, stream
-from tombola.evaluation.world import open_run
+from tombola._utils.errors import CalibrationError, DataError, RunError, UsageError
+from tombola._utils.rng import generator
+from tombola.cli.main import main
+from tombola.data.dataset import Data
+from tombola.lab.evaluation.inputs import described, inputs_of
+from tombola.lab.evaluation.precision import macro, measure, single_recall
+from tombola.lab.evaluation.summary import over_seeds
+from tombola.lab.evaluation.windows import HOLD, stream
+from tombola.lab.evaluation.world import open_run
+from tombola.lab.report.inspect import describe
+from tombola.lab.report.page import made_by, put_tables
+from tombola.lab.report.tables import Table
 from tombola.objectives import Enhancement, OneVsRest
-from tombola.randomness import generator
-from tombola.report.inspect import describe
-from tombola.report.page import made_by, put_tables
-from tombola.report.tables import Table
-from tombola.routing import PrototypeRouter
-from tombola.tickets import load
+from tombola.tickets.calibration import Calibration
+from tombola.tickets.model import load
+from tombola.tickets.routing import PrototypeRouter
 
 FAST = ["--threads", "1", "--set", "T=1", "steps=2", "statistics=1"]
 
@@ -132,7 +132,7 @@ def test_class_tickets_have_an_oracle_that_is_called_leakage(runs, capsys):
 
 
 def test_tables_of_routing_fit_a_terminal(run, capsys, monkeypatch):
-    monkeypatch.setattr("tombola.terminal.out_console.width", 80)
+    monkeypatch.setattr("tombola.cli.terminal.out_console.width", 80)
     tombola("route", run, "--router", "prototype", "gate")
     out = capsys.readouterr().out
     assert "right" in out
@@ -249,7 +249,7 @@ def test_calibrate_names_what_has_no_tickets_as_route_does(arguments, words, run
 
 
 def test_other_data_than_the_runs_are_refused(run, monkeypatch):
-    from tombola.launch import Order
+    from tombola.lab.launch import Order
 
     load = Order.load
 

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from tombola.data import Data
-from tombola.evidence import TicketEvidence
-from tombola.modes import in_mode
+from tombola._utils.modes import in_mode
+from tombola.data.dataset import Data
 from tombola.objectives import Classification
-from tombola.scoring import CRITERIA
-from tombola.scoring.gradient import gradient
+from tombola.pruning.scores import CRITERIA
+from tombola.pruning.scores.gradient import gradient
+from tombola.training.pruning_context import TicketEvidence
 
 every_criterion = pytest.mark.parametrize("name", CRITERIA)
 

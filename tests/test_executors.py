@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import tombola as tb
-from tombola.cli import main
-from tombola.errors import (
+from tombola._utils.checkpoint import Stage
+from tombola._utils.errors import (
     DataError,
     LayerCollapse,
     RunError,
@@ -21,24 +21,24 @@ from tombola.errors import (
     UsageError,
     WorkerDied,
 )
-from tombola.evidence import TicketEvidence
-from tombola.executors import Training, Work, batched, choose, executor, settled
-from tombola.executors.batched import Batched
-from tombola.executors.in_turn import InTurn, threads
-from tombola.executors.workers import Workers
-from tombola.extract import extract
-from tombola.guard import Guard
-from tombola.masks import MaskSet
-from tombola.models.ghostnet import GhostNet
+from tombola.cli.main import main
+from tombola.lab.models.ghostnet import GhostNet
+from tombola.masks.maskset import MaskSet
 from tombola.objectives import Classification, OneVsRest
-from tombola.problem import Recipe
-from tombola.records import read_environment
-from tombola.rewinding import Starts
-from tombola.runs import Run
-from tombola.scoring import parse
+from tombola.pruning.scores import parse
+from tombola.runs.directory import Run
+from tombola.runs.log import read_environment
 from tombola.settings import Settings
-from tombola.stage import Stage
-from tombola.watching import watcher
+from tombola.training.callbacks.guard import Guard
+from tombola.training.callbacks.watching import watcher
+from tombola.training.parallel import Training, Work, batched, choose, executor, settled
+from tombola.training.parallel.batched import Batched
+from tombola.training.parallel.in_turn import InTurn, threads
+from tombola.training.parallel.workers import Workers
+from tombola.training.pruning_context import TicketEvidence
+from tombola.training.rewind import Starts
+from tombola.training.search import extract
+from tombola.training.trainer import Recipe
 
 forks = pytest.mark.skipif(bool(choose.hindrance()), reason="no workers here")
 PARENT = os.getpid()
@@ -186,7 +186,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background
 import sys, time, torch
 from torch import nn
 import tombola as tb
-from tombola.executors import choose
+from tombola.training.parallel import choose
 
 choose.cores, choose.WORTH = lambda: 2, 0.0
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tombola.errors import DataError, UsageError
-from tombola.experiments import CIFAR10, DIGITS, EXPERIMENTS, cifar10, experiment
-from tombola.methods import STANDARD
-from tombola.models.context import told
+from tombola._utils.errors import DataError, UsageError
+from tombola._utils.rng import generator
+from tombola.lab.experiments import CIFAR10, DIGITS, EXPERIMENTS, cifar10, experiment
+from tombola.masks.prunable import scope
+from tombola.methods.context_network import told
+from tombola.methods.table import STANDARD
 from tombola.objectives import Classification
-from tombola.randomness import generator
-from tombola.scope import scope
 
 CIFAR10_DATA = Path(__file__).parents[2] / "shared" / "data" / "cifar10"
 

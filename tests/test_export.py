@@ -11,21 +11,21 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tombola import cli
-from tombola.errors import MissingExtra, TombolaError, UnknownTicket, UsageError
-from tombola.export import compact, state_of, write_program
-from tombola.export.plain import whole_channels
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.models.convnet import SmallConvNet
-from tombola.normalization import statistics_names
+from tombola._utils.errors import MissingExtra, TombolaError, UnknownTicket, UsageError
+from tombola.cli import main as cli
+from tombola.lab.models.convnet import SmallConvNet
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
 from tombola.pruning import prune
-from tombola.scope import scope
-from tombola.tickets import TicketModel, load
+from tombola.tickets.export import compact, state_of, write_program
+from tombola.tickets.export.plain import whole_channels
+from tombola.tickets.model import TicketModel, load
+from tombola.training.norm import statistics_names
 
 ONNX = all(importlib.util.find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime"))
 needs_onnx = pytest.mark.skipif(not ONNX, reason="the extra onnx is not installed")
-MAKER = "from tombola.models.convnet import SmallConvNet as net\n\nthree = 3\n"
+MAKER = "from tombola.lab.models.convnet import SmallConvNet as net\n\nthree = 3\n"
 PROGRAM = ["--ticket", "channels", "--backbone", "my_nets:net", "--shape", 1, 8, 8]
 
 

@@ -7,18 +7,18 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tombola import partition as partitions
-from tombola.data import Data
-from tombola.errors import DataError, LayerCollapse, PruningError
-from tombola.extract import extract
-from tombola.function import Function
-from tombola.layout import Layout
-from tombola.masks import MaskSet
+from tombola._utils.checkpoint import Stage
+from tombola._utils.errors import DataError, LayerCollapse, PruningError
+from tombola.data import partition as partitions
+from tombola.data.dataset import Data
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
 from tombola.objectives import Classification
-from tombola.problem import Problem, Recipe
 from tombola.pruning import keep_top
-from tombola.scoring import parse
-from tombola.stage import Stage
+from tombola.pruning.scores import parse
+from tombola.training.model import Function
+from tombola.training.search import extract
+from tombola.training.trainer import Problem, Recipe
 
 
 def linear_problem(recipe, seed=0):

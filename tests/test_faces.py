@@ -2,9 +2,9 @@
 
 import torch
 
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.tickets import TicketModel
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.tickets.model import TicketModel
 
 
 def masks(K):

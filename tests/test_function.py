@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch import nn
 
-from tombola.errors import ScopeError
-from tombola.extract import extract
-from tombola.function import Function, Theta
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.models.ghostnet import GhostNet
+from tombola._utils.errors import ScopeError
+from tombola.lab.models.ghostnet import GhostNet
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
 from tombola.objectives import OneVsRest
-from tombola.problem import Recipe
-from tombola.retrain import retrain
-from tombola.scope import scope
+from tombola.training.joint import retrain
+from tombola.training.model import Function, Theta
+from tombola.training.search import extract
+from tombola.training.trainer import Recipe
 
 
 def bits(t):

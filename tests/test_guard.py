@@ -12,24 +12,24 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 import tombola as tb
-from tombola.analysis.collapse import stated_rate
-from tombola.analysis.cusum import cusum
-from tombola.analysis.pace import FIRST, rises, standardised, threshold
-from tombola.analysis.signals import FLOOR, charts, signal
-from tombola.analysis.similarity import kappa, specialisation
-from tombola.errors import NotReached, UsageError
-from tombola.extract import extract
-from tombola.guard import Guard
-from tombola.journal import Journal
-from tombola.masks import MaskSet
+from tombola._utils.checkpoint import Stage
+from tombola._utils.errors import NotReached, UsageError
+from tombola.lab.analysis.collapse import stated_rate
+from tombola.lab.analysis.cusum import cusum
+from tombola.lab.analysis.pace import FIRST, rises, standardised, threshold
+from tombola.lab.analysis.signals import FLOOR, charts, signal
+from tombola.masks.maskset import MaskSet
+from tombola.masks.similarity import kappa, specialisation
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import carry_out, levels
 from tombola.objectives import Classification
-from tombola.outcome import carry_out, levels
-from tombola.pipeline import Pipeline
-from tombola.problem import Recipe
-from tombola.records import read_records
-from tombola.runs import Run
+from tombola.runs.cache import Journal
+from tombola.runs.directory import Run
+from tombola.runs.log import read_records
 from tombola.settings import Settings
-from tombola.stage import Stage
+from tombola.training.callbacks.guard import Guard
+from tombola.training.search import extract
+from tombola.training.trainer import Recipe
 
 NAMES = ["top", "middle", "bottom"]
 SCHEDULE = [220, 190, 165, 140, 120, 100]
@@ -138,7 +138,7 @@ def test_twins_and_drift_leave_the_tickets_as_they_are(make_problem, make_convne
 
 def firing(monkeypatch, at, good):
     """An alarm in one round that goes back to another."""
-    from tombola.analysis.cusum import ControlChart
+    from tombola.lab.analysis.cusum import ControlChart
 
     def found(history, rounds, rate):
         values = [0.0 if t <= good else 1.0 for t in range(len(history))]
@@ -146,7 +146,7 @@ def firing(monkeypatch, at, good):
             ControlChart("likeness", tuple(v * (2 if t >= at else 1) for t, v in enumerate(values)), 1.5, 0.0)
         ]
 
-    monkeypatch.setattr("tombola.guard.charts", found)
+    monkeypatch.setattr("tombola.training.callbacks.guard.charts", found)
 
 
 @pytest.mark.parametrize(("at", "good"), [(3, 2), (4, 1), (5, 4)])

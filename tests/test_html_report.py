@@ -16,21 +16,21 @@ import yaml
 from PIL import Image
 
 from tombola import TicketModel, scope
-from tombola.errors import RunError, UsageError
-from tombola.experiments import EXPERIMENTS
-from tombola.report import answering, certain
-from tombola.report.again import commands
-from tombola.report.answer import sentences, standings
-from tombola.report.chapters import section
-from tombola.report.figures import Axis, Bar, Series, Style, bars, dots, xy
-from tombola.report.findings import Ran, Spread, gather
-from tombola.report.heatmap import colour, heat, png
-from tombola.report.html import page, write_report
-from tombola.report.media import Shelf
-from tombola.report.rows import rows
-from tombola.report.svg import SHAPES, ticks
-from tombola.report.tables import share, tables
-from tombola.report.verdicts import HEADLINES, Ahead, Verdict, difference, verdicts
+from tombola._utils.errors import RunError, UsageError
+from tombola.lab.experiments import EXPERIMENTS
+from tombola.lab.report import answering, certain
+from tombola.lab.report.again import commands
+from tombola.lab.report.answer import sentences, standings
+from tombola.lab.report.chapters import section
+from tombola.lab.report.figures import Axis, Bar, Series, Style, bars, dots, xy
+from tombola.lab.report.findings import Ran, Spread, gather
+from tombola.lab.report.heatmap import colour, heat, png
+from tombola.lab.report.html import page, write_report
+from tombola.lab.report.media import Shelf
+from tombola.lab.report.rows import rows
+from tombola.lab.report.svg import SHAPES, ticks
+from tombola.lab.report.tables import share, tables
+from tombola.lab.report.verdicts import HEADLINES, Ahead, Verdict, difference, verdicts
 from tombola.settings import Settings
 
 THREE = ("top", "middle", "bottom")

@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tombola.data import SPLITS, Data
-from tombola.errors import DataError
-from tombola.experiments.image_files import list_images
-from tombola.experiments.images import Normalise, crop_and_flip, decode, set_aside
-from tombola.randomness import generator
+from tombola._utils.errors import DataError
+from tombola._utils.rng import generator
+from tombola.data.dataset import SPLITS, Data
+from tombola.lab.experiments.image_files import list_images
+from tombola.lab.experiments.images import Normalise, crop_and_flip, decode, set_aside
 
 NAMES = ["cat", "dog", "owl"]
 SIZE = 4

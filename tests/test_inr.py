@@ -10,17 +10,17 @@ import torch
 from PIL import Image
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
-from tombola.data import Data
-from tombola.errors import DataError, RunError, UsageError
-from tombola.experiments import INR, INR_SIREN, inr_pictures
-from tombola.experiments.experiment import Finished, Preset
-from tombola.experiments.inr_data import as_image, load
-from tombola.experiments.inr_regions import reduced, regions, segmented
-from tombola.launch import Order
+from tombola._utils.errors import DataError, RunError, UsageError
+from tombola._utils.rng import generator
+from tombola.data.dataset import Data
+from tombola.lab.experiments import INR, INR_SIREN, inr_pictures
+from tombola.lab.experiments.experiment import Finished, Preset
+from tombola.lab.experiments.inr_data import as_image, load
+from tombola.lab.experiments.inr_regions import reduced, regions, segmented
+from tombola.lab.launch import Order
 from tombola.objectives.reconstruction import Reconstruction, psnr, squared
-from tombola.problem import Recipe
-from tombola.randomness import generator
-from tombola.records import read_records
+from tombola.runs.log import read_records
+from tombola.training.trainer import Recipe
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "inr_regions"
 
@@ -333,7 +333,7 @@ def test_the_papers_figures_are_those_of_its_table_2():
 
 @pytest.mark.parametrize("experiment", [INR, INR_SIREN])
 def test_every_preset_prunes_the_papers_weights(experiment):
-    from tombola.scope import scope
+    from tombola.masks.prunable import scope
 
     for preset in experiment.presets.values():
         assert scope(experiment.backbone(generator(0)), preset.settings.include).size == 53_888

@@ -8,15 +8,15 @@ import torch
 from torch import nn
 from torch.nn.utils import prune as torch_prune
 
-from tombola.errors import MaskError, UnknownTicket
-from tombola.interop import from_torch_prune, masks_from_zeros, to_state_dict, to_torch_prune
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.models.speech_unet import SpeechUNet
+from tombola._utils.errors import MaskError, UnknownTicket
+from tombola.lab.models.speech_unet import SpeechUNet
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
 from tombola.pruning import prune, transposed
-from tombola.schedules import kept
-from tombola.scope import scope
-from tombola.tickets import TicketModel
+from tombola.pruning.schedules import kept
+from tombola.tickets.interop import from_torch_prune, masks_from_zeros, to_state_dict, to_torch_prune
+from tombola.tickets.model import TicketModel
 
 
 class TiedTransformer(nn.Module):

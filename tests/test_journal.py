@@ -2,7 +2,7 @@
 
 import torch
 
-from tombola.journal import Journal
+from tombola.runs.cache import Journal
 
 
 def test_a_stage_is_computed_once_and_its_result_kept():

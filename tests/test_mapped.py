@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from tombola import mapped as module
-from tombola.errors import DataError, UsageError
-from tombola.mapped import VARIABLE, fits, free_memory, mapped
+from tombola._utils.errors import DataError, UsageError
+from tombola.data import memmap as module
+from tombola.data.memmap import VARIABLE, fits, free_memory, mapped
 
 SHAPE = (7, 3, 4, 5)
 
@@ -194,9 +194,9 @@ MEASURE = textwrap.dedent(
     import numpy as np
     import torch
 
-    from tombola import storage
+    from tombola._utils import io
     from tombola.data import Data, Split
-    from tombola.mapped import mapped
+    from tombola.data.memmap import mapped
 
     def held(kind):
         line = next(x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(kind))
@@ -220,7 +220,7 @@ MEASURE = textwrap.dedent(
     batches = held("VmRSS") - before
     room = 64 << 20  # a copy of all rows is refused from here on
     resource.setrlimit(resource.RLIMIT_DATA, (held("VmData") + room, resource.RLIM_INFINITY))
-    storage.digest({"x": data.train.x, "half": data.validation.x})
+    io.digest({"x": data.train.x, "half": data.validation.x})
     try:
         data.train.x.clone()
         sys.exit("the limit does not work")

@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tombola.errors import MaskError, TombolaError, UnknownTicket
-from tombola.layout import Layout
-from tombola.masks import MaskSet
+from tombola._utils.errors import MaskError, TombolaError, UnknownTicket
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
 
 
 @st.composite

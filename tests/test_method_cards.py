@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tombola.methods import METHODS
+from tombola.methods.table import METHODS
 
 ROOT = Path(__file__).parents[1]
 CARDS = ROOT / "docs" / "methods"

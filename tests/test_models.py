@@ -8,12 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tombola.data import with_context
-from tombola.errors import UsageError
-from tombola.models.context import check_arrival, told
-from tombola.models.convnet import SmallConvNet
-from tombola.models.ghostnet import GhostModule, GhostNet, SqueezeExcite, kaiming_
-from tombola.scope import scope
+from tombola._utils.errors import UsageError
+from tombola.data.dataset import with_context
+from tombola.lab.models.convnet import SmallConvNet
+from tombola.lab.models.ghostnet import GhostModule, GhostNet, SqueezeExcite, kaiming_
+from tombola.masks.prunable import scope
+from tombola.methods.context_network import check_arrival, told
 
 
 def seeded(seed=0):

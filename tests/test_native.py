@@ -5,8 +5,9 @@ import subprocess
 import pytest
 import torch
 
-from tombola import native, product
-from tombola.layout import Layout
+from tombola._utils import native
+from tombola.masks import apply as product
+from tombola.masks.layout import Layout
 from tombola.optim import fused, masked
 
 needs_compiler = pytest.mark.skipif(native.load() is None, reason="no C compiler here")

@@ -7,15 +7,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tombola.errors import UsageError
-from tombola.function import Function
-from tombola.journal import Journal
-from tombola.normalization import check, estimate, private_parameters, statistics_names
+from tombola._utils.errors import UsageError
+from tombola.masks.prunable import scope
+from tombola.methods.pipeline import Pipeline
 from tombola.objectives import OneVsRest
-from tombola.pipeline import Pipeline
-from tombola.problem import Recipe
-from tombola.scope import scope
+from tombola.runs.cache import Journal
 from tombola.settings import Settings
+from tombola.training.model import Function
+from tombola.training.norm import check, estimate, private_parameters, statistics_names
+from tombola.training.trainer import Recipe
 
 
 def passes(f, images, mask=None):

@@ -7,20 +7,20 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tombola.batches import Stream
-from tombola.data import Data, Split
-from tombola.errors import DataError, PartitionError, UsageError
-from tombola.function import Function
-from tombola.layout import Layout
-from tombola.masks import MaskSet
+from tombola._utils.errors import DataError, PartitionError, UsageError
+from tombola._utils.rng import generator
+from tombola.data.batches import Stream
+from tombola.data.dataset import Data, Split
+from tombola.data.partition import by_column, by_label, by_rule
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
+from tombola.methods.pipeline import predict
 from tombola.objectives import Classification, InSubset, Metric, OneVsRest, SubsetSoftmax
 from tombola.objectives.in_subset import mean_and_each
-from tombola.partition import by_column, by_label, by_rule
-from tombola.pipeline import predict
-from tombola.problem import Recipe
-from tombola.randomness import generator
-from tombola.retrain import retrain
-from tombola.scope import scope
+from tombola.training.joint import retrain
+from tombola.training.model import Function
+from tombola.training.trainer import Recipe
 
 NO_INPUTS = torch.empty(0)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 
-from tombola.errors import OptimizerError
+from tombola._utils.errors import OptimizerError
 from tombola.optim import ADAM, STEP_FREE, masked
 
 Adam, AdamW, SGD, RMSprop = torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop

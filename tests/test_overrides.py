@@ -2,9 +2,9 @@
 
 import pytest
 
-from tombola.cli import main
-from tombola.commands.overrides import overridden
-from tombola.errors import UsageError
+from tombola._utils.errors import UsageError
+from tombola.cli.main import main
+from tombola.cli.overrides import overridden
 from tombola.settings import Settings
 
 TINY = ["--set", "T=1", "steps=2", "statistics=1", "--sparsity", "0.5"]

@@ -11,14 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from tombola.data import SPLITS
-from tombola.errors import DataError, PartitionError, RunError
-from tombola.experiments import CORRUPTIONS, PACS, PACS64, pacs
-from tombola.experiments.domain_pictures import accuracies, pixels
-from tombola.experiments.experiment import Finished
-from tombola.launch import Order
-from tombola.randomness import generator
-from tombola.scope import scope
+from tombola._utils.errors import DataError, PartitionError, RunError
+from tombola._utils.rng import generator
+from tombola.data.dataset import SPLITS
+from tombola.lab.experiments import CORRUPTIONS, PACS, PACS64, pacs
+from tombola.lab.experiments.domain_pictures import accuracies, pixels
+from tombola.lab.experiments.experiment import Finished
+from tombola.lab.launch import Order
+from tombola.masks.prunable import scope
 from tombola.settings import Settings
 
 PACS_DATA = Path(__file__).parents[2] / "shared" / "data" / "pacs"
@@ -219,7 +219,7 @@ def test_the_chart_shows_the_numbers_of_the_records(runs):
 
 @pytest.mark.parametrize("method", ["rtl", "imp", "imp_context"])
 def test_the_answers_on_the_sheet_have_the_accuracy_of_the_records(runs, method):
-    from tombola.experiments.domain_pictures import answered
+    from tombola.lab.experiments.domain_pictures import answered
 
     data, part = runs[0].data, CORRUPTIONS.partition(runs[0].data)
     right = answered(runs[0], method, 0.5, part, CORRUPTIONS.backbone) == data.test.y

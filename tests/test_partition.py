@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tombola.data import Data
-from tombola.errors import PartitionError
-from tombola.partition import Partition, by_column, by_label, by_rule
+from tombola._utils.errors import PartitionError
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition, by_column, by_label, by_rule
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from tombola.data import Data, Split
-from tombola.errors import PartitionError
-from tombola.partition import by_clusters, by_text, text_clusters
-from tombola.partition.clusters import density_clusters
+from tombola._utils.errors import PartitionError
+from tombola.data.dataset import Data, Split
+from tombola.data.partition import by_clusters, by_text, text_clusters
+from tombola.data.partition.clusters import density_clusters
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 EMBEDDED = SHARED / "class_semantics" / "cifar100_names_minilm_384.npy"
@@ -265,7 +265,7 @@ def test_the_packaged_encoder_and_umap_are_called_with_fixed_seeds(monkeypatch):
 @pytest.mark.skipif(not EMBEDDED.exists(), reason=f"the precomputed embeddings are not there: {EMBEDDED}")
 def test_the_real_names_make_several_clusters_with_umap():
     pytest.importorskip("umap", reason="needs the extra tombola[text]")
-    from tombola.experiments.cifar100_classes import NAMES as CLASSES
+    from tombola.lab.experiments.cifar100_classes import NAMES as CLASSES
 
     found = text_clusters(CLASSES, vectors=np.load(EMBEDDED))
     assert 5 <= len(found) <= 12

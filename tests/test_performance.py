@@ -11,7 +11,7 @@ from time import process_time
 
 import pytest
 
-from tombola import native
+from tombola._utils import native
 
 ROOT = Path(__file__).parent.parent
 SLACK, ATTEMPTS = 2.0, 3

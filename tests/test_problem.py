@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from tombola.data import Data
-from tombola.errors import DataError, OptimizerError, UsageError
+from tombola._utils.errors import DataError, OptimizerError, UsageError
+from tombola.data.dataset import Data
 from tombola.objectives import Classification
-from tombola.problem import Recipe, finite
+from tombola.training.trainer import Recipe, finite
 
 
 @pytest.mark.parametrize(

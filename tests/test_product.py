@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from tombola.errors import MaskError
-from tombola.layout import Layout
-from tombola.product import SMALLEST, masked_parts, masked_weights
+from tombola._utils.errors import MaskError
+from tombola.masks.apply import SMALLEST, masked_parts, masked_weights
+from tombola.masks.layout import Layout
 
 
 def test_a_mask_of_another_size_is_never_read_past_its_end():

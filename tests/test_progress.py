@@ -7,8 +7,8 @@ import threading
 import pytest
 import yaml
 
-from tombola.cli import main
-from tombola.report.progress import status
+from tombola.cli.main import main
+from tombola.lab.report.progress import status
 from tombola.settings import Settings
 
 

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tombola.errors import LayerCollapse, PruningError
-from tombola.layout import Layout
+from tombola._utils.errors import LayerCollapse, PruningError
+from tombola.masks.layout import Layout
 from tombola.pruning import check_collapse, keep_top, prune, shares
 
 INF = math.inf

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
 
-from tombola.errors import LayerCollapse, PruningError, UsageError
-from tombola.layout import Layout
-from tombola.models.speech_unet import SpeechUNet
+from tombola._utils.errors import LayerCollapse, PruningError, UsageError
+from tombola.lab.models.speech_unet import SpeechUNet
+from tombola.masks.layout import Layout
+from tombola.masks.prunable import scope
 from tombola.pruning import SELECTIONS, keep_whole, prune, transposed
 from tombola.pruning.granularity import Block, Channel, members, parse
-from tombola.scope import scope
 
 OF_LAYERS = [selection for selection in SELECTIONS if selection != "row"]  # rows are of single weights
 few = st.sampled_from([-1.0, 0.0, 1.0, 2.0])  # heavy ties

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tombola.errors import LayerCollapse, PruningError
-from tombola.layout import Layout
-from tombola.models.speech_unet import SpeechUNet
+from tombola._utils.errors import LayerCollapse, PruningError
+from tombola.lab.models.speech_unet import SpeechUNet
+from tombola.masks.layout import Layout
+from tombola.masks.prunable import scope
 from tombola.pruning import SELECTIONS, apportion, keep_top, prune, shares
 from tombola.pruning.shares import erk
-from tombola.scope import scope
 
 SMALL = Layout(("conv", "linear", "tiny"), ((4, 2, 3, 3), (6, 4), (2, 1)))  # 72 + 24 + 2 weights
 few = st.sampled_from([-1.0, 0.0, 1.0, 2.0, math.inf])  # heavy ties

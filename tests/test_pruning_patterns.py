@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tombola.errors import PruningError
-from tombola.layout import Layout
+from tombola._utils.errors import PruningError
+from tombola.masks.layout import Layout
+from tombola.masks.prunable import scope
 from tombola.pruning import prune, transposed
-from tombola.scope import scope
 
 few = st.sampled_from([-1.0, 0.0, 1.0, 2.0])  # heavy ties
 

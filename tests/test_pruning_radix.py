@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tombola import native
-from tombola.errors import PruningError
-from tombola.native import threads
+from tombola._utils import native
+from tombola._utils.errors import PruningError
+from tombola._utils.native import threads
 from tombola.pruning import keep_top, radix
 
 pytestmark = pytest.mark.skipif(native.load() is None, reason="no C compiler here")

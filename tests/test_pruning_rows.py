@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tombola.errors import PruningError
-from tombola.layout import Layout
+from tombola._utils.errors import PruningError
+from tombola.masks.layout import Layout
+from tombola.masks.prunable import scope
 from tombola.pruning import keep_top, prune, transposed
 from tombola.pruning.granularity import Channel, members
-from tombola.scope import scope
 
 LAYOUT = Layout(("conv", "up", "linear"), ((4, 2, 3), (2, 4, 1), (6, 4)))  # 24, 8 and 24 weights
 TURNED = {"up": 1}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tombola.randomness import generator
+from tombola._utils.rng import generator
 
 
 def draw(*key):

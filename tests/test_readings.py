@@ -10,10 +10,10 @@ from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from tombola.errors import PartitionError
+from tombola._utils.errors import PartitionError
+from tombola.data.partition import Partition
 from tombola.objectives.objective import Metric
 from tombola.objectives.readings import accuracies, best_threshold, decisions, macro, over_subsets
-from tombola.partition import Partition
 
 
 def example(seed=0, samples=90, K=3):

@@ -8,13 +8,13 @@ import pytest
 import yaml
 from scipy import stats
 
-from tombola.errors import RunError, TicketFileError, UsageError
-from tombola.experiments import EXPERIMENTS
-from tombola.report.inspect import describe
-from tombola.report.page import made_by, place_of, put_tables
-from tombola.report.rows import find_runs, interval, rows
-from tombola.report.tables import Table, decimal, share, tables, whole
-from tombola.runs import Run
+from tombola._utils.errors import RunError, TicketFileError, UsageError
+from tombola.lab.experiments import EXPERIMENTS
+from tombola.lab.report.inspect import describe
+from tombola.lab.report.page import made_by, place_of, put_tables
+from tombola.lab.report.rows import find_runs, interval, rows
+from tombola.lab.report.tables import Table, decimal, share, tables, whole
+from tombola.runs.directory import Run
 
 VALUES = [0.71, 0.78, 0.745]
 

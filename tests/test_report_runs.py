@@ -11,16 +11,16 @@ from test_html_report import checked
 from torch import nn
 
 import tombola as tb
-from tombola.cli import main
-from tombola.errors import RunError
-from tombola.journal import Journal
-from tombola.outcome import carry_out, levels
-from tombola.pipeline import Pipeline
-from tombola.records import read_records
-from tombola.report.html import page, write_report
-from tombola.report.rows import rows
-from tombola.report.tables import share, tables
-from tombola.runs import Run
+from tombola._utils.errors import RunError
+from tombola.cli.main import main
+from tombola.lab.report.html import page, write_report
+from tombola.lab.report.rows import rows
+from tombola.lab.report.tables import share, tables
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import carry_out, levels
+from tombola.runs.cache import Journal
+from tombola.runs.directory import Run
+from tombola.runs.log import read_records
 
 FORKED = multiprocessing.get_context("fork")  # a child that is killed for real, started in milliseconds
 RECIPE = tb.Recipe(lr=0.05, batch_size=8)

@@ -5,17 +5,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tombola import partition as partitions
-from tombola.data import Data
-from tombola.errors import DataError, UsageError
-from tombola.function import Function
-from tombola.masks import MaskSet
-from tombola.models.ghostnet import kaiming_
+from tombola._utils.checkpoint import Stage
+from tombola._utils.errors import DataError, UsageError
+from tombola.data import partition as partitions
+from tombola.data.dataset import Data
+from tombola.lab.models.ghostnet import kaiming_
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
 from tombola.objectives import Classification
-from tombola.problem import Problem, Recipe
-from tombola.retrain import retrain
-from tombola.scope import scope
-from tombola.stage import Stage
+from tombola.training.joint import retrain
+from tombola.training.model import Function
+from tombola.training.trainer import Problem, Recipe
 
 
 @pytest.fixture

@@ -5,13 +5,13 @@ import torch
 from test_extract import linear_problem
 from torch.nn import functional as F
 
-from tombola.extract import extract
-from tombola.function import Theta
-from tombola.layout import Layout
-from tombola.masks import MaskSet
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
 from tombola.pruning import keep_top
 from tombola.recipe import Recipe
-from tombola.rewinding import Starts, inherit
+from tombola.training.model import Theta
+from tombola.training.rewind import Starts, inherit
+from tombola.training.search import extract
 
 SCOPE = Layout(("w",), ((4,),))
 

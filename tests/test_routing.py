@@ -11,15 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tombola import partition as partitions
-from tombola.data import Data
-from tombola.errors import RouterError, TombolaError, UnknownTicket
-from tombola.function import norms
-from tombola.interop import to_state_dict
-from tombola.normalization import statistics_names
-from tombola.partition import Partition
-from tombola.randomness import generator
-from tombola.routing import (
+from tombola._utils.errors import RouterError, TombolaError, UnknownTicket
+from tombola._utils.rng import generator
+from tombola.data import partition as partitions
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
+from tombola.masks.prunable import scope
+from tombola.tickets.interop import to_state_dict
+from tombola.tickets.model import TicketModel, load
+from tombola.tickets.routing import (
     ROUTERS,
     ContextRouter,
     PrototypeRouter,
@@ -30,12 +30,12 @@ from tombola.routing import (
     restored,
     router,
 )
-from tombola.routing.gaussians import Gaussians
-from tombola.routing.looked import Looked
-from tombola.routing.shallow import core
-from tombola.routing.superposition import Certainty, SuperpositionRouter
-from tombola.scope import scope
-from tombola.tickets import TicketModel, load
+from tombola.tickets.routing.gaussians import Gaussians
+from tombola.tickets.routing.looked import Looked
+from tombola.tickets.routing.shallow import core
+from tombola.tickets.routing.superposition import Certainty, SuperpositionRouter
+from tombola.training.model import norms
+from tombola.training.norm import statistics_names
 
 NAMES = ("calm", "rough", "wild")
 FITTED = [name for name, kind in ROUTERS.items() if kind.needs_fit]
@@ -149,13 +149,13 @@ def test_plain_copies_of_tickets_with_a_router(kind, tickets, data, contexts, x)
 
 
 def test_adding_a_router_leaves_the_bytes_of_the_tickets(tickets, data, contexts, tmp_path):
-    from tombola import storage
+    from tombola._utils import io
 
     tickets.save(tmp_path / "plain.tickets")
     tickets.router = PrototypeRouter().fit(tickets, data, contexts)
     tickets.save(tmp_path / "routed.tickets")
-    plain, facts = storage.read(tmp_path / "plain.tickets")
-    routed, more = storage.read(tmp_path / "routed.tickets")
+    plain, facts = io.read(tmp_path / "plain.tickets")
+    routed, more = io.read(tmp_path / "routed.tickets")
     assert "parts" not in facts  # a file without a router is the file of before
     assert {n for n in routed if n not in plain} == {n for n in routed if n.startswith("part.router.")}
     assert all(torch.equal(routed[n], t) for n, t in plain.items())
@@ -276,8 +276,8 @@ class Denoiser(nn.Module):
 
 
 def test_consistency_finds_the_ticket_that_leaves_its_own_output_alone():
-    from tombola.layout import Layout
-    from tombola.masks import MaskSet
+    from tombola.masks.layout import Layout
+    from tombola.masks.maskset import MaskSet
 
     net = Denoiser()
     layout = Layout(("first.weight",), ((6, 6),))

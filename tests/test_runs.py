@@ -7,9 +7,10 @@ import pytest
 import torch
 import yaml
 
-from tombola import records, storage
-from tombola.errors import RunError
-from tombola.runs import Run
+from tombola._utils import io
+from tombola._utils.errors import RunError
+from tombola.runs import log as records
+from tombola.runs.directory import Run
 from tombola.settings import Settings
 
 CONFIG = {"seed": 0, "settings": {"T": 1, "search": {"lr": 0.1}}, "methods": ["rtl"], "inputs": "some"}
@@ -179,7 +180,7 @@ def test_states_are_saved_no_more_often_than_asked_and_not_even_made(tmp_path):
 
 def test_a_state_counts_the_bytes_of_records_that_it_stands_for(tmp_path):
     fill(tmp_path, "a", "b")
-    sizes = [storage.read(tmp_path / "stages" / f"{n}.safetensors")[1]["records_bytes"] for n in "ab"]
+    sizes = [io.read(tmp_path / "stages" / f"{n}.safetensors")[1]["records_bytes"] for n in "ab"]
     lines = (tmp_path / "records.jsonl").read_bytes().splitlines(keepends=True)
     assert sizes == [len(lines[0]), len(lines[0] + lines[1])]
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tombola.errors import UsageError
-from tombola.schedules import (
+from tombola._utils.errors import UsageError
+from tombola.pruning.schedules import (
     cubic,
     explicit,
     fixed_count,

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from tombola.checks import check_fit
-from tombola.errors import ScopeError
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.models.ghostnet import GhostNet
+from tombola._utils.errors import ScopeError
+from tombola.lab.models.ghostnet import GhostNet
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import classifier, match, output_layer, scope
+from tombola.methods.checks import check_fit
 from tombola.objectives import OneVsRest
-from tombola.retrain import retrain
-from tombola.scope import classifier, match, output_layer, scope
+from tombola.training.joint import retrain
 
 
 def language_model():

@@ -8,18 +8,18 @@ from torch import nn
 from torch.nn import functional as F
 
 import tombola as tb
-from tombola.errors import PruningError, UsageError
-from tombola.layout import Layout
-from tombola.models.context import told
+from tombola._utils.errors import PruningError, UsageError
+from tombola.masks.layout import Layout
+from tombola.methods.context_network import told
 from tombola.pruning import prune
-from tombola.scoring import CRITERIA, Criterion, needs_trajectory, parse, register, registry
-from tombola.scoring.grasp import grasp, hessian_product
-from tombola.scoring.magnitude import absolute
-from tombola.scoring.random import uniform
-from tombola.scoring.snip import snip
-from tombola.scoring.synflow import synaptic_flow
-from tombola.scoring.taylor import taylor
-from tombola.scoring.wanda import squared_inputs, wanda
+from tombola.pruning.scores import CRITERIA, Criterion, needs_trajectory, parse, register, registry
+from tombola.pruning.scores.grasp import grasp, hessian_product
+from tombola.pruning.scores.magnitude import absolute
+from tombola.pruning.scores.random import uniform
+from tombola.pruning.scores.snip import snip
+from tombola.pruning.scores.synflow import synaptic_flow
+from tombola.pruning.scores.taylor import taylor
+from tombola.pruning.scores.wanda import squared_inputs, wanda
 
 
 def f64(*values):
@@ -424,7 +424,7 @@ def test_a_text_that_names_no_criterion_is_a_usage_error(text, message):
 
 
 def test_gamma_gives_every_channel_the_scale_of_its_own_batch_norm():
-    from tombola.scoring.gamma import channel_scales
+    from tombola.pruning.scores.gamma import channel_scales
 
     net = nn.Sequential(
         nn.Conv1d(2, 3, 2, bias=False),
@@ -442,7 +442,7 @@ def test_gamma_gives_every_channel_the_scale_of_its_own_batch_norm():
 
 
 def test_gamma_names_the_layers_without_a_batch_norm_behind_them():
-    from tombola.scoring.gamma import channel_scales
+    from tombola.pruning.scores.gamma import channel_scales
 
     net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.BatchNorm1d(3), nn.Linear(3, 2))
     with pytest.raises(PruningError, match=r"0\.weight, 3\.weight has none: exclude it"):
@@ -450,10 +450,10 @@ def test_gamma_names_the_layers_without_a_batch_norm_behind_them():
 
 
 def test_every_prunable_layer_of_ghostnet_and_of_the_small_convnet_has_a_scale():
-    from tombola.models.convnet import SmallConvNet
-    from tombola.models.ghostnet import GhostNet
-    from tombola.scope import scope
-    from tombola.scoring.gamma import channel_scales
+    from tombola.lab.models.convnet import SmallConvNet
+    from tombola.lab.models.ghostnet import GhostNet
+    from tombola.masks.prunable import scope
+    from tombola.pruning.scores.gamma import channel_scales
 
     for net, example in (
         (GhostNet(10), torch.zeros(1, 3, 32, 32)),

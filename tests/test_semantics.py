@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_mutual_info_score
 
-from tombola.analysis.groups import adjusted_information, agreement, cluster
-from tombola.analysis.named import Named
-from tombola.analysis.semantics import align, align_by_depth, spearman
-from tombola.analysis.similarity import compare, kappa
-from tombola.analysis.wordnet import path_similarity
-from tombola.errors import MaskError, UsageError
-from tombola.layout import Layout
-from tombola.masks import MaskSet
+from tombola._utils.errors import MaskError, UsageError
+from tombola.lab.analysis.groups import adjusted_information, agreement, cluster
+from tombola.lab.analysis.named import Named
+from tombola.lab.analysis.semantics import align, align_by_depth, spearman
+from tombola.lab.analysis.wordnet import path_similarity
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.similarity import compare, kappa
 
 TABLE = Path(__file__).parents[2] / "shared/data/class_semantics/cifar10_wordnet_path_similarity.csv"
 SCOPE = Layout(("a", "b", "c"), ((300,), (300,), (300,)))

@@ -6,9 +6,9 @@ import torch
 import yaml
 
 import tombola as tb
-from tombola.errors import TombolaError, UsageError
-from tombola.experiments import EXPERIMENTS
-from tombola.runs import Run
+from tombola._utils.errors import TombolaError, UsageError
+from tombola.lab.experiments import EXPERIMENTS
+from tombola.runs.directory import Run
 
 CHANGED = tb.Settings(
     sparsity=(0.1, 0.9),
@@ -190,7 +190,7 @@ def test_a_change_that_makes_no_sense_is_a_usage_error(change, named):
 
 
 def test_a_run_that_is_older_than_a_setting_of_a_recipe_goes_on():
-    from tombola.records import difference
+    from tombola.runs.log import difference
 
     new = {"settings": tb.Settings().plain()}
     old = yaml.safe_load(yaml.safe_dump(new))

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tombola.report.shown import parts
-from tombola.report.tables import Table
+from tombola.lab.report.shown import parts
+from tombola.lab.report.tables import Table
 
 WIDE = Table(
     "digits, preset quick. Ahead of a single mask (imp; union_size_imp), differences within a seed and item",

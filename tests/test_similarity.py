@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tombola.analysis import similarity
-from tombola.analysis.similarity import compare, depths, kappa, mean_over_pairs, specialisation
-from tombola.errors import MaskError, UnknownTicket
-from tombola.layout import Layout
-from tombola.masks import MaskSet
+from tombola._utils.errors import MaskError, UnknownTicket
+from tombola.masks import similarity
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.similarity import compare, depths, kappa, mean_over_pairs, specialisation
 
 SCOPE = Layout(("a", "b", "c"), ((40, 10), (20, 10), (100,)))
 SMALL = Layout(("a", "b", "c"), ((4,), (4,), (2,)))

@@ -8,17 +8,17 @@ import soundfile
 import torch
 from torch import nn
 
-from tombola import audio
-from tombola.errors import DataError
-from tombola.experiments import speech_mixing, speech_synthetic
-from tombola.experiments.speech import SCOPE, SPEECH
-from tombola.experiments.speech_clips import Clip, read_clips, with_validation
-from tombola.experiments.speech_mixing import NOISE, NOISE_AT, SNR, SPEECH_AT, Bank, mixtures
-from tombola.models.context import told
-from tombola.models.speech_unet import SpeechUNet, levelled
-from tombola.randomness import generator
-from tombola.schedules import kept
-from tombola.scope import scope
+from tombola._utils.errors import DataError
+from tombola._utils.rng import generator
+from tombola.lab import audio
+from tombola.lab.experiments import speech_mixing, speech_synthetic
+from tombola.lab.experiments.speech import SCOPE, SPEECH
+from tombola.lab.experiments.speech_clips import Clip, read_clips, with_validation
+from tombola.lab.experiments.speech_mixing import NOISE, NOISE_AT, SNR, SPEECH_AT, Bank, mixtures
+from tombola.lab.models.speech_unet import SpeechUNet, levelled
+from tombola.masks.prunable import scope
+from tombola.methods.context_network import told
+from tombola.pruning.schedules import kept
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "speech_enhancement"
 COLUMNS = "path,kind,scene,split,speaker,recording,label"

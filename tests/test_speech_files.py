@@ -8,17 +8,17 @@ import soundfile
 from PIL import Image
 from torch import nn
 
-from tombola import cli
-from tombola.errors import DataError, RunError, TicketFileError, UsageError
-from tombola.experiments import speech_files, speech_pictures
-from tombola.experiments.experiment import Finished
-from tombola.experiments.speech import SCOPE, SPEECH
-from tombola.experiments.speech_files import enhance_file, find_tickets
-from tombola.masks import MaskSet
-from tombola.models.speech_unet import SpeechUNet
-from tombola.randomness import generator
-from tombola.scope import scope
-from tombola.tickets import TicketModel
+from tombola._utils.errors import DataError, RunError, TicketFileError, UsageError
+from tombola._utils.rng import generator
+from tombola.cli import main as cli
+from tombola.lab.experiments import speech_files, speech_pictures
+from tombola.lab.experiments.experiment import Finished
+from tombola.lab.experiments.speech import SCOPE, SPEECH
+from tombola.lab.experiments.speech_files import enhance_file, find_tickets
+from tombola.lab.models.speech_unet import SpeechUNet
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
+from tombola.tickets.model import TicketModel
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "speech_enhancement" / "speech" / "test"
 SCENES = ("indoor", "outdoor", "transportation")

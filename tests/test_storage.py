@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tombola import storage
-from tombola.errors import TicketFileError
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.normalization import statistics_names
-from tombola.scope import scope
-from tombola.tickets import TicketModel, load
+from tombola._utils import io
+from tombola._utils.errors import TicketFileError
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
+from tombola.tickets import files
+from tombola.tickets.model import TicketModel, load
+from tombola.training.norm import statistics_names
 
 NAMES = ("top", "middle", "bottom")
 
@@ -71,7 +72,7 @@ def test_equal_content_gives_equal_bytes(tickets, file, tmp_path, make_convnet):
 
 
 def test_only_the_weights_of_the_union_are_stored(tickets, file):
-    tensors, _ = storage.read(file)
+    tensors, _ = io.read(file)
     assert tensors["weights"].numel() == int(tickets.masks.union().sum()) < tickets.scope.size
     assert tensors["masks"].numel() == 3 * -(-tickets.scope.size // 8)
 
@@ -103,7 +104,7 @@ def test_a_weight_with_two_names_is_stored_once(tmp_path):
     assert torch.equal(again(x), model(x))
     assert again.backbone[0].weight is again.backbone[2].weight
     assert not again.backbone[0].weight.reshape(-1)[~masks["a"]].any()
-    assert "rest.2.weight" not in storage.read(tmp_path / "a.tickets")[0]
+    assert "rest.2.weight" not in io.read(tmp_path / "a.tickets")[0]
 
 
 def test_any_tensors_and_facts_round_trip(tmp_path):
@@ -115,8 +116,8 @@ def test_any_tensors_and_facts_round_trip(tmp_path):
         "half": torch.randn(3).bfloat16(),
         "strided": torch.randn(4, 3).T,
     }
-    storage.write(tmp_path / "x", tensors, {"a": [1, None, "é"], "sha256": "mine"})
-    back, facts = storage.read(tmp_path / "x")
+    io.write(tmp_path / "x", tensors, {"a": [1, None, "é"], "sha256": "mine"})
+    back, facts = io.read(tmp_path / "x")
     assert facts == {"a": [1, None, "é"], "sha256": "mine"}
     assert back.keys() == tensors.keys()
     for name, t in tensors.items():
@@ -174,13 +175,13 @@ def test_a_file_of_text_or_pickle_is_refused(tmp_path, convnet):
 
 
 def test_a_stage_file_of_a_run_is_refused(tmp_path, convnet):
-    storage.write(tmp_path / "x", {"masks": torch.zeros(3)}, {"stage": "search", "facts": {"done": 1}})
+    io.write(tmp_path / "x", {"masks": torch.zeros(3)}, {"stage": "search", "facts": {"done": 1}})
     assert "holds no tickets" in refuses(tmp_path / "x", convnet)
 
 
 def test_a_newer_format_is_refused(file, convnet):
-    tensors, header = storage.read(file)
-    storage.write(file, tensors, {**header, "format": storage.FORMAT + 1})
+    tensors, header = io.read(file)
+    io.write(file, tensors, {**header, "format": files.FORMAT + 1})
     assert "update tombola" in refuses(file, convnet)
 
 
@@ -259,7 +260,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(file, tickets
 def test_a_written_file_may_be_read_as_the_umask_says(tmp_path):
     old = os.umask(0o022)
     try:
-        storage.write(tmp_path / "deep" / "x", {"a": torch.zeros(1)}, {})
+        io.write(tmp_path / "deep" / "x", {"a": torch.zeros(1)}, {})
     finally:
         os.umask(old)
     assert stat.S_IMODE((tmp_path / "deep" / "x").stat().st_mode) == 0o644
@@ -274,6 +275,6 @@ def test_digest_sees_names_dtypes_shapes_and_bytes():
         {"x": torch.tensor([0.0, 0.0, 0.0, -0.0])},
         {},
     ]
-    digests = {storage.digest(tensors) for tensors in (a, *others)}
+    digests = {io.digest(tensors) for tensors in (a, *others)}
     assert len(digests) == 6
-    assert storage.digest({"x": torch.zeros(4)}) == storage.digest(a)
+    assert io.digest({"x": torch.zeros(4)}) == io.digest(a)

@@ -7,21 +7,21 @@ import pytest
 import torch
 from PIL import Image
 
-from tombola import audio
-from tombola.cli import main
-from tombola.errors import DataError, UsageError
-from tombola.evaluation import streamed
-from tombola.evaluation.world import World
-from tombola.experiments import speech_stream
-from tombola.experiments.speech import SCOPE, SPEECH, by_scene
-from tombola.experiments.speech_mixing import LENGTH, NOISE, SNR, mixtures
-from tombola.experiments.speech_mixing import SPEECH as VOICE
-from tombola.experiments.speech_stream import FADE, STEP, recording
-from tombola.experiments.speech_synthetic import synthetic_clips
-from tombola.launch import Order
-from tombola.randomness import generator
-from tombola.scope import scope
-from tombola.tickets import TicketModel
+from tombola._utils.errors import DataError, UsageError
+from tombola._utils.rng import generator
+from tombola.cli.main import main
+from tombola.lab import audio
+from tombola.lab.evaluation import streamed
+from tombola.lab.evaluation.world import World
+from tombola.lab.experiments import speech_stream
+from tombola.lab.experiments.speech import SCOPE, SPEECH, by_scene
+from tombola.lab.experiments.speech_mixing import LENGTH, NOISE, SNR, mixtures
+from tombola.lab.experiments.speech_mixing import SPEECH as VOICE
+from tombola.lab.experiments.speech_stream import FADE, STEP, recording
+from tombola.lab.experiments.speech_synthetic import synthetic_clips
+from tombola.lab.launch import Order
+from tombola.masks.prunable import scope
+from tombola.tickets.model import TicketModel
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def world(data, tmp_path, monkeypatch):
     """A run with tickets that nobody has trained, on little data."""
     backbone = SPEECH.backbone(generator(0, "theta0"))
     found = scope(backbone, SCOPE)
-    from tombola.masks import MaskSet
+    from tombola.masks.maskset import MaskSet
 
     keep = torch.rand(3, found.size, generator=generator(1)) > 0.2
     names = by_scene(data).names
@@ -146,8 +146,8 @@ def world(data, tmp_path, monkeypatch):
     tickets.save(tmp_path / "seed0" / "tickets" / "rtl-0.5.tickets")
     order = Order(SPEECH, "quick", SPEECH.presets["quick"].settings, False, None, False, ("rtl",))
     made = World(tmp_path / "seed0", "speech", "quick", 0, order, small, by_scene(small))
-    monkeypatch.setattr("tombola.commands.stream.open_run", lambda path, source: made)
-    monkeypatch.setattr("tombola.commands.stream.runs_of", lambda paths, _: list(paths))
+    monkeypatch.setattr("tombola.cli.stream.open_run", lambda path, source: made)
+    monkeypatch.setattr("tombola.cli.stream.runs_of", lambda paths, _: list(paths))
     return made
 
 
@@ -186,10 +186,10 @@ def test_the_command_writes_rows_sounds_and_a_picture(world, tmp_path, capsys):
 
 
 def test_runs_of_another_task_are_refused(world, monkeypatch, capsys):
-    from tombola.experiments.digits import DIGITS
+    from tombola.lab.experiments.digits import DIGITS
 
     other = replace(world, experiment="digits", order=replace(world.order, experiment=DIGITS))
-    monkeypatch.setattr("tombola.commands.stream.open_run", lambda path, source: other)
+    monkeypatch.setattr("tombola.cli.stream.open_run", lambda path, source: other)
     with pytest.raises(SystemExit) as left:
         main(["stream", str(world.path)])
     assert left.value.code == 2

@@ -9,15 +9,16 @@ import pytest
 import torch
 
 import tombola as tb
-from tombola import cli, storage
-from tombola.errors import UsageError
-from tombola.experiments import experiment
-from tombola.launch import Order
-from tombola.methods import METHODS
-from tombola.records import read_records
-from tombola.report.curve import curve, heats, measure, standalone, table, values
-from tombola.runs import Run
-from tombola.sweep import grid, split, with_controls
+from tombola._utils import io
+from tombola._utils.errors import UsageError
+from tombola.cli import main as cli
+from tombola.lab.experiments import experiment
+from tombola.lab.launch import Order
+from tombola.lab.report.curve import curve, heats, measure, standalone, table, values
+from tombola.lab.sweep import grid, split, with_controls
+from tombola.methods.table import METHODS
+from tombola.runs.directory import Run
+from tombola.runs.log import read_records
 
 TINY = ["steps=2", "statistics=1", "rewind=1", "train.batch_size=16", "search.batch_size=16"]
 
@@ -222,7 +223,7 @@ def test_a_stage_that_was_interrupted_here_and_finished_elsewhere_is_copied_whol
         tensors, facts = run.once("stage", lambda stage: pytest.fail("computed again"), "key")
     assert (tensors["x"].tolist(), facts) == ([0, 1, 2], {"n": 1})
     assert (tmp_path / "a/records.jsonl").read_bytes() == (tmp_path / "b/records.jsonl").read_bytes()
-    stages = [storage.read(tmp_path / name / "stages/stage.safetensors")[1] for name in "ab"]
+    stages = [io.read(tmp_path / name / "stages/stage.safetensors")[1] for name in "ab"]
     assert stages[0] == stages[1]
 
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_progress import call, write_run
 
-from tombola.errors import MissingExtra
-from tombola.report.scalars import Scalar, scalars
-from tombola.report.tensorboard import Events
+from tombola._utils.errors import MissingExtra
+from tombola.lab.report.scalars import Scalar, scalars
+from tombola.lab.report.tensorboard import Events
 
 HEAD = {"stage": "search-own-0.5", "round": 1}
 PRUNE = {"event": "prune", **HEAD, "ticket": "a/b c", "kept": 9, "loss": 0.5}

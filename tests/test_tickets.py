@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from tombola.errors import MaskError, TombolaError, UnknownTicket
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.normalization import statistics_names
-from tombola.scope import scope
-from tombola.tickets import TicketModel
+from tombola._utils.errors import MaskError, TombolaError, UnknownTicket
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
+from tombola.tickets.model import TicketModel
+from tombola.training.norm import statistics_names
 
 NAMES = ("top", "middle", "bottom")
 

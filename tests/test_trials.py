@@ -6,14 +6,14 @@ import math
 import pytest
 import yaml
 
-from tombola.analysis.alarmed import alarms
-from tombola.cli import main
-from tombola.errors import RunError
-from tombola.report.collapsing import chapter
-from tombola.report.findings import gather as gather_findings
-from tombola.report.html import page
-from tombola.report.rows import rows
-from tombola.report.trials import finished_search, gather, judge, rules, verdicts_table
+from tombola._utils.errors import RunError
+from tombola.cli.main import main
+from tombola.lab.analysis.alarmed import alarms
+from tombola.lab.report.collapsing import chapter
+from tombola.lab.report.findings import gather as gather_findings
+from tombola.lab.report.html import page
+from tombola.lab.report.rows import rows
+from tombola.lab.report.trials import finished_search, gather, judge, rules, verdicts_table
 from tombola.settings import Settings
 
 REMOVED = [round(1 - 0.8**t, 4) for t in range(1, 16)]

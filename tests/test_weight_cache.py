@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tombola.errors import TombolaError, UsageError
-from tombola.layout import Layout
-from tombola.masks import MaskSet
-from tombola.normalization import statistics_names
+from tombola._utils.errors import TombolaError, UsageError
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import scope
 from tombola.optim import fused, masked
-from tombola.scope import scope
-from tombola.tickets import TicketModel
-from tombola.weight_cache import WeightCache
+from tombola.tickets.cache import WeightCache
+from tombola.tickets.model import TicketModel
+from tombola.training.norm import statistics_names
 
 NAMES = ("top", "middle", "bottom")
 ONE = 252 * 4  # bytes of a ticket's weights

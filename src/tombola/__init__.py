@@ -5,26 +5,60 @@ of heterogeneous data, and trains them together on shared weights (Routing the L
 2601.22141).
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tombola import corruptions, interop, objectives, partition, pruning, routing, schedules, scoring
+    from tombola import objectives, pruning
+    from tombola._utils import errors
+    from tombola._utils.errors import TombolaError
     from tombola.api import find, rtl
-    from tombola.data import Data, Split
-    from tombola.errors import TombolaError
-    from tombola.layout import Layout
-    from tombola.masks import MaskSet
+    from tombola.data import corruptions, partition
+    from tombola.data.dataset import Data, Split
+    from tombola.masks.layout import Layout
+    from tombola.masks.maskset import MaskSet
+    from tombola.masks.prunable import scope
     from tombola.optim import masked
-    from tombola.problem import Recipe
-    from tombola.scope import scope
+    from tombola.pruning import schedules
+    from tombola.pruning import scores as scoring
+    from tombola.recipe import Recipe
     from tombola.settings import Settings
-    from tombola.tickets import TicketModel, load
-    from tombola.weight_cache import WeightCache
+    from tombola.tickets import calibration, export, interop, routing
+    from tombola.tickets.cache import WeightCache
+    from tombola.tickets.model import TicketModel, load
 
 __version__ = "0.1.0"
+
+# Where each public name lives. Imported when first asked for: torch takes seconds, `--help` should not.
+_NAMES = {
+    "Data": "data.dataset",
+    "Layout": "masks.layout",
+    "MaskSet": "masks.maskset",
+    "Recipe": "recipe",
+    "Settings": "settings",
+    "Split": "data.dataset",
+    "TicketModel": "tickets.model",
+    "TombolaError": "_utils.errors",
+    "WeightCache": "tickets.cache",
+    "find": "api",
+    "load": "tickets.model",
+    "masked": "optim",
+    "rtl": "api",
+    "scope": "masks.prunable",
+}
+_MODULES = {
+    "calibration": "tickets.calibration",
+    "corruptions": "data.corruptions",
+    "errors": "_utils.errors",
+    "export": "tickets.export",
+    "interop": "tickets.interop",
+    "objectives": "objectives",
+    "partition": "data.partition",
+    "pruning": "pruning",
+    "routing": "tickets.routing",
+    "schedules": "pruning.schedules",
+    "scoring": "pruning.scores",
+}
 __all__ = [
     "Data",
     "Layout",
@@ -35,7 +69,10 @@ __all__ = [
     "TicketModel",
     "TombolaError",
     "WeightCache",
+    "calibration",
     "corruptions",
+    "errors",
+    "export",
     "find",
     "interop",
     "load",
@@ -50,49 +87,17 @@ __all__ = [
     "scoring",
 ]
 
-# Where names live that are no modules themselves.
-_HOMES = {
-    "find": "api",
-    "rtl": "api",
-    "Data": "data",
-    "Split": "data",
-    "TombolaError": "errors",
-    "Layout": "layout",
-    "MaskSet": "masks",
-    "masked": "optim",
-    "Recipe": "problem",
-    "scope": "scope",
-    "Settings": "settings",
-    "TicketModel": "tickets",
-    "load": "tickets",
-    "WeightCache": "weight_cache",
-}
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        found = getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
+    elif name in _MODULES:
+        found = import_module(f"{__name__}.{_MODULES[name]}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = found
+    return found
 
 
-class _Package(ModuleType):
-    """Imports what it offers when that is first asked for: torch takes seconds, `--help` should not."""
-
-    def __getattr__(self, name: str) -> Any:
-        home = f"{self.__name__}.{_HOMES.get(name, name)}"
-        try:
-            module = import_module(home) if not name.startswith("_") else None
-        except ModuleNotFoundError as error:
-            if error.name != home:
-                raise
-            module = None
-        if module is None:
-            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
-        found = getattr(module, name) if name in _HOMES else module
-        super().__setattr__(name, found)
-        return found
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Importing `tombola.scope` would put the module where the function of that name is offered.
-        if not (name in _HOMES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted({*(name for name in super().__dir__() if name.startswith("__")), *__all__})
-
-
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})

@@ -12,21 +12,21 @@ from typing import Any, overload
 
 from torch import nn
 
-from tombola.checks import doubts
-from tombola.data import Data
-from tombola.errors import NotReached, UsageError, unknown
-from tombola.executors import AtOnce, settled
-from tombola.journal import Journal
+from tombola._utils.errors import NotReached, UsageError, unknown
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
+from tombola.masks.prunable import left_out
+from tombola.methods.checks import doubts
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import Outcome, carry_out, levels
+from tombola.methods.search import not_reached
 from tombola.objectives import Objective
-from tombola.outcome import Outcome, carry_out, levels
-from tombola.partition import Partition
-from tombola.pipeline import Pipeline
-from tombola.problem import Recipe
-from tombola.runs import Run
-from tombola.scope import left_out
-from tombola.search import not_reached
+from tombola.runs.cache import Journal
+from tombola.runs.directory import Run
 from tombola.settings import Settings
-from tombola.tickets import TicketModel
+from tombola.tickets.model import TicketModel
+from tombola.training.parallel import AtOnce, settled
+from tombola.training.trainer import Recipe
 
 
 def find(
@@ -43,7 +43,7 @@ def find(
     at_once: AtOnce = "auto",
     **changes: Any,
 ) -> list[Outcome]:
-    """Any method of `tombola.methods`: one outcome per sparsity, lowest first.
+    """Any method of `tombola.methods.table`: one outcome per sparsity, lowest first.
 
     Args:
         method: a name from `tombola.methods.METHODS`: ``rtl``, ``imp``, ``dense``, a classic or a control.
@@ -58,7 +58,7 @@ def find(
         out: a directory to keep the run in; interrupted, the same call goes on where it was.
         at_once: how the K trainings of a round go: ``no`` (one after the other), ``workers`` (each with one
             thread, in processes), ``batched`` (as one batch; other last bits). By default workers where there
-            are several cores (`tombola.executors.choose`).
+            are several cores (`tombola.training.parallel.choose`).
 
     Raises:
         UsageError: an argument of the wrong kind, or a setting that does not exist.

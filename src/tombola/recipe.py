@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola.errors import OptimizerError, UsageError
-from tombola.kinds import check_fields
+from tombola._utils.errors import OptimizerError, UsageError
+from tombola._utils.validation import check_fields
 from tombola.optim import MaskedOptimizer, masked
 
 FALL = 0.1  # of the rate at each place of a ``step`` course

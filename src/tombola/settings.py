@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import yaml
 
-from tombola import during, pruning, rewinding, scoring
-from tombola.analysis.collapse import stated_rate
-from tombola.errors import UsageError, unknown
-from tombola.kinds import check_fields, check_kind
-from tombola.normalization import check
+from tombola import pruning
+from tombola._utils.errors import UsageError, unknown
+from tombola._utils.validation import check_fields, check_kind
+from tombola.lab.analysis.collapse import stated_rate
+from tombola.pruning import scores
+from tombola.pruning.schedules import kept, parse
 from tombola.recipe import Recipe
-from tombola.schedules import kept, parse
+from tombola.training import rewind
+from tombola.training.callbacks import rules
+from tombola.training.norm import check
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ class Settings:
         rewind_task: what these steps train tickets for: ``own`` (each its own task, on the shared weights) or
             ``single`` (the task of one network for all data, which the baselines start from anyhow).
         rewinding: what is put back after pruning: ``weights``, ``learning_rate`` (weights stay) or
-            ``fine_tune`` (both stay); `tombola.rewinding` says what becomes of the rest.
+            ``fine_tune`` (both stay); `tombola.training.rewind` says what becomes of the rest.
         first: a score that draws the first mask before any training, to the first density of the schedule;
             the search goes on from there (hybrids). Empty: there is no such mask.
         during: what happens while a round trains: ``early_bird:E:P[:N]``, ``set:S:N`` or ``rigl:S:N``
-            (`tombola.during`); nothing if empty. With ``set`` and ``rigl`` the schedule is one round that
-            prunes nothing, so ``first`` draws the mask that moves.
+            (`tombola.training.callbacks`); nothing if empty. With ``set`` and ``rigl`` the schedule is one
+            round that prunes nothing, so ``first`` draws the mask that moves.
         nested: one search serves all sparsities, each going on from the one before; else every sparsity has
             a search of its own from the dense network.
         search: recipe of Algorithm 1.
@@ -54,7 +57,7 @@ class Settings:
         granularity: what goes together: ``weight``, ``channel``, ``block:RxC`` or ``N:M``
             (`tombola.pruning`).
         floor: so many weights (or groups) every layer keeps.
-        stop: ``collapse`` ends a search at the alarm for collapse (`tombola.guard`) and goes back to the last
+        stop: ``collapse`` ends a search at the alarm for collapse and goes back to the last
             good round; ``warn`` measures as much and goes on; ``collapse:RATE`` states another false-alarm
             rate. Empty: it warns, from what costs no training.
         form: of Algorithm 2: ``sequential`` or ``simultaneous``.
@@ -63,7 +66,7 @@ class Settings:
         normalization: ``shared``, ``per_ticket_statistics`` or ``per_ticket``.
         private: names or globs of further parameters that every ticket keeps for itself.
         statistics: training batches from which norm statistics are estimated.
-        include, exclude: names or globs of the scope (`tombola.scope`).
+        include, exclude: names or globs of the scope (`tombola.masks.prunable`).
     """
 
     sparsity: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -110,7 +113,7 @@ class Settings:
             ("form", ("sequential", "simultaneous")),
             ("shares", ("equal", "size")),
             ("rewind_task", ("own", "single")),
-            ("rewinding", rewinding.KINDS),
+            ("rewinding", rewind.KINDS),
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {' or '.join(map(str, choices))}: got {getattr(self, name)!r}")
@@ -120,11 +123,11 @@ class Settings:
                 raise UsageError(f"{name} must be at least {least}: got {getattr(self, name)}")
         if self.shares == "size" and self.form == "simultaneous":
             raise UsageError("form=simultaneous steps all tickets at once: shares=size needs form=sequential")
-        if scoring.parse(self.score).trajectory and not self.T:
+        if scores.parse(self.score).trajectory and not self.T:
             raise UsageError(f"score {self.score!r} sums over training steps, so T must be at least 1: got 0")
-        if self.first and scoring.parse(self.first).trajectory:
+        if self.first and scores.parse(self.first).trajectory:
             raise UsageError(f"first {self.first!r} sums over training steps, but comes before any")
-        if during.parse(self.during) and not self.T:
+        if rules.parse(self.during) and not self.T:
             raise UsageError(f"during {self.during!r} needs training steps, so T must be at least 1: got 0")
         if self.moving and not (self.first and self.granularity == "weight" and not self.nested):
             raise UsageError(
@@ -141,7 +144,7 @@ class Settings:
     @property
     def moving(self) -> bool:
         """Whether masks move while they train."""
-        return isinstance(during.parse(self.during), during.Moving)
+        return isinstance(rules.parse(self.during), rules.Moving)
 
     def plain(self) -> dict[str, Any]:
         """Nested dictionaries and lists that YAML and JSON can hold."""

@@ -15,19 +15,19 @@ import torch
 from torch import nn
 
 import tombola as tb
-from tombola.errors import RunError
-from tombola.experiments import experiment
-from tombola.experiments.images import Normalise, crop_and_flip
-from tombola.launch import Order
-from tombola.methods import METHODS
-from tombola.models.convnet import SmallConvNet
-from tombola.outcome import carry_out, levels
-from tombola.pipeline import Pipeline
-from tombola.randomness import generator
-from tombola.records import read_config, read_environment
-from tombola.report.again import commands
-from tombola.report.findings import Ran
-from tombola.runs import Run
+from tombola._utils.errors import RunError
+from tombola._utils.rng import generator
+from tombola.lab.experiments import experiment
+from tombola.lab.experiments.images import Normalise, crop_and_flip
+from tombola.lab.launch import Order
+from tombola.lab.models.convnet import SmallConvNet
+from tombola.lab.report.again import commands
+from tombola.lab.report.findings import Ran
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import carry_out, levels
+from tombola.methods.table import METHODS
+from tombola.runs.directory import Run
+from tombola.runs.log import read_config, read_environment
 
 REAL = bool(os.environ.get("TOMBOLA_TEST_DEVICE"))
 OPTIMIZERS = ("Adam", "AdamW", "SGD", "RMSprop", "Adagrad", "Adadelta")

@@ -8,18 +8,20 @@ import torch
 from torch import nn
 
 import tombola as tb
-from tombola.data import with_context
-from tombola.errors import PartitionError, UsageError
-from tombola.function import Theta
-from tombola.journal import Journal
-from tombola.methods import STANDARD as METHODS
-from tombola.methods import method
-from tombola.outcome import carry_out, levels
-from tombola.pipeline import Pipeline
-from tombola.problem import Problem
+from tombola._utils.errors import PartitionError, UsageError
+from tombola.data.dataset import with_context
+from tombola.lab.report.inspect import describe
+from tombola.methods import pipeline as training
+from tombola.methods import rounds
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import carry_out, levels
+from tombola.methods.table import STANDARD as METHODS
+from tombola.methods.table import method
 from tombola.pruning import keep_top
-from tombola.report.inspect import describe
-from tombola.schedules import kept
+from tombola.pruning.schedules import kept
+from tombola.runs.cache import Journal
+from tombola.training.model import Theta
+from tombola.training.trainer import Problem
 
 SPARSITIES = (0.3, 0.6)
 NAMES = ("red", "green", "blue")
@@ -338,7 +340,7 @@ def test_random_masks_of_one_layout_still_depend_on_the_seed():
 
 def test_shuffled_partition_searches_shuffled_and_trains_and_judges_true(monkeypatch):
     used = {}
-    for stage, module in {"extract": tb.rounds, "retrain": tb.pipeline}.items():
+    for stage, module in {"extract": rounds, "retrain": training}.items():
         plain = getattr(module, stage)
 
         def spy(problem, *rest, stage_name=stage, plain=plain, **options):

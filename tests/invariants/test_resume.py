@@ -14,18 +14,18 @@ import torch
 from torch import nn
 
 import tombola as tb
-from tombola import storage
-from tombola.errors import RunError, TicketFileError
-from tombola.outcome import carry_out, levels
-from tombola.pipeline import Pipeline
-from tombola.records import read_config, read_records, read_timings
-from tombola.report.rows import rows
-from tombola.runs import Run
+from tombola._utils import io
+from tombola._utils.errors import RunError, TicketFileError
+from tombola.lab.report.rows import rows
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import carry_out, levels
+from tombola.runs.directory import Run
+from tombola.runs.log import read_config, read_records, read_timings
 
 # Children come from a fresh process that has imported everything once: started in milliseconds, and
 # killed for real.
 SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["tombola", "tombola.runs", "tombola.outcome"])
+SPAWN.set_forkserver_preload(["tombola", "tombola.runs.directory", "tombola.methods.result"])
 
 
 def network(dropout):
@@ -169,7 +169,7 @@ def test_a_stage_goes_on_from_its_saved_state_to_the_same_bytes(methods, stage, 
     child = start(go_until_step, path, methods, stage, step)
     child.join()
     assert child.exitcode == -signal.SIGKILL
-    assert storage.read(path / "stages" / "current.safetensors")[1]["stage"] == stage
+    assert io.read(path / "stages" / "current.safetensors")[1]["stage"] == stage
     go(path, *methods)
     assert read_timings(path)[stage] is None  # it did go on, and did not begin again
     assert content(path) == content(whole(*methods))
@@ -184,7 +184,7 @@ def test_private_norms_a_rewind_point_and_dropout_survive_a_kill(tmp_path):
         child = start(go_until_step, tmp_path / "run", ("rtl",), stage, step, options)
         child.join()
         assert child.exitcode == -signal.SIGKILL
-        current = storage.read(tmp_path / "run" / "stages" / "current.safetensors")
+        current = io.read(tmp_path / "run" / "stages" / "current.safetensors")
         assert current[1]["stage"] == stage
     go(tmp_path / "run", "rtl", **options)
     assert content(tmp_path / "run") == content(tmp_path / "whole")

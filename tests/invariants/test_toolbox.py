@@ -18,13 +18,13 @@ from test_methods import (
 )
 
 import tombola as tb
-from tombola.journal import Journal
-from tombola.methods import METHODS, TOOLBOX, method
-from tombola.outcome import carry_out, is_done, levels
-from tombola.pipeline import Pipeline
-from tombola.records import read_records
-from tombola.runs import Run
-from tombola.schedules import kept
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import carry_out, is_done, levels
+from tombola.methods.table import METHODS, TOOLBOX, method
+from tombola.pruning.schedules import kept
+from tombola.runs.cache import Journal
+from tombola.runs.directory import Run
+from tombola.runs.log import read_records
 
 every_method = pytest.mark.parametrize("name", METHODS)
 every_tool = pytest.mark.parametrize("name", TOOLBOX)

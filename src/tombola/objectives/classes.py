@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola.data import Data
-from tombola.errors import DataError
-from tombola.models.context import number
-from tombola.partition import Partition
+from tombola._utils.errors import DataError
+from tombola.data.dataset import Data, number
+from tombola.data.partition import Partition
 
 
 def classes_of(data: Data, partition: Partition) -> Tensor:

@@ -8,14 +8,13 @@ from typing import Literal, Self, get_args
 from torch import Tensor
 from torch.nn import functional as F
 
-from tombola.data import Data
-from tombola.errors import DataError, PartitionError, UsageError
-from tombola.layout import Layout
-from tombola.models.context import number
+from tombola._utils.errors import DataError, PartitionError, UsageError
+from tombola.data.dataset import Data, number
+from tombola.data.partition import Partition
+from tombola.masks.layout import Layout
 from tombola.objectives.classes import classes_of, differ, mask_logits
 from tombola.objectives.in_subset import InSubset, mean_and_each
 from tombola.objectives.objective import Metric, Predict, own_rows
-from tombola.partition import Partition
 
 Among = Literal["subset", "all"]
 MOST = 10**6  # classes; larger numbers are taken for something else
@@ -29,7 +28,7 @@ class Classification(InSubset):
             outputs, so that every ticket also learns that the classes of others never come, on rows of the
             classifier that it shares with them. ``subset``: the classes that its own has in training, as it
             is judged; the rows of other classes are then none of its own. One network for all subsets is
-            trained likewise if it is told the context (`tombola.telling`), and among all classes if not.
+            trained likewise if it is told the context, and among all classes if not.
 
     Metrics, of each ticket on the test samples of its own subset, and their mean: ``accuracy`` among
     the classes that the subset has in training, which whoever knows the context knows, for single

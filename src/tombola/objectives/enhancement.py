@@ -10,12 +10,13 @@ from collections import defaultdict
 import torch
 from torch import Tensor
 
-from tombola.audio import si_snr, waveform
-from tombola.data import Data
-from tombola.errors import DataError
+from tombola._utils.errors import DataError
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
 from tombola.objectives.in_subset import InSubset, mean_and_each
 from tombola.objectives.objective import Metric, Predict
-from tombola.partition import Partition
+from tombola.objectives.si_snr import si_snr
+from tombola.objectives.stft import waveform
 
 CHUNK = 16  # test samples in memory at once: spectrograms are large
 
@@ -23,7 +24,7 @@ CHUNK = 16  # test samples in memory at once: spectrograms are large
 class Enhancement(InSubset):
     """Weighted SDR loss between waveforms (Choi et al., arXiv 1903.03107).
 
-    Inputs are spectrograms of mixtures (`tombola.audio.spectrogram`), outputs those of enhanced speech,
+    Inputs are spectrograms of mixtures (`tombola.lab.audio.spectrogram`), outputs those of enhanced speech,
     ``y`` the clean waveforms ``[S, T]``, float or int16.
 
     Metrics, of each ticket on the test samples of its own subset, and their mean: ``si_snr_noisy``, the

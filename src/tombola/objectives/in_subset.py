@@ -12,8 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from tombola.data.partition import Partition
 from tombola.objectives.objective import Metric, Objective, Predict
-from tombola.partition import Partition
 
 
 class InSubset(Objective):

@@ -12,10 +12,10 @@ from typing import ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
-from tombola.data import Data
-from tombola.errors import DataError
-from tombola.layout import Layout
-from tombola.partition import Partition
+from tombola._utils.errors import DataError
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
+from tombola.masks.layout import Layout
 
 
 class Predict(Protocol):

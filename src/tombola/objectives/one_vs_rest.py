@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tombola.data import Data
-from tombola.errors import PartitionError
-from tombola.layout import Layout
+from tombola._utils.errors import PartitionError
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
+from tombola.masks.layout import Layout
 from tombola.objectives.objective import Metric, Objective, Predict, check_outputs, own_rows
 from tombola.objectives.readings import over_subsets
 from tombola.objectives.subset_softmax import SubsetSoftmax
-from tombola.partition import Partition
 
 
 class OneVsRest(Objective):

@@ -17,9 +17,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from tombola.errors import PartitionError
+from tombola._utils.errors import PartitionError
+from tombola.data.partition import Partition
 from tombola.objectives.objective import Metric
-from tombola.partition import Partition
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.float64]

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tombola.data import Data
-from tombola.errors import PartitionError
+from tombola._utils.errors import PartitionError
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
 from tombola.objectives.objective import Metric, Objective, Predict, check_outputs
 from tombola.objectives.readings import over_subsets
-from tombola.partition import Partition
 
 
 class SubsetSoftmax(Objective):

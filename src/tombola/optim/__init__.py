@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tombola.errors import OptimizerError
+from tombola._utils.errors import OptimizerError
 from tombola.optim.adam import MaskedAdam
 from tombola.optim.base import MaskedOptimizer
 from tombola.optim.step_free import MaskedStepFree

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola.errors import OptimizerError
+from tombola._utils.errors import OptimizerError
 from tombola.optim import fused
 from tombola.optim.base import MaskedOptimizer
 from tombola.optim.entrywise import Moments, Rules, update

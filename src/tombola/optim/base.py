@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola.errors import OptimizerError
+from tombola._utils.errors import OptimizerError
 
 Entries = list[tuple[dict[str, Any], Tensor, Tensor | None]]  # group, parameter, mask
 

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola import native
-from tombola.native.threads import in_parts
+from tombola._utils import native
+from tombola._utils.native.threads import in_parts
 from tombola.optim.entrywise import Moments, Rule, Rules, update
 
 SMALLEST = 1 << 15  # entries: below, twenty-five operations take a tenth of a millisecond

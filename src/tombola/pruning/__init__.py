@@ -8,7 +8,7 @@ Which layers take part is a matter of the scope, not of the selection. The first
 is excluded; the last one, which is left out by default, takes part if it is named:
 
 >>> from torch import nn
->>> from tombola.scope import scope
+>>> from tombola.masks.prunable import scope
 >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2))
 >>> scope(net, exclude=["0.*"]).names  # first and last layer dense
 ('1.weight',)

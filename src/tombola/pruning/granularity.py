@@ -20,9 +20,9 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from tombola.errors import PruningError, UsageError
-from tombola.layout import Layout
-from tombola.scope import TRANSPOSED
+from tombola._utils.errors import PruningError, UsageError
+from tombola.masks.layout import Layout
+from tombola.masks.prunable import TRANSPOSED
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tombola import native
-from tombola.native.threads import bounds, in_parts
+from tombola._utils import native
+from tombola._utils.native.threads import bounds, in_parts
 
 SMALLEST = 1 << 20  # scores: below, a partition of all of them takes no longer
 SMALLEST_MASKED = 1 << 16  # below, neither does a partition of the eligible

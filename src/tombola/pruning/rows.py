@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tombola.errors import PruningError
+from tombola._utils.errors import PruningError
 from tombola.pruning.shares import apportion
 
 

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tombola.errors import LayerCollapse, PruningError
-from tombola.layout import Layout
+from tombola._utils.errors import LayerCollapse, PruningError
+from tombola.masks.layout import Layout
 from tombola.pruning.granularity import Channel, Granularity, Pattern, Weight, members, parse
 from tombola.pruning.rows import best_of_rows
 from tombola.pruning.shares import apportion, erk

@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 
-from tombola.errors import PruningError
-from tombola.layout import Layout
+from tombola._utils.errors import PruningError
+from tombola.masks.layout import Layout
 
 
 def shares(sizes: Sequence[int], total: int) -> list[int]:

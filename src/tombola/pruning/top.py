@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tombola.errors import PruningError
+from tombola._utils.errors import PruningError
 from tombola.pruning.radix import Keys
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tombola.layout import Layout
+from tombola.masks.layout import Layout
 from tombola.pruning.granularity import Granularity, Weight, members
 from tombola.pruning.top import keep_top, keep_whole
 

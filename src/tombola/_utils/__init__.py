@@ -1,0 +1,1 @@
+"""What every floor uses: errors, devices, random generators, files, and the C kernels."""

@@ -1,0 +1,107 @@
+"""A file of any tensors and facts, sealed by a hash over all of it; and how files are replaced."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from tombola._utils.errors import TicketFileError
+
+KEY = "tombola"  # of the file's metadata: a hash over all, a space, and the facts as JSON
+
+
+def write(path: Path | str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:
+    """Write tensors and facts to a safetensors file at once or not at all; returns its size in bytes.
+
+    Equal content gives equal bytes. A full disk leaves the old file as it was.
+    """
+    content = to_content(tensors, facts)
+    write_bytes(Path(path), content)
+    return len(content)
+
+
+def to_content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+    """The bytes of the file that `write` writes."""
+    plain = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}
+    header = json.dumps(dict(facts), sort_keys=True)
+    return bytes(to_bytes(plain, metadata={KEY: f"{_seal(plain, header)} {header}"}))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file atomically: a temporary file beside it, flushed to disk, then renamed."""
+    with replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write and read that takes the place of ``path`` at the end; after an error, not at all."""
+    if path.is_dir():
+        raise TicketFileError(f"{path} is a folder: give the name of a file in it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("x+b") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of `write`.
+
+    Raises:
+        TicketFileError: no such file, not of this kind, truncated, or altered.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TicketFileError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise TicketFileError(
+            f"{path} is truncated or no safetensors file ({error}): copy it again from its source"
+        ) from None
+    if KEY not in metadata:
+        raise TicketFileError(f"{path} is a safetensors file, but was not written by Tombola")
+    seal, _, header = metadata[KEY].partition(" ")
+    if seal != _seal(tensors, header):
+        raise TicketFileError(
+            f"{path} was altered since it was written: its content does not match its hash; "
+            "tombola resume writes ticket files of a run again"
+        )
+    facts: dict[str, Any] = json.loads(header)
+    return tensors, facts
+
+
+def _seal(tensors: Mapping[str, Tensor], header: str) -> str:
+    """The hash of everything in a file."""
+    return hashlib.sha256(f"{digest(tensors)} {header}".encode()).hexdigest()
+
+
+def digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in hexadecimal."""
+    sha = hashlib.sha256()
+    for name in sorted(tensors):
+        t = tensors[name].detach().contiguous().cpu()
+        sha.update(repr((name, str(t.dtype), tuple(t.shape))).encode())
+        if t.numel():
+            sha.update(t.reshape(-1).view(torch.uint8).numpy().data)  # as it lies: it may be mapped
+    return sha.hexdigest()

@@ -1,0 +1,55 @@
+"""Randomness as an argument: a generator is a function of what it is for, never of what ran before.
+
+Because the data order of a step depends on (seed, phase, round, ticket, epoch) alone, an interrupted
+run can go on anywhere and read the same samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from tombola._utils.device import CPU
+
+
+def generator(seed: int, *purpose: object) -> torch.Generator:
+    """A CPU generator for ``(seed, *purpose)``: equal arguments, equal random numbers.
+
+    >>> a, b = generator(0, "retrain", 3), generator(0, "retrain", 3)
+    >>> bool((torch.rand(4, generator=a) == torch.rand(4, generator=b)).all())
+    True
+    """
+    # A NumPy number equals the Python number, but its repr does not, and changes between versions.
+    key = tuple(part.item() if isinstance(part, np.generic) else part for part in (seed, *purpose))
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+@contextmanager
+def drawn_from(seed: int, *purpose: object, device: torch.device = CPU) -> Iterator[None]:
+    """Inside, what draws from PyTorch's global generators (dropout) draws from ours instead.
+
+    That of the CPU, and that of the device; both are afterwards as they were before.
+
+    >>> before = torch.get_rng_state()
+    >>> with drawn_from(0, "dropout"):
+    ...     _ = torch.rand(3)
+    >>> bool((torch.get_rng_state() == before).all())
+    True
+    """
+    ours, before = generator(seed, *purpose), torch.get_rng_state()
+    there = None if device.type == "cpu" else torch.get_device_module(device)
+    before_there = None if there is None else there.get_rng_state(device)
+    torch.set_rng_state(ours.get_state())
+    if there is not None:
+        there.set_rng_state(torch.Generator(device).manual_seed(ours.initial_seed()).get_state(), device)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(before)
+        if there is not None:
+            there.set_rng_state(before_there, device)

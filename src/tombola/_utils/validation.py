@@ -1,0 +1,46 @@
+"""Whether the fields of a dataclass hold what their defaults are."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, fields
+from numbers import Integral, Real
+from typing import Any
+
+from tombola._utils.errors import UsageError
+
+_KINDS: dict[type, tuple[tuple[type, ...], str]] = {
+    str: ((str,), "text"),
+    bool: ((bool,), "True or False"),
+    int: ((Integral,), "a whole number"),
+    float: ((Real,), "a number"),
+    tuple: ((tuple, list, str), "a tuple"),
+    list: ((list,), "a list"),
+    dict: ((dict,), "a dictionary"),
+}
+
+
+def check_fields(settings: Any) -> None:
+    """Raise `UsageError` where a field is of another kind than its default; the message names it.
+
+    >>> from dataclasses import dataclass
+    >>> @dataclass
+    ... class Box:
+    ...     width: int = 3
+    >>> check_fields(Box(4))
+    >>> check_fields(Box("4"))
+    Traceback (most recent call last):
+    tombola._utils.errors.UsageError: width is a whole number, such as 3: got '4'
+    """
+    for field in fields(settings):
+        check_kind(field.name, getattr(settings, field.name), _default(field))
+
+
+def check_kind(name: str, value: object, like: object) -> None:
+    """Raise `UsageError` if a value is of another kind than one that makes sense."""
+    kinds, words = _KINDS.get(type(like), ((type(like),), f"a {type(like).__name__}"))
+    if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(like, bool):
+        raise UsageError(f"{name} is {words}, such as {like!r}: got {value!r}")
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()

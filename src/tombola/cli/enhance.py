@@ -1,0 +1,50 @@
+"""``tombola enhance``: clean the speech in a sound file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.progress import Progress
+
+from tombola.cli.options import Flag
+from tombola.cli.terminal import err_console, print_json
+from tombola.lab.experiments.speech_files import enhance_file, find_tickets
+
+
+def enhance(
+    file: Path,
+    /,
+    *,
+    tickets: Path,
+    ticket: str | None = None,
+    out: Annotated[Path | None, Parameter(name=("--out", "-o"))] = None,
+    json: Flag = False,
+) -> None:
+    """Enhance the speech in a sound file with the ticket of its scene.
+
+    Example: tombola enhance talk.wav --tickets runs/speech-quick/seed0 --ticket indoor -o clear.wav
+
+    Parameters
+    ----------
+    file: Path
+        The sound: any length, rate and number of channels; WAV, FLAC, OGG or MP3.
+    tickets: Path
+        A ticket file, or a run of the experiment speech: then those of rtl at its lowest sparsity.
+    ticket: str
+        The scene; an unknown one is an error that lists them.
+    out: Path
+        The WAV file to write; FILE-TICKET.wav beside FILE by default.
+    json: bool
+        Print its name for machines.
+    """
+    found = find_tickets(tickets)
+    with Progress(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
+        task = bar.add_task("enhancing")
+        made = enhance_file(file, found, ticket, out, lambda n, of: bar.update(task, completed=n, total=of))
+    if json:
+        print_json({"file": str(made)})
+    else:
+        sys.stdout.write(f"{made}\n")

@@ -1,0 +1,150 @@
+"""`tombola export`: one ticket as a file that other programs read."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from cyclopts import Parameter
+from torch import Tensor, nn
+
+from tombola._utils import io
+from tombola._utils.errors import UnknownTicket, UsageError
+from tombola.cli.options import Flag, Integers
+from tombola.cli.terminal import print_json
+from tombola.lab.experiments import experiment
+from tombola.runs.log import read_config
+from tombola.tickets.export.compact import compact as compacted
+from tombola.tickets.export.compact import guessed
+from tombola.tickets.export.files import PROGRAMS, format_of, write_program, write_state
+from tombola.tickets.export.plain import state_of, whole_channels
+from tombola.tickets.model import TicketModel, load
+
+
+def export(
+    file: Path,
+    /,
+    *,
+    ticket: str | None = None,
+    out: Annotated[Path, Parameter(name=("--out", "-o"))],
+    compact: Flag = False,
+    format: str | None = None,
+    shape: Integers = (),
+    backbone: str | None = None,
+    json: Flag = False,
+) -> None:
+    """Write one ticket as a plain dense network: a state dict, a torch.export program, or ONNX.
+
+    Example: tombola export runs/digits-quick/seed0/tickets/rtl-0.5.tickets --ticket three -o three.onnx
+
+    Parameters
+    ----------
+    file: Path
+        A ticket file.
+    ticket: str
+        Which ticket; needed where the file has several.
+    out: Path
+        The file to write; its suffix says the format.
+    compact: bool
+        Without the channels that are dead in a ticket of channels: fewer weights, equal outputs.
+    format: str
+        safetensors or pt (a state dict; pt for torch.load), pt2 (torch.export), onnx (the extra `onnx`).
+    shape: tuple[int, ...]
+        Of one input, such as 3 32 32; what the file says by default.
+    backbone: str
+        MODULE:FUNCTION that makes the network, for all but plain state dicts; by default that of the
+        experiment that the ticket file or its run names.
+    json: bool
+        Print what was written, for machines.
+    """
+    form, name = format_of(out, format), _ticket(file, ticket)
+    if form not in PROGRAMS and not compact:
+        size, weights = write_state(out, state_of(file, name), form, {"ticket": name}), None
+    else:
+        tickets = load(file, _network(file, backbone))
+        module, x = _made(tickets, name, compact, shape, form)
+        weights = sum(p.numel() for p in module.parameters())
+        facts = {"ticket": name, "compact": str(compact).lower()}
+        if form in PROGRAMS:
+            size = write_program(out, module, form, x)
+        else:
+            size = write_state(out, module.state_dict(), form, facts)
+    classes = io.read(file)[1].get("facts", {}).get("classes", {}).get(name)
+    if json:
+        made = {"file": str(out), "format": form, "ticket": name, "bytes": size, "parameters": weights}
+        print_json({**made, "classes": classes})
+    else:
+        if classes:
+            which = ", ".join(map(str, classes))
+            sys.stderr.write(f"ticket {name} answers with classes {which}: its other outputs mean nothing\n")
+        sys.stdout.write(f"{out}: ticket {name}, {form}, {size:,} bytes\n")
+
+
+def _ticket(file: Path, name: str | None) -> str:
+    names = io.read(file)[1].get("names", [])
+    if name is None and len(names) > 1:
+        raise UsageError(f"which ticket? Give --ticket NAME, one of {', '.join(names)}")
+    if name is not None and names and name not in names:
+        raise UsageError(str(UnknownTicket(name, names)))
+    return name or (names[0] if names else "")
+
+
+def _made(
+    tickets: TicketModel, name: str, small: bool, shape: tuple[int, ...], form: str
+) -> tuple[nn.Module, Tensor]:
+    given = _example(tickets, shape)
+    if given is None and form in PROGRAMS:
+        raise UsageError(f"{form} is made for inputs of one shape, which the file does not say: give --shape")
+    x = guessed(tickets.backbone) if given is None else given
+    if not small:
+        return tickets.bake(name).eval(), x
+    share = whole_channels(tickets.scope, tickets[name])
+    if share < 0.5:
+        raise UsageError(
+            f"--compact takes out whole channels, but ticket {name} was pruned otherwise: {share:.0%} of "
+            "what it removes are whole channels. Search with --set granularity=channel, or leave it out"
+        )
+    return compacted(tickets, name, given).eval(), x
+
+
+def _example(tickets: TicketModel, shape: tuple[int, ...]) -> Tensor | None:
+    size = shape or tuple(tickets.facts.get("shape", ()))
+    if any(n < 1 for n in size):
+        raise UsageError(f"--shape needs positive numbers: got {' '.join(map(str, size))}")
+    if not size:
+        return None
+    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _network(file: Path, maker: str | None) -> nn.Module:
+    if maker is not None:
+        return _from(maker)
+    name = io.read(file)[1].get("facts", {}).get("experiment") or _of_run(file)
+    if not name:
+        raise UsageError(
+            f"{file} does not say which network its tickets belong to: give --backbone MODULE:FUNCTION, or "
+            "write a plain state dict (safetensors or pt without --compact), which needs none"
+        )
+    return experiment(name).backbone(torch.Generator())
+
+
+def _of_run(file: Path) -> Any:
+    folder = file.resolve().parent.parent
+    return read_config(folder).get("experiment") if (folder / "config.yaml").is_file() else None
+
+
+def _from(maker: str) -> nn.Module:
+    where, _, name = maker.partition(":")
+    sys.path.insert(0, "")  # a module of the user's, in the current folder
+    try:
+        made = getattr(importlib.import_module(where), name)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise UsageError(f"--backbone {maker}: {error}; write MODULE:FUNCTION, called with nothing") from None
+    finally:
+        sys.path.remove("")
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"--backbone {maker} gives {type(made).__name__}, not a torch.nn.Module")
+    return made

@@ -1,0 +1,62 @@
+"""The command line: says which commands there are, and how they end."""
+
+from __future__ import annotations
+
+import ast
+import os
+import sys
+from pathlib import Path
+
+from cyclopts import App, CycloptsError, Parameter
+
+import tombola
+from tombola._utils.errors import TombolaError, UsageError
+
+# Two OpenMP programs at once spin on each other; must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# The order of `tombola --help`. Each is a function in a module of its name, imported when it is called:
+# what they need takes seconds to import.
+COMMANDS = (
+    *("run", "resume", "compare", "report", "draw", "enhance", "inspect", "experiments"),
+    *("sweep", "route", "calibrate", "predict", "collapse", "semantics", "watch", "export", "stream"),
+)
+
+app = App(
+    name="tombola",
+    help="One network, many winning tickets: sparse subnetworks for subsets of your data.",
+    version=tombola.__version__,
+    default_parameter=Parameter(negative_iterable=""),  # no --empty-NAME: leaving NAME out says the same
+    suppress_keyboard_interrupt=False,  # `main` says how to go on
+)
+
+
+def _help(command: str) -> str:
+    """The words of a command's docstring above its parameters, read without importing it."""
+    module = ast.parse(Path(__file__).with_name(f"{command}.py").read_text())
+    (function,) = (part for part in module.body if getattr(part, "name", "") == command)
+    words = ast.get_docstring(function) or ""  # type: ignore[arg-type]
+    return words.partition("\n\nParameters\n")[0]
+
+
+for _name in COMMANDS:
+    app.command(f"tombola.cli.{_name}:{_name}", help=_help(_name))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: status 0, 2 for a bad argument, 1 for another error, 130 when interrupted."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except (UsageError, CycloptsError) as error:
+        _fail(error, 2)
+    except (TombolaError, OSError) as error:
+        _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+
+
+def _fail(error: Exception, status: int) -> None:
+    message = " ".join(str(error).split())
+    sys.stderr.write(f"tombola: {message}\n")
+    sys.exit(status)

@@ -1,0 +1,41 @@
+"""``tombola report``: one HTML page of runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tombola.cli.options import Flag
+from tombola.cli.terminal import print_json
+from tombola.lab.report.html import write_report
+
+
+def report(
+    *paths: Path,
+    out: Annotated[Path, Parameter(name=("--out", "-o"))] = Path("report.html"),
+    open: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Make one self-contained HTML page of runs: verdicts, curves, tickets, storage, similarity.
+
+    Example: tombola report runs/digits-quick -o digits.html --open
+
+    Parameters
+    ----------
+    paths: Path
+        Run directories, or folders that hold some; a folder `pictures` in or beside a run is embedded.
+    out: Path
+        The HTML file to write.
+    open: bool
+        Show it in a browser.
+    json: bool
+        Print what was written, for machines.
+    """
+    made = write_report(paths, out, show=open)
+    if json:
+        print_json(made)
+    else:
+        sys.stdout.write(f"{made['file']}\n")

@@ -1,0 +1,36 @@
+"""``tombola resume``: go on with an interrupted run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from tombola.cli.options import Flag, use_threads
+from tombola.cli.terminal import run_and_compare
+from tombola.lab.launch import order_of
+from tombola.runs.log import read_environment
+from tombola.training.parallel import AtOnce
+
+
+def resume(
+    path: Path, /, *, threads: int | None = None, at_once: AtOnce = "auto", json: Flag = False
+) -> None:
+    """Go on with an interrupted run; the result is the same, byte for byte.
+
+    Example: tombola resume runs/digits-quick/seed0
+
+    Parameters
+    ----------
+    path: Path
+        The run directory.
+    threads: int
+        As they were when the run began, by default.
+    at_once: AtOnce
+        As in `tombola run`; another way than the run began with is an error.
+    json: bool
+        Print rows for machines instead of tables.
+    """
+    order, seed, item = order_of(path)
+    use_threads(read_environment(path).get("threads") if threads is None else threads)
+    order = replace(order, at_once=at_once)
+    run_and_compare(order, order.load(), [(seed, item, path)], json)

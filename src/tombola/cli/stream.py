@@ -1,0 +1,112 @@
+"""``tombola stream``: a recording of several scenes, enhanced by the router alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from tombola._utils.errors import UsageError
+from tombola.cli.options import Flag, Numbers, Words, apart
+from tombola.cli.route import fitted_options
+from tombola.cli.terminal import busy, err_console, runs_of, show_rows
+from tombola.lab.evaluation.stream_picture import write as draw
+from tombola.lab.evaluation.stream_tables import tables
+from tombola.lab.evaluation.streamed import Streamed, measure
+from tombola.lab.evaluation.summary import over_seeds
+from tombola.lab.evaluation.world import World, open_run
+from tombola.lab.report.page import made_by
+from tombola.lab.report.rows import Row
+from tombola.objectives import Enhancement
+from tombola.tickets.routing import router as router_of
+
+
+def stream(
+    *paths: Path,
+    out: Annotated[Path | None, Parameter(name=("--out", "-o"))] = None,
+    router: str = "prototype",
+    set: Words = ("bands=16",),
+    method: str = "rtl",
+    sparsity: Numbers = (),
+    snr: float = 0.0,
+    seconds: int = 20,
+    seed: int = 0,
+    data: str | None = None,
+    write: Path | None = None,
+    json: Flag = False,
+) -> None:
+    """Enhance a recording that passes through all scenes, the ticket chosen from the sound alone.
+
+    The recording is made of held-out voices and noise of the run's own data. How long the router listens,
+    its window and its margin are chosen on such recordings of validation data.
+
+    Example: tombola stream runs/speech-quick --sparsity 0.5 --out stream
+
+    Parameters
+    ----------
+    paths: Path
+        Run directories of speech enhancement, or folders that hold some; seeds are averaged.
+    out: Path
+        A folder for stream.png and noisy.wav, router.wav, oracle.wav, clean.wav; one below it for each run.
+    router: str
+        Which router: prototype, gate or score.
+    set: tuple[str, ...]
+        Options of the router, such as bands=16 or depth=2.
+    method: str
+        Whose tickets.
+    sparsity: tuple[float, ...]
+        At which sparsities; all that the runs have by default.
+    snr: float
+        Signal-to-noise ratio of the recording in dB, one of those that the test split has.
+    seconds: int
+        How long each scene lasts, a multiple of 4.
+    seed: int
+        Which voices and noises.
+    data: str
+        Where the data of the runs are, if they have moved.
+    write: Path
+        A Markdown page to put the table into, with a JSON twin NAME-stream.json beside it.
+    json: bool
+        Print rows for machines instead of the table.
+    """
+    options, values = fitted_options((router,), set), list[Row]()
+    for path in apart(runs_of(paths, "stream"), "--out", out):
+        world = open_run(path, data)
+        if not isinstance(world.objective, Enhancement):
+            raise UsageError(f"{path}: stream enhances sound, and this is a run of {world.experiment}")
+        for level in sparsity or world.sparsities(method):
+            tickets = world.of_subsets(method, level)
+            with busy(f"{path}: {method} at {level:.0%}") as now:
+                now(f"fitting the router {router}")
+                fitted = router_of(router, **options[router]).fit(tickets, world.data, world.partition)
+                tickets.router = fitted
+                now("enhancing recordings")
+                found = measure(world, tickets, snr, seconds, seed)
+            values += _rows(world, method, level, router, found)
+            if out is not None:
+                title = f"{world.experiment}, seed {world.seed}, {level:.0%} removed, mixed at {snr:g} dB"
+                for file in draw(found, out / f"{path.name}-{level:g}", title):
+                    sys.stderr.write(f"{file}\n")
+            err_console.print(f"{path}: {method} at {level:.0%} streamed", highlight=False)
+    show_rows(over_seeds(values), tables, json, write, made_by("stream"))
+
+
+def _rows(world: World, method: str, level: float, router: str, found: Streamed) -> list[Row]:
+    head: dict[str, Any] = {
+        "experiment": world.experiment,
+        "preset": world.preset,
+        "method": method,
+        "sparsity": level,
+        "router": router,
+        "seed": world.seed,
+    }
+    choice = {
+        "listens": found.choice.listens,
+        "window": found.choice.size,
+        "margin": found.choice.margin,
+    }
+    values = [{**head, "metric": name, "value": float(v)} for name, v in (choice | found.values).items()]
+    who = [{**head, "who": name, "metric": "si_snri", "value": v} for name, v in found.who.items()]
+    return who + values

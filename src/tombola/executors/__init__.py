@@ -1,6 +1,0 @@
-"""The K trainings of a round: one after the other, in worker processes, or as one batch."""
-
-from tombola.executors.choose import AtOnce, executor, settled
-from tombola.executors.turn import Executor, Training, Turn, TurnResult, Work
-
-__all__ = ["AtOnce", "Executor", "Training", "Turn", "TurnResult", "Work", "executor", "settled"]

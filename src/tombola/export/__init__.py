@@ -1,7 +1,0 @@
-"""What leaves the house: tickets as smaller dense networks, and as files that other programs read."""
-
-from tombola.export.compact import compact
-from tombola.export.files import write_program, write_state
-from tombola.export.plain import state_of
-
-__all__ = ["compact", "state_of", "write_program", "write_state"]

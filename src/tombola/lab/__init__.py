@@ -1,0 +1,1 @@
+"""The laboratory: experiments, their evaluation, and reports. Nothing of the library imports it."""

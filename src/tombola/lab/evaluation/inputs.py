@@ -1,0 +1,154 @@
+"""Files as inputs of tickets: images, sounds, tables; and what a ticket file says of its inputs."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from tombola._utils.errors import DataError
+from tombola.data.dataset import Data, same
+from tombola.lab import audio
+from tombola.lab.audio.files import read
+from tombola.lab.experiments.image_files import SUFFIXES
+from tombola.lab.experiments.images import Normalise
+from tombola.objectives import Enhancement, Objective
+
+SOUNDS = {".wav", ".flac", ".ogg", ".mp3"}
+
+
+def described(data: Data, objective: Objective) -> dict[str, Any] | None:
+    """What the network takes, as facts of a ticket file; None where facts cannot say what ``prepare`` does.
+
+    >>> from tombola.objectives import OneVsRest
+    >>> described(Data.of((torch.arange(160.0) % 2).view(20, 8), torch.arange(20) % 2), OneVsRest())
+    {'kind': 'values', 'shape': [8], 'bytes': False, 'range': [0.0, 1.0], 'mean': None, 'std': None}
+    """
+    if isinstance(objective, Enhancement):
+        return {"kind": "sound"}
+    x, prepare = data.test.x, data.prepare
+    if not isinstance(prepare, Normalise) and prepare is not same:
+        return None
+    normal = (prepare.mean, prepare.std) if isinstance(prepare, Normalise) else (None, None)
+    return {
+        "kind": "values",
+        "shape": list(x.shape[1:]),
+        "bytes": x.dtype == torch.uint8,
+        "range": [float(data.train.x.min()), float(data.train.x.max())],
+        "mean": normal[0] and list(normal[0]),
+        "std": normal[1] and list(normal[1]),
+    }
+
+
+def inputs_of(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] | None = None) -> Tensor:
+    """The network's inputs in a file, ``[B, ...]``: one image or sound, or samples as rows or in an array.
+
+    Images are brought to the network's size and channels; ``tell`` is told so, in a line. Tables are CSV of
+    numbers, a header or none. Arrays (``.npy``) hold one sample or several, as they were in training.
+
+    Raises:
+        DataError: no such file, another kind than these tickets take, not readable, or of another size.
+    """
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
+    suffix, sound = path.suffix.lower(), facts["kind"] == "sound"
+    if suffix not in SUFFIXES | SOUNDS | {".csv", ".npy"}:
+        raise DataError(
+            f"{path} is none of an image, a sound (WAV, FLAC, OGG, MP3), a table (CSV) and an array (.npy)"
+        )
+    if sound != (suffix in SOUNDS):
+        takes = "sounds" if sound else "images, tables or arrays, not sounds"
+        raise DataError(f"{path}: these tickets take {takes}")
+    if sound:
+        waves = torch.from_numpy(read(path))[None]
+        return audio.spectrogram(torch.nn.functional.pad(waves, (0, max(0, audio.WINDOW - waves.shape[1]))))
+    if suffix == ".csv":
+        x = _table(path, facts["shape"])
+    else:
+        x = _array(path, facts) if suffix == ".npy" else _image(path, facts, tell)
+    if tell is not None and (words := _other_scale(x, facts.get("range"))):
+        tell(f"{path}: {words}")
+    if facts["mean"] is None:
+        return x
+    return Normalise(tuple(facts["mean"]), tuple(facts["std"]))(x)
+
+
+def _other_scale(x: Tensor, known: list[float] | None) -> str:
+    """What to say of numbers far outside of those in training; nothing if they are not."""
+    least, most = float(x.min()), float(x.max())
+    if known is None or known[0] - (reach := known[1] - known[0]) <= least <= most <= known[1] + reach:
+        return ""
+    return (
+        f"numbers from {least:g} to {most:g}, in training they were from {known[0]:g} to {known[1]:g}: "
+        "is the scale the same?"
+    )
+
+
+def _image(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] | None) -> Tensor:
+    shape = facts["shape"]
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(f"{path} is an image, but these tickets take {shape} values: give a CSV of numbers")
+    try:
+        with Image.open(path) as opened:
+            size, bands = opened.size, len(opened.getbands())
+            picture = opened.convert("L" if shape[0] == 1 else "RGB")
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"{path} is no image that can be read ({error})") from None
+    wanted = (shape[2], shape[1])
+    if tell is not None and (size != wanted or bands != shape[0]):
+        tell(
+            f"{path}: {size[0]}x{size[1]} in {bands} channels was brought to {wanted[0]}x{wanted[1]} in "
+            f"{shape[0]}, which these tickets take"
+        )
+    if picture.size != wanted:
+        picture = picture.resize(wanted, Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.array(picture)).reshape(shape[1], shape[2], -1).permute(2, 0, 1)[None]
+    return pixels if facts["bytes"] else pixels.float() / 255
+
+
+def _table(path: Path, shape: list[int]) -> Tensor:
+    try:
+        rows = [row for row in csv.reader(path.read_text().splitlines()) if row]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no table that can be read ({error})") from None
+    if rows and not _numeric(rows[0]):
+        rows = rows[1:]  # a header
+    if not rows:
+        raise DataError(f"{path} holds no rows of numbers")
+    for number, row in enumerate(rows, 1):
+        if len(row) != prod(shape) or not _numeric(row):
+            what = f"{len(row)} values" if _numeric(row) else "something that is no finite number"
+            raise DataError(f"{path}, row {number} of numbers, has {what}: {prod(shape)} numbers are needed")
+    return torch.tensor([[float(value) for value in row] for row in rows]).reshape(len(rows), *shape)
+
+
+def _array(path: Path, facts: Mapping[str, Any]) -> Tensor:
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path} is no array that can be read ({error})") from None
+    shape, kind = list(facts["shape"]), "uint8" if facts["bytes"] else "numbers"
+    if list(values.shape) == shape:
+        values = values[None]
+    if list(values.shape[1:]) != shape or values.dtype.kind not in "biuf":
+        sizes = ", ".join(map(str, shape))
+        raise DataError(f"{path} holds {values.dtype} {list(values.shape)}: {kind} [B, {sizes}] is needed")
+    if facts["bytes"] != (values.dtype == np.uint8):
+        raise DataError(f"{path} holds {values.dtype}: these tickets were trained on {kind}")
+    if not len(values) or not np.isfinite(values).all():
+        raise DataError(f"{path} holds {'values that are not finite' if len(values) else 'no samples'}")
+    return torch.from_numpy(values) if facts["bytes"] else torch.from_numpy(values).float()
+
+
+def _numeric(row: list[str]) -> bool:
+    try:
+        return all(np.isfinite(float(value)) for value in row)
+    except ValueError:
+        return False

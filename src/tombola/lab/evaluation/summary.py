@@ -1,0 +1,27 @@
+"""Rows of an evaluation: means and intervals over seeds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from tombola.lab.report.rows import Row, interval
+
+
+def over_seeds(values: Sequence[Row]) -> list[Row]:
+    """Rows with ``mean``, ``ci95`` and ``seeds`` for ``value`` and ``seed``, in first-seen order.
+
+    >>> values = [{"metric": "a", "seed": s, "value": v} for s, v in ((0, 1.0), (1, 3.0))]
+    >>> over_seeds(values)  # doctest: +ELLIPSIS
+    [{'metric': 'a', 'mean': 2.0, 'ci95': 12.7..., 'seeds': 2}]
+    """
+    groups: dict[tuple, list[float]] = defaultdict(list)
+    for row in values:
+        key = tuple((name, v) for name, v in row.items() if name not in ("value", "seed"))
+        groups[key].append(row["value"])
+    return [
+        {**dict(key), "mean": float(np.mean(found)), "ci95": interval(found), "seeds": len(found)}
+        for key, found in groups.items()
+    ]

@@ -1,0 +1,179 @@
+"""A finished run with its data, opened again: what routers and calibrations are fitted on and judged by.
+
+Shape letters: S samples of a split, B batch, K tickets, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tombola._utils import io
+from tombola._utils.errors import RunError, UsageError, unknown
+from tombola._utils.rng import generator
+from tombola.data.dataset import SPLITS, Data
+from tombola.data.partition import Partition
+from tombola.lab.evaluation.answers import Answers
+from tombola.lab.evaluation.inputs import described
+from tombola.lab.launch import Order, order_of
+from tombola.lab.report.rows import names_of
+from tombola.objectives import Classification, Objective
+from tombola.objectives.classes import classes_of, differ
+from tombola.runs.log import read_config
+from tombola.tickets.fitted import take_over
+from tombola.tickets.model import TicketModel, load
+
+MAIN = ("accuracy_open", "accuracy", "psnr", "si_snri")  # what a task is judged by: the first that it has
+
+
+@dataclass(frozen=True)
+class World:
+    """One run: its experiment and seed, its data and partition, and where its ticket files are."""
+
+    path: Path
+    experiment: str
+    preset: str
+    seed: int
+    order: Order
+    data: Data
+    partition: Partition
+
+    @property
+    def objective(self) -> Objective:
+        """The task."""
+        return self.order.experiment.objective
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The dense network."""
+        return self.order.experiment.backbone(generator(self.seed, "theta0"))
+
+    def tickets(self, method: str, sparsity: float) -> TicketModel | None:
+        """The tickets of one outcome; None if the run has none."""
+        file = self.path / "tickets" / f"{method}-{sparsity}.tickets"
+        return load(file, self.backbone) if file.is_file() else None
+
+    def of_subsets(self, method: str, sparsity: float) -> TicketModel:
+        """The tickets of one outcome, one per subset.
+
+        Raises:
+            UsageError: the run has none at this sparsity, or the method has a single network.
+            RunError: the run has none of the method.
+        """
+        tickets = self.tickets(method, sparsity)
+        if tickets is None:
+            known = [f"{s:g}" for s in self.sparsities(method)]
+            raise UsageError(unknown(f"sparsity of {method} in {self.path}", f"{sparsity:g}", known))
+        if len(tickets.names) < 2:
+            raise UsageError(
+                f"{method} has a single network, which is measured beside tickets in any case: name a method "
+                "with a ticket per subset"
+            )
+        return tickets
+
+    def sparsities(self, method: str) -> list[float]:
+        """At which sparsities the run has tickets of a method.
+
+        Raises:
+            RunError: at none.
+        """
+        files = (self.path / "tickets").glob(f"{method}-*.tickets")
+        found = [file.stem.removeprefix(f"{method}-") for file in files]
+        numbers = sorted(float(text) for text in found if text.replace(".", "", 1).isdigit())
+        if found and not numbers:
+            raise RunError(f"{method} has a network per subset, not tickets of one: name another method")
+        if not numbers:
+            raise RunError(f"{self.path} holds no tickets/{method}-*.tickets: run that method first")
+        return numbers
+
+    def where(self, split: str) -> Tensor:
+        """The number of the context of each sample ``[S]``; the first, where it has several."""
+        return self.partition.members[split].int().argmax(1)
+
+    def judged_on_validation(self) -> World:
+        """The same with validation in the place of the test split, for choices."""
+        data = replace(self.data, test=self.data.validation)
+        members = {**self.partition.members, "test": self.partition.members["validation"]}
+        return replace(self, data=data, partition=replace(self.partition, members=members))
+
+    @cached_property
+    def classes_KC(self) -> Tensor | None:
+        """Which classes each context has in training, boolean ``[K, C]``; None where all have the same."""
+        if not isinstance(self.objective, Classification):
+            return None
+        classes_KC = classes_of(self.data, self.partition)
+        return classes_KC if differ(classes_KC) else None
+
+    def quality(
+        self, networks: Sequence[nn.Module], answering_S: Tensor, known: bool = True
+    ) -> tuple[str, float]:
+        """The task's own metric on the test split by name and value; network ``answering_S[i]`` answers i.
+
+        A ticket answers among the classes that its own context has in training (``known``): whoever is
+        answered by it knows no more. A network for all contexts answers among all.
+        """
+        return self.judged(self.answers(networks, known), answering_S)
+
+    def answers(self, networks: Sequence[nn.Module], known: bool = True) -> Answers:
+        """All answers of these networks on the test split; ``known`` as in `quality`."""
+        return Answers.of(networks, self.data, self.classes_KC if known else None)
+
+    def judged(self, answers: Answers, answering_S: Tensor) -> tuple[str, float]:
+        """`quality` of answers that are there already."""
+
+        def outputs(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
+            samples = torch.arange(len(answering_S)) if index is None else index
+            return answers.chosen(answering_S, samples)
+
+        return self.judge(outputs)
+
+    def save(self, tickets: TicketModel, folder: Path, name: str) -> Path:
+        """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs.
+
+        A router or a calibration of the same tickets in a file that is there already stays in it, unless
+        these tickets bring another one.
+        """
+        tickets.facts["experiment"] = self.order.experiment.name
+        tickets.facts["input"] = described(self.data, self.objective)
+        file = folder / self.path.name / f"{name}.tickets"
+        if file.is_file():
+            take_over(tickets, load(file, self.backbone))
+        tickets.save(file)
+        return file
+
+    def judge(self, outputs: object) -> tuple[str, float]:
+        """The task's own metric of any way to answer (`tombola.objectives.Predict`)."""
+        found = self.objective.evaluate(outputs, self.data, self.partition)  # type: ignore[arg-type]
+        means = {metric.name: metric.value for metric in found if not metric.ticket}
+        name = next(name for name in MAIN if name in means)
+        return name.removesuffix("_open"), means[name]
+
+
+def open_run(path: Path, source: str | None = None) -> World:
+    """A run directory with its data, which must be those that it was made with.
+
+    Args:
+        path: the run.
+        source: where its data are now, if they have moved.
+
+    Raises:
+        RunError: no run of an experiment, or other data.
+    """
+    order, seed, item = order_of(path)
+    order = replace(order, source=source or order.source)
+    items = order.load()
+    if item not in items:
+        raise RunError(f"{path} is of {item!r}, which is not in {order.source or 'its data'}")
+    data, config = items[item], read_config(path)
+    found = io.digest({f"{s}.{part}": getattr(data.split(s), part) for s in SPLITS for part in ("x", "y")})
+    # Runs from before partitions were hashed by themselves hash their data in another way: no comparison.
+    if "partition" in config and found != config.get("data"):
+        raise RunError(f"{path} was made with other data than {order.source or 'those that ship with it'}")
+    experiment, preset = names_of(path, config)
+    name = f"{experiment}/{item}" if item else experiment
+    return World(path, name, preset, seed, order, data, order.experiment.partition(data))

@@ -1,0 +1,40 @@
+"""Experiments: data, backbone, objective and defaults, one file each."""
+
+from tombola._utils.errors import UsageError, unknown
+from tombola.lab.experiments.cifar10 import CIFAR10
+from tombola.lab.experiments.cifar100 import CIFAR100, CIFAR100_SUPERCLASSES, CIFAR100_TEXT, CIFAR100_WITHIN
+from tombola.lab.experiments.corruptions import CIFAR10_CORRUPTIONS, CORRUPTIONS
+from tombola.lab.experiments.digits import DIGITS
+from tombola.lab.experiments.experiment import Experiment, Finished, Preset
+from tombola.lab.experiments.inr import INR, INR_SIREN
+from tombola.lab.experiments.pacs import PACS, PACS64
+from tombola.lab.experiments.speech import SPEECH
+
+EXPERIMENTS = {
+    experiment.name: experiment
+    for experiment in (
+        DIGITS,
+        CIFAR10,
+        CIFAR100,
+        CIFAR100_WITHIN,
+        CIFAR100_SUPERCLASSES,
+        CIFAR100_TEXT,
+        INR,
+        INR_SIREN,
+        CORRUPTIONS,
+        CIFAR10_CORRUPTIONS,
+        PACS,
+        PACS64,
+        SPEECH,
+    )
+}
+
+
+def experiment(name: str) -> Experiment:
+    """An experiment by its name; an unknown one is an error that lists them."""
+    if name not in EXPERIMENTS:
+        raise UsageError(unknown("experiment", name, EXPERIMENTS))
+    return EXPERIMENTS[name]
+
+
+__all__ = ["EXPERIMENTS", "Experiment", "Finished", "Preset", "experiment"]

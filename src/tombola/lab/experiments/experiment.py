@@ -1,0 +1,85 @@
+"""What an experiment is: data, backbone, partition, objective, presets, and the paper's figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tombola._utils.errors import UsageError, unknown
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
+from tombola.methods.table import STANDARD
+from tombola.objectives import Objective
+from tombola.settings import Settings
+from tombola.tickets.model import TicketModel, load
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Settings, whether images are augmented, and what to expect."""
+
+    settings: Settings
+    summary: str
+    augment: bool = False
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run as a picture needs it: its directory, its item, its seed, and its data."""
+
+    path: Path
+    item: str
+    seed: int
+    data: Data
+
+    def tickets(self, method: str, sparsity: float, backbone: nn.Module) -> TicketModel:
+        """The tickets of one outcome; an error names the file that is missing."""
+        return load(self.path / "tickets" / f"{method}-{sparsity}.tickets", backbone)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that `tombola run` needs.
+
+    Attributes:
+        name: as on the command line.
+        summary: one line.
+        data: what the data is, where it comes from and how large it is.
+        load: from a source (a directory, a name, or None for what ships inside a dependency) to the
+            data; where every item (photograph) has a network of its own, a mapping from their names.
+        backbone: the dense network, initialised by the generator.
+        partition: the subsets.
+        objective: the task.
+        presets: by name; the first is the default.
+        paper: the paper's figures, ``(method, sparsity)`` to metric to value.
+        stand_in: what takes the place of the data where no source is given, if it is something else.
+        draw: pictures and sounds from finished runs into a folder; returns the files.
+    """
+
+    name: str
+    summary: str
+    data: str
+    load: Callable[[str | None, bool], Data | Mapping[str, Data]]
+    backbone: Callable[[torch.Generator], nn.Module]
+    partition: Callable[[Data], Partition]
+    objective: Objective
+    presets: Mapping[str, Preset]
+    paper: Mapping[tuple[str, float], Mapping[str, float]] = field(default_factory=dict)
+    stand_in: str = ""
+    draw: Callable[[Sequence[Finished], Path], list[Path]] | None = None
+
+    def methods(self) -> list[str]:
+        """The standard methods that make sense here: none is told the context where that is the answer."""
+        told_too = not self.objective.context_is_answer
+        return [name for name, method in STANDARD.items() if told_too or not method.told]
+
+    def preset(self, name: str | None) -> tuple[str, Preset]:
+        """A preset by its name, the first by default."""
+        name = name or next(iter(self.presets))
+        if name not in self.presets:
+            raise UsageError(unknown("preset", name, self.presets))
+        return name, self.presets[name]

@@ -1,0 +1,162 @@
+"""Photographs with label maps, as pixels: coordinates, colours, and the region of each pixel."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from tombola._utils.errors import DataError, UsageError
+from tombola.data.dataset import Data, Split
+from tombola.lab.experiments.image_files import SUFFIXES
+from tombola.lab.experiments.inr_regions import IGNORED, Ints, reduced, regions, segmented
+
+SIDE = 128  # pixels on the longer side
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A photograph ``[H, W, 3]`` and its label map ``[H, W]``, with the names of the labels."""
+
+    name: str
+    photograph: Bytes
+    labels: Ints
+    names: Mapping[int, str]
+    ignored: frozenset[int]
+
+
+def load(source: str | None, augment: bool, side: int = SIDE) -> dict[str, Data]:
+    """The pixels of every photograph of a folder; of two photographs inside scikit-learn by default.
+
+    The task is to represent one picture, not to guess at others: train, validation and test are the same
+    pixels, all of them. Inputs are coordinates from -1 to 1, targets RGB from 0 to 1, and the column
+    ``region`` holds the name of each pixel's region.
+
+    Args:
+        source: a folder with ``images/NAME.jpg`` and ``labels/NAME.png`` (its values are class numbers);
+            ``class_names.json`` and ``manifest.json``, where they are, give names and an order.
+        augment: must be False.
+        side: photographs and label maps are reduced to so many pixels on the longer side.
+
+    Raises:
+        DataError: a file is missing or no image, sizes differ, a photograph has a single region.
+    """
+    if augment:
+        raise UsageError("inr has no augmentation: it represents this picture and no other")
+    found = shipped() if source is None else from_folder(Path(source).expanduser())
+    return {one.name: pixels(one, side) for one in found}
+
+
+def pixels(one: Labelled, side: int) -> Data:
+    """A labelled photograph as data: coordinates, colours and regions.
+
+    Even pixels come before odd ones, so that either half of a split holds every region.
+    """
+    small = reduced(one.photograph, one.labels, side)
+    try:
+        names = regions(small.labels, one.names, one.ignored)
+    except DataError as error:
+        raise DataError(f"{one.name}: {error}") from None
+    if len(np.unique(names)) < 2:
+        raise DataError(
+            f"{one.name} has a single region, {str(names.flat[0])!r}, after small ones were merged: tickets "
+            "need two or more, so label it finer or take it out of the folder"
+        )
+    H, W = names.shape
+    rows, columns = np.meshgrid(np.linspace(-1, 1, H), np.linspace(-1, 1, W), indexing="ij")
+    order = np.argsort(np.arange(H * W) % 2, kind="stable")
+    xy = np.stack([columns, rows], -1).reshape(-1, 2)[order]
+    rgb = small.photograph.reshape(-1, 3)[order] / 255
+    split = Split(torch.tensor(xy).float(), torch.tensor(rgb).float(), {"region": names.reshape(-1)[order]})
+    return Data(split, split, split)
+
+
+def as_image(x: torch.Tensor, values: Any) -> NDArray[Any]:
+    """Values ``[S, ...]`` of pixels at coordinates ``x [S, 2]``, as an image ``[H, W, ...]``."""
+    (_, column), (_, row) = (np.unique(x[:, i].numpy(), return_inverse=True) for i in (0, 1))
+    values = np.asarray(values)
+    image = np.empty((row.max() + 1, column.max() + 1, *values.shape[1:]), values.dtype)
+    image[row, column] = values
+    return image
+
+
+def shipped() -> list[Labelled]:
+    """The two photographs inside scikit-learn, with regions found from colour and position."""
+    from sklearn.datasets import load_sample_images
+
+    photographs = load_sample_images()
+    found = []
+    for file, photograph in zip(photographs.filenames, photographs.images, strict=True):
+        labels, names = segmented(photograph)
+        found.append(Labelled(Path(file).stem, photograph, labels, names, frozenset()))
+    return found
+
+
+def from_folder(folder: Path) -> list[Labelled]:
+    """The photographs of a folder with their label maps, in the order of its manifest or of their names."""
+    if not (folder / "images").is_dir() or not (folder / "labels").is_dir():
+        raise DataError(f"{folder} needs the folders images/ and labels/: photographs, and label maps (PNG)")
+    classes = _json(folder / "class_names.json", {})
+    rows = _json(folder / "manifest.json", None)
+    if rows is None:
+        files = sorted(f for f in (folder / "images").iterdir() if f.suffix.lower() in SUFFIXES)
+        rows = [{"image": f"images/{f.name}", "label": f"labels/{f.stem}.png"} for f in files]
+    if not isinstance(rows, list) or not all(
+        isinstance(r, dict) and {"image", "label"} <= set(r) for r in rows
+    ):
+        raise DataError(f"{folder / 'manifest.json'} must be a list of objects with image and label")
+    if not rows:
+        raise DataError(f"{folder / 'images'} holds no photographs ({', '.join(sorted(SUFFIXES))})")
+    found = [_labelled(folder, row, classes) for row in rows]
+    names = [one.name for one in found]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{folder / 'images'} has two photographs called {twice}: rename one of them")
+    return found
+
+
+def _labelled(folder: Path, row: Mapping[str, Any], classes: Mapping[str, Any]) -> Labelled:
+    """One photograph and its label map."""
+    kind = str(row.get("classes", ""))
+    photograph = _pixels(folder / row["image"], "RGB")
+    labels = _pixels(folder / row["label"], None)
+    if labels.ndim != 2 or labels.dtype.kind not in "iu":
+        raise DataError(f"{folder / row['label']} must have one channel of class numbers: got {labels.shape}")
+    if labels.shape != photograph.shape[:2]:
+        raise DataError(
+            f"{folder / row['label']} is {labels.shape[1]}×{labels.shape[0]}, its photograph is "
+            f"{photograph.shape[1]}×{photograph.shape[0]}: they need one size"
+        )
+    named = classes.get(kind, {}) if kind else classes
+    pairs = enumerate(named) if isinstance(named, list) else named.items()
+    names = {int(number): name for number, name in pairs if isinstance(name, str)}
+    return Labelled(
+        Path(row["image"]).stem, photograph, labels.astype(np.int64), names, IGNORED.get(kind, IGNORED[""])
+    )
+
+
+def _pixels(file: Path, mode: str | None) -> NDArray[Any]:
+    if not file.is_file():
+        raise DataError(f"{file} is missing: every photograph needs its label map, of the same name")
+    try:
+        with Image.open(file) as image:
+            return np.asarray(image if mode is None else image.convert(mode))
+    except Exception as error:  # decoders raise many kinds for a damaged file
+        raise DataError(f"{file} is no image that can be read ({error})") from None
+
+
+def _json(file: Path, default: Any) -> Any:
+    if not file.is_file():
+        return default
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise DataError(f"{file} is no JSON ({error})") from None

@@ -1,0 +1,202 @@
+"""Carry out methods of an experiment in a run directory, or go on with one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tombola._utils.device import parse
+from tombola._utils.errors import RunError, UsageError
+from tombola._utils.rng import generator
+from tombola.data.dataset import Data
+from tombola.lab.analysis.alarmed import alarms
+from tombola.lab.experiments import Experiment, Finished, experiment
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import carry_out, is_done, levels, mend
+from tombola.methods.table import method
+from tombola.runs.cache import Journal
+from tombola.runs.directory import Hear, Progress, Run
+from tombola.runs.lock import begun_on
+from tombola.runs.log import read_config, read_records
+from tombola.settings import Settings
+from tombola.training.parallel import AtOnce
+
+Draw = Callable[[Sequence[Finished], Path], list[Path]]
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be run: an experiment with a preset, changes to it, methods, and where."""
+
+    experiment: Experiment
+    preset: str
+    settings: Settings
+    augment: bool
+    source: str | None
+    tune: bool = False
+    methods: Sequence[str] = ()
+    shared: Path | None = None  # a folder for what runs with other settings need as well
+    at_once: AtOnce = "auto"  # how the trainings of a round go; a run that exists goes on as it began
+    device: str = ""  # where the network is; a run that exists goes on where it began, a new one on the CPU
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            method(name)
+        if not self.methods:
+            object.__setattr__(self, "methods", self.experiment.methods())
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        preset: str | None = None,
+        sparsity: tuple[float, ...] = (),
+        changes: Iterable[str] = (),
+        augment: bool | None = None,
+        **options: Any,
+    ) -> Order:
+        """An order for the experiment of this name; what is left open is as the preset has it.
+
+        Raises:
+            UsageError: no such experiment, preset, setting or method.
+
+        >>> order = Order.of("digits", sparsity=(0.9,), changes=["T=7"], source=None)
+        >>> order.preset, order.settings.T, order.settings.sparsity
+        ('quick', 7, (0.9,))
+        """
+        chosen = experiment(name)
+        preset, defaults = chosen.preset(preset)
+        settings = replace(defaults.settings, sparsity=sparsity or defaults.settings.sparsity)
+        augment = defaults.augment if augment is None else augment
+        return cls(chosen, preset, settings.changed(changes), augment, **options)
+
+    def load(self) -> dict[str, Data]:
+        """The data by item, decoded once for all seeds; without their test splits if this is for tuning.
+
+        An experiment with one network for all its data has one item, called ``""``.
+        """
+        loaded = self.experiment.load(self.source, self.augment)
+        items = {"": loaded} if isinstance(loaded, Data) else loaded
+        return {item: data.tuning() if self.tune else data for item, data in items.items()}
+
+    def run(
+        self,
+        data: Data,
+        seed: int,
+        path: Path,
+        progress: Progress | None = None,
+        item: str = "",
+        hear: Hear | None = None,
+    ) -> Iterator[str]:
+        """Carry out what is not done yet for one item; yields a word for each outcome."""
+        device = begun_on(path, self.device)
+        theta0 = self.experiment.backbone(generator(seed, "theta0")).to(parse(device))
+        partition = self.experiment.partition(data)
+        pipeline = Pipeline(
+            theta0, self.experiment.objective, data, partition, self.settings, seed, Journal()
+        )
+        for name in self.methods:  # what cannot go together is said before anything is trained
+            if changes := method(name).changes:
+                pipeline.under(name, changes)
+        if any(method(name).told for name in self.methods):
+            _ = pipeline.told  # refused before the run notes down a method that it could never finish
+        config: dict[str, Any] = {
+            "experiment": self.experiment.name,
+            "preset": self.preset,
+            "seed": seed,
+            **({"item": item} if item else {}),
+            "source": self.source,  # "data" is the hash of what was found there
+            "augment": self.augment,
+            "tune": self.tune,
+            "settings": self.settings.plain(),
+            **pipeline.origin,
+            "methods": list(self.methods),
+        }
+        places: dict[str, Any] = {"shared": self.shared, "at_once": self.at_once, "device": device}
+        with Run(path, config, progress, hear=hear, **places) as run:
+            pipeline.journal = run
+            for name in run.config["methods"]:
+                for sparsity in levels(pipeline, name):
+                    if is_done(pipeline, name, sparsity):
+                        mended = mend(pipeline, name, sparsity)
+                        yield f"{name} at {sparsity:.0%}: " + (
+                            "ticket file mended" if mended else "done before"
+                        )
+                        continue
+                    outcome = carry_out(pipeline, name, sparsity)
+                    samples = {m.name: m.value for m in outcome.metrics if m.name.startswith("samples")}
+                    yield (
+                        f"{name} at {sparsity:.0%}: {samples['samples_search']:,.0f} samples in search, "
+                        f"{samples['samples_train']:,.0f} in training"
+                    )
+            yield _budgets(path)
+            yield from (alarmed.words for alarmed in alarms(read_records(path)))
+
+
+def _budgets(path: Path) -> str:
+    """Whether all methods of a run were trained on the same number of samples."""
+    counts = {
+        (row["method"], row["sparsity"]): row["value"]
+        for row in read_records(path)
+        if row.get("metric") == "samples_train"
+    }
+    if len(set(counts.values())) == 1:
+        return f"equal budgets: every outcome was trained on {next(iter(counts.values())):,.0f} samples"
+    if not counts:
+        return "no outcome: the alarm for collapse stopped the search before any round was good"
+    return f"unequal budgets: samples in training differ: {counts}"
+
+
+def order_of(path: Path) -> tuple[Order, int, str]:
+    """The order, the seed and the item of a run directory.
+
+    Raises:
+        RunError: it is no run, or was made by a program of the user's own.
+    """
+    config = read_config(path)
+    if not config.get("experiment"):
+        raise RunError(
+            f"{path} was made by a program of your own, not by an experiment: this command cannot know its "
+            "network. To go on, run that program again; to use its tickets, tombola.load(FILE, backbone)"
+        )
+    try:
+        order = Order(
+            experiment=experiment(config["experiment"]),
+            preset=config["preset"],
+            settings=Settings.from_plain(config["settings"]),
+            augment=config["augment"],
+            source=config["source"],
+            tune=config["tune"],
+            methods=config["methods"],
+        )
+        return order, config["seed"], config.get("item", "")
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}/config.yaml was altered, or is of another version ({error!r})") from None
+
+
+def finished(paths: Sequence[Path]) -> tuple[Draw, list[Finished]]:
+    """What draws an experiment's pictures, and its runs with their data.
+
+    Raises:
+        UsageError: the experiment has none.
+        RunError: they are of several experiments, or hold items that the data no longer have.
+    """
+    found = {path: order_of(path) for path in paths}
+    names = list(dict.fromkeys(order.experiment.name for order, _, _ in found.values()))
+    if len(names) > 1:
+        raise RunError(f"these are runs of {', '.join(names)}: draw one experiment at a time")
+    draw = experiment(names[0]).draw
+    if draw is None:  # said before its data are read
+        raise UsageError(f"{names[0]} has no pictures")
+    loaded: dict[tuple[str | None, bool, bool], dict[str, Data]] = {}
+    runs = []
+    for path, (order, seed, item) in found.items():
+        key = order.source, order.augment, order.tune
+        if key not in loaded:
+            loaded[key] = order.load()
+        if item not in loaded[key]:
+            raise RunError(f"{path} is of {item!r}, which is no longer in {order.source or 'its data'}")
+        runs.append(Finished(path, item, seed, loaded[key][item]))
+    return draw, runs

@@ -1,0 +1,232 @@
+"""Charts of a page: curves, dots and bars as inline SVG that can be read, spoken and printed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+
+from tombola.lab.report.svg import SHAPES, Scale, el, marker, path, shortened, span, text, ticks
+from tombola.lab.report.tables import Format, whole
+from tombola.methods.table import METHODS
+
+WIDTH = 460.0  # narrow, so that letters stay legible when a telephone scales the figure down
+COLOURS = 6  # of the style sheet: k0 to k5
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart: what it is called, what it shows in words, its elements, its height, its legend."""
+
+    title: str
+    desc: str
+    body: str
+    height: float
+    legend: tuple[tuple[str, str], ...] = ()  # elements of the sample, name
+    width: float = WIDTH
+
+
+@dataclass(frozen=True)
+class Style:
+    """Colour, shape and stroke of a series: three ways to tell it from the others."""
+
+    number: int
+    hollow: bool = False  # a control: dashed, outlined
+    faint: bool = False  # one of very many
+    dotted: bool = False  # figures of the paper
+
+    @property
+    def classes(self) -> str:
+        """For the style sheet."""
+        flags = {"hollow": self.hollow, "faint": self.faint, "dotted": self.dotted}
+        return " ".join([f"k{self.number % COLOURS}", *(name for name, on in flags.items() if on)])
+
+    @property
+    def shape(self) -> str:
+        """Of the marker."""
+        return SHAPES[self.number % len(SHAPES)]
+
+    def mark(self, x: float, y: float, title: str = "") -> str:
+        """A marker at a place."""
+        return marker(self.shape, x, y, f"mark {self.classes}", title)
+
+    def sample(self) -> str:
+        """A piece of line with a marker, 30 wide and 14 high, for the legend."""
+        return el("line", x1=1, y1=7, x2=29, y2=7, class_=f"line {self.classes}") + self.mark(15, 7)
+
+
+def method_style(method: str) -> Style:
+    """The same on every figure of every page."""
+    return Style(list(METHODS).index(method), hollow=METHODS[method].control)
+
+
+def percent(value: float) -> str:
+    """A share as a whole percentage."""
+    return f"{value:.0%}"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Named points ``(x, y, half an interval or None)`` in one style."""
+
+    name: str
+    style: Style
+    points: Sequence[tuple[float, float, float | None]]
+    names: Sequence[str] = ()  # of the points, shown where a pointer rests
+    marked: bool = True
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What is measured along an edge, and how it is written."""
+
+    label: str
+    fmt: Format
+    ticks: Sequence[float] | None = None
+    bounds: tuple[float, float] | None = None
+
+
+def xy(title: str, series: Sequence[Series], x: Axis, y: Axis, height: float = 290.0) -> Figure:
+    """Lines with markers and intervals. Names that repeat have one entry in the legend."""
+    points = [point for each in series for point in each.points]
+    heights = [p[1] + sign * (p[2] or 0.0) for p in points for sign in (-1, 1)]
+    across = Scale(*(x.bounds or span([p[0] for p in points])), 58.0, WIDTH - 12)
+    up = Scale(*(y.bounds or span(heights)), height - 46, 12.0)
+    parts = [_axes(across, up, x, y, height)]
+    parts += [_drawn(each, across, up, x.fmt, y.fmt) for each in series]
+    legend = {each.name: each.style.sample() for each in series if each.points and not each.style.faint}
+    spoken = [each for each in series if each.points and not each.style.faint]
+    spoken = list({each.name: each for each in reversed(spoken)}.values())[::-1] or list(series)
+    return Figure(
+        title,
+        f"{y.label} over {x.label}. " + " ".join(_spoken(each, x.fmt, y.fmt) for each in spoken[:12]),
+        "".join(parts),
+        height,
+        tuple((sample, name) for name, sample in legend.items()),
+    )
+
+
+def _spoken(series: Series, x: Format, y: Format) -> str:
+    shown = [p for p in series.points if math.isfinite(p[1])]
+    shown = shown if len(shown) <= 8 else [shown[0], shown[len(shown) // 2], shown[-1]]
+    return f"{series.name}: " + ", ".join(f"{y(b)} at {x(a)}" for a, b, _ in shown) + "."
+
+
+def _axes(across: Scale, up: Scale, x: Axis, y: Axis, height: float) -> str:
+    parts = []
+    for value in ticks(up.low, up.high):
+        at = up(value)
+        parts.append(el("line", x1=across.begin, x2=across.end, y1=at, y2=at, class_="grid"))
+        parts.append(text(across.begin - 6, at + 4, y.fmt(value), "end"))
+    for value in x.ticks if x.ticks is not None else ticks(across.low, across.high):
+        at = across(value)
+        parts.append(el("line", x1=at, x2=at, y1=up.begin, y2=up.begin + 4, class_="edge"))
+        parts.append(text(at, up.begin + 18, x.fmt(value), "middle"))
+    parts.append(el("line", x1=across.begin, x2=across.end, y1=up.begin, y2=up.begin, class_="edge"))
+    middle = (across.begin + across.end) / 2
+    parts.append(text(middle, height - 8, x.label, "middle", "label"))
+    turned = f"rotate(-90 13 {(up.begin + up.end) / 2:.1f})"
+    parts.append(text(13, (up.begin + up.end) / 2, y.label, "middle", "label", transform=turned))
+    return "".join(parts)
+
+
+def _drawn(series: Series, across: Scale, up: Scale, x: Format, y: Format) -> str:
+    classes = series.style.classes
+    shown = [(i, p) for i, p in enumerate(series.points) if math.isfinite(p[0]) and math.isfinite(p[1])]
+    parts = [path([(across(p[0]), up(p[1])) for _, p in shown], f"line {classes}")]
+    for i, (a, b, half) in shown if series.marked else ():
+        at = across(a)
+        if half:
+            low, high = up(b - half), up(b + half)
+            parts.append(el("line", x1=at, x2=at, y1=low, y2=high, class_=f"whisker {classes}"))
+        name = series.names[i] if series.names else f"{series.name}, {x(a)}: {y(b)}"
+        parts.append(series.style.mark(at, up(b), name + (f" ± {y(half)}" if half else "")))
+    return "".join(parts)
+
+
+def dots(title: str, names: Sequence[str], series: Sequence[Series], axis: Axis) -> Figure:
+    """A row per name, a marker per series; points are ``(number of the row, value, None)``."""
+    row = 22.0 if len(names) <= 40 else 12.0
+    left = 14 + 6.4 * max(len(shortened(name)) for name in names)
+    height = 12 + row * len(names) + 46
+    across = Scale(*span([p[1] for each in series for p in each.points]), left, WIDTH - 12)
+    bottom = height - 46
+    parts = []
+    for i, name in enumerate(names):
+        y = 12 + (i + 0.5) * row
+        parts.append(el("line", x1=left, x2=WIDTH - 12, y1=y, y2=y, class_="grid"))
+        parts.append(text(left - 6, y + 4, shortened(name), "end", "small"))
+    for value in ticks(across.low, across.high):
+        parts.append(el("line", x1=across(value), x2=across(value), y1=bottom, y2=bottom + 4, class_="edge"))
+        parts.append(text(across(value), bottom + 18, axis.fmt(value), "middle"))
+    for each in series:
+        for at, value, _ in each.points:
+            said = f"{each.name}, {names[int(at)]}: {axis.fmt(value)}"
+            parts.append(each.style.mark(across(value), 12 + (at + 0.5) * row, said))
+    parts.append(el("line", x1=left, x2=WIDTH - 12, y1=bottom, y2=bottom, class_="edge"))
+    parts.append(text((left + WIDTH) / 2, height - 8, axis.label, "middle", "label"))
+    legend = tuple((each.style.sample(), each.name) for each in series)
+    return Figure(
+        title, f"{axis.label} of each ticket. " + _ends(names, series, axis), "".join(parts), height, legend
+    )
+
+
+def _ends(names: Sequence[str], series: Sequence[Series], axis: Axis) -> str:
+    """Lowest and highest of each series, in words."""
+    said = []
+    for each in series:
+        low, high = (pick(each.points, key=lambda p: p[1]) for pick in (min, max))
+        said.append(
+            f"{each.name}: lowest {names[int(low[0])]}, {axis.fmt(low[1])}; "
+            f"highest {names[int(high[0])]}, {axis.fmt(high[1])}."
+        )
+    return " ".join(said)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A named row of pieces, left to right."""
+
+    name: str
+    pieces: Mapping[str, float] = field(default_factory=dict)
+
+
+def bars(title: str, rows: Sequence[Bar], label: str, kinds: Mapping[str, str]) -> Figure:
+    """Horizontal stacked bars; ``kinds`` names the pieces and how each is filled (a class)."""
+    left = 14 + 6.4 * max(len(row.name) for row in rows)
+    height = 8 + 20.0 * len(rows) + 46
+    most = max(sum(row.pieces.values()) for row in rows) or 1.0
+    across, bottom = Scale(0.0, most, left, WIDTH - 70), height - 46
+    parts = []
+    for i, row in enumerate(rows):
+        y, x = 8 + i * 20.0, left
+        parts.append(text(left - 6, y + 13, row.name, "end", "small"))
+        for kind, count in row.pieces.items():
+            wide = across(count) - left
+            said = el("title", escape(f"{row.name}, {kind}: {whole(count)}"))
+            parts.append(el("rect", said, x=x, y=y + 2, width=wide, height=15, class_=kinds[kind]))
+            x += wide
+        parts.append(text(x + 4, y + 13, short(sum(row.pieces.values())), "start", "small"))
+    for value in ticks(0.0, most, 5):
+        parts.append(el("line", x1=across(value), x2=across(value), y1=bottom, y2=bottom + 4, class_="edge"))
+        parts.append(text(across(value), bottom + 17, short(value), "middle", "small"))
+    parts.append(el("line", x1=left, x2=WIDTH - 70, y1=bottom, y2=bottom, class_="edge"))
+    parts.append(text((left + WIDTH - 70) / 2, height - 8, label, "middle", "label"))
+    swatch = {kind: el("rect", x=5, y=1, width=20, height=12, class_=fill) for kind, fill in kinds.items()}
+    said = " ".join(f"{row.name}: {whole(sum(row.pieces.values()))}." for row in rows)
+    legend = tuple((sample, kind) for kind, sample in swatch.items()) if len(kinds) > 1 else ()
+    return Figure(title, f"{label}. {said}", "".join(parts), height, legend)
+
+
+def short(value: float) -> str:
+    """A large count in three or four signs.
+
+    >>> short(950), short(66_158), short(1_250_000), short(0)
+    ('950', '66K', '1.2M', '0')
+    """
+    for size, sign in ((1e9, "G"), (1e6, "M"), (1e3, "K")):
+        if value >= size:
+            scaled = value / size
+            return f"{scaled:.0f}{sign}" if scaled >= 10 else f"{scaled:.1f}".removesuffix(".0") + sign
+    return f"{value:.0f}"

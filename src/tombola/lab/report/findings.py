@@ -1,0 +1,242 @@
+"""What a page needs beyond rows, from the records and ticket files of the runs of one comparison."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tombola._utils.errors import TicketFileError
+from tombola.lab.analysis.alarmed import Alarmed, alarms
+from tombola.lab.report.inspect import describe
+from tombola.lab.report.rows import Unit, interval
+from tombola.methods.table import METHODS, dense
+from tombola.runs.log import full_settings, read_config, read_environment, read_records
+
+Arm = tuple[str, float]  # of an experiment: method, sparsity
+Key = tuple[str, float, str, str, str]  # method, sparsity, reading, metric, ticket; "" where there is none
+Curve = list[tuple[float, float]]
+_TRAINED = re.compile(r"train-(?P<method>\w+)-(?P<sparsity>\d[\d.]*(e-\d+)?)")
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run: where it lies, what was asked for, what it lacks."""
+
+    path: Path
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    missing: tuple[Arm, ...]
+
+    @property
+    def unit(self) -> Unit:
+        """Item and seed."""
+        return self.config.get("item", ""), self.config["seed"]
+
+    @property
+    def label(self) -> str:
+        """For readers."""
+        item, seed = self.unit
+        return f"{item}, seed {seed}" if item else f"seed {seed}"
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Similarity of the tickets of one state of a search, ``[K][K]``."""
+
+    name: str
+    density: float
+    tickets: Sequence[str]
+    matrix: Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean, half its 95% interval, and over how many values."""
+
+    mean: float
+    ci95: float | None
+    count: int
+
+    def mean_and_interval(self, fmt: Callable[[float], str]) -> str:
+        """``+.036 (+.018 to +.054)``; the mean alone where there is no interval."""
+        if self.ci95 is None:
+            return fmt(self.mean)
+        return f"{fmt(self.mean)} ({fmt(self.mean - self.ci95)} to {fmt(self.mean + self.ci95)})"
+
+
+@dataclass
+class Findings:
+    """All that the records of the runs of one experiment and preset hold.
+
+    Attributes:
+        head: experiment and preset.
+        values: metrics by key, then by item and seed.
+        courses: loss over steps of each ticket, by outcome, of the first run that has it.
+        rounds: loss at the end of each round of the subject's search, by ticket.
+        likenesses: by kind of similarity and depth of the layers, the densest state first.
+        layers: share of weights kept, by sparsity, ticket and layer.
+        alarms: of each run, the alarms for collapse.
+        watched: what the search of the tickets of each run measured after each round.
+        described: the run whose ticket files those come from.
+        notes: what could not be read.
+    """
+
+    head: tuple[str, str]
+    runs: list[Ran]
+    values: dict[Key, dict[Unit, float]] = field(default_factory=lambda: defaultdict(dict))
+    courses: dict[Arm, dict[str, Curve]] = field(default_factory=dict)
+    rounds: dict[str, Curve] = field(default_factory=dict)
+    likenesses: dict[tuple[str, str], list[Likeness]] = field(default_factory=dict)
+    layers: dict[float, dict[str, dict[str, float]]] = field(default_factory=dict)
+    alarms: dict[Unit, list[Alarmed]] = field(default_factory=dict)
+    watched: dict[Unit, list[dict[str, Any]]] = field(default_factory=dict)
+    described: Ran | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def outcomes(self) -> list[Arm]:
+        """Methods and sparsities that were judged, in the order of the methods."""
+        order = list(METHODS)
+        found = {(key[0], key[1]) for key in self.values}
+        return sorted(found, key=lambda outcome: (order.index(outcome[0]), outcome[1]))
+
+    @property
+    def methods(self) -> list[str]:
+        """Those that were judged."""
+        return list(dict.fromkeys(method for method, _ in self.outcomes))
+
+    @property
+    def subject(self) -> str:
+        """The method that a page is about: RTL if it is there."""
+        return next((name for name in self.methods if name == "rtl"), self.methods[0] if self.methods else "")
+
+    @property
+    def tickets(self) -> list[str]:
+        """Names, in the order of the records."""
+        return list(dict.fromkeys(key[4] for key in self.values if key[4]))
+
+    def mean(self, key: Key) -> float | None:
+        """Over items, each the mean over its seeds."""
+        found = spread(self.values.get(key, {}))
+        return None if found is None else found.mean
+
+
+def spread(by_unit: Mapping[Unit, float]) -> Spread | None:
+    """Mean and interval as in the rows: over items if there are several, else over seeds."""
+    if not by_unit:
+        return None
+    by_item: dict[str, list[float]] = defaultdict(list)
+    for (item, _), value in by_unit.items():
+        by_item[item].append(value)
+    items = [float(np.mean(values)) for values in by_item.values()]
+    independent = items if len(items) > 1 else list(by_unit.values())
+    return Spread(float(np.mean(items)), interval(independent), len(independent))
+
+
+def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
+    """Read the runs of one comparison, each once."""
+    found = Findings(head, [])
+    states: list[dict[str, Any]] = []
+    searched: dict[str, list[str]] = {}  # tickets by stage
+    for path in paths:
+        config = read_config(path)
+        unit, done = (config.get("item", ""), config["seed"]), set()
+        losses: dict[Arm, dict[str, Curve]] = defaultdict(lambda: defaultdict(list))
+        rounds: dict[str, Curve] = defaultdict(list)
+        mine: list[dict[str, Any]] = []
+        raised: list[dict[str, Any]] = []
+        for record in read_records(path):
+            event, stage = record["event"], record.get("stage", "")
+            if event == "metric":
+                key = (record["method"], record["sparsity"], record.get("reading", ""), record["metric"])
+                found.values[(*key, record.get("ticket", ""))][unit] = record["value"]
+                done.add(key[:2])
+            elif event == "retrain" and (trained := _TRAINED.match(stage)):
+                outcome = trained["method"], float(trained["sparsity"])
+                losses[outcome][record["ticket"]].append((record["step"], record["loss"]))
+            elif event == "prune" and "loss" in record:
+                searched.setdefault(stage, []).append(record["ticket"])
+                if _search(stage) == "own":
+                    rounds[record["ticket"]].append((record["round"] + 1, record["loss"]))
+            elif event == "similarity":
+                mine.append(record)
+            elif event == "watch" and _search(stage) == "own":
+                found.watched.setdefault(unit, []).append(record)
+            elif event in ("alarm", "stopped"):
+                raised.append(record)
+        found.courses = {**{k: dict(v) for k, v in losses.items()}, **found.courses}
+        found.rounds = found.rounds or dict(rounds)
+        states = states or mine
+        found.alarms[unit] = [*found.alarms.get(unit, []), *alarms(raised)]
+        beyond = {s for alarm in found.alarms[unit] if alarm.search == "own" for s in alarm.not_reached}
+        wanted = [(m, s) for m, s in expected(config) if not (s in beyond and METHODS[m].task != "single")]
+        missing = tuple(outcome for outcome in wanted if outcome not in done)
+        found.runs.append(Ran(path, config, read_environment(path), missing))
+    _read_tickets(found)
+    if states:
+        found.likenesses = _from_records(states, searched)
+    return found
+
+
+def expected(config: Mapping[str, Any]) -> list[Arm]:
+    """Methods and sparsities that a config asks for."""
+    sparsities = sorted(full_settings(dict(config))["sparsity"])
+    named = [name for name in config.get("methods", []) if name in METHODS]
+    return [(name, s) for name in named for s in ([0.0] if METHODS[name].masks is dense else sparsities)]
+
+
+def _search(stage: str) -> str:
+    """Whose search: ``own`` of ``search-own-0.25``."""
+    return stage.removeprefix("search-").rpartition("-")[0] if stage.startswith("search-") else ""
+
+
+def _read_tickets(found: Findings) -> None:
+    """Layers and similarity of the subject's tickets, from the first run whose files can be read."""
+    if not found.subject or not METHODS[found.subject].shared:
+        return
+    sparsities = [s for method, s in found.outcomes if method == found.subject]
+    for ran in found.runs:
+        facts: dict[float, dict[str, Any]] = {}
+        for sparsity in sparsities:
+            name = f"{found.subject}-{sparsity}.tickets"
+            try:
+                facts[sparsity] = describe(ran.path / "tickets" / name)
+            except (TicketFileError, OSError) as error:
+                reason = str(error).replace(str(ran.path / "tickets"), "").replace(f"/{name}", name)
+                found.notes.append(f"{ran.label}: {reason}")
+                break
+        if facts:
+            found.described, found.layers = ran, {s: f["layers"] for s, f in facts.items()}
+            for kind in ("kappa", "jaccard"):
+                states = [
+                    Likeness(f"{s:.0%} removed", 1 - s, list(f["tickets"]), f[kind]) for s, f in facts.items()
+                ]
+                if all(len(state.tickets) > 1 for state in states):
+                    found.likenesses[kind, "all"] = states
+            return
+
+
+def _from_records(
+    states: Sequence[Mapping[str, Any]], searched: Mapping[str, Sequence[str]]
+) -> dict[tuple[str, str], list[Likeness]]:
+    """Similarity as recorded round by round: of the search on the own subsets, if that is there."""
+    sources = list(dict.fromkeys(_search(record.get("stage", "")) for record in states))
+    chosen = "own" if "own" in sources else sources[0]
+    found: dict[tuple[str, str], list[Likeness]] = defaultdict(list)
+    for record in states:
+        matrix, stage = record["matrix"], record.get("stage", "")
+        if _search(stage) != chosen or len(matrix) < 2:
+            continue
+        names = list(dict.fromkeys(searched.get(stage, ())))
+        if len(names) != len(matrix):
+            names = [f"ticket {k + 1}" for k in range(len(matrix))]
+        words = f"round {record['round'] + 1}, {1 - record['density']:.0%} removed"
+        likeness = Likeness(words, record["density"], names, matrix)
+        found[record["kind"], record.get("depth", "all")].append(likeness)
+    return {key: sorted(each, key=lambda state: -state.density) for key, each in found.items()}

@@ -1,0 +1,101 @@
+"""One page that carries everything in itself: what some runs have to say, for readers instead of tables."""
+
+from __future__ import annotations
+
+import itertools
+import webbrowser
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+import tombola
+from tombola._utils.errors import UsageError
+from tombola._utils.io import write_bytes
+from tombola.lab.report.blocks import Section
+from tombola.lab.report.chapters import section
+from tombola.lab.report.findings import gather
+from tombola.lab.report.media import LARGEST, Shelf
+from tombola.lab.report.rows import Row, find_runs, names_of, rows
+from tombola.runs.log import read_config
+
+
+def write_report(paths: Iterable[Path | str], out: Path, show: bool = False) -> dict[str, Any]:
+    """Write the page of the runs among and below some paths.
+
+    Returns:
+        ``file``, ``bytes``, ``runs``, and ``left_out``: names of pictures and sounds that found no place.
+
+    Raises:
+        RunError: a path holds no run, or two runs are the same seed.
+        UsageError: no path, or the file is no ``.html`` file.
+    """
+    paths = list(paths)
+    if not paths:
+        raise UsageError("report needs at least one run directory")
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"--out takes an HTML page, NAME.html: got {out}")
+    runs, shelf = find_runs(paths), Shelf()
+    content = page(runs, shelf).encode()
+    write_bytes(out, content)
+    if show:
+        webbrowser.open(out.resolve().as_uri())
+    return {"file": str(out), "bytes": len(content), "runs": len(runs), "left_out": shelf.left_out}
+
+
+def page(runs: Sequence[Path], shelf: Shelf | None = None) -> str:
+    """The page of some runs; equal records give equal bytes.
+
+    Args:
+        runs: run directories; a section for each experiment and preset.
+        shelf: where pictures and sounds are taken from.
+    """
+    shelf, groups = shelf or Shelf(LARGEST), _groups(runs)
+    by_head: dict[tuple[str, str], list[Row]] = {head: [] for head in groups}
+    for row in rows(runs):
+        by_head[row["experiment"], row.get("preset", "")].append(row)
+    sections = [section(gather(head, paths), by_head[head], shelf) for head, paths in groups.items()]
+    return render(sections, shelf.left_out)
+
+
+def _groups(runs: Sequence[Path]) -> dict[tuple[str, str], list[Path]]:
+    """Runs that a mean may be over, by experiment and preset, in order of their seeds."""
+    configs = [(run, read_config(run)) for run in runs]
+    configs.sort(key=lambda pair: (pair[1].get("item", ""), pair[1]["seed"]))
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for run, config in configs:
+        groups.setdefault(names_of(run, config), []).append(run)
+    return dict(sorted(groups.items()))
+
+
+def render(sections: Sequence[Section], left_out: Sequence[str] = ()) -> str:
+    """Sections as HTML."""
+    environment = _environment()
+    loader = environment.loader
+    assert loader is not None
+    parts = {name: Markup(loader.get_source(environment, f"report.{name}")[0]) for name in ("css", "js")}
+    numbers = itertools.count(1)
+    written: str = environment.get_template("report.html.j2").render(
+        sections=sections,
+        left_out=left_out,
+        version=tombola.__version__,
+        fresh=lambda: f"i{next(numbers)}",
+        safe=Markup,
+        **parts,
+    )
+    return written
+
+
+@cache
+def _environment() -> Environment:
+    return Environment(
+        loader=PackageLoader("tombola.lab.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )

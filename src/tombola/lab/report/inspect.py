@@ -1,0 +1,83 @@
+"""What is in a ticket file, without the network it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tombola._utils import io
+from tombola._utils.errors import TicketFileError
+from tombola.masks.maskset import MaskSet
+from tombola.masks.similarity import kappa
+from tombola.tickets import files
+
+
+def describe(path: Path | str) -> dict[str, Any]:
+    """Names, counts, densities per layer, similarity, hashes and bytes of a ticket file.
+
+    Raises:
+        TicketFileError: the file is missing, damaged, or holds no tickets.
+    """
+    tensors, header, masks = _opened(path)
+    scope = masks.scope
+    # The dense remainder is parameters: the counters and running statistics of norms, which the file keeps
+    # beside it, are left out. It does not say which other numbers are buffers or frozen: those count.
+    rest = [t.numel() for n, t in tensors.items() if n.startswith("rest.") and not _is_statistic(n, t)]
+    private = [t[0].numel() for name, t in tensors.items() if name.startswith("private.")]
+    return {
+        "file": str(path),
+        "method": str(header["facts"].get("label", "")).rpartition("-")[0] or None,
+        **_fitted(header),
+        "bytes": Path(path).stat().st_size,
+        "weights_in_scope": scope.size,
+        "tickets": masks.counts,
+        "union": int(masks.union().sum()),
+        "core": int(masks.core().sum()),
+        "private_numbers_per_ticket": sum(private),
+        "dense_rest": sum(rest),
+        "bytes_per_weight_and_ticket": round(Path(path).stat().st_size / (scope.size * len(masks)), 4),
+        "layers": {name: masks.layer_densities(name) for name in masks.names},
+        "jaccard": [[round(v, 4) for v in row] for row in masks.jaccard().tolist()],
+        "kappa": [[round(v, 4) for v in row] for row in kappa(masks, masks).tolist()],
+        "facts": header["facts"],
+    }
+
+
+def _used(calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a calibration; classes within a context get a temperature, whatever these say."""
+    if calibration["about"] == "one_vs_rest":
+        return dict(calibration["options"])
+    return {"method": "temperature"}
+
+
+def _fitted(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What chooses the ticket and what makes probabilities, with their options; None where nothing does."""
+    parts = {name: header.get("parts", {}).get(name) for name in ("router", "calibration")}
+    router, calibration = parts["router"], parts["calibration"]
+    return {
+        "router": router and {"kind": router["kind"], **router.get("options", {})},
+        "calibration": calibration and {"of": calibration["about"], **_used(calibration)},
+    }
+
+
+def masks_of(path: Path | str) -> MaskSet:
+    """The masks in a ticket file.
+
+    Raises:
+        TicketFileError: the file is missing, damaged, or holds no tickets.
+    """
+    return _opened(path)[2]
+
+
+def _opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:
+    tensors, header = io.read(path)
+    if "architecture" not in header:
+        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
+    return tensors, header, files.masks_of(path, tensors, header)
+
+
+def _is_statistic(name: str, tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or name.endswith((".running_mean", ".running_var"))

@@ -1,0 +1,147 @@
+"""A results page and its twin for machines: tables between two marks in Markdown, rows in JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tombola._utils.errors import UsageError
+from tombola._utils.io import write_bytes
+from tombola.lab.report.rows import Row
+from tombola.lab.report.tables import Table, under_headings
+from tombola.methods.table import METHODS
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where tables stand on a page, and which rows of the twin they replace.
+
+    Attributes:
+        begin: the line before the tables.
+        end: the line after them.
+        outcome: columns; old rows stay unless new rows have the same values in all of these.
+        rank: what old and new rows are sorted by; without it the new ones come last.
+        twin: ends the twin's name, on a page with the tables of several commands.
+    """
+
+    begin: str
+    end: str
+    outcome: tuple[str, ...]
+    rank: Callable[[Row], Any] | None = None
+    twin: str = ""
+
+    def merge(self, old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+        """The new rows, and the old ones of outcomes without new.
+
+        >>> place = Place("", "", ("method",))
+        >>> place.merge([{"method": "rtl", "n": 1}, {"method": "imp", "n": 2}], [{"method": "rtl", "n": 3}])
+        [{'method': 'imp', 'n': 2}, {'method': 'rtl', 'n': 3}]
+        """
+        replaced = {self._outcome(row) for row in new}
+        both = [row for row in old if self._outcome(row) not in replaced] + list(new)
+        return sorted(both, key=self.rank) if self.rank else both
+
+    def _outcome(self, row: Row) -> tuple[Any, ...]:
+        return tuple(row.get(name, "") for name in self.outcome)
+
+
+def _by_method(row: Row) -> tuple[Any, ...]:
+    """Methods in the order of `tombola.methods.table`, others after them."""
+    known = list(METHODS)
+    place = known.index(row["method"]) if row["method"] in known else len(known)
+    return row["experiment"], row.get("preset", ""), place, row["sparsity"]
+
+
+def _by_sparsity(row: Row) -> tuple[Any, ...]:
+    return row["experiment"], row["preset"], row["sparsity"]
+
+
+def made_by(command: str) -> Place:
+    """The place of a command's tables on a page; those of `tombola stream` may share one with others.
+
+    >>> made_by("route").begin
+    '<!-- tables: made by `tombola route` -->'
+    """
+    begin, end = f"<!-- tables: made by `tombola {command}` -->", "<!-- end of tables -->"
+    if command == "compare":
+        return Place(begin, end, ("experiment", "preset", "method", "sparsity"), _by_method)
+    twin = "-stream" if command == "stream" else ""
+    return Place(begin, end, ("experiment", "preset", "sparsity"), _by_sparsity, twin)
+
+
+def place_of(head: tuple[str, str]) -> Place:
+    """The place of an experiment and preset on a page of several; changes of the preset do not count.
+
+    >>> place_of(("digits", "quick T=5")).end, place_of(("mine", "")).end
+    ('<!-- end of tables: digits quick -->', '<!-- end of tables: mine -->')
+    """
+    name = " ".join([head[0], *head[1].split()[:1]])
+    return Place(f"<!-- tables: {name} -->", f"<!-- end of tables: {name} -->", ("experiment", "preset"))
+
+
+def put_tables(
+    page: Path,
+    place: Place,
+    rows: Sequence[Row],
+    tables: Callable[[Sequence[Row]], Sequence[Table]] | Sequence[Table],
+) -> None:
+    """Write ``NAME.json`` and put tables into ``NAME.md``; the words around the marks stay.
+
+    Args:
+        page: ``NAME.md``; made if absent.
+        place: the marks, and which old rows stay: they may be of runs that lie elsewhere.
+        rows: the new rows.
+        tables: what stands between the marks, or what makes it of all rows that the twin then holds.
+
+    Raises:
+        UsageError: the page is no ``.md`` file that can be read, or exists without the marks, or its twin is
+            damaged.
+    """
+    before, after = _around(page, place)
+    twin = page.with_name(f"{page.stem}{place.twin}.json")
+    merged = place.merge(_stored(twin, place), rows)
+    made = tables(merged) if callable(tables) else tables
+    words = "\n".join(
+        "\n".join([*([f"### {of}\n"] if of else []), *(table.markdown() for table in together)])
+        for of, together in under_headings(made)
+    )
+    lines = ",\n".join(json.dumps(row) for row in merged)
+    write_bytes(twin, f"[\n{lines}\n]\n".encode())
+    write_bytes(page, f"{before}{place.begin}\n\n{words}\n{place.end}{after}".encode())
+
+
+def _around(page: Path, place: Place) -> tuple[str, str]:
+    """The words of a page before and after the marks."""
+    if page.suffix != ".md":
+        raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
+    fresh = f"# {page.stem}\n\n## Tables\n\n{place.begin}\n{place.end}\n"
+    try:
+        old = page.read_text() if page.exists() else fresh
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{page} is no page that can be read ({error})") from None
+    before, _, rest = old.partition(place.begin)
+    _, end, after = rest.partition(place.end)
+    if not end:
+        raise UsageError(
+            f"{page} has no place for tables: put the lines {place.begin} and {place.end} into it"
+        )
+    return before, after
+
+
+def _stored(twin: Path, place: Place) -> list[Row]:
+    if not twin.exists():
+        return []
+    try:
+        stored = json.loads(twin.read_text())
+        if not isinstance(stored, list) or not all(isinstance(row, dict) for row in stored):
+            raise ValueError("no list of rows")
+        if lacking := [
+            name for name in place.outcome for row in stored if name not in row and name != "preset"
+        ]:
+            raise ValueError(f"a row without {lacking[0]}")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{twin} is damaged ({error}): delete it, or restore it") from None
+    return stored

@@ -1,0 +1,141 @@
+"""``m ⊙ θ`` as the named weights of a network.
+
+On a CPU the product of numbers and booleans takes two passes, the gradient of taking it apart one more.
+Where the compiled kernels are there (`tombola._utils.native`), each direction is one pass. The two differ in
+nothing but the sign of zeros, and in NaN and infinity outside the mask, which only the kernels turn to zero.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola._utils import native
+from tombola._utils.errors import MaskError
+from tombola.masks.layout import Layout
+
+SMALLEST = 1 << 15  # weights: below, a call from Python costs more than the passes
+_NAMES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[str, Tensor]:
+    """The weights of a scope by name, zero outside the mask; gradients come out masked.
+
+    Args:
+        layout: names and shapes.
+        weights_N: floating ``[N]``.
+        mask_N: boolean ``[N]``.
+
+    >>> layout = Layout(("a", "b"), ((1, 2), (1,)))
+    >>> {n: w.tolist() for n, w in masked_weights(layout, torch.ones(3), torch.tensor([1, 0, 1]) > 0).items()}
+    {'a': [[1.0, 0.0]], 'b': [1.0]}
+    """
+    if not _applies(layout, weights_N, mask_N):
+        return layout.unflatten(weights_N * mask_N)
+    parts: Sequence[Tensor] = _Product.apply(weights_N, mask_N, layout)
+    return dict(zip(layout.names, parts, strict=True))
+
+
+@torch.no_grad()
+def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> dict[str, Tensor]:
+    """`masked_weights` of tensors that lie apart, without gradients: one pass, and no flat copy before it.
+
+    Args:
+        layout: names and shapes.
+        parts: floating tensors of these shapes, in this order.
+        mask_N: boolean ``[N]``.
+
+    Returns:
+        Views of one new vector ``[N]``, by name.
+
+    >>> layout = Layout(("a", "b"), ((1, 2), (1,)))
+    >>> made = masked_parts(layout, [torch.ones(1, 2), torch.ones(1)], torch.tensor([1, 0, 1]) > 0)
+    >>> {n: w.tolist() for n, w in made.items()}
+    {'a': [[1.0, 0.0]], 'b': [1.0]}
+    """
+    if tuple(part.numel() for part in parts) != layout.sizes:
+        raise MaskError("the weights have other sizes than the masks are for: was a layer replaced?")
+    if layout.size < SMALLEST or not plain([*parts, mask_N]) or not _alike(parts, mask_N):
+        return layout.unflatten(layout.flatten(dict(zip(layout.names, parts, strict=True))) * mask_N)
+    product_N = torch.empty(layout.size, dtype=parts[0].dtype)
+    function = _function(parts[0].dtype, "select_parts")
+    assert function is not None
+    sizes = (ctypes.c_long * len(parts))(*layout.sizes)
+    places = (ctypes.c_void_p * len(parts))(*[part.data_ptr() for part in parts])
+    function(len(parts), sizes, places, mask_N.data_ptr(), product_N.data_ptr())
+    return layout.unflatten(product_N)
+
+
+def plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether these are ordinary tensors, seen neither by ``torch.compile`` nor by ``torch.func``."""
+    kinds = (Tensor, torch.nn.Parameter)
+    return not torch.compiler.is_compiling() and all(type(t) in kinds for t in tensors) and not transformed()
+
+
+def _applies(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> bool:
+    """Whether a kernel may read these; torch finds out by itself what does not fit together."""
+    return (
+        layout.size >= SMALLEST
+        and weights_N.shape == mask_N.shape == (layout.size,)
+        and plain([weights_N, mask_N])
+        and _alike([weights_N], mask_N)
+    )
+
+
+def _alike(parts: Sequence[Tensor], mask_N: Tensor) -> bool:
+    """Whether the kernels take these: one dtype that they know, on the CPU, contiguous."""
+    kinds = {(part.dtype, part.device.type, part.is_contiguous()) for part in parts}
+    known = mask_N.dtype == torch.bool and mask_N.device.type == "cpu" and mask_N.is_contiguous()
+    dtype = parts[0].dtype
+    return known and kinds == {(dtype, "cpu", True)} and _function(dtype) is not None
+
+
+def transformed() -> bool:
+    """Whether ``torch.func`` is at work (vmap, grad, ...), which wants torch's own operations."""
+    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+    return peek is None or peek() is not None
+
+
+@cache
+def _function(dtype: torch.dtype, kernel: str = "select") -> Callable[..., None] | None:
+    library = native.load()
+    if library is None or dtype not in _NAMES:
+        return None
+    function = getattr(library, f"{kernel}_{_NAMES[dtype]}")
+    numbers = 3 if kernel == "select" else 4
+    function.argtypes, function.restype = [ctypes.c_long, *[ctypes.c_void_p] * numbers], None
+    return function
+
+
+def _select(mask: Tensor, x: Tensor, out: Tensor) -> None:
+    function = _function(x.dtype)
+    assert function is not None
+    function(x.numel(), mask.data_ptr(), x.data_ptr(), out.data_ptr())
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weights_N: Tensor, mask_N: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(mask_N)
+        ctx.layout = layout
+        product_N = torch.empty_like(weights_N)
+        _select(mask_N, weights_N, product_N)
+        return tuple(layout.unflatten(product_N).values())
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (mask_N,) = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative may be asked for
+            return torch.cat([g.reshape(-1) for g in gradients]) * mask_N, None, None
+        gradient_N = torch.empty(mask_N.shape, dtype=gradients[0].dtype)
+        parts = zip(
+            mask_N.split(ctx.layout.sizes), gradients, gradient_N.split(ctx.layout.sizes), strict=True
+        )
+        for mask, g, out in parts:
+            _select(mask, g.contiguous(), out)
+        return gradient_N, None, None

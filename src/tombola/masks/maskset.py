@@ -1,0 +1,250 @@
+"""Masks as data: K named boolean vectors over the weights in scope.
+
+Shape letters: K tickets, N weights in scope, L layers. True means kept. Density is kept / all,
+sparsity is 1 − density. Everything here returns new masks; none is changed in place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tombola._utils.errors import MaskError, UnknownTicket
+from tombola.masks import display
+from tombola.masks.layout import Layout
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_CHUNK = 1 << 18  # weights per block of pairwise counts: exact in float32, small in memory
+
+
+class MaskSet:
+    """K named masks over one scope.
+
+    >>> layout = Layout(("w",), ((4,),))
+    >>> masks = MaskSet(layout, {"cat": torch.tensor([1, 1, 0, 0]), "dog": torch.tensor([1, 0, 1, 0])})
+    >>> masks.counts
+    {'cat': 2, 'dog': 2}
+    >>> masks.union().tolist(), masks.core().tolist()
+    ([True, True, True, False], [True, False, False, False])
+    >>> masks.jaccard()[0, 1].item()  # |and| / |or| = 1 / 3
+    0.3333333333333333
+    """
+
+    def __init__(self, scope: Layout, masks: Mapping[str, Tensor] | None = None) -> None:
+        masks = masks or {}
+        if not masks:
+            raise MaskError("a mask set needs at least one named mask")
+        rows = [_row(scope, name, mask) for name, mask in masks.items()]
+        self._init(scope, tuple(masks), torch.stack(rows))
+
+    def _init(self, scope: Layout, names: tuple[str, ...], masks_KN: Tensor) -> MaskSet:
+        self.scope, self.names, self.masks_KN = scope, names, masks_KN
+        return self
+
+    @classmethod
+    def stacked(cls, scope: Layout, names: Sequence[str], masks_KN: Tensor) -> MaskSet:
+        """From one boolean tensor ``[K, N]``, which is taken over without a copy."""
+        names = tuple(names)
+        if masks_KN.dtype != torch.bool or tuple(masks_KN.shape) != (len(names), scope.size):
+            raise MaskError(
+                f"masks have dtype {masks_KN.dtype} and shape {tuple(masks_KN.shape)}; "
+                f"torch.bool and ({len(names)}, {scope.size}) are needed"
+            )
+        if len(set(names)) < len(names) or not names:
+            raise MaskError(f"ticket names must be distinct and at least one: {list(names)}")
+        return cls.__new__(cls)._init(scope, names, masks_KN)
+
+    @classmethod
+    def dense(cls, scope: Layout, names: Sequence[str]) -> MaskSet:
+        """``m_k = 1`` for all k."""
+        return cls.stacked(scope, names, torch.ones(len(names), scope.size, dtype=torch.bool))
+
+    # -- access -----------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.names
+
+    def index(self, name: str) -> int:
+        """Row of a ticket; raises `UnknownTicket`, which lists the names."""
+        if name not in self.names:
+            raise UnknownTicket(name, self.names)
+        return self.names.index(name)
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The mask of one ticket, boolean ``[N]`` (do not write into it)."""
+        return self.masks_KN[self.index(name)]
+
+    def layers(self, name: str) -> dict[str, Tensor]:
+        """The mask of one ticket as boolean tensors in the shapes of the weights."""
+        return self.scope.unflatten(self[name])
+
+    def replace(self, name: str, mask_N: Tensor) -> MaskSet:
+        """The same set with another mask for one ticket."""
+        masks_KN = self.masks_KN.clone()
+        masks_KN[self.index(name)] = _row(self.scope, name, mask_N)
+        return MaskSet.stacked(self.scope, self.names, masks_KN)
+
+    def select(self, names: Sequence[str]) -> MaskSet:
+        """Only these tickets, in this order."""
+        rows = [self.index(name) for name in names]
+        return MaskSet.stacked(self.scope, names, self.masks_KN[rows])
+
+    def __repr__(self) -> str:
+        return (
+            f"MaskSet({len(self)} tickets × {self.scope.size:,} weights in {len(self.scope.names)} "
+            f"layers, density {self.density:.3f}, union {int(self.union().sum()):,}, "
+            f"core {int(self.core().sum()):,})"
+        )
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        counts = list(self.counts.values())
+        return display.table(repr(self), self.names, counts, self.scope.size, self.jaccard().numpy())
+
+    def plot(self) -> Figure:
+        """Density by layer and Jaccard similarity of all pairs, as a figure; ``.savefig(FILE)`` keeps it."""
+        density_KL = self.counts_KL().numpy() / np.array(self.scope.sizes)
+        return display.figure(self.names, self.scope.names, density_KL, self.jaccard().numpy())
+
+    # -- counts -----------------------------------------------------------------------------------
+
+    def counts_KL(self) -> Tensor:
+        """Kept weights of every ticket and layer, int64 ``[K, L]``."""
+        parts = self.masks_KN.split(self.scope.sizes, dim=1)
+        return torch.stack([_count(part) for part in parts], dim=1)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Kept weights of every ticket."""
+        return dict(zip(self.names, _count(self.masks_KN).tolist(), strict=True))
+
+    @property
+    def density(self) -> float:
+        """Kept / all over all tickets."""
+        return sum(self.counts.values()) / self.masks_KN.numel()
+
+    def densities(self) -> dict[str, float]:
+        """Kept / all of every ticket."""
+        return {name: count / self.scope.size for name, count in self.counts.items()}
+
+    def layer_densities(self, name: str) -> dict[str, float]:
+        """Kept / all of every layer of one ticket."""
+        counts = self.counts_KL()[self.index(name)].tolist()
+        layers = zip(self.scope.names, counts, self.scope.sizes, strict=True)
+        return {layer: count / size for layer, count, size in layers}
+
+    # -- algebra ----------------------------------------------------------------------------------
+
+    def union(self) -> Tensor:
+        """Weights kept by any ticket, boolean ``[N]``."""
+        return reduce(torch.bitwise_or, self.masks_KN, torch.zeros_like(self.masks_KN[0]))
+
+    def core(self) -> Tensor:
+        """Weights kept by every ticket, boolean ``[N]``."""
+        return reduce(torch.bitwise_and, self.masks_KN, torch.ones_like(self.masks_KN[0]))
+
+    def __and__(self, other: MaskSet) -> MaskSet:
+        return self._like(self.masks_KN & self._peer(other))
+
+    def __or__(self, other: MaskSet) -> MaskSet:
+        return self._like(self.masks_KN | self._peer(other))
+
+    def __sub__(self, other: MaskSet) -> MaskSet:
+        return self._like(self.masks_KN & ~self._peer(other))
+
+    def __le__(self, other: MaskSet) -> bool:
+        """Whether every ticket's mask is a subset of the other's."""
+        return not bool((self.masks_KN & ~self._peer(other)).any())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MaskSet):
+            return NotImplemented
+        same = (self.names, self.scope) == (other.names, other.scope)
+        return same and torch.equal(self.masks_KN, other.masks_KN)
+
+    def __hash__(self) -> int:
+        return int(self.digest()[:15], 16)
+
+    def _peer(self, other: MaskSet) -> Tensor:
+        if (self.names, self.scope) != (other.names, other.scope):
+            raise MaskError("masks of different tickets or scopes cannot be combined")
+        return other.masks_KN
+
+    def _like(self, masks_KN: Tensor) -> MaskSet:
+        return MaskSet.stacked(self.scope, self.names, masks_KN)
+
+    def overlaps(self) -> Tensor:
+        """``|m_i ∧ m_j|`` for all pairs, exact int64 ``[K, K]``."""
+        return overlaps(self.masks_KN, self.masks_KN)
+
+    def jaccard(self) -> Tensor:
+        """``J_ij = |m_i ∧ m_j| / |m_i ∨ m_j|`` (Eq. 8), float64 ``[K, K]``; 1 for two empty masks."""
+        both = self.overlaps()
+        kept = both.diagonal()
+        either = kept[:, None] + kept[None, :] - both
+        return torch.where(either > 0, both.double() / either.clamp(min=1), 1.0)
+
+    # -- bytes ------------------------------------------------------------------------------------
+
+    def pack(self) -> Tensor:
+        """One bit per weight: uint8 ``[K, ceil(N / 8)]``; the last byte is filled with zeros."""
+        return torch.from_numpy(np.packbits(self.masks_KN.numpy(), axis=1))
+
+    @classmethod
+    def unpack(cls, scope: Layout, names: Sequence[str], packed: Tensor) -> MaskSet:
+        """The inverse of `pack`."""
+        if packed.dtype != torch.uint8 or packed.shape != (len(names), -(-scope.size // 8)):
+            raise MaskError(
+                f"packed masks of shape {tuple(packed.shape)} do not hold {len(names)} tickets of "
+                f"{scope.size} weights"
+            )
+        bits = np.unpackbits(packed.numpy(), axis=1, count=scope.size)
+        return cls.stacked(scope, names, torch.from_numpy(bits.view(np.bool_)))
+
+    def digest(self) -> str:
+        """SHA-256 over names, layout and masks, in hexadecimal."""
+        shapes = tuple(map(tuple, self.scope.shapes))  # a torch.Size is equal to a tuple, its repr is not
+        sha = hashlib.sha256(repr((self.names, self.scope.names, shapes)).encode())
+        for row in self.masks_KN:  # one row at a time: no second copy of all
+            sha.update(np.packbits(row.numpy()).tobytes())
+        return sha.hexdigest()
+
+
+def overlaps(a_KN: Tensor, b_JN: Tensor) -> Tensor:
+    """``|a_i ∧ b_j|`` for all pairs of rows of two boolean tensors, exact int64 ``[K, J]``."""
+    total = torch.zeros(len(a_KN), len(b_JN), dtype=torch.int64)
+    for a, b in zip(a_KN.split(_CHUNK, dim=1), b_JN.split(_CHUNK, dim=1), strict=True):
+        total += (a.float() @ b.float().T).long()
+    return total
+
+
+def _row(scope: Layout, name: str, mask_N: Tensor) -> Tensor:
+    mask_N = torch.as_tensor(mask_N)
+    if tuple(mask_N.shape) != (scope.size,):
+        shape = tuple(mask_N.shape)
+        raise MaskError(f"mask {name!r} has shape {shape}, the scope asks for ({scope.size},)")
+    kept_N = mask_N.detach().bool().cpu()
+    if mask_N.dtype != torch.bool and not torch.equal(mask_N.detach().cpu(), kept_N.to(mask_N.dtype)):
+        raise MaskError(
+            f"mask {name!r} holds other numbers than 0 and 1: make a mask of scores by pruning.prune"
+        )
+    return kept_N
+
+
+def _count(masks_KN: Tensor) -> Tensor:
+    # Row by row: on a CPU a reduction of booleans along one dimension takes ten times as long.
+    return torch.stack([row.count_nonzero() for row in masks_KN])

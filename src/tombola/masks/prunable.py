@@ -1,0 +1,135 @@
+"""Which weights may be pruned: the scope."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
+from torch import nn
+
+from tombola._utils.errors import ScopeError, unknown
+from tombola.masks.layout import Layout
+
+PRUNABLE = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def output_layer(model: nn.Module) -> str | None:
+    """Name of the layer that computes the outputs: the last prunable one, in the order of the modules.
+
+    None where it is the only one, or a convolution with a norm after it: that one computes features
+    (the network has no output layer, or has it in another place).
+
+    >>> output_layer(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1)))
+    '2'
+    """
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, (*PRUNABLE, *NORMS))]
+    layers = [(name, m) for name, m in found if isinstance(m, PRUNABLE)]
+    if len(layers) < 2:
+        return None
+    name, last = layers[-1]
+    return name if isinstance(last, nn.Linear) or last is found[-1][1] else None
+
+
+def classifier(model: nn.Module) -> str | None:
+    """Name of the output layer if row k of its weight computes output k: not if it is transposed.
+
+    >>> classifier(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
+    '2'
+    """
+    name = output_layer(model)
+    return None if name is None or isinstance(model.get_submodule(name), TRANSPOSED) else name
+
+
+def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Iterable[str] = ()) -> Layout:
+    """The prunable weights of ``model``: their names and shapes, in the order of the model.
+
+    Without ``include``: the weights of every convolution and linear layer except the one that computes
+    the outputs (`output_layer`). Norms, biases and embeddings are never in it unless ``include`` names
+    them. ``include`` and ``exclude`` hold parameter names or globs (``"blocks.*.weight"``); ``exclude``
+    wins. A weight shared by several layers appears once, under its first name.
+
+    Raises:
+        ScopeError: a pattern matches no parameter, or nothing is left.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.Linear(8, 2))
+    >>> scope(net).names
+    ('0.weight', '2.weight')
+    >>> scope(net, include=["*.weight"], exclude=["1.*"]).names
+    ('0.weight', '2.weight', '3.weight')
+    """
+    parameters = dict(model.named_parameters())
+    wanted = default_names(model) if include is None else match(parameters, include)
+    dropped = match(parameters, exclude)
+    kept = {name: p for name, p in parameters.items() if name in wanted and name not in dropped}
+    if not kept:
+        raise ScopeError(
+            "no prunable weight: the model has no convolution or linear layer besides its "
+            "output layer, or everything is excluded; name weights with include=[...]. "
+            f"Parameters: {', '.join(parameters) or 'none'}"
+        )
+    dtypes = {p.dtype for p in kept.values()}
+    if len(dtypes) > 1:
+        raise ScopeError(f"weights in scope have several dtypes ({dtypes}); cast the model to one")
+    return Layout.of(kept)
+
+
+def left_out(model: nn.Module, found: Layout, share: float = 0.1) -> str:
+    """What to tell a user of matrices that are not in scope, though nobody excluded them; empty if few.
+
+    Attention keeps its projections, and recurrent layers all weights, outside of linear layers.
+
+    Args:
+        model: the network.
+        found: its default scope.
+        share: of all weights in matrices and kernels that may be left out in silence.
+
+    >>> net = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 8), nn.Linear(8, 2))
+    >>> left_out(net, scope(net))[:58]
+    '1.weight_hh_l0 (192), 1.weight_ih_l0 (96) are not in scope'
+    """
+    meant = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    if last := output_layer(model):
+        meant.add(id(model.get_submodule(last).weight))
+    sizes = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and id(p) not in meant}
+    missed = {name: size for name, size in sizes.items() if name not in found.names}
+    if sum(missed.values()) <= share * sum(sizes.values()):
+        return ""
+    largest = sorted(missed.items(), key=lambda pair: -pair[1])[:3]
+    return (
+        f"{', '.join(f'{name} ({size:,})' for name, size in largest)} are not in scope, "
+        f"with others {sum(missed.values()) / sum(sizes.values()):.0%} of all weights: by default only "
+        "linear layers and convolutions are pruned; name others with include=[...]"
+    )
+
+
+def default_names(model: nn.Module) -> set[str]:
+    """Weights of convolutions and linear layers, but none that the output layer or an embedding uses."""
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, PRUNABLE)}
+    last = output_layer(model)
+    never = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    never |= {id(m.weight) for name, m in layers.items() if name == last}
+    ids = {id(m.weight) for m in layers.values()} - never
+    return {name for name, p in model.named_parameters() if id(p) in ids}
+
+
+def match(names: Iterable[str], patterns: Iterable[str], kind: str = "parameter") -> set[str]:
+    """The names that match any of the globs; a pattern that matches none is an error."""
+    names, found = list(names), set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        hits = {name for name in names if fnmatchcase(name, pattern)}
+        if not hits and (inside := [name for name in names if name.startswith(f"{pattern}.")]):
+            raise ScopeError(f"{pattern!r} names a module: name its parameters, such as {inside[0]!r}")
+        if not hits:
+            raise ScopeError(unknown(kind, pattern, names))
+        found |= hits
+    return found

@@ -1,0 +1,224 @@
+"""Similarity of masks, raw and corrected for chance.
+
+Two random masks overlap too, the more the denser a layer is. Raw Jaccard (Eq. 8 of RTL, arXiv 2601.22141)
+therefore moves with sparsity and with the layer profile alone; kappa does not. `compare` reads the masks
+once and keeps the counts of every layer, from which all readings follow: the whole network, one layer, or
+a third of its depth.
+
+Shape letters: K tickets of one mask set, J of the other, L layers, N weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tombola._utils.errors import MaskError, unknown
+from tombola.masks.maskset import MaskSet
+
+DEPTHS = ("shallow", "middle", "deep")
+
+# Masks are widened to float32 in blocks that stay in the cache: the pass then reads one byte per weight
+# and mask from memory, and the multiplication, not memory, sets the time. Counts are exact in float32 as
+# long as a block is below 2^24 weights.
+_BLOCK_BYTES = 1 << 20
+_WIDEST = 1 << 20
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """What two mask sets share, layer by layer: counts from which every similarity follows.
+
+    ``sizes_L`` weights, ``a_KL`` and ``b_JL`` kept weights, ``both_KJL`` weights kept by both; all int64.
+
+    NaN policy: a layer in which one of the two masks is full or empty says nothing about likeness, since
+    the overlap is then given by the counts; it adds nothing to `kappa`, which is NaN if no other layer is
+    left. `jaccard` of two empty masks is 1 and never NaN.
+    """
+
+    layers: tuple[str, ...]
+    sizes_L: Tensor
+    a_KL: Tensor
+    b_JL: Tensor
+    both_KJL: Tensor
+
+    def kappa(self) -> Tensor:
+        """Chance-corrected overlap (see `kappa`), float64 ``[K, J]``."""
+        return chance_corrected(self.both_KJL, self.a_KL[:, None], self.b_JL[None], self.sizes_L)
+
+    def jaccard(self) -> Tensor:
+        """``J = |a ∧ b| / |a ∨ b|`` (Eq. 8), float64 ``[K, J]``; 1 for two empty masks."""
+        both = self.both_KJL.sum(-1)
+        either = self.a_KL.sum(-1)[:, None] + self.b_JL.sum(-1)[None] - both
+        return torch.where(either > 0, both.double() / either.clamp(min=1), 1.0)
+
+    def only(self, layers: Sequence[str]) -> Overlaps:
+        """The same counts for these layers alone.
+
+        Raises:
+            MaskError: a layer that does not exist, or none.
+        """
+        for layer in layers:
+            if layer not in self.layers:
+                raise MaskError(unknown("layer", layer, self.layers))
+        if not layers:
+            raise MaskError("similarity needs at least one layer: got none")
+        at = [self.layers.index(layer) for layer in layers]
+        counts = (self.sizes_L, self.a_KL, self.b_JL, self.both_KJL)
+        return Overlaps(tuple(layers), *(count[..., at] for count in counts))
+
+    def by_layer(self) -> dict[str, Overlaps]:
+        """The counts of every layer by its name."""
+        return {layer: self.only([layer]) for layer in self.layers}
+
+    def by_depth(self) -> dict[str, Overlaps]:
+        """The counts of the shallow, middle and deep third of the layers (`depths`)."""
+        return {depth: self.only(layers) for depth, layers in depths(self.layers).items()}
+
+
+def depths(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Layers, in the order of the scope, cut into thirds by their number; the first are the larger.
+
+    Raises:
+        MaskError: fewer than three layers.
+
+    >>> depths(["stem", "a", "b", "head"])
+    {'shallow': ('stem', 'a'), 'middle': ('b',), 'deep': ('head',)}
+    """
+    if len(layers) < len(DEPTHS):
+        raise MaskError(f"thirds of depth need at least three layers in scope: got {len(layers)}")
+    third = [i * len(DEPTHS) // len(layers) for i in range(len(layers))]
+    return {
+        depth: tuple(layer for layer, t in zip(layers, third, strict=True) if t == d)
+        for d, depth in enumerate(DEPTHS)
+    }
+
+
+def compare(a: MaskSet, b: MaskSet | None = None) -> Overlaps:
+    """Counts of every mask of ``a`` against every mask of ``b`` (of ``a`` itself if absent), in one pass.
+
+    Beyond the masks it needs ``8 K J L`` bytes for the result and about a MiB.
+
+    Raises:
+        MaskError: masks over different scopes.
+
+    >>> from tombola.masks.layout import Layout
+    >>> layout = Layout(("a", "b"), ((2,), (4,)))
+    >>> pair = {"cat": torch.tensor([1, 0, 1, 1, 0, 0]), "dog": torch.tensor([1, 1, 1, 0, 1, 0])}
+    >>> found = compare(MaskSet(layout, pair))
+    >>> found.jaccard()[0, 1].item(), found.kappa()[0, 1].item()  # layer a: dog is full, which tells nothing
+    (0.4, 0.0)
+    """
+    same = b is None or b is a
+    b = a if b is None else b
+    if a.scope != b.scope:
+        raise MaskError("masks over different weights cannot be compared: both sets need the same scope")
+    K, J, L = len(a), len(b), len(a.scope.names)
+    a_KL = torch.zeros(K, L, dtype=torch.int64)
+    b_JL, both_KJL = torch.zeros(J, L, dtype=torch.int64), torch.zeros(K, J, L, dtype=torch.int64)
+    rows = K if same else K + J
+    width = min(max(_BLOCK_BYTES // (4 * rows), 256), _WIDEST, max(a.scope.sizes, default=1))
+    space = torch.empty(rows * width, device=a.masks_KN.device)
+    for layer, (start, end) in enumerate(zip(a.scope.bounds[:-1], a.scope.bounds[1:], strict=True)):
+        for at in range(start, end, width):
+            block = slice(at, min(at + width, end))
+            W = block.stop - block.start
+            wide = space[: rows * W].view(rows, W)  # contiguous whatever the width
+            wide[:K] = a.masks_KN[:, block]
+            if not same:
+                wide[K:] = b.masks_KN[:, block]
+            x, y = wide[:K], wide[-J:]
+            both_KJL[:, :, layer] += (x @ y.T).long().cpu()
+            kept = wide.sum(1).long().cpu()
+            a_KL[:, layer] += kept[:K]
+            b_JL[:, layer] += kept[-J:]
+    return Overlaps(a.scope.names, torch.tensor(a.scope.sizes, dtype=torch.int64), a_KL, b_JL, both_KJL)
+
+
+def kappa(a: MaskSet, b: MaskSet) -> Tensor:
+    """Chance-corrected overlap of every mask of ``a`` with every mask of ``b``, float64 ``[Ka, Kb]``.
+
+    With layer sizes ``n_l``, counts ``a_l``, ``b_l`` and overlap ``I_l``: ``E_l = a_l b_l / n_l`` and
+    ``kappa = Σ(I_l − E_l) / Σ(min(a_l, b_l) − E_l)``. 0 for independent masks of the same layer
+    densities, 1 for nested ones; NaN where in every layer one of the two is full or empty. With equal
+    counts in one layer it is Cohen's kappa of the two masks.
+
+    >>> from tombola.masks.layout import Layout
+    >>> w = Layout(("w",), ((4,),))
+    >>> a = MaskSet(w, {"a": torch.tensor([1, 1, 0, 0])})
+    >>> kappa(a, a).item(), kappa(a, MaskSet(w, {"b": torch.tensor([1, 0, 1, 0])})).item()
+    (1.0, 0.0)
+    """
+    return compare(a, b).kappa()
+
+
+def chance_corrected(both: Tensor, a: Tensor, b: Tensor, sizes_L: Tensor) -> Tensor:
+    """`kappa` from counts ``[..., L]`` that broadcast against each other, float64 ``[...]``."""
+    tells = (a > 0) & (a < sizes_L) & (b > 0) & (b < sizes_L)
+    expected = a.double() * b.double() / sizes_L.clamp(min=1)
+    above = torch.where(tells, both - expected, 0.0).sum(-1)
+    room = torch.where(tells, torch.minimum(a, b) - expected, 0.0).sum(-1)
+    return above / room  # every layer that tells has room: both counts lie strictly between 0 and n
+
+
+def mean_over_pairs(similarity_KK: Tensor) -> float:
+    """Mean over all pairs of different tickets of a matrix ``[K, K]``; pairs that are NaN are left out.
+
+    NaN if no pair is left.
+
+    Raises:
+        MaskError: a matrix that is not square, or of fewer than two tickets.
+
+    >>> mean_over_pairs(torch.tensor([[1.0, 0.25], [0.75, 1.0]]))
+    0.5
+    """
+    K = len(similarity_KK)
+    if tuple(similarity_KK.shape) != (K, K) or K < 2:
+        shape = tuple(similarity_KK.shape)
+        raise MaskError(f"a mean over pairs needs a square matrix of two tickets or more: got shape {shape}")
+    pairs = similarity_KK[~torch.eye(K, dtype=torch.bool, device=similarity_KK.device)]
+    return float(pairs.double().nanmean())
+
+
+def specialisation(masks: MaskSet, twins: MaskSet, layers: Sequence[str] | None = None) -> float:
+    """kappa of twins − kappa across tickets: how much more alike tickets of the same subset are.
+
+    A twin is a ticket of the same subset found in another data order. For every ticket k that has one, it
+    is ``kappa(m_k, twin_k) − mean_{j≠k} kappa(m_k, m_j)``; the result is the mean over these tickets. 0:
+    a mask says nothing of its subset. Twins may be given for some of the tickets only; one is enough. With
+    all twins it is the mean kappa of twins less the mean over pairs. NaN where no ticket has both.
+
+    Args:
+        masks: all tickets.
+        twins: twins under the names of their tickets.
+        layers: which layers are compared, for instance a third of `depths`; all if absent.
+
+    Raises:
+        MaskError: another scope, or fewer than two tickets.
+        UnknownTicket: a twin without its ticket.
+
+    >>> from tombola.masks.layout import Layout
+    >>> w = Layout(("w",), ((4,),))
+    >>> masks = MaskSet(w, {"cat": torch.tensor([1, 1, 0, 0]), "dog": torch.tensor([1, 0, 1, 0])})
+    >>> specialisation(masks, masks)  # twins that are equal: 1 − 0
+    1.0
+    """
+    if len(masks) < 2:
+        raise MaskError("specialisation compares tickets with each other: it needs at least two")
+    at = [masks.index(name) for name in twins.names]
+    across, alike = compare(masks), compare(masks.select(twins.names), twins)
+    if layers is not None:
+        across, alike = across.only(layers), alike.only(layers)
+    others = ~torch.eye(len(masks), dtype=torch.bool)[at]
+    return float(contrast(alike.kappa().diagonal(), across.kappa()[at].where(others, torch.nan)))
+
+
+def contrast(twins: Tensor, others: Tensor) -> Tensor:
+    """``mean_k(twins_k − mean_j others_kj)`` over the last dimensions ``[..., J]`` and ``[..., J, K]``.
+
+    NaN means not defined (or no pair) and is left out of either mean.
+    """
+    return (twins - others.nanmean(-1)).nanmean(-1)

@@ -1,0 +1,133 @@
+"""Whether what a user brings belongs together; what does not is one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola._utils.errors import DataError, PartitionError, ScopeError, UsageError
+from tombola.data.dataset import SPLITS, Data
+from tombola.data.partition import Partition
+from tombola.masks.prunable import PRUNABLE, output_layer
+from tombola.objectives import Classification, Objective, OneVsRest
+
+
+def check_kinds(backbone: object, objective: object, data: object, partition: object, seed: object) -> None:
+    """Raise `UsageError` where one of them is something else, or a class that was not called."""
+    for name, given, kind in (
+        ("backbone", backbone, nn.Module),
+        ("objective", objective, Objective),
+        ("data", data, Data),
+        ("partition", partition, Partition),
+        ("seed", seed, Integral),
+    ):
+        if not isinstance(given, kind):
+            hint = f"; call it: {given.__name__}()" if isinstance(given, type) else ""
+            raise UsageError(f"{name} must be of type {kind.__name__}: got {type(given).__name__}{hint}")
+    assert isinstance(backbone, nn.Module)
+    if isinstance(backbone, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise UsageError(f"the backbone is wrapped in {type(backbone).__name__}: pass backbone.module")
+    if any(isinstance(p, nn.parameter.UninitializedParameter) for p in backbone.parameters()):
+        raise UsageError("the backbone has lazy layers without shapes: run it once on an input first")
+    for name, layer in backbone.named_modules():
+        if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
+            raise UsageError(
+                f"{name} is an {type(layer).__name__} with track_running_stats, whose averages no ticket "
+                "would have for itself: set track_running_stats=False, or use a batch norm"
+            )
+
+
+@torch.no_grad()
+def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
+    """Data, partition and network fit: lengths agree, and two samples go through.
+
+    Args:
+        network: in evaluation mode.
+        data: what it should take.
+        partition: of these data.
+
+    Raises:
+        PartitionError: it is of other data.
+        DataError: the network cannot take the data, or returns no tensor.
+        ScopeError: the layer that returns the outputs is not the one that is taken for it.
+    """
+    if missing := [split for split in SPLITS if split not in partition.members]:
+        raise PartitionError(f"the partition says nothing of the {' and '.join(missing)} split")
+    for split, members_SK in partition.members.items():
+        if len(members_SK) != len(data.split(split)):
+            raise PartitionError(
+                f"the partition is of {len(members_SK)} {split} samples, the data have "
+                f"{len(data.split(split))}: make it from the same data"
+            )
+    x, first = None, next(network.parameters())
+    try:
+        x = data.inputs("train", torch.arange(min(2, len(data.train))), device=first.device)
+        with _called(network) as given:
+            outputs = network(x)
+    except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0]
+        hint = "check shape, dtype, prepare"
+        if x is not None and x.is_floating_point() and x.dtype != first.dtype:
+            hint = f"inputs are {x.dtype}, the backbone is {first.dtype}; cast it, or inputs with prepare="
+        raise DataError(f"the backbone cannot take the data ({reason}): {hint}") from None
+    if not isinstance(outputs, Tensor):
+        raise DataError(f"the backbone must return one tensor, it returns a {type(outputs).__name__}")
+    if outputs.shape[:1] != x.shape[:1]:
+        raise DataError(
+            f"the backbone returns {tuple(outputs.shape)} for {len(x)} samples: [batch, ...] is needed"
+        )
+    last, own = output_layer(network), outputs.untyped_storage().data_ptr()
+    heads = [name for name, value in given.items() if value.untyped_storage().data_ptr() == own]
+    if last is not None and heads and last not in heads:
+        raise ScopeError(
+            f"{heads[-1]!r} returns the outputs, but {last!r}, registered after it, would be taken for the "
+            f"output layer: define {heads[-1]!r} last (head = model.NAME; del model.NAME; model.NAME = head)"
+        )
+
+
+def doubts(objective: Objective, data: Data, partition: Partition) -> list[str]:
+    """What a user of labels probably did not mean, in words: an objective that leaves nothing to ask."""
+    y, members_SK = torch.as_tensor(data.train.y), partition.members["train"]
+    if y.ndim != 1 or y.is_floating_point() or len(y.unique()) < 2:
+        return []
+    each = [set(y[members_SK[:, k]].unique().tolist()) for k in range(len(partition))]
+    if isinstance(objective, Classification) and all(len(classes) == 1 for classes in each):
+        return [
+            "every subset holds a single class, so that within its subset every answer is right: OneVsRest "
+            "asks which subset a sample is of, and accuracy_open judges among all classes"
+        ]
+    several = min(map(len, each)) > 1 and any(classes != each[0] for classes in each)
+    if isinstance(objective, Classification) and objective.among == "all" and several:
+        return [
+            "subsets hold different classes, and Classification trains every ticket to rule out those of the "
+            "others; Classification('subset') trains it among its own, as it is judged"
+        ]
+    shared = any(a & b for i, a in enumerate(each) for b in each[:i])
+    if isinstance(objective, OneVsRest) and shared:
+        return [
+            "OneVsRest does not use y: tickets learn to tell the subsets, which share classes of y; "
+            "Classification asks for y within a subset"
+        ]
+    return []
+
+
+@contextmanager
+def _called(network: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """What each prunable layer gives while this lasts, by name."""
+    given: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        return lambda layer, inputs, value: given.update({name: value})  # noqa: ARG005
+
+    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, PRUNABLE)]
+    hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers]
+    try:
+        yield given
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,239 @@
+"""A method carried out at one sparsity: its tickets, its metrics, and all that it stores."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola._utils import io
+from tombola._utils.checkpoint import Stage, State
+from tombola._utils.errors import TicketFileError, TombolaError, unknown
+from tombola.masks.maskset import MaskSet
+from tombola.masks.similarity import kappa
+from tombola.methods.pipeline import Pipeline, predict
+from tombola.methods.table import Method, dense, method
+from tombola.objectives import Metric
+from tombola.tickets import files
+from tombola.tickets.model import TicketModel
+from tombola.training.model import Theta
+
+
+@dataclass
+class Outcome:
+    """Tickets of one method at one sparsity; several models where nothing is shared.
+
+    >>> outcome = Outcome("imp", 0.75, [], [Metric("accuracy", 0.5), Metric("accuracy", 0.25, ticket="cat")])
+    >>> outcome["accuracy"], outcome.of("accuracy", "cat")
+    (0.5, 0.25)
+    """
+
+    method: str
+    sparsity: float
+    models: list[TicketModel]
+    metrics: list[Metric]
+
+    @property
+    def tickets(self) -> TicketModel:
+        """The one model of a method that shares its weights.
+
+        Raises:
+            TombolaError: the method has a network per subset.
+        """
+        if len(self.models) != 1:
+            raise TombolaError(f"{self.method} has {len(self.models)} networks, one per subset: use models")
+        return self.models[0]
+
+    def __getitem__(self, name: str) -> float:
+        """A metric over all tickets."""
+        return self.of(name)
+
+    def of(self, name: str, ticket: str = "", reading: str = "like_for_like") -> float:
+        """A metric, of all tickets or of one; ``reading`` chooses where there are two (`Metric`).
+
+        Raises:
+            TombolaError: it was not measured; the message lists what was.
+        """
+        measured = [metric for metric in self.metrics if metric.ticket == ticket]
+        found = {metric.reading: metric.value for metric in measured if metric.name == name}
+        if not found:
+            raise TombolaError(unknown("metric", name, dict.fromkeys(m.name for m in measured)))
+        return found.get(reading, next(iter(found.values())))
+
+    def __repr__(self) -> str:
+        values = {m.name: m.value for m in self.metrics if not m.ticket and m.reading != "paper"}
+        shown = ", ".join(f"{name}={value:,.4g}" for name, value in values.items())
+        return f"Outcome({self.method} at {self.sparsity:.4g}, models={len(self.models)}, {shown})"
+
+
+def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
+    """Search, train, finish, judge and save one method at one sparsity."""
+    chosen, label, late = method(name), f"{name}-{sparsity}", pipeline.settings.rewind
+    pipeline = _variant(pipeline, name)
+    masks = chosen.mask_set(pipeline, sparsity)
+    models, seen = _train(pipeline, chosen, masks, label, sparsity, late)
+    similarity = _similarity(pipeline, name, sparsity, masks)
+
+    def compute(stage: Stage) -> State:
+        sizes = [_save(pipeline, model, label, len(models)) for model in models]
+        metrics = [
+            *_judge(pipeline, chosen, models),
+            *similarity,
+            *counts(models, pipeline),
+            Metric("file_bytes", sum(sizes)),
+            Metric("samples_search", pipeline.seen_in_search(chosen.search, chosen.task, sparsity)),
+            Metric("samples_train", seen),
+        ]
+        for metric in metrics:
+            row = {"reading": metric.reading, "ticket": metric.ticket}
+            stage.record(
+                event="metric",
+                method=name,
+                sparsity=sparsity,
+                metric=metric.name,
+                value=metric.value,
+                **{key: value for key, value in row.items() if value},
+            )
+        return {}, {"metrics": [vars(metric) for metric in metrics]}
+
+    _, facts = pipeline.journal.once(f"judge-{label}", compute)
+    return Outcome(name, sparsity, models, [Metric(**row) for row in facts["metrics"]])
+
+
+def levels(pipeline: Pipeline, name: str) -> list[float]:
+    """The sparsities at which a method is carried out: those asked for, lowest first; 0 if none is pruned.
+
+    Where the alarm for collapse stops the search of the tickets (`Settings.stop`): those that it reached, and
+    for whatever needs no other search than that one the sparsity of the last good round.
+    """
+    chosen, asked = method(name), sorted(pipeline.settings.sparsity)
+    if chosen.masks is dense:
+        return [0.0]
+    if not pipeline.settings.stop or (chosen.task == "single" and chosen.search != "single_union"):
+        return asked
+    reached, stopped = pipeline.reached(), pipeline.stopped("own")
+    if stopped is None:
+        return reached
+    further = (stopped["sparsity"] or 0.0) > max(reached, default=0.0)
+    return [*reached, stopped["sparsity"]] if further and chosen.search in ("own", None) else reached
+
+
+def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
+    """Whether this outcome is in the journal already."""
+    return pipeline.journal.facts(f"judge-{name}-{sparsity}") is not None
+
+
+def mend(pipeline: Pipeline, name: str, sparsity: float) -> bool:
+    """Write ticket files of a finished outcome again that are missing or damaged; whether there were any."""
+    chosen, label, late = method(name), f"{name}-{sparsity}", pipeline.settings.rewind
+    names = [""] if chosen.shared or len(pipeline.partition) == 1 else pipeline.partition.names
+    if all(_sound(pipeline.journal.file(_file(label, name))) for name in names):
+        return False
+    pipeline = _variant(pipeline, name)
+    models, _ = _train(pipeline, chosen, chosen.mask_set(pipeline, sparsity), label, sparsity, late)
+    for model in models:
+        _save(pipeline, model, label, len(models))
+    return True
+
+
+def _sound(path: Path | None) -> bool:
+    try:
+        return path is None or bool(io.read(path))
+    except TicketFileError:
+        return False
+
+
+def _variant(pipeline: Pipeline, name: str) -> Pipeline:
+    """What a method runs on: told the context, or under settings of its own."""
+    chosen = method(name)
+    pipeline = pipeline.told if chosen.told else pipeline
+    return pipeline.under(name, chosen.changes) if chosen.changes else pipeline
+
+
+def _train(
+    pipeline: Pipeline, chosen: Method, masks: MaskSet, label: str, sparsity: float, late: int
+) -> tuple[list[TicketModel], int]:
+    """Algorithm 2. Whoever begins at initial weights makes up for the ``late`` steps of the rewind point: all
+    networks come equally far from their initialisation."""
+    search = None if chosen.start else chosen.search
+    recipe = pipeline.recipe(search)
+    further = late if chosen.start or not pipeline.settings.rewind else 0
+
+    def begin(ticket: int | None) -> Theta:
+        return (
+            chosen.start(pipeline) if chosen.start else pipeline.start(search, chosen.task, sparsity, ticket)
+        )
+
+    if chosen.shared:
+        model, seen = pipeline.train(label, chosen.task, masks, None, begin(None), recipe, further)
+        return [model], seen
+    alone = [
+        pipeline.train(f"{label}-{name}", chosen.task, masks, k, begin(k), recipe, further)
+        for k, name in enumerate(masks.names)
+    ]
+    return [model for model, _ in alone], sum(seen for _, seen in alone)
+
+
+def _judge(pipeline: Pipeline, chosen: Method, models: list[TicketModel]) -> list[Metric]:
+    objective = pipeline.objective
+    if chosen.task.startswith("single"):
+        objective = objective.single(pipeline.partition)
+    baked = [model.bake(name) for model in models for name in model.names]
+    cache: dict[tuple[str, int], Tensor] = {}
+
+    def outputs(split: str, k: int, index: Tensor | None = None) -> Tensor:
+        if index is not None:
+            return predict(baked[k], pipeline.data, split, index)
+        if (split, k) not in cache:
+            cache[split, k] = predict(baked[k], pipeline.data, split)
+        return cache[split, k]
+
+    return objective.evaluate(outputs, pipeline.data, pipeline.partition)
+
+
+def _similarity(pipeline: Pipeline, name: str, sparsity: float, masks: MaskSet) -> list[Metric]:
+    """Mean pairwise similarity of the tickets; for twins also with RTL's ticket of the same subset."""
+    metrics = []
+    if len(masks) > 1:
+        others = ~torch.eye(len(masks), dtype=torch.bool)
+        metrics = [
+            Metric("jaccard", float(masks.jaccard()[others].mean())),
+            Metric("kappa", float(kappa(masks, masks)[others].mean())),
+        ]
+    if name == "twin":
+        own = pipeline.masks("own", sparsity)
+        metrics.append(Metric("kappa_twin", float(kappa(masks, own).diagonal().mean())))
+    return [metric for metric in metrics if math.isfinite(metric.value)]  # no kappa between full masks
+
+
+def counts(models: list[TicketModel], pipeline: Pipeline) -> list[Metric]:
+    """Everything that is stored, counted; see ``docs/architecture.md`` for the columns."""
+    sets = [model.masks for model in models]
+    tickets = sum(len(masks) for masks in sets)
+    values: dict[str, Any] = {
+        "per_ticket": sum(sum(masks.counts.values()) for masks in sets) / tickets,
+        "union": sum(int(masks.union().sum()) for masks in sets),
+        "core": int(sets[0].core().sum()) if len(sets) == 1 else 0,  # networks have no weight in common
+        "private": sum(len(m.names) * (m.private.size + m.statistics.size) for m in models),
+        "dense_rest": len(models) * pipeline.f.rest.size,
+        "mask_bytes": sum(masks.pack().numel() for masks in sets),
+    }
+    return [Metric(name, float(value)) for name, value in values.items()]
+
+
+def _file(label: str, ticket: str = "") -> str:
+    return f"{label}-{ticket}.tickets" if ticket else f"{label}.tickets"
+
+
+def _save(pipeline: Pipeline, model: TicketModel, label: str, models: int) -> int:
+    """The bytes of a ticket file, written if there is a place; masks plain, so equal on every machine."""
+    path = pipeline.journal.file(_file(label, "" if models == 1 else model.names[0]))
+    if path is not None:
+        return model.save(path, coding="plain")
+    private = {ticket: model.private_state(ticket) for ticket in model.names}
+    parts = model.backbone, model.masks, private, model.facts
+    return len(io.to_content(*files.pack(*parts, coding="plain")))

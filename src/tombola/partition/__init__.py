@@ -1,8 +1,0 @@
-"""Partitions: K named subsets of the data, one per ticket."""
-
-from tombola.partition.clusters import by_clusters
-from tombola.partition.columns import by_column, by_label
-from tombola.partition.partition import Partition, by_rule
-from tombola.partition.texts import by_text, text_clusters
-
-__all__ = ["Partition", "by_clusters", "by_column", "by_label", "by_rule", "by_text", "text_clusters"]

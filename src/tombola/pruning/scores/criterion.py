@@ -1,0 +1,122 @@
+"""What a criterion reads of a ticket, and what one is: from that evidence to a score per weight.
+
+Shape letters: N weights in scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from tombola._utils.errors import PruningError
+from tombola._utils.rng import drawn_from
+from tombola.masks.layout import Layout
+
+
+class Evidence(Protocol):
+    """Ticket k in the state that is about to be pruned.
+
+    Weights are flat vectors ``[N]`` over the scope, zero outside the mask; batches are numbered from 0.
+    """
+
+    @property
+    def scope(self) -> Layout:
+        """Names and shapes of the layers in the flat vectors."""
+
+    @property
+    def weights_N(self) -> Tensor:
+        """The trained weights ``m_k ⊙ θ``, without gradients."""
+
+    @property
+    def start_N(self) -> Tensor:
+        """Where they started this round."""
+
+    @property
+    def mask_N(self) -> Tensor:
+        """``m_k``, boolean."""
+
+    @property
+    def moved_N(self) -> Tensor | None:
+        """``−Σ_t g_t ⊙ θ_t`` over the training steps; only where the criterion asks for it."""
+
+    def loss(self, weights_N: Tensor, batch: int) -> Tensor:
+        """``L(f(x; weights), y)`` on a batch of ``d_k``, differentiable in the weights, twice."""
+
+    def inputs(self, batch: int) -> Tensor:
+        """Inputs of a batch of ``d_k``."""
+
+    def example(self) -> Tensor:
+        """One input ``[1, ...]``, of which only shape and dtype matter."""
+
+    def network(self) -> nn.Module:
+        """A plain copy of the backbone that holds ``m_k ⊙ θ``; whoever asks may do with it as they like."""
+
+    def generator(self) -> torch.Generator:
+        """A generator of this ticket and round."""
+
+
+Score = Callable[[Evidence], Tensor]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A named score, checked.
+
+    Attributes:
+        name: as in `tombola.scoring.CRITERIA`.
+        score: from evidence to scores ``[N]``, low = prune first; a criterion that reads data gets the
+            number of batches as well.
+        batches: how many batches of the ticket's data it reads; 0 if it reads none.
+        trajectory: whether it needs ``moved_N``.
+        zeros: whether a layer of zeros is an answer. To magnitude it is: a weight of zero is as small as
+            can be, and if nothing is left of the layer that is a `LayerCollapse`. Everywhere else it says
+            that no signal arrived, and the order of the flat vector would choose.
+    """
+
+    name: str
+    score: Callable[..., Tensor]
+    batches: int = 0
+    trajectory: bool = False
+    zeros: bool = False
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """The scores ``[N]``, on the CPU; PyTorch's global generator is afterwards as it was before.
+
+        Values outside the mask mean nothing and are not looked at.
+
+        Raises:
+            PruningError: a layer has scores that are not finite, or only zeros; the message names it.
+        """
+        with drawn_from(0, "score", self.name):
+            scores_N = self.score(evidence, self.batches) if self.batches else self.score(evidence)
+        scores_N = scores_N.detach().cpu()
+        self._check(scores_N, evidence)
+        return scores_N
+
+    def _check(self, scores_N: Tensor, evidence: Evidence) -> None:
+        sizes = evidence.scope.sizes
+        layers = zip(
+            evidence.scope.names, scores_N.split(sizes), evidence.mask_N.cpu().split(sizes), strict=True
+        )
+        for layer, scores, mask in layers:
+            kept = scores[mask]
+            if not bool(kept.isfinite().all()):
+                raise PruningError(
+                    f"{self.name} scores of {layer} are NaN or infinite: lower the learning rate, or check "
+                    "data and loss"
+                )
+            if not self.zeros and len(kept) and not bool(kept.any()):
+                more = f", read more batches ({self.name}:N)" if self.batches else ""
+                raise PruningError(
+                    f"{self.name} scores of {layer} are all zero, so there is nothing to choose by: train "
+                    f"before pruning (T){more}, or exclude the layer"
+                )
+
+
+def needs_trajectory(score: Score) -> bool:
+    """Whether a score reads ``moved_N``; a plain function does not."""
+    return isinstance(score, Criterion) and score.trajectory

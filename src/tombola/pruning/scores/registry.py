@@ -1,0 +1,88 @@
+"""All criteria by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import Tensor
+
+from tombola._utils.errors import UsageError, unknown
+from tombola.pruning.scores.criterion import Criterion
+from tombola.pruning.scores.gamma import gamma
+from tombola.pruning.scores.grasp import grasp
+from tombola.pruning.scores.magnitude import magnitude
+from tombola.pruning.scores.movement import movement
+from tombola.pruning.scores.random import random
+from tombola.pruning.scores.snip import snip
+from tombola.pruning.scores.synflow import synflow
+from tombola.pruning.scores.taylor import taylor
+from tombola.pruning.scores.wanda import wanda
+
+CRITERIA: dict[str, Criterion] = {
+    criterion.name: criterion
+    for criterion in (
+        Criterion("magnitude", magnitude, zeros=True),
+        Criterion("random", random, zeros=True),
+        Criterion("snip", snip, batches=1),
+        Criterion("grasp", grasp, batches=1),
+        Criterion("synflow", synflow),
+        Criterion("taylor", taylor, batches=1),
+        Criterion("movement", movement, trajectory=True),
+        Criterion("wanda", wanda, batches=1),
+        Criterion("gamma", gamma),
+    )
+}
+
+
+def register(
+    name: str, *, batches: int = 0, trajectory: bool = False, zeros: bool = False
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Give a function from `Evidence` to scores ``[N]`` (low = prune first) a name that settings can hold.
+
+    The other arguments are those of `Criterion`. A run in a directory keeps the name alone: register it again
+    before the run goes on.
+
+    Raises:
+        UsageError: the name is taken, or could not be told from ``NAME:N``.
+
+    >>> @register("distance")
+    ... def distance(evidence):
+    ...     return (evidence.weights_N - evidence.start_N).abs()
+    >>> parse("distance").name
+    'distance'
+    >>> CRITERIA.pop("distance").batches
+    0
+    """
+    if name in CRITERIA:
+        raise UsageError(f"there is a score {name!r} already: give yours another name")
+    if not name or ":" in name:
+        raise UsageError(f"a score cannot be named {name!r}: use a word without ':'")
+
+    def keep(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        CRITERIA[name] = Criterion(name, score, batches, trajectory, zeros)
+        return score
+
+    return keep
+
+
+def parse(text: str) -> Criterion:
+    """A criterion from its text: its name, or ``NAME:N`` with the number of batches that it reads.
+
+    Raises:
+        UsageError: no such criterion (the message lists them), or a number that makes no sense.
+
+    >>> parse("snip").batches, parse("snip:5").batches
+    (1, 5)
+    """
+    name, colon, count = text.partition(":")
+    if name not in CRITERIA:
+        raise UsageError(unknown("score", name, CRITERIA))
+    criterion = CRITERIA[name]
+    if not colon:
+        return criterion
+    if not criterion.batches:
+        raise UsageError(f"score {text!r}: {name} reads no batches; write {name}")
+    if not count.isdecimal() or int(count) < 1:
+        raise UsageError(f"score {text!r} is not understood; write {name} or {name}:N, N batches from 1 on")
+    return replace(criterion, batches=int(count))

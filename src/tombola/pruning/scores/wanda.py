@@ -1,0 +1,124 @@
+"""Wanda: ``s_ij = |W_ij| · ‖X_j‖₂``, weights times the norm of their inputs (Sun et al., arXiv 2306.11695).
+
+``X_j`` is input feature j over all samples and positions. In a convolution every tap of the kernel has its
+own: the inputs that it meets as the kernel moves. Both are the same thing: a layer ``y(x; W)`` is linear in
+W, so the sum of its outputs for squared inputs has the derivative
+
+    ∂/∂W_ij Σ y(x²; W) = Σ x_j² = ‖X_j‖₂²,
+
+with stride, padding, groups and transposition as the layer has them.
+
+The paper compares weights within one output row. That is not the score's business but the selection's:
+``row``, which the method ``wanda`` uses; ``global`` compares across layers, whose norms have different
+scales. It is meant for trained weights, and retrains nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from tombola._utils.errors import PruningError
+from tombola.masks.layout import Layout
+from tombola.masks.prunable import NORMS
+from tombola.pruning.scores.criterion import Evidence
+
+LINEAR = (
+    F.linear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+)
+
+
+def activation_scaled(weights_N: Tensor, squares_N: Tensor) -> Tensor:
+    """``|θ| · ‖x‖₂`` from weights and the sums of their squared inputs, ``[N]``.
+
+    >>> activation_scaled(torch.tensor([-2.0, 1.0]), torch.tensor([9.0, 0.25])).tolist()
+    [6.0, 0.5]
+    """
+    return weights_N.abs() * squares_N.sqrt()
+
+
+class _Watch(TorchFunctionMode):
+    """Adds up the squared inputs of every weight while a network runs.
+
+    It watches the linear operations instead of hooking modules: the input of a module need not be what its
+    weight is multiplied with (a convolution that pads, a layer that embeds a context).
+    """
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.names = {id(weight): name for name, weight in weights.items()}
+        self.squares: dict[str, Tensor] = {}
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        if func in LINEAR:
+            self._add(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _add(
+        self,
+        func: Callable[..., Tensor],
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,  # noqa: ARG002
+        *rest: Any,
+        **options: Any,
+    ) -> None:
+        name = self.names.get(id(weight))
+        if name is None:
+            return
+        with torch.enable_grad():
+            free = torch.zeros_like(weight, dtype=torch.float64).requires_grad_()
+            total = func(input.detach().double().square(), free, None, *rest, **options).sum()
+            (squares,) = torch.autograd.grad(total, free)
+        self.squares[name] = self.squares[name] + squares if name in self.squares else squares
+
+
+def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor]) -> Tensor:
+    """``‖X_j‖₂²`` for every weight in scope, over all batches, float64 ``[N]``.
+
+    Norm layers take the statistics of the batch and dropout is off; the modes and buffers of the network
+    are changed. Nothing but the sums is kept from one batch to the next.
+
+    Raises:
+        PruningError: a weight in scope is not used by a linear layer or a convolution.
+
+    >>> net = nn.Linear(2, 1)
+    >>> squared_inputs(net, Layout(("weight",), ((1, 2),)), [torch.tensor([[3.0, 1.0], [4.0, 1.0]])]).tolist()
+    [25.0, 2.0]
+    """
+    network.eval()
+    for layer in network.modules():
+        if isinstance(layer, NORMS):
+            layer.train()
+    parameters = dict(network.named_parameters())
+    watch = _Watch({name: parameters[name] for name in scope.names})
+    with torch.no_grad(), watch:
+        for x in batches:
+            network(x)
+    unseen = [name for name in scope.names if name not in watch.squares]
+    if unseen:
+        raise PruningError(
+            f"wanda saw no linear layer or convolution that uses {', '.join(unseen)}: exclude it, or choose "
+            "another score"
+        )
+    return scope.flatten(watch.squares)
+
+
+def wanda(evidence: Evidence, batches: int = 1) -> Tensor:
+    """Weights times the norm of their inputs over batches of ``d_k``, float64 ``[N]``."""
+    inputs = (evidence.inputs(batch) for batch in range(batches))
+    squares_N = squared_inputs(evidence.network(), evidence.scope, inputs)
+    return activation_scaled(evidence.weights_N.double(), squares_N)

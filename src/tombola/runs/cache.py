@@ -1,0 +1,53 @@
+"""Named stages, each done once: the memory of a pipeline.
+
+This journal forgets when the process ends; `tombola.runs.directory.Run` is the one on disk.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tombola.training.parallel import AtOnce
+from tombola._utils.checkpoint import Stage, State
+
+
+class Journal:
+    """Results of finished stages, in memory.
+
+    Args:
+        at_once: how the trainings of a round of a search go (`tombola.training.parallel.choose`).
+
+    >>> journal, calls = Journal(), []
+    >>> for _ in range(2):
+    ...     _, facts = journal.once("a", lambda stage: (calls.append(1), ({}, {"n": len(calls)}))[1])
+    >>> facts
+    {'n': 1}
+    """
+
+    def __init__(self, at_once: AtOnce = "auto") -> None:
+        self.at_once: AtOnce = at_once
+        self.results: dict[str, State] = {}
+        self.rows: list[dict] = []
+        self.seconds: dict[str, float] = {}
+
+    def once(self, name: str, compute: Callable[[Stage], State], key: str = "") -> State:  # noqa: ARG002
+        """The result of a stage: computed now, or taken from when it was.
+
+        A stage with a key has the same result wherever the key is the same; runs may share it.
+        """
+        if name not in self.results:
+            begin = time.perf_counter()
+            self.results[name] = compute(Stage(self.rows))
+            self.seconds[name] = time.perf_counter() - begin
+        return self.results[name]
+
+    def facts(self, name: str) -> dict[str, Any] | None:
+        """The facts of a finished stage; None if it was never done."""
+        return self.results[name][1] if name in self.results else None
+
+    def file(self, name: str) -> Path | None:  # noqa: ARG002
+        """Where a result for the user belongs; None keeps it in memory."""
+        return None

@@ -1,0 +1,248 @@
+"""A run is a directory that explains itself and survives ``kill -9`` at any moment.
+
+`tombola.runs.log` lists the files of the directory and reads them; this module writes them.
+
+Every file is replaced atomically. Records are appended; each saved state holds how many bytes of them
+it stands for, and what a killed process wrote beyond that is cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+from torch import Tensor
+
+from tombola._utils import io
+from tombola.runs.lock import begun, begun_on, claim
+from tombola._utils.device import deterministic
+from tombola._utils.errors import RunError
+from tombola.training.parallel import AtOnce, settled
+from tombola.runs.cache import Journal
+from tombola.runs.log import difference, environment, read_config, read_records
+from tombola._utils.checkpoint import Stage, State
+
+Progress = Callable[[str, int, int], None]  # (stage, done, total)
+Hear = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)
+_CURRENT = "current"
+
+
+class Run(Journal):
+    """A journal on disk; one process at a time.
+
+    Args:
+        path: the directory; made if absent.
+        config: what was asked for. An existing run must have the same, apart from ``methods``, which
+            may grow, and ``source``, where the data may have moved to.
+        progress: called as stages advance.
+        save_seconds: least time between two saved states of a stage.
+        shared: a folder for results that other runs need as well (stages with a key, `Journal.once`).
+        at_once: how the trainings of a round go (`tombola.training.parallel.choose`); ``auto`` is as the run began.
+        hear: called with every record as it is made.
+        device: where the network is.
+
+    Raises:
+        RunError: the directory belongs to something else, to another config, or to a live process.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        config: dict[str, Any],
+        progress: Progress | None = None,
+        save_seconds: float = 5.0,
+        shared: Path | None = None,
+        at_once: AtOnce = "auto",
+        hear: Hear | None = None,
+        device: str = "cpu",
+    ) -> None:
+        super().__init__(at_once)
+        self.hear = hear
+        self.path, self.progress, self.save_seconds = Path(path), progress, save_seconds
+        self.records, self.shared = self.path / "records.jsonl", shared
+        self._unfinished: str | None = None  # the stage whose state was saved, but not its result
+        self._lock = claim(self.path)
+        try:
+            self._configure(config)
+            self._sweep()
+            if not (self.path / "environment.json").exists():  # that of the beginning
+                began = {**environment(), "at_once": settled(at_once), "device": device}
+                content = json.dumps(began, indent=2) + "\n"
+                io.write_bytes(self.path / "environment.json", content.encode())
+            self.at_once = begun(self.path, at_once)
+            begun_on(self.path, device)
+            if device != "cpu":
+                deterministic()
+            self._cut_records()
+        except BaseException:
+            self.close()
+            raise
+
+    def _configure(self, config: dict[str, Any]) -> None:
+        file = self.path / "config.yaml"
+        if file.exists():
+            old = read_config(self.path)
+            if (what := difference(old, config)) is not None:
+                raise RunError(
+                    f"{self.path} was made with {what}. Choose another directory, or delete the run"
+                )
+            methods = dict.fromkeys([*old.get("methods", []), *config.get("methods", [])])
+            config = {**config, "methods": list(methods)}
+        self.config = config
+        io.write_bytes(file, yaml.safe_dump(config, sort_keys=False).encode())
+
+    def _sweep(self) -> None:
+        """Remove the temporary files of a killed process (`tombola.io.write_bytes`)."""
+        for pattern in (".config.yaml.*", ".environment.json.*", "*/.*.safetensors.*", "*/.*.tickets.*"):
+            for file in self.path.glob(pattern):
+                file.unlink()
+
+    # -- stages -----------------------------------------------------------------------------------
+
+    def _stage_file(self, name: str) -> Path:
+        return self.path / "stages" / f"{_flat(name)}.safetensors"
+
+    def once(self, name: str, compute: Callable[[Stage], State], key: str = "") -> State:
+        """The result of a stage, from disk if it was finished in this or an earlier process, or is shared."""
+        if self.facts(name) is None:
+            file = self.shared / f"{key}.safetensors" if self.shared and key else None
+            if file is not None and file.exists():
+                self._forget(name)  # what was begun here is finished elsewhere
+                self.results[name] = self._compute(name, partial(_copied, file))
+            else:
+                self.results[name] = self._compute(name, compute)
+                if file is not None:
+                    self._share(name, file)
+        return self.results[name]
+
+    def _share(self, name: str, file: Path) -> None:
+        """Put a finished stage where other runs find it, with its records."""
+        tensors, facts = self.results[name]
+        own = [row for row in read_records(self.path) if row["stage"] == name]
+        rows = [{key: value for key, value in row.items() if key != "stage"} for row in own]
+        io.write(file, tensors, {"facts": facts, "rows": rows})
+
+    def _forget(self, name: str) -> None:
+        """Drop the saved state of an interrupted stage, and its records."""
+        if self._unfinished == name:
+            self._stage_file(_CURRENT).unlink()
+            self._cut_records()
+
+    def _compute(self, name: str, compute: Callable[[Stage], State]) -> State:
+        if self._unfinished not in (None, name):  # another stage goes first now: that one begins again
+            self._stage_file(_CURRENT).unlink()
+            self._cut_records()
+        begin = time.perf_counter()
+        with self.records.open("a") as file:
+            stage = RunStage(self, name, file)
+            tensors, facts = compute(stage)
+            seconds = round(time.perf_counter() - begin, 3)
+            with (self.path / "timings.jsonl").open("a") as timings:
+                row = {"stage": name, "seconds": seconds, "from_start": stage.fresh}
+                timings.write(json.dumps(row) + "\n")
+            stage.commit(name, tensors, facts)
+        self._stage_file(_CURRENT).unlink(missing_ok=True)
+        self._unfinished = None
+        return tensors, facts
+
+    def facts(self, name: str) -> dict[str, Any] | None:
+        """The facts of a finished stage; None if it was never done."""
+        if name not in self.results and self._stage_file(name).exists():
+            tensors, state = io.read(self._stage_file(name))
+            self.results[name] = tensors, state["facts"]
+        return super().facts(name)
+
+    def file(self, name: str) -> Path | None:
+        """A ticket file of this run."""
+        return self.path / "tickets" / _flat(name)
+
+    def _cut_records(self) -> None:
+        """Drop the lines that a killed process wrote after its last saved state."""
+        files = (self.path / "stages").glob("*.safetensors")
+        states = {file.stem: io.read(file)[1] for file in files}
+        self._unfinished = states[_CURRENT]["stage"] if _CURRENT in states else None
+        if self._unfinished is not None and _flat(self._unfinished) in states:
+            self._stage_file(_CURRENT).unlink()  # the process died between the result and this
+            self._unfinished = None
+        size = max((state["records_bytes"] for state in states.values()), default=0)
+        if not self.records.exists():
+            self.records.touch()
+        if self.records.stat().st_size < size:
+            raise RunError(
+                f"{self.records} is shorter than the run's states say: it was altered; restore it, or "
+                "delete the run and start again"
+            )
+        os.truncate(self.records, size)
+
+    def close(self) -> None:
+        """Let another process have the run."""
+        self._lock.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class RunStage(Stage):
+    """A stage that appends its rows to ``records.jsonl`` and saves its states in the run."""
+
+    def __init__(self, run: Run, name: str, file: TextIO) -> None:
+        super().__init__()
+        self.run, self.name, self._file = run, name, file
+        self.fresh = True
+        self._saved_at = time.monotonic()
+
+    def record(self, **row: Any) -> None:
+        """Append one line."""
+        if self.run.hear is not None:
+            self.run.hear(self.name, row)
+        self._file.write(json.dumps({"stage": self.name, **row}, sort_keys=True) + "\n")
+
+    def load(self) -> State | None:
+        """The saved state, if the process died in this stage."""
+        file = self.run._stage_file(_CURRENT)
+        if not file.exists():
+            return None
+        tensors, state = io.read(file)
+        if state["stage"] != self.name:
+            return None
+        self.fresh = False
+        return tensors, state["facts"]
+
+    def save(self, tensors: Callable[[], dict[str, Tensor]], facts: dict[str, Any]) -> None:
+        """Save a state, unless the last one is recent."""
+        if time.monotonic() - self._saved_at >= self.run.save_seconds:
+            self.commit(_CURRENT, tensors(), facts)
+            self._saved_at = time.monotonic()
+
+    def commit(self, target: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+        """Make the rows durable, then the state that stands for them."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        state = {"stage": self.name, "facts": facts, "records_bytes": self.run.records.stat().st_size}
+        io.write(self.run._stage_file(target), tensors, state)
+
+    def advance(self, done: int, total: int) -> None:
+        """Tell the run's listener."""
+        if self.run.progress is not None:
+            self.run.progress(self.name, done, total)
+
+
+def _copied(file: Path, stage: Stage) -> State:
+    """The result of a stage that another run has shared, and its records."""
+    tensors, state = io.read(file)
+    for row in state["rows"]:
+        stage.record(**row)
+    return tensors, state["facts"]
+
+
+def _flat(name: str) -> str:
+    return name.replace("/", "%2F")  # subsets may be named anything

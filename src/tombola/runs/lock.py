@@ -1,0 +1,79 @@
+"""Who may write in a run directory: one process at a time, in the way in which the run began."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import TextIO
+
+from tombola._utils.errors import RunError
+from tombola.training.parallel import AtOnce
+from tombola.runs.log import read_environment
+
+
+def claim(path: Path) -> TextIO:
+    """Make a run directory, or take one that is there, until the file that is returned is closed.
+
+    Raises:
+        RunError: the directory belongs to something else, or to a live process.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise RunError(f"{path} cannot be a directory, a file is in the way: choose another") from None
+    strangers = any(not file.name.startswith(".") for file in path.iterdir())
+    if strangers and not (path / "config.yaml").exists():
+        raise RunError(f"{path} is not empty and no run: choose another directory")
+    return _lock(path)
+
+
+def _lock(path: Path) -> TextIO:
+    file = (path / ".lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        owner = file.read().strip() or "unknown"
+        file.close()
+        raise RunError(f"{path} is being written by another process (pid {owner}): wait for it") from None
+    file.seek(0)
+    file.truncate()
+    file.write(str(os.getpid()))
+    file.flush()
+    return file
+
+
+def begun_on(path: Path, device: str) -> str:
+    """Where a run computes: where it began, or its bytes would differ; a new one on the CPU, if not asked.
+
+    Args:
+        path: the run, which need not exist.
+        device: what is asked for; empty for what it began with.
+
+    Raises:
+        RunError: another device is asked for.
+    """
+    known = read_environment(path)
+    began = known.get("device", "cpu" if known else device or "cpu")  # older runs were on the CPU
+    if device and device != began:
+        raise RunError(
+            f"{path} began on the device {began}, and {device} may change its last bits: leave --device out, "
+            "or choose another directory"
+        )
+    return str(began)
+
+
+def begun(path: Path, at_once: AtOnce) -> AtOnce:
+    """How the trainings of a round go in a run: as they did when it began, or its bytes would differ.
+
+    Raises:
+        RunError: another way is asked for.
+    """
+    way: AtOnce = read_environment(path).get("at_once", "no")  # older runs went one after the other
+    if at_once not in ("auto", way):
+        raise RunError(
+            f"{path} began with at_once={way}, and {at_once} may change its last bits: leave --at-once out, "
+            "or choose another directory"
+        )
+    return way

@@ -1,0 +1,255 @@
+"""What was learned on validation data about the scores of tickets, kept in the ticket file.
+
+Shape letters: S samples, B batch, K tickets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tombola._utils.device import device_of
+from tombola._utils.errors import CalibrationError, unknown
+from tombola._utils.modes import in_mode
+from tombola._utils.rng import generator
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
+from tombola.objectives.classes import allowed, mask_logits
+from tombola.tickets.calibration import coupling as couplings
+from tombola.tickets.calibration import scaling
+from tombola.tickets.calibration.prior import log_odds, shifted
+from tombola.tickets.calibration.thresholds import parse, threshold
+from tombola.tickets.routing.router import State, Tickets, output_of, print_of
+
+BATCH = 500
+
+
+class Calibration:
+    """Probabilities, thresholds and one answer from the scores of tickets.
+
+    For one-vs-rest tickets: a map from each ticket's score to the probability of yes at the prior of the
+    validation data, a threshold for each ticket, and a coupling of all into one answer. For classes within a
+    context: a temperature for each ticket (arXiv 1706.04599).
+
+    Args:
+        method: ``temperature``, ``platt`` or ``isotonic`` (`scaling.fit`).
+        coupling: ``argmax``, ``calibrated``, ``vector`` or ``matrix`` (`coupling.fit`).
+        target: what thresholds are for (`thresholds.threshold`).
+        miss: share of each class that may be missing in its sets (`coupling.conformal`); 0 for no sets.
+
+    Raises:
+        CalibrationError: an option that there is not.
+
+    Attributes:
+        made_for: the hash of the tickets that it was fitted on.
+    """
+
+    def __init__(
+        self, method: str = "platt", coupling: str = "vector", target: str = "f1", miss: float = 0.0
+    ) -> None:
+        if method not in scaling.KINDS:
+            raise CalibrationError(unknown("calibration", method, scaling.KINDS))
+        if coupling not in couplings.COUPLINGS:
+            raise CalibrationError(unknown("coupling", coupling, couplings.COUPLINGS))
+        parse(target)
+        if not 0 <= miss < 1:
+            raise CalibrationError(f"miss is a share from 0 to below 1: got {miss}")
+        self.options: dict[str, Any] = {
+            "method": method,
+            "coupling": coupling,
+            "target": target,
+            "miss": miss,
+        }
+        self.names: tuple[str, ...] = ()
+        self.about = ""
+        self.tensors: dict[str, Tensor] = {}
+        self.made_for: str | None = None
+
+    def __repr__(self) -> str:
+        options = ", ".join(f"{name}={value!r}" for name, value in self.options.items())
+        return f"Calibration({options})" + (f" of {', '.join(self.names)}" if self.names else "")
+
+    # -- fitting ----------------------------------------------------------------------------------
+
+    def fit(self, tickets: Tickets, data: Data, partition: Partition) -> Self:
+        """Learn from validation data.
+
+        Raises:
+            CalibrationError: no classifiers, other contexts than tickets, or an option that makes no sense.
+        """
+        objective = tickets.facts.get("objective")
+        if tuple(partition.names) != tuple(tickets.names):
+            raise CalibrationError(
+                f"the partition names {list(partition.names)}, the tickets {list(tickets.names)}"
+            )
+        members_SK = partition.members["validation"]
+        if objective == "OneVsRest":
+            self.fit_scores(own_scores(tickets, data, "validation"), members_SK, tickets.names)
+        elif objective == "Classification":
+            if self.options != Calibration().options:
+                raise CalibrationError(
+                    "classes within a context get a temperature: method, coupling, target and miss are for "
+                    "one-vs-rest tickets; use Calibration()"
+                )
+            self._fit_temperatures(tickets, data, members_SK)
+        else:
+            raise CalibrationError(
+                f"{objective} tickets give no probabilities: there is nothing to calibrate"
+            )
+        return self.bind(tickets)
+
+    def bind(self, tickets: Tickets) -> Self:
+        """Note whose scores these were, after `fit_scores`; returns itself."""
+        self.made_for = print_of(tickets)
+        return self
+
+    def fit_scores(self, score_SK: Tensor, members_SK: Tensor, names: tuple[str, ...]) -> Self:
+        """Learn from scores of held-out samples ``[S, K]`` and who belongs to what, boolean ``[S, K]``.
+
+        With ``miss`` one half of them, drawn at random, fits maps and coupling and the other the sets: what
+        probabilities were fitted on would make them too narrow.
+
+        Raises:
+            CalibrationError: ``miss`` for a single ticket, which has no other answer.
+        """
+        self.names, self.about, K = tuple(names), "one_vs_rest", len(names)
+        if self.options["miss"]:
+            if K < 2:
+                raise CalibrationError("sets are of several answers, there is one ticket: leave out miss")
+            apart = torch.randperm(len(score_SK), generator=generator(0, "conformal")) % 2 == 1
+            others, theirs = (score_SK[apart], members_SK[apart])
+            score_SK, members_SK = score_SK[~apart], members_SK[~apart]
+        method, target = self.options["method"], self.options["target"]
+        maps = [scaling.fit(method, score_SK[:, k], members_SK[:, k]) for k in range(K)]
+        self.tensors = {f"map.{k}.{n}": t for k, state in enumerate(maps) for n, t in state.items()}
+        self.tensors["prior_K"] = members_SK.double().mean(0).clamp(1e-6, 1 - 1e-6)
+        p_SK = self.probability(score_SK)
+        chosen = [threshold(target, p_SK[:, k], members_SK[:, k]) for k in range(K)]
+        self.tensors["threshold_K"] = torch.tensor(chosen, dtype=torch.double)
+        alone = members_SK.sum(1) == 1
+        truth = members_SK[alone].int().argmax(1)
+        if K > 1:
+            state = couplings.fit(self.options["coupling"], score_SK[alone], truth)
+            self.tensors |= {f"coupling.{n}": t for n, t in state.items()}
+        if self.options["miss"]:
+            alone = theirs.sum(1) == 1
+            truth, p_SK = theirs[alone].int().argmax(1), self.coupled(others[alone])
+            self.tensors["conformal_K"] = couplings.conformal(p_SK, truth, self.options["miss"])
+        return self
+
+    @torch.no_grad()
+    def _fit_temperatures(self, tickets: Tickets, data: Data, members_SK: Tensor) -> None:
+        self.names, self.about, found = tuple(tickets.names), "classes", []
+        device = device_of(tickets.backbone)
+        for k, name in enumerate(tickets.names):
+            index = members_SK[:, k].nonzero()[:, 0]
+            with in_mode(tickets.backbone, training=False):
+                inputs = (data.inputs("validation", i, device=device) for i in index.split(BATCH))
+                parts = [tickets(x, ticket=name).cpu() for x in inputs]
+            outputs_SC, truth_S = torch.cat(parts), data.validation.y[index].long()
+            if (own_SC := allowed(tickets.facts, [name] * len(index))) is not None:
+                known_S = (truth_S[:, None] == own_SC[0].nonzero()[:, 0]).any(1)  # no others can be right
+                outputs_SC, truth_S = mask_logits(outputs_SC, own_SC)[known_S], truth_S[known_S]
+            found.append(_temperature(outputs_SC, truth_S))
+        self.tensors = {"temperature_K": torch.tensor(found, dtype=torch.double)}
+
+    # -- use --------------------------------------------------------------------------------------
+
+    def probability(self, score_BK: Tensor, prior_K: Tensor | None = None) -> Tensor:
+        """Probabilities of yes ``[B, K]``, at the validation data's prior or another one (`prior`)."""
+        self._needs("one_vs_rest")
+        method, columns = self.options["method"], []
+        for k in range(len(self.names)):
+            state = {
+                n: self.tensors[f"map.{k}.{n}"]
+                for n in ("a", "b", "x", "y")
+                if f"map.{k}.{n}" in self.tensors
+            }
+            columns.append(scaling.apply(method, state, score_BK[:, k]))
+        p_BK = torch.stack(columns, 1)
+        if prior_K is None:
+            return p_BK
+        return torch.sigmoid(shifted(log_odds(p_BK), prior_K.to(p_BK), self.tensors["prior_K"].to(p_BK)))
+
+    def yes(self, score_BK: Tensor) -> Tensor:
+        """Which tickets say yes, boolean ``[B, K]``."""
+        return self.probability(score_BK) >= self.tensors["threshold_K"].to(score_BK.device)
+
+    def coupled(self, score_BK: Tensor) -> Tensor:
+        """Probabilities of the K answers ``[B, K]``, rows sum to 1."""
+        self._needs("one_vs_rest")
+        state = {
+            n: self.tensors[f"coupling.{n}"] for n in ("weight", "bias") if f"coupling.{n}" in self.tensors
+        }
+        return couplings.apply(self.options["coupling"], state, score_BK, self.probability(score_BK))
+
+    def sets(self, score_BK: Tensor) -> Tensor:
+        """Which answers cannot be excluded, boolean ``[B, K]``; an error if fitted without ``miss``."""
+        if "conformal_K" not in self.tensors:
+            raise CalibrationError("no sets were fitted: pass miss=0.1, the share that may be missed")
+        return 1 - self.coupled(score_BK) <= self.tensors["conformal_K"].to(score_BK.device)
+
+    def classes(self, outputs_BC: Tensor, k: int) -> Tensor:
+        """Probabilities of the classes by ticket k, ``[B, C]``."""
+        self._needs("classes")
+        return (outputs_BC.double() / self.tensors["temperature_K"][k].to(outputs_BC.device)).softmax(1)
+
+    def _needs(self, about: str) -> None:
+        if self.about != about:
+            what = {
+                "one_vs_rest": "one-vs-rest tickets",
+                "classes": "classes within a context",
+                "": "nothing yet",
+            }
+            raise CalibrationError(
+                f"this calibration is of {what[self.about]}, not of {what[about]}: fit another"
+            )
+
+    # -- the file ---------------------------------------------------------------------------------
+
+    def state(self) -> State:
+        """Facts and tensors from which `restored` makes the same."""
+        facts = {
+            "options": self.options,
+            "names": list(self.names),
+            "about": self.about,
+            "made_for": self.made_for,
+        }
+        return facts, dict(self.tensors)
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `state`."""
+        made = cls(**facts["options"])
+        made.names, made.about, made.made_for = tuple(facts["names"]), facts["about"], facts["made_for"]
+        made.tensors = dict(tensors)
+        return made
+
+
+@torch.no_grad()
+def own_scores(tickets: Tickets, data: Data, split: str) -> Tensor:
+    """Output k of ticket k for all samples of a split, ``[S, K]`` on the CPU."""
+    columns, device = [], device_of(tickets.backbone)
+    with in_mode(tickets.backbone, training=False):
+        for k, name in enumerate(tickets.names):
+            batches = torch.arange(len(data.split(split))).split(BATCH)
+            inputs = (data.inputs(split, b, device=device) for b in batches)
+            output = output_of(tickets, k)
+            columns.append(torch.cat([tickets(x, ticket=name)[:, output].cpu() for x in inputs]))
+    return torch.stack(columns, 1)
+
+
+def _temperature(outputs_SC: Tensor, truth_S: Tensor) -> float:
+    """The divisor of the logits with the highest likelihood; a search on the logarithm, from 1/20 to 20."""
+    from scipy.optimize import minimize_scalar
+
+    logits = outputs_SC.detach().double().cpu()
+
+    def loss(log_t: float) -> float:
+        return float(F.cross_entropy(logits / float(torch.tensor(log_t).exp()), truth_S.cpu()))
+
+    return float(torch.tensor(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x).exp())

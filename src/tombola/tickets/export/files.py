@@ -1,0 +1,159 @@
+"""A ticket as a file that other programs read: a state dict, a ``torch.export`` program, or ONNX.
+
+What is written is a plain dense network: it needs no Tombola to run. Files appear at once or not at all.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor, nn
+
+from tombola._utils.errors import MissingExtra, TombolaError, UsageError, unknown
+from tombola._utils.io import write_bytes
+from tombola._utils.modes import in_mode
+
+STATES = ("safetensors", "pt")  # state dicts; the others hold the network's operations too
+PROGRAMS = ("pt2", "onnx")
+FORMATS = (*STATES, *PROGRAMS)
+CLOSE = 1e-5  # largest difference of outputs, over the largest output or 1
+
+
+def format_of(path: Path, name: str | None = None) -> str:
+    """The format that is named, else that of the suffix of a path.
+
+    Raises:
+        UsageError: no such format, or a suffix that is none.
+
+    >>> format_of(Path("cat.onnx")), format_of(Path("cat.bin"), "pt")
+    ('onnx', 'pt')
+    """
+    found = path.suffix.lstrip(".") if name is None else name
+    if found not in FORMATS:
+        hint = "; give --format, or a file with one of these suffixes" if name is None else ""
+        raise UsageError(unknown("format", found, FORMATS) + hint)
+    return found
+
+
+def write_state(path: Path, state: Mapping[str, Tensor], form: str, facts: Mapping[str, str]) -> int:
+    """Write a state dict, as safetensors or for ``torch.load(weights_only=True)``; returns the bytes.
+
+    Args:
+        path: the file; one that is there is replaced.
+        state: named tensors.
+        form: ``safetensors`` or ``pt``.
+        facts: kept in the metadata of safetensors.
+
+    Raises:
+        OSError: it cannot be written, for lack of room too; an older file stays as it was.
+    """
+    plain = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
+    if form == "safetensors":
+        content = bytes(safetensors_bytes(plain, metadata=dict(facts)))
+    else:
+        file = io.BytesIO()
+        torch.save(plain, file)
+        content = file.getvalue()
+    write_bytes(path, content)
+    return len(content)
+
+
+@torch.no_grad()
+def write_program(path: Path, module: nn.Module, form: str, example: Tensor) -> int:
+    """Write a network with its operations; the number of samples stays free. Returns the bytes.
+
+    The outputs of what is written are compared with those of the network first: of ``torch.export`` by
+    torch, of ONNX by onnxruntime.
+
+    Args:
+        path: the file; one that is there is replaced.
+        module: a network of one tensor, on the CPU.
+        form: ``pt2`` (``torch.export.load``) or ``onnx``.
+        example: an input ``[B, ...]``; all sizes but B are those that the file will take.
+
+    Raises:
+        MissingExtra: ONNX without the extra ``onnx``.
+        UsageError: the network cannot take the example.
+        TombolaError: the network cannot be exported, or what came out computes something else.
+        OSError: it cannot be written, for lack of room too; an older file stays as it was.
+    """
+    x = torch.cat([example] * 2)[:2].contiguous()
+    with in_mode(module, training=False):
+        try:
+            plain = module(x)
+        except (RuntimeError, IndexError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"the network cannot take a sample of shape {list(x.shape[1:])} ({reason}): --shape is "
+                "that of one sample, without the batch"
+            ) from None
+        if not isinstance(plain, Tensor):
+            raise TombolaError(f"{form} is written for networks of one tensor, and this one returns several")
+        content, run = (_onnx if form == "onnx" else _exported)(module, x)
+        for inputs in (x, torch.cat([x, x.flip(0), x])):
+            expected, found = module(inputs), run(inputs)
+            furthest = (
+                float((found - expected).abs().max()) if found.shape == expected.shape else float("inf")
+            )
+            if not furthest <= CLOSE * max(1.0, float(expected.abs().max())):
+                raise TombolaError(f"what {form} computes differs from the network by {furthest:.2g}")
+    write_bytes(path, content)
+    return len(content)
+
+
+Program = tuple[bytes, Callable[[Tensor], Tensor]]
+
+
+def _exported(module: nn.Module, x: Tensor) -> Program:
+    with _failures("torch.export", module):
+        program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+        file = io.BytesIO()
+        torch.export.save(program, file)
+        return file.getvalue(), program.module()
+
+
+def _onnx(module: nn.Module, x: Tensor) -> Program:
+    try:
+        import onnxruntime
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise MissingExtra(error.name or "onnx", "onnx", "ONNX files") from None
+    with _failures("ONNX", module):
+        shapes = ({0: torch.export.Dim("batch")},)
+        program = torch.onnx.export(module, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+        assert program is not None
+        content: bytes = program.model_proto.SerializeToString()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # its threads would spin beside torch's
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(inputs: Tensor) -> Tensor:
+        return torch.from_numpy(np.asarray(session.run(None, {name: inputs.numpy()})[0]))
+
+    return content, run
+
+
+@contextmanager
+def _failures(what: str, module: nn.Module) -> Iterator[None]:
+    """Whatever an exporter raises as one line; what it tells of its own insides is kept back."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        why = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise TombolaError(f"{type(module).__name__} cannot be exported by {what}: {why}") from None
+    finally:
+        logger.setLevel(level)

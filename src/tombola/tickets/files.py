@@ -1,0 +1,170 @@
+"""The ticket file: K specialists at about the storage cost of one network.
+
+One safetensors file, never pickle. It holds the shared weights that any ticket keeps (the union), the
+masks at one bit per weight and ticket, the dense remainder, the private state, and a header with
+hashes of the content, the architecture and theta0. Weights that no ticket keeps are not stored and
+come back as zero.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from tombola._utils.checkpoint import part
+from tombola._utils.errors import MaskError, TicketFileError, UnknownTicket
+from tombola._utils.io import KEY, digest, read
+from tombola.masks.codec import decode, encode
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+
+FORMAT = 2  # 1: all masks are plain
+Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
+Parts = Mapping[
+    str, tuple[Mapping[str, Any], Mapping[str, Tensor]]
+]  # a router, a calibration: facts, tensors
+
+
+def architecture(module: nn.Module) -> dict[str, str]:
+    """What must agree between two networks: kind of every module, shape and dtype of every tensor."""
+    kinds = {
+        f"module {name or '(root)'}": re.sub(r" at 0x[0-9a-f]+", "", f"{type(m).__name__}({m.extra_repr()})")
+        for name, m in module.named_modules()
+    }
+    state = {f"tensor {n}": f"{t.dtype} {tuple(t.shape)}" for n, t in module.state_dict().items()}
+    return kinds | state
+
+
+def pack(
+    backbone: nn.Module,
+    masks: MaskSet,
+    private: Private,
+    facts: Mapping[str, Any],
+    parts: Parts | None = None,
+    coding: str = "auto",
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The content of a ticket file, from what makes up a `tombola.TicketModel`.
+
+    ``parts`` is what was made for these tickets: a router, a calibration. ``coding`` is how masks are
+    written (`tombola.masks.codec.encode`).
+    """
+    weights_N = masks.scope.flatten(dict(backbone.named_parameters())).cpu()
+    first = private[masks.names[0]]
+    every = {name for name, _ in backbone.named_parameters(remove_duplicate=False)}
+    tied = every - {name for name, _ in backbone.named_parameters()}  # second names of shared weights
+    elsewhere = {*masks.scope.names, *first, *tied}
+    rest = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
+    coded = encode(masks.masks_KN, coding)
+    tensors = {
+        "weights": weights_N[masks.union()],
+        **coded,
+        **{f"rest.{n}": t for n, t in rest.items()},
+        **{f"private.{n}": torch.stack([private[k][n] for k in masks.names]) for n in first},
+    }
+    header = {
+        "format": 1 if "masks" in coded else FORMAT,  # plain masks can be read by all versions
+        "names": masks.names,
+        "scope": {"names": masks.scope.names, "shapes": masks.scope.shapes},
+        "architecture": architecture(backbone),
+        "facts": dict(facts),
+    }
+    if parts:
+        header["parts"] = {name: dict(known) for name, (known, _) in parts.items()}
+        tensors |= {f"part.{name}.{n}": t for name, (_, own) in parts.items() for n, t in own.items()}
+    return tensors, header
+
+
+def unpack(
+    path: Path | str, backbone: nn.Module
+) -> tuple[nn.Module, MaskSet, dict[str, dict[str, Tensor]], dict[str, Any], Parts]:
+    """What makes up a `tombola.TicketModel` from a file, on a copy of ``backbone``; then its parts, if any.
+
+    Raises:
+        TicketFileError: the file is missing, truncated, altered, of a newer format, or belongs to
+            another architecture (the first difference is named).
+    """
+    tensors, header = read(path)
+    _check(path, header, backbone)
+    masks = masks_of(path, tensors, header)
+    scope = masks.scope
+    weights_N = torch.zeros(scope.size, dtype=tensors["weights"].dtype)
+    weights_N[masks.union()] = tensors["weights"]
+    backbone = copy.deepcopy(backbone)
+    backbone.load_state_dict({**part(tensors, "rest."), **scope.unflatten(weights_N)}, strict=False)
+    stacked = part(tensors, "private.")
+    private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
+    parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
+    return backbone, masks, private, header["facts"], parts
+
+
+def fingerprint(weights_N: Tensor, masks_KN: Tensor, private: Mapping[str, Tensor]) -> str:
+    """A hash of tickets as they act, for what is made for them; weights that none keeps do not count."""
+    acting = {f"private.{name}": t.detach().float().cpu() for name, t in private.items()}
+    kept = weights_N.detach().float().cpu()[masks_KN.any(0).cpu()]
+    return digest({"weights": kept, "masks": masks_KN.cpu(), **acting})
+
+
+def masks_of(path: Path | str, tensors: dict[str, Tensor], header: dict[str, Any]) -> MaskSet:
+    """The masks in the content of a ticket file."""
+    scope, names = _layout(header["scope"]), header["names"]
+    try:
+        return MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
+    except MaskError as error:
+        raise TicketFileError(f"{path}: {error}") from None
+
+
+def read_mask(path: Path | str, ticket: str) -> Tensor:
+    """The mask of one ticket, boolean ``[N]``, reading no more of the file than it needs.
+
+    Of masks coded by counts these are two streams out of K + 1; other codings are read as a whole. The
+    mask is checked by itself (CRC-32), not the hash of the file.
+
+    Raises:
+        TicketFileError: no such file, not of this kind, or damaged.
+        UnknownTicket: the file has no such ticket.
+    """
+    if not Path(path).is_file():
+        raise TicketFileError(f"there is no file {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            header = json.loads((file.metadata() or {})[KEY].partition(" ")[2])
+            scope, names = _layout(header["scope"]), header["names"]
+            if ticket not in names:
+                raise UnknownTicket(ticket, names)
+            k = names.index(ticket)
+            others = {f"masks.{j}" for j in range(len(names)) if j != k}
+            needed = {n for n in file.keys() if n.startswith("masks")} - others  # noqa: SIM118
+            coded = {name: file.get_tensor(name) for name in needed}
+        return decode(coded, len(names), scope.size, only=k)[0]
+    except (SafetensorError, KeyError, ValueError, MaskError) as error:
+        if isinstance(error, UnknownTicket):
+            raise
+        raise TicketFileError(f"{path} is damaged, or no ticket file: {error}") from None
+
+
+def _layout(stored: dict[str, Any]) -> Layout:
+    return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
+
+
+def _check(path: Path | str, facts: dict[str, Any], backbone: nn.Module) -> None:
+    if "architecture" not in facts:
+        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
+    if facts["format"] > FORMAT:
+        raise TicketFileError(
+            f"{path} has format {facts['format']}, this version reads {FORMAT}: update tombola"
+        )
+    stored, given = facts["architecture"], architecture(backbone)
+    for name in dict.fromkeys([*stored, *given]):
+        if stored.get(name) != given.get(name):
+            raise TicketFileError(
+                f"{path} belongs to another architecture: {name} is {stored.get(name, 'absent')} in the "
+                f"file and {given.get(name, 'absent')} in the given backbone"
+            )

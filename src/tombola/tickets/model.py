@@ -1,0 +1,263 @@
+"""Tickets in use: one backbone, K masks, and what each ticket keeps for itself.
+
+The masks are data. A forward pass runs the untouched backbone on ``m_k ⊙ θ``; there are no renamed
+parameters, hooks or replaced modules, so copying, pickling, ``state_dict`` and ``torch.compile`` work.
+Masks alone make nothing faster: a ticket costs what the dense network costs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from tombola._utils import io
+from tombola._utils.device import device_of
+from tombola._utils.errors import TombolaError, UnknownTicket
+from tombola._utils.uncompiled import uncompiled
+from tombola.masks.apply import masked_parts, masked_weights, plain
+from tombola.masks.layout import Layout
+from tombola.masks.maskset import MaskSet
+from tombola.objectives.classes import allowed
+from tombola.tickets import files, fitted, prediction
+from tombola.tickets.cache import WeightCache
+from tombola.tickets.grouping import asked, check_batch, grouped, inputs_named
+from tombola.tickets.routing import Routed, mixed
+from tombola.training.model import check_network, check_private, check_scope, parameters_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class TicketModel(fitted.Holder):
+    """A backbone, its masks, and the private state of each ticket.
+
+    Args:
+        backbone: the dense network, holding the shared weights; it is used as it is, not copied.
+        masks: one named mask per ticket, over weights of the backbone.
+        private: per ticket, named parameters and buffers that replace the backbone's own: running
+            statistics, norm affines, heads. All tickets have the same names.
+        facts: what was recorded about the tickets (method, hashes); small values that JSON can hold.
+
+    ``router`` chooses the ticket where none is named (`tombola.routing`), ``calibration`` makes probabilities
+    of scores (`tombola.calibration`), ``cache`` keeps masked weights (`tombola.WeightCache`).
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    >>> masks = MaskSet.dense(Layout(("0.weight",), ((3, 4),)), ["cat", "dog"])
+    >>> tickets = TicketModel(net, masks)
+    >>> tickets(torch.rand(5, 4), ticket="cat").shape
+    torch.Size([5, 2])
+    >>> tickets(torch.rand(2, 4), ticket=["dog", "cat"]).shape
+    torch.Size([2, 2])
+    """
+
+    masks_KN: Tensor
+    statistics_KS: Tensor
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        masks: MaskSet,
+        private: Mapping[str, Mapping[str, Tensor]] | None = None,
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        check_scope(backbone, masks.scope)
+        self.backbone = backbone
+        self.scope, self.names = masks.scope, masks.names
+        self.facts = dict(facts or {})
+        self.cache: WeightCache | None = None
+        private = private or {name: {} for name in masks.names}
+        first = check_private(backbone, self.scope, private, masks.names)
+        parameters = dict(backbone.named_parameters())
+        self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
+        self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
+        device = device_of(backbone)
+        # A copy, because load_state_dict writes into it.
+        self.register_buffer("masks_KN", masks.masks_KN.to(device, copy=True))
+        rows = [private[name] for name in masks.names]
+        self.private_KP = nn.Parameter(_stacked(self.private, rows, device))
+        self.register_buffer("statistics_KS", _stacked(self.statistics, rows, device))
+
+    # -- use --------------------------------------------------------------------------------------
+
+    @uncompiled(recursive=False)
+    def forward(self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None) -> Any:
+        """Outputs of one ticket for a batch, or of one ticket per sample.
+
+        Args:
+            x: inputs ``[B, ...]``.
+            ticket: a name, or B names: samples are grouped by ticket, run, and put back in order.
+                With a single ticket in the model it may be left out; otherwise the router chooses.
+            context: what the router chooses by, one or one per sample (`ContextRouter`).
+
+        Tickets found with `OneVsRest` are read at output k for ticket k, the only one that was trained.
+
+        Raises:
+            UnknownTicket: a name that is not there; the message lists those that are.
+            TombolaError: x is no tensor or of a dtype or shape that the network does not take, ticket no
+                names, or neither a ticket nor a router is there.
+        """
+        if not isinstance(x, Tensor):
+            raise TombolaError(f"x is {type(x).__name__}, not a tensor: pass torch.as_tensor(x)")
+        if ticket is not None and context is not None:
+            raise TombolaError("ticket and context both say who answers: pass one of them")
+        check_batch(x, self.facts.get("shape"))
+        routed = ticket is None and (len(self.names) > 1 or context is not None)
+        with inputs_named(x, next(self.backbone.parameters()).dtype, self.facts.get("shape")):
+            if routed:
+                return self._routed(x, context)
+            names = asked(ticket, self.names)
+            return self._answer(names, x) if isinstance(names, str) else self._grouped(x, names)
+
+    def predict(
+        self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None
+    ) -> prediction.Prediction:
+        """Answers with probability, confidence and a reason, calibrated if a calibration is there.
+
+        Arguments as in `forward`, in evaluation mode and without gradients.
+        """
+        return prediction.predict(self, x, ticket, context)
+
+    def _routed(self, x: Tensor, context: Any) -> Any:
+        return self.follow(x, self.route(x, context))
+
+    def follow(self, x: Tensor, routed: Routed) -> Any:
+        """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
+        likeliest = routed.likeliest(self.router.options["mix"] if self.router is not None else 1)
+        outputs = [self._grouped(x, names) for names, _ in likeliest]
+        classes = [allowed(self.facts, names, x) for names, _ in likeliest]
+        return mixed(outputs, [share_B for _, share_B in likeliest], classes)
+
+    @uncompiled()
+    @torch.no_grad()
+    def route(self, x: Tensor, context: Any = None) -> Routed:
+        """Which ticket is to answer each sample, and how sure that is; an error without a router."""
+        if self.router is None:
+            raise TombolaError(
+                f"which ticket? Pass ticket=NAME (--ticket NAME; one of {', '.join(self.names)}) or one name "
+                "per sample; these tickets have no router that could choose "
+                "(tickets.router; tombola route RUN --save FOLDER writes one)"
+            )
+        check_batch(x, self.facts.get("shape"))
+        return self.router.route(self, x, context)
+
+    @uncompiled(recursive=False)
+    def _answer(self, ticket: str, x: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            return self._trained(self.state(ticket), x)
+        return self._run(self.weights(ticket), x)
+
+    def _run(self, named: dict[str, Tensor], x: Tensor) -> Any:
+        # torch.compile sees this and the next, where tickets are tensors, never names: one graph serves all.
+        return functional_call(self.backbone, named, (x,))
+
+    def _trained(self, state: tuple[Tensor, Tensor, dict[str, Tensor]], x: Tensor) -> Any:
+        weights_N, mask_N, own = state
+        return self._run(masked_weights(self.scope, weights_N, mask_N) | own, x)
+
+    @uncompiled()
+    @torch.no_grad()
+    def weights(self, ticket: str) -> dict[str, Tensor]:
+        """What the network runs on, by name: ``m_k ⊙ θ`` and private tensors, to be read (`WeightCache`)."""
+        k, parts = self.index(ticket), parameters_of(self.backbone, self.scope)
+
+        def make() -> dict[str, Tensor]:
+            return masked_parts(self.scope, parts, self.masks_KN[k]) | self._own(k)
+
+        sources = [*parts, self.masks_KN, self.private_KP, self.statistics_KS]
+        if self.cache is None or not plain(sources):
+            return make()
+        return self.cache.get(ticket, sources, make)
+
+    @uncompiled()
+    def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """What a ticket runs on: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
+        k = self.index(ticket)
+        weights_N = self.scope.flatten(dict(self.backbone.named_parameters()))
+        return weights_N, self.masks_KN[k], self._own(k)
+
+    def _own(self, k: int) -> dict[str, Tensor]:
+        return self.private.unflatten(self.private_KP[k]) | self.statistics.unflatten(self.statistics_KS[k])
+
+    @uncompiled(recursive=False)
+    def _grouped(self, x: Tensor, names: Sequence[str]) -> Any:
+        return grouped(x, names, self.names, self._answer)
+
+    def index(self, ticket: str) -> int:
+        """Row of a ticket; raises `UnknownTicket`."""
+        if ticket not in self.names:
+            raise UnknownTicket(ticket, self.names)
+        return self.names.index(ticket)
+
+    @property
+    def masks(self) -> MaskSet:
+        """The masks of all tickets, on the CPU."""
+        return MaskSet.stacked(self.scope, self.names, self.masks_KN.cpu())
+
+    def private_state(self, ticket: str) -> dict[str, Tensor]:
+        """What belongs to this ticket alone, by the names of the backbone."""
+        return {name: tensor.detach() for name, tensor in self._own(self.index(ticket)).items()}
+
+    @torch.no_grad()
+    def bake(self, ticket: str) -> nn.Module:
+        """A plain copy of the backbone with zeros outside the mask and the private state in place."""
+        module = copy.deepcopy(self.backbone)
+        weights_N, mask_N, own = self.state(ticket)
+        module.load_state_dict(self.scope.unflatten(weights_N * mask_N) | own, strict=False)
+        return module
+
+    def __getitem__(self, ticket: str) -> Tensor:
+        """The mask of a ticket, boolean ``[N]``."""
+        return self.masks_KN[self.index(ticket)]
+
+    def extra_repr(self) -> str:
+        """One line on tickets, density and private state."""
+        private = self.private.size + self.statistics.size
+        return f"{self.masks!r}, tickets={list(self.names)}, private numbers per ticket={private}"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks."""
+        return f"<p>TicketModel of {type(self.backbone).__name__}</p>{self.masks._repr_html_()}"
+
+    def plot(self) -> Figure:
+        """Density by layer and similarity of all pairs, as a figure (`tombola.MaskSet.plot`)."""
+        return self.masks.plot()
+
+    def save(self, path: Path | str, coding: str = "auto") -> int:
+        """Write the ticket file, router and calibration in it; returns its size in bytes.
+
+        ``coding`` is how masks are written (`tombola.masks.codec.encode`): ``auto`` is the smallest that the
+        installed packages allow, ``plain`` what every version reads.
+
+        Raises:
+            TombolaError: router or calibration were fitted on other tickets, or on these before they changed.
+        """
+        private = {name: self.private_state(name) for name in self.names}
+        parts = fitted.states(self)
+        return io.write(path, *files.pack(self.backbone, self.masks, private, self.facts, parts, coding))
+
+
+def _stacked(layout: Layout, rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
+    return torch.stack([layout.flatten(row) for row in rows]).detach().to(device)
+
+
+def load(path: Path | str, backbone: nn.Module) -> TicketModel:
+    """Tickets from a file, on a copy of ``backbone``, which must have the same architecture.
+
+    Weights that no ticket keeps were not stored and are zero.
+
+    Raises:
+        TicketFileError: the file is missing, truncated, altered, or belongs to another architecture.
+        TombolaError: the backbone is no network.
+    """
+    check_network(backbone)
+    backbone, masks, private, facts, parts = files.unpack(path, backbone)
+    tickets = TicketModel(backbone, masks, private, facts).eval()
+    fitted.restore(tickets, parts)
+    return tickets

@@ -1,0 +1,57 @@
+"""A linear gate on the features of the shallow layers.
+
+Shape letters: S samples, B batch, K tickets, D features.
+"""
+
+from __future__ import annotations
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor
+
+from tombola.tickets.routing.looked import Looked
+from tombola.tickets.routing.router import Router, Tickets
+
+
+class GateRouter(Router):
+    """Logistic regression of the context on the shallow features: K(D + 1) numbers that decide.
+
+    The features are those of `PrototypeRouter`, whitened, which changes what the penalty means and not what
+    can be told apart. A gate per frozen expert is PHATGOOSE's idea (arXiv 2402.05859); this one is trained on
+    all contexts at once.
+
+    Args:
+        C: inverse strength of the penalty on the gate's weights.
+        options: see `Router`.
+    """
+
+    kind = "gate"
+
+    def __init__(self, *, C: float = 1.0, **options: int) -> None:
+        super().__init__(**options)
+        self.options["C"] = C
+
+    def _fit(self, tickets: Tickets, found: Looked) -> None:  # noqa: ARG002
+        z = found.features_SD.double().cpu() @ self.tensors["whiten_DD"].double()
+        shift_D = z.mean(0)
+        gate = LogisticRegression(C=float(self.options["C"]), max_iter=2000)
+        gate.fit((z - shift_D).numpy(), found.train.where_S.numpy())
+        weight, bias = torch.from_numpy(gate.coef_), torch.from_numpy(gate.intercept_)
+        if len(weight) == 1:  # two classes share one row
+            weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+        # Whitening and centring are folded in: the gate reads plain features.
+        weight_KD = weight @ self.tensors["whiten_DD"].double().T
+        self.tensors["gate_KD"] = weight_KD.float()
+        self.tensors["bias_K"] = (bias - weight @ shift_D).float()
+
+    def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
+        """Logits of the gate."""
+        gate_KD, bias_K = self.tensors["gate_KD"].to(features_BD), self.tensors["bias_K"].to(features_BD)
+        return features_BD @ gate_KD.T + bias_K
+
+    def passes(self, K: int) -> str:  # noqa: ARG002
+        """A part of one."""
+        return "shallow layers, once"
+
+    def _deciding(self) -> tuple[str, ...]:
+        return ("gate_KD", "bias_K")

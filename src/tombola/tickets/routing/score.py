@@ -1,0 +1,117 @@
+"""Every ticket answers, and the answers say who is at home. Shape letters: S samples, B batch, K tickets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tombola._utils.device import device_of
+from tombola._utils.errors import RouterError, unknown
+from tombola.objectives.classes import allowed, mask_logits
+from tombola.tickets.routing.looked import Looked
+from tombola.tickets.routing.router import Router, Tickets
+
+READINGS = ("energy", "max_logit", "own_output", "consistency")
+OF_OBJECTIVE = {"OneVsRest": "own_output", "Classification": "energy", "Enhancement": "consistency"}
+
+
+class ScoreRouter(Router):
+    """K passes; the score of ticket k is ``a_k s_k + b_k`` of what is read off its outputs.
+
+    What is read, by the objective of the tickets:
+
+    - ``energy``, the log-sum-exp of the logits (Liu et al., arXiv 2010.03759), or ``max_logit``, for
+      classes within a context. Entropy is not offered: tickets are sure of themselves away from home.
+    - ``own_output``: output k of ticket k, for one-vs-rest tickets, whose other outputs mean nothing.
+    - ``consistency``, for outputs like the input (speech): minus the logarithm of
+      ``|f_k(f_k(x)) − f_k(x)|² / |f_k(x)|²``. What has been cleaned of a scene's noise holds none of it, so
+      the ticket of that scene should leave it alone. 2K passes.
+
+    Coordinates have no such reading: every ticket paints a colour everywhere, and none is less sure than
+    another. There the coordinates themselves route (`PrototypeRouter`, `GateRouter`, `ContextRouter`).
+
+    The 2K numbers a and b are fitted on validation data by multinomial logistic regression: tickets are surer
+    of their training data than of anything else.
+    """
+
+    kind = "score"
+
+    def __init__(self, *, reading: str = "", **options: int) -> None:
+        super().__init__(**options)
+        if reading and reading not in READINGS:
+            raise RouterError(unknown("reading of the score router", reading, READINGS))
+        self.options["reading"] = reading
+
+    def _fit(self, tickets: Tickets, found: Looked) -> Tensor:
+        if not self.options["reading"]:
+            objective = str(tickets.facts.get("objective", ""))
+            if objective not in OF_OBJECTIVE:
+                raise RouterError(
+                    f"what the outputs of {objective or 'these'} tickets say of their context is not known: "
+                    f"pass reading= one of {', '.join(READINGS)}, or take another router"
+                )
+            self.options["reading"] = OF_OBJECTIVE[objective]
+        read_HK = torch.cat(
+            [self._read_BK(tickets, x) for x in found.held.batches(device_of(tickets.backbone))]
+        )
+        self.tensors["a_K"], self.tensors["b_K"] = _affine(read_HK, found.held.where_S)
+        return self._calibrated(read_HK)
+
+    def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
+        """Calibrated readings of all tickets."""
+        return self._calibrated(self._read_BK(tickets, x))
+
+    def _calibrated(self, read_BK: Tensor) -> Tensor:
+        return read_BK * self.tensors["a_K"].to(read_BK) + self.tensors["b_K"].to(read_BK)
+
+    def _read_BK(self, tickets: Tickets, x: Tensor) -> Tensor:
+        reading = self.options["reading"]
+        columns = [_read(reading, tickets, name, k, x) for k, name in enumerate(tickets.names)]
+        return torch.stack(columns, 1).float().cpu()
+
+    def passes(self, K: int) -> str:
+        """K, or twice as many."""
+        return f"{2 * K if self.options['reading'] == 'consistency' else K} forward"
+
+    def _deciding(self) -> tuple[str, ...]:
+        return ("a_K", "b_K")
+
+
+def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tensor:
+    """What the outputs of ticket k say, ``[B]``, high = at home."""
+    outputs = tickets(x, ticket=name)
+    if reading == "consistency":
+        if not isinstance(outputs, Tensor) or outputs.shape != x.shape:
+            raise RouterError("consistency needs outputs like the inputs: take another reading or router")
+        again = tickets(outputs, ticket=name)
+        apart, size = (again - outputs).flatten(1).square().sum(1), outputs.flatten(1).square().sum(1)
+        return -(apart.clamp(min=1e-12) / size.clamp(min=1e-12)).log()
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+        raise RouterError(f"{reading} needs outputs [batch, classes]: take another reading or router")
+    if reading == "own_output":
+        return outputs[:, k]
+    if (own_BC := allowed(tickets.facts, [name] * len(x))) is not None:
+        outputs = mask_logits(outputs, own_BC)
+    return outputs.logsumexp(1) if reading == "energy" else outputs.max(1).values
+
+
+@torch.enable_grad()
+def _affine(read_SK: Tensor, where_S: Tensor) -> tuple[Tensor, Tensor]:
+    """``a`` and ``b [K]`` of highest likelihood of the true contexts, a weak penalty on both."""
+    s = read_SK.double().detach().cpu()
+    mean_K, std_K = s.mean(0), s.std(0).clamp(min=1e-9)
+    z, K = (s - mean_K) / std_K, s.shape[1]
+    both = torch.cat([torch.ones(K), torch.zeros(K)]).double().requires_grad_()
+    optimiser = torch.optim.LBFGS([both], max_iter=200, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        a, b = both.split(K)
+        loss = F.cross_entropy(z * a + b, where_S.cpu()) + both.square().mean() * 1e-3
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    a, b = both.detach().split(K)
+    return (a / std_K).float(), (b - a * mean_K / std_K).float()

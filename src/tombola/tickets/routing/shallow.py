@@ -1,0 +1,194 @@
+"""Features of the shallow layers under the core: one pass for all tickets, and no new weights.
+
+The core is what every ticket keeps. Norm statistics under it are nobody's, so they are estimated afresh.
+Shape letters: B batch, C channels, D features, N weights in scope.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from tombola._utils.device import device_of
+from tombola._utils.errors import RouterError
+from tombola.masks.layout import Layout
+from tombola.tickets.routing.samples import Samples
+from tombola.training import norm
+from tombola.training.model import Function
+
+if TYPE_CHECKING:
+    from tombola.tickets.routing.router import Tickets
+
+BATCHES = 16  # that norm statistics are estimated from
+
+
+class _Reached(Exception):
+    """The last tap was passed: there is no need to go on."""
+
+
+class Shallow:
+    """Pooled inputs of a few layers of the network under the core mask: ``x`` to float ``[B, D]``.
+
+    Of the tensor that flows into a layer, the mean and the logarithm of the deviation of each channel over
+    places are features; of one without places, its values. The pass ends where the last of them was seen.
+
+    Attributes:
+        taps: names of the layers whose inputs are read, in the order of the pass.
+        statistics: norm statistics under the core, by the names of the backbone.
+        bands: see `tombola.routing.Router`.
+    """
+
+    def __init__(self, taps: Sequence[str], statistics: Mapping[str, Tensor], bands: int = 1) -> None:
+        self.taps, self.statistics, self.bands = tuple(taps), dict(statistics), bands
+
+    @classmethod
+    def of(cls, tickets: Tickets, samples: Samples, depth: int = 0, bands: int = 1) -> Self:
+        """The features of these tickets; statistics come from the samples, batches in a mixed order.
+
+        Raises:
+            RouterError: a shallow layer has no weight that all tickets keep, or no layer can be read.
+        """
+        few = next(samples.batches(device_of(tickets.backbone)))[:2]
+        order = called(tickets.backbone, core(tickets), few)
+        if not order:
+            raise RouterError("the network has no layers (modules with weights) that could be read")
+        if depth >= len(order):
+            raise RouterError(f"depth={depth}: only {len(order) - 1} layers lie before the last one")
+        depth = depth or min(-(-len(order) // 3), len(order) - 1)
+        taps = list(dict.fromkeys([order[min(1, depth)], order[depth]]))
+        for name in order[:depth]:
+            _check_core(tickets, name)
+        statistics = _statistics(tickets, samples)
+        return cls(taps, statistics, bands)._pruned(tickets, few)
+
+    def __call__(self, tickets: Tickets, x: Tensor) -> Tensor:
+        """Features ``[B, D]``, float32, on the CPU; each sample's are its own."""
+        named = core(tickets) | {n: t.to(x.device) for n, t in self.statistics.items()}
+        seen = watch(tickets.backbone, named, x, self.taps)
+        layers = {name: tickets.backbone.get_submodule(name) for name in self.taps}
+        return torch.cat([pooled(seen[name], layer, self.bands) for name, layer in layers.items()], 1).cpu()
+
+    def _pruned(self, tickets: Tickets, x: Tensor) -> Self:
+        """Without the statistics of layers that the pass never reaches."""
+        used: set[str] = set()
+        handles = [
+            layer.register_forward_pre_hook(lambda *_, name=name: used.add(name))
+            for name, layer in tickets.backbone.named_modules()
+        ]
+        try:
+            self(tickets, x)
+        finally:
+            for handle in handles:
+                handle.remove()
+        self.statistics = {n: t for n, t in self.statistics.items() if n.rpartition(".")[0] in used}
+        return self
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Facts, and all statistics as one vector."""
+        layout = Layout.of(self.statistics)
+        facts = {"taps": self.taps, "bands": self.bands, "names": layout.names, "shapes": layout.shapes}
+        return facts, {"statistics": layout.flatten(self.statistics)}
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+        """The inverse of `state`."""
+        layout = Layout(tuple(facts["names"]), tuple(map(tuple, facts["shapes"])))
+        return cls(facts["taps"], layout.unflatten(tensors["statistics"]), facts["bands"])
+
+
+def core(tickets: Tickets) -> dict[str, Tensor]:
+    """What the backbone runs on under the core: what all tickets keep, and the mean of private tensors."""
+    weights_N, _, _ = tickets.state(tickets.names[0])
+    kept_N = reduce(torch.bitwise_and, tickets.masks_KN)  # far faster on a CPU than a reduction of booleans
+    own = tickets.private.unflatten(tickets.private_KP.mean(0))
+    own |= tickets.statistics.unflatten(tickets.statistics_KS.mean(0))
+    return {n: t.detach() for n, t in (tickets.scope.unflatten(weights_N * kept_N) | own).items()}
+
+
+def _check_core(tickets: Tickets, layer: str) -> None:
+    kept = tickets.scope.unflatten(tickets.masks_KN.all(0))
+    for name, mask in kept.items():
+        if name.rpartition(".")[0] == layer and not bool(mask.any()):
+            raise RouterError(
+                f"the tickets have no weight of {name} in common, so their core sees nothing: take a "
+                "smaller depth, tickets of a lower sparsity, or a ContextRouter"
+            )
+
+
+def called(module: nn.Module, named: Mapping[str, Tensor], x: Tensor) -> list[str]:
+    """Names of the layers with weight matrices of their own, in the order in which a pass calls them."""
+    layers = [
+        name
+        for name, layer in module.named_modules()
+        if any(p.ndim > 1 for p in layer.parameters(recurse=False))
+    ]
+    order: list[str] = []
+    watch(module, named, x, layers, order)
+    return order
+
+
+def watch(
+    module: nn.Module,
+    named: Mapping[str, Tensor],
+    x: Tensor,
+    taps: Sequence[str],
+    order: list[str] | None = None,
+) -> dict[str, Tensor]:
+    """What flows into these layers, by name; their names in order, if a list is given for them."""
+    seen: dict[str, Tensor] = {}
+
+    def look(name: str, inputs: tuple[Any, ...]) -> None:
+        if name not in seen and inputs and isinstance(inputs[0], Tensor):
+            seen[name] = inputs[0]
+            if order is not None:
+                order.append(name)
+            elif len(seen) == len(taps):
+                raise _Reached
+
+    handles = [
+        module.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs))
+        for name in taps
+    ]
+    try:
+        functional_call(module, dict(named), (x,))
+    except _Reached:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def pooled(h: Tensor, layer: nn.Module, bands: int) -> Tensor:
+    """Mean and log-deviation of each channel over places, float ``[B, D]``; ``[B, D]`` stays as it is.
+
+    >>> pooled(torch.rand(5, 4, 8, 8), nn.Conv2d(4, 2, 3), bands=2).shape
+    torch.Size([5, 16])
+    """
+    h = h.float()
+    if h.ndim <= 2:
+        return h.flatten(1)
+    if isinstance(layer, nn.Linear):
+        h = h.movedim(-1, 1)
+    parts = h.tensor_split(min(bands, h.shape[-1]), dim=-1) if bands > 1 else (h,)
+    flat = [part.flatten(2) for part in parts]
+    means = [part.mean(2) for part in flat]
+    deviations = [(part.var(2, unbiased=False) + 1e-6).log() / 2 for part in flat]
+    return torch.cat([*means, *deviations], 1)
+
+
+def _statistics(tickets: Tickets, samples: Samples) -> dict[str, Tensor]:
+    """Norm statistics under the core, the mean over mixed batches."""
+    plain = copy.deepcopy(tickets.backbone).requires_grad_(True)
+    plain.load_state_dict(core(tickets), strict=False)
+    if not norm.statistics_names(plain):
+        return {}
+    f = Function(plain, Layout((), ()))
+    mixed = samples.mixed(BATCHES, f.device)
+    return norm.estimate(f, f.theta0(), [(0, None, x) for x in mixed])

@@ -1,0 +1,103 @@
+"""Early-Bird: end the training once the mask that would be drawn stands still (arXiv 1909.11957).
+
+After every epoch the mask is drawn as if the training ended there. The distance of two such masks is the
+share of their units (weights, or channels where channels are pruned) in which they differ, and the training
+ends when it is below a threshold between successive epochs several times in a row. The paper: threshold 0.1,
+five times, channels by the scale of their batch norm (`tombola.scoring.gamma`), whose weights go on training.
+Trainings of fewer than twenty epochs draw a mask after every twentieth of their steps instead.
+
+Two masks of n units, of which k are kept, differ in at most ``2 min(k, n − k)`` units. The paper divides
+by n; then at 95% sparsity no two masks would ever be further apart than 0.1. Here the distance is divided by
+that greatest one, so that 1 means nothing in common at any sparsity; at 50% both are the same.
+
+Shape letters: N weights in scope, U units.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tombola.masks.layout import Layout
+from tombola.optim import MaskedOptimizer
+from tombola.pruning import transposed
+from tombola.pruning.granularity import Block, Channel, members, parse
+from tombola.training.callbacks.rules import EarlyBird
+from tombola.training.model import Theta
+from tombola.training.pruning_context import TicketEvidence
+
+SHORTEST = 20  # masks of a training of few epochs are drawn so often, instead of after every epoch
+Draw = Callable[[], Tensor]  # the mask that pruning would give now
+
+
+def distance(a_U: Tensor, b_U: Tensor) -> float:
+    """Units in which two masks differ over the most that could: 0 equal, 1 as far as can be.
+
+    >>> distance(torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False]))
+    0.5
+    """
+    most = min(int(a_U.sum()) + int(b_U.sum()), int((~a_U).sum()) + int((~b_U).sum()))
+    return int((a_U ^ b_U).sum()) / most if most else 0.0
+
+
+def units_of(mask_N: Tensor, scope: Layout, granularity: str, turned: dict[str, int]) -> Tensor:
+    """What of a mask is kept or pruned together, boolean ``[U]``: weights, or groups with any weight left.
+
+    >>> units_of(torch.tensor([True, False, False, False]), Layout(("w",), ((2, 2),)), "channel", {}).tolist()
+    [True, False]
+    """
+    kind = parse(granularity)
+    if not isinstance(kind, Channel | Block):
+        return mask_N
+    parts = zip(mask_N.split(scope.sizes), members(kind, scope, turned), strict=True)
+    return torch.cat([part[at_Us].any(1) for part, at_Us in parts])
+
+
+class StandStill:
+    """Ends a training when the masks drawn along it stand still (a `tombola.training.trainer.Watch`).
+
+    Args:
+        rule: threshold, how many distances in a row, and how often.
+        evidence: the ticket in training.
+        draw: the mask that pruning would give now; ``m_k`` is not changed by it.
+        granularity: what is counted.
+        T: steps that the training may have.
+    """
+
+    def __init__(
+        self, rule: EarlyBird, evidence: TicketEvidence, draw: Draw, granularity: str, T: int
+    ) -> None:
+        self.rule, self.draw, self.granularity, self.T = rule, draw, granularity, T
+        epoch = evidence.problem.batches(evidence.k)
+        self.every = rule.every or min(epoch, max(T // SHORTEST, 1))
+        self.scope, self.turned = evidence.scope, transposed(evidence.problem.f.module)
+        self.last_U: Tensor | None = None
+        self.distances: list[float] = []
+        self.steps = 0
+
+    def __call__(self, step: int, theta: Theta, optimizer: MaskedOptimizer) -> bool:  # noqa: ARG002
+        """Whether the masks of the last epochs are close enough to each other."""
+        self.steps = step
+        if step % self.every:
+            return False
+        mask_U = units_of(self.draw(), self.scope, self.granularity, self.turned)
+        if self.last_U is not None:
+            self.distances.append(distance(mask_U, self.last_U))
+        self.last_U = mask_U
+        recent = self.distances[-self.rule.patience :]
+        return len(recent) == self.rule.patience and max(recent) < self.rule.threshold
+
+    def facts(self) -> dict[str, Any]:
+        """Steps trained, steps there might have been, the share saved, and the distances."""
+        saved = 1 - self.steps / self.T if self.T else 0.0
+        near = [round(d, 6) for d in self.distances]
+        return {
+            "event": "early_bird",
+            "steps": self.steps,
+            "of": self.T,
+            "saved": round(saved, 6),
+            "distances": near,
+        }

@@ -1,0 +1,210 @@
+"""The backbone as the paper's function ``f(x; m ⊙ θ)``; the network itself stays untouched.
+
+Shape letters: N weights in scope, R the dense remainder that tickets share, P private parameters.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from tombola._utils.checkpoint import part
+from tombola._utils.device import CPU
+from tombola._utils.errors import MaskError, ScopeError, TombolaError, unknown
+from tombola.masks.apply import masked_weights
+from tombola.masks.layout import Layout
+
+
+@dataclass
+class Theta:
+    """All that a backbone holds. ``private[k]`` belongs to ticket k; buffers are shared."""
+
+    weights_N: Tensor
+    rest_R: Tensor
+    private: list[Tensor]
+    buffers: dict[str, Tensor]
+
+    def clone(self, tickets: int | None = None) -> Theta:
+        """A copy to train, with its own leaves; one private part is repeated for so many tickets."""
+        private = self.private * (tickets or 1) if len(self.private) == 1 else self.private
+        return Theta(
+            _leaf(self.weights_N),
+            _leaf(self.rest_R),
+            [_leaf(p) for p in private],
+            {name: b.clone() for name, b in self.buffers.items()},
+        )
+
+    def masked(self, mask_N: Tensor) -> Theta:
+        """``m ⊙ θ``: a copy whose weights outside the mask are exactly zero."""
+        theta = self.clone()
+        theta.weights_N.data[~mask_N] = 0
+        return theta
+
+    def leaves(self) -> list[Tensor]:
+        """What an optimiser steps: weights, remainder, then the private part of each ticket."""
+        return [self.weights_N, self.rest_R, *self.private]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything under stable names, for checkpoints."""
+        private = {f"private.{k}": p.detach() for k, p in enumerate(self.private)}
+        buffers = {f"buffers.{name}": b for name, b in self.buffers.items()}
+        return {"weights": self.weights_N.detach(), "rest": self.rest_R.detach(), **private, **buffers}
+
+    @classmethod
+    def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device = CPU) -> Theta:
+        """The inverse of `tensors`, on a device."""
+        count = sum(name.startswith("private.") for name in tensors)
+        private = [_leaf(tensors[f"private.{k}"], device) for k in range(count)]
+        buffers = {name: b.to(device) for name, b in part(tensors, "buffers.").items()}
+        return cls(_leaf(tensors["weights"], device), _leaf(tensors["rest"], device), private, buffers)
+
+
+def _leaf(flat: Tensor, device: torch.device | None = None) -> Tensor:
+    return flat.detach().to(device, copy=True).requires_grad_()
+
+
+class Function:
+    """``f(x; m_k ⊙ θ)`` for one backbone (Eq. 1 and 3).
+
+    Parameters outside the scope are the dense remainder, or private to each ticket where ``private``
+    names them; parameters that do not require gradients stay as they are.
+
+    >>> import torch
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> f = Function(net, Layout(("0.weight",), ((8, 4),)))
+    >>> theta, mask = f.theta0(), torch.zeros(32, dtype=torch.bool)
+    >>> f(theta, mask, torch.rand(3, 4)).shape
+    torch.Size([3, 2])
+    """
+
+    def __init__(self, backbone: nn.Module, scope: Layout, private: Iterable[str] = ()) -> None:
+        self.module = copy.deepcopy(backbone)
+        private = set(private)
+        parameters = dict(self.module.named_parameters())
+        frozen = [name for name in scope.names if not parameters[name].requires_grad]
+        if frozen:
+            raise ScopeError(f"{', '.join(frozen)} cannot be trained (requires_grad=False): exclude it")
+        where = {t.device for t in (*parameters.values(), *self.module.buffers())}
+        if len(where) > 1:
+            raise ScopeError(f"the backbone lies on {' and '.join(map(str, where))}: move it to one device")
+        self.device = where.pop()
+        if self.device.type == "meta":
+            raise ScopeError("the backbone is on the device meta and holds no values: load or initialise it")
+        dense = {n: p for n, p in parameters.items() if p.requires_grad and n not in scope.names}
+        self.scope = scope
+        self.rest = Layout.of({n: p for n, p in dense.items() if n not in private})
+        self.private = Layout.of({n: p for n, p in dense.items() if n in private})
+        self._constants = {n: p.detach() for n, p in parameters.items() if not p.requires_grad}
+
+    def theta0(self) -> Theta:
+        """What the backbone holds now, for one ticket."""
+        parameters = dict(self.module.named_parameters())
+        return Theta(
+            _leaf(self.scope.flatten(parameters)),
+            _leaf(self.rest.flatten(parameters)),
+            [_leaf(self.private.flatten(parameters))],
+            {name: b.detach().clone() for name, b in self.module.named_buffers()},
+        )
+
+    def named(self, theta: Theta, mask_N: Tensor | None, k: int = 0) -> dict[str, Tensor]:
+        """The parameters and buffers of the backbone under ``m_k ⊙ θ``, by name."""
+        weights_N = theta.weights_N
+        if mask_N is None:
+            weights = self.scope.unflatten(weights_N)
+        else:
+            weights = masked_weights(self.scope, weights_N, mask_N)
+        return {
+            **self._constants,
+            **weights,
+            **self.rest.unflatten(theta.rest_R),
+            **self.private.unflatten(theta.private[k]),
+            **theta.buffers,
+        }
+
+    def __call__(self, theta: Theta, mask_N: Tensor | None, x: Tensor, k: int = 0) -> Tensor:
+        """Outputs for inputs ``x``; gradients with respect to ``theta.weights_N`` come out masked."""
+        outputs: Tensor = functional_call(self.module, self.named(theta, mask_N, k), (x,))
+        return outputs
+
+    def write(self, theta: Theta, mask_N: Tensor | None = None, k: int = 0) -> nn.Module:
+        """A copy of the backbone that holds ``m_k ⊙ θ`` (plain ``θ`` without a mask)."""
+        module = copy.deepcopy(self.module)
+        module.load_state_dict({n: t.detach() for n, t in self.named(theta, mask_N, k).items()}, strict=False)
+        return module
+
+
+def parameters_of(module: nn.Module, scope: Layout) -> list[Tensor]:
+    """The parameters of a scope, in its order.
+
+    They are looked up by their paths, in a fraction of the time of ``dict(module.named_parameters())``.
+
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
+    >>> parameters_of(net, Layout(("1.weight",), ((2, 8),)))[0] is net[1].weight
+    True
+    """
+    found = []
+    for name in scope.names:
+        owner, (*path, last) = module, name.split(".")
+        for step in path:
+            owner = owner._modules[step]  # type: ignore[assignment]
+        found.append(owner._parameters[last])
+    return found  # type: ignore[return-value]
+
+
+def check_network(backbone: object) -> None:
+    """Raise `TombolaError` for what is no network, such as a class that was not called."""
+    if not isinstance(backbone, nn.Module):
+        called = f"; call it: {backbone.__name__}()" if isinstance(backbone, type) else ""
+        raise TombolaError(f"backbone must be a torch.nn.Module: got {type(backbone).__name__}{called}")
+
+
+def check_scope(backbone: nn.Module, scope: Layout) -> None:
+    """Raise `MaskError` unless the backbone has the weights of the scope, in those shapes."""
+    parameters = dict(backbone.named_parameters())
+    for name, shape in zip(scope.names, scope.shapes, strict=True):
+        if name not in parameters:
+            raise MaskError(f"the backbone has no weight {name!r}, which the masks cover")
+        if tuple(parameters[name].shape) != shape:
+            have = tuple(parameters[name].shape)
+            raise MaskError(f"weight {name!r} has shape {have}, the masks are for {shape}")
+
+
+def check_private(
+    backbone: nn.Module, scope: Layout, private: Mapping[str, Mapping[str, Tensor]], names: tuple[str, ...]
+) -> Mapping[str, Tensor]:
+    """The private tensors of the first ticket.
+
+    Raises:
+        MaskError: not those of each ticket, not the same ones of all, or none that the backbone has outside
+            the scope of the masks, in its shape.
+    """
+    if tuple(private) != names:
+        raise MaskError(f"private state is for {list(private)}, the masks are for {list(names)}")
+    first = private[names[0]]
+    if any(set(row) != set(first) for row in private.values()):
+        raise MaskError("every ticket must keep the same private tensors")
+    known = {n: tuple(t.shape) for n, t in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    for ticket, row in private.items():
+        for name, value in row.items():
+            if name in scope.names:
+                raise MaskError(f"private tensor {name!r} is under the masks: it can be private or masked")
+            if name not in known:
+                raise MaskError(unknown("parameter or buffer", name, known))
+            if tuple(value.shape) != known[name]:
+                raise MaskError(
+                    f"private tensor {name!r} of {ticket!r} has shape {tuple(value.shape)}, the backbone's "
+                    f"has {known[name]}"
+                )
+    return first
+
+
+def norms(module: nn.Module) -> Iterator[tuple[str, nn.modules.batchnorm._BatchNorm]]:
+    """The normalisation layers that keep running statistics, with their names."""
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is not None:
+            yield name, layer

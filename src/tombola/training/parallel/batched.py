@@ -1,0 +1,168 @@
+"""All trainings of a round in one batch: the network under ``torch.func.vmap`` over stacked weights.
+
+The weights of the K tickets are one leaf ``[K, N]`` that one masked optimiser steps; masked optimisers work
+entry by entry, so the rule is that of one ticket after the other. Each ticket has its own batches, in the
+order as ever, and its own loss; the gradient of their sum holds that of each ticket in its row. Running
+statistics are stacked too, and move as they would alone. The backbone's module is called as a function.
+
+Equal to one after the other up to rounding: products of stacked matrices add in another order. Networks that
+draw random numbers while they train (dropout) would draw others, so they are refused. What looks into a
+training (Early-Bird, SET, RigL) sees one after the other.
+
+Shape letters: K tickets, N weights in scope, R the dense remainder, P private parameters, B batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from tombola._utils.errors import UsageError
+from tombola.pruning.scores.movement import away_from_zero
+from tombola.training.model import Function, Theta
+from tombola.training.parallel.turn import Training, Turn, TurnResult, Work
+from tombola.training.pruning_context import TicketEvidence
+from tombola.training.trainer import Problem, finite, set_rate
+
+
+class Batched:
+    """The turns of a round trained as one batch (a `tombola.training.parallel.Executor`)."""
+
+    whole = True  # the bits of a row may depend on how many rows there are
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+
+    def __call__(self, turns: Sequence[Turn]) -> Iterator[TurnResult]:
+        """The results in order; a single one, and those that something looks into, one after the other."""
+        trainings = [self.work.begin(turn) for turn in turns]
+        together = len(trainings) > 1 and all(
+            t.watch is None and t.recipe == trainings[0].recipe for t in trainings
+        )
+        losses = train(trainings) if together else (training.run() for training in trainings)
+        for training, loss in zip(trainings, losses, strict=True):
+            yield self.work.finish(training, loss)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class Stack:
+    """The weights of K tickets as stacked leaves, and their outputs in one pass.
+
+    Args:
+        f: the backbone.
+        evidences: of the tickets, all of one problem.
+    """
+
+    def __init__(self, f: Function, evidences: Sequence[TicketEvidence]) -> None:
+        self.f, self.evidences = f, evidences
+        thetas = [e.theta for e in evidences]
+        self.weights_KN = _stacked([theta.weights_N for theta in thetas])
+        self.rest_KR = _stacked([theta.rest_R for theta in thetas])
+        self.private_KP = _stacked([_own(e) for e in evidences])
+        self.buffers = {name: torch.stack([t.buffers[name] for t in thetas]) for name in thetas[0].buffers}
+        self.masks_KN = torch.stack([e.mask_N for e in evidences])
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What the optimiser steps."""
+        return [self.weights_KN, self.rest_KR, self.private_KP]
+
+    def masks(self, problem: Problem) -> list[Tensor | None]:
+        """What the tickets own of the leaves."""
+        owned = [problem.owned[e.k] for e in self.evidences]
+        every = torch.ones_like(self.rest_KR[0], dtype=torch.bool)
+        parts = [every if mask is None else mask for mask in owned]
+        shared = all(mask is None for mask in owned)
+        return [self.masks_KN, None if shared else torch.stack(parts), None]
+
+    def outputs(self, x_KB: Tensor) -> Tensor:
+        """``f(x; m_k ⊙ θ_k)`` for the batch of every ticket, ``[K, B, ...]``."""
+
+        def one(weights_N: Tensor, rest_R: Tensor, private_P: Tensor, buffers: Buffers, x: Tensor) -> Tensor:
+            return self.f(Theta(weights_N, rest_R, [private_P], buffers), None, x)
+
+        try:
+            outputs: Tensor = vmap(one)(
+                self.weights_KN * self.masks_KN, self.rest_KR, self.private_KP, self.buffers, x_KB
+            )
+        except RuntimeError as error:
+            if "vmap" not in str(error):
+                raise
+            reason = str(error).split(". ")[0]
+            raise UsageError(
+                f"this network cannot be trained as a batch of tickets ({reason}): use at_once=workers, or no"
+            ) from None
+        return outputs
+
+    @torch.no_grad()
+    def unstack(self) -> None:
+        """Write what was trained into the weights of each ticket."""
+        for row, e in enumerate(self.evidences):
+            e.theta.weights_N.copy_(self.weights_KN[row])
+            e.theta.rest_R.copy_(self.rest_KR[row])
+            _own(e).copy_(self.private_KP[row])
+            for name, buffer in e.theta.buffers.items():
+                buffer.copy_(self.buffers[name][row])
+
+
+Buffers = dict[str, Tensor]
+
+
+def train(trainings: Sequence[Training]) -> list[float]:
+    """T steps of several tickets of one problem, in place; the mean loss of each.
+
+    As `Problem.train` of one after the other, up to rounding. All have one recipe, and
+    nothing looks on.
+
+    Raises:
+        UsageError: the network cannot be batched.
+        DataError: a loss is not finite; the message names the ticket.
+    """
+    evidences, T = [t.evidence for t in trainings], trainings[0].T
+    problem = evidences[0].problem
+    recipe = trainings[0].recipe or problem.recipe
+    stack = Stack(problem.f, evidences)
+    optimizer, masks = recipe.build(stack.leaves), stack.masks(problem)
+    streams = [problem.stream(e.k, "extract", e.round) for e in evidences]
+    total_K = torch.zeros(len(evidences), device=problem.f.device)
+    problem.f.module.train()
+    for step in range(T):
+        set_rate(optimizer, recipe.rate(step, T))
+        optimizer.zero_grad()
+        batches = [problem.batch(e.k, s, step) for e, s in zip(evidences, streams, strict=True)]
+        outputs = stack.outputs(torch.stack([x for x, _ in batches]))
+        losses = [
+            problem.objective.loss(out, targets, e.k, x)
+            for e, out, (x, targets) in zip(evidences, outputs, batches, strict=True)
+        ]
+        loss_K = torch.stack(losses)
+        loss_K.sum().backward()
+        total_K += loss_K.detach()
+        _add_movement(stack)
+        optimizer.step(masks)
+    stack.unstack()
+    means = (total_K / max(T, 1)).tolist()
+    return [finite(mean, problem.partition.names[e.k]) for e, mean in zip(evidences, means, strict=True)]
+
+
+def _add_movement(stack: Stack) -> None:
+    """Add this step's share to the trajectory of the tickets that keep one (`tombola.scoring.movement`)."""
+    gradient_KN = stack.weights_KN.grad
+    for row, e in enumerate(stack.evidences):
+        if e.moved_N is not None and gradient_KN is not None:
+            e.moved_N += away_from_zero(stack.weights_KN[row], gradient_KN[row])
+
+
+def _own(evidence: TicketEvidence) -> Tensor:
+    """The private part of the ticket; there is one for all where none was ever told apart."""
+    private = evidence.theta.private
+    return private[evidence.k if len(private) > 1 else 0]
+
+
+def _stacked(rows: Sequence[Tensor]) -> Tensor:
+    return torch.stack([row.detach() for row in rows]).requires_grad_()

@@ -1,0 +1,188 @@
+"""Each turn in a worker process of one thread: K trainings at once on a machine with several cores.
+
+Workers are forked from this process when a search asks for its first turn, and live until it ends. So data,
+backbone and settings are shared in memory, copied by nobody, and need not be such that they can be pickled.
+What is sent is a mask and the weights that a round starts from, what comes back is the new mask. A process
+that has used several OpenMP threads may be forked as long as its children stay at one, as ours do (so does
+``torch.utils.data.DataLoader``).
+
+A turn depends on nothing but its fields, so its bits are those of the same turn in this process at one
+thread, whichever worker takes it and however many there are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import traceback
+import warnings
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import NamedTuple
+
+import torch
+
+from tombola._utils.errors import TombolaError, WorkerDied
+from tombola.training.parallel.turn import Turn, TurnResult, Work
+
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+class Answer(NamedTuple):
+    """What a worker sends: a result and the samples that went through, or the error it ended with."""
+
+    result: TurnResult | None
+    seen: int = 0
+    error: BaseException | None = None
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+
+
+class Workers:
+    """Processes that take the turns of a search (a `tombola.training.parallel.Executor`).
+
+    Args:
+        work: what they consist of.
+        count: how many processes.
+        cores: one for each to be pinned to; none are pinned where it is empty.
+
+    Raises:
+        WorkerDied: a worker was killed while it took a turn.
+    """
+
+    whole = False
+
+    def __init__(self, work: Work, count: int, cores: Sequence[int] = ()) -> None:
+        self.work, self.count, self.cores = work, count, cores
+        self._workers: list[_Worker] = []
+
+    def __call__(self, turns: Sequence[Turn]) -> Iterator[TurnResult]:
+        """The results in order; each worker has one at a time, and gets the next when it is done."""
+        if not self._workers:
+            self._start()
+        left, idle = deque(range(len(turns))), deque(self._workers)
+        busy: list[tuple[int, _Worker]] = []
+        ready: dict[int, Answer] = {}
+        for i, turn in enumerate(turns):
+            while i not in ready:
+                while left and idle:
+                    worker, j = idle.popleft(), left.popleft()
+                    self._send(worker, turns[j])
+                    busy.append((j, worker))
+                heard = wait([worker.pipe for _, worker in busy])
+                for j, worker in [pair for pair in busy if pair[1].pipe in heard]:
+                    busy.remove((j, worker))
+                    ready[j] = _received(worker, turns[j])
+                    idle.append(worker)
+            yield self._opened(ready.pop(i), turn)
+
+    def close(self) -> None:
+        """End all workers, whatever they are doing."""
+        for worker in self._workers:
+            worker.process.kill()
+        for worker in self._workers:
+            worker.process.join()
+            worker.pipe.close()
+        self._workers = []
+
+    # -- in this process ---------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("fork")
+        for i in range(self.count):
+            ours, theirs = context.Pipe()
+            core = self.cores[i] if i < len(self.cores) else None
+            others = [ours, *(worker.pipe for worker in self._workers)]
+            process = context.Process(
+                target=_serve, args=(theirs, others, self.work, core, os.getpid()), daemon=True
+            )
+            with warnings.catch_warnings():  # Python warns of locks that other threads may hold: children
+                warnings.simplefilter("ignore", DeprecationWarning)  # take none of theirs
+                process.start()
+            theirs.close()
+            self._workers.append(_Worker(process, ours))
+
+    def _send(self, worker: _Worker, turn: Turn) -> None:
+        which = next(i for i, problem in enumerate(self.work.problems) if problem is turn.problem)
+        with suppress(OSError):  # it is dead: the answer, which never comes, will say so
+            mask_N = turn.mask_N.clone()  # a row of a matrix would bring the matrix
+            worker.pipe.send_bytes(pickle.dumps((which, turn.k, turn.r, mask_N, turn.start)))
+
+    @staticmethod
+    def _opened(answer: Answer, turn: Turn) -> TurnResult:
+        if answer.error is not None:
+            raise answer.error
+        assert answer.result is not None
+        turn.problem.seen += answer.seen
+        return answer.result
+
+
+def _received(worker: _Worker, turn: Turn) -> Answer:
+    try:
+        answer: Answer = pickle.loads(worker.pipe.recv_bytes())
+    except (EOFError, OSError):
+        worker.process.join()
+        ticket, code = turn.problem.partition.names[turn.k], worker.process.exitcode or 0
+        raise WorkerDied(
+            f"the worker process that trained ticket {ticket!r} ended with "
+            f"{f'signal {-code}' if code < 0 else f'status {code}'} (was there too little memory?): the same "
+            "call goes on from the last saved state; with fewer threads there are fewer workers"
+        ) from None
+    return answer
+
+
+# -- in a worker -----------------------------------------------------------------------------------
+
+
+def _serve(pipe: Connection, others: Sequence[Connection], work: Work, core: int | None, parent: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
+    _die_with(parent)
+    for other in others:  # or nobody would notice that the parent is gone
+        other.close()
+    torch.set_num_threads(1)
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        with suppress(OSError):
+            os.sched_setaffinity(0, {core})
+    with suppress(EOFError, OSError):  # the parent is gone
+        while True:
+            which, k, r, mask_N, start = pickle.loads(pipe.recv_bytes())
+            pipe.send_bytes(answered(work, Turn(work.problems[which], k, r, mask_N, start)))
+
+
+def answered(work: Work, turn: Turn) -> bytes:
+    """The `Answer` of a turn, pickled; an error comes out as the same one, with the worker's traceback."""
+    before = turn.problem.seen
+    try:
+        result = work.take(turn)
+        if not work.keeps:
+            result = result._replace(theta=None)
+        return pickle.dumps(Answer(result, turn.problem.seen - before))
+    except Exception as error:
+        error.add_note("in a worker process:\n" + traceback.format_exc())
+        try:
+            pickle.loads(content := pickle.dumps(Answer(None, error=error)))
+        except Exception:  # some errors cannot be pickled, or not be made again from their words
+            kind = TombolaError if isinstance(error, TombolaError) else RuntimeError
+            return pickle.dumps(Answer(None, error=kind(f"{type(error).__name__}: {error}")))
+        return content
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel end this process with its parent, also where the parent is killed."""
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,0 +1,98 @@
+"""What a criterion reads of ticket k in one round of Algorithm 1 (`tombola.scoring.Evidence`).
+
+Shape letters: N weights in scope.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from tombola._utils.modes import in_mode
+from tombola._utils.rng import generator
+from tombola.data.batches import Stream
+from tombola.masks.layout import Layout
+from tombola.training.model import Theta
+from tombola.training.trainer import Problem
+
+
+@dataclass
+class TicketEvidence:
+    """Ticket k of a problem, in the state that is about to be pruned.
+
+    Reading it changes nothing: parameters, buffers, gradients, training modes and the global generator
+    keep their bits. Only ``problem.seen`` counts the samples that go through. Batches come in an order of
+    their own, a function of (seed, order, round, ticket).
+
+    Attributes:
+        problem: f, data, partition, objective.
+        theta0: where the round started, before the mask.
+        theta: the weights in training, zero outside the mask.
+        mask_N: ``m_k``.
+        k: the ticket.
+        round: the number of the round.
+        trajectory: whether ``moved_N`` is kept.
+        moved_N: ``−Σ_t g_t ⊙ θ_t``, which `Problem.train` adds to; None if it is not kept.
+    """
+
+    problem: Problem
+    theta0: Theta
+    theta: Theta
+    mask_N: Tensor
+    k: int
+    round: int = 0
+    trajectory: bool = False
+    moved_N: Tensor | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        if self.trajectory:
+            self.moved_N = torch.zeros_like(self.weights_N)
+
+    @property
+    def scope(self) -> Layout:
+        """The layers in the flat vectors."""
+        return self.problem.f.scope
+
+    @property
+    def weights_N(self) -> Tensor:
+        """The trained weights."""
+        return self.theta.weights_N.detach()
+
+    @property
+    def start_N(self) -> Tensor:
+        """Where they started this round, under the mask."""
+        return self.theta0.weights_N.detach().masked_fill(~self.mask_N, 0)
+
+    @cached_property
+    def _stream(self) -> Stream:
+        return self.problem.stream(self.k, "score", self.round)
+
+    def loss(self, weights_N: Tensor, batch: int) -> Tensor:
+        """The loss that a training step would see: augmented, batch statistics, dropout on."""
+        buffers = {name: b.clone() for name, b in self.theta.buffers.items()}
+        private = [p.detach() for p in self.theta.private]
+        theta = Theta(weights_N, self.theta.rest_R.detach(), private, buffers)
+        with in_mode(self.problem.f.module, training=True):
+            return self.problem.loss(theta, None, self.k, self._stream, batch)
+
+    def inputs(self, batch: int) -> Tensor:
+        """Training inputs, not augmented."""
+        index = self._stream[batch]
+        self.problem.seen += len(index)
+        return self.problem.data.inputs("train", index, device=self.problem.f.device)
+
+    def example(self) -> Tensor:
+        """One input, for its shape; it is not counted."""
+        first = torch.zeros(1, dtype=torch.int64)
+        return self.problem.data.inputs("train", first, device=self.problem.f.device)
+
+    def network(self) -> nn.Module:
+        """A copy of the backbone that holds ``m_k ⊙ θ``."""
+        return self.problem.f.write(self.theta, self.mask_N, self.k if len(self.theta.private) > 1 else 0)
+
+    def generator(self) -> torch.Generator:
+        """A generator of this ticket and round."""
+        return generator(*self._stream.key, "draw")

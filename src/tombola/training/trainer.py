@@ -1,0 +1,168 @@
+"""One training problem, and a step of ticket k on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tombola._utils.errors import DataError, UsageError
+from tombola._utils.rng import drawn_from, generator
+from tombola.data.batches import Stream
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
+from tombola.masks.maskset import MaskSet
+from tombola.masks.prunable import classifier
+from tombola.objectives import Objective
+from tombola.optim import MaskedOptimizer
+from tombola.pruning.scores.movement import away_from_zero
+from tombola.recipe import Recipe
+from tombola.training.model import Function, Theta
+
+
+class Watch(Protocol):
+    """What looks on while a ticket is trained alone, and may change its weights and mask, or end it."""
+
+    def __call__(self, step: int, theta: Theta, optimizer: MaskedOptimizer) -> bool:
+        """Called after ``step`` steps; whether the training ends here."""
+
+    def facts(self) -> dict[str, Any]:
+        """What there is to record afterwards."""
+
+
+@dataclass
+class Problem:
+    """``f``, the data, the partition ``d_1 .. d_K``, the objective and the recipe, with one seed.
+
+    ``order`` names a data order: another name, other batches from the same seed (twins). ``seen``
+    counts the training samples that went through, so that budgets can be compared.
+    """
+
+    f: Function
+    data: Data
+    partition: Partition
+    objective: Objective
+    recipe: Recipe
+    seed: int
+    order: str = ""
+    seen: int = 0
+
+    def check(self, masks: MaskSet) -> None:
+        """Raise `UsageError` unless there is a mask for each subset, in order, over the weights in scope."""
+        if masks.names != self.partition.names:
+            theirs, own = ", ".join(masks.names), ", ".join(self.partition.names)
+            raise UsageError(
+                f"masks are for {theirs}, subsets are {own}: give one mask per subset, in that order "
+                "(MaskSet.select)"
+            )
+        if masks.scope != self.f.scope:
+            raise UsageError("the masks are over other weights than the scope of the problem")
+
+    def stream(self, k: int, *purpose: Any) -> Stream:
+        """The batches of ticket k for one purpose (phase and round)."""
+        key = (self.seed, self.order, *purpose, self.partition.names[k])
+        return Stream(lambda g: self.objective.epoch(self.partition, k, g), self.recipe.batch_size, *key)
+
+    def batches(self, k: int) -> int:
+        """``M_k``: batches of one epoch of ticket k."""
+        return -(-self.objective.epoch_size(self.partition, k) // self.recipe.batch_size)
+
+    @cached_property
+    def owned(self) -> list[Tensor | None]:
+        """Which entries of the dense remainder each ticket may move."""
+        head = classifier(self.f.module)
+        K = range(len(self.partition))
+        found = [self.objective.owned(self.f.rest, head, k) for k in K]
+        return [None if mask is None else mask.to(self.f.device) for mask in found]
+
+    def loss(self, theta: Theta, mask_N: Tensor | None, k: int, stream: Stream, i: int) -> Tensor:
+        """``L(f(x; m_k ⊙ θ), y)`` of batch i, as in training, with its graph; counts the samples."""
+        x, targets = self.batch(k, stream, i)
+        with drawn_from(*stream.key, "forward", i, device=self.f.device):
+            outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
+        return self.objective.loss(outputs, targets, k, x)
+
+    def batch(self, k: int, stream: Stream, i: int) -> tuple[Tensor, Tensor]:
+        """Inputs, augmented, and targets of batch i; counts the samples."""
+        index = stream[i]
+        augment = generator(*stream.key, "augment", i) if self.data.augment else None
+        x = self.data.inputs("train", index, augment, self.f.device)
+        self.seen += len(index)
+        return x, self.objective.targets(self.data, self.partition, index, k).to(self.f.device)
+
+    def gradient(self, theta: Theta, mask_N: Tensor, k: int, stream: Stream, i: int) -> Tensor:
+        """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of batch i to the leaves' gradients; returns the loss."""
+        loss = self.loss(theta, mask_N, k, stream, i)
+        loss.backward()
+        return loss.detach()
+
+    def masks(self, theta: Theta, mask_N: Tensor, k: int) -> list[Tensor | None]:
+        """What ticket k owns of `Theta.leaves`: its mask, its part of the remainder, all of the private part.
+
+        Private parts of others have no gradient in its step, so they stay as they are.
+        """
+        return [mask_N, self.owned[k], *[None] * len(theta.private)]
+
+    def train(
+        self,
+        theta: Theta,
+        mask_N: Tensor,
+        k: int,
+        T: int,
+        *purpose: Any,
+        moved_N: Tensor | None = None,
+        recipe: Recipe | None = None,
+        watch: Watch | None = None,
+    ) -> float:
+        """At most T steps of ticket k alone, in place, by a new optimiser; returns the mean loss.
+
+        Args:
+            theta: the weights; what ticket k does not own keeps its bits.
+            mask_N: ``m_k``; a watch may change it in place.
+            k: the ticket.
+            T: steps.
+            purpose: names the data order.
+            moved_N: if given, gets ``−Σ_t g_t ⊙ θ_t`` of the weights in scope (`tombola.scoring.movement`).
+            recipe: another one than the problem's.
+            watch: looks on after every step.
+        """
+        recipe = recipe or self.recipe
+        stream, optimizer = self.stream(k, *purpose), recipe.build(theta.leaves())
+        masks, total, done = self.masks(theta, mask_N, k), torch.zeros((), device=self.f.device), 0
+        self.f.module.train()
+        while done < T:
+            set_rate(optimizer, recipe.rate(done, T))
+            optimizer.zero_grad()
+            total += self.gradient(theta, mask_N, k, stream, done)
+            if moved_N is not None and theta.weights_N.grad is not None:
+                moved_N += away_from_zero(theta.weights_N, theta.weights_N.grad)
+            optimizer.step(masks)
+            done += 1
+            if watch is not None and watch(done, theta, optimizer):
+                break
+        return finite(float(total) / max(done, 1), self.partition.names[k])
+
+    def inputs(self, k: int, count: int, *purpose: Any) -> Iterator[Tensor]:
+        """``count`` batches of ticket k's training inputs, not augmented."""
+        stream = self.stream(k, *purpose)
+        return (self.data.inputs("train", stream[i], device=self.f.device) for i in range(count))
+
+
+def set_rate(optimizer: MaskedOptimizer, lr: float) -> None:
+    """Set the learning rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def finite(loss: float, ticket: str) -> float:
+    """The loss, or an error that names the ticket."""
+    if not math.isfinite(loss):
+        raise DataError(
+            f"the loss of ticket {ticket!r} became {loss}: lower the learning rate, or check its data"
+        )
+    return loss
