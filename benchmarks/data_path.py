@@ -13,7 +13,7 @@ from tombola.data.dataset import Data, Split
 from tombola.lab.experiments.cifar10 import NORMALISE
 from tombola.lab.experiments.images import crop_and_flip
 from tombola.masks.prunable import scope
-from tombola.training.model import Function
+from tombola.training.model import FunctionalModel
 
 SAMPLES, BATCH = 50_000, 320
 
@@ -31,7 +31,7 @@ def data_share(full: bool) -> list[Row]:
         return data.inputs("train", index, generator(i)), split.y[index]
 
     net = ghostnet()
-    f = Function(net, scope(net))
+    f = FunctionalModel(net, scope(net))
     sides: dict[str, Side] = {"batch": batch, "step": masked_step(f, [half(f)], *batch())}
     times = interleave(sides, 30 if full else 8)
     against = f"masked step of GhostNet, batch {BATCH}; cropped, mirrored and normalised from uint8 in memory"

@@ -19,7 +19,7 @@ from tombola.lab.experiments.images import crop_and_flip
 from tombola.masks.maskset import MaskSet
 from tombola.methods.pipeline import Pipeline, predict
 from tombola.pruning.schedules import parse
-from tombola.runs.cache import Journal
+from tombola.runs.cache import StageCache
 from tombola.training.joint import retrain
 from tombola.training.parallel import settled
 from tombola.training.search import extract
@@ -40,7 +40,7 @@ def end_to_end(full: bool) -> list[Row]:
     chosen = cifar10.preset("paper")[1].settings
     settings = replace(chosen, sparsity=(SPARSITY,), search=replace(chosen.search, lr=1e-7))
     data, backbone = _data(), cifar10.backbone(generator())
-    pipeline = Pipeline(backbone, cifar10.objective, data, cifar10.partition(data), settings, 0, Journal())
+    pipeline = Pipeline(backbone, cifar10.objective, data, cifar10.partition(data), settings, 0, StageCache())
     problem, theta0 = pipeline.problem("own", settings.search), pipeline.theta0
     K, N = len(problem.partition), problem.f.scope.size
     rounds = len(parse(settings.schedule)(N, pipeline.targets("own")))
@@ -48,7 +48,7 @@ def end_to_end(full: bool) -> list[Row]:
     found: list[MaskSet] = []
 
     def one_round() -> None:
-        found.append(extract(problem, theta0, dense, [N // 2], settings.T, at_once=way))
+        found.append(extract(problem, theta0, dense, [N // 2], settings.T, parallel=way))
 
     search = rounds * _seconds(one_round)
     training = settings.steps / STEPS * _seconds(lambda: retrain(problem, theta0, found[0], STEPS))
@@ -64,7 +64,7 @@ def end_to_end(full: bool) -> list[Row]:
 def _shares(problem: Problem, mask_N: Tensor) -> list[Row]:
     """Where the time of a step goes: the batch, forward, backward, the optimiser."""
     theta, stream, masks = problem.f.theta0(), problem.stream(0, "benchmark"), [mask_N, None]
-    optimizer = problem.recipe.build(theta.leaves())
+    optimizer = problem.config.build(theta.leaves())
     seconds = dict.fromkeys(("data", "forward", "backward", "optimizer"), 0.0)
     made: dict[str, Any] = {}
 

@@ -17,14 +17,14 @@ from tombola.lab.models.coordinate_mlp import CoordinateMLP
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.objectives import Objective, OneVsRest, Reconstruction
-from tombola.recipe import Recipe
-from tombola.training.model import Function
-from tombola.training.parallel import AtOnce
+from tombola.recipe import TrainConfig
+from tombola.training.model import FunctionalModel
+from tombola.training.parallel import Parallel
 from tombola.training.search import extract
 from tombola.training.trainer import Problem
 
 K, TARGET = 10, 0.83  # 1 / 1.2
-Ways = dict[AtOnce, tuple[str, float | None]]  # how at once: name and target of the row
+Ways = dict[Parallel, tuple[str, float | None]]  # how at once: name and target of the row
 
 
 def round_k10(full: bool) -> list[Row]:
@@ -66,20 +66,20 @@ def _problem(
     subset = (torch.arange(len(x)) % K).numpy()
     data = Data.of(x, y, {"subset": subset}, **({"prepare": prepare} if prepare else {}))
     subsets = partition.by_column(data, "subset", [str(k) for k in range(K)])
-    recipe = Recipe(lr=1e-7, batch_size=batch)  # nothing is learnt: see benchmarks.training
-    return Problem(Function(net, scope(net)), data, subsets, objective, recipe, 0)
+    config = TrainConfig(lr=1e-7, batch_size=batch)  # nothing is learnt: see benchmarks.training
+    return Problem(FunctionalModel(net, scope(net)), data, subsets, objective, config, 0)
 
 
 def _rows(problem: Problem, T: int, repeats: int, ways: Ways) -> list[Row]:
     theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, problem.partition.names)
 
-    def one_round(way: AtOnce, steps: int = T) -> None:
-        extract(problem, theta0, dense, [problem.f.scope.size // 2], steps, at_once=way)
+    def one_round(way: Parallel, steps: int = T) -> None:
+        extract(problem, theta0, dense, [problem.f.scope.size // 2], steps, parallel=way)
 
     sides = {way: partial(one_round, way) for way in ("no", *ways)}
     for way in sides:
         one_round(way, 1)  # a warm-up; a whole round would take as long as what is measured
     times = interleave(sides, repeats, warmup=0)
-    batch = problem.recipe.batch_size
+    batch = problem.config.batch_size
     against = f"one after the other, {torch.get_num_threads()} threads; {T} steps of batch {batch}"
     return [ratio(name, times, way, "no", against, target) for way, (name, target) in ways.items()]

@@ -13,7 +13,7 @@ from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet, half
 from tombola.masks.prunable import scope
 from tombola.optim import masked
-from tombola.training.model import Function
+from tombola.training.model import FunctionalModel
 
 KINDS: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
     "adam": (torch.optim.Adam, {}),
@@ -26,7 +26,7 @@ def steps(name: str) -> Callable[[bool], list[Row]]:
     def measure(full: bool) -> list[Row]:
         kind, options = KINDS[name]
         net = ghostnet()
-        f = Function(net, scope(net))
+        f = FunctionalModel(net, scope(net))
         leaves, mask = f.theta0().leaves(), half(f)
         masks = [mask, *[None] * (len(leaves) - 1)]
         optimizer = masked(kind(_with_gradients(leaves), lr=1e-3, **options))

@@ -16,12 +16,12 @@ BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
 
 def update(rows: Sequence[Row], machine: str, date: str, docs: Path = DOCS) -> None:
     """Put new rows in the place of old ones of the same name; rows not measured now stay."""
-    twin = docs / "performance.json"
-    old: list[dict[str, Any]] = json.loads(twin.read_text()) if twin.exists() else []
+    replicate = docs / "performance.json"
+    old: list[dict[str, Any]] = json.loads(replicate.read_text()) if replicate.exists() else []
     merged = {row["name"]: row for row in old}
     merged |= {row.name: {**asdict(row), "machine": machine, "date": date} for row in rows}
     entries = sorted(merged.values(), key=lambda row: row["name"])
-    twin.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
+    replicate.write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n")
     page = docs / "performance.md"
     head, rest = page.read_text().split(BEGIN)
     tail = rest.split(END)[1]

@@ -11,7 +11,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.pruning import keep_top
 from tombola.tickets.model import TicketModel
-from tombola.training.model import Function
+from tombola.training.model import FunctionalModel
 from tombola.training.norm import statistics_names
 
 
@@ -29,7 +29,7 @@ def mlp(width: int = 512, layers: int = 4) -> nn.Module:
     return nn.Sequential(*[m for _ in range(layers) for m in (nn.Linear(width, width), nn.ReLU())][:-1])
 
 
-def half(function: Function) -> Tensor:
+def half(function: FunctionalModel) -> Tensor:
     """A random mask of half of the weights in scope."""
     return keep_top(torch.rand(function.scope.size, generator=generator(1)), function.scope.size // 2)
 

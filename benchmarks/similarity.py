@@ -23,10 +23,10 @@ def similarity(full: bool) -> list[Row]:
     before, after = peak_memory(_peak, (K, N))
     masks = layered(K, N)
     numbers = masks.masks_KN.view(torch.int64)
-    twin = masks.select(masks.names[:1])
+    replicate = masks.select(masks.names[:1])
     sides = {
         "all": lambda: readings(masks),
-        "specialisation": lambda: specialisation(masks, twin),
+        "specialisation": lambda: specialisation(masks, replicate),
         "read": lambda: numbers.sum(),
     }
     times = interleave(sides, 3, warmup=0)

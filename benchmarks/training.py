@@ -18,7 +18,7 @@ from tombola.masks.layout import Layout
 from tombola.masks.prunable import scope
 from tombola.optim import masked
 from tombola.pruning import keep_top
-from tombola.training.model import Function
+from tombola.training.model import FunctionalModel
 
 # So small that hundreds of steps learn nothing: a network that has learnt its one batch by heart has
 # gradients and moments in the range of denormal numbers, which a CPU is slow at.
@@ -48,7 +48,7 @@ def _rows(
 ) -> list[Row]:
     """The step and, in a full run, the same with masks in turn and the usual ways."""
     y = torch.randint(10, (len(x),), generator=generator(3))
-    f = Function(build(), layout)
+    f = FunctionalModel(build(), layout)
     mask = half(f)
     masks = layout.unflatten(mask)
     sides: dict[str, Side] = {
@@ -78,7 +78,7 @@ def masks_alike(N: int, K: int, level: float = 0.055) -> list[Tensor]:
     return [keep_top(base + level * e.abs(), N // 2) for e in noise]
 
 
-def masked_step(f: Function, masks: list[Tensor], x: Tensor, y: Tensor) -> Side:
+def masked_step(f: FunctionalModel, masks: list[Tensor], x: Tensor, y: Tensor) -> Side:
     theta = f.theta0()
     leaves = theta.leaves()
     optimizer = masked(torch.optim.Adam(leaves, lr=RATE))

@@ -13,8 +13,8 @@ from tombola.data.dataset import Data
 from tombola.lab.models.ghostnet import kaiming_
 from tombola.masks.prunable import scope
 from tombola.objectives import OneVsRest
-from tombola.training.model import Function
-from tombola.training.trainer import Problem, Recipe
+from tombola.training.model import FunctionalModel
+from tombola.training.trainer import Problem, TrainConfig
 
 torch.set_num_threads(1)
 
@@ -74,11 +74,11 @@ def by_class(images):
 def make_problem(images, by_class):
     """A factory of problems over the images."""
 
-    def make(backbone, objective=None, recipe=None, seed=0, partition=None, data=None, **options) -> Problem:
-        f = Function(backbone, scope(backbone), options.pop("private", ()))
-        recipe = recipe or Recipe(lr=1e-2, batch_size=8)
+    def make(backbone, objective=None, config=None, seed=0, partition=None, data=None, **options) -> Problem:
+        f = FunctionalModel(backbone, scope(backbone), options.pop("private", ()))
+        config = config or TrainConfig(lr=1e-2, batch_size=8)
         return Problem(
-            f, data or images, partition or by_class, objective or OneVsRest(), recipe, seed, **options
+            f, data or images, partition or by_class, objective or OneVsRest(), config, seed, **options
         )
 
     return make
@@ -99,9 +99,9 @@ def random_masks():
 @pytest.fixture
 def interrupted():
     """A stage that keeps what is saved as a file would, and dies after ``alive`` saves."""
-    from tombola._utils.checkpoint import Stage
+    from tombola._utils.checkpoint import Checkpoint
 
-    class Interrupted(Stage):
+    class Interrupted(Checkpoint):
         def __init__(self, alive: int) -> None:
             super().__init__()
             self.alive, self.saved = alive, None
@@ -109,11 +109,11 @@ def interrupted():
         def load(self):
             return self.saved
 
-        def save(self, tensors, facts):
+        def save(self, tensors, metadata):
             if self.alive == 0:
                 raise KeyboardInterrupt
             self.alive -= 1
-            self.saved = {name: t.clone() for name, t in tensors().items()}, dict(facts)
+            self.saved = {name: t.clone() for name, t in tensors().items()}, dict(metadata)
 
     return Interrupted
 

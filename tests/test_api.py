@@ -18,16 +18,16 @@ from tombola._utils.errors import (
 )
 from tombola.data.dataset import with_context
 from tombola.methods import pipeline, rounds
-from tombola.methods.context_network import told
-from tombola.training.trainer import Recipe
+from tombola.methods.context_network import conditioned
+from tombola.training.trainer import TrainConfig
 
 OPTIONS = {
     "schedule": "one_shot",
     "T": 2,
     "steps": 3,
     "statistics": 2,
-    "search": Recipe(lr=1e-2, batch_size=8),
-    "train": Recipe(lr=1e-2, batch_size=8),
+    "search": TrainConfig(lr=1e-2, batch_size=8),
+    "train": TrainConfig(lr=1e-2, batch_size=8),
 }
 
 
@@ -105,7 +105,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(convnet, images,
         with pytest.raises(PartitionError, match=words):
             tb.find(method, convnet, tb.objectives.OneVsRest(), images, partition, **OPTIONS)
     given = (images, by_class)
-    with pytest.raises(UsageError, match=r"method rigl: during .* granularity=weight"):
+    with pytest.raises(UsageError, match=r"method rigl: callback .* granularity=weight"):
         tb.find("rigl", convnet, tb.objectives.OneVsRest(), *given, **OPTIONS, granularity="channel")
     averaging = torch.nn.Sequential(torch.nn.InstanceNorm2d(1, track_running_stats=True), convnet)
     with pytest.raises(UsageError, match="0 is an InstanceNorm2d with track_running_stats"):
@@ -229,7 +229,7 @@ def test_tickets_that_are_told_the_context_are_saved_and_loaded(convnet, images,
     (model,) = found.models
     assert model.masks.counts == {"all": (252 + 16 * 4 * 9) // 2}  # 16 channels more in the first layer
     (file,) = (tmp_path / "run" / "tickets").iterdir()
-    network = told(convnet, 2, 16, torch.Generator())
+    network = conditioned(convnet, 2, 16, torch.Generator())
     again = tb.load(file, network)
     x = with_context(images.test.x, torch.arange(len(images.test)) % 2)
     assert torch.equal(again(x), model(x))
@@ -238,7 +238,7 @@ def test_tickets_that_are_told_the_context_are_saved_and_loaded(convnet, images,
     with pytest.raises(TicketFileError, match=r"another architecture: module 0 is ToldConv2d\(17, 4"):
         tb.load(file, convnet)
     with pytest.raises(TicketFileError, match=r"tensor 0.context is torch.float32 \(2, 16\) in the file"):
-        tb.load(file, told(convnet, 3, 16, torch.Generator()))
+        tb.load(file, conditioned(convnet, 3, 16, torch.Generator()))
 
 
 def test_telling_what_is_asked_for_is_an_error_of_one_line(convnet, images, by_class):
@@ -287,7 +287,7 @@ def test_weights_that_are_not_in_scope_by_default_are_named(images, by_class):
         ({"sparsity": 0.9999999}, "leaves none of 252 weights: at most 0.996"),
         ({"sparsity": "0.5"}, "a sparsity is a number"),
         ({"seed": "a"}, "seed must be of type Integral"),
-        ({"search": {"lr": 1}}, "search is a Recipe"),
+        ({"search": {"lr": 1}}, "search is a TrainConfig"),
     ],
 )
 def test_what_makes_no_sense_is_one_clear_error(rtl, changes, message, tmp_path):
@@ -313,17 +313,17 @@ def wide(outputs=3):
 
 def test_an_objective_that_leaves_nothing_to_ask_is_doubted(images, by_class):
     sites = tb.partition.by_column(images, "site")
-    with pytest.warns(UserWarning, match="every subset holds a single class") as told:
+    with pytest.warns(UserWarning, match="every subset holds a single class") as conditioned:
         tb.rtl(wide(), tb.objectives.Classification(), images, by_class, **OPTIONS)
-    assert told[0].filename == __file__  # where the user called
+    assert conditioned[0].filename == __file__  # where the user called
     halves = tb.partition.by_rule(images, lambda data: {"low": data.y < 2, "high": data.y > 0})
     with pytest.warns(
         UserWarning, match=r"train.* to rule out those of the others; Classification\('subset'\)"
     ):
         tb.rtl(wide(), tb.objectives.Classification(), images, halves, **OPTIONS)
-    with pytest.warns(UserWarning, match="OneVsRest does not use y") as told:
+    with pytest.warns(UserWarning, match="OneVsRest does not use y") as conditioned:
         tb.find("rtl", wide(), tb.objectives.OneVsRest(), images, sites, **OPTIONS)
-    assert told[0].filename == __file__
+    assert conditioned[0].filename == __file__
 
 
 def ask(backbone, data, partition, **options):
@@ -357,7 +357,7 @@ def test_a_folder_is_no_ticket_file(rtl, tmp_path):
 
 
 def test_a_ticket_file_says_the_shape_of_an_input(rtl, images):
-    assert rtl().facts["shape"] == [1, 6, 6]
+    assert rtl().metadata["shape"] == [1, 6, 6]
 
 
 def test_who_knows_the_subset_answers_with_its_classes(convnet, images):
@@ -370,7 +370,7 @@ def test_who_knows_the_subset_answers_with_its_classes(convnet, images):
         tb.rtl(convnet, task, images, halves, **OPTIONS)
     (outcome,) = tb.find("imp_context", convnet, task, images, sites, **OPTIONS)
     network = outcome.models[0]
-    assert network.facts["classes"] == {"a": [0, 1], "b": [0, 1, 2]}
+    assert network.metadata["classes"] == {"a": [0, 1], "b": [0, 1, 2]}
     x = with_context(images.test.x, torch.zeros(len(images.test)))
     with torch.no_grad():
         network.backbone[9].bias[2] = 1e3  # would be the answer everywhere
@@ -378,4 +378,4 @@ def test_who_knows_the_subset_answers_with_its_classes(convnet, images):
     x[:, -1] = 1
     assert network.predict(x).answer_B.tolist() == [2] * len(x)
     tickets = tb.rtl(convnet, task, images, sites, **OPTIONS)
-    assert tickets.facts["classes"] == network.facts["classes"]
+    assert tickets.metadata["classes"] == network.metadata["classes"]

@@ -203,7 +203,7 @@ def test_precision_at_recall_by_hand():
 # -- coupling -------------------------------------------------------------------------------------------
 
 
-def world(count=3000, K=4, seed=4):
+def loaded(count=3000, K=4, seed=4):
     """Scores of K tickets on scales of their own, with a common part that a matrix can take out."""
     g = generator(seed, "coupling")
     truth = torch.randint(K, (count,), generator=g)
@@ -212,7 +212,7 @@ def world(count=3000, K=4, seed=4):
 
 
 def test_vector_scaling_makes_tickets_comparable():
-    s, truth = world()
+    s, truth = loaded()
     held, judged = slice(0, 1500), slice(1500, 3000)
     right = {}
     for kind in ("argmax", "vector", "matrix"):
@@ -225,13 +225,13 @@ def test_vector_scaling_makes_tickets_comparable():
 
 
 def test_vector_scaling_counts_2k_numbers_and_matrix_k_squared_plus_k():
-    s, truth = world(400)
+    s, truth = loaded(400)
     numbers = {k: sum(t.numel() for t in coupling.fit(k, s, truth).values()) for k in coupling.COUPLINGS}
     assert numbers == {"argmax": 0, "calibrated": 0, "vector": 8, "matrix": 20}
 
 
 def test_coupling_does_not_change_with_the_units_of_the_scores():
-    s, truth = world(500)
+    s, truth = loaded(500)
     one, other = coupling.fit("matrix", s, truth), coupling.fit("matrix", 100 * s - 7, truth)
     p = [coupling.apply("matrix", *pair, torch.zeros(0)) for pair in ((one, s), (other, 100 * s - 7))]
     torch.testing.assert_close(p[0], p[1], atol=1e-4, rtol=1e-3)
@@ -239,7 +239,7 @@ def test_coupling_does_not_change_with_the_units_of_the_scores():
 
 @pytest.mark.parametrize("miss", [0.05, 0.2])
 def test_conformal_sets_cover_every_class(miss):
-    s, truth = world(4000)
+    s, truth = loaded(4000)
     p = s.double().softmax(1)  # badly calibrated on purpose
     held, judged = slice(0, 2000), slice(2000, 4000)
     named = 1 - p[judged] <= conformal(p[held], truth[held], miss)
@@ -251,7 +251,7 @@ def test_conformal_sets_cover_every_class(miss):
 def test_fitted_sets_miss_no_more_than_was_asked_for():
     missed = []
     for seed in range(20):  # few samples and many numbers to fit: where fitting and judging on the same shows
-        s, truth = world(300 + 2000, K=4, seed=seed)
+        s, truth = loaded(300 + 2000, K=4, seed=seed)
         members = torch.nn.functional.one_hot(truth, 4).bool()
         calibration = Calibration(method="isotonic", coupling="matrix", miss=0.1)
         sets = calibration.fit_scores(s[:300], members[:300], tuple("abcd")).sets(s[300:])
@@ -365,7 +365,7 @@ def test_classes_within_a_context_get_a_temperature_and_the_routers_confidence(m
 def test_tickets_answer_with_the_classes_of_their_subset(make, images):
     part = partitions.by_column(images, "site")
     tickets, x = make("Classification", part.names), images.test.x[:30]
-    tickets.facts["classes"] = {"north": [0, 2], "south": [1, 2]}
+    tickets.metadata["classes"] = {"north": [0, 2], "south": [1, 2]}
     with torch.no_grad():
         tickets.backbone[9].bias += torch.tensor([50.0, 100.0, 0.0])  # class 1, to whoever may say it
     found = tickets.predict(x, ticket=["north", "south"] * 15)
@@ -385,14 +385,14 @@ def test_tickets_answer_with_the_classes_of_their_subset(make, images):
     torch.testing.assert_close(plain.confidence_B.float(), routed.usual_B * shares.max(1).values)
     tickets.calibration = calibrated
     p = torch.zeros(len(x), 3, dtype=torch.double)
-    for k, (name, own) in enumerate(tickets.facts["classes"].items()):  # each by its own temperature
+    for k, (name, own) in enumerate(tickets.metadata["classes"].items()):  # each by its own temperature
         p[:, own] += shares[:, k, None] * calibrated.classes(tickets(x, ticket=name).detach()[:, own], k)
     torch.testing.assert_close(tickets.predict(x).probability_B, p.max(1).values)
 
 
 def test_mixed_answers_of_different_classes_have_gradients(make, images):
     tickets = make("Classification").train()
-    tickets.facts["classes"] = {name: [k] for k, name in enumerate(tickets.names)}
+    tickets.metadata["classes"] = {name: [k] for k, name in enumerate(tickets.names)}
     part = partitions.by_label(images, NAMES)
     tickets.router = PrototypeRouter(mix=2).fit(tickets, images, part)
     tickets(images.test.x[:9]).logsumexp(1).sum().backward()

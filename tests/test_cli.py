@@ -190,10 +190,10 @@ def test_compare_gives_the_mean_and_interval_of_the_seeds(runs, capsys):
 def test_inspect_and_experiments_are_json(runs, capsys):
     file = runs / "seed0" / "tickets" / "rtl-0.5.tickets"
     status, out, _ = call(capsys, "inspect", file, "--json")
-    facts = json.loads(out)
+    metadata = json.loads(out)
     assert status == 0
-    assert facts["bytes"] == file.stat().st_size
-    assert set(facts["tickets"].values()) == {facts["weights_in_scope"] // 2}
+    assert metadata["bytes"] == file.stat().st_size
+    assert set(metadata["tickets"].values()) == {metadata["weights_in_scope"] // 2}
     status, out, _ = call(capsys, "experiments", "--json")
     assert status == 0
     assert {e["name"]: sorted(e["presets"]) for e in json.loads(out)}["digits"] == ["quick"]
@@ -331,8 +331,8 @@ def picture(finished, out):
 @pytest.fixture
 def tiny(monkeypatch):
     """An experiment with a network per item, registered for one test."""
-    recipe = tb.Recipe(lr=0.01, batch_size=8)
-    settings = tb.Settings((0.5,), "one_shot", T=2, steps=60, statistics=1, search=recipe, train=recipe)
+    config = tb.TrainConfig(lr=0.01, batch_size=8)
+    settings = tb.Settings((0.5,), "one_shot", T=2, steps=60, statistics=1, search=config, train=config)
     found = Experiment(
         name="tiny",
         summary="made for tests",

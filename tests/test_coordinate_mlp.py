@@ -10,7 +10,7 @@ from tombola._utils.rng import generator
 from tombola.data.dataset import with_context
 from tombola.lab.models.coordinate_mlp import OMEGA_0, CoordinateMLP, FourierFeatures
 from tombola.masks.prunable import scope
-from tombola.methods.context_network import told
+from tombola.methods.context_network import conditioned
 from tombola.pruning.schedules import kept
 
 KINDS = ("relu", "siren")
@@ -66,7 +66,7 @@ def test_siren_keeps_the_deviation_of_its_activations():
 @pytest.mark.parametrize("activation", KINDS)
 def test_told_the_context_it_has_50_inputs_and_the_same_weights(activation):
     net = CoordinateMLP(activation, generator=generator(0))
-    aware = told(net, 5, 16, generator(1))
+    aware = conditioned(net, 5, 16, generator(1))
     assert aware.layers[0].weight.shape == (128, 50)
     assert torch.equal(aware.layers[0].weight[:, :34], net.layers[0].weight)
     x = torch.rand(6, 2, generator=generator(2))

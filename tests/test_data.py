@@ -187,13 +187,13 @@ def test_inputs_are_told_their_contexts_after_they_are_prepared():
     x = torch.full((20, 2, 3), 9, dtype=torch.uint8)
     data = Data.of(x, torch.zeros(20), prepare=lambda x: x.float() / 10, augment=augment)
     contexts = {split: torch.arange(len(data.split(split))) % 3 for split in ("train", "validation", "test")}
-    told = dataclasses.replace(data, contexts=contexts)
+    conditioned = dataclasses.replace(data, contexts=contexts)
     index = torch.tensor([3, 1, 2])
     assert data.inputs("test", index).shape == (3, 2, 3)
-    found = told.inputs("test", index)
+    found = conditioned.inputs("test", index)
     assert torch.equal(found[:, :2], data.inputs("test", index))
     assert torch.equal(found[:, 2], torch.tensor([0.0, 1.0, 2.0])[:, None].expand(3, 3))
-    augmented = told.inputs("train", index, torch.Generator())
+    augmented = conditioned.inputs("train", index, torch.Generator())
     assert bool((augmented[:, :2] == 1).all())
     assert torch.equal(augmented[:, 2], found[:, 2])  # numbers are not augmented
 

@@ -15,7 +15,7 @@ from tombola.lab.report.findings import expected
 from tombola.lab.report.moment import Moment, clock, fitted, named
 from tombola.lab.report.pace import Todo, needed, seconds_left
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import carry_out
+from tombola.methods.result import run_method
 from tombola.runs.directory import Run
 from tombola.runs.log import read_timings
 
@@ -50,14 +50,14 @@ def test_a_moment_is_of_one_stage():
 def test_stages_are_named_as_a_run_names_them(tmp_path, images, by_class, convnet):
     """What `needed` says against the stages that a run has timed."""
     methods = ("rtl", "imp_per_subset", "random_mask", "union_size_imp", "theta0_magnitude", "snip", "dense")
-    recipe = tb.Recipe(lr=0.01, batch_size=8)
-    settings = tb.Settings((0.3,), "one_shot", T=1, steps=1, statistics=1, search=recipe, train=recipe)
+    config = tb.TrainConfig(lr=0.01, batch_size=8)
+    settings = tb.Settings((0.3,), "one_shot", T=1, steps=1, statistics=1, search=config, train=config)
     config = {"seed": 0, "settings": settings.plain(), "methods": methods}
     wanted = expected(config)
     with Run(tmp_path / "run", config) as run:
         pipeline = Pipeline(convnet, tb.objectives.OneVsRest(), images, by_class, settings, 0, run)
         for name, sparsity in wanted:
-            carry_out(pipeline, name, sparsity)
+            run_method(pipeline, name, sparsity)
     timed = {re.sub("(imp_per_subset-0.3)-.*", r"\1", stage) for stage in read_timings(run.path)}
     assert timed == {"{}-{}-{}".format(*stage) for outcome in wanted for stage in needed(*outcome)}
 
@@ -107,18 +107,20 @@ def work(display, clock, run):
         for k, ticket in enumerate("ab"):
             clock.at += 5
             record = {"event": "prune", "round": r, "ticket": ticket, "kept": 9, "loss": 0.03 * (r + 1)}
-            display.hear("search-own-0.5", record)
+            display.on_record("search-own-0.5", record)
             if k:
-                watch = {"event": "watch", "round": r, "density": 1 - 0.2 * r, "kappa": 0.9}
-                display.hear("search-own-0.5", watch)
-            yield display.tell("search-own-0.5", 2 * r + k + 1, 6)
+                callback = {"event": "watch", "round": r, "density": 1 - 0.2 * r, "kappa": 0.9}
+                display.on_record("search-own-0.5", callback)
+            yield display.on_progress("search-own-0.5", 2 * r + k + 1, 6)
     row = {"stage": "search-own-0.5", "seconds": 30, "from_start": True}
     (run / "timings.jsonl").write_text(json.dumps(row) + "\n")
     for step in range(1, 101):
         clock.at += 0.4
         if step % 50 == 0:
-            display.hear("train-rtl-0.5", {"event": "retrain", "step": step, "ticket": "b", "loss": 1 / step})
-        yield display.tell("train-rtl-0.5", step, 100)
+            display.on_record(
+                "train-rtl-0.5", {"event": "retrain", "step": step, "ticket": "b", "loss": 1 / step}
+            )
+        yield display.on_progress("train-rtl-0.5", step, 100)
 
 
 def test_a_terminal_sees_one_line_with_everything(shown):

@@ -44,12 +44,12 @@ def ends_after(masks, rule, T=400, epoch=5):
     """The step at which a training ends that draws these masks, then two in turn; and what it tells."""
     drawn = itertools.chain(masks, itertools.cycle([A, B]))
     problem = SimpleNamespace(batches=lambda k: epoch, f=SimpleNamespace(module=nn.Linear(1, 1)))
-    evidence = SimpleNamespace(problem=problem, k=0, scope=LAYOUT)
-    watch = StandStill(rule, evidence, lambda: next(drawn), "weight", T)
+    context = SimpleNamespace(problem=problem, k=0, scope=LAYOUT)
+    callback = StandStill(rule, context, lambda: next(drawn), "weight", T)
     for step in range(1, T + 1):
-        if watch(step, None, None):
-            return step, watch.facts()
-    return None, watch.facts()
+        if callback(step, None, None):
+            return step, callback.metadata()
+    return None, callback.metadata()
 
 
 A, B, C = (torch.tensor([c == "1" for c in text]) for text in ("11110000", "00001111", "11101000"))
@@ -66,11 +66,11 @@ A, B, C = (torch.tensor([c == "1" for c in text]) for text in ("11110000", "0000
     ],
 )
 def test_it_ends_when_as_many_distances_in_a_row_are_small(masks, patience, end):
-    found, facts = ends_after(masks, EarlyBird(0.2, patience))
+    found, metadata = ends_after(masks, EarlyBird(0.2, patience))
     assert found == end
-    assert facts["steps"] == (end or 400)
-    assert facts["saved"] == pytest.approx(1 - facts["steps"] / 400)
-    assert len(facts["distances"]) == facts["steps"] // 5 - 1
+    assert metadata["steps"] == (end or 400)
+    assert metadata["saved"] == pytest.approx(1 - metadata["steps"] / 400)
+    assert len(metadata["distances"]) == metadata["steps"] // 5 - 1
 
 
 @pytest.mark.parametrize(

@@ -69,9 +69,9 @@ def test_the_loss_is_that_of_the_waveforms_and_ignores_a_context(noisy):
     objective, partition = Enhancement(), by_column(noisy, "scene")
     index = torch.arange(3)
     x, speech = noisy.train.x[index], objective.targets(noisy, partition, index, 0)
-    told = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+    conditioned = torch.cat([x, torch.ones_like(x[:, :1])], 1)
     mixture = audio.waveform(x, T)
-    assert float(objective.loss(x, speech, 0, told)) == pytest.approx(
+    assert float(objective.loss(x, speech, 0, conditioned)) == pytest.approx(
         float(weighted_sdr(mixture, speech, mixture)), abs=1e-5
     )
     assert float(objective.loss(audio.spectrogram(speech), speech, 0, x)) == pytest.approx(-1, abs=1e-4)

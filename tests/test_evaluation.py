@@ -68,7 +68,7 @@ def value(rows, router, metric):
 
 def test_routing_is_measured_between_the_best_fixed_ticket_and_the_oracle(run, capsys):
     rows = rows_of(capsys, "route", run, "--router", "prototype", "score")
-    world = open_run(run)
+    loaded = open_run(run)
     records = [json.loads(line) for line in (run / "records.jsonl").read_text().splitlines()]
     judged = [r for r in records if r.get("metric") == "accuracy" and "ticket" not in r]
     of_method = {r["method"]: r["value"] for r in judged}
@@ -84,9 +84,9 @@ def test_routing_is_measured_between_the_best_fixed_ticket_and_the_oracle(run, c
         for r in rows
         if r["metric"] == "routed_share" and r["router"] == "score"
     }
-    for context in world.partition.names:
-        assert sum(shares[context, t] for t in world.partition.names) == pytest.approx(1)
-    sizes = world.partition.sizes("test")
+    for context in loaded.partition.names:
+        assert sum(shares[context, t] for t in loaded.partition.names) == pytest.approx(1)
+    sizes = loaded.partition.sizes("test")
     right = sum(shares[c, c] * sizes[c] for c in sizes) / sum(sizes.values())
     assert value(rows, "score", "routing_accuracy") == pytest.approx(right)
     assert 0 < value(rows, "score", "ms_route_1") < 60_000
@@ -97,27 +97,27 @@ def test_routing_is_measured_between_the_best_fixed_ticket_and_the_oracle(run, c
 
 
 def test_the_best_fixed_ticket_is_chosen_on_validation_data(run):
-    world = open_run(run)
-    held = world.judged_on_validation()
-    assert torch.equal(held.data.test.x, world.data.validation.x)
-    assert torch.equal(held.partition.members["test"], world.partition.members["validation"])
-    assert torch.equal(held.data.train.x, world.data.train.x)
+    loaded = open_run(run)
+    held = loaded.judged_on_validation()
+    assert torch.equal(held.data.test.x, loaded.data.validation.x)
+    assert torch.equal(held.partition.members["test"], loaded.partition.members["validation"])
+    assert torch.equal(held.data.train.x, loaded.data.train.x)
 
 
 def test_tickets_answer_among_the_classes_of_their_own_context(run):
-    world = open_run(run)
-    assert world.classes_KC is None  # all environments hold all digits
+    loaded = open_run(run)
+    assert loaded.classes_KC is None  # all environments hold all digits
     few = torch.zeros(4, 10, dtype=torch.bool)
     few[:, :3] = True
-    vars(world)["classes_KC"] = few  # as if each knew three classes
+    vars(loaded)["classes_KC"] = few  # as if each knew three classes
 
     class Always(torch.nn.Module):
         def forward(self, x):
             return torch.arange(10.0).expand(len(x), 10)  # class 9 leads
 
-    name, found = world.quality([Always()] * 4, world.where("test"))
+    name, found = loaded.quality([Always()] * 4, loaded.where("test"))
     of_context = [
-        float((world.data.test.y[world.partition.members["test"][:, k]] == 2).double().mean())
+        float((loaded.data.test.y[loaded.partition.members["test"][:, k]] == 2).double().mean())
         for k in range(4)
     ]
     assert (name, found) == ("accuracy", pytest.approx(sum(of_context) / 4))
@@ -155,10 +155,10 @@ def test_a_router_and_a_calibration_share_a_file(run, capsys, tmp_path, first):
     capsys.readouterr()
     file = tmp_path / "seed0" / "rtl-0.5.tickets"
     tombola("inspect", file, "--json")
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["method"] == "rtl"
-    assert facts["router"]["kind"] == "gate"
-    assert facts["calibration"]["of"]
+    metadata = json.loads(capsys.readouterr().out)
+    assert metadata["method"] == "rtl"
+    assert metadata["router"]["kind"] == "gate"
+    assert metadata["calibration"]["of"]
     tombola("inspect", file)
     out = capsys.readouterr().out
     assert "router: gate " in out
@@ -167,24 +167,24 @@ def test_a_router_and_a_calibration_share_a_file(run, capsys, tmp_path, first):
     tombola("route", run, "--router", "prototype", "--save", tmp_path)  # another router takes its place
     capsys.readouterr()
     tombola("inspect", file, "--json")
-    facts = json.loads(capsys.readouterr().out)
-    assert facts["router"]["kind"] == "prototype"
-    assert facts["calibration"]
+    metadata = json.loads(capsys.readouterr().out)
+    assert metadata["router"]["kind"] == "prototype"
+    assert metadata["calibration"]
 
 
 def test_what_was_fitted_on_other_tickets_is_left_behind(run, tmp_path):
-    world = open_run(run)
-    tickets = world.tickets("rtl", 0.5)
-    tickets.router = PrototypeRouter().fit(tickets, world.data, world.partition)
-    world.save(tickets, tmp_path, "a")
-    others = world.tickets("rtl", 0.5)
+    loaded = open_run(run)
+    tickets = loaded.tickets("rtl", 0.5)
+    tickets.router = PrototypeRouter().fit(tickets, loaded.data, loaded.partition)
+    loaded.save(tickets, tmp_path, "a")
+    others = loaded.tickets("rtl", 0.5)
     others.private_KP.data += 1
-    world.save(others, tmp_path, "a")
-    assert load(tmp_path / "seed0" / "a.tickets", world.backbone).router is None
-    plain = load(run / "tickets" / "rtl-0.5.tickets", world.backbone)
-    world.save(tickets, tmp_path, "b")
-    world.save(plain, tmp_path, "b")
-    assert load(tmp_path / "seed0" / "b.tickets", world.backbone).router.kind == "prototype"
+    loaded.save(others, tmp_path, "a")
+    assert load(tmp_path / "seed0" / "a.tickets", loaded.backbone).router is None
+    plain = load(run / "tickets" / "rtl-0.5.tickets", loaded.backbone)
+    loaded.save(tickets, tmp_path, "b")
+    loaded.save(plain, tmp_path, "b")
+    assert load(tmp_path / "seed0" / "b.tickets", loaded.backbone).router.kind == "prototype"
 
 
 def test_a_stream_holds_each_context_and_every_sample_once():
@@ -203,19 +203,19 @@ def test_pages_are_written_twice_alike_and_keep_words_and_other_rows(run, capsys
     )
     arguments = ["route", str(run), "--router", "prototype", "--write", str(page)]
     tombola(*arguments)
-    text, twin = page.read_text(), json.loads(page.with_suffix(".json").read_text())
+    text, replicate = page.read_text(), json.loads(page.with_suffix(".json").read_text())
     assert text.startswith("# Routing\n\nwords")
     assert text.endswith("after\n")
     assert "| prototype | 50% | 1 |" in text
     other = {"experiment": "another", "preset": "p", "sparsity": 0.5, "router": "gate", "metric": "accuracy"}
     page.with_suffix(".json").write_text(
-        json.dumps([*twin, {**other, "mean": 1.0, "ci95": None, "seeds": 1}])
+        json.dumps([*replicate, {**other, "mean": 1.0, "ci95": None, "seeds": 1}])
     )
     tombola(*arguments)
     again = json.loads(page.with_suffix(".json").read_text())
-    assert len(again) == len(twin) + 1
+    assert len(again) == len(replicate) + 1
     timed = [r for r in again if r["experiment"] != "another" and not r["metric"].startswith("ms_")]
-    assert timed == [r for r in twin if not r["metric"].startswith("ms_")]
+    assert timed == [r for r in replicate if not r["metric"].startswith("ms_")]
 
 
 @pytest.mark.parametrize(
@@ -350,9 +350,9 @@ def test_what_does_nothing_for_classes_within_contexts_is_refused(run, capsys):
     with pytest.raises(SystemExit):
         main(["calibrate", str(run), "--scaling", "isotonic"])
     assert "get a temperature, so --scaling, --coupling" in capsys.readouterr().err
-    world = open_run(run)
+    loaded = open_run(run)
     with pytest.raises(CalibrationError, match="classes within a context get a temperature"):
-        Calibration(miss=0.1).fit(world.tickets("rtl", 0.5), world.data, world.partition)
+        Calibration(miss=0.1).fit(loaded.tickets("rtl", 0.5), loaded.data, loaded.partition)
 
 
 # -- prediction -----------------------------------------------------------------------------------------
@@ -373,15 +373,15 @@ def test_predict_gives_the_output_where_that_is_the_answer(tmp_path, capsys):
 def test_predict_says_who_answered_how_surely_and_why(run, capsys, tmp_path):
     tombola("route", run, "--router", "prototype", "--save", tmp_path)
     capsys.readouterr()
-    world, file = open_run(run), tmp_path / "seed0" / "rtl-0.5.tickets"
+    loaded, file = open_run(run), tmp_path / "seed0" / "rtl-0.5.tickets"
     table, white = tmp_path / "digits.csv", tmp_path / "white.png"
-    lines = [",".join(f"{v:.6f}" for v in x.flatten().tolist()) for x in world.data.test.x[:40]]
+    lines = [",".join(f"{v:.6f}" for v in x.flatten().tolist()) for x in loaded.data.test.x[:40]]
     table.write_text("\n".join([",".join(f"p{i}" for i in range(64)), *lines]))
     Image.fromarray(np.full((8, 8), 255, np.uint8)).save(white)
     answers = rows_of(capsys, "predict", file, table, white)
     assert len(answers) == 41
     assert [a["input"] for a in answers[:2]] == ["digits.csv:1", "digits.csv:2"]
-    truth = [world.partition.names[k] for k in world.where("test")[:40].tolist()]
+    truth = [loaded.partition.names[k] for k in loaded.where("test")[:40].tolist()]
     right = sum(a["ticket"] == name for a, name in zip(answers, truth, strict=False))
     assert right > 25  # untrained features tell environments apart as well
     assert answers[-1]["confidence"] < 0.1
@@ -404,7 +404,7 @@ def test_predict_needs_a_file_that_says_what_it_takes(run, capsys):
 
 
 def test_inputs_are_brought_to_the_networks_size_and_channels(tmp_path):
-    facts = {
+    metadata = {
         "kind": "values",
         "shape": [3, 4, 6],
         "bytes": True,
@@ -412,15 +412,15 @@ def test_inputs_are_brought_to_the_networks_size_and_channels(tmp_path):
         "std": [0.5, 0.25, 1.0],
     }
     Image.fromarray(np.full((9, 9), 255, np.uint8)).save(tmp_path / "grey.png")
-    x = inputs_of(tmp_path / "grey.png", facts)
+    x = inputs_of(tmp_path / "grey.png", metadata)
     assert x.shape == (1, 3, 4, 6)
     torch.testing.assert_close(x[0, :, 0, 0], torch.tensor([1.0, 2.0, 0.5]))
 
 
 def test_sounds_become_spectrograms_however_short(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(300), 16_000)
-    facts = described(None, Enhancement())
-    assert inputs_of(tmp_path / "a.wav", facts).shape[:2] == (1, 2)
+    metadata = described(None, Enhancement())
+    assert inputs_of(tmp_path / "a.wav", metadata).shape[:2] == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -440,21 +440,21 @@ def test_sounds_become_spectrograms_however_short(tmp_path):
 def test_files_that_are_no_inputs_are_named(name, content, words, tmp_path):
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    facts = {"kind": "values", "shape": [2], "bytes": False, "mean": None, "std": None}
+    metadata = {"kind": "values", "shape": [2], "bytes": False, "mean": None, "std": None}
     with pytest.raises(DataError, match=words):
-        inputs_of(tmp_path / name, facts)
+        inputs_of(tmp_path / name, metadata)
 
 
 def test_arrays_are_samples_as_they_were_in_training(tmp_path):
-    facts = {"kind": "values", "shape": [2, 3], "bytes": False, "mean": None, "std": None}
+    metadata = {"kind": "values", "shape": [2, 3], "bytes": False, "mean": None, "std": None}
     file, values = tmp_path / "x.npy", np.arange(12.0).reshape(2, 2, 3)
     for several in (values, values[0]):
         np.save(file, several)
-        found = inputs_of(file, facts)
+        found = inputs_of(file, metadata)
         assert found.dtype == torch.float32
         assert found.tolist() == several.reshape(-1, 2, 3).tolist()
     np.save(file, np.full((1, 2, 3), 7, np.uint8))
-    assert inputs_of(file, {**facts, "bytes": True}).dtype == torch.uint8
+    assert inputs_of(file, {**metadata, "bytes": True}).dtype == torch.uint8
     for bad, words in (
         (values[:, :1], r"holds float64 \[2, 1, 3\]: numbers \[B, 2, 3\] is needed"),
         (np.array([[["a"] * 3] * 2]), r"<U1"),
@@ -464,14 +464,14 @@ def test_arrays_are_samples_as_they_were_in_training(tmp_path):
     ):
         np.save(file, bad)
         with pytest.raises(DataError, match=words):
-            inputs_of(file, facts)
+            inputs_of(file, metadata)
 
 
 def test_a_broken_image_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
-    facts = {"kind": "values", "shape": [1, 8, 8], "bytes": False, "mean": None, "std": None}
+    metadata = {"kind": "values", "shape": [1, 8, 8], "bytes": False, "mean": None, "std": None}
     with pytest.raises(DataError, match="no image that can be read"):
-        inputs_of(tmp_path / "a.png", facts)
+        inputs_of(tmp_path / "a.png", metadata)
 
 
 def test_a_preparation_that_facts_cannot_say_is_left_out():
@@ -508,9 +508,9 @@ def test_a_damaged_twin_is_refused(tmp_path, content):
 
 
 def test_numbers_of_another_scale_are_remarked_on(tmp_path):
-    said, facts = [], {"kind": "values", "shape": [2], "bytes": False, "mean": None, "range": [0.0, 1.0]}
+    said, metadata = [], {"kind": "values", "shape": [2], "bytes": False, "mean": None, "range": [0.0, 1.0]}
     for name, row in (("same", "0,1.2"), ("other", "0,16")):
         (tmp_path / f"{name}.csv").write_text(row)
-        inputs_of(tmp_path / f"{name}.csv", facts, said.append)
+        inputs_of(tmp_path / f"{name}.csv", metadata, said.append)
     (line,) = said
     assert "from 0 to 16, in training they were from 0 to 1" in line

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tombola as tb
-from tombola._utils.checkpoint import Stage
+from tombola._utils.checkpoint import Checkpoint
 from tombola._utils.errors import (
     DataError,
     LayerCollapse,
@@ -30,15 +30,15 @@ from tombola.runs.directory import Run
 from tombola.runs.log import read_environment
 from tombola.settings import Settings
 from tombola.training.callbacks.guard import Guard
-from tombola.training.callbacks.watching import watcher
+from tombola.training.callbacks.watching import make_callback
 from tombola.training.parallel import Training, Work, batched, choose, executor, settled
 from tombola.training.parallel.batched import Batched
 from tombola.training.parallel.in_turn import InTurn, threads
 from tombola.training.parallel.workers import Workers
-from tombola.training.pruning_context import TicketEvidence
+from tombola.training.pruning_context import TicketContext
 from tombola.training.rewind import Starts
 from tombola.training.search import extract
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 forks = pytest.mark.skipif(bool(choose.hindrance()), reason="no workers here")
 PARENT = os.getpid()
@@ -51,12 +51,12 @@ def two(monkeypatch):
     monkeypatch.setattr(choose, "WORTH", 0.0)
 
 
-def search(problem, schedule=(200, 120), T=3, *, at_once="no", twin=None, kept=False, **options):
+def search(problem, schedule=(200, 120), T=3, *, parallel="no", replicate=None, kept=False, **options):
     """Masks, and all that a search leaves behind."""
-    names, stage = problem.partition.names, options.pop("stage", Stage())
+    names, checkpoint = problem.partition.names, options.pop("checkpoint", Checkpoint())
     theta0 = problem.f.theta0()
     starts = Starts([theta0] * len(names), keeps=kept)
-    guard = Guard(len(schedule), problem, twin=twin, stops=twin is not None)
+    guard = Guard(len(schedule), problem, replicate=replicate, stops=replicate is not None)
     masks = extract(
         problem,
         theta0,
@@ -65,11 +65,17 @@ def search(problem, schedule=(200, 120), T=3, *, at_once="no", twin=None, kept=F
         T,
         starts=starts,
         guard=guard,
-        stage=stage,
-        at_once=at_once,
+        checkpoint=checkpoint,
+        parallel=parallel,
         **options,
     )
-    return masks, stage.rows, problem.seen, guard.state()[1], {**guard.state()[0], **starts.tensors()}
+    return (
+        masks,
+        checkpoint.rows,
+        problem.samples_seen,
+        guard.state()[1],
+        {**guard.state()[0], **starts.tensors()},
+    )
 
 
 def equal(first, second):
@@ -91,11 +97,11 @@ def equal(first, second):
         {},
         {"score": parse("movement"), "selection": "layer"},
         {"score": parse("snip:2"), "T": 0},
-        {"kept": True, "later": Recipe(lr=1e-3, batch_size=8)},
-        {"watcher": watcher(Settings(during="early_bird:0.9:1:1"), 3)},
+        {"kept": True, "later": TrainConfig(lr=1e-3, batch_size=8)},
+        {"make_callback": make_callback(Settings(callback="early_bird:0.9:1:1"), 3)},
         {
             "schedule": (120,),
-            "watcher": watcher(Settings(during="rigl:0.3:1", first="random", nested=False), 3),
+            "make_callback": make_callback(Settings(callback="rigl:0.3:1", first="random", nested=False), 3),
         },
     ],
     ids=["magnitude", "movement", "snip", "kept", "early_bird", "rigl"],
@@ -103,7 +109,7 @@ def equal(first, second):
 def test_workers_leave_the_same_bits_as_one_after_the_other(make_problem, make_convnet, two, options):
     net = make_convnet(dropout=0.2)
     found = [
-        search(make_problem(net), at_once=way, twin=make_problem(net, order="twin"), **options)
+        search(make_problem(net), parallel=way, replicate=make_problem(net, order="twin"), **options)
         for way in ("no", "workers")
     ]
     assert equal(*found)
@@ -115,7 +121,7 @@ def test_workers_of_a_process_with_several_threads_have_the_bits_of_one(make_pro
     one = search(make_problem(convnet))
     with threads(2):
         torch.nn.functional.conv2d(torch.randn(64, 8, 32, 32), torch.randn(8, 8, 3, 3)).sum()  # threads exist
-        assert equal(search(make_problem(convnet), at_once="workers"), one)
+        assert equal(search(make_problem(convnet), parallel="workers"), one)
         assert torch.get_num_threads() == 2
 
 
@@ -123,25 +129,31 @@ def test_workers_of_a_process_with_several_threads_have_the_bits_of_one(make_pro
 @pytest.mark.parametrize("alive", [0, 2, 4])
 @pytest.mark.parametrize("way", ["workers", "batched"])
 def test_an_interrupted_search_goes_on_to_the_same_bits(make_problem, convnet, interrupted, two, way, alive):
-    whole, stage = search(make_problem(convnet), (200, 160, 120, 100, 80), at_once=way), interrupted(alive)
+    whole, checkpoint = (
+        search(make_problem(convnet), (200, 160, 120, 100, 80), parallel=way),
+        interrupted(alive),
+    )
     with pytest.raises(KeyboardInterrupt):
-        search(make_problem(convnet), (200, 160, 120, 100, 80), at_once=way, stage=stage)
+        search(make_problem(convnet), (200, 160, 120, 100, 80), parallel=way, checkpoint=checkpoint)
     assert not multiprocessing.active_children()
-    stage.alive = -1
-    again = search(make_problem(convnet), (200, 160, 120, 100, 80), at_once=way, stage=stage)
+    checkpoint.alive = -1
+    again = search(make_problem(convnet), (200, 160, 120, 100, 80), parallel=way, checkpoint=checkpoint)
     assert (again[0], again[2], again[3]) == (whole[0], whole[2], whole[3])
 
 
 @forks
 @pytest.mark.parametrize(
-    ("recipe", "schedule", "kind"),
-    [(Recipe("SGD", 1e30, 8), (100,), DataError), (Recipe(lr=1e-2, batch_size=8), (200, 1), LayerCollapse)],
+    ("config", "schedule", "kind"),
+    [
+        (TrainConfig("SGD", 1e30, 8), (100,), DataError),
+        (TrainConfig(lr=1e-2, batch_size=8), (200, 1), LayerCollapse),
+    ],
 )
-def test_an_error_in_a_worker_is_the_same_error_here(make_problem, convnet, two, recipe, schedule, kind):
+def test_an_error_in_a_worker_is_the_same_error_here(make_problem, convnet, two, config, schedule, kind):
     said = []
     for way in ("no", "workers"):
         with pytest.raises(kind) as caught:
-            search(make_problem(convnet, recipe=recipe), schedule, at_once=way)
+            search(make_problem(convnet, config=config), schedule, parallel=way)
         said.append(str(caught.value))
     assert said[0] == said[1]
     assert "in a worker process" in caught.value.__notes__[0]
@@ -159,23 +171,23 @@ class Odd(Exception):
     [(UnknownTicket("cta", ["cat"]), TombolaError), (Odd(1, 2), RuntimeError), (KeyError("a"), KeyError)],
 )
 def test_an_error_that_cannot_be_sent_keeps_its_words(make_problem, convnet, two, error, kind):
-    def score(evidence):
+    def score(context):
         raise error
 
     with pytest.raises(kind) as caught:
-        search(make_problem(convnet), at_once="workers", score=score)
+        search(make_problem(convnet), parallel="workers", score=score)
     assert str(error) in str(caught.value)
 
 
 @forks
 def test_a_killed_worker_is_one_clear_error_that_names_the_ticket(make_problem, convnet, two):
-    def score(evidence):
-        if evidence.k == 1 and os.getpid() != PARENT:
+    def score(context):
+        if context.k == 1 and os.getpid() != PARENT:
             os.kill(os.getpid(), signal.SIGKILL)
-        return evidence.weights_N.abs()
+        return context.weights_N.abs()
 
     with pytest.raises(WorkerDied, match=r"that trained ticket 'middle' ended with signal 9.*goes on from"):
-        search(make_problem(convnet), at_once="workers", score=score)
+        search(make_problem(convnet), parallel="workers", score=score)
     assert not multiprocessing.active_children()
 
 
@@ -200,7 +212,7 @@ x, y = torch.rand(200, 8), torch.arange(200) % 2
 data = tb.Data.of(x, y)
 net = nn.Sequential(Slow(8, 16), nn.ReLU(), nn.Linear(16, 2))
 partition = tb.partition.by_label(data, names=["even", "odd"])
-tb.rtl(net, tb.objectives.OneVsRest(), data, partition, T=10_000, steps=1, at_once="workers")
+tb.rtl(net, tb.objectives.OneVsRest(), data, partition, T=10_000, steps=1, parallel="workers")
 """
 
 
@@ -245,7 +257,7 @@ def trainings(problem, T=4, trajectory=False, rewound=None, density=0.6):
         for k in range(len(names))
     ]
     return [
-        Training(TicketEvidence(problem, theta0, theta0.masked(m), m, k, 1, trajectory), T)
+        Training(TicketContext(problem, theta0, theta0.masked(m), m, k, 1, trajectory), T)
         for k, m in enumerate(masks)
     ]
 
@@ -254,8 +266,8 @@ def trainings(problem, T=4, trajectory=False, rewound=None, density=0.6):
     "options",
     [
         {},
-        {"recipe": Recipe("SGD", 0.05, 8, "cosine", {"momentum": 0.9})},
-        {"recipe": Recipe("AdamW", 1e-2, 8, options={"weight_decay": 0.1})},
+        {"config": TrainConfig("SGD", 0.05, 8, "cosine", {"momentum": 0.9})},
+        {"config": TrainConfig("AdamW", 1e-2, 8, options={"weight_decay": 0.1})},
         {"objective": Classification()},
         {"private": ["1.weight", "1.bias"]},
     ],
@@ -269,15 +281,15 @@ def test_a_batch_trains_each_ticket_as_alone_up_to_rounding(make_problem, make_c
     before = {name: t.clone() for name, t in together.f.module.state_dict().items()}
     losses = [t.run() for t in first], batched.train(second)
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-    assert together.seen == alone.seen
+    assert together.samples_seen == alone.samples_seen
     assert all(torch.equal(t, before[name]) for name, t in together.f.module.state_dict().items())
     for a, b in zip(first, second, strict=True):
-        ours, theirs = b.evidence.theta.tensors(), a.evidence.theta.tensors()
+        ours, theirs = b.context.theta.tensors(), a.context.theta.tensors()
         for name in theirs:
             torch.testing.assert_close(ours[name], theirs[name], rtol=2e-4, atol=2e-6)
-        assert not torch.equal(ours["weights"], a.evidence.theta0.weights_N)
-        assert torch.equal(ours["weights"][~b.evidence.mask_N], torch.zeros(int((~b.evidence.mask_N).sum())))
-        torch.testing.assert_close(b.evidence.moved_N, a.evidence.moved_N, rtol=2e-3, atol=2e-5)
+        assert not torch.equal(ours["weights"], a.context.theta0.weights_N)
+        assert torch.equal(ours["weights"][~b.context.mask_N], torch.zeros(int((~b.context.mask_N).sum())))
+        torch.testing.assert_close(b.context.moved_N, a.context.moved_N, rtol=2e-3, atol=2e-5)
 
 
 def test_a_batch_of_ghostnets_trains_as_each_alone(make_problem):
@@ -285,7 +297,7 @@ def test_a_batch_of_ghostnets_trains_as_each_alone(make_problem):
     data = tb.Data.of(x.to(memory_format=torch.channels_last), y)
     problem = make_problem(
         GhostNet(2, torch.Generator().manual_seed(0)),
-        recipe=Recipe("SGD", 0.01, 8),
+        config=TrainConfig("SGD", 0.01, 8),
         data=data,
         partition=tb.partition.by_label(data, ["even", "odd"]),
     )
@@ -293,7 +305,7 @@ def test_a_batch_of_ghostnets_trains_as_each_alone(make_problem):
     losses = [t.run() for t in first], batched.train(second)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     for a, b in zip(first, second, strict=True):
-        ours, theirs = b.evidence.theta, a.evidence.theta
+        ours, theirs = b.context.theta, a.context.theta
         torch.testing.assert_close(ours.weights_N, theirs.weights_N, rtol=1e-3, atol=1e-4)
         for name, buffer in theirs.buffers.items():
             torch.testing.assert_close(ours.buffers[name], buffer, rtol=1e-3, atol=1e-4)
@@ -309,16 +321,16 @@ def test_private_parts_of_a_rewind_point_stay_with_their_tickets(make_problem, c
         training.run()
     batched.train(second)
     for a, b in zip(first, second, strict=True):
-        for p, q in zip(a.evidence.theta.private, b.evidence.theta.private, strict=True):
+        for p, q in zip(a.context.theta.private, b.context.theta.private, strict=True):
             torch.testing.assert_close(q, p)
 
 
 def test_the_step_of_a_stack_has_the_bits_of_single_steps():
     g = torch.Generator().manual_seed(0)
     values, masks = torch.randn(3, 500, generator=g), torch.rand(3, 500, generator=g) < 0.5
-    for recipe in (Recipe(), Recipe("AdamW", 0.1, 2, options={"weight_decay": 0.1})):
+    for config in (TrainConfig(), TrainConfig("AdamW", 0.1, 2, options={"weight_decay": 0.1})):
         stack, rows = values.clone().requires_grad_(), [v.clone().requires_grad_() for v in values]
-        whole, single = recipe.build([stack]), [recipe.build([row]) for row in rows]
+        whole, single = config.build([stack]), [config.build([row]) for row in rows]
         for _ in range(3):
             stack.grad = torch.randn(3, 500, generator=g)
             whole.step([masks])
@@ -329,7 +341,7 @@ def test_the_step_of_a_stack_has_the_bits_of_single_steps():
 
 
 def test_a_batched_search_finds_the_same_masks(make_problem, convnet):
-    one, other = (search(make_problem(convnet), at_once=way) for way in ("no", "batched"))
+    one, other = (search(make_problem(convnet), parallel=way) for way in ("no", "batched"))
     assert other[0] == one[0]
     assert other[2] == one[2]
     for a, b in zip(one[1], other[1], strict=True):
@@ -337,19 +349,19 @@ def test_a_batched_search_finds_the_same_masks(make_problem, convnet):
 
 
 def test_what_looks_into_a_training_sees_one_after_the_other(make_problem, convnet):
-    looking = {"watcher": watcher(Settings(during="early_bird:0.9:1:1"), 3)}
-    one, other = (search(make_problem(convnet), at_once=way, **looking) for way in ("no", "batched"))
+    looking = {"make_callback": make_callback(Settings(callback="early_bird:0.9:1:1"), 3)}
+    one, other = (search(make_problem(convnet), parallel=way, **looking) for way in ("no", "batched"))
     assert equal(one, other)
 
 
 def test_a_network_that_draws_random_numbers_is_refused(make_problem, make_convnet):
-    with pytest.raises(UsageError, match=r"cannot be trained as a batch .*random.*at_once=workers"):
-        search(make_problem(make_convnet(dropout=0.5)), at_once="batched")
+    with pytest.raises(UsageError, match=r"cannot be trained as a batch .*random.*parallel=workers"):
+        search(make_problem(make_convnet(dropout=0.5)), parallel="batched")
 
 
 def test_a_loss_that_is_not_finite_names_the_ticket_of_a_batch(make_problem, convnet):
     with pytest.raises(DataError, match="loss of ticket 'top' became"):
-        search(make_problem(convnet, recipe=Recipe("SGD", 1e30, 8)), at_once="batched")
+        search(make_problem(convnet, config=TrainConfig("SGD", 1e30, 8)), parallel="batched")
 
 
 # -- the choice --------------------------------------------------------------------------------------------
@@ -403,30 +415,30 @@ def test_a_way_that_does_not_exist_or_cannot_be_is_one_clear_error(monkeypatch):
 
 def test_a_run_goes_on_the_way_it_began(tmp_path, monkeypatch):
     config = {"seed": 0, "settings": Settings().plain()}
-    with Run(tmp_path / "a", config, at_once="batched") as run:
-        assert run.at_once == "batched"
+    with Run(tmp_path / "a", config, parallel="batched") as run:
+        assert run.parallel == "batched"
     with Run(tmp_path / "a", config) as run:
-        assert run.at_once == "batched"
-    assert read_environment(tmp_path / "a")["at_once"] == "batched"
-    with pytest.raises(RunError, match="began with at_once=batched, and no may change its last bits"):
-        Run(tmp_path / "a", config, at_once="no")
+        assert run.parallel == "batched"
+    assert read_environment(tmp_path / "a")["parallel"] == "batched"
+    with pytest.raises(RunError, match="began with parallel=batched, and no may change its last bits"):
+        Run(tmp_path / "a", config, parallel="no")
     monkeypatch.setattr(choose, "cores", lambda: 2)
     monkeypatch.setattr(choose, "hindrance", lambda: "")
     with Run(tmp_path / "b", config) as run:
-        assert run.at_once == "workers"
-    with Run(tmp_path / "c", config, at_once="no"):
+        assert run.parallel == "workers"
+    with Run(tmp_path / "c", config, parallel="no"):
         pass
     file = tmp_path / "c" / "environment.json"
-    file.write_text(file.read_text().replace('"at_once"', '"before_there_was_a_choice"'))
+    file.write_text(file.read_text().replace('"parallel"', '"before_there_was_a_choice"'))
     with Run(tmp_path / "c", config) as run:
-        assert run.at_once == "no"
+        assert run.parallel == "no"
 
 
 @forks
 def test_a_call_takes_workers_to_the_same_tickets(convnet, images, by_class, two):
     task = (convnet, OneVsRest(), images, by_class)
     given = {"sparsity": 0.5, "T": 2, "steps": 2, "schedule": "fraction:0.3"}
-    one, other = (tb.rtl(*task, at_once=way, **given) for way in ("no", "workers"))
+    one, other = (tb.rtl(*task, parallel=way, **given) for way in ("no", "workers"))
     assert one.masks == other.masks
     theirs = other.state_dict()
     assert all(torch.equal(t, theirs[name]) for name, t in one.state_dict().items())
@@ -446,10 +458,10 @@ def test_the_command_line_takes_a_way_and_keeps_to_it(tmp_path, monkeypatch, cap
         "schedule=one_shot",
     ]
     for words, status, said in (
-        (["run", "digits", *small, "--at-once", "sometimes"], 2, "sometimes"),
-        (["run", "digits", *small, "--at-once", "batched"], None, ""),
+        (["run", "digits", *small, "--parallel", "sometimes"], 2, "sometimes"),
+        (["run", "digits", *small, "--parallel", "batched"], None, ""),
         (["run", "digits", *small], None, ""),
-        (["resume", "runs/digits-quick/seed0", "--at-once", "no"], 1, "began with at_once=batched"),
+        (["resume", "runs/digits-quick/seed0", "--parallel", "no"], 1, "began with parallel=batched"),
     ):
         try:
             main(words)
@@ -457,4 +469,4 @@ def test_the_command_line_takes_a_way_and_keeps_to_it(tmp_path, monkeypatch, cap
         except SystemExit as ended:
             code = ended.code or None
         assert (code, said in capsys.readouterr().err) == (status, True)
-    assert read_environment(tmp_path / "runs/digits-quick/seed0")["at_once"] == "batched"
+    assert read_environment(tmp_path / "runs/digits-quick/seed0")["parallel"] == "batched"

@@ -12,7 +12,7 @@ from tombola._utils.errors import DataError, UsageError
 from tombola._utils.rng import generator
 from tombola.lab.experiments import CIFAR10, DIGITS, EXPERIMENTS, cifar10, experiment
 from tombola.masks.prunable import scope
-from tombola.methods.context_network import told
+from tombola.methods.context_network import conditioned
 from tombola.methods.table import STANDARD
 from tombola.objectives import Classification
 
@@ -42,9 +42,9 @@ def test_a_backbone_depends_on_the_generator_alone(name):
 
 
 def test_no_method_is_told_the_context_where_that_is_the_answer():
-    told = {"imp_context", "dense_context"}
-    assert told == {name for name, method in STANDARD.items() if method.told}
-    assert DIGITS.methods() == [name for name in STANDARD if name not in told]
+    conditioned = {"imp_context", "dense_context"}
+    assert conditioned == {name for name, method in STANDARD.items() if method.conditioned}
+    assert DIGITS.methods() == [name for name in STANDARD if name not in conditioned]
     given = dataclasses.replace(DIGITS, objective=Classification())
     assert given.methods() == list(STANDARD)
 
@@ -54,7 +54,7 @@ def test_every_backbone_whose_context_is_given_can_be_told_it(name):
     if experiment(name).objective.context_is_answer:
         pytest.skip("the subset is what is asked for")
     backbone = experiment(name).backbone(generator(0, "theta0"))
-    network = told(backbone, 3, 16, generator(0, "told"))
+    network = conditioned(backbone, 3, 16, generator(0, "told"))
     (added,) = network.state_dict().keys() - backbone.state_dict().keys()
     assert added.endswith("context")
     assert scope(network).names == scope(backbone).names

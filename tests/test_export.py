@@ -151,7 +151,7 @@ def test_the_network_of_a_run_is_that_of_its_experiment(tickets, tmp_path, capsy
 
 
 def test_the_classes_of_a_ticket_are_said_where_its_network_goes_alone(tickets, capsys, tmp_path):
-    tickets.facts["classes"] = {name: [k, k + 1] for k, name in enumerate(tickets.names)}
+    tickets.metadata["classes"] = {name: [k, k + 1] for k, name in enumerate(tickets.names)}
     tickets.save(tmp_path / "all.tickets")
     name = tickets.names[1]
     arguments = [tmp_path / "all.tickets", "--ticket", name, "-o", tmp_path / "one.safetensors"]
@@ -251,7 +251,7 @@ def test_a_program_needs_a_shape_that_the_file_or_the_user_gives(file, tickets, 
     status, _, err = call(capsys, *given)
     assert (status, "give --shape" in err) == (2, True)
     assert not (tmp_path / "a.pt2").exists()
-    tickets.facts["shape"] = [1, 8, 8]
+    tickets.metadata["shape"] = [1, 8, 8]
     tickets.save(file)
     assert call(capsys, *given)[0] == 0
     loaded = torch.export.load(tmp_path / "a.pt2").module()

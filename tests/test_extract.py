@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tombola._utils.checkpoint import Stage
+from tombola._utils.checkpoint import Checkpoint
 from tombola._utils.errors import DataError, LayerCollapse, PruningError
 from tombola.data import partition as partitions
 from tombola.data.dataset import Data
@@ -16,12 +16,12 @@ from tombola.masks.maskset import MaskSet
 from tombola.objectives import Classification
 from tombola.pruning import keep_top
 from tombola.pruning.scores import parse
-from tombola.training.model import Function
+from tombola.training.model import FunctionalModel
 from tombola.training.search import extract
-from tombola.training.trainer import Problem, Recipe
+from tombola.training.trainer import Problem, TrainConfig
 
 
-def linear_problem(recipe, seed=0):
+def linear_problem(config, seed=0):
     """One linear layer 6 → 3, two subsets by a column that need other weights."""
     g = torch.Generator().manual_seed(1)
     x, site = torch.randn(80, 6, generator=g), torch.arange(80) % 2
@@ -31,21 +31,21 @@ def linear_problem(recipe, seed=0):
     with torch.no_grad():
         net.weight.copy_(torch.randn(3, 6, generator=g))
         net.bias.zero_()
-    f = Function(net, Layout(("weight",), ((3, 6),)))
-    return Problem(f, data, partitions.by_column(data, "site", ["a", "b"]), Classification(), recipe, seed)
+    f = FunctionalModel(net, Layout(("weight",), ((3, 6),)))
+    return Problem(f, data, partitions.by_column(data, "site", ["a", "b"]), Classification(), config, seed)
 
 
 @pytest.mark.parametrize(
-    "recipe",
+    "config",
     [
-        Recipe("SGD", 0.3, 8),
-        Recipe("SGD", 0.1, 8, options={"momentum": 0.9}),
-        Recipe("Adam", 0.05, 8),
-        Recipe("Adam", 0.3, 8, decay="cosine"),
+        TrainConfig("SGD", 0.3, 8),
+        TrainConfig("SGD", 0.1, 8, options={"momentum": 0.9}),
+        TrainConfig("Adam", 0.05, 8),
+        TrainConfig("Adam", 0.3, 8, lr_schedule="cosine"),
     ],
 )
-def test_masks_are_those_of_a_plain_loop_of_training_pruning_and_rewinding(recipe):
-    problem, T, schedule = linear_problem(recipe), 5, [12, 8, 5]
+def test_masks_are_those_of_a_plain_loop_of_training_pruning_and_rewinding(config):
+    problem, T, schedule = linear_problem(config), 5, [12, 8, 5]
     theta0 = problem.f.theta0()
     found = extract(problem, theta0, MaskSet.dense(problem.f.scope, ["a", "b"]), schedule, T)
 
@@ -55,10 +55,10 @@ def test_masks_are_those_of_a_plain_loop_of_training_pruning_and_rewinding(recip
         for r, keep in enumerate(schedule):
             weight = (theta0.weights_N.detach() * mask).view(3, 6).requires_grad_()
             bias = torch.zeros(3, requires_grad=True)
-            optimizer = getattr(torch.optim, recipe.optimizer)([weight, bias], lr=recipe.lr, **recipe.options)
+            optimizer = getattr(torch.optim, config.optimizer)([weight, bias], lr=config.lr, **config.options)
             stream = problem.stream(k, "extract", r)
             for t in range(T):
-                optimizer.param_groups[0]["lr"] = recipe.rate(t, T)
+                optimizer.param_groups[0]["lr"] = config.rate(t, T)
                 optimizer.zero_grad()
                 F.cross_entropy(F.linear(train.x[stream[t]], weight, bias), train.y[stream[t]]).backward()
                 weight.grad.mul_(mask.view(3, 6))
@@ -70,7 +70,7 @@ def test_masks_are_those_of_a_plain_loop_of_training_pruning_and_rewinding(recip
 
 
 def test_batches_come_from_the_tickets_own_subset():
-    problem = linear_problem(Recipe(batch_size=8))
+    problem = linear_problem(TrainConfig(batch_size=8))
     for k in range(2):
         index = torch.cat([problem.stream(k, "extract", 0)[t] for t in range(9)])
         assert bool(problem.partition.members["train"][index, k].all())
@@ -122,11 +122,11 @@ def test_without_training_steps_the_scores_are_those_of_theta0(problem):
     found = search(problem, [100], T=0)
     expected = keep_top(problem.f.theta0().weights_N.abs(), 100)
     assert all(torch.equal(found[name], expected) for name in found)
-    assert problem.seen == 0
+    assert problem.samples_seen == 0
 
 
 def test_another_score_may_be_given(problem):
-    found = search(problem, [100], T=0, score=lambda evidence: -evidence.weights_N.abs())
+    found = search(problem, [100], T=0, score=lambda context: -context.weights_N.abs())
     assert torch.equal(found["top"], keep_top(-problem.f.theta0().weights_N.abs(), 100))
 
 
@@ -145,7 +145,7 @@ def test_every_score_prunes_at_initialisation_in_one_round_or_several(problem, n
 
 
 def test_snip_at_initialisation_is_that_of_a_plain_gradient():
-    problem = linear_problem(Recipe(batch_size=8))
+    problem = linear_problem(TrainConfig(batch_size=8))
     train, theta0 = problem.data.train, problem.f.theta0()
     dense = MaskSet.dense(problem.f.scope, ["a", "b"])
     found = extract(problem, theta0, dense, [7], 0, score=parse("snip:3"))
@@ -158,19 +158,19 @@ def test_snip_at_initialisation_is_that_of_a_plain_gradient():
         F.cross_entropy(F.linear(train.x[index], weight), train.y[index]).backward()
         assert torch.equal(found[name], keep_top((weight * weight.grad).detach().abs().flatten(), 7))
     assert found["a"].tolist() != found["b"].tolist()
-    assert problem.seen == 2 * 3 * 8
+    assert problem.samples_seen == 2 * 3 * 8
 
 
 @pytest.mark.parametrize("name", ["movement", "taylor", "snip", "wanda"])
 @pytest.mark.parametrize("alive", [1, 4])
 def test_a_search_by_another_score_goes_on_to_the_same_masks(convnet, make_problem, interrupted, name, alive):
     whole = make_problem(convnet)
-    expected, stage = search(whole, [180, 120], score=parse(name)), interrupted(alive)
+    expected, checkpoint = search(whole, [180, 120], score=parse(name)), interrupted(alive)
     with pytest.raises(KeyboardInterrupt):
-        search(make_problem(convnet), [180, 120], score=parse(name), stage=stage)
-    stage.alive, again = -1, make_problem(convnet)
-    assert search(again, [180, 120], score=parse(name), stage=stage) == expected
-    assert again.seen == whole.seen
+        search(make_problem(convnet), [180, 120], score=parse(name), checkpoint=checkpoint)
+    checkpoint.alive, again = -1, make_problem(convnet)
+    assert search(again, [180, 120], score=parse(name), checkpoint=checkpoint) == expected
+    assert again.samples_seen == whole.samples_seen
     assert expected != search(make_problem(convnet), [180, 120])
 
 
@@ -186,27 +186,30 @@ def test_an_empty_schedule_gives_the_masks_back(problem):
 
 
 def test_every_round_is_recorded(problem):
-    stage = Stage()
-    search(problem, [200, 90], stage=stage, first_round=3)
-    pruned = [row for row in stage.rows if row["event"] == "prune"]
+    checkpoint = Checkpoint()
+    search(problem, [200, 90], checkpoint=checkpoint, first_round=3)
+    pruned = [row for row in checkpoint.rows if row["event"] == "prune"]
     assert [(r["round"], r["ticket"], r["kept"]) for r in pruned] == [
         (r, name, keep) for r, keep in ((3, 200), (4, 90)) for name in ("top", "middle", "bottom")
     ]
-    assert problem.seen == 2 * 3 * 2 * 8
+    assert problem.samples_seen == 2 * 3 * 2 * 8
 
 
 def test_similarity_is_recorded_after_every_round(problem):
-    stage = Stage()
-    masks = search(problem, [200, 90], stage=stage)
-    rows = [row for row in stage.rows if row["event"] == "similarity"]
+    checkpoint = Checkpoint()
+    masks = search(problem, [200, 90], checkpoint=checkpoint)
+    rows = [row for row in checkpoint.rows if row["event"] == "similarity"]
     assert [row["round"] for row in rows if (row["kind"], row["depth"]) == ("jaccard", "all")] == [0, 1]
     last = {row["kind"]: row for row in rows if row["round"] == 1 and row["depth"] == "all"}
     assert last["jaccard"]["density"] == 90 / problem.f.scope.size
     assert torch.tensor(last["jaccard"]["matrix"]).allclose(masks.jaccard().float(), atol=1e-4)
-    alone, stage = replace(problem, partition=problem.partition.whole(), objective=Classification()), Stage()
+    alone, checkpoint = (
+        replace(problem, partition=problem.partition.whole(), objective=Classification()),
+        Checkpoint(),
+    )
     single = MaskSet.dense(problem.f.scope, alone.partition.names)
-    extract(alone, problem.f.theta0(), single, [200], 1, stage=stage)
-    assert [row["event"] for row in stage.rows] == ["prune"]  # one ticket has nobody to be like
+    extract(alone, problem.f.theta0(), single, [200], 1, checkpoint=checkpoint)
+    assert [row["event"] for row in checkpoint.rows] == ["prune"]  # one ticket has nobody to be like
 
 
 def test_collapse_names_round_ticket_and_layer(problem):
@@ -215,23 +218,23 @@ def test_collapse_names_round_ticket_and_layer(problem):
 
 
 @pytest.mark.parametrize(
-    "recipe", [Recipe("Adam", 0.01, 8), Recipe("SGD", 0.01, 8, options={"momentum": 0.9})]
+    "config", [TrainConfig("Adam", 0.01, 8), TrainConfig("SGD", 0.01, 8, options={"momentum": 0.9})]
 )
 @pytest.mark.parametrize("alive", [0, 1, 4])
-def test_an_interrupted_search_goes_on_to_the_same_masks(convnet, make_problem, interrupted, recipe, alive):
-    whole = make_problem(convnet, recipe=recipe)
-    expected, stage = search(whole, [180, 120]), interrupted(alive)
+def test_an_interrupted_search_goes_on_to_the_same_masks(convnet, make_problem, interrupted, config, alive):
+    whole = make_problem(convnet, config=config)
+    expected, checkpoint = search(whole, [180, 120]), interrupted(alive)
     with pytest.raises(KeyboardInterrupt):
-        search(make_problem(convnet, recipe=recipe), [180, 120], stage=stage)
-    stage.alive, again = -1, make_problem(convnet, recipe=recipe)
-    assert search(again, [180, 120], stage=stage) == expected
-    assert again.seen == whole.seen
+        search(make_problem(convnet, config=config), [180, 120], checkpoint=checkpoint)
+    checkpoint.alive, again = -1, make_problem(convnet, config=config)
+    assert search(again, [180, 120], checkpoint=checkpoint) == expected
+    assert again.samples_seen == whole.samples_seen
     assert (
-        sum(row["event"] == "prune" for row in stage.rows) == 6 + 1
+        sum(row["event"] == "prune" for row in checkpoint.rows) == 6 + 1
     )  # what was done and not saved is done again
 
 
 def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem):
-    problem = make_problem(convnet, recipe=Recipe("SGD", 1e30, 8))
+    problem = make_problem(convnet, config=TrainConfig("SGD", 1e30, 8))
     with pytest.raises(DataError, match=r"loss of ticket 'top' became (nan|inf): lower the learning rate"):
         search(problem, [100], T=5)

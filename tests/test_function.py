@@ -13,9 +13,9 @@ from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.objectives import OneVsRest
 from tombola.training.joint import retrain
-from tombola.training.model import Function, Theta
+from tombola.training.model import FunctionalModel, Params
 from tombola.training.search import extract
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 
 def bits(t):
@@ -23,7 +23,7 @@ def bits(t):
 
 
 def function(net, **options):
-    return Function(net, scope(net), **options)
+    return FunctionalModel(net, scope(net), **options)
 
 
 def ones(f):
@@ -73,15 +73,15 @@ def test_gradients_inside_the_mask_are_those_of_the_masked_module(convnet, image
     plain(x).square().sum().backward()
     expected = f.scope.flatten({n: p.grad for n, p in plain.named_parameters()}) * mask
     assert torch.equal(theta.weights_N.grad, expected)
-    rest = f.rest.flatten({n: p.grad for n, p in plain.named_parameters()})
-    assert torch.equal(theta.rest_R.grad, rest)
+    shared = f.shared.flatten({n: p.grad for n, p in plain.named_parameters()})
+    assert torch.equal(theta.shared_R.grad, shared)
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_the_users_backbone_is_never_modified(convnet, make_problem, training):
     convnet.train(training)
     before = {n: t.clone() for n, t in convnet.state_dict().items()}
-    problem = make_problem(convnet, OneVsRest(), Recipe(lr=0.1, batch_size=8))
+    problem = make_problem(convnet, OneVsRest(), TrainConfig(lr=0.1, batch_size=8))
     masks = MaskSet.dense(problem.f.scope, problem.partition.names)
     theta0 = problem.f.theta0()
     masks = extract(problem, theta0, masks, [100], 2)
@@ -99,10 +99,10 @@ def test_masked_is_m_times_theta0_bit_for_bit(convnet):
     assert torch.equal(theta.weights_N, theta0.weights_N * mask)
     assert torch.equal(bits(theta.weights_N)[mask], before[mask])
     assert not bits(theta.weights_N)[~mask].any()
-    assert torch.equal(theta.rest_R, theta0.rest_R)
+    assert torch.equal(theta.shared_R, theta0.shared_R)
     with torch.no_grad():
         theta.weights_N.add_(1)
-        theta.rest_R.add_(1)
+        theta.shared_R.add_(1)
         for b in theta.buffers.values():
             b.add_(1)
     assert torch.equal(bits(theta0.weights_N), before)
@@ -121,7 +121,7 @@ def test_frozen_parameters_stay_out_of_theta_and_keep_their_values(convnet, make
     convnet[9].requires_grad_(False)
     problem = make_problem(convnet)
     theta = problem.f.theta0()
-    assert not {"9.weight", "9.bias"} & {*problem.f.scope.names, *problem.f.rest.names}
+    assert not {"9.weight", "9.bias"} & {*problem.f.scope.names, *problem.f.shared.names}
     problem.train(theta, ones(problem.f), 0, 3, "test")
     module = problem.f.write(theta)
     assert torch.equal(module[9].weight, convnet[9].weight)
@@ -137,7 +137,7 @@ def test_frozen_weight_in_scope_is_an_error_that_names_it(convnet):
 def test_private_parameters_are_separate_for_each_ticket(convnet, images):
     f = function(convnet.eval(), private=["1.weight", "1.bias"])
     assert f.private.names == ("1.weight", "1.bias")
-    assert not set(f.private.names) & set(f.rest.names)
+    assert not set(f.private.names) & set(f.shared.names)
     theta, x = f.theta0().clone(tickets=3), images.train.x[:8]
     assert torch.equal(f(theta, None, x, 0), f(theta, None, x, 2))
     with torch.no_grad():
@@ -171,7 +171,7 @@ def test_written_module_has_the_same_outputs(convnet, images, k):
 def test_tensors_and_back(convnet):
     f = function(convnet, private=["1.weight"])
     theta = f.theta0().clone(tickets=2)
-    back = Theta.from_tensors(theta.tensors())
+    back = Params.from_tensors(theta.tensors())
     assert list(back.tensors()) == list(theta.tensors())
     assert all(torch.equal(back.tensors()[n], t) for n, t in theta.tensors().items())
     assert all(leaf.requires_grad and leaf.is_leaf for leaf in back.leaves())
@@ -181,7 +181,7 @@ def test_a_weight_with_two_names_is_one_weight():
     a, b = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
     b.weight = a.weight
     net = nn.Sequential(a, nn.Tanh(), b, nn.Linear(4, 2))
-    f = Function(net, Layout(("0.weight",), ((4, 4),)))
+    f = FunctionalModel(net, Layout(("0.weight",), ((4, 4),)))
     mask, x = half(f), torch.rand(3, 4)
     written = f.write(f.theta0(), mask)
     assert torch.equal(written[0].weight, written[2].weight)
@@ -190,22 +190,22 @@ def test_a_weight_with_two_names_is_one_weight():
 
 def test_ghostnet_has_the_papers_number_of_weights_in_scope():
     net = GhostNet(10, torch.Generator().manual_seed(0))
-    f = Function(net, scope(net))
+    f = FunctionalModel(net, scope(net))
     assert f.scope.size == 125_832
     assert not any(".se." in name or name.startswith("classifier") for name in f.scope.names)
-    assert f.scope.size + f.rest.size == sum(p.numel() for p in net.parameters())
+    assert f.scope.size + f.shared.size == sum(p.numel() for p in net.parameters())
 
 
 def test_parameters_of_several_dtypes_are_an_error_with_a_remedy():
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2).double())
     with pytest.raises(ScopeError, match="several dtypes: cast the model to one"):
-        Function(net, scope(net)).theta0()
+        FunctionalModel(net, scope(net)).theta0()
 
 
 def test_a_backbone_without_values_or_on_two_devices_is_an_error_with_a_remedy():
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
     net[0].to("meta")
     with pytest.raises(ScopeError, match="one device"):
-        Function(net, Layout(("0.weight",), ((8, 4),)))
+        FunctionalModel(net, Layout(("0.weight",), ((8, 4),)))
     with pytest.raises(ScopeError, match="no values"):
-        Function(net.to("meta"), Layout(("0.weight",), ((8, 4),)))
+        FunctionalModel(net.to("meta"), Layout(("0.weight",), ((8, 4),)))

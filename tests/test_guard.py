@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from torch import nn
 
 import tombola as tb
-from tombola._utils.checkpoint import Stage
+from tombola._utils.checkpoint import Checkpoint
 from tombola._utils.errors import NotReached, UsageError
 from tombola.lab.analysis.collapse import stated_rate
 from tombola.lab.analysis.cusum import cusum
@@ -21,15 +21,15 @@ from tombola.lab.analysis.signals import FLOOR, charts, signal
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import kappa, specialisation
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import carry_out, levels
+from tombola.methods.result import levels, run_method
 from tombola.objectives import Classification
-from tombola.runs.cache import Journal
+from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
 from tombola.runs.log import read_records
 from tombola.settings import Settings
 from tombola.training.callbacks.guard import Guard
 from tombola.training.search import extract
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 NAMES = ["top", "middle", "bottom"]
 SCHEDULE = [220, 190, 165, 140, 120, 100]
@@ -98,17 +98,17 @@ def test_signals_rise_where_tickets_become_alike_and_shares_add_up_to_the_rate()
 # -- in a search -------------------------------------------------------------------------------------------
 
 
-def guarded(problem, twin=None, rounds=6, **options):
-    return Guard(rounds, problem, stops=twin is not None, twin=twin, **options)
+def guarded(problem, replicate=None, rounds=6, **options):
+    return Guard(rounds, problem, stops=replicate is not None, replicate=replicate, **options)
 
 
-def search(problem, guard, stage=None, schedule=SCHEDULE):
+def search(problem, guard, checkpoint=None, schedule=SCHEDULE):
     dense = MaskSet.dense(problem.f.scope, NAMES)
-    return extract(problem, problem.f.theta0(), dense, schedule, 2, guard=guard, stage=stage)
+    return extract(problem, problem.f.theta0(), dense, schedule, 2, guard=guard, checkpoint=checkpoint)
 
 
 def test_a_guard_that_only_warns_changes_nothing(make_problem, convnet):
-    seen, plain = Stage(), Stage()
+    seen, plain = Checkpoint(), Checkpoint()
     problem = make_problem(convnet)
     masks = search(problem, guarded(problem), seen)
     assert masks == search(make_problem(convnet), None, plain)
@@ -124,13 +124,13 @@ def test_a_guard_that_only_warns_changes_nothing(make_problem, convnet):
 
 def test_twins_and_drift_leave_the_tickets_as_they_are(make_problem, make_convnet):
     net = make_convnet(dropout=0.2)
-    problem, twin, stage = make_problem(net), make_problem(net, order="twin"), Stage()
-    guard = guarded(problem, twin)
-    assert search(problem, guard, stage) == search(make_problem(net), None)
-    assert (problem.seen, twin.seen) == (6 * 3 * 2 * 8, 6 * 2 * 8)
+    problem, replicate, checkpoint = make_problem(net), make_problem(net, order="twin"), Checkpoint()
+    guard = guarded(problem, replicate)
+    assert search(problem, guard, checkpoint) == search(make_problem(net), None)
+    assert (problem.samples_seen, replicate.samples_seen) == (6 * 3 * 2 * 8, 6 * 2 * 8)
     twins = search(make_problem(net, order="twin"), None).select(["top"])
     assert guard.twins == twins
-    last = [row for row in stage.rows if row["event"] == "watch"][-1]
+    last = [row for row in checkpoint.rows if row["event"] == "watch"][-1]
     masks = MaskSet.unpack(problem.f.scope, NAMES, guard.back[5])
     assert last["specialisation"] == pytest.approx(specialisation(masks, twins), abs=1e-6)
     assert last["drift"] > 0
@@ -152,13 +152,13 @@ def firing(monkeypatch, at, good):
 @pytest.mark.parametrize(("at", "good"), [(3, 2), (4, 1), (5, 4)])
 def test_a_stopped_search_gives_back_the_last_good_round(make_problem, convnet, monkeypatch, at, good):
     firing(monkeypatch, at, good)
-    problem, stage = make_problem(convnet), Stage()
+    problem, checkpoint = make_problem(convnet), Checkpoint()
     guard = guarded(problem, make_problem(convnet, order="twin"))
-    found = search(problem, guard, stage)
+    found = search(problem, guard, checkpoint)
     assert found == search(make_problem(convnet), None, schedule=SCHEDULE[: good + 1])
     assert guard.last_good_sparsity == pytest.approx(1 - SCHEDULE[good] / 252, abs=1e-6)
-    assert max(row["round"] for row in stage.rows) == at
-    (alarm,) = [row for row in stage.rows if row["event"] == "alarm"]
+    assert max(row["round"] for row in checkpoint.rows) == at
+    (alarm,) = [row for row in checkpoint.rows if row["event"] == "alarm"]
     assert (alarm["round"], alarm["last_good"], alarm["fired"]) == (at, good, ["likeness"])
     assert (alarm["stops"], alarm["false_alarms"]) == (True, 0.05)
 
@@ -179,21 +179,24 @@ def test_a_guarded_search_goes_on_to_the_same_bytes(
     for at, good in ((9, 9), (4, 2)):
         firing(monkeypatch, at, good)
 
-        def go(stage, net=net):
+        def go(checkpoint, net=net):
             problem = make_problem(net)
             guard = guarded(problem, make_problem(net, order="twin"))
-            return search(problem, guard, stage), guard, problem
+            return search(problem, guard, checkpoint), guard, problem
 
-        whole, guard, problem = go(Stage())
-        stage = interrupted(alive)
+        whole, guard, problem = go(Checkpoint())
+        checkpoint = interrupted(alive)
         with pytest.raises(KeyboardInterrupt):
-            go(stage)
-        stage.alive = 1000
-        masks, again, resumed = go(stage)
+            go(checkpoint)
+        checkpoint.alive = 1000
+        masks, again, resumed = go(checkpoint)
         assert (masks, again.history, again.alarm) == (whole, guard.history, guard.alarm)
-        assert (resumed.seen, again.twin.seen) == (problem.seen, guard.twin.seen)
-        (ours, facts), (theirs, others) = again.state(), guard.state()
-        assert facts == others
+        assert (resumed.samples_seen, again.replicate.samples_seen) == (
+            problem.samples_seen,
+            guard.replicate.samples_seen,
+        )
+        (ours, metadata), (theirs, others) = again.state(), guard.state()
+        assert metadata == others
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
@@ -201,14 +204,14 @@ def test_a_guarded_search_goes_on_to_the_same_bytes(
 # -- in a run ----------------------------------------------------------------------------------------------
 
 
-def pipeline(images, by_class, convnet, journal=None, stop="collapse", sparsity=(0.2, 0.4, 0.6)):
-    recipe = Recipe(lr=0.01, batch_size=8)
-    s = Settings(sparsity, "fraction:0.1", T=2, steps=4, stop=stop, search=recipe, train=recipe, statistics=2)
-    return Pipeline(convnet, tb.objectives.OneVsRest(), images, by_class, s, 0, journal or Journal())
+def pipeline(images, by_class, convnet, cache=None, stop="collapse", sparsity=(0.2, 0.4, 0.6)):
+    config = TrainConfig(lr=0.01, batch_size=8)
+    s = Settings(sparsity, "fraction:0.1", T=2, steps=4, stop=stop, search=config, train=config, statistics=2)
+    return Pipeline(convnet, tb.objectives.OneVsRest(), images, by_class, s, 0, cache or StageCache())
 
 
 def carry_out_all(p, *methods):
-    return {name: [carry_out(p, name, level) for level in levels(p, name)] for name in methods}
+    return {name: [run_method(p, name, level) for level in levels(p, name)] for name in methods}
 
 
 def test_levels_that_were_not_reached_are_named_and_the_last_good_one_is_judged(
@@ -230,7 +233,7 @@ def test_levels_that_were_not_reached_are_named_and_the_last_good_one_is_judged(
     assert masks == p.masks("own", good)
     assert 1 - masks.density == pytest.approx(good, abs=1e-6)
     assert masks <= p.masks("own", 0.4)
-    (row,) = [row for row in p.journal.rows if row["event"] == "stopped"]
+    (row,) = [row for row in p.cache.rows if row["event"] == "stopped"]
     assert (row["not_reached"], row["at"], row["sparsity"]) == ([0.6], 0.6, good)
     with pytest.raises(NotReached, match=r"60\.0% of the weights removed was not reached"):
         p.masks("own", 0.6)
@@ -242,25 +245,25 @@ def test_levels_that_were_not_reached_are_named_and_the_last_good_one_is_judged(
 
 def test_a_warning_measures_as_much_and_changes_nothing(images, by_class, convnet, monkeypatch):
     firing(monkeypatch, 3, 2)
-    plain, told = (pipeline(images, by_class, convnet, stop=stop) for stop in ("", "warn"))
-    assert levels(told, "rtl") == [0.2, 0.4, 0.6]
-    assert plain.masks("own", 0.6) == told.masks("own", 0.6)
-    events = [row["event"] for row in told.journal.rows]
+    plain, conditioned = (pipeline(images, by_class, convnet, stop=stop) for stop in ("", "warn"))
+    assert levels(conditioned, "rtl") == [0.2, 0.4, 0.6]
+    assert plain.masks("own", 0.6) == conditioned.masks("own", 0.6)
+    events = [row["event"] for row in conditioned.cache.rows]
     assert (events.count("alarm"), events.count("stopped"), events.count("watch")) == (1, 0, 10)
-    assert all("specialisation" in row for row in told.journal.rows if row["event"] == "watch")
-    (alarm,) = [row for row in plain.journal.rows if row["event"] == "alarm"]
+    assert all("specialisation" in row for row in conditioned.cache.rows if row["event"] == "watch")
+    (alarm,) = [row for row in plain.cache.rows if row["event"] == "alarm"]
     assert alarm["stops"] is False
 
 
 def test_the_short_way_gives_the_last_good_tickets_and_says_so(images, by_class, convnet, monkeypatch):
     firing(monkeypatch, 5, 3)
-    recipe = Recipe(lr=0.01, batch_size=8)
+    config = TrainConfig(lr=0.01, batch_size=8)
     options = {"T": 2, "steps": 3, "schedule": "fraction:0.1", "stop": "collapse", "statistics": 2}
-    options |= {"search": recipe, "train": recipe, "sparsity": 0.6}
+    options |= {"search": config, "train": config, "sparsity": 0.6}
     objective = tb.objectives.OneVsRest()
-    with pytest.warns(UserWarning, match="was not reached: the alarm for collapse") as told:
+    with pytest.warns(UserWarning, match="was not reached: the alarm for collapse") as conditioned:
         tickets = tb.rtl(convnet, objective, images, by_class, **options)
-    assert told[0].filename == __file__
+    assert conditioned[0].filename == __file__
     assert tickets.masks.density == pytest.approx(0.9**4, abs=0.01)
     firing(monkeypatch, 0, -1)
     with warnings.catch_warnings():
@@ -273,14 +276,14 @@ def test_a_stopped_run_resumes_to_the_same_bytes(images, by_class, convnet, monk
     firing(monkeypatch, 6, 4)
 
     def go(path, stop_at=None):
-        def progress(stage, done, total):
-            if (stage, done) == stop_at:
+        def progress(checkpoint, done, total):
+            if (checkpoint, done) == stop_at:
                 raise KeyboardInterrupt
 
         p = pipeline(images, by_class, convnet)
         config = {"seed": 0, "settings": p.settings.plain(), "methods": ["rtl"]}
         with Run(path, config, progress, save_seconds=0.0) as run:
-            p.journal = run
+            p.cache = run
             carry_out_all(p, "rtl")
 
     go(tmp_path / "whole")
@@ -297,11 +300,11 @@ def test_one_ticket_has_no_likeness_and_no_twin(images, convnet, make_problem):
     p = pipeline(images, tb.partition.by_label(images, NAMES), convnet)
     guard = p.search_of("single").guard(p.problem("single", p.settings.search), 5)
     assert not guard.stops
-    assert guard.twin is None
+    assert guard.replicate is None
     net = nn.Sequential(nn.Flatten(), nn.Linear(36, 3))
     problem = make_problem(net, Classification(), partition=tb.partition.by_label(images, NAMES).whole())
-    stage = Stage()
+    checkpoint = Checkpoint()
     dense = MaskSet.dense(problem.f.scope, problem.partition.names)
-    extract(problem, problem.f.theta0(), dense, [50, 8], 1, guard=Guard(2, problem), stage=stage)
-    fired = [row["fired"] for row in stage.rows if row["event"] == "alarm"]
+    extract(problem, problem.f.theta0(), dense, [50, 8], 1, guard=Guard(2, problem), checkpoint=checkpoint)
+    fired = [row["fired"] for row in checkpoint.rows if row["event"] == "alarm"]
     assert fired == [["smallest layer"]]

@@ -41,17 +41,17 @@ QUICK = EXPERIMENTS["cifar10"].presets["quick"].settings
 def write_run(path, seed=0, tickets=THREE, methods=("rtl", "imp", "dense"), lead=0.05, skip=(), **config):
     """A run as `tombola run` leaves it, without training: ``rtl`` is ``lead`` above ``imp``."""
     path.mkdir(parents=True)
-    facts = {"experiment": "cifar10", "preset": "quick", "seed": seed, "source": "cifar", "augment": False}
-    facts |= {"tune": False, "settings": QUICK.plain(), "methods": list(methods), **config}
-    (path / "config.yaml").write_text(yaml.safe_dump(facts, sort_keys=False))
+    metadata = {"experiment": "cifar10", "preset": "quick", "seed": seed, "source": "cifar", "augment": False}
+    metadata |= {"tune": False, "settings": QUICK.plain(), "methods": list(methods), **config}
+    (path / "config.yaml").write_text(yaml.safe_dump(metadata, sort_keys=False))
     (path / "environment.json").write_text(json.dumps({"torch": "2.6", "threads": 1, "processor": "<b>&"}))
     records, g = [], np.random.default_rng(seed)
     for method in methods:
-        for sparsity in [0.0] if method == "dense" else facts["settings"]["sparsity"]:
+        for sparsity in [0.0] if method == "dense" else metadata["settings"]["sparsity"]:
             if (method, sparsity) in skip:
                 continue
             records += _outcome(method, sparsity, tickets, g, lead if method == "rtl" else 0.0)
-    for r, sparsity in enumerate(facts["settings"]["sparsity"]):
+    for r, sparsity in enumerate(metadata["settings"]["sparsity"]):
         head = {"event": "prune", "stage": f"search-own-{sparsity}", "round": r, "kept": 10}
         records += [{**head, "ticket": t, "loss": 0.5 - 0.1 * r} for t in tickets]
     (path / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
@@ -492,8 +492,8 @@ def test_a_shelf_finds_the_pictures_of_items(tmp_path):
 
 def ran(seed=0, environment=None, **config):
     plain = QUICK.plain()
-    facts = {"experiment": "cifar10", "preset": "quick", "seed": seed, "settings": plain, "augment": False}
-    return Ran("", {**facts, "source": "my data", "methods": ["rtl"], **config}, environment or {}, ())
+    metadata = {"experiment": "cifar10", "preset": "quick", "seed": seed, "settings": plain, "augment": False}
+    return Ran("", {**metadata, "source": "my data", "methods": ["rtl"], **config}, environment or {}, ())
 
 
 def test_seeds_share_a_command_and_other_methods_have_their_own():
@@ -518,7 +518,7 @@ def test_a_command_gives_back_every_setting():
     sparsity = tuple(map(float, words[words.index("--sparsity") + 1 : start - 1]))
     again = QUICK.changed([*words[start:end], f"sparsity={list(sparsity)}"])
     assert again == Settings.from_plain(settings.plain())
-    assert words[end:] == ["--augment", "--tune", "--threads", "2", "--at-once", "no", "--seed", "0"]
+    assert words[end:] == ["--augment", "--tune", "--threads", "2", "--parallel", "no", "--seed", "0"]
 
 
 def test_items_are_in_the_command():
@@ -634,11 +634,11 @@ def test_routing_and_calibration_that_were_kept_have_chapters(three):
     (three[0].parent / "routing.json").write_text(json.dumps(routed_rows()))
     (three[0].parent / "precision.json").write_text(json.dumps(calibrated_rows()))
     found = checked(page(three))
-    told = " ".join(" ".join(found.words).split())
-    assert all(title in told for title in titles)
-    assert "the right ticket, given .800, the prototype router .760, best fixed ticket .600" in told
-    assert "finds the right ticket for 90.0% of the samples" in told
-    assert "probabilities of rtl are off by .250; after platt .010" in told
+    conditioned = " ".join(" ".join(found.words).split())
+    assert all(title in conditioned for title in titles)
+    assert "the right ticket, given .800, the prototype router .760, best fixed ticket .600" in conditioned
+    assert "finds the right ticket for 90.0% of the samples" in conditioned
+    assert "probabilities of rtl are off by .250; after platt .010" in conditioned
     assert "indoor, &lt;out&gt;: .125" in page(three)
     drawn = [each.title for each in found_figures(three)]
     assert drawn.count("Context (down) to ticket (across): prototype, 50% removed") == 1

@@ -20,7 +20,7 @@ from tombola.lab.experiments.inr_regions import reduced, regions, segmented
 from tombola.lab.launch import Order
 from tombola.objectives.reconstruction import Reconstruction, psnr, squared
 from tombola.runs.log import read_records
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "inr_regions"
 
@@ -344,9 +344,9 @@ def runs(tmp_path_factory):
     """Finished runs of a tiny picture, with two methods at one sparsity, and another at a second one."""
     folder = tmp_path_factory.mktemp("inr")
     source = write_folder(folder / "data")
-    recipe = Recipe(lr=1e-2, batch_size=32)
+    config = TrainConfig(lr=1e-2, batch_size=32)
     _, preset = INR.preset("quick")
-    settings = replace(preset.settings, sparsity=(0.5, 0.75), T=2, steps=15, search=recipe, train=recipe)
+    settings = replace(preset.settings, sparsity=(0.5, 0.75), T=2, steps=15, search=config, train=config)
     tiny = replace(INR, presets={"quick": Preset(settings, "")})
     made = []
     for seed, methods in ((0, ("rtl", "imp", "imp_context")), (1, ("rtl",))):

@@ -13,7 +13,7 @@ from tombola.data.dataset import with_context
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.lab.models.ghostnet import GhostModule, GhostNet, SqueezeExcite, kaiming_
 from tombola.masks.prunable import scope
-from tombola.methods.context_network import check_arrival, told
+from tombola.methods.context_network import check_arrival, conditioned
 
 
 def seeded(seed=0):
@@ -119,13 +119,13 @@ def plain_network(kind):
 
 
 def told_network(kind, contexts=5):
-    return told(plain_network(kind)[0], contexts, WIDTH, seeded(2))
+    return conditioned(plain_network(kind)[0], contexts, WIDTH, seeded(2))
 
 
 @every_first_layer
 def test_a_told_layer_sees_the_embedding_of_the_context_at_every_position(kind):
     plain, x = plain_network(kind)
-    network = told(plain, 5, WIDTH, seeded(2))
+    network = conditioned(plain, 5, WIDTH, seeded(2))
     numbers = torch.tensor([4, 0, 1, 1, 3, 2])
     outputs = network(with_context(x, numbers))
     assert outputs.shape == plain(x).shape
@@ -139,7 +139,7 @@ def test_a_told_layer_sees_the_embedding_of_the_context_at_every_position(kind):
 @every_first_layer
 def test_a_told_network_that_pays_no_attention_is_the_plain_one(kind):
     plain, x = plain_network(kind)
-    network = told(plain, 5, WIDTH, seeded(2))
+    network = conditioned(plain, 5, WIDTH, seeded(2))
     nn.init.zeros_(network[0].weight[:, 3:].data)
     torch.testing.assert_close(network(with_context(x, torch.full((6,), 3))), plain(x))
 
@@ -148,7 +148,7 @@ def test_a_told_network_that_pays_no_attention_is_the_plain_one(kind):
 def test_a_told_network_keeps_names_weights_and_the_plain_network(kind):
     plain, _ = plain_network(kind)
     before, state = {n: t.clone() for n, t in plain.state_dict().items()}, torch.get_rng_state()
-    network = told(plain.eval(), 5, WIDTH, seeded(2))
+    network = conditioned(plain.eval(), 5, WIDTH, seeded(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert not any(m.training for m in network.modules())
     found = network.state_dict()
@@ -157,7 +157,7 @@ def test_a_told_network_keeps_names_weights_and_the_plain_network(kind):
     assert all(torch.equal(found[n], t) for n, t in before.items() if n != "0.weight")
     assert torch.equal(found["0.weight"][:, :3], before["0.weight"])
     assert found["0.weight"].shape[1] == 3 + WIDTH
-    again, other = (told(plain, 5, WIDTH, seeded(s)).state_dict() for s in (2, 3))
+    again, other = (conditioned(plain, 5, WIDTH, seeded(s)).state_dict() for s in (2, 3))
     assert all(torch.equal(t, again[n]) for n, t in found.items())
     assert not torch.equal(found["0.context"], other["0.context"])
     assert not torch.equal(found["0.weight"], other["0.weight"])
@@ -166,21 +166,21 @@ def test_a_told_network_keeps_names_weights_and_the_plain_network(kind):
 def test_new_weights_have_the_spread_of_the_layer_and_embeddings_of_one():
     plain = nn.Sequential(nn.Linear(50, 400), nn.ReLU(), nn.Linear(400, 2))
     nn.init.normal_(plain[0].weight, std=0.3, generator=seeded())
-    network = told(plain, 200, WIDTH, seeded(2))
+    network = conditioned(plain, 200, WIDTH, seeded(2))
     assert float(network[0].weight[:, 50:].detach().std()) == pytest.approx(0.3, rel=0.05)
     assert float(network[0].context.detach().std()) == pytest.approx(1, rel=0.05)
 
 
 def test_a_told_network_of_double_precision_keeps_its_bits():
     plain = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).double()
-    network = told(plain, 2, WIDTH, seeded())
+    network = conditioned(plain, 2, WIDTH, seeded())
     assert {p.dtype for p in network.parameters()} == {torch.float64}
     assert torch.equal(network[0].weight[:, :3], plain[0].weight)
     assert network(torch.zeros(2, 4, dtype=torch.float64)).dtype == torch.float64
 
 
 def test_a_network_that_is_one_layer_can_be_told():
-    network = told(nn.Linear(3, 4), 2, WIDTH, seeded())
+    network = conditioned(nn.Linear(3, 4), 2, WIDTH, seeded())
     assert network(torch.zeros(5, 4)).shape == (5, 4)
 
 
@@ -189,7 +189,7 @@ def test_a_network_that_is_one_layer_can_be_told():
 def test_a_told_network_is_copied_in_the_ordinary_ways(kind, copied):
     network, x = told_network(kind), with_context(plain_network(kind)[1], torch.arange(6) % 5)
     if copied == "state_dict":
-        other = told(plain_network(kind)[0], 5, WIDTH, seeded(7))
+        other = conditioned(plain_network(kind)[0], 5, WIDTH, seeded(7))
         other.load_state_dict(network.state_dict())
     else:
         other = copy.deepcopy(network) if copied == "deepcopy" else pickle.loads(pickle.dumps(network))
@@ -215,13 +215,16 @@ class Doubled(nn.Linear):
 )
 def test_a_network_that_begins_with_anything_else_cannot_be_told(first, named):
     with pytest.raises(UsageError, match=rf"begins with {named}: leave out the methods that tell it$"):
-        told(nn.Sequential(first, nn.Linear(4, 2)), 3, WIDTH, seeded())
+        conditioned(nn.Sequential(first, nn.Linear(4, 2)), 3, WIDTH, seeded())
     with pytest.raises(UsageError, match="begins with"):
-        told(nn.Sequential(nn.ReLU()), 3, WIDTH, seeded())
+        conditioned(nn.Sequential(nn.ReLU()), 3, WIDTH, seeded())
 
 
 def arrival(*layers, shape=(2, 3, 9, 8)):
-    network, x = told(nn.Sequential(*layers), 3, WIDTH, seeded()), torch.rand(shape, generator=seeded(1))
+    network, x = (
+        conditioned(nn.Sequential(*layers), 3, WIDTH, seeded()),
+        torch.rand(shape, generator=seeded(1)),
+    )
     state = torch.get_rng_state()
     check_arrival(network, with_context(x, torch.ones(len(x))))
     assert torch.equal(torch.get_rng_state(), state)  # dropout was tried, too

@@ -11,11 +11,11 @@ from tombola._utils.errors import UsageError
 from tombola.masks.prunable import scope
 from tombola.methods.pipeline import Pipeline
 from tombola.objectives import OneVsRest
-from tombola.runs.cache import Journal
+from tombola.runs.cache import StageCache
 from tombola.settings import Settings
-from tombola.training.model import Function
+from tombola.training.model import FunctionalModel
 from tombola.training.norm import check, estimate, private_parameters, statistics_names
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 
 def passes(f, images, mask=None):
@@ -37,7 +37,7 @@ def mean_over_batches(net, batches):
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_estimate_is_the_mean_over_batches_and_dropout_is_off(make_convnet, images, dropout):
     net = make_convnet(dropout=dropout).train()
-    f = Function(net, scope(net))
+    f = FunctionalModel(net, scope(net))
     mask = torch.rand(f.scope.size) < 0.6
     found = estimate(f, f.theta0(), passes(f, images, mask))
     masked = f.write(f.theta0(), mask)
@@ -49,7 +49,7 @@ def test_estimate_is_the_mean_over_batches_and_dropout_is_off(make_convnet, imag
 
 def test_estimate_changes_nothing_else(make_convnet, images):
     net = make_convnet(dropout=0.5)
-    f = Function(net, scope(net))
+    f = FunctionalModel(net, scope(net))
     theta = f.theta0()
     f.module.train()
     f.module[9].eval()
@@ -66,7 +66,7 @@ def test_estimate_changes_nothing_else(make_convnet, images):
 
 
 def test_a_failing_pass_leaves_modes_and_momentum_as_they_were(convnet):
-    f = Function(convnet, scope(convnet))
+    f = FunctionalModel(convnet, scope(convnet))
     f.module.eval()
     with pytest.raises(RuntimeError):
         estimate(f, f.theta0(), [(0, None, torch.rand(2, 7))])
@@ -75,7 +75,7 @@ def test_a_failing_pass_leaves_modes_and_momentum_as_they_were(convnet):
 
 
 def test_estimate_does_not_depend_on_the_statistics_before(convnet, images):
-    f = Function(convnet, scope(convnet))
+    f = FunctionalModel(convnet, scope(convnet))
     one, two = f.theta0(), f.theta0()
     for name in statistics_names(convnet):
         two.buffers[name].fill_(float("inf"))
@@ -85,7 +85,7 @@ def test_estimate_does_not_depend_on_the_statistics_before(convnet, images):
 
 def test_a_network_without_norms_has_no_statistics():
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
-    f = Function(net, scope(net))
+    f = FunctionalModel(net, scope(net))
     assert estimate(f, f.theta0(), [(0, None, torch.rand(3, 4))]) == {}
 
 
@@ -101,11 +101,11 @@ def test_unknown_policy_lists_the_three():
 
 
 def trained(convnet, images, by_class, policy):
-    recipe = Recipe(lr=1e-2, batch_size=8)
+    config = TrainConfig(lr=1e-2, batch_size=8)
     settings = Settings(
-        (0.5,), "one_shot", T=2, steps=3, search=recipe, train=recipe, normalization=policy, statistics=3
+        (0.5,), "one_shot", T=2, steps=3, search=config, train=config, normalization=policy, statistics=3
     )
-    pipeline = Pipeline(convnet, OneVsRest(), images, by_class, settings, 0, Journal())
+    pipeline = Pipeline(convnet, OneVsRest(), images, by_class, settings, 0, StageCache())
     model, _ = pipeline.train("test", "own", pipeline.masks("own", 0.5))
     return pipeline, model
 

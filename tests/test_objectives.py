@@ -19,8 +19,8 @@ from tombola.methods.pipeline import predict
 from tombola.objectives import Classification, InSubset, Metric, OneVsRest, SubsetSoftmax
 from tombola.objectives.in_subset import mean_and_each
 from tombola.training.joint import retrain
-from tombola.training.model import Function
-from tombola.training.trainer import Recipe
+from tombola.training.model import FunctionalModel
+from tombola.training.trainer import TrainConfig
 
 NO_INPUTS = torch.empty(0)
 
@@ -93,17 +93,19 @@ def test_too_few_outputs_is_an_error():
 
 
 def test_owned_leaves_out_only_the_other_rows_of_the_classifier(convnet):
-    f = Function(convnet, scope(convnet))
-    owned = f.rest.unflatten(OneVsRest().owned(f.rest, "9", 1))
-    assert owned["9.weight"].any(1).tolist() == owned["9.weight"].all(1).tolist() == [False, True, False]
-    assert owned["9.bias"].tolist() == [False, True, False]
-    assert all(bool(m.all()) for name, m in owned.items() if not name.startswith("9."))
+    f = FunctionalModel(convnet, scope(convnet))
+    trainable = f.shared.unflatten(OneVsRest().trainable(f.shared, "9", 1))
+    assert (
+        trainable["9.weight"].any(1).tolist() == trainable["9.weight"].all(1).tolist() == [False, True, False]
+    )
+    assert trainable["9.bias"].tolist() == [False, True, False]
+    assert all(bool(m.all()) for name, m in trainable.items() if not name.startswith("9."))
 
 
 def test_owned_without_a_classifier_is_everything():
-    rest = Layout(("a.bias",), ((3,),))
-    assert bool(OneVsRest().owned(rest, None, 0).all())
-    assert bool(OneVsRest().owned(rest, "head", 0).all())
+    shared = Layout(("a.bias",), ((3,),))
+    assert bool(OneVsRest().trainable(shared, None, 0).all())
+    assert bool(OneVsRest().trainable(shared, "head", 0).all())
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
@@ -111,11 +113,11 @@ def test_a_real_step_of_one_ticket_leaves_the_other_rows_bit_for_bit(make_convne
     options = {"momentum": 0.9} if optimizer == "SGD" else {}
     options |= {} if optimizer == "Adam" else {"weight_decay": 0.1}
     net = make_convnet(outputs=4)
-    problem = make_problem(net, OneVsRest(), Recipe(optimizer, 1e-2, 8, options=options))
+    problem = make_problem(net, OneVsRest(), TrainConfig(optimizer, 1e-2, 8, options=options))
     masks = MaskSet.dense(problem.f.scope, problem.partition.names)
     theta0 = problem.f.theta0()
     theta = retrain(problem, theta0, masks, 3, tickets=[1])
-    before, after = (problem.f.rest.unflatten(t.rest_R.detach()) for t in (theta0, theta))
+    before, after = (problem.f.shared.unflatten(t.shared_R.detach()) for t in (theta0, theta))
     for name in ("9.weight", "9.bias"):
         changed = (before[name] != after[name]).reshape(4, -1).any(1)
         assert changed.tolist() == [False, True, False, False]
@@ -128,7 +130,7 @@ def test_joint_training_moves_a_row_only_in_its_own_steps(convnet, make_problem)
     masks = MaskSet.dense(problem.f.scope, problem.partition.names)
     after_both = retrain(problem, problem.f.theta0(), masks, 1, tickets=[0, 1])
     after_one = retrain(problem, problem.f.theta0(), masks, 1, tickets=[0])
-    rows = [problem.f.rest.unflatten(t.rest_R.detach())["9.weight"] for t in (after_both, after_one)]
+    rows = [problem.f.shared.unflatten(t.shared_R.detach())["9.weight"] for t in (after_both, after_one)]
     assert torch.equal(rows[0][0], rows[1][0])
     assert not torch.equal(rows[0][1], rows[1][1])
 
@@ -244,7 +246,7 @@ def test_a_class_without_an_output_is_an_error(images, by_site):
     assert torch.equal(targets, images.train.y[:10])
     with pytest.raises(DataError, match="class 2 in y, but the network has 2 outputs"):
         objective.loss(torch.randn(10, 2), targets, 0, NO_INPUTS)
-    assert objective.owned(Layout((), ()), "9", 0) is None
+    assert objective.trainable(Layout((), ()), "9", 0) is None
 
 
 def test_classes_that_are_no_classes_are_an_error(images, by_site):
@@ -311,7 +313,7 @@ def test_accuracy_is_among_the_classes_of_the_subset_and_open_among_all(single):
 
 def test_a_ticket_is_trained_among_the_classes_of_its_subset_on_rows_of_its_own():
     data, partition = hand_made(), by_column(hand_made(), "side")
-    y, rest = torch.tensor([2, 3, 3]), Layout(("1.weight", "1.bias", "0.bias"), ((4, 2), (4,), (3,)))
+    y, shared = torch.tensor([2, 3, 3]), Layout(("1.weight", "1.bias", "0.bias"), ((4, 2), (4,), (3,)))
     outputs = torch.randn(3, 4, generator=generator(0), requires_grad=True)
     own = Classification("subset").of(data, partition)
     loss = own.loss(outputs, y, 1, NO_INPUTS)
@@ -320,9 +322,9 @@ def test_a_ticket_is_trained_among_the_classes_of_its_subset_on_rows_of_its_own(
     assert outputs.grad[:, :2].count_nonzero() == 0
     assert own.answers(partition) == {"a": [0, 1], "b": [2, 3]}
     assert own.choices() == {"among": "subset"}
-    owned = rest.unflatten(own.owned(rest, "1", 1))
-    assert owned["1.weight"].all(1).tolist() == owned["1.bias"].tolist() == [False, False, True, True]
-    assert owned["0.bias"].all()
+    trainable = shared.unflatten(own.trainable(shared, "1", 1))
+    assert trainable["1.weight"].all(1).tolist() == trainable["1.bias"].tolist() == [False, False, True, True]
+    assert trainable["0.bias"].all()
 
 
 @pytest.mark.parametrize("single", [False, True])
@@ -334,7 +336,7 @@ def test_among_all_classes_every_row_is_everybodys(single):
     torch.testing.assert_close(bound.loss(outputs, y, 0, NO_INPUTS), F.cross_entropy(outputs, y))
     assert bound.answers(partition) == ({} if single else {"a": [0, 1], "b": [2, 3]})
     assert bound.choices() == {}
-    assert bound.owned(Layout(("1.bias",), ((4,),)), "1", 0) is None
+    assert bound.trainable(Layout(("1.bias",), ((4,),)), "1", 0) is None
     with pytest.raises(UsageError, match="among is subset or all: got 'own'"):
         Classification("own")
 
@@ -355,10 +357,10 @@ def test_subsets_with_the_same_classes_answer_among_all_outputs(images, by_site)
 def test_one_network_that_is_told_the_subset_is_trained_as_tickets_are():
     data, partition = hand_made(), by_column(hand_made(), "side")
     contexts = {s: members.int().argmax(1) for s, members in partition.members.items()}
-    told = replace(data, contexts=contexts)
-    bound = Classification("subset").single(partition).of(told, partition.whole())
+    conditioned = replace(data, contexts=contexts)
+    bound = Classification("subset").single(partition).of(conditioned, partition.whole())
     index = torch.tensor([0, 3])  # of a, of b
-    x, y = told.inputs("train", index), bound.targets(told, partition.whole(), index, 0)
+    x, y = conditioned.inputs("train", index), bound.targets(conditioned, partition.whole(), index, 0)
     outputs = torch.randn(2, 4, generator=generator(1))
     pairs = [F.cross_entropy(outputs[:1, :2], y[:1]), F.cross_entropy(outputs[1:, 2:], y[1:] - 2)]
     torch.testing.assert_close(bound.loss(outputs, y, 0, x), sum(pairs) / 2)

@@ -237,9 +237,9 @@ def test_pacs_is_drawn_from_its_parquet_files(tmp_path):
 
 
 def test_runs_that_show_nothing_or_not_the_same_are_refused(runs, tmp_path):
-    twin = carried_out(CORRUPTIONS, tmp_path / "twin", ["theta0_magnitude"])
+    replicate = carried_out(CORRUPTIONS, tmp_path / "twin", ["theta0_magnitude"])
     with pytest.raises(RunError, match="nothing to draw: none of these runs holds rtl, "):
-        CORRUPTIONS.draw([twin], tmp_path)
+        CORRUPTIONS.draw([replicate], tmp_path)
     tuned = carried_out(CORRUPTIONS, tmp_path / "tuned", ["imp"], tune=True)
     with pytest.raises(RunError, match="have different tune: draw one kind at a time"):
         CORRUPTIONS.draw([runs[0], tuned], tmp_path)

@@ -241,7 +241,7 @@ def test_too_few_texts_to_reduce_are_named():
 
 
 def test_the_packaged_encoder_and_umap_are_called_with_fixed_seeds(monkeypatch):
-    told = {}
+    conditioned = {}
 
     def encode(texts, normalize_embeddings):
         assert normalize_embeddings
@@ -249,7 +249,7 @@ def test_the_packaged_encoder_and_umap_are_called_with_fixed_seeds(monkeypatch):
 
     class Umap:
         def __init__(self, **options):
-            told.update(options)
+            conditioned.update(options)
 
         def fit_transform(self, vectors):
             return vectors[:, :1]
@@ -259,7 +259,7 @@ def test_the_packaged_encoder_and_umap_are_called_with_fixed_seeds(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", types.SimpleNamespace(UMAP=Umap))
     found = text_clusters(NAMES, reduce=1, neighbours=3, min_size=3, seed=7)
     assert list(found) == ["oak, pine, palm", "bus, tram, car"]
-    assert (told["random_state"], told["n_components"], told["n_neighbors"]) == (7, 1, 3)
+    assert (conditioned["random_state"], conditioned["n_components"], conditioned["n_neighbors"]) == (7, 1, 3)
 
 
 @pytest.mark.skipif(not EMBEDDED.exists(), reason=f"the precomputed embeddings are not there: {EMBEDDED}")

@@ -23,8 +23,8 @@ def write_run(path, seed, value, experiment="cifar10", **config):
     """A run directory with just what a report reads."""
     path.mkdir(parents=True)
     settings = EXPERIMENTS[experiment or "cifar10"].presets["quick"].settings.plain()
-    facts = {"experiment": experiment, "preset": "quick", "seed": seed, "settings": settings, **config}
-    (path / "config.yaml").write_text(yaml.safe_dump(facts))
+    metadata = {"experiment": experiment, "preset": "quick", "seed": seed, "settings": settings, **config}
+    (path / "config.yaml").write_text(yaml.safe_dump(metadata))
     head = {"event": "metric", "method": "rtl", "sparsity": 0.5}
     records = [
         {"event": "prune", "round": 0},
@@ -443,22 +443,22 @@ def test_describe_counts_what_a_file_holds(convnet, random_masks, tmp_path):
     private = {name: {"1.running_mean": convnet[1].running_mean + i} for i, name in enumerate(masks.names)}
     file = tmp_path / "x.tickets"
     size = TicketModel(convnet, masks, private, {"seed": 3}).save(file)
-    facts = describe(file)
-    assert facts["bytes"] == size == file.stat().st_size
-    assert facts["weights_in_scope"] == masks.scope.size
-    assert facts["tickets"] == masks.counts
-    assert (facts["union"], facts["core"]) == (int(masks.union().sum()), int(masks.core().sum()))
-    assert facts["private_numbers_per_ticket"] == 4
-    assert facts["facts"] == {"seed": 3}
+    metadata = describe(file)
+    assert metadata["bytes"] == size == file.stat().st_size
+    assert metadata["weights_in_scope"] == masks.scope.size
+    assert metadata["tickets"] == masks.counts
+    assert (metadata["union"], metadata["core"]) == (int(masks.union().sum()), int(masks.core().sum()))
+    assert metadata["private_numbers_per_ticket"] == 4
+    assert metadata["facts"] == {"seed": 3}
     for name in masks.names:
-        assert facts["layers"][name] == masks.layer_densities(name)
-    assert np.allclose(facts["jaccard"], masks.jaccard().numpy(), atol=1e-4)
-    assert math.isclose(facts["kappa"][0][0], 1)
+        assert metadata["layers"][name] == masks.layer_densities(name)
+    assert np.allclose(metadata["jaccard"], masks.jaccard().numpy(), atol=1e-4)
+    assert math.isclose(metadata["kappa"][0][0], 1)
 
 
 def test_describe_says_that_a_stage_holds_no_tickets(tmp_path):
     with Run(tmp_path, {"seed": 0, "methods": []}) as run:
-        run.once("a", lambda stage: ({}, {}))
+        run.get_or_compute("a", lambda stage: ({}, {}))
     with pytest.raises(TicketFileError, match="holds no tickets"):
         describe(tmp_path / "stages" / "a.safetensors")
 

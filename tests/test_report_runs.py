@@ -17,13 +17,13 @@ from tombola.lab.report.html import page, write_report
 from tombola.lab.report.rows import rows
 from tombola.lab.report.tables import share, tables
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import carry_out, levels
-from tombola.runs.cache import Journal
+from tombola.methods.result import levels, run_method
+from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
 from tombola.runs.log import read_records
 
 FORKED = multiprocessing.get_context("fork")  # a child that is killed for real, started in milliseconds
-RECIPE = tb.Recipe(lr=0.05, batch_size=8)
+RECIPE = tb.TrainConfig(lr=0.05, batch_size=8)
 TWO = tb.Settings((0.3, 0.6), "fraction:0.3", T=2, steps=4, statistics=1, search=RECIPE, train=RECIPE)
 ONCE = tb.Settings((0.6,), "one_shot", T=1, steps=1, statistics=1, search=RECIPE, train=RECIPE)
 
@@ -44,13 +44,13 @@ def make_run(path, K=3, methods=("rtl", "imp", "dense"), whole=False, settings=T
     else:
         partition = tb.partition.by_label(data, [f"class {k}" for k in range(K)])
         objective = tb.objectives.OneVsRest()
-    pipeline = Pipeline(network, objective, data, partition, settings, 0, Journal())
+    pipeline = Pipeline(network, objective, data, partition, settings, 0, StageCache())
     config = {"experiment": None, "seed": 0, "settings": settings.plain(), **pipeline.origin}
     with Run(path, {**config, "methods": list(methods)}, progress, save_seconds=0.0) as run:
-        pipeline.journal = run
+        pipeline.cache = run
         for method in methods:
             for sparsity in levels(pipeline, method):
-                carry_out(pipeline, method, sparsity)
+                run_method(pipeline, method, sparsity)
     return path
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tombola._utils.checkpoint import Stage
+from tombola._utils.checkpoint import Checkpoint
 from tombola._utils.errors import DataError, UsageError
 from tombola.data import partition as partitions
 from tombola.data.dataset import Data
@@ -14,8 +14,8 @@ from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.objectives import Classification
 from tombola.training.joint import retrain
-from tombola.training.model import Function
-from tombola.training.trainer import Problem, Recipe
+from tombola.training.model import FunctionalModel
+from tombola.training.trainer import Problem, TrainConfig
 
 
 @pytest.fixture
@@ -27,9 +27,9 @@ def small():
     data = Data.of(x, y, {"site": (torch.arange(80) % 5 < 2).numpy().astype(int)}, validation=0.2)
     net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
     kaiming_(net, g)
-    f = Function(net, scope(net))
+    f = FunctionalModel(net, scope(net))
     partition = partitions.by_column(data, "site", ["many", "few"])
-    problem = Problem(f, data, partition, Classification(), Recipe("SGD", 0.2, 8), 0)
+    problem = Problem(f, data, partition, Classification(), TrainConfig("SGD", 0.2, 8), 0)
     masks = MaskSet(f.scope, {n: torch.rand(48, generator=g) < 0.6 for n in ("many", "few")})
     return problem, masks
 
@@ -95,7 +95,7 @@ def test_a_small_subset_repeats_cyclically_and_every_ticket_gets_every_step(smal
         assert not counts[~own].any()
         assert int(counts[own].max() - counts[own].min()) <= 1
         assert int(counts[own].min()) >= (2 if k == 0 else 3)
-    assert problem.seen == 2 * steps * 8
+    assert problem.samples_seen == 2 * steps * 8
 
 
 def test_shares_by_size_give_every_sample_its_turn_at_the_same_cost(small):
@@ -107,8 +107,8 @@ def test_shares_by_size_give_every_sample_its_turn_at_the_same_cost(small):
             turns.append((k, index))
             return super().targets(data, partition, index, k)
 
-    problem.objective, stage = Watching(), Stage()
-    retrain(problem, problem.f.theta0(), masks, 15, shares="size", save_every=1, stage=stage)
+    problem.objective, checkpoint = Watching(), Checkpoint()
+    retrain(problem, problem.f.theta0(), masks, 15, shares="size", save_every=1, checkpoint=checkpoint)
     assert len(turns) == 2 * 15
     sizes = torch.tensor(list(problem.partition.sizes().values()), dtype=torch.float64)
     made = torch.tensor([k for k, _ in turns]).bincount()
@@ -117,21 +117,21 @@ def test_shares_by_size_give_every_sample_its_turn_at_the_same_cost(small):
         stream = problem.stream(k, "retrain")
         seen = [index for turn, index in turns if turn == k]
         assert all(torch.equal(index, stream[i]) for i, index in enumerate(seen))
-        passes = [row["step"] for row in stage.rows if row["ticket"] == masks.names[k]]
+        passes = [row["step"] for row in checkpoint.rows if row["ticket"] == masks.names[k]]
         assert len(set(passes)) == min(count, 15)  # no loss is recorded where there was no turn
 
 
 RECIPES = [
-    Recipe("Adam", 0.01, 8),
-    Recipe("AdamW", 0.01, 8, decay="cosine", options={"weight_decay": 0.1}),
-    Recipe("SGD", 0.01, 8, options={"momentum": 0.9, "weight_decay": 0.01}),
+    TrainConfig("Adam", 0.01, 8),
+    TrainConfig("AdamW", 0.01, 8, lr_schedule="cosine", options={"weight_decay": 0.1}),
+    TrainConfig("SGD", 0.01, 8, options={"momentum": 0.9, "weight_decay": 0.01}),
 ]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("config", RECIPES)
 @pytest.mark.parametrize("form", ["sequential", "simultaneous"])
-def test_weights_outside_the_union_keep_their_bits(convnet, make_problem, random_masks, recipe, form):
-    problem = make_problem(convnet, recipe=recipe)
+def test_weights_outside_the_union_keep_their_bits(convnet, make_problem, random_masks, config, form):
+    problem = make_problem(convnet, config=config)
     masks, theta0 = random_masks(problem.f.scope, density=0.3), problem.f.theta0()
     theta = retrain(problem, theta0, masks, 4, form=form)
     same = theta.weights_N.detach().view(torch.int32) == theta0.weights_N.detach().view(torch.int32)
@@ -139,9 +139,9 @@ def test_weights_outside_the_union_keep_their_bits(convnet, make_problem, random
     assert int((~same)[masks.union()].sum()) > 0.9 * int(masks.union().sum())
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_the_step_of_a_ticket_leaves_what_only_others_own(convnet, make_problem, random_masks, recipe):
-    problem = make_problem(convnet, recipe=recipe)
+@pytest.mark.parametrize("config", RECIPES)
+def test_the_step_of_a_ticket_leaves_what_only_others_own(convnet, make_problem, random_masks, config):
+    problem = make_problem(convnet, config=config)
     masks, theta0 = random_masks(problem.f.scope), problem.f.theta0()
     theta = retrain(problem, theta0, masks, 4, tickets=[1])
     assert torch.equal(theta.weights_N[~masks["middle"]], theta0.weights_N[~masks["middle"]])
@@ -182,13 +182,16 @@ def test_a_ticket_trained_alone_is_plain_training_of_its_network(small):
     alone = problem.f.theta0()
     problem.train(alone, masks.masks_KN[0], 0, 6, "retrain")
     assert torch.equal(theta.weights_N, alone.weights_N)
-    assert torch.equal(theta.rest_R, alone.rest_R)
+    assert torch.equal(theta.shared_R, alone.shared_R)
 
 
 def test_training_lowers_the_loss(convnet, make_problem, random_masks):
-    problem, stage = make_problem(convnet, recipe=Recipe(lr=0.02, batch_size=16)), Stage()
-    retrain(problem, problem.f.theta0(), random_masks(problem.f.scope), 60, save_every=20, stage=stage)
-    losses = [[r["loss"] for r in stage.rows if r["ticket"] == name] for name in problem.partition.names]
+    problem = make_problem(convnet, config=TrainConfig(lr=0.02, batch_size=16))
+    checkpoint = Checkpoint()
+    retrain(
+        problem, problem.f.theta0(), random_masks(problem.f.scope), 60, save_every=20, checkpoint=checkpoint
+    )
+    losses = [[r["loss"] for r in checkpoint.rows if r["ticket"] == name] for name in problem.partition.names]
     assert all(len(row) == 3 and row[2] < 0.7 * row[0] for row in losses)
 
 
@@ -196,47 +199,47 @@ def states(theta):
     return theta.tensors()
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("config", RECIPES)
 @pytest.mark.parametrize(
     ("form", "shares"), [("sequential", "equal"), ("sequential", "size"), ("simultaneous", "equal")]
 )
 @pytest.mark.parametrize("alive", [0, 1, 3])
 def test_an_interrupted_training_goes_on_to_the_same_bits(
-    convnet, make_problem, random_masks, interrupted, recipe, form, shares, alive
+    convnet, make_problem, random_masks, interrupted, config, form, shares, alive
 ):
-    def train(stage):
-        problem = make_problem(convnet, recipe=recipe, private=["1.weight"])
+    def train(checkpoint):
+        problem = make_problem(convnet, config=config, private=["1.weight"])
         masks = random_masks(problem.f.scope)
         how = {"form": form, "shares": shares, "save_every": 2}
-        theta = retrain(problem, problem.f.theta0(), masks, 7, **how, stage=stage)
-        return theta.tensors(), problem.seen
+        theta = retrain(problem, problem.f.theta0(), masks, 7, **how, checkpoint=checkpoint)
+        return theta.tensors(), problem.samples_seen
 
-    plain = Stage()
+    plain = Checkpoint()
     expected, seen = train(plain)
-    stage = interrupted(alive)
+    checkpoint = interrupted(alive)
     with pytest.raises(KeyboardInterrupt):
-        train(stage)
-    stage.alive = -1
-    del stage.rows[3 * alive :]  # a run cuts off what came after its last saved state
-    found, again = train(stage)
+        train(checkpoint)
+    checkpoint.alive = -1
+    del checkpoint.rows[3 * alive :]  # a run cuts off what came after its last saved state
+    found, again = train(checkpoint)
     assert again == seen
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
-    assert stage.rows == plain.rows
+    assert checkpoint.rows == plain.rows
 
 
 def test_a_stage_that_is_finished_is_not_trained_again(convnet, make_problem, random_masks, interrupted):
-    problem, stage = make_problem(convnet), interrupted(-1)
+    problem, checkpoint = make_problem(convnet), interrupted(-1)
     masks = random_masks(problem.f.scope)
-    theta = retrain(problem, problem.f.theta0(), masks, 4, stage=stage)
-    seen = problem.seen
-    again = retrain(problem, problem.f.theta0(), masks, 4, stage=stage)
-    assert problem.seen == seen
+    theta = retrain(problem, problem.f.theta0(), masks, 4, checkpoint=checkpoint)
+    seen = problem.samples_seen
+    again = retrain(problem, problem.f.theta0(), masks, 4, checkpoint=checkpoint)
+    assert problem.samples_seen == seen
     assert torch.equal(again.weights_N, theta.weights_N)
 
 
 @pytest.mark.parametrize("form", ["sequential", "simultaneous"])
 def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem, random_masks, form):
-    problem = make_problem(convnet, recipe=Recipe("SGD", 1e30, 8))
+    problem = make_problem(convnet, config=TrainConfig("SGD", 1e30, 8))
     with pytest.raises(DataError, match=r"loss of ticket '(top|middle|bottom)' became (nan|inf)"):
         retrain(problem, problem.f.theta0(), random_masks(problem.f.scope), 6, form=form)
 

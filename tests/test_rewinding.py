@@ -8,8 +8,8 @@ from torch.nn import functional as F
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.pruning import keep_top
-from tombola.recipe import Recipe
-from tombola.training.model import Theta
+from tombola.recipe import TrainConfig
+from tombola.training.model import Params
 from tombola.training.rewind import Starts, inherit
 from tombola.training.search import extract
 
@@ -19,7 +19,7 @@ SCOPE = Layout(("w",), ((4,),))
 def theta(weights, rest, private=(0.0,), steps=0):
     buffers = {"mean": torch.tensor([float(steps)]), "count": torch.tensor(steps)}
     own = [torch.tensor([p]) for p in private]
-    return Theta(torch.tensor(weights), torch.tensor(rest), own, buffers)
+    return Params(torch.tensor(weights), torch.tensor(rest), own, buffers)
 
 
 def test_shared_weights_begin_at_the_mean_over_those_that_keep_them():
@@ -29,15 +29,15 @@ def test_shared_weights_begin_at_the_mean_over_those_that_keep_them():
         theta([1.0, 2, 3, 4], [1.0, 2, 3], [5.0], 2),
         theta([10.0, 20, 30, 40], [10.0, 20, 30], [6.0], 4),
     ]
-    owned = [torch.tensor([True, False, False]), torch.tensor([True, True, False])]
-    both = inherit(rewound, trained, masks, [0, 1], owned)
+    trainable = [torch.tensor([True, False, False]), torch.tensor([True, True, False])]
+    both = inherit(rewound, trained, masks, [0, 1], trainable)
     assert both.weights_N.tolist() == [1, 11, 30, 9]
-    assert both.rest_R.tolist() == [5.5, 20, 7]
+    assert both.shared_R.tolist() == [5.5, 20, 7]
     assert [p.tolist() for p in both.private] == [[5], [6]]
     assert (both.buffers["mean"].item(), both.buffers["count"].item()) == (3.0, 2)
-    alone = inherit(rewound, trained, masks, [1], owned)
+    alone = inherit(rewound, trained, masks, [1], trainable)
     assert alone.weights_N.tolist() == [9, 20, 30, 9]
-    assert alone.rest_R.tolist() == [10, 20, 7]
+    assert alone.shared_R.tolist() == [10, 20, 7]
     assert [p.tolist() for p in alone.private] == [[0], [6]]
     assert rewound.weights_N.tolist() == [9, 9, 9, 9]
 
@@ -48,7 +48,7 @@ def test_one_ticket_goes_on_with_its_own_bits():
     trained = theta(weights.tolist(), torch.randn(3, generator=g).tolist())
     found = inherit(theta([0.0] * 4, [0.0] * 3), [trained], MaskSet(SCOPE, {"a": mask}), [0], [None])
     assert torch.equal(found.weights_N[mask], trained.weights_N[mask])
-    assert torch.equal(found.rest_R, trained.rest_R)
+    assert torch.equal(found.shared_R, trained.shared_R)
 
 
 def test_starts_come_back_from_tensors_as_they_were():
@@ -71,13 +71,13 @@ def test_a_rewind_keeps_nothing_of_a_round():
 
 
 @pytest.mark.parametrize(
-    "recipe", [Recipe("SGD", 0.3, 8, "cosine"), Recipe("Adam", 0.05, 8, "step:0.5", {}, 0.3)]
+    "config", [TrainConfig("SGD", 0.3, 8, "cosine"), TrainConfig("Adam", 0.05, 8, "step:0.5", {}, 0.3)]
 )
 @pytest.mark.parametrize("kind", ["learning_rate", "fine_tune"])
-def test_masks_are_those_of_a_plain_loop_that_keeps_its_weights(recipe, kind):
-    problem, T, schedule = linear_problem(recipe), 5, [12, 8, 5]
+def test_masks_are_those_of_a_plain_loop_that_keeps_its_weights(config, kind):
+    problem, T, schedule = linear_problem(config), 5, [12, 8, 5]
     theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, ["a", "b"])
-    later = recipe.tail(recipe.rate(T - 1, T)) if kind == "fine_tune" else None
+    later = config.tail(config.rate(T - 1, T)) if kind == "fine_tune" else None
     starts = Starts([theta0] * 2, keeps=True)
     found = extract(problem, theta0, dense, schedule, T, starts=starts, later=later)
 
@@ -88,11 +88,11 @@ def test_masks_are_those_of_a_plain_loop_that_keeps_its_weights(recipe, kind):
         for r, keep in enumerate(schedule):
             weight = (weight * mask.view(3, 6)).detach().requires_grad_()
             bias = bias.detach().clone().requires_grad_()
-            optimizer = getattr(torch.optim, recipe.optimizer)([weight, bias], lr=recipe.lr)
+            optimizer = getattr(torch.optim, config.optimizer)([weight, bias], lr=config.lr)
             stream = problem.stream(k, "extract", r)
             for t in range(T):
                 last = kind == "fine_tune" and r
-                optimizer.param_groups[0]["lr"] = recipe.rate(T - 1 if last else t, T)
+                optimizer.param_groups[0]["lr"] = config.rate(T - 1 if last else t, T)
                 optimizer.zero_grad()
                 F.cross_entropy(F.linear(train.x[stream[t]], weight, bias), train.y[stream[t]]).backward()
                 weight.grad.mul_(mask.view(3, 6))
@@ -100,24 +100,26 @@ def test_masks_are_those_of_a_plain_loop_that_keeps_its_weights(recipe, kind):
             mask = keep_top(weight.detach().flatten().abs(), keep, mask)
         assert torch.equal(found[name], mask)
         torch.testing.assert_close(starts[k].weights_N.view(3, 6), weight, atol=1e-6, rtol=1e-5)
-        torch.testing.assert_close(starts[k].rest_R, bias, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(starts[k].shared_R, bias, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("alive", [1, 2, 5])
 def test_a_search_that_keeps_weights_goes_on_to_the_same_bits(interrupted, alive):
-    def search(stage):
-        problem = linear_problem(Recipe("Adam", 0.05, 8))
+    def search(checkpoint):
+        problem = linear_problem(TrainConfig("Adam", 0.05, 8))
         theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, ["a", "b"])
         starts = Starts([theta0] * 2, keeps=True)
-        later = problem.recipe.tail(0.01)
-        masks = extract(problem, theta0, dense, [12, 8, 5], 4, starts=starts, later=later, stage=stage)
+        later = problem.config.tail(0.01)
+        masks = extract(
+            problem, theta0, dense, [12, 8, 5], 4, starts=starts, later=later, checkpoint=checkpoint
+        )
         return masks, starts.tensors()
 
     masks, tensors = search(None)
-    stage = interrupted(alive)
+    checkpoint = interrupted(alive)
     with pytest.raises(KeyboardInterrupt):
-        search(stage)
-    stage.alive = -1
-    again, found = search(stage)
+        search(checkpoint)
+    checkpoint.alive = -1
+    again, found = search(checkpoint)
     assert again == masks
     assert all(torch.equal(found[name], t) for name, t in tensors.items())

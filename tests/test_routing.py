@@ -154,12 +154,12 @@ def test_adding_a_router_leaves_the_bytes_of_the_tickets(tickets, data, contexts
     tickets.save(tmp_path / "plain.tickets")
     tickets.router = PrototypeRouter().fit(tickets, data, contexts)
     tickets.save(tmp_path / "routed.tickets")
-    plain, facts = io.read(tmp_path / "plain.tickets")
+    plain, metadata = io.read(tmp_path / "plain.tickets")
     routed, more = io.read(tmp_path / "routed.tickets")
-    assert "parts" not in facts  # a file without a router is the file of before
+    assert "parts" not in metadata  # a file without a router is the file of before
     assert {n for n in routed if n not in plain} == {n for n in routed if n.startswith("part.router.")}
     assert all(torch.equal(routed[n], t) for n, t in plain.items())
-    assert {k: v for k, v in more.items() if k != "parts"} == facts
+    assert {k: v for k, v in more.items() if k != "parts"} == metadata
     json.dumps(more)
 
 
@@ -253,7 +253,7 @@ def test_the_score_router_reads_all_tickets_and_calibrates_them(tickets, data, c
 
 
 def test_one_vs_rest_tickets_are_read_at_their_own_outputs(tickets, data, contexts, x):
-    tickets.facts["objective"] = "OneVsRest"
+    tickets.metadata["objective"] = "OneVsRest"
     made = router("score").fit(tickets, data, contexts)
     assert made.options["reading"] == "own_output"
     read = torch.stack([tickets(x, ticket=n)[:, k] for k, n in enumerate(NAMES)], 1)
@@ -513,7 +513,7 @@ def test_two_tickets_are_mixed_by_their_posteriors(tickets, data, contexts, x):
 
 
 def test_one_vs_rest_tickets_are_not_mixed(tickets, data, contexts):
-    tickets.facts["objective"] = "OneVsRest"
+    tickets.metadata["objective"] = "OneVsRest"
     with pytest.raises(RouterError, match="outputs of two cannot be mixed: mix=1"):
         router("prototype", mix=2).fit(tickets, data, contexts)
 
@@ -534,10 +534,10 @@ def test_outputs_of_any_structure_are_mixed():
 def test_a_window_in_pieces_is_a_window_at_once_and_looks_at_the_past_alone(rows, size):
     scores = torch.tensor(rows, dtype=torch.double)
     whole, pieces = Window(size, 0.3), Window(size, 0.3)
-    at_once = whole(scores)
-    assert torch.equal(torch.cat([pieces(part) for part in scores.split(2)]), at_once)
-    assert whole.switches == int((at_once.diff() != 0).sum())
-    assert torch.equal(Window(size, 0.3)(scores[:3]), at_once[:3])
+    parallel = whole(scores)
+    assert torch.equal(torch.cat([pieces(part) for part in scores.split(2)]), parallel)
+    assert whole.switches == int((parallel.diff() != 0).sum())
+    assert torch.equal(Window(size, 0.3)(scores[:3]), parallel[:3])
 
 
 @settings(deadline=None, max_examples=40)
@@ -646,7 +646,7 @@ def test_options_that_make_no_sense_are_named(name, options, words):
 
 
 def test_a_task_without_a_reading_says_what_to_do(tickets, data, contexts):
-    tickets.facts["objective"] = "Reconstruction"
+    tickets.metadata["objective"] = "Reconstruction"
     with pytest.raises(RouterError, match=r"outputs of Reconstruction tickets.*pass reading="):
         router("score").fit(tickets, data, contexts)
 

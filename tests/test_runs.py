@@ -26,7 +26,7 @@ def compute(value=1):
 
 def fill(path, *names, config=CONFIG):
     with Run(path, config) as run:
-        return [run.once(name, compute(i)) for i, name in enumerate(names)]
+        return [run.get_or_compute(name, compute(i)) for i, name in enumerate(names)]
 
 
 def test_a_run_explains_itself(tmp_path):
@@ -47,9 +47,9 @@ def test_a_run_explains_itself(tmp_path):
 def test_results_come_back_from_disk(tmp_path):
     fill(tmp_path, "a")
     with Run(tmp_path, CONFIG) as run:
-        assert run.facts("a") == {"value": 0}
-        assert run.facts("b") is None
-        tensors, _ = run.once("a", compute(9))
+        assert run.metadata("a") == {"value": 0}
+        assert run.metadata("b") is None
+        tensors, _ = run.get_or_compute("a", compute(9))
     assert torch.equal(tensors["t"], torch.zeros(2))
 
 
@@ -57,7 +57,7 @@ def test_stages_and_tickets_of_subsets_named_like_paths_stay_in_their_folders(tm
     name = "train-x-0.5-../n/a"
     fill(tmp_path, "a", name)
     with Run(tmp_path, CONFIG) as run:
-        assert run.facts(name) == {"value": 1}
+        assert run.metadata(name) == {"value": 1}
         assert run.file(f"{name}.tickets").parent == tmp_path / "tickets"
     assert len(list((tmp_path / "stages").iterdir())) == 2
     assert len(list(records.read_records(tmp_path))) == 2
@@ -156,10 +156,10 @@ def test_a_stage_that_was_interrupted_has_no_time(tmp_path):
         return {}, {}
 
     with Run(tmp_path, CONFIG, save_seconds=0) as run, pytest.raises(KeyboardInterrupt):
-        run.once("a", dies)
+        run.get_or_compute("a", dies)
     with Run(tmp_path, CONFIG) as run:
-        run.once("a", goes_on)
-        run.once("b", compute())
+        run.get_or_compute("a", goes_on)
+        run.get_or_compute("b", compute())
     timings = records.read_timings(tmp_path)
     assert timings["a"] is None
     assert timings["b"] >= 0
@@ -175,7 +175,7 @@ def test_states_are_saved_no_more_often_than_asked_and_not_even_made(tmp_path):
         return {}, {"saved": (tmp_path / "stages" / "current.safetensors").exists()}
 
     with Run(tmp_path, CONFIG, save_seconds=60) as run:
-        assert run.once("a", stage_of)[1] == {"saved": False}
+        assert run.get_or_compute("a", stage_of)[1] == {"saved": False}
 
 
 def test_a_state_counts_the_bytes_of_records_that_it_stands_for(tmp_path):
@@ -186,10 +186,10 @@ def test_a_state_counts_the_bytes_of_records_that_it_stands_for(tmp_path):
 
 
 def test_progress_is_told(tmp_path):
-    told = []
-    with Run(tmp_path, CONFIG, lambda *words: told.append(words)) as run:
-        run.once("a", lambda stage: (stage.advance(1, 2), ({}, {}))[1])
-    assert told == [("a", 1, 2)]
+    conditioned = []
+    with Run(tmp_path, CONFIG, lambda *words: conditioned.append(words)) as run:
+        run.get_or_compute("a", lambda stage: (stage.advance(1, 2), ({}, {}))[1])
+    assert conditioned == [("a", 1, 2)]
 
 
 def test_timings_and_environment_may_be_absent(tmp_path):
@@ -200,7 +200,7 @@ def test_timings_and_environment_may_be_absent(tmp_path):
 def test_the_environment_is_json(tmp_path):
     fill(tmp_path)
     written = json.loads((tmp_path / "environment.json").read_text())
-    assert written.keys() == {*records.environment(), "at_once", "device"}
+    assert written.keys() == {*records.environment(), "parallel", "device"}
 
 
 def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):

@@ -125,16 +125,16 @@ def test_one_vs_rest_moves_a_row_of_a_convolutional_head_in_its_own_steps_only(o
     masks = MaskSet.dense(problem.f.scope, problem.partition.names)
     both, one = (retrain(problem, problem.f.theta0(), masks, 1, tickets=t) for t in ([0, 1], [0]))
     for name in ("2.weight", "2.bias"):
-        after_both, after_one = (problem.f.rest.unflatten(t.rest_R.detach())[name] for t in (both, one))
+        after_both, after_one = (problem.f.shared.unflatten(t.shared_R.detach())[name] for t in (both, one))
         assert torch.equal(after_both[0], after_one[0])
         assert not torch.equal(after_both[1], after_one[1])
 
 
 def test_one_vs_rest_owns_all_of_what_has_no_row_of_its_own():
-    rest = Layout(("None.weight", "head.weight"), ((3, 2), (2, 4)))
-    assert bool(OneVsRest().owned(rest, None, 0).all())
-    assert bool(OneVsRest().owned(rest, "head", 2).all())
-    assert OneVsRest().owned(rest, "head", 1).tolist() == [True] * 6 + [False] * 4 + [True] * 4
+    shared = Layout(("None.weight", "head.weight"), ((3, 2), (2, 4)))
+    assert bool(OneVsRest().trainable(shared, None, 0).all())
+    assert bool(OneVsRest().trainable(shared, "head", 2).all())
+    assert OneVsRest().trainable(shared, "head", 1).tolist() == [True] * 6 + [False] * 4 + [True] * 4
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(1, 2, 3), nn.ConvTranspose2d(1, 2, 3)])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import tombola as tb
 from tombola._utils.errors import PruningError, UsageError
 from tombola.masks.layout import Layout
-from tombola.methods.context_network import told
+from tombola.methods.context_network import conditioned
 from tombola.pruning import prune
 from tombola.pruning.scores import CRITERIA, Criterion, needs_trajectory, parse, register, registry
 from tombola.pruning.scores.grasp import grasp, hessian_product
@@ -71,15 +71,15 @@ def test_snip_is_the_derivative_by_a_connection():
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)).double()
     x, w_N = torch.randn(5, 3, dtype=torch.float64), net[0].weight.detach().flatten()
 
-    class Evidence(Known):
+    class PruningContext(Known):
         def loss(self, weights_N, batch):
             out = torch.func.functional_call(net, {"0.weight": weights_N.view(4, 3)}, (x,))
             return out.square().mean()
 
-    evidence = Evidence(w_N)
+    context = PruningContext(w_N)
     c = torch.ones_like(w_N, requires_grad=True)
-    (by_connection,) = torch.autograd.grad(evidence.loss(c * w_N, 0), c)
-    torch.testing.assert_close(snip(evidence), by_connection.abs())
+    (by_connection,) = torch.autograd.grad(context.loss(c * w_N, 0), c)
+    torch.testing.assert_close(snip(context), by_connection.abs())
 
 
 def test_taylor_squares_each_batch_by_itself():
@@ -193,9 +193,9 @@ def test_synflow_says_why_it_cannot_run():
 def test_wanda_is_the_weight_times_the_norm_of_its_input():
     net = nn.Linear(2, 2).double()
     x = [f64([3, 1], [0, 2]), f64([4, 2])]  # norms 5 and 3, over both batches
-    evidence = Known(f64(1, -2, 0, 3), scope=Layout(("weight",), ((2, 2),)), x=x, net=net)
-    assert wanda(evidence, 2).tolist() == [5, 6, 0, 9]
-    assert wanda(evidence, 1).tolist() == pytest.approx([3, 2 * 5**0.5, 0, 3 * 5**0.5])
+    context = Known(f64(1, -2, 0, 3), scope=Layout(("weight",), ((2, 2),)), x=x, net=net)
+    assert wanda(context, 2).tolist() == [5, 6, 0, 9]
+    assert wanda(context, 1).tolist() == pytest.approx([3, 2 * 5**0.5, 0, 3 * 5**0.5])
 
 
 def test_wanda_counts_every_position_of_a_sequence():
@@ -248,7 +248,7 @@ def test_wanda_is_the_sum_of_squares_that_each_weight_meets(layer):
 
 
 def test_wanda_reads_what_the_weight_meets_not_what_the_module_is_given():
-    net = told(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), 4, 5, torch.Generator())
+    net = conditioned(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), 4, 5, torch.Generator())
     x = torch.tensor([[1.0, 2.0, 3.0], [0.0, 2.0, 1.0]])  # two features and the number of the context
     found = squared_inputs(net, Layout(("0.weight",), ((3, 7),)), [x]).view(3, 7)
     embedded = net[0].context.detach()[[3, 1]].double().square().sum(0)
@@ -312,7 +312,7 @@ TWO = Layout(("first", "second"), ((2,), (2,)))
 
 
 def fixed(values, **options):
-    return Criterion("fixed", lambda evidence: values, **options)
+    return Criterion("fixed", lambda context: values, **options)
 
 
 def test_movement_gives_what_was_summed_and_asks_for_it():
@@ -320,7 +320,7 @@ def test_movement_gives_what_was_summed_and_asks_for_it():
     with pytest.raises(PruningError, match="was not kept"):
         CRITERIA["movement"](Known(f64(1, 2)))
     assert [name for name, criterion in CRITERIA.items() if needs_trajectory(criterion)] == ["movement"]
-    assert not needs_trajectory(lambda evidence: evidence.weights_N)
+    assert not needs_trajectory(lambda context: context.weights_N)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -329,10 +329,10 @@ def test_scores_that_are_not_finite_name_the_layer_unless_they_are_outside_the_m
     with pytest.raises(PruningError, match="fixed scores of second are NaN or infinite"):
         fixed(scores)(Known(f64(1, 1, 1, 1), scope=TWO))
     mask[2] = False
-    evidence = Known(f64(1, 1, 0, 1), scope=TWO, mask_N=mask)
+    context = Known(f64(1, 1, 0, 1), scope=TWO, mask_N=mask)
     for selection in ("global", "layer"):
-        kept = prune(mask, fixed(scores)(evidence), 2, TWO, selection)
-        other = prune(mask, fixed(scores.nan_to_num(-5.0, -5.0))(evidence), 2, TWO, selection)
+        kept = prune(mask, fixed(scores)(context), 2, TWO, selection)
+        other = prune(mask, fixed(scores.nan_to_num(-5.0, -5.0))(context), 2, TWO, selection)
         assert torch.equal(kept, other)
         assert not kept[2]
 
@@ -357,7 +357,7 @@ def test_zero_weights_are_an_answer_to_magnitude_and_none_to_snip():
 
 def test_a_criterion_that_draws_draws_the_same_and_leaves_the_global_generator_alone():
     state = torch.get_rng_state()
-    drawn = Criterion("drawn", lambda evidence: torch.rand(2))
+    drawn = Criterion("drawn", lambda context: torch.rand(2))
     assert torch.equal(drawn(Known(f64(1, 2))), drawn(Known(f64(1, 2))))
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -376,9 +376,9 @@ def test_a_score_of_ones_own_is_named_in_settings_like_any_other(convnet, images
     monkeypatch.setattr(registry, "CRITERIA", dict(CRITERIA))
 
     @register("last", batches=1)
-    def last(evidence, batches):
-        assert (batches, evidence.inputs(0).ndim) == (2, 4)
-        return torch.arange(evidence.scope.size, dtype=torch.float32) + 1
+    def last(context, batches):
+        assert (batches, context.inputs(0).ndim) == (2, 4)
+        return torch.arange(context.scope.size, dtype=torch.float32) + 1
 
     given = (convnet, tb.objectives.OneVsRest(), images, by_class)
     tickets = tb.rtl(*given, sparsity=0.1, T=1, steps=1, score="last:2", schedule="one_shot")

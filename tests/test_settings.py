@@ -18,10 +18,10 @@ CHANGED = tb.Settings(
     rewind=5,
     rewinding="fine_tune",
     first="snip:2",
-    during="early_bird:0.1:5",
+    callback="early_bird:0.1:5",
     nested=False,
-    search=tb.Recipe("SGD", 0.1, 32, "step:0.5,0.75", {"momentum": 0.9}, 0.1),
-    train=tb.Recipe("AdamW", 0.2, 64, options={"weight_decay": 0.1, "betas": [0.8, 0.99]}),
+    search=tb.TrainConfig("SGD", 0.1, 32, "step:0.5,0.75", {"momentum": 0.9}, 0.1),
+    train=tb.TrainConfig("AdamW", 0.2, 64, options={"weight_decay": 0.1, "betas": [0.8, 0.99]}),
     score="snip:3",
     selection="layer",
     form="simultaneous",
@@ -48,8 +48,8 @@ def test_settings_of_every_preset_come_back_from_yaml_as_they_were():
 
 
 def test_a_run_goes_on_whatever_kinds_of_numbers_its_settings_were_given_in(tmp_path):
-    recipe = tb.Recipe(lr=np.float64(0.1), options={"betas": (0.9, np.float32(0.5))})
-    settings = tb.Settings(tuple(np.linspace(0.25, 0.75, 3)), T=np.int64(3), search=recipe)
+    config = tb.TrainConfig(lr=np.float64(0.1), options={"betas": (0.9, np.float32(0.5))})
+    settings = tb.Settings(tuple(np.linspace(0.25, 0.75, 3)), T=np.int64(3), search=config)
     for _ in range(2):
         Run(tmp_path, {"settings": settings.plain(), "methods": ["rtl"]}).close()
     assert tb.Settings.from_plain(yaml.safe_load((tmp_path / "config.yaml").read_text())["settings"]).T == 3
@@ -76,14 +76,14 @@ BAD = [
     ({"nested": 2}, "nested"),
     ({"first": "snipp"}, "did you mean 'snip'"),
     ({"first": "movement"}, "comes before any"),
-    ({"during": "early_bird"}, "early_bird:E:P"),
-    ({"during": "early_bird:0:5"}, "early_bird:E:P"),
-    ({"during": "early_bird:0.1:5:0"}, "every N steps"),
-    ({"during": "early_bird:0.1:5", "T": 0}, "T must be at least 1"),
-    ({"during": "set:1.5:10"}, "set:S:N"),
-    ({"during": "rigl:0.3:x"}, "rigl:S:N"),
-    ({"during": "set:0.3:10"}, "first=random"),
-    ({"during": "set:0.3:10", "first": "random", "nested": False, "granularity": "channel"}, "granularity"),
+    ({"callback": "early_bird"}, "early_bird:E:P"),
+    ({"callback": "early_bird:0:5"}, "early_bird:E:P"),
+    ({"callback": "early_bird:0.1:5:0"}, "every N steps"),
+    ({"callback": "early_bird:0.1:5", "T": 0}, "T must be at least 1"),
+    ({"callback": "set:1.5:10"}, "set:S:N"),
+    ({"callback": "rigl:0.3:x"}, "rigl:S:N"),
+    ({"callback": "set:0.3:10"}, "first=random"),
+    ({"callback": "set:0.3:10", "first": "random", "nested": False, "granularity": "channel"}, "granularity"),
     ({"score": "magnitud"}, "did you mean 'magnitude'"),
     ({"score": "wanda:0"}, "wanda:N"),
     ({"score": "movement", "T": 0}, "T must be at least 1"),
@@ -105,11 +105,11 @@ def test_every_bad_setting_is_a_usage_error_that_names_it(change, named):
     [
         ({"score": None}, "score is text"),
         ({"schedule": 5}, "schedule is text"),
-        ({"during": 3}, "during is text"),
+        ({"callback": 3}, "callback is text"),
         ({"granularity": 4}, "granularity is text"),
         ({"sparsity": 0.5}, "sparsity is a tuple"),
         ({"sparsity": ("0.5",)}, "a sparsity is a number"),
-        ({"search": {"lr": 1}}, "search is a Recipe"),
+        ({"search": {"lr": 1}}, "search is a TrainConfig"),
         ({"nested": 1}, "nested is True or False"),
         ({"T": True}, "T is a whole number"),
     ],
@@ -128,7 +128,7 @@ def test_a_number_as_yaml_does_not_write_it():
     [
         ({"batch_size": 7}, "7"),
         ({"batch_size": 0}, "0"),
-        ({"decay": "linear"}, "linear"),
+        ({"lr_schedule": "linear"}, "linear"),
         ({"lr": 0}, "0"),
         ({"lr": float("nan")}, "nan"),
         ({"optimizer": "Adamm"}, "Adamm"),
@@ -137,20 +137,20 @@ def test_a_number_as_yaml_does_not_write_it():
 )
 def test_every_bad_recipe_is_a_usage_error_that_names_it(change, named):
     with pytest.raises(UsageError, match=named):
-        tb.Recipe(**change)
+        tb.TrainConfig(**change)
 
 
 @pytest.mark.parametrize(
-    ("recipe", "named"),
+    ("config", "named"),
     [
-        (tb.Recipe(options={"momentum": 1}), "momentum"),
-        (tb.Recipe("LBFGS"), "LBFGS"),
+        (tb.TrainConfig(options={"momentum": 1}), "momentum"),
+        (tb.TrainConfig("LBFGS"), "LBFGS"),
     ],
     ids=["option", "whole tensors"],
 )
-def test_an_optimiser_that_cannot_be_is_named(recipe, named):
+def test_an_optimiser_that_cannot_be_is_named(config, named):
     with pytest.raises(TombolaError, match=named):
-        recipe.build([torch.zeros(1, requires_grad=True)])
+        config.build([torch.zeros(1, requires_grad=True)])
 
 
 def test_changes_reach_settings_and_recipes_and_nothing_else():
@@ -180,7 +180,7 @@ def test_changes_reach_settings_and_recipes_and_nothing_else():
         ("train.lr=nan", "lr must be positive: got nan"),
         ("train.lr=inf", "lr must be positive: got inf"),
         ("search=3", "search is a group: set search.optimizer, search.lr"),
-        ("train.decay=linear", "linear"),
+        ("train.lr_schedule=linear", "linear"),
         ("steps=0", "steps"),
     ],
 )
@@ -198,4 +198,4 @@ def test_a_run_that_is_older_than_a_setting_of_a_recipe_goes_on():
         del old["settings"][name]["warmup"]
     del old["settings"]["rewinding"]
     assert difference(old, new) is None
-    assert "warmup" in difference(old, {"settings": tb.Settings(train=tb.Recipe(warmup=0.1)).plain()})
+    assert "warmup" in difference(old, {"settings": tb.Settings(train=tb.TrainConfig(warmup=0.1)).plain()})

@@ -17,7 +17,7 @@ from tombola.lab.experiments.speech_clips import Clip, read_clips, with_validati
 from tombola.lab.experiments.speech_mixing import NOISE, NOISE_AT, SNR, SPEECH_AT, Bank, mixtures
 from tombola.lab.models.speech_unet import SpeechUNet, levelled
 from tombola.masks.prunable import scope
-from tombola.methods.context_network import told
+from tombola.methods.context_network import conditioned
 from tombola.pruning.schedules import kept
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "speech_enhancement"
@@ -69,7 +69,7 @@ def test_training_starts_from_the_mixture_as_it_is():
 
 def test_a_network_that_is_told_the_scene_starts_as_the_same_network_in_all_they_share():
     net = SpeechUNet(generator=generator(0))
-    wide = told(net, 3, 16, generator(0))
+    wide = conditioned(net, 3, 16, generator(0))
     x = torch.cat([torch.randn(2, 2, 4, 513), torch.full((2, 1, 4, 513), 2.0)], 1)
     assert wide(x).shape == (2, 2, 4, 513)
     assert wide.down[0][0].weight.shape[1] == 18

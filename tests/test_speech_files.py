@@ -84,7 +84,9 @@ def test_memory_is_bounded_because_no_piece_is_longer_than_ten_seconds(tmp_path,
     monkeypatch.setattr(speech_files, "_enhanced", spy)
     soundfile.write(tmp_path / "in.wav", noise(31, 16_000), 16_000)
     heard = []
-    enhance_file(tmp_path / "in.wav", Unchanged(), "indoor", tell=lambda done, of: heard.append((done, of)))
+    enhance_file(
+        tmp_path / "in.wav", Unchanged(), "indoor", on_progress=lambda done, of: heard.append((done, of))
+    )
     assert max(lengths) == 10 * 16_000
     assert heard[-1] == (31 * 16_000, 31 * 16_000)
 
@@ -138,9 +140,9 @@ def test_tickets_come_from_a_file_or_from_a_run(tmp_path, tickets):
     with pytest.raises(RunError, match="holds no tickets"):
         find_tickets(tmp_path)
     for sparsity in (0.5, 0.25):
-        tickets.facts["sparsity"] = sparsity
+        tickets.metadata["sparsity"] = sparsity
         tickets.save(tmp_path / "tickets" / f"rtl-{sparsity}.tickets")
-    assert find_tickets(tmp_path).facts["sparsity"] == 0.25
+    assert find_tickets(tmp_path).metadata["sparsity"] == 0.25
     assert find_tickets(tmp_path / "tickets" / "rtl-0.5.tickets").names == SCENES
     with pytest.raises(TicketFileError):
         find_tickets(tmp_path / "nowhere.tickets")

@@ -28,8 +28,8 @@ def tickets(convnet, random_masks):
     own = [*statistics_names(convnet), "1.weight", "1.bias"]
     state = convnet.state_dict()
     private = {name: {n: state[n] + i for n in own} for i, name in enumerate(NAMES)}
-    facts = {"label": "test", "settings": {"lr": 1e-3, "sparsity": [0.5]}}
-    return TicketModel(convnet, random_masks(scope(convnet), density=0.3), private, facts).eval()
+    metadata = {"label": "test", "settings": {"lr": 1e-3, "sparsity": [0.5]}}
+    return TicketModel(convnet, random_masks(scope(convnet), density=0.3), private, metadata).eval()
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def refuses(path, backbone):
 def test_round_trip_gives_bit_equal_outputs(tickets, file, make_convnet):
     again, x = load(file, make_convnet(seed=7)), torch.randn(4, 1, 6, 6)
     assert (again.names, again.masks) == (tickets.names, tickets.masks)
-    assert again.facts == {"label": "test", "settings": {"lr": 1e-3, "sparsity": [0.5]}}
+    assert again.metadata == {"label": "test", "settings": {"lr": 1e-3, "sparsity": [0.5]}}
     for name in NAMES:
         assert torch.equal(again(x, ticket=name), tickets(x, ticket=name))
 
@@ -117,8 +117,8 @@ def test_any_tensors_and_facts_round_trip(tmp_path):
         "strided": torch.randn(4, 3).T,
     }
     io.write(tmp_path / "x", tensors, {"a": [1, None, "é"], "sha256": "mine"})
-    back, facts = io.read(tmp_path / "x")
-    assert facts == {"a": [1, None, "é"], "sha256": "mine"}
+    back, metadata = io.read(tmp_path / "x")
+    assert metadata == {"a": [1, None, "é"], "sha256": "mine"}
     assert back.keys() == tensors.keys()
     for name, t in tensors.items():
         assert back[name].dtype == t.dtype
@@ -234,7 +234,7 @@ def fail(*_, **__):
 @pytest.mark.parametrize("where", [(os, "fsync"), (Path, "replace")])
 def test_a_failing_write_leaves_the_old_file_and_nothing_else(file, tickets, monkeypatch, where):
     before = file.read_bytes()
-    tickets.facts["label"] = "new"
+    tickets.metadata["label"] = "new"
     with monkeypatch.context() as patch:
         patch.setattr(*where, fail)
         with pytest.raises(OSError, match="No space left"):

@@ -12,7 +12,7 @@ from tombola._utils.rng import generator
 from tombola.cli.main import main
 from tombola.lab import audio
 from tombola.lab.evaluation import streamed
-from tombola.lab.evaluation.world import World
+from tombola.lab.evaluation.world import LoadedRun
 from tombola.lab.experiments import speech_stream
 from tombola.lab.experiments.speech import SCOPE, SPEECH, by_scene
 from tombola.lab.experiments.speech_mixing import LENGTH, NOISE, SNR, mixtures
@@ -131,7 +131,7 @@ def test_improvement_is_the_mean_over_pieces(made):
 
 
 @pytest.fixture
-def world(data, tmp_path, monkeypatch):
+def loaded(data, tmp_path, monkeypatch):
     """A run with tickets that nobody has trained, on little data."""
     backbone = SPEECH.backbone(generator(0, "theta0"))
     found = scope(backbone, SCOPE)
@@ -141,19 +141,21 @@ def world(data, tmp_path, monkeypatch):
     names = by_scene(data).names
     few = {s: data.split(s).take(torch.arange(len(data.split(s)))) for s in ("train", "validation", "test")}
     small = replace(data, **few)
-    tickets = TicketModel(backbone, MaskSet.stacked(found, names, keep), facts={"objective": "Enhancement"})
+    tickets = TicketModel(
+        backbone, MaskSet.stacked(found, names, keep), metadata={"objective": "Enhancement"}
+    )
     (tmp_path / "seed0" / "tickets").mkdir(parents=True)
     tickets.save(tmp_path / "seed0" / "tickets" / "rtl-0.5.tickets")
     order = Order(SPEECH, "quick", SPEECH.presets["quick"].settings, False, None, False, ("rtl",))
-    made = World(tmp_path / "seed0", "speech", "quick", 0, order, small, by_scene(small))
+    made = LoadedRun(tmp_path / "seed0", "speech", "quick", 0, order, small, by_scene(small))
     monkeypatch.setattr("tombola.cli.stream.open_run", lambda path, source: made)
     monkeypatch.setattr("tombola.cli.stream.runs_of", lambda paths, _: list(paths))
     return made
 
 
-def test_the_command_writes_rows_sounds_and_a_picture(world, tmp_path, capsys):
+def test_the_command_writes_rows_sounds_and_a_picture(loaded, tmp_path, capsys):
     out, page = tmp_path / "out", tmp_path / "page.md"
-    arguments = ["stream", str(world.path), "--seconds", "4", "--set", "bands=16", "limit=4", "--json"]
+    arguments = ["stream", str(loaded.path), "--seconds", "4", "--set", "bands=16", "limit=4", "--json"]
     with pytest.raises(SystemExit) as left:
         main([*arguments, "--out", str(out), "--write", str(page)])
     assert left.value.code == 0
@@ -185,12 +187,12 @@ def test_the_command_writes_rows_sounds_and_a_picture(world, tmp_path, capsys):
     assert json.loads((tmp_path / "page-stream.json").read_text()) == rows
 
 
-def test_runs_of_another_task_are_refused(world, monkeypatch, capsys):
+def test_runs_of_another_task_are_refused(loaded, monkeypatch, capsys):
     from tombola.lab.experiments.digits import DIGITS
 
-    other = replace(world, experiment="digits", order=replace(world.order, experiment=DIGITS))
+    other = replace(loaded, experiment="digits", order=replace(loaded.order, experiment=DIGITS))
     monkeypatch.setattr("tombola.cli.stream.open_run", lambda path, source: other)
     with pytest.raises(SystemExit) as left:
-        main(["stream", str(world.path)])
+        main(["stream", str(loaded.path)])
     assert left.value.code == 2
     assert "stream enhances sound, and this is a run of digits" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def test_a_grid_has_every_combination_with_the_last_setting_fastest(tmp_path):
         ("T=5,5", "needed once"),
         ("TT=1,2", "setting"),
         ("T=-1,2", "at least 0: got -1$"),
-        ("search.decay=step:0.6,0.85", "search.decay is text, .* semicolons do"),
+        ("search.lr_schedule=step:0.6,0.85", "search.lr_schedule is text, .* semicolons do"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(change, message, tmp_path):
@@ -71,7 +71,7 @@ def test_a_grid_that_makes_no_sense_is_refused(change, message, tmp_path):
 
 def test_values_with_commas_of_their_own():
     assert split("train.options={betas: [0.9, 0.99]},{}")[1] == ["{betas: [0.9, 0.99]}", "{}"]
-    assert split("search.decay=step:0.6,0.85;") == ("search.decay", ["step:0.6,0.85"])
+    assert split("search.lr_schedule=step:0.6,0.85;") == ("search.lr_schedule", ["step:0.6,0.85"])
     assert split("schedule=explicit:0.1,0.2;one_shot") == ("schedule", ["explicit:0.1,0.2", "one_shot"])
 
 
@@ -216,12 +216,12 @@ def test_a_stage_that_was_interrupted_here_and_finished_elsewhere_is_copied_whol
     config = {"seed": 0, "settings": tb.Settings().plain(), "methods": []}
     options = {"save_seconds": 0.0, "shared": tmp_path / "shared"}
     with pytest.raises(KeyboardInterrupt), Run(tmp_path / "a", config, die, **options) as run:
-        run.once("stage", compute, "key")
+        run.get_or_compute("stage", compute, "key")
     with Run(tmp_path / "b", config, **options) as run:
-        run.once("stage", compute, "key")
+        run.get_or_compute("stage", compute, "key")
     with Run(tmp_path / "a", config, **options) as run:
-        tensors, facts = run.once("stage", lambda stage: pytest.fail("computed again"), "key")
-    assert (tensors["x"].tolist(), facts) == ([0, 1, 2], {"n": 1})
+        tensors, metadata = run.get_or_compute("stage", lambda stage: pytest.fail("computed again"), "key")
+    assert (tensors["x"].tolist(), metadata) == ([0, 1, 2], {"n": 1})
     assert (tmp_path / "a/records.jsonl").read_bytes() == (tmp_path / "b/records.jsonl").read_bytes()
     stages = [io.read(tmp_path / name / "stages/stage.safetensors")[1] for name in "ab"]
     assert stages[0] == stages[1]

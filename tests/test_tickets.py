@@ -143,18 +143,18 @@ def test_a_baked_ticket_is_a_copy(tickets, x):
 
 
 def test_deepcopy_is_equal_and_independent(tickets, x):
-    twin = copy.deepcopy(tickets)
-    assert equal(twin, tickets, x)
+    replicate = copy.deepcopy(tickets)
+    assert equal(replicate, tickets, x)
     with torch.no_grad():
-        twin.backbone[0].weight.zero_()
-        twin.private_KP.zero_()
-    assert not equal(twin, tickets, x)
+        replicate.backbone[0].weight.zero_()
+        replicate.private_KP.zero_()
+    assert not equal(replicate, tickets, x)
 
 
 def test_pickle_round_trip(tickets, x):
     again = pickle.loads(pickle.dumps(tickets))
     assert equal(again, tickets, x)
-    assert (again.names, again.facts, again.masks) == (tickets.names, tickets.facts, tickets.masks)
+    assert (again.names, again.metadata, again.masks) == (tickets.names, tickets.metadata, tickets.masks)
 
 
 def test_state_dict_round_trip_into_a_fresh_model(tickets, make_convnet, random_masks, x):
@@ -273,14 +273,14 @@ def test_inputs_of_another_dtype_name_both(tickets, x, dtype, ask):
 
 def test_inputs_of_another_shape_than_in_training_name_both():
     masks = MaskSet.dense(Layout(("weight",), ((3, 4),)), ["a", "b"])
-    tickets = TicketModel(nn.Linear(4, 3), masks, facts={"shape": [4]})
+    tickets = TicketModel(nn.Linear(4, 3), masks, metadata={"shape": [4]})
     with pytest.raises(TombolaError, match=r"x is \[2, 5\], tickets were trained on \[batch, 4\], and"):
         tickets(torch.zeros(2, 5), ticket="a")
     assert tickets(torch.zeros(2, 7, 4), ticket="a").shape == (2, 7, 3)  # the network can take that one
 
 
 def test_a_sample_without_its_batch_is_named(tickets, x):
-    tickets.facts["shape"] = list(x.shape[1:])
+    tickets.metadata["shape"] = list(x.shape[1:])
     for ask in (lambda: tickets(x[0], ticket="top"), lambda: tickets.predict(x[0], ticket="top")):
         with pytest.raises(TombolaError, match=r"x is one sample, \[1, 6, 6\], and no batch: pass x\[None\]"):
             ask()

@@ -29,9 +29,9 @@ def test_every_method_is_printed_at_every_sparsity_as_on_the_page(ran):
     names, printed = ran
     shown = re.search(r"```\n(dense.*?)```", PAGE.read_text(), re.DOTALL)[1].splitlines()
     assert [re.sub(r"\.\d+", "", line) for line in printed] == [re.sub(r"\.\d+", "", line) for line in shown]
-    told = [float(value) for line in shown for value in re.findall(r": (\d\.\d+)", line)]
+    conditioned = [float(value) for line in shown for value in re.findall(r": (\d\.\d+)", line)]
     now = [value for values in names["found"].values() for value in values.values()]
-    assert now == pytest.approx(told, abs=0.04)  # other machines round differently
+    assert now == pytest.approx(conditioned, abs=0.04)  # other machines round differently
 
 
 def test_the_ticket_wins_against_chance_and_keeps_its_count(ran):

@@ -208,12 +208,12 @@ def test_parameters_without_version_counters_are_not_kept(tickets, x):
 
 
 def test_gradients_reach_the_weights_as_without_a_cache(tickets, x):
-    twin = copy.deepcopy(tickets)
+    replicate = copy.deepcopy(tickets)
     tickets.cache = WeightCache(10 * ONE)
     assert agrees(tickets, x)
-    for model in (tickets, twin):
+    for model in (tickets, replicate):
         model(x, ticket="middle").square().sum().backward()
-    for a, b in zip(tickets.parameters(), twin.parameters(), strict=True):
+    for a, b in zip(tickets.parameters(), replicate.parameters(), strict=True):
         assert (a.grad is None) == (b.grad is None)
         assert a.grad is None or torch.equal(a.grad, b.grad)
 
@@ -231,9 +231,9 @@ def test_mixed_batches_and_predict_use_it(tickets, x):
 def test_copies_and_pickles_are_empty_caches_of_the_same_bound(tickets, x):
     tickets.cache = WeightCache(10 * ONE)
     assert agrees(tickets, x)
-    for twin in (copy.deepcopy(tickets), pickle.loads(pickle.dumps(tickets))):
-        assert (twin.cache.max_bytes, twin.cache.bytes) == (10 * ONE, 0)
-        assert agrees(twin, x)
+    for replicate in (copy.deepcopy(tickets), pickle.loads(pickle.dumps(tickets))):
+        assert (replicate.cache.max_bytes, replicate.cache.bytes) == (10 * ONE, 0)
+        assert agrees(replicate, x)
 
 
 def test_threads_may_share_it(tickets, x):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tombola.optim import masked
     from tombola.pruning import schedules
     from tombola.pruning import scores as scoring
-    from tombola.recipe import Recipe
+    from tombola.recipe import Recipe, TrainConfig
     from tombola.settings import Settings
     from tombola.tickets import calibration, export, interop, routing
     from tombola.tickets.cache import WeightCache
@@ -35,6 +35,7 @@ _NAMES = {
     "Layout": "masks.layout",
     "MaskSet": "masks.maskset",
     "Recipe": "recipe",
+    "TrainConfig": "recipe",
     "Settings": "settings",
     "Split": "data.dataset",
     "TicketModel": "tickets.model",
@@ -68,6 +69,7 @@ __all__ = [
     "Split",
     "TicketModel",
     "TombolaError",
+    "TrainConfig",
     "WeightCache",
     "calibration",
     "corruptions",

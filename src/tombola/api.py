@@ -18,15 +18,15 @@ from tombola.data.partition import Partition
 from tombola.masks.prunable import left_out
 from tombola.methods.checks import doubts
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import Outcome, carry_out, levels
+from tombola.methods.result import Outcome, levels, run_method
 from tombola.methods.search import not_reached
 from tombola.objectives import Objective
-from tombola.runs.cache import Journal
+from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
 from tombola.settings import Settings
 from tombola.tickets.model import TicketModel
-from tombola.training.parallel import AtOnce, settled
-from tombola.training.trainer import Recipe
+from tombola.training.parallel import Parallel, settled
+from tombola.training.trainer import TrainConfig
 
 
 def find(
@@ -40,7 +40,7 @@ def find(
     settings: Settings | None = None,
     seed: int = 0,
     out: Path | str | None = None,
-    at_once: AtOnce = "auto",
+    parallel: Parallel = "auto",
     **changes: Any,
 ) -> list[Outcome]:
     """Any method of `tombola.methods.table`: one outcome per sparsity, lowest first.
@@ -56,7 +56,7 @@ def find(
         settings: everything else (`Settings`); ``changes`` are single fields of it.
         seed: of data order and controls; the backbone brings its own initialisation.
         out: a directory to keep the run in; interrupted, the same call goes on where it was.
-        at_once: how the K trainings of a round go: ``no`` (one after the other), ``workers`` (each with one
+        parallel: how the K trainings of a round go: ``no`` (one after the other), ``workers`` (each with one
             thread, in processes), ``batched`` (as one batch; other last bits). By default workers where there
             are several cores (`tombola.training.parallel.choose`).
 
@@ -64,7 +64,7 @@ def find(
         UsageError: an argument of the wrong kind, or a setting that does not exist.
     """
     settings = _settings(settings, sparsity, changes)
-    pipeline = Pipeline(backbone, objective, data, partition, settings, seed, Journal(settled(at_once)))
+    pipeline = Pipeline(backbone, objective, data, partition, settings, seed, StageCache(settled(parallel)))
     if not settings.include and (words := left_out(backbone, pipeline.f.scope)):
         _warn(words)
     for words in doubts(objective, data, partition):
@@ -72,8 +72,8 @@ def find(
     if out is None:
         return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
-    with Run(out, {**config, "methods": [method]}, at_once=at_once, device=str(pipeline.f.device)) as run:
-        pipeline.journal = run
+    with Run(out, {**config, "methods": [method]}, parallel=parallel, device=str(pipeline.f.device)) as run:
+        pipeline.cache = run
         return _outcomes(pipeline, method)
 
 
@@ -81,7 +81,7 @@ def _outcomes(pipeline: Pipeline, method: str) -> list[Outcome]:
     wanted = levels(pipeline, method)
     if (stopped := pipeline.stopped("own")) is not None:
         _warn(not_reached(stopped["at"], stopped))
-    return [carry_out(pipeline, method, level) for level in wanted]
+    return [run_method(pipeline, method, level) for level in wanted]
 
 
 def _warn(words: str) -> None:
@@ -99,8 +99,8 @@ def _settings(
         raise UsageError(f"settings must be a tombola.Settings: got {type(settings).__name__}")
     known = [field.name for field in fields(Settings)]
     for name in changes:
-        if name in [field.name for field in fields(Recipe)]:
-            raise UsageError(f"{name} belongs to a recipe: pass train=tb.Recipe({name}=...), or search=")
+        if name in [field.name for field in fields(TrainConfig)]:
+            raise UsageError(f"{name} belongs to a recipe: pass train=tb.TrainConfig({name}=...), or search=")
         if name not in known:
             raise UsageError(unknown("setting", name, known))
     if sparsity is None:

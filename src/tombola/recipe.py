@@ -23,15 +23,15 @@ FALL = 0.1  # of the rate at each place of a ``step`` course
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainConfig:
     """How to train.
 
     Attributes:
         optimizer: names a class of ``torch.optim``; it is masked (`tombola.optim`).
         lr: the learning rate.
         batch_size: samples per step, even.
-        decay: the course of the learning rate over a phase: ``constant``, ``cosine`` (to zero at its end)
-            or ``step:S1,S2,...`` (a tenth of itself from each of these shares of the phase on).
+        lr_schedule: the learning rate over a phase: ``constant``, ``cosine`` (to zero at its end) or
+            ``step:S1,S2,...`` (a tenth of itself from each of these shares of the phase on).
         options: arguments of the optimiser.
         warmup: share of the phase in which the rate rises to ``lr`` in a line; the course has the rest.
 
@@ -42,7 +42,7 @@ class Recipe:
     optimizer: str = "Adam"
     lr: float = 1e-3
     batch_size: int = 128
-    decay: str = "constant"
+    lr_schedule: str = "constant"
     options: dict[str, Any] = field(default_factory=dict)
     warmup: float = 0.0
 
@@ -52,8 +52,8 @@ class Recipe:
             raise UsageError(f"torch.optim has no optimiser {self.optimizer!r}")
         if self.batch_size < 2 or self.batch_size % 2:
             raise UsageError(f"batch_size must be even and at least 2: got {self.batch_size}")
-        if self.decay not in ("constant", "cosine"):
-            falls(self.decay)
+        if self.lr_schedule not in ("constant", "cosine"):
+            falls(self.lr_schedule)
         if not 0 < self.lr < math.inf:
             raise UsageError(f"the learning rate lr must be positive: got {self.lr}")
         if not 0 <= self.warmup < 1:
@@ -70,27 +70,30 @@ class Recipe:
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of a step out of ``steps``, counted from 0.
 
-        >>> [round(Recipe(lr=1.0, decay="step:0.5,0.75").rate(t, 4), 4) for t in range(4)]
+        >>> [round(TrainConfig(lr=1.0, lr_schedule="step:0.5,0.75").rate(t, 4), 4) for t in range(4)]
         [1.0, 1.0, 0.1, 0.01]
-        >>> [Recipe(lr=1.0, warmup=0.5).rate(t, 6) for t in range(6)]
+        >>> [TrainConfig(lr=1.0, warmup=0.5).rate(t, 6) for t in range(6)]
         [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
         """
         rising = round(self.warmup * steps)
         if step < rising:
             return self.lr * (step + 1) / (rising + 1)
         step, steps = step - rising, steps - rising
-        if self.decay == "constant":
+        if self.lr_schedule == "constant":
             return self.lr
-        if self.decay == "cosine":
+        if self.lr_schedule == "cosine":
             return self.lr * (1 + math.cos(math.pi * step / steps)) / 2
-        return self.lr * FALL ** sum(step >= round(share * steps) for share in falls(self.decay))
+        return self.lr * FALL ** sum(step >= round(share * steps) for share in falls(self.lr_schedule))
 
-    def tail(self, lr: float) -> Recipe:
+    def tail(self, lr: float) -> TrainConfig:
         """The same at one learning rate from beginning to end: what fine-tuning goes on with."""
-        return replace(self, lr=lr, decay="constant", warmup=0.0)
+        return replace(self, lr=lr, lr_schedule="constant", warmup=0.0)
 
 
-def falls(decay: str) -> tuple[float, ...]:
+Recipe = TrainConfig  # its former name
+
+
+def falls(lr_schedule: str) -> tuple[float, ...]:
     """The shares of a phase at which a ``step`` course falls.
 
     Raises:
@@ -99,14 +102,14 @@ def falls(decay: str) -> tuple[float, ...]:
     >>> falls("step:0.5,0.75")
     (0.5, 0.75)
     """
-    name, _, given = decay.partition(":")
+    name, _, given = lr_schedule.partition(":")
     try:
         shares = tuple(map(float, given.split(","))) if name == "step" else ()
     except ValueError:
         shares = ()
     if not shares or not all(0 < share < 1 for share in shares) or sorted(set(shares)) != list(shares):
         raise UsageError(
-            "decay is 'constant', 'cosine' or 'step:S1,S2,...', shares of the phase between 0 and 1 that "
-            f"rise: got {decay!r}"
+            "lr_schedule is 'constant', 'cosine' or 'step:S1,S2,...', shares of the phase between 0 and 1 "
+            f"that rise: got {lr_schedule!r}"
         )
     return shares

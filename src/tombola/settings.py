@@ -17,7 +17,7 @@ from tombola._utils.validation import check_fields, check_kind
 from tombola.lab.analysis.collapse import stated_rate
 from tombola.pruning import scores
 from tombola.pruning.schedules import kept, parse
-from tombola.recipe import Recipe
+from tombola.recipe import TrainConfig
 from tombola.training import rewind
 from tombola.training.callbacks import rules
 from tombola.training.norm import check
@@ -44,7 +44,7 @@ class Settings:
             ``fine_tune`` (both stay); `tombola.training.rewind` says what becomes of the rest.
         first: a score that draws the first mask before any training, to the first density of the schedule;
             the search goes on from there (hybrids). Empty: there is no such mask.
-        during: what happens while a round trains: ``early_bird:E:P[:N]``, ``set:S:N`` or ``rigl:S:N``
+        callback: what happens while a round trains: ``early_bird:E:P[:N]``, ``set:S:N`` or ``rigl:S:N``
             (`tombola.training.callbacks`); nothing if empty. With ``set`` and ``rigl`` the schedule is one
             round that prunes nothing, so ``first`` draws the mask that moves.
         nested: one search serves all sparsities, each going on from the one before; else every sparsity has
@@ -77,10 +77,10 @@ class Settings:
     rewind_task: str = "own"
     rewinding: str = "weights"
     first: str = ""
-    during: str = ""
+    callback: str = ""
     nested: bool = True
-    search: Recipe = field(default_factory=Recipe)
-    train: Recipe = field(default_factory=Recipe)
+    search: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
     score: str = "magnitude"
     selection: str = "global"
     granularity: str = "weight"
@@ -127,24 +127,24 @@ class Settings:
             raise UsageError(f"score {self.score!r} sums over training steps, so T must be at least 1: got 0")
         if self.first and scores.parse(self.first).trajectory:
             raise UsageError(f"first {self.first!r} sums over training steps, but comes before any")
-        if rules.parse(self.during) and not self.T:
-            raise UsageError(f"during {self.during!r} needs training steps, so T must be at least 1: got 0")
+        if rules.parse(self.callback) and not self.T:
+            raise UsageError(f"callback {self.callback!r} needs training steps: T must be at least 1, got 0")
         if self.moving and not (self.first and self.granularity == "weight" and not self.nested):
             raise UsageError(
-                f"during {self.during!r} moves a mask of single weights: set first=random (or another "
+                f"callback {self.callback!r} moves a mask of single weights: set first=random (or another "
                 "score), granularity=weight and nested=false as well"
             )
 
-        if self.stop and (self.rewinding != "weights" or self.during or not self.nested):
+        if self.stop and (self.rewinding != "weights" or self.callback or not self.nested):
             raise UsageError(
                 f"stop {self.stop!r} goes back to the masks of an earlier round, so it needs one search with "
-                "rewinding=weights, during empty and nested=true"
+                "rewinding=weights, callback empty and nested=true"
             )
 
     @property
     def moving(self) -> bool:
         """Whether masks move while they train."""
-        return isinstance(rules.parse(self.during), rules.Moving)
+        return isinstance(rules.parse(self.callback), rules.Moving)
 
     def plain(self) -> dict[str, Any]:
         """Nested dictionaries and lists that YAML and JSON can hold."""
@@ -191,7 +191,9 @@ class Settings:
     def from_plain(cls, stored: dict[str, Any]) -> Settings:
         """The inverse of `plain`."""
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        return cls(**{**values, "search": Recipe(**stored["search"]), "train": Recipe(**stored["train"])})
+        return cls(
+            **{**values, "search": TrainConfig(**stored["search"]), "train": TrainConfig(**stored["train"])}
+        )
 
 
 def _plain(value: Any) -> Any:

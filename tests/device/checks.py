@@ -24,7 +24,7 @@ from tombola.lab.models.convnet import SmallConvNet
 from tombola.lab.report.again import commands
 from tombola.lab.report.findings import Ran
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import carry_out, levels
+from tombola.methods.result import levels, run_method
 from tombola.methods.table import METHODS
 from tombola.runs.directory import Run
 from tombola.runs.log import read_config, read_environment
@@ -65,9 +65,9 @@ def network(dropout=0.0):
 
 def outcomes(name, device, optimizer="Adam", dropout=0.0, **options):
     data, partition = images()
-    recipe = tb.Recipe(lr=0.01, batch_size=8, optimizer=optimizer)
+    config = tb.TrainConfig(lr=0.01, batch_size=8, optimizer=optimizer)
     objective = options.pop("objective", None) or tb.objectives.Classification()
-    options = {"train": recipe, "search": recipe, "at_once": "no", **options}
+    options = {"train": config, "search": config, "parallel": "no", **options}
     backbone = network(dropout).to(device)
     return tb.find(name, backbone, objective, data, partition, **{**SETTINGS, **options})
 
@@ -113,7 +113,7 @@ def test_every_optimiser_does(optimizer):
         {"stop": "warn", "rewind": 0},
         {"selection": "row"},
         {"granularity": "block:1x3"},
-        {"at_once": "batched"},
+        {"parallel": "batched"},
         {"objective": tb.objectives.OneVsRest()},
     ],
     ids=str,
@@ -172,7 +172,7 @@ def test_an_experiment_runs(name):
     recipes = {part: replace(getattr(settings, part), batch_size=4) for part in ("search", "train")}
     backbone = chosen.backbone(generator(0, "theta0")).to(DEVICE)
     given = backbone, chosen.objective, data, chosen.partition(data)
-    assert tb.find("rtl", *given, settings=replace(settings, **small, **recipes), at_once="no")[0].metrics
+    assert tb.find("rtl", *given, settings=replace(settings, **small, **recipes), parallel="no")[0].metrics
 
 
 class Died(Exception):
@@ -188,14 +188,14 @@ def run(path, alive):
             raise Died
 
     data, partition = images()
-    recipe = tb.Recipe(lr=0.01, batch_size=8)
+    config = tb.TrainConfig(lr=0.01, batch_size=8)
     settings = tb.Settings(
-        **{**SETTINGS, "steps": 60, "rewinding": "learning_rate"}, search=recipe, train=recipe
+        **{**SETTINGS, "steps": 60, "rewinding": "learning_rate"}, search=config, train=config
     )
-    with Run(path, {"settings": settings.plain()}, progress, save_seconds=0.0, at_once="no") as journal:
+    with Run(path, {"settings": settings.plain()}, progress, save_seconds=0.0, parallel="no") as cache:
         net = network(0.3).to(DEVICE)
-        pipeline = Pipeline(net, tb.objectives.Classification(), data, partition, settings, 0, journal)
-        return [carry_out(pipeline, "rtl", sparsity) for sparsity in levels(pipeline, "rtl")]
+        pipeline = Pipeline(net, tb.objectives.Classification(), data, partition, settings, 0, cache)
+        return [run_method(pipeline, "rtl", sparsity) for sparsity in levels(pipeline, "rtl")]
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(tmp_path):

@@ -14,13 +14,13 @@ from tombola.lab.report.inspect import describe
 from tombola.methods import pipeline as training
 from tombola.methods import rounds
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import carry_out, levels
+from tombola.methods.result import levels, run_method
 from tombola.methods.table import STANDARD as METHODS
 from tombola.methods.table import method
 from tombola.pruning import keep_top
 from tombola.pruning.schedules import kept
-from tombola.runs.cache import Journal
-from tombola.training.model import Theta
+from tombola.runs.cache import StageCache
+from tombola.training.model import Params
 from tombola.training.trainer import Problem
 
 SPARSITIES = (0.3, 0.6)
@@ -54,17 +54,17 @@ def network(seed=0):
 
 def new_pipeline(optimizer="SGD", seed=0, one_vs_rest=False, **changes):
     objective = tb.objectives.OneVsRest() if one_vs_rest else tb.objectives.Classification()
-    recipe = tb.Recipe(optimizer=optimizer, batch_size=8, **OPTIMIZERS[optimizer])
+    config = tb.TrainConfig(optimizer=optimizer, batch_size=8, **OPTIMIZERS[optimizer])
     chosen = {"sparsity": SPARSITIES, "schedule": "fraction:0.3", "T": 2, "steps": 4, "statistics": 2}
-    settings = tb.Settings(**{**chosen, "search": recipe, "train": recipe, **changes})
+    settings = tb.Settings(**{**chosen, "search": config, "train": config, **changes})
     partition = tb.partition.by_label(blobs(), NAMES)
-    return Pipeline(network(), objective, blobs(), partition, settings, seed, Journal())
+    return Pipeline(network(), objective, blobs(), partition, settings, seed, StageCache())
 
 
 def answers(name, optimizer):
     """Whether a method is tested where the subset is the answer: these readings take longest to judge, so
     one optimiser is enough, and a method that is told the subset cannot be tested there."""
-    return optimizer == "Adam" and not method(name).told
+    return optimizer == "Adam" and not method(name).conditioned
 
 
 @cache
@@ -74,7 +74,7 @@ def whole_pipeline(optimizer, seed, one_vs_rest):
 
 def seen_by(p, name):
     """The pipeline that a method really runs on."""
-    return p.told if method(name).told else p
+    return p.conditioned if method(name).conditioned else p
 
 
 def pipeline(optimizer="Adam", seed=0, name="rtl"):
@@ -86,7 +86,7 @@ def pipeline(optimizer="Adam", seed=0, name="rtl"):
 def outcomes(name, optimizer="Adam", seed=0):
     """Every sparsity of a method; computed once for all tests."""
     p = whole_pipeline(optimizer, seed, answers(name, optimizer))
-    return {sparsity: carry_out(p, name, sparsity) for sparsity in levels(p, name)}
+    return {sparsity: run_method(p, name, sparsity) for sparsity in levels(p, name)}
 
 
 def masks_of(outcome):
@@ -119,7 +119,7 @@ def searches(name):
 @every_method
 def test_every_ticket_keeps_the_exact_count(name, optimizer):
     p = pipeline(optimizer, name=name)
-    assert p.f.scope.size == (6 + 16 * method(name).told) * 16 + 16 * 12
+    assert p.f.scope.size == (6 + 16 * method(name).conditioned) * 16 + 16 * 12
     for sparsity, outcome in outcomes(name, optimizer).items():
         wanted = kept(p.f.scope.size, sparsity)
         if name == "union_size_imp":
@@ -151,7 +151,7 @@ def test_weights_outside_the_union_keep_the_bits_of_theta0(name, optimizer):
 @every_method
 def test_one_seed_gives_one_result(name, optimizer):
     sparsity, first = list(outcomes(name, optimizer).items())[-1]
-    second = carry_out(new_pipeline(optimizer, 0, answers(name, optimizer)), name, sparsity)
+    second = run_method(new_pipeline(optimizer, 0, answers(name, optimizer)), name, sparsity)
     assert first.metrics == second.metrics
     assert all(same_state(a, b) for a, b in zip(first.models, second.models, strict=True))
 
@@ -185,14 +185,14 @@ def test_every_search_of_equally_many_rounds_costs_equally_many_samples(optimize
 def test_a_search_begins_at_the_rewind_point_under_its_mask_with_its_buffers(name, monkeypatch):
     starts, plain = [], Problem.train
 
-    def spy(problem, theta, mask_N, k, *rest, **options):
+    def spy(problem, theta, mask_N, k, *shared, **options):
         starts.append(({n: t.clone() for n, t in theta.tensors().items()}, mask_N.clone()))
-        return plain(problem, theta, mask_N, k, *rest, **options)
+        return plain(problem, theta, mask_N, k, *shared, **options)
 
     monkeypatch.setattr(Problem, "train", spy)
     p = new_pipeline(schedule="fraction:0.4")
     theta0 = {n: t.clone() for n, t in seen_by(p, name).theta0.tensors().items()}
-    carry_out(p, name, levels(p, name)[-1])
+    run_method(p, name, levels(p, name)[-1])
     assert bool(starts) == (method(name).search is not None)
     for tensors, mask_N in starts:
         assert torch.equal(tensors.pop("weights"), torch.where(mask_N, theta0["weights"], 0.0))
@@ -204,7 +204,7 @@ def test_a_search_begins_at_the_rewind_point_under_its_mask_with_its_buffers(nam
 @pytest.mark.parametrize("name", METHODS)
 def test_late_rewinding_starts_search_and_training_from_the_same_early_weights(name, task):
     p = new_pipeline(rewind=4, rewind_task=task)
-    outcome = carry_out(p, name, levels(p, name)[-1])
+    outcome = run_method(p, name, levels(p, name)[-1])
     p = seen_by(p, name)
     early = p.rewind_point(method(name).task)
     assert not torch.equal(early.weights_N, p.theta0.weights_N)
@@ -219,9 +219,9 @@ def test_training_starts_with_every_tickets_own_private_state_of_the_rewind_poin
     masks, early = p.masks("own", 0.3), p.rewind_point("own")
     assert not any(torch.equal(early.private[0], part) for part in early.private[1:])
 
-    def spy(problem, theta, *rest):
+    def spy(problem, theta, *shared):
         starts.append({n: t.clone() for n, t in theta.tensors().items()})
-        return plain(problem, theta, *rest)
+        return plain(problem, theta, *shared)
 
     monkeypatch.setattr(Problem, "gradient", spy)
     p.train("spied", "own", masks, ticket)
@@ -233,7 +233,7 @@ def test_training_starts_with_every_tickets_own_private_state_of_the_rewind_poin
 @pytest.mark.parametrize("name", ["rtl", "imp_context"])
 @pytest.mark.parametrize("normalization", ["shared", "per_ticket_statistics", "per_ticket"])
 def test_inspect_counts_the_dense_remainder_as_compare_does(normalization, name, tmp_path):
-    outcome = carry_out(new_pipeline(normalization=normalization), name, 0.3)
+    outcome = run_method(new_pipeline(normalization=normalization), name, 0.3)
     outcome.models[0].save(tmp_path / "x.tickets")
     assert describe(tmp_path / "x.tickets")["dense_rest"] == metric(outcome, "dense_rest")
 
@@ -252,7 +252,7 @@ def test_a_collapse_names_remedies_that_a_caller_of_a_method_has():
 @pytest.mark.parametrize("normalization", ["shared", "per_ticket_statistics", "per_ticket"])
 def test_every_method_runs_under_every_norm_policy(name, normalization):
     p = new_pipeline(normalization=normalization)
-    outcome = carry_out(p, name, levels(p, name)[-1])
+    outcome = run_method(p, name, levels(p, name)[-1])
     norms = {"shared": 0, "per_ticket_statistics": 56, "per_ticket": 112}  # two layers, 16 and 12 wide
     assert {m.private.size + m.statistics.size for m in outcome.models} == {norms[normalization]}
     assert torch.isfinite(torch.tensor([m.value for m in outcome.metrics])).all()
@@ -271,7 +271,7 @@ def test_every_schedule_lands_on_every_sparsity_even_on_none(schedule):
 def test_metrics_are_numbers_even_where_no_mask_can_be_told_from_another():
     p = new_pipeline(sparsity=(0.0,))
     for name in ("rtl", "twin"):
-        assert torch.isfinite(torch.tensor([m.value for m in carry_out(p, name, 0.0).metrics])).all()
+        assert torch.isfinite(torch.tensor([m.value for m in run_method(p, name, 0.0).metrics])).all()
 
 
 # -- what each method says of itself ----------------------------------------------------------------------
@@ -281,9 +281,9 @@ def test_metrics_are_numbers_even_where_no_mask_can_be_told_from_another():
 @pytest.mark.parametrize("sparsity", SPARSITIES)
 def test_twins_have_other_masks_of_the_same_counts_on_the_same_partition(optimizer, sparsity):
     p = pipeline(optimizer)
-    own, twin = (outcomes(name, optimizer)[sparsity].models[0].masks for name in ("rtl", "twin"))
-    assert own.counts == twin.counts
-    assert all(not torch.equal(own[name], twin[name]) for name in NAMES)
+    own, replicate = (outcomes(name, optimizer)[sparsity].models[0].masks for name in ("rtl", "twin"))
+    assert own.counts == replicate.counts
+    assert all(not torch.equal(own[name], replicate[name]) for name in NAMES)
     first, second = (p.problem(source, p.settings.search) for source in ("own", "twin"))
     assert first.partition is second.partition is p.partition
     assert not torch.equal(first.stream(0, "extract", 0)[0], second.stream(0, "extract", 0)[0])
@@ -315,8 +315,8 @@ def test_same_mask_goes_on_with_the_weights_of_the_one_search_where_they_are_kep
     start, (single, searched) = p.start("single", "own", 0.3, None), p.search("single", 0.3)
     kept_N = single["all"]
     torch.testing.assert_close(start.weights_N[kept_N], searched[0].weights_N[kept_N])
-    torch.testing.assert_close(start.rest_R, searched[0].rest_R)
-    assert len(carry_out(p, "same_mask", 0.3).tickets.names) == len(NAMES)
+    torch.testing.assert_close(start.shared_R, searched[0].shared_R)
+    assert len(run_method(p, "same_mask", 0.3).tickets.names) == len(NAMES)
 
 
 @every_optimizer
@@ -332,7 +332,7 @@ def test_random_masks_have_the_layer_counts_of_rtl_and_nothing_else_of_it(optimi
 def test_random_masks_of_one_layout_still_depend_on_the_seed():
     same = [new_pipeline("Adam", seed) for seed in (0, 1)]
     for p in same:
-        p.journal = pipeline().journal  # the same search, so the same layer counts
+        p.cache = pipeline().cache  # the same search, so the same layer counts
     first, second = (method("random_mask").mask_set(p, 0.6) for p in same)
     assert torch.equal(first.counts_KL(), second.counts_KL())
     assert not torch.equal(first.masks_KN, second.masks_KN)
@@ -343,9 +343,9 @@ def test_shuffled_partition_searches_shuffled_and_trains_and_judges_true(monkeyp
     for stage, module in {"extract": rounds, "retrain": training}.items():
         plain = getattr(module, stage)
 
-        def spy(problem, *rest, stage_name=stage, plain=plain, **options):
+        def spy(problem, *shared, stage_name=stage, plain=plain, **options):
             used[stage_name] = problem.partition
-            return plain(problem, *rest, **options)
+            return plain(problem, *shared, **options)
 
         monkeypatch.setattr(module, stage, spy)
     judge = tb.objectives.Classification.evaluate
@@ -356,7 +356,7 @@ def test_shuffled_partition_searches_shuffled_and_trains_and_judges_true(monkeyp
 
     monkeypatch.setattr(tb.objectives.Classification, "evaluate", judge_spy)
     p = new_pipeline()
-    carry_out(p, "shuffled_partition", 0.3)
+    run_method(p, "shuffled_partition", 0.3)
     assert used["retrain"] is used["evaluate"] is p.partition
     shuffled, true = used["extract"], p.partition
     assert shuffled.sizes() == true.sizes()
@@ -404,7 +404,7 @@ def test_metrics_count_what_the_models_hold():
             assert metric(outcome, "union") == sum(unions)
             private = sum(p.numel() for m in outcome.models for p in (m.private_KP, m.statistics_KS))
             assert metric(outcome, "private") == private
-            assert metric(outcome, "dense_rest") == len(outcome.models) * pipeline(name=name).f.rest.size
+            assert metric(outcome, "dense_rest") == len(outcome.models) * pipeline(name=name).f.shared.size
 
 
 def test_file_bytes_are_the_same_in_memory_and_on_disk(tmp_path):
@@ -412,11 +412,11 @@ def test_file_bytes_are_the_same_in_memory_and_on_disk(tmp_path):
     for name in ("rtl", "imp_per_subset", "imp_context"):
         sizes = [model.save(tmp_path / f"{i}.tickets") for i, model in enumerate(outcomes(name)[0.6].models)]
         assert metric(outcomes(name)[0.6], "file_bytes") == sum(sizes)
-    assert p.journal.file("x") is None
+    assert p.cache.file("x") is None
 
 
 def test_one_search_serves_all_methods_that_read_it():
-    done = pipeline().journal.results
+    done = pipeline().cache.results
     for name in METHODS:
         outcomes(name)
     assert {n for n in done if n.startswith("search-own")} == {f"search-own-{s}" for s in SPARSITIES}
@@ -447,8 +447,8 @@ def test_masking_theta_leaves_theta_alone():
     masked = theta0.masked(torch.zeros(pipeline().f.scope.size, dtype=torch.bool))
     for b in masked.buffers.values():
         b.add_(1)
-    masked.rest_R.data.add_(1)
-    assert isinstance(masked, Theta)
+    masked.shared_R.data.add_(1)
+    assert isinstance(masked, Params)
     assert not bool(masked.weights_N.any())
     assert all(torch.equal(t, before[n]) for n, t in theta0.tensors().items())
 
@@ -456,9 +456,10 @@ def test_masking_theta_leaves_theta_alone():
 def test_a_late_rewind_point_is_shared_counted_and_where_training_starts():
     p = new_pipeline(rewind=3)
     found = {
-        name: carry_out(p, name, levels(p, name)[0]) for name in ("rtl", "shuffled_partition", "imp", "dense")
+        name: run_method(p, name, levels(p, name)[0])
+        for name in ("rtl", "shuffled_partition", "imp", "dense")
     }
-    stages = {stage for stage in p.journal.results if stage.startswith("rewind")}
+    stages = {stage for stage in p.cache.results if stage.startswith("rewind")}
     assert stages == {"rewind-own", "rewind-single"}
     assert not torch.equal(p.rewind_point("own").weights_N, p.theta0.weights_N)
     assert torch.equal(p.rewind_point("shuffled").weights_N, p.rewind_point("own").weights_N)
@@ -477,8 +478,8 @@ def test_a_late_rewind_point_is_shared_counted_and_where_training_starts():
 @pytest.mark.parametrize("normalization", ["shared", "per_ticket_statistics", "per_ticket"])
 def test_all_may_start_from_the_same_dense_network(normalization):
     p = new_pipeline(rewind=3, rewind_task="single", normalization=normalization)
-    found = {name: carry_out(p, name, 0.3) for name in ("rtl", "shuffled_partition", "imp")}
-    assert {stage for stage in p.journal.results if stage.startswith("rewind")} == {"rewind-single"}
+    found = {name: run_method(p, name, 0.3) for name in ("rtl", "shuffled_partition", "imp")}
+    assert {stage for stage in p.cache.results if stage.startswith("rewind")} == {"rewind-single"}
     for name, outcome in found.items():
         assert outcome["samples_search"] == found["imp"]["samples_search"], name
         outside = ~outcome.tickets.masks.union()
@@ -490,31 +491,31 @@ def test_all_may_start_from_the_same_dense_network(normalization):
 
 # -- networks that are told the context -------------------------------------------------------------------
 
-TOLD = [name for name in METHODS if method(name).told]
+TOLD = [name for name in METHODS if method(name).conditioned]
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_told_network_begins_with_the_same_bits_under_the_same_names(seed):
     p = new_pipeline(seed=seed)
-    plain, told = (dict(q.f.write(q.theta0).state_dict()) for q in (p, p.told))
-    assert told.keys() - plain.keys() == {"0.context"}
-    assert plain.keys() <= told.keys()
-    assert torch.equal(told["0.weight"][:, :6], plain["0.weight"])
-    assert all(torch.equal(told[name], t) for name, t in plain.items() if name != "0.weight")
+    plain, conditioned = (dict(q.f.write(q.theta0).state_dict()) for q in (p, p.conditioned))
+    assert conditioned.keys() - plain.keys() == {"0.context"}
+    assert plain.keys() <= conditioned.keys()
+    assert torch.equal(conditioned["0.weight"][:, :6], plain["0.weight"])
+    assert all(torch.equal(conditioned[name], t) for name, t in plain.items() if name != "0.weight")
 
 
 def test_what_a_told_network_has_more_depends_on_the_seed_alone():
-    theta0 = [new_pipeline(seed=seed).told.theta0 for seed in (0, 0, 1)]
+    theta0 = [new_pipeline(seed=seed).conditioned.theta0 for seed in (0, 0, 1)]
     assert torch.equal(theta0[0].weights_N, theta0[1].weights_N)
-    assert torch.equal(theta0[0].rest_R, theta0[1].rest_R)
+    assert torch.equal(theta0[0].shared_R, theta0[1].shared_R)
     assert not torch.equal(theta0[0].weights_N, theta0[2].weights_N)
-    assert not torch.equal(theta0[0].rest_R, theta0[2].rest_R)
+    assert not torch.equal(theta0[0].shared_R, theta0[2].shared_R)
 
 
 @pytest.mark.parametrize("name", TOLD)
 def test_the_embedding_of_the_context_is_trained_and_never_pruned(name):
     p = pipeline("SGD", name=name)
-    assert "0.context" in p.f.rest.names
+    assert "0.context" in p.f.shared.names
     assert p.f.scope.names == pipeline("SGD").f.scope.names == ("0.weight", "3.weight")
     before = p.backbone.get_parameter("0.context")
     assert before.shape == (len(NAMES), 16)
@@ -544,10 +545,10 @@ def test_every_sample_is_told_its_own_subset_in_every_split():
 
 def test_both_networks_of_one_journal_keep_their_stages_apart():
     p = new_pipeline(rewind=2)
-    both = {name: carry_out(p, name, levels(p, name)[0]) for name in ("imp_context", "imp", "dense_context")}
-    stages = {name for name in p.journal.results if not name.startswith(("train", "judge"))}
+    both = {name: run_method(p, name, levels(p, name)[0]) for name in ("imp_context", "imp", "dense_context")}
+    stages = {name for name in p.cache.results if not name.startswith(("train", "judge"))}
     assert stages == {"rewind-single", "rewind-told-single", "search-single-0.3", "search-told-single-0.3"}
-    alone = carry_out(new_pipeline(rewind=2), "imp", 0.3)
+    alone = run_method(new_pipeline(rewind=2), "imp", 0.3)
     assert alone.metrics == both["imp"].metrics
     assert same_state(alone.models[0], both["imp"].models[0])
     counts = {name: metric(outcome, "union") for name, outcome in both.items()}
@@ -558,26 +559,26 @@ def test_both_networks_of_one_journal_keep_their_stages_apart():
 
 def test_a_told_pipeline_keeps_its_stages_in_the_journal_that_is_opened_after_it():
     p = new_pipeline()
-    assert p.told.journal is p.journal
-    p.journal = Journal()
-    assert p.told.journal is p.journal
-    carry_out(p, "imp_context", 0.3)
-    assert "search-told-single-0.3" in p.journal.results
+    assert p.conditioned.cache is p.cache
+    p.cache = StageCache()
+    assert p.conditioned.cache is p.cache
+    run_method(p, "imp_context", 0.3)
+    assert "search-told-single-0.3" in p.cache.results
 
 
 @pytest.mark.parametrize("name", TOLD)
 def test_telling_what_is_asked_for_is_refused(name):
     p = new_pipeline(one_vs_rest=True)
     with pytest.raises(UsageError, match=r"^OneVsRest asks for the subset.*leave out the methods that tell"):
-        carry_out(p, name, levels(p, name)[0])
-    assert not p.journal.results
+        run_method(p, name, levels(p, name)[0])
+    assert not p.cache.results
 
 
 def test_telling_the_context_of_overlapping_subsets_is_refused():
     partition = tb.partition.by_rule(blobs(), lambda s: {"low": s.y < 2, "high": s.y > 0})
     p = dataclasses.replace(new_pipeline(), partition=partition)
     with pytest.raises(PartitionError, match=r"^subsets overlap, .*leave out the methods that tell it$"):
-        carry_out(p, "imp_context", 0.3)
+        run_method(p, "imp_context", 0.3)
 
 
 @pytest.mark.parametrize("before", [nn.Dropout(0.5), nn.ConstantPad1d((0, 1), 0.0), nn.Softmax(1)])
@@ -586,7 +587,7 @@ def test_a_context_that_is_changed_before_the_first_layer_is_refused(before):
     backbone = nn.Sequential(before, nn.Linear(wide, 16), nn.ReLU(), nn.Linear(16, 3))
     p = dataclasses.replace(new_pipeline(), backbone=backbone)
     with pytest.raises(UsageError, match=r"does not reach the first layer \(1\).*leave out the methods"):
-        carry_out(p, "dense_context", 0.0)
+        run_method(p, "dense_context", 0.0)
 
 
 # -- every score, selection and granularity, under one mask and under many ---------------------------------
@@ -597,9 +598,9 @@ def test_a_context_that_is_changed_before_the_first_layer_is_refused(before):
 def test_every_score_gives_exact_nested_masks_before_and_after_training(name, score):
     for T in (2, 0) if score != "movement" else (2,):
         p = new_pipeline(score=score, T=T, schedule="fraction:0.5", floor=1)  # gamma takes whole channels
-        first, second = (carry_out(p, name, sparsity) for sparsity in SPARSITIES)
+        first, second = (run_method(p, name, sparsity) for sparsity in SPARSITIES)
         for outcome, sparsity in ((first, 0.3), (second, 0.6)):
-            wanted = kept((p.told if method(name).told else p).f.scope.size, sparsity)
+            wanted = kept((p.conditioned if method(name).conditioned else p).f.scope.size, sparsity)
             assert {int(mask.sum()) for mask in masks_of(outcome).values()} == {wanted}
         if name != "random_mask":
             larger = masks_of(first)
@@ -611,7 +612,7 @@ def test_scores_choose_different_masks():
     for name, criterion in tb.scoring.CRITERIA.items():
         score = f"{name}:3" if criterion.batches else name  # from one batch, snip and taylor rank alike
         p = new_pipeline(score=score, schedule="one_shot", sparsity=(0.6,))
-        masks[score] = masks_of(carry_out(p, "imp", 0.6))["all"]
+        masks[score] = masks_of(run_method(p, "imp", 0.6))["all"]
     for a in masks:
         for b in masks:
             assert a == b or not torch.equal(masks[a], masks[b]), (a, b)
@@ -622,7 +623,7 @@ def test_scores_choose_different_masks():
 def test_every_selection_counts_exactly(name, selection):
     p = new_pipeline(selection=selection)
     for sparsity in SPARSITIES:
-        outcome, wanted = carry_out(p, name, sparsity), kept(p.f.scope.size, sparsity)
+        outcome, wanted = run_method(p, name, sparsity), kept(p.f.scope.size, sparsity)
         if name == "union_size_imp":
             wanted = int(p.masks("own", sparsity).union().sum())
         assert {int(mask.sum()) for mask in masks_of(outcome).values()} == {wanted}
@@ -632,7 +633,7 @@ def test_every_selection_counts_exactly(name, selection):
 def test_channels_stay_or_go_as_a_whole_and_never_exceed_the_count(name):
     p = new_pipeline(granularity="channel", floor=1)
     for sparsity in SPARSITIES:
-        for mask in masks_of(carry_out(p, name, sparsity)).values():
+        for mask in masks_of(run_method(p, name, sparsity)).values():
             wanted = kept(p.f.scope.size, sparsity)
             assert wanted - 16 < int(mask.sum()) <= wanted  # a channel has at most 16 weights here
             for part in p.f.scope.unflatten(mask).values():
@@ -642,6 +643,6 @@ def test_channels_stay_or_go_as_a_whole_and_never_exceed_the_count(name):
 def test_patterns_keep_two_of_four():
     p = new_pipeline(granularity="2:4/output", sparsity=(0.5,), schedule="one_shot")
     for name in ("rtl", "imp", "theta0_magnitude", "random_mask"):
-        for mask in masks_of(carry_out(p, name, 0.5)).values():
+        for mask in masks_of(run_method(p, name, 0.5)).values():
             for part in p.f.scope.unflatten(mask).values():
                 assert (part.unflatten(0, (-1, 4)).sum(1) == 2).all()

@@ -18,7 +18,7 @@ from tombola._utils import io
 from tombola._utils.errors import RunError, TicketFileError
 from tombola.lab.report.rows import rows
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import carry_out, levels
+from tombola.methods.result import levels, run_method
 from tombola.runs.directory import Run
 from tombola.runs.log import read_config, read_records, read_timings
 
@@ -42,9 +42,9 @@ def go(path, *methods, save_seconds=0.0, T=2, progress=None, dropout=0.0, **chan
     y = torch.arange(120) % 3
     x = torch.randn(120, 6, generator=g) + 2 * torch.eye(3, 6)[y]
     data = tb.Data.of(x, y, validation=0.2, test=0.3)
-    recipe = tb.Recipe(lr=0.01, batch_size=8, decay="cosine")
+    config = tb.TrainConfig(lr=0.01, batch_size=8, lr_schedule="cosine")
     changes = {"steps": 60, "rewind": 2, **changes}
-    settings = tb.Settings((0.3, 0.6), "fraction:0.2", T=T, search=recipe, train=recipe, **changes)
+    settings = tb.Settings((0.3, 0.6), "fraction:0.2", T=T, search=config, train=config, **changes)
     partition = tb.partition.by_label(data, ["a", "b/c", "d"])
     with Run(
         path, {"seed": 0, "settings": settings.plain(), "methods": methods}, progress, save_seconds
@@ -54,7 +54,7 @@ def go(path, *methods, save_seconds=0.0, T=2, progress=None, dropout=0.0, **chan
         )
         for name in methods:
             for sparsity in levels(pipeline, name):
-                carry_out(pipeline, name, sparsity)
+                run_method(pipeline, name, sparsity)
 
 
 def go_until(path, methods, call, after):
@@ -294,8 +294,8 @@ def test_shortened_records_are_an_error(tmp_path):
 def test_a_damaged_record_is_an_error_that_names_the_line(line, tmp_path):
     go(tmp_path, "dense")
     records = tmp_path / "records.jsonl"
-    first, rest = records.read_bytes().split(b"\n", 1)
-    records.write_bytes(first + b"\n" + line + rest)
+    first, shared = records.read_bytes().split(b"\n", 1)
+    records.write_bytes(first + b"\n" + line + shared)
     with pytest.raises(RunError, match="line 2, is damaged"):
         list(read_records(tmp_path))
 

@@ -19,10 +19,10 @@ from test_methods import (
 
 import tombola as tb
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import carry_out, is_done, levels
+from tombola.methods.result import is_done, levels, run_method
 from tombola.methods.table import METHODS, TOOLBOX, method
 from tombola.pruning.schedules import kept
-from tombola.runs.cache import Journal
+from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
 from tombola.runs.log import read_records
 
@@ -30,21 +30,21 @@ every_method = pytest.mark.parametrize("name", METHODS)
 every_tool = pytest.mark.parametrize("name", TOOLBOX)
 
 
-def new_pipeline(journal=None, **changes):
+def new_pipeline(cache=None, **changes):
     """A task with a rewind point, and a learning rate that falls, so that no two kinds of rewinding agree."""
-    recipe = tb.Recipe(lr=0.01, batch_size=8, decay="cosine")
+    config = tb.TrainConfig(lr=0.01, batch_size=8, lr_schedule="cosine")
     chosen = {"sparsity": SPARSITIES, "schedule": "fraction:0.3", "T": 4, "steps": 4, "statistics": 2}
-    settings = tb.Settings(**{**chosen, "rewind": 4, "search": recipe, "train": recipe, **changes})
+    settings = tb.Settings(**{**chosen, "rewind": 4, "search": config, "train": config, **changes})
     partition = tb.partition.by_label(blobs(), NAMES)
     objective = tb.objectives.Classification()
-    return Pipeline(network(), objective, blobs(), partition, settings, 0, journal or Journal())
+    return Pipeline(network(), objective, blobs(), partition, settings, 0, cache or StageCache())
 
 
 @cache
 def everything():
     """Every method at every sparsity, in one journal, as one run has it."""
     p = new_pipeline()
-    return p, {name: {s: carry_out(p, name, s) for s in levels(p, name)} for name in METHODS}
+    return p, {name: {s: run_method(p, name, s) for s in levels(p, name)} for name in METHODS}
 
 
 def settings_of(name):
@@ -108,7 +108,7 @@ def test_training_starts_where_the_kind_of_rewinding_says(name):
         masks, (trained,) = p.search(chosen.search, SPARSITIES[-1])
         mask = masks["all"]
         assert torch.equal(start.weights_N[mask], trained.weights_N[mask])
-        assert torch.equal(start.rest_R, trained.rest_R)
+        assert torch.equal(start.shared_R, trained.shared_R)
 
 
 @every_tool
@@ -141,7 +141,7 @@ def test_every_tool_is_as_far_from_its_initialisation_as_imp_and_searches_as_lon
 
 def test_no_two_methods_have_the_same_masks_but_those_that_should():
     _, found = everything()
-    pruned = [name for name in METHODS if 0.6 in found[name] and not method(name).told]
+    pruned = [name for name in METHODS if 0.6 in found[name] and not method(name).conditioned]
     masks = {name: masks_of(found[name][0.6]) for name in pruned}
     same = {("imp", "reinit"), ("rtl", "imp_per_subset")}
     for a in masks:
@@ -154,19 +154,19 @@ def test_no_two_methods_have_the_same_masks_but_those_that_should():
 def test_no_two_methods_end_with_the_same_weights():
     _, found = everything()
     models = {name: list(outcomes.values())[-1].models[0] for name, outcomes in found.items()}
-    told = [name for name in models if method(name).told]
+    conditioned = [name for name in models if method(name).conditioned]
     for a in models:
         for b in models:
-            if a != b and (a in told) == (b in told) and a != "imp_per_subset" != b:
+            if a != b and (a in conditioned) == (b in conditioned) and a != "imp_per_subset" != b:
                 p = seen_by(everything()[0], a)
                 assert not torch.equal(weights_of(p, models[a]), weights_of(p, models[b])), (a, b)
 
 
 def test_tools_leave_the_search_of_imp_alone():
     p, found = everything()
-    alone = carry_out(new_pipeline(), "imp", SPARSITIES[-1])
+    alone = run_method(new_pipeline(), "imp", SPARSITIES[-1])
     assert same_state(alone.models[0], found["imp"][SPARSITIES[-1]].models[0])
-    assert {n for n in p.journal.results if n.startswith("rewind")} == {
+    assert {n for n in p.cache.results if n.startswith("rewind")} == {
         "rewind-own",
         "rewind-twin",
         "rewind-single",
@@ -180,18 +180,18 @@ def test_reinit_redraws_every_layer_and_nothing_else():
     for new, old in zip(*(t.weights_N.split(p.f.scope.sizes) for t in (redrawn, p.theta0)), strict=True):
         assert not torch.equal(new, old)
         assert torch.equal(new.sort().values, old.sort().values)
-    assert torch.equal(redrawn.rest_R, p.theta0.rest_R)
+    assert torch.equal(redrawn.shared_R, p.theta0.shared_R)
 
 
 def test_a_run_of_every_method_interrupted_in_every_stage_ends_with_the_same_bytes(tmp_path):
     def go(path, progress=None):
         p = new_pipeline(sparsity=(0.6,))
         with Run(path, {"seed": 0, "settings": p.settings.plain()}, progress, save_seconds=0.0) as run:
-            p.journal = run
+            p.cache = run
             for name in METHODS:
                 for sparsity in levels(p, name):
                     if not is_done(p, name, sparsity):
-                        carry_out(p, name, sparsity)
+                        run_method(p, name, sparsity)
 
     stopped = set()
 
@@ -223,7 +223,7 @@ def test_a_run_of_every_method_interrupted_in_every_stage_ends_with_the_same_byt
 @pytest.mark.parametrize("kind", ["learning_rate", "fine_tune"])
 def test_kept_weights_are_those_of_the_tickets_that_keep_them(name, kind):
     p = new_pipeline(rewinding=kind, normalization="per_ticket")
-    outcome, chosen = carry_out(p, name, 0.6), method(name)
+    outcome, chosen = run_method(p, name, 0.6), method(name)
     p = seen_by(p, name)
     rewound = p.rewind_point(chosen.task).weights_N.detach()
     assert {int(m.sum()) for m in masks_of(outcome).values()} == {kept(p.f.scope.size, 0.6)}
@@ -237,11 +237,11 @@ def test_kept_weights_are_those_of_the_tickets_that_keep_them(name, kind):
             assert float(start.weights_N.detach()[i]) == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize("during", ["set:0.5:2", "rigl:0.5:2"])
-def test_masks_move_for_every_ticket_under_rtl(during):
-    p = new_pipeline(during=during, first="random", nested=False, schedule="one_shot", selection="erk")
+@pytest.mark.parametrize("callback", ["set:0.5:2", "rigl:0.5:2"])
+def test_masks_move_for_every_ticket_under_rtl(callback):
+    p = new_pipeline(callback=callback, first="random", nested=False, schedule="one_shot", selection="erk")
     outcome, still = (
-        carry_out(p, "rtl", 0.6),
+        run_method(p, "rtl", 0.6),
         new_pipeline(first="random", nested=False, schedule="one_shot", selection="erk"),
     )
     assert {int(m.sum()) for m in masks_of(outcome).values()} == {kept(p.f.scope.size, 0.6)}
@@ -255,9 +255,9 @@ def test_masks_move_for_every_ticket_under_rtl(during):
 def test_an_early_bird_ends_the_search_and_saves_what_it_says(name, granularity):
     score = "gamma" if granularity == "channel" else "magnitude"
     changes = {"schedule": "one_shot", "score": score, "granularity": granularity, "floor": 1, "T": 40}
-    p = new_pipeline(**changes, during="early_bird:1.0:2:3", nested=False)
-    spent = metric(carry_out(p, name, 0.6), "samples_search")
-    rows = [row for row in p.journal.rows if row["event"] == "early_bird"]
+    p = new_pipeline(**changes, callback="early_bird:1.0:2:3", nested=False)
+    spent = metric(run_method(p, name, 0.6), "samples_search")
+    rows = [row for row in p.cache.rows if row["event"] == "early_bird"]
     assert {row["steps"] for row in rows} == {9}  # masks after 3, 6, 9 steps: two distances
     assert all(len(row["distances"]) == 2 and max(row["distances"]) < 1 for row in rows)
     assert {row["saved"] for row in rows} == {1 - 9 / (40 if name == "rtl" else 120)}
@@ -267,9 +267,9 @@ def test_an_early_bird_ends_the_search_and_saves_what_it_says(name, granularity)
 def test_a_hybrid_goes_on_from_the_first_mask():
     p = new_pipeline(first="snip:3", schedule="geometric:3")
     masks, score = p.masks("own", 0.6), tb.Settings(score="snip:3", schedule="geometric:3").schedule
-    first = [n for n in p.journal.results if n.startswith("first-")]
+    first = [n for n in p.cache.results if n.startswith("first-")]
     assert first == ["first-own"]
-    packed = p.journal.results["first-own"][0]["masks"]
+    packed = p.cache.results["first-own"][0]["masks"]
     at_init = tb.MaskSet.unpack(p.f.scope, NAMES, packed)
     assert masks <= at_init
     count = tb.schedules.parse(score)(p.f.scope.size, p.targets("own"))[0]

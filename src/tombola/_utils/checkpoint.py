@@ -1,6 +1,6 @@
 """What a long computation tells the world: progress, measured rows, and states to go on from.
 
-Algorithms take a `Stage` and know nothing of files. This one keeps all in memory; `tombola.runs` has
+Algorithms take a `Checkpoint` and know nothing of files. This one keeps all in memory; `tombola.runs` has
 the one that writes a run directory.
 """
 
@@ -16,12 +16,12 @@ State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and small facts tha
 
 
 @dataclass
-class Stage:
+class Checkpoint:
     """A stage in memory: rows are collected, states are dropped.
 
-    >>> stage = Stage()
-    >>> stage.record(round=1, density=0.5)
-    >>> stage.rows
+    >>> checkpoint = Checkpoint()
+    >>> checkpoint.record(round=1, density=0.5)
+    >>> checkpoint.rows
     [{'round': 1, 'density': 0.5}]
     """
 
@@ -35,7 +35,7 @@ class Stage:
         """The state to go on from, if this stage was interrupted."""
         return None
 
-    def save(self, tensors: Callable[[], dict[str, Tensor]], facts: dict[str, Any]) -> None:
+    def save(self, tensors: Callable[[], dict[str, Tensor]], metadata: dict[str, Any]) -> None:
         """Offer a state from which the rest of the stage gives the same bytes.
 
         Called for its tensors at once or not at all: most states are not wanted, and packing one may

@@ -21,20 +21,20 @@ from tombola._utils.errors import TicketFileError
 KEY = "tombola"  # of the file's metadata: a hash over all, a space, and the facts as JSON
 
 
-def write(path: Path | str, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> int:
+def write(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
     """Write tensors and facts to a safetensors file at once or not at all; returns its size in bytes.
 
     Equal content gives equal bytes. A full disk leaves the old file as it was.
     """
-    content = to_content(tensors, facts)
+    content = to_content(tensors, metadata)
     write_bytes(Path(path), content)
     return len(content)
 
 
-def to_content(tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bytes:
+def to_content(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
     """The bytes of the file that `write` writes."""
     plain = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}
-    header = json.dumps(dict(facts), sort_keys=True)
+    header = json.dumps(dict(metadata), sort_keys=True)
     return bytes(to_bytes(plain, metadata={KEY: f"{_seal(plain, header)} {header}"}))
 
 
@@ -73,22 +73,22 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise TicketFileError(f"there is no file {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise TicketFileError(
             f"{path} is truncated or no safetensors file ({error}): copy it again from its source"
         ) from None
-    if KEY not in metadata:
+    if KEY not in header:
         raise TicketFileError(f"{path} is a safetensors file, but was not written by Tombola")
-    seal, _, header = metadata[KEY].partition(" ")
-    if seal != _seal(tensors, header):
+    seal, _, written = header[KEY].partition(" ")
+    if seal != _seal(tensors, written):
         raise TicketFileError(
             f"{path} was altered since it was written: its content does not match its hash; "
             "tombola resume writes ticket files of a run again"
         )
-    facts: dict[str, Any] = json.loads(header)
-    return tensors, facts
+    metadata: dict[str, Any] = json.loads(written)
+    return tensors, metadata
 
 
 def _seal(tensors: Mapping[str, Tensor], header: str) -> str:

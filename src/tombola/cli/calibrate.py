@@ -11,7 +11,7 @@ from tombola.cli.terminal import err_console, runs_of, show_rows
 from tombola.lab.evaluation.precision import measure, scores, single_recall, within
 from tombola.lab.evaluation.precision_tables import tables
 from tombola.lab.evaluation.summary import over_seeds
-from tombola.lab.evaluation.world import World, open_run
+from tombola.lab.evaluation.world import LoadedRun, open_run
 from tombola.lab.report.page import made_by
 from tombola.lab.report.rows import Row
 from tombola.objectives import Classification, OneVsRest
@@ -74,36 +74,38 @@ def calibrate(
         raise UsageError(str(error)) from None
     changed = wished.options != Calibration().options
     for path in apart(runs_of(paths, "calibrate"), "--save", save):
-        world = open_run(path, data)
-        if changed and isinstance(world.objective, Classification):
+        loaded = open_run(path, data)
+        if changed and isinstance(loaded.objective, Classification):
             raise UsageError(
                 f"{path}: classes within a context get a temperature, so --scaling, --coupling, --target and "
                 "--miss do nothing there: leave them out"
             )
-        if not isinstance(world.objective, OneVsRest | Classification):
-            raise UsageError(f"{path}: {type(world.objective).__name__} tickets give no probabilities")
-        for level in sparsity or world.sparsities(method):
-            tickets = world.of_subsets(method, level)
-            values += _one(world, method, level, tickets, wished)
+        if not isinstance(loaded.objective, OneVsRest | Classification):
+            raise UsageError(f"{path}: {type(loaded.objective).__name__} tickets give no probabilities")
+        for level in sparsity or loaded.sparsities(method):
+            tickets = loaded.of_subsets(method, level)
+            values += _one(loaded, method, level, tickets, wished)
             if save is not None:
-                sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")
+                sys.stderr.write(f"{loaded.save(tickets, save, f'{method}-{level}')}\n")
             err_console.print(f"{path}: {method} at {level:.0%} calibrated", highlight=False)
     show_rows(over_seeds(values), tables, json, write, made_by("calibrate"), keep)
 
 
-def _one(world: World, method: str, level: float, tickets: TicketModel, wished: Calibration) -> list[Row]:
+def _one(
+    loaded: LoadedRun, method: str, level: float, tickets: TicketModel, wished: Calibration
+) -> list[Row]:
     """Rows of the tickets, and of the single mask where the run has one; the calibration is set."""
-    head = {"experiment": world.experiment, "preset": world.preset, "sparsity": level, "seed": world.seed}
-    if isinstance(world.objective, Classification):
-        values, tickets.calibration = within(world, tickets)
+    head = {"experiment": loaded.experiment, "preset": loaded.preset, "sparsity": level, "seed": loaded.seed}
+    if isinstance(loaded.objective, Classification):
+        values, tickets.calibration = within(loaded, tickets)
         return [{**head, "method": method, **row} for row in values]
-    if len(tickets.names) != len(world.partition):
+    if len(tickets.names) != len(loaded.partition):
         raise UsageError(f"{method} has no ticket for each subset: there is nothing to couple")
-    own, members = scores(world, tickets), world.partition.members
+    own, members = scores(loaded, tickets), loaded.partition.members
     tickets.calibration = wished.fit_scores(own["validation"], members["validation"], tickets.names)
     tickets.calibration.bind(tickets)
-    imp = world.tickets("imp", level)
-    theirs = scores(world, imp) if imp is not None else None
+    imp = loaded.tickets("imp", level)
+    theirs = scores(loaded, imp) if imp is not None else None
     recall = single_recall((theirs or own)["validation"], members["validation"])
     found = [{**head, "method": method, **row} for row in measure(own, members, recall)]
     if theirs is not None:

@@ -65,13 +65,13 @@ class Display:
         self.where, self.path, self.now, self.done, self.total = where, path, Moment(), 0, 0
         self._heard = self.timer()
 
-    def hear(self, stage: str, record: Mapping[str, Any]) -> None:
-        """A record was made (`tombola.runs.directory.Hear`)."""
+    def on_record(self, stage: str, record: Mapping[str, Any]) -> None:
+        """A record was made (`tombola.runs.directory.OnRecord`)."""
         self._follow(stage)
         self.now, self._heard = self.now.after(stage, record), self.timer()
 
-    def tell(self, stage: str, done: int, total: int) -> None:
-        """A stage has come so far (`tombola.runs.directory.Progress`)."""
+    def on_progress(self, stage: str, done: int, total: int) -> None:
+        """A stage has come so far (`tombola.runs.directory.OnProgress`)."""
         self._follow(stage)
         if not self.total and done > 1:  # it goes on from a saved state
             self._began = self.timer(), done

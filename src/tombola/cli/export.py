@@ -67,11 +67,11 @@ def export(
         tickets = load(file, _network(file, backbone))
         module, x = _made(tickets, name, compact, shape, form)
         weights = sum(p.numel() for p in module.parameters())
-        facts = {"ticket": name, "compact": str(compact).lower()}
+        metadata = {"ticket": name, "compact": str(compact).lower()}
         if form in PROGRAMS:
             size = write_program(out, module, form, x)
         else:
-            size = write_state(out, module.state_dict(), form, facts)
+            size = write_state(out, module.state_dict(), form, metadata)
     classes = io.read(file)[1].get("facts", {}).get("classes", {}).get(name)
     if json:
         made = {"file": str(out), "format": form, "ticket": name, "bytes": size, "parameters": weights}
@@ -111,7 +111,7 @@ def _made(
 
 
 def _example(tickets: TicketModel, shape: tuple[int, ...]) -> Tensor | None:
-    size = shape or tuple(tickets.facts.get("shape", ()))
+    size = shape or tuple(tickets.metadata.get("shape", ()))
     if any(n < 1 for n in size):
         raise UsageError(f"--shape needs positive numbers: got {' '.join(map(str, size))}")
     if not size:

@@ -21,8 +21,8 @@ def inspect(file: Path, /, *, json: Flag = False) -> None:
     json: bool
         Everything, for machines: also similarity and the settings it was made with.
     """
-    facts = describe(file)
+    metadata = describe(file)
     if json:
-        print_json(facts)
+        print_json(metadata)
     else:
-        print_tickets(facts)
+        print_tickets(metadata)

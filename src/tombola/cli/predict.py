@@ -58,19 +58,19 @@ def predict(
 
 
 def _loaded(file: Path) -> TicketModel:
-    facts = io.read(file)[1].get("facts", {})
-    if not facts.get("experiment") or not facts.get("input"):
+    metadata = io.read(file)[1].get("facts", {})
+    if not metadata.get("experiment") or not metadata.get("input"):
         raise UsageError(
             f"{file} does not say what its inputs look like: only files from tombola route RUN --save FOLDER "
             "and tombola calibrate RUN --save FOLDER do; others are for tombola.load(FILE, backbone)"
         )
-    return load(file, experiment(facts["experiment"]).backbone(torch.Generator()))
+    return load(file, experiment(metadata["experiment"]).backbone(torch.Generator()))
 
 
 def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[str, Any]]:
-    x = inputs_of(path, tickets.facts["input"], _tell)
+    x = inputs_of(path, tickets.metadata["input"], _tell)
     found = tickets.predict(x, ticket)
-    K, against_rest = len(tickets.names), tickets.facts.get("objective") == "OneVsRest"
+    K, against_rest = len(tickets.names), tickets.metadata.get("objective") == "OneVsRest"
     rows = []
     for i in range(len(x)):
         number = None if found.answer_B is None else int(found.answer_B[i])

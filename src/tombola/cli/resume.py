@@ -9,11 +9,11 @@ from tombola.cli.options import Flag, use_threads
 from tombola.cli.terminal import run_and_compare
 from tombola.lab.launch import order_of
 from tombola.runs.log import read_environment
-from tombola.training.parallel import AtOnce
+from tombola.training.parallel import Parallel
 
 
 def resume(
-    path: Path, /, *, threads: int | None = None, at_once: AtOnce = "auto", json: Flag = False
+    path: Path, /, *, threads: int | None = None, parallel: Parallel = "auto", json: Flag = False
 ) -> None:
     """Go on with an interrupted run; the result is the same, byte for byte.
 
@@ -25,12 +25,12 @@ def resume(
         The run directory.
     threads: int
         As they were when the run began, by default.
-    at_once: AtOnce
+    parallel: Parallel
         As in `tombola run`; another way than the run began with is an error.
     json: bool
         Print rows for machines instead of tables.
     """
     order, seed, item = order_of(path)
     use_threads(read_environment(path).get("threads") if threads is None else threads)
-    order = replace(order, at_once=at_once)
+    order = replace(order, parallel=parallel)
     run_and_compare(order, order.load(), [(seed, item, path)], json)

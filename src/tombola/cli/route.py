@@ -15,7 +15,7 @@ from tombola.cli.terminal import busy, err_console, runs_of, show_rows
 from tombola.lab.evaluation.routed import SINGLE, defaults, measure
 from tombola.lab.evaluation.routing_tables import tables
 from tombola.lab.evaluation.summary import over_seeds
-from tombola.lab.evaluation.world import World, open_run
+from tombola.lab.evaluation.world import LoadedRun, open_run
 from tombola.lab.report.page import made_by
 from tombola.lab.report.rows import Row
 from tombola.tickets.routing import ROUTERS
@@ -68,30 +68,30 @@ def route(
     named = fitted_options(router, set)
     values: list[Row] = []
     for path in apart(runs_of(paths, "route"), "--save", save):
-        world = open_run(path, data)
-        for level in sparsity or world.sparsities(method):
-            wanted = named or defaults(type(world.objective).__name__)
-            values += _one(world, method, level, wanted, save)
+        loaded = open_run(path, data)
+        for level in sparsity or loaded.sparsities(method):
+            wanted = named or defaults(type(loaded.objective).__name__)
+            values += _one(loaded, method, level, wanted, save)
     show_rows(over_seeds(values), tables, json, write, made_by("route"), keep)
 
 
 def _one(
-    world: World, method: str, level: float, wanted: dict[str, dict[str, Any]], save: Path | None
+    loaded: LoadedRun, method: str, level: float, wanted: dict[str, dict[str, Any]], save: Path | None
 ) -> list[Row]:
-    tickets = world.of_subsets(method, level)
-    found = {name: world.tickets(name, 0.0 if name == "dense" else level) for name in SINGLE}
+    tickets = loaded.of_subsets(method, level)
+    found = {name: loaded.tickets(name, 0.0 if name == "dense" else level) for name in SINGLE}
     single = {name: t for name, t in found.items() if t is not None}
 
-    def tell(word: str) -> None:
-        err_console.print(f"{world.path}: {method} at {level:.0%}, {word}", highlight=False, soft_wrap=True)
+    def on_progress(word: str) -> None:
+        err_console.print(f"{loaded.path}: {method} at {level:.0%}, {word}", highlight=False, soft_wrap=True)
 
-    with busy(f"{world.path}: {method} at {level:.0%}") as now:
-        values, made = measure(world, tickets, wanted, single, tell, now)
+    with busy(f"{loaded.path}: {method} at {level:.0%}") as now:
+        values, made = measure(loaded, tickets, wanted, single, on_progress, now)
     if save is not None:
         tickets.router = next(iter(made.values()))
-        sys.stderr.write(f"{world.save(tickets, save, f'{method}-{level}')}\n")
-    head = {"experiment": world.experiment, "preset": world.preset, "method": method, "sparsity": level}
-    return [{**head, "seed": world.seed, **row} for row in values]
+        sys.stderr.write(f"{loaded.save(tickets, save, f'{method}-{level}')}\n")
+    head = {"experiment": loaded.experiment, "preset": loaded.preset, "method": method, "sparsity": level}
+    return [{**head, "seed": loaded.seed, **row} for row in values]
 
 
 def fitted_options(names: Sequence[str], changes: Sequence[str]) -> dict[str, dict[str, Any]]:

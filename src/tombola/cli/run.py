@@ -8,7 +8,7 @@ from tombola.cli.options import Flag, Integers, Numbers, Words, absolute, once, 
 from tombola.cli.overrides import overridden
 from tombola.cli.terminal import err_console, run_and_compare
 from tombola.lab.launch import Order
-from tombola.training.parallel import AtOnce
+from tombola.training.parallel import Parallel
 
 
 def run(
@@ -26,7 +26,7 @@ def run(
     tune: Flag = False,
     out: Path = Path("runs"),
     threads: int | None = None,
-    at_once: AtOnce = "auto",
+    parallel: Parallel = "auto",
     device: str = "",
     json: Flag = False,
 ) -> None:
@@ -61,7 +61,7 @@ def run(
     threads: int
         Threads of one process, or workers of one thread; all cores by default. Another number may change the
         last bits.
-    at_once: AtOnce
+    parallel: Parallel
         The K trainings of a round: workers (one thread each), no (one after the other, all threads), batched
         (one batch; other last bits). By default as the run began; a new one takes workers on several cores.
     device: str
@@ -81,7 +81,7 @@ def run(
         source=source,
         tune=tune,
         methods=method,
-        at_once=at_once,
+        parallel=parallel,
         device=device,
     )
     for line in overridden(order.methods, order.settings, set):

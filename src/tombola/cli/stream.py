@@ -16,7 +16,7 @@ from tombola.lab.evaluation.stream_picture import write as draw
 from tombola.lab.evaluation.stream_tables import tables
 from tombola.lab.evaluation.streamed import Streamed, measure
 from tombola.lab.evaluation.summary import over_seeds
-from tombola.lab.evaluation.world import World, open_run
+from tombola.lab.evaluation.world import LoadedRun, open_run
 from tombola.lab.report.page import made_by
 from tombola.lab.report.rows import Row
 from tombola.objectives import Enhancement
@@ -73,34 +73,34 @@ def stream(
     """
     options, values = fitted_options((router,), set), list[Row]()
     for path in apart(runs_of(paths, "stream"), "--out", out):
-        world = open_run(path, data)
-        if not isinstance(world.objective, Enhancement):
-            raise UsageError(f"{path}: stream enhances sound, and this is a run of {world.experiment}")
-        for level in sparsity or world.sparsities(method):
-            tickets = world.of_subsets(method, level)
+        loaded = open_run(path, data)
+        if not isinstance(loaded.objective, Enhancement):
+            raise UsageError(f"{path}: stream enhances sound, and this is a run of {loaded.experiment}")
+        for level in sparsity or loaded.sparsities(method):
+            tickets = loaded.of_subsets(method, level)
             with busy(f"{path}: {method} at {level:.0%}") as now:
                 now(f"fitting the router {router}")
-                fitted = router_of(router, **options[router]).fit(tickets, world.data, world.partition)
+                fitted = router_of(router, **options[router]).fit(tickets, loaded.data, loaded.partition)
                 tickets.router = fitted
                 now("enhancing recordings")
-                found = measure(world, tickets, snr, seconds, seed)
-            values += _rows(world, method, level, router, found)
+                found = measure(loaded, tickets, snr, seconds, seed)
+            values += _rows(loaded, method, level, router, found)
             if out is not None:
-                title = f"{world.experiment}, seed {world.seed}, {level:.0%} removed, mixed at {snr:g} dB"
+                title = f"{loaded.experiment}, seed {loaded.seed}, {level:.0%} removed, mixed at {snr:g} dB"
                 for file in draw(found, out / f"{path.name}-{level:g}", title):
                     sys.stderr.write(f"{file}\n")
             err_console.print(f"{path}: {method} at {level:.0%} streamed", highlight=False)
     show_rows(over_seeds(values), tables, json, write, made_by("stream"))
 
 
-def _rows(world: World, method: str, level: float, router: str, found: Streamed) -> list[Row]:
+def _rows(loaded: LoadedRun, method: str, level: float, router: str, found: Streamed) -> list[Row]:
     head: dict[str, Any] = {
-        "experiment": world.experiment,
-        "preset": world.preset,
+        "experiment": loaded.experiment,
+        "preset": loaded.preset,
         "method": method,
         "sparsity": level,
         "router": router,
-        "seed": world.seed,
+        "seed": loaded.seed,
     }
     choice = {
         "listens": found.choice.listens,

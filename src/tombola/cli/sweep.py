@@ -13,7 +13,7 @@ from tombola.lab.launch import Order
 from tombola.lab.report.curve import measure, table, write_sweep
 from tombola.lab.report.rows import rows as rows_of
 from tombola.lab.sweep import grid, with_controls
-from tombola.training.parallel import AtOnce
+from tombola.training.parallel import Parallel
 
 
 def sweep(
@@ -32,7 +32,7 @@ def sweep(
     tune: Flag = False,
     out: Path = Path("sweeps"),
     threads: int | None = None,
-    at_once: AtOnce = "auto",
+    parallel: Parallel = "auto",
     device: str = "",
     json: Flag = False,
 ) -> None:
@@ -72,7 +72,7 @@ def sweep(
     threads: int
         Threads of one process, or workers of one thread; all cores by default. Another number may change the
         last bits.
-    at_once: AtOnce
+    parallel: Parallel
         The K trainings of a round, as in `tombola run`.
     device: str
         Where to compute, as in `tombola run`.
@@ -92,7 +92,7 @@ def sweep(
         source=source,
         tune=tune,
         methods=methods,
-        at_once=at_once,
+        parallel=parallel,
         device=device,
     )
     folder = out / f"{name}-{base.preset}"

@@ -60,7 +60,7 @@ def work(
         for seed, item, path in where:
             display.turn_to(note + (f"{item}, seed {seed}" if item else f"seed {seed}"), path)
             try:
-                for word in order.run(data[item], seed, path, display.tell, item, display.hear):
+                for word in order.run(data[item], seed, path, display.on_progress, item, display.on_record):
                     display.say(word)
             except KeyboardInterrupt:
                 if (path / "config.yaml").exists():
@@ -118,17 +118,19 @@ def show_rows(
     show(tables(rows), rows, as_json)
 
 
-def print_tickets(facts: Mapping[str, Any]) -> None:
+def print_tickets(metadata: Mapping[str, Any]) -> None:
     """What `tombola.lab.report.inspect.describe` found in a ticket file."""
     for key in ("method", "router", "calibration"):
-        out_console.print(f"{key}: {_named(facts[key])}", highlight=False, soft_wrap=True)
+        out_console.print(f"{key}: {_named(metadata[key])}", highlight=False, soft_wrap=True)
     heads = ("bytes", "weights_in_scope", "union", "core", "private_numbers_per_ticket", "dense_rest")
     for key in heads:
-        out_console.print(f"{key.replace('_', ' ')}: {facts[key]:,}")
-    layers = list(next(iter(facts["layers"].values())))
-    body = [[layer, *(f"{facts['layers'][t][layer]:.3f}" for t in facts["tickets"])] for layer in layers]
-    total = ["all", *(f"{n / facts['weights_in_scope']:.3f}" for n in facts["tickets"].values())]
-    out_console.print(Table("Density per layer", ["layer", *facts["tickets"]], [*body, total]).rich())
+        out_console.print(f"{key.replace('_', ' ')}: {metadata[key]:,}")
+    layers = list(next(iter(metadata["layers"].values())))
+    body = [
+        [layer, *(f"{metadata['layers'][t][layer]:.3f}" for t in metadata["tickets"])] for layer in layers
+    ]
+    total = ["all", *(f"{n / metadata['weights_in_scope']:.3f}" for n in metadata["tickets"].values())]
+    out_console.print(Table("Density per layer", ["layer", *metadata["tickets"]], [*body, total]).rich())
 
 
 def _named(fact: str | Mapping[str, Any] | None) -> str:

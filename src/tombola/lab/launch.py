@@ -14,14 +14,14 @@ from tombola.data.dataset import Data
 from tombola.lab.analysis.alarmed import alarms
 from tombola.lab.experiments import Experiment, Finished, experiment
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import carry_out, is_done, levels, mend
+from tombola.methods.result import is_done, levels, repair, run_method
 from tombola.methods.table import method
-from tombola.runs.cache import Journal
-from tombola.runs.directory import Hear, Progress, Run
+from tombola.runs.cache import StageCache
+from tombola.runs.directory import OnProgress, OnRecord, Run
 from tombola.runs.lock import begun_on
 from tombola.runs.log import read_config, read_records
 from tombola.settings import Settings
-from tombola.training.parallel import AtOnce
+from tombola.training.parallel import Parallel
 
 Draw = Callable[[Sequence[Finished], Path], list[Path]]
 
@@ -38,7 +38,7 @@ class Order:
     tune: bool = False
     methods: Sequence[str] = ()
     shared: Path | None = None  # a folder for what runs with other settings need as well
-    at_once: AtOnce = "auto"  # how the trainings of a round go; a run that exists goes on as it began
+    parallel: Parallel = "auto"  # how the trainings of a round go; a run that exists goes on as it began
     device: str = ""  # where the network is; a run that exists goes on where it began, a new one on the CPU
 
     def __post_init__(self) -> None:
@@ -86,22 +86,22 @@ class Order:
         data: Data,
         seed: int,
         path: Path,
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         item: str = "",
-        hear: Hear | None = None,
+        on_record: OnRecord | None = None,
     ) -> Iterator[str]:
         """Carry out what is not done yet for one item; yields a word for each outcome."""
         device = begun_on(path, self.device)
         theta0 = self.experiment.backbone(generator(seed, "theta0")).to(parse(device))
         partition = self.experiment.partition(data)
         pipeline = Pipeline(
-            theta0, self.experiment.objective, data, partition, self.settings, seed, Journal()
+            theta0, self.experiment.objective, data, partition, self.settings, seed, StageCache()
         )
         for name in self.methods:  # what cannot go together is said before anything is trained
             if changes := method(name).changes:
                 pipeline.under(name, changes)
-        if any(method(name).told for name in self.methods):
-            _ = pipeline.told  # refused before the run notes down a method that it could never finish
+        if any(method(name).conditioned for name in self.methods):
+            _ = pipeline.conditioned  # refused before the run notes down a method that it could never finish
         config: dict[str, Any] = {
             "experiment": self.experiment.name,
             "preset": self.preset,
@@ -114,18 +114,18 @@ class Order:
             **pipeline.origin,
             "methods": list(self.methods),
         }
-        places: dict[str, Any] = {"shared": self.shared, "at_once": self.at_once, "device": device}
-        with Run(path, config, progress, hear=hear, **places) as run:
-            pipeline.journal = run
+        places: dict[str, Any] = {"shared": self.shared, "parallel": self.parallel, "device": device}
+        with Run(path, config, progress, on_record=on_record, **places) as run:
+            pipeline.cache = run
             for name in run.config["methods"]:
                 for sparsity in levels(pipeline, name):
                     if is_done(pipeline, name, sparsity):
-                        mended = mend(pipeline, name, sparsity)
+                        mended = repair(pipeline, name, sparsity)
                         yield f"{name} at {sparsity:.0%}: " + (
                             "ticket file mended" if mended else "done before"
                         )
                         continue
-                    outcome = carry_out(pipeline, name, sparsity)
+                    outcome = run_method(pipeline, name, sparsity)
                     samples = {m.name: m.value for m in outcome.metrics if m.name.startswith("samples")}
                     yield (
                         f"{name} at {sparsity:.0%}: {samples['samples_search']:,.0f} samples in search, "

@@ -45,8 +45,8 @@ def split(change: str) -> tuple[str, list[str]]:
 
     >>> split("T=10,20"), split("sparsity=[0.5,0.9]"), split("schedule=explicit:0.1,0.2;one_shot")[1]
     (('T', ['10', '20']), ('sparsity', ['[0.5,0.9]']), ['explicit:0.1,0.2', 'one_shot'])
-    >>> split("search.decay=step:0.6,0.85;")
-    ('search.decay', ['step:0.6,0.85'])
+    >>> split("search.lr_schedule=step:0.6,0.85;")
+    ('search.lr_schedule', ['step:0.6,0.85'])
     """
     name, equals, text = change.partition("=")
     if not equals or not name:
@@ -106,8 +106,8 @@ def with_controls(names: Sequence[str]) -> list[str]:
     found = [*names, "dense"]
     if any(method(name).task == "own" and not method(name).control for name in names):
         found += ["imp", "same_mask", "random_mask", "theta0_magnitude"]
-    if any(method(name).task == "single" and not method(name).told for name in names):
+    if any(method(name).task == "single" and not method(name).conditioned for name in names):
         found += ["random_pruning", "reinit"]
-    if any(method(name).told for name in names):
+    if any(method(name).conditioned for name in names):
         found += ["dense_context"]
     return [name for name in dict.fromkeys(found) if name in METHODS]

@@ -12,13 +12,13 @@ from tombola._utils.errors import PartitionError, UsageError
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data, with_context
 from tombola.data.partition import Partition
-from tombola.methods.context_network import check_arrival, told
+from tombola.methods.context_network import check_arrival, conditioned
 from tombola.objectives import Objective
 
 CONTEXT_WIDTH = 16  # length of the embedding of a context that is an input
 
 
-def tell(
+def on_progress(
     backbone: nn.Module, objective: Objective, data: Data, partition: Partition, seed: int
 ) -> tuple[nn.Module, Data]:
     """The backbone with the number of the subset as an input, and data that bring it.
@@ -37,7 +37,7 @@ def tell(
             "subsets overlap, so a sample has no one context that could be told: leave out the methods "
             "that tell it"
         )
-    wide = told(backbone, len(partition), CONTEXT_WIDTH, generator(seed, "told"))
+    wide = conditioned(backbone, len(partition), CONTEXT_WIDTH, generator(seed, "told"))
     few = torch.arange(min(2, len(data.train)))
     x = data.inputs("train", few, device=device_of(wide))
     check_arrival(wide, with_context(x, torch.ones(len(few), device=x.device)))

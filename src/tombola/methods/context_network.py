@@ -44,7 +44,7 @@ class ToldConv2d(_Told, nn.Conv2d):
     """A convolution that is told the context."""
 
 
-def told(backbone: nn.Module, contexts: int, width: int, generator: torch.Generator) -> nn.Module:
+def conditioned(backbone: nn.Module, contexts: int, width: int, generator: torch.Generator) -> nn.Module:
     """A copy of a network that takes inputs of `tombola.data.dataset.with_context`.
 
     Its first layer gets ``width`` more input channels. All weights that both networks have are equal and
@@ -62,7 +62,7 @@ def told(backbone: nn.Module, contexts: int, width: int, generator: torch.Genera
             those may do anything with its weight, so it is not replaced.
 
     >>> net = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> told(net, contexts=4, width=16, generator=torch.Generator())(torch.zeros(5, 3)).shape
+    >>> conditioned(net, contexts=4, width=16, generator=torch.Generator())(torch.zeros(5, 3)).shape
     torch.Size([5, 3])
     """
     module = copy.deepcopy(backbone)

@@ -11,17 +11,17 @@ from tombola.masks.maskset import MaskSet
 from tombola.settings import Settings
 from tombola.tickets.model import TicketModel
 from tombola.training import norm
-from tombola.training.model import Theta
+from tombola.training.model import Params
 from tombola.training.trainer import Problem
 
 
 def finish(
     problem: Problem,
-    theta: Theta,
+    theta: Params,
     masks: MaskSet,
     tickets: Sequence[int],
     settings: Settings,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
 ) -> TicketModel:
     """A `TicketModel` from trained weights, its norm statistics estimated on training data.
 
@@ -47,4 +47,4 @@ def finish(
     else:
         for k in tickets:
             private[masks.names[k]] |= norm.estimate(f, theta, passes(k))
-    return TicketModel(f.write(theta), masks.select(list(private)), private, facts).eval()
+    return TicketModel(f.write(theta), masks.select(list(private)), private, metadata).eval()

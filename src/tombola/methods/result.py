@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils import io
-from tombola._utils.checkpoint import Stage, State
+from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.errors import TicketFileError, TombolaError, unknown
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import kappa
@@ -20,7 +20,7 @@ from tombola.methods.table import Method, dense, method
 from tombola.objectives import Metric
 from tombola.tickets import files
 from tombola.tickets.model import TicketModel
-from tombola.training.model import Theta
+from tombola.training.model import Params
 
 
 @dataclass
@@ -70,15 +70,15 @@ class Outcome:
         return f"Outcome({self.method} at {self.sparsity:.4g}, models={len(self.models)}, {shown})"
 
 
-def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
+def run_method(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
     """Search, train, finish, judge and save one method at one sparsity."""
     chosen, label, late = method(name), f"{name}-{sparsity}", pipeline.settings.rewind
     pipeline = _variant(pipeline, name)
     masks = chosen.mask_set(pipeline, sparsity)
-    models, seen = _train(pipeline, chosen, masks, label, sparsity, late)
+    models, samples_seen = _train(pipeline, chosen, masks, label, sparsity, late)
     similarity = _similarity(pipeline, name, sparsity, masks)
 
-    def compute(stage: Stage) -> State:
+    def compute(checkpoint: Checkpoint) -> State:
         sizes = [_save(pipeline, model, label, len(models)) for model in models]
         metrics = [
             *_judge(pipeline, chosen, models),
@@ -86,11 +86,11 @@ def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
             *counts(models, pipeline),
             Metric("file_bytes", sum(sizes)),
             Metric("samples_search", pipeline.seen_in_search(chosen.search, chosen.task, sparsity)),
-            Metric("samples_train", seen),
+            Metric("samples_train", samples_seen),
         ]
         for metric in metrics:
             row = {"reading": metric.reading, "ticket": metric.ticket}
-            stage.record(
+            checkpoint.record(
                 event="metric",
                 method=name,
                 sparsity=sparsity,
@@ -100,8 +100,8 @@ def carry_out(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
             )
         return {}, {"metrics": [vars(metric) for metric in metrics]}
 
-    _, facts = pipeline.journal.once(f"judge-{label}", compute)
-    return Outcome(name, sparsity, models, [Metric(**row) for row in facts["metrics"]])
+    _, metadata = pipeline.cache.get_or_compute(f"judge-{label}", compute)
+    return Outcome(name, sparsity, models, [Metric(**row) for row in metadata["metrics"]])
 
 
 def levels(pipeline: Pipeline, name: str) -> list[float]:
@@ -124,14 +124,14 @@ def levels(pipeline: Pipeline, name: str) -> list[float]:
 
 def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
     """Whether this outcome is in the journal already."""
-    return pipeline.journal.facts(f"judge-{name}-{sparsity}") is not None
+    return pipeline.cache.metadata(f"judge-{name}-{sparsity}") is not None
 
 
-def mend(pipeline: Pipeline, name: str, sparsity: float) -> bool:
+def repair(pipeline: Pipeline, name: str, sparsity: float) -> bool:
     """Write ticket files of a finished outcome again that are missing or damaged; whether there were any."""
     chosen, label, late = method(name), f"{name}-{sparsity}", pipeline.settings.rewind
     names = [""] if chosen.shared or len(pipeline.partition) == 1 else pipeline.partition.names
-    if all(_sound(pipeline.journal.file(_file(label, name))) for name in names):
+    if all(_sound(pipeline.cache.file(_file(label, name))) for name in names):
         return False
     pipeline = _variant(pipeline, name)
     models, _ = _train(pipeline, chosen, chosen.mask_set(pipeline, sparsity), label, sparsity, late)
@@ -150,7 +150,7 @@ def _sound(path: Path | None) -> bool:
 def _variant(pipeline: Pipeline, name: str) -> Pipeline:
     """What a method runs on: told the context, or under settings of its own."""
     chosen = method(name)
-    pipeline = pipeline.told if chosen.told else pipeline
+    pipeline = pipeline.conditioned if chosen.conditioned else pipeline
     return pipeline.under(name, chosen.changes) if chosen.changes else pipeline
 
 
@@ -160,22 +160,22 @@ def _train(
     """Algorithm 2. Whoever begins at initial weights makes up for the ``late`` steps of the rewind point: all
     networks come equally far from their initialisation."""
     search = None if chosen.start else chosen.search
-    recipe = pipeline.recipe(search)
+    config = pipeline.config(search)
     further = late if chosen.start or not pipeline.settings.rewind else 0
 
-    def begin(ticket: int | None) -> Theta:
+    def begin(ticket: int | None) -> Params:
         return (
             chosen.start(pipeline) if chosen.start else pipeline.start(search, chosen.task, sparsity, ticket)
         )
 
     if chosen.shared:
-        model, seen = pipeline.train(label, chosen.task, masks, None, begin(None), recipe, further)
-        return [model], seen
+        model, samples_seen = pipeline.train(label, chosen.task, masks, None, begin(None), config, further)
+        return [model], samples_seen
     alone = [
-        pipeline.train(f"{label}-{name}", chosen.task, masks, k, begin(k), recipe, further)
+        pipeline.train(f"{label}-{name}", chosen.task, masks, k, begin(k), config, further)
         for k, name in enumerate(masks.names)
     ]
-    return [model for model, _ in alone], sum(seen for _, seen in alone)
+    return [model for model, _ in alone], sum(samples_seen for _, samples_seen in alone)
 
 
 def _judge(pipeline: Pipeline, chosen: Method, models: list[TicketModel]) -> list[Metric]:
@@ -219,7 +219,7 @@ def counts(models: list[TicketModel], pipeline: Pipeline) -> list[Metric]:
         "union": sum(int(masks.union().sum()) for masks in sets),
         "core": int(sets[0].core().sum()) if len(sets) == 1 else 0,  # networks have no weight in common
         "private": sum(len(m.names) * (m.private.size + m.statistics.size) for m in models),
-        "dense_rest": len(models) * pipeline.f.rest.size,
+        "dense_rest": len(models) * pipeline.f.shared.size,
         "mask_bytes": sum(masks.pack().numel() for masks in sets),
     }
     return [Metric(name, float(value)) for name, value in values.items()]
@@ -231,9 +231,9 @@ def _file(label: str, ticket: str = "") -> str:
 
 def _save(pipeline: Pipeline, model: TicketModel, label: str, models: int) -> int:
     """The bytes of a ticket file, written if there is a place; masks plain, so equal on every machine."""
-    path = pipeline.journal.file(_file(label, "" if models == 1 else model.names[0]))
+    path = pipeline.cache.file(_file(label, "" if models == 1 else model.names[0]))
     if path is not None:
         return model.save(path, coding="plain")
     private = {ticket: model.private_state(ticket) for ticket in model.names}
-    parts = model.backbone, model.masks, private, model.facts
+    parts = model.backbone, model.masks, private, model.metadata
     return len(io.to_content(*files.pack(*parts, coding="plain")))

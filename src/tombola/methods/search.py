@@ -11,10 +11,10 @@ from tombola.lab.analysis.collapse import FALSE_ALARMS, stated_rate
 from tombola.masks.maskset import MaskSet
 from tombola.methods.rounds import first_mask, searched
 from tombola.methods.segments import segment
-from tombola.methods.task import Source, Task
-from tombola.runs.cache import Journal
+from tombola.methods.task import DataView, Task
+from tombola.runs.cache import StageCache
 from tombola.training.callbacks.guard import Guard
-from tombola.training.model import Theta
+from tombola.training.model import Params
 from tombola.training.rewind import Starts
 from tombola.training.trainer import Problem
 
@@ -33,10 +33,10 @@ class Search:
     """
 
     task: Task
-    source: Source
-    journal: Journal
+    source: DataView
+    cache: StageCache
     name: str
-    start: Callable[[], Theta]
+    start: Callable[[], Params]
     targets: Callable[[], list[int]]
 
     def at(self, sparsity: float) -> tuple[MaskSet, Starts]:
@@ -51,7 +51,7 @@ class Search:
         start = self.start()
         starts = Starts([start] * len(names), keeps=keeps)
         if stopped is not None and sparsity == stopped["sparsity"]:  # what the search went back to
-            tensors, _ = self.journal.results[self.stage("search", stopped["at"])]
+            tensors, _ = self.cache.results[self.checkpoint("search", stopped["at"])]
             return MaskSet.unpack(scope, names, tensors["masks"]), starts
         self._check_reached(sparsity)
         rounds = segment(settings, scope.size, self.targets(), sparsity)
@@ -59,29 +59,29 @@ class Search:
         if rounds.after is not None:
             before, ended = self.at(rounds.after)
             starts = Starts(ended.thetas, keeps=keeps, trained=keeps)
-            guard = guard and guard.after_segment(self.journal.results[self.stage("search", rounds.after)])
+            guard = guard and guard.after_segment(self.cache.results[self.checkpoint("search", rounds.after)])
         elif settings.first:
             before = self._first(sparsity, problem, start, rounds.first)
         else:
             before = MaskSet.dense(scope, names)
 
         times = self.task.budget(self.source, 1)
-        at_once = self.journal.at_once
-        compute = searched(problem, settings, start, before, starts, rounds, times, guard, at_once)
-        tensors, _ = self.journal.once(self.stage("search", sparsity), compute)
+        parallel = self.cache.parallel
+        compute = searched(problem, settings, start, before, starts, rounds, times, guard, parallel)
+        tensors, _ = self.cache.get_or_compute(self.checkpoint("search", sparsity), compute)
         self._check_reached(sparsity)
         starts.restore(tensors, self.task.f.device)
         return MaskSet.unpack(scope, names, tensors["masks"]), starts
 
-    def _first(self, sparsity: float, problem: Problem, start: Theta, count: int) -> MaskSet:
+    def _first(self, sparsity: float, problem: Problem, start: Params, count: int) -> MaskSet:
         """The first mask of a hybrid, drawn before any training."""
         compute = first_mask(problem, self.task.settings, start, count)
-        tensors, _ = self.journal.once(self.stage("first", sparsity), compute)
+        tensors, _ = self.cache.get_or_compute(self.checkpoint("first", sparsity), compute)
         return MaskSet.unpack(self.task.f.scope, problem.partition.names, tensors["masks"])
 
     # -- its stages -------------------------------------------------------------------------------
 
-    def stage(self, phase: str, sparsity: float) -> str:
+    def checkpoint(self, phase: str, sparsity: float) -> str:
         """The stage of a phase at a sparsity; of the first mask one for all, if the search is one."""
         shared = phase == "first" and self.task.settings.nested
         return f"{phase}-{self.name}" + ("" if shared else f"-{sparsity}")
@@ -90,9 +90,9 @@ class Search:
         """All stages that the masks at a sparsity come from."""
         settings, stopped = self.task.settings, self.stopped
         below = [s for s in settings.sparsity if s <= sparsity] if settings.nested else [sparsity]
-        names = {self.stage(phase, s) for s in below for phase in ("first", "search")}
+        names = {self.checkpoint(phase, s) for s in below for phase in ("first", "search")}
         if stopped is not None and sparsity == stopped["sparsity"]:
-            names.add(self.stage("search", stopped["at"]))
+            names.add(self.checkpoint("search", stopped["at"]))
         return names
 
     # -- the alarm for collapse -------------------------------------------------------------------
@@ -104,15 +104,17 @@ class Search:
         if rate is None or self.source != "own" or len(self.task.partition) < 2:
             return Guard(rounds, problem, rate or FALSE_ALARMS)
         stops = settings.stop.startswith("collapse")
-        return Guard(rounds, problem, rate, stops, twin=self.task.problem("twin", settings.search))
+        return Guard(rounds, problem, rate, stops, replicate=self.task.problem("twin", settings.search))
 
     @property
     def stopped(self) -> dict[str, Any] | None:
         """How the alarm stopped the search: ``at`` which level, and what ``sparsity`` it went back to."""
         if not self.task.settings.stop:
             return None
-        found = (self.journal.facts(self.stage("search", s)) for s in sorted(self.task.settings.sparsity))
-        return next((facts["stopped"] for facts in found if facts and "stopped" in facts), None)
+        found = (
+            self.cache.metadata(self.checkpoint("search", s)) for s in sorted(self.task.settings.sparsity)
+        )
+        return next((metadata["stopped"] for metadata in found if metadata and "stopped" in metadata), None)
 
     def _check_reached(self, sparsity: float) -> None:
         stopped = self.stopped

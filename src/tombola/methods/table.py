@@ -18,12 +18,12 @@ from tombola._utils.rng import generator
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.task import Source
+from tombola.methods.task import DataView
 from tombola.pruning import prune, transposed
 from tombola.pruning.schedules import kept
 from tombola.pruning.scores.magnitude import absolute
 from tombola.pruning.scores.random import uniform
-from tombola.training.model import Theta
+from tombola.training.model import Params
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class Method:
     """
 
     summary: str
-    search: Source | None = "own"
-    task: Source = "own"
+    search: DataView | None = "own"
+    task: DataView = "own"
     masks: Callable[[Pipeline, float], MaskSet] | None = None
     shared: bool = True
-    told: bool = False
+    conditioned: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
-    start: Callable[[Pipeline], Theta] | None = None
+    start: Callable[[Pipeline], Params] | None = None
     control: bool = False
 
     def mask_set(self, pipeline: Pipeline, sparsity: float) -> MaskSet:
@@ -112,7 +112,7 @@ def random_like(pipeline: Pipeline, sparsity: float) -> MaskSet:
     return MaskSet(scope, masks)
 
 
-def redrawn(pipeline: Pipeline) -> Theta:
+def redrawn(pipeline: Pipeline) -> Params:
     """theta0 with the weights of each layer in a new order: another draw from the same distribution.
 
     For independent initial weights that is what a random re-initialisation is (Frankle and Carbin, arXiv
@@ -129,8 +129,10 @@ STANDARD: dict[str, Method] = {
     "imp": Method("one mask for all data, iterative magnitude pruning", "single", "single"),
     "imp_per_subset": Method("one pruned network per subset, nothing shared", shared=False),
     "dense": Method("one network for all data, nothing pruned", None, "single", dense),
-    "imp_context": Method("one mask, the context is an input", "single", "single", told=True),
-    "dense_context": Method("nothing pruned, the context is an input", None, "single", dense, told=True),
+    "imp_context": Method("one mask, the context is an input", "single", "single", conditioned=True),
+    "dense_context": Method(
+        "nothing pruned, the context is an input", None, "single", dense, conditioned=True
+    ),
     "twin": Method("RTL, masks and training in another data order", "twin", "twin", control=True),
     "theta0_magnitude": Method("masks from |theta0| alone", None, masks=theta0_magnitude, control=True),
     "same_mask": Method(
@@ -145,7 +147,7 @@ STANDARD: dict[str, Method] = {
 # ``tombola run EXPERIMENT --method rtl --set score=snip schedule=one_shot nested=false T=0 rewind=0``.
 ONCE = {"schedule": "one_shot", "nested": False}
 AT_INIT = {**ONCE, "T": 0, "rewind": 0}
-EARLY_BIRD = {**ONCE, "during": "early_bird:0.1:5", "rewinding": "learning_rate"}
+EARLY_BIRD = {**ONCE, "callback": "early_bird:0.1:5", "rewinding": "learning_rate"}
 MOVING = {**ONCE, "first": "random", "selection": "erk", "rewinding": "learning_rate"}
 
 
@@ -188,9 +190,9 @@ TOOLBOX: dict[str, Method] = {
     ),
     "taylor": _classic("one mask, by the first-order change of the loss", score="taylor:5"),
     "movement": _classic("one mask, by movement away from zero", score="movement"),
-    "set": _classic("one mask that moves at random while it trains", **MOVING, during="set:0.3:10"),
+    "set": _classic("one mask that moves at random while it trains", **MOVING, callback="set:0.3:10"),
     "rigl": _classic(
-        "one mask that moves to large gradients while it trains", **MOVING, during="rigl:0.3:10"
+        "one mask that moves to large gradients while it trains", **MOVING, callback="rigl:0.3:10"
     ),
     "reinit": Method(
         "the mask of imp on other initial weights", "single", "single", start=redrawn, control=True

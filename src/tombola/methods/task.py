@@ -21,17 +21,17 @@ from tombola.masks.prunable import match, scope
 from tombola.methods.checks import check_fit, check_kinds
 from tombola.objectives import Objective
 from tombola.pruning.schedules import kept
-from tombola.recipe import Recipe
+from tombola.recipe import TrainConfig
 from tombola.settings import Settings
 from tombola.tickets import files
 from tombola.training import norm
-from tombola.training.model import Function, Theta
+from tombola.training.model import FunctionalModel, Params
 from tombola.training.trainer import Problem
 
 # What a search reads: the subsets in two data orders, shuffled subsets, or everything at once.
-Source = Literal["own", "twin", "shuffled", "single", "single_union"]
+DataView = Literal["own", "twin", "shuffled", "single", "single_union"]
 # Searches that start where another source does: a control replaces one part, not the start as well.
-_BEGINNINGS: dict[Source, Source] = {"shuffled": "own", "single_union": "single"}
+_BEGINNINGS: dict[DataView, DataView] = {"shuffled": "own", "single_union": "single"}
 
 
 @dataclass
@@ -59,11 +59,11 @@ class Task:
                 raise UsageError(f"sparsity {sparsity} leaves none of {found.size:,} weights: at most {most}")
         private = norm.private_parameters(module, norm.check(s.normalization))
         trained = [name for name, _ in module.named_parameters() if name not in found.names]
-        self.f: Function = Function(module, found, private | match(trained, s.private))
-        self.theta0: Theta = self.f.theta0()
+        self.f: FunctionalModel = FunctionalModel(module, found, private | match(trained, s.private))
+        self.theta0: Params = self.f.theta0()
         check_fit(self.f.write(self.theta0).eval(), self.data, self.partition)
 
-    def problem(self, source: Source, recipe: Recipe) -> Problem:
+    def problem(self, source: DataView, config: TrainConfig) -> Problem:
         """The training problem of a source."""
         partition, objective = self.partition, self.objective
         if source == "shuffled":
@@ -72,13 +72,13 @@ class Task:
             partition, objective = partition.whole(), objective.single(partition)
         objective = objective.of(self.data, partition)
         order = source if source == "twin" else ""
-        return Problem(self.f, self.data, partition, objective, recipe, self.seed, order)
+        return Problem(self.f, self.data, partition, objective, config, self.seed, order)
 
-    def beginning(self, source: Source) -> Source:
+    def beginning(self, source: DataView) -> DataView:
         """The source whose first dense steps lead to the rewind point of this one."""
         return "single" if self.settings.rewind_task == "single" else _BEGINNINGS.get(source, source)
 
-    def budget(self, source: Source, steps: int) -> int:
+    def budget(self, source: DataView, steps: int) -> int:
         """Steps per ticket that give every source the same number of samples in all."""
         return steps * len(self.partition) if source.startswith("single") else steps
 

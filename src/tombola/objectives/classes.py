@@ -25,7 +25,7 @@ def differ(classes_KC: Tensor) -> bool:
     return bool((classes_KC != classes_KC[0]).any())
 
 
-def allowed(facts: Mapping[str, Any], names: Sequence[str], x: Tensor | None = None) -> Tensor | None:
+def allowed(metadata: Mapping[str, Any], names: Sequence[str], x: Tensor | None = None) -> Tensor | None:
     """The classes with which tickets answer, by their facts, boolean ``[B, C]``; None for all outputs.
 
     Args:
@@ -37,11 +37,11 @@ def allowed(facts: Mapping[str, Any], names: Sequence[str], x: Tensor | None = N
     >>> allowed({"classes": {"a": [0, 1], "b": [2]}}, ["b", "a"]).tolist()
     [[False, False, True], [True, True, False]]
     """
-    classes: Mapping[str, Sequence[int]] = facts.get("classes", {})
+    classes: Mapping[str, Sequence[int]] = metadata.get("classes", {})
     if not classes or not names:
         return None
-    if "told" in facts and x is not None:
-        names = [facts["told"][k] for k in number(x).long().tolist()]
+    if "told" in metadata and x is not None:
+        names = [metadata["told"][k] for k in number(x).long().tolist()]
     classes_KC = torch.zeros(len(classes), 1 + max(map(max, classes.values())), dtype=torch.bool)
     for row, own in zip(classes_KC, classes.values(), strict=True):
         row[list(own)] = True

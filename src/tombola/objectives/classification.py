@@ -41,7 +41,7 @@ class Classification(InSubset):
             raise UsageError(f"among is {' or '.join(get_args(Among))}: got {among!r}")
         self.among: Among = among
         self.classes_KC: Tensor | None = None  # of the data that it is `of`, where subsets differ in them
-        self.told = False  # whether one network for all subsets is told which
+        self.conditioned = False  # whether one network for all subsets is told which
 
     def of(self, data: Data, partition: Partition) -> Self:
         """Knowing which classes each subset has, and whether a network for all is told the subset.
@@ -50,7 +50,7 @@ class Classification(InSubset):
             PartitionError: a subset holds a single class, and a ticket is to be trained among its own.
         """
         bound, judged = copy.copy(self), self.original or partition
-        bound.told = data.contexts is not None
+        bound.conditioned = data.contexts is not None
         bound.classes_KC = None
         if not _strange(data.train.y):
             classes_KC = classes_of(data, judged)
@@ -67,7 +67,7 @@ class Classification(InSubset):
     @property
     def _known_KC(self) -> Tensor | None:
         """The classes of each subset, where who answers knows the subset and they are not all."""
-        return self.classes_KC if self.original is None or self.told else None
+        return self.classes_KC if self.original is None or self.conditioned else None
 
     @property
     def _own_KC(self) -> Tensor | None:
@@ -85,11 +85,11 @@ class Classification(InSubset):
         """Whether training is among the classes of the subset."""
         return {} if self._own_KC is None else {"among": self.among}
 
-    def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:
+    def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:
         """All, but for the classifier's rows of classes among which ticket k is not trained."""
         if self._own_KC is None or self.original is not None:
             return None
-        return own_rows(rest, head, self._own_KC[k])
+        return own_rows(shared, head, self._own_KC[k])
 
     def targets(self, data: Data, partition: Partition, index: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """The classes, int64 ``[B]``."""

@@ -61,7 +61,7 @@ class Objective(ABC):
     def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:
         """The mean loss of a batch, a scalar; ``inputs`` are what the network was given."""
 
-    def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:  # noqa: ARG002
+    def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:  # noqa: ARG002
         """Which entries of the dense remainder ticket k may move; None means all of them."""
         return None
 
@@ -86,7 +86,7 @@ class Objective(ABC):
         """All metrics on the test split; whatever is chosen is chosen on the validation split."""
 
 
-def own_rows(rest: Layout, head: str | None, rows: Tensor) -> Tensor:
+def own_rows(shared: Layout, head: str | None, rows: Tensor) -> Tensor:
     """All of the dense remainder but those rows of the classifier that are not among ``rows``.
 
     Args:
@@ -95,8 +95,8 @@ def own_rows(rest: Layout, head: str | None, rows: Tensor) -> Tensor:
         rows: boolean; a classifier with fewer rows than these has none of its own for a ticket.
     """
     names = () if head is None else (f"{head}.weight", f"{head}.bias")
-    owned_R = torch.ones(rest.size, dtype=torch.bool)
-    for name, view in rest.unflatten(owned_R).items():
+    owned_R = torch.ones(shared.size, dtype=torch.bool)
+    for name, view in shared.unflatten(owned_R).items():
         if name in names and len(view) >= len(rows):
             view[: len(rows)][~rows] = False
             view[len(rows) :] = False

@@ -30,11 +30,11 @@ class OneVsRest(Objective):
     def epoch(self, partition: Partition, k: int, generator: torch.Generator) -> Tensor:
         """Positives and negatives in alternation, int64 ``[2 · |d_k|]``."""
         inside = partition.members["train"][:, k]
-        positive, rest = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
-        if len(rest) == 0:
+        positive, shared = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
+        if len(shared) == 0:
             raise PartitionError(f"subset {partition.names[k]!r} holds all samples: there is no rest")
         positive = positive[torch.randperm(len(positive), generator=generator)]
-        negative = rest[torch.randperm(len(rest), generator=generator)]
+        negative = shared[torch.randperm(len(shared), generator=generator)]
         repeats = -(-len(positive) // len(negative))
         negative = negative.repeat(repeats)[: len(positive)]
         return torch.stack([positive, negative], 1).flatten()
@@ -52,9 +52,9 @@ class OneVsRest(Objective):
         check_outputs(outputs, k + 1)
         return F.binary_cross_entropy_with_logits(outputs[:, k], targets)
 
-    def owned(self, rest: Layout, head: str | None, k: int) -> Tensor | None:
+    def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:
         """All but the classifier's rows of the other tickets (their gradient is always zero)."""
-        return own_rows(rest, head, torch.arange(k + 1) == k)
+        return own_rows(shared, head, torch.arange(k + 1) == k)
 
     def single(self, partition: Partition) -> SubsetSoftmax:
         """One softmax over the subsets."""

@@ -112,9 +112,9 @@ class Keys:
         facts_P = np.zeros((len(sizes), 3), np.int64)  # keys collected, keys below, NaN
 
         def between(part: int, start: int, end: int) -> None:
-            out, facts = keys_P[part], facts_P[part]
-            places = out.ctypes.data, len(out), facts[1:].ctypes.data, facts[2:].ctypes.data
-            facts[0] = kind.between(end - start, *self._at(start), kind.infinity, low, high, *places)
+            out, metadata = keys_P[part], facts_P[part]
+            places = out.ctypes.data, len(out), metadata[1:].ctypes.data, metadata[2:].ctypes.data
+            metadata[0] = kind.between(end - start, *self._at(start), kind.infinity, low, high, *places)
 
         in_parts(len(self._scores_N), _PER_THREAD, between)
         found_P, self.nan = facts_P[:, 0], bool(facts_P[:, 2].any())

@@ -10,41 +10,41 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tombola.training.parallel import AtOnce
-from tombola._utils.checkpoint import Stage, State
+from tombola.training.parallel import Parallel
+from tombola._utils.checkpoint import Checkpoint, State
 
 
-class Journal:
+class StageCache:
     """Results of finished stages, in memory.
 
     Args:
-        at_once: how the trainings of a round of a search go (`tombola.training.parallel.choose`).
+        parallel: how the trainings of a round of a search go (`tombola.training.parallel.choose`).
 
-    >>> journal, calls = Journal(), []
+    >>> cache, calls = StageCache(), []
     >>> for _ in range(2):
-    ...     _, facts = journal.once("a", lambda stage: (calls.append(1), ({}, {"n": len(calls)}))[1])
-    >>> facts
+    ...     _, metadata = cache.get_or_compute("a", lambda _: (calls.append(1), ({}, {"n": len(calls)}))[1])
+    >>> metadata
     {'n': 1}
     """
 
-    def __init__(self, at_once: AtOnce = "auto") -> None:
-        self.at_once: AtOnce = at_once
+    def __init__(self, parallel: Parallel = "auto") -> None:
+        self.parallel: Parallel = parallel
         self.results: dict[str, State] = {}
         self.rows: list[dict] = []
         self.seconds: dict[str, float] = {}
 
-    def once(self, name: str, compute: Callable[[Stage], State], key: str = "") -> State:  # noqa: ARG002
+    def get_or_compute(self, name: str, compute: Callable[[Checkpoint], State], key: str = "") -> State:  # noqa: ARG002
         """The result of a stage: computed now, or taken from when it was.
 
         A stage with a key has the same result wherever the key is the same; runs may share it.
         """
         if name not in self.results:
             begin = time.perf_counter()
-            self.results[name] = compute(Stage(self.rows))
+            self.results[name] = compute(Checkpoint(self.rows))
             self.seconds[name] = time.perf_counter() - begin
         return self.results[name]
 
-    def facts(self, name: str) -> dict[str, Any] | None:
+    def metadata(self, name: str) -> dict[str, Any] | None:
         """The facts of a finished stage; None if it was never done."""
         return self.results[name][1] if name in self.results else None
 

@@ -20,20 +20,20 @@ import yaml
 from torch import Tensor
 
 from tombola._utils import io
-from tombola.runs.lock import begun, begun_on, claim
+from tombola.runs.lock import begun, begun_on, acquire
 from tombola._utils.device import deterministic
 from tombola._utils.errors import RunError
-from tombola.training.parallel import AtOnce, settled
-from tombola.runs.cache import Journal
+from tombola.training.parallel import Parallel, settled
+from tombola.runs.cache import StageCache
 from tombola.runs.log import difference, environment, read_config, read_records
-from tombola._utils.checkpoint import Stage, State
+from tombola._utils.checkpoint import Checkpoint, State
 
-Progress = Callable[[str, int, int], None]  # (stage, done, total)
-Hear = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)
+OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
+OnRecord = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)
 _CURRENT = "current"
 
 
-class Run(Journal):
+class Run(StageCache):
     """A journal on disk; one process at a time.
 
     Args:
@@ -42,8 +42,8 @@ class Run(Journal):
             may grow, and ``source``, where the data may have moved to.
         progress: called as stages advance.
         save_seconds: least time between two saved states of a stage.
-        shared: a folder for results that other runs need as well (stages with a key, `Journal.once`).
-        at_once: how the trainings of a round go (`tombola.training.parallel.choose`); ``auto`` is as the run began.
+        shared: a folder for results that other runs need as well (stages with a key, `StageCache.once`).
+        parallel: how the trainings of a round go (`tombola.training.parallel.choose`); ``auto`` is as the run began.
         hear: called with every record as it is made.
         device: where the network is.
 
@@ -55,27 +55,27 @@ class Run(Journal):
         self,
         path: Path | str,
         config: dict[str, Any],
-        progress: Progress | None = None,
+        progress: OnProgress | None = None,
         save_seconds: float = 5.0,
         shared: Path | None = None,
-        at_once: AtOnce = "auto",
-        hear: Hear | None = None,
+        parallel: Parallel = "auto",
+        on_record: OnRecord | None = None,
         device: str = "cpu",
     ) -> None:
-        super().__init__(at_once)
-        self.hear = hear
+        super().__init__(parallel)
+        self.on_record = on_record
         self.path, self.progress, self.save_seconds = Path(path), progress, save_seconds
         self.records, self.shared = self.path / "records.jsonl", shared
         self._unfinished: str | None = None  # the stage whose state was saved, but not its result
-        self._lock = claim(self.path)
+        self._lock = acquire(self.path)
         try:
             self._configure(config)
             self._sweep()
             if not (self.path / "environment.json").exists():  # that of the beginning
-                began = {**environment(), "at_once": settled(at_once), "device": device}
+                began = {**environment(), "parallel": settled(parallel), "device": device}
                 content = json.dumps(began, indent=2) + "\n"
                 io.write_bytes(self.path / "environment.json", content.encode())
-            self.at_once = begun(self.path, at_once)
+            self.parallel = begun(self.path, parallel)
             begun_on(self.path, device)
             if device != "cpu":
                 deterministic()
@@ -108,9 +108,9 @@ class Run(Journal):
     def _stage_file(self, name: str) -> Path:
         return self.path / "stages" / f"{_flat(name)}.safetensors"
 
-    def once(self, name: str, compute: Callable[[Stage], State], key: str = "") -> State:
+    def get_or_compute(self, name: str, compute: Callable[[Checkpoint], State], key: str = "") -> State:
         """The result of a stage, from disk if it was finished in this or an earlier process, or is shared."""
-        if self.facts(name) is None:
+        if self.metadata(name) is None:
             file = self.shared / f"{key}.safetensors" if self.shared and key else None
             if file is not None and file.exists():
                 self._forget(name)  # what was begun here is finished elsewhere
@@ -123,10 +123,10 @@ class Run(Journal):
 
     def _share(self, name: str, file: Path) -> None:
         """Put a finished stage where other runs find it, with its records."""
-        tensors, facts = self.results[name]
+        tensors, metadata = self.results[name]
         own = [row for row in read_records(self.path) if row["stage"] == name]
         rows = [{key: value for key, value in row.items() if key != "stage"} for row in own]
-        io.write(file, tensors, {"facts": facts, "rows": rows})
+        io.write(file, tensors, {"facts": metadata, "rows": rows})
 
     def _forget(self, name: str) -> None:
         """Drop the saved state of an interrupted stage, and its records."""
@@ -134,29 +134,29 @@ class Run(Journal):
             self._stage_file(_CURRENT).unlink()
             self._cut_records()
 
-    def _compute(self, name: str, compute: Callable[[Stage], State]) -> State:
+    def _compute(self, name: str, compute: Callable[[Checkpoint], State]) -> State:
         if self._unfinished not in (None, name):  # another stage goes first now: that one begins again
             self._stage_file(_CURRENT).unlink()
             self._cut_records()
         begin = time.perf_counter()
         with self.records.open("a") as file:
-            stage = RunStage(self, name, file)
-            tensors, facts = compute(stage)
+            checkpoint = RunCheckpoint(self, name, file)
+            tensors, metadata = compute(checkpoint)
             seconds = round(time.perf_counter() - begin, 3)
             with (self.path / "timings.jsonl").open("a") as timings:
-                row = {"stage": name, "seconds": seconds, "from_start": stage.fresh}
+                row = {"stage": name, "seconds": seconds, "from_start": checkpoint.fresh}
                 timings.write(json.dumps(row) + "\n")
-            stage.commit(name, tensors, facts)
+            checkpoint.commit(name, tensors, metadata)
         self._stage_file(_CURRENT).unlink(missing_ok=True)
         self._unfinished = None
-        return tensors, facts
+        return tensors, metadata
 
-    def facts(self, name: str) -> dict[str, Any] | None:
+    def metadata(self, name: str) -> dict[str, Any] | None:
         """The facts of a finished stage; None if it was never done."""
         if name not in self.results and self._stage_file(name).exists():
             tensors, state = io.read(self._stage_file(name))
             self.results[name] = tensors, state["facts"]
-        return super().facts(name)
+        return super().metadata(name)
 
     def file(self, name: str) -> Path | None:
         """A ticket file of this run."""
@@ -191,7 +191,7 @@ class Run(Journal):
         self.close()
 
 
-class RunStage(Stage):
+class RunCheckpoint(Checkpoint):
     """A stage that appends its rows to ``records.jsonl`` and saves its states in the run."""
 
     def __init__(self, run: Run, name: str, file: TextIO) -> None:
@@ -202,8 +202,8 @@ class RunStage(Stage):
 
     def record(self, **row: Any) -> None:
         """Append one line."""
-        if self.run.hear is not None:
-            self.run.hear(self.name, row)
+        if self.run.on_record is not None:
+            self.run.on_record(self.name, row)
         self._file.write(json.dumps({"stage": self.name, **row}, sort_keys=True) + "\n")
 
     def load(self) -> State | None:
@@ -217,17 +217,17 @@ class RunStage(Stage):
         self.fresh = False
         return tensors, state["facts"]
 
-    def save(self, tensors: Callable[[], dict[str, Tensor]], facts: dict[str, Any]) -> None:
+    def save(self, tensors: Callable[[], dict[str, Tensor]], metadata: dict[str, Any]) -> None:
         """Save a state, unless the last one is recent."""
         if time.monotonic() - self._saved_at >= self.run.save_seconds:
-            self.commit(_CURRENT, tensors(), facts)
+            self.commit(_CURRENT, tensors(), metadata)
             self._saved_at = time.monotonic()
 
-    def commit(self, target: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def commit(self, target: str, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Make the rows durable, then the state that stands for them."""
         self._file.flush()
         os.fsync(self._file.fileno())
-        state = {"stage": self.name, "facts": facts, "records_bytes": self.run.records.stat().st_size}
+        state = {"stage": self.name, "facts": metadata, "records_bytes": self.run.records.stat().st_size}
         io.write(self.run._stage_file(target), tensors, state)
 
     def advance(self, done: int, total: int) -> None:
@@ -236,11 +236,11 @@ class RunStage(Stage):
             self.run.progress(self.name, done, total)
 
 
-def _copied(file: Path, stage: Stage) -> State:
+def _copied(file: Path, checkpoint: Checkpoint) -> State:
     """The result of a stage that another run has shared, and its records."""
     tensors, state = io.read(file)
     for row in state["rows"]:
-        stage.record(**row)
+        checkpoint.record(**row)
     return tensors, state["facts"]
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TextIO
 
 from tombola._utils.errors import RunError
-from tombola.training.parallel import AtOnce
+from tombola.training.parallel import Parallel
 from tombola.runs.log import read_environment
 
 
-def claim(path: Path) -> TextIO:
+def acquire(path: Path) -> TextIO:
     """Make a run directory, or take one that is there, until the file that is returned is closed.
 
     Raises:
@@ -64,16 +64,17 @@ def begun_on(path: Path, device: str) -> str:
     return str(began)
 
 
-def begun(path: Path, at_once: AtOnce) -> AtOnce:
+def begun(path: Path, parallel: Parallel) -> Parallel:
     """How the trainings of a round go in a run: as they did when it began, or its bytes would differ.
 
     Raises:
         RunError: another way is asked for.
     """
-    way: AtOnce = read_environment(path).get("at_once", "no")  # older runs went one after the other
-    if at_once not in ("auto", way):
+    known = read_environment(path)
+    way: Parallel = known.get("parallel", known.get("at_once", "no"))  # its former name; older runs: in turn
+    if parallel not in ("auto", way):
         raise RunError(
-            f"{path} began with at_once={way}, and {at_once} may change its last bits: leave --at-once out, "
+            f"{path} began with parallel={way}, and {parallel} may change its last bits: leave --parallel out, "
             "or choose another directory"
         )
     return way

@@ -47,7 +47,7 @@ def pack(
     backbone: nn.Module,
     masks: MaskSet,
     private: Private,
-    facts: Mapping[str, Any],
+    metadata: Mapping[str, Any],
     parts: Parts | None = None,
     coding: str = "auto",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -61,12 +61,12 @@ def pack(
     every = {name for name, _ in backbone.named_parameters(remove_duplicate=False)}
     tied = every - {name for name, _ in backbone.named_parameters()}  # second names of shared weights
     elsewhere = {*masks.scope.names, *first, *tied}
-    rest = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
+    shared = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
     coded = encode(masks.masks_KN, coding)
     tensors = {
         "weights": weights_N[masks.union()],
         **coded,
-        **{f"rest.{n}": t for n, t in rest.items()},
+        **{f"rest.{n}": t for n, t in shared.items()},
         **{f"private.{n}": torch.stack([private[k][n] for k in masks.names]) for n in first},
     }
     header = {
@@ -74,7 +74,7 @@ def pack(
         "names": masks.names,
         "scope": {"names": masks.scope.names, "shapes": masks.scope.shapes},
         "architecture": architecture(backbone),
-        "facts": dict(facts),
+        "facts": dict(metadata),
     }
     if parts:
         header["parts"] = {name: dict(known) for name, (known, _) in parts.items()}
@@ -154,14 +154,14 @@ def _layout(stored: dict[str, Any]) -> Layout:
     return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
 
 
-def _check(path: Path | str, facts: dict[str, Any], backbone: nn.Module) -> None:
-    if "architecture" not in facts:
+def _check(path: Path | str, metadata: dict[str, Any], backbone: nn.Module) -> None:
+    if "architecture" not in metadata:
         raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    if facts["format"] > FORMAT:
+    if metadata["format"] > FORMAT:
         raise TicketFileError(
-            f"{path} has format {facts['format']}, this version reads {FORMAT}: update tombola"
+            f"{path} has format {metadata['format']}, this version reads {FORMAT}: update tombola"
         )
-    stored, given = facts["architecture"], architecture(backbone)
+    stored, given = metadata["architecture"], architecture(backbone)
     for name in dict.fromkeys([*stored, *given]):
         if stored.get(name) != given.get(name):
             raise TicketFileError(

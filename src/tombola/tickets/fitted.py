@@ -10,7 +10,7 @@ from tombola._utils.errors import TombolaError
 from tombola.tickets.calibration import Calibration
 from tombola.tickets.files import Parts
 from tombola.tickets.routing import Router, restored
-from tombola.tickets.routing.router import Tickets, print_of
+from tombola.tickets.routing.router import Tickets, fingerprint_of
 
 
 class Fitted(Tickets, Protocol):
@@ -62,7 +62,7 @@ class Holder(nn.Module):
 
 def _fits(part: Router | Calibration, tickets: Tickets) -> bool:
     """Whether it was fitted on these tickets as they are now, or needs no fitting."""
-    return part.made_for in (None, print_of(tickets))
+    return part.made_for in (None, fingerprint_of(tickets))
 
 
 def states(tickets: Fitted) -> Parts:
@@ -91,7 +91,7 @@ def take_over(tickets: Fitted, others: Fitted) -> None:
 
     What was fitted on other tickets is left behind.
     """
-    own = print_of(tickets)
+    own = fingerprint_of(tickets)
     if tickets.router is None and others.router is not None and others.router.made_for in (None, own):
         tickets.router = others.router
     calibration = others.calibration

@@ -64,13 +64,13 @@ class TicketModel(fitted.Holder):
         backbone: nn.Module,
         masks: MaskSet,
         private: Mapping[str, Mapping[str, Tensor]] | None = None,
-        facts: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         check_scope(backbone, masks.scope)
         self.backbone = backbone
         self.scope, self.names = masks.scope, masks.names
-        self.facts = dict(facts or {})
+        self.metadata = dict(metadata or {})
         self.cache: WeightCache | None = None
         private = private or {name: {} for name in masks.names}
         first = check_private(backbone, self.scope, private, masks.names)
@@ -107,9 +107,9 @@ class TicketModel(fitted.Holder):
             raise TombolaError(f"x is {type(x).__name__}, not a tensor: pass torch.as_tensor(x)")
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
-        check_batch(x, self.facts.get("shape"))
+        check_batch(x, self.metadata.get("shape"))
         routed = ticket is None and (len(self.names) > 1 or context is not None)
-        with inputs_named(x, next(self.backbone.parameters()).dtype, self.facts.get("shape")):
+        with inputs_named(x, next(self.backbone.parameters()).dtype, self.metadata.get("shape")):
             if routed:
                 return self._routed(x, context)
             names = asked(ticket, self.names)
@@ -131,7 +131,7 @@ class TicketModel(fitted.Holder):
         """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
         likeliest = routed.likeliest(self.router.options["mix"] if self.router is not None else 1)
         outputs = [self._grouped(x, names) for names, _ in likeliest]
-        classes = [allowed(self.facts, names, x) for names, _ in likeliest]
+        classes = [allowed(self.metadata, names, x) for names, _ in likeliest]
         return mixed(outputs, [share_B for _, share_B in likeliest], classes)
 
     @uncompiled()
@@ -144,7 +144,7 @@ class TicketModel(fitted.Holder):
                 "per sample; these tickets have no router that could choose "
                 "(tickets.router; tombola route RUN --save FOLDER writes one)"
             )
-        check_batch(x, self.facts.get("shape"))
+        check_batch(x, self.metadata.get("shape"))
         return self.router.route(self, x, context)
 
     @uncompiled(recursive=False)
@@ -240,7 +240,7 @@ class TicketModel(fitted.Holder):
         """
         private = {name: self.private_state(name) for name in self.names}
         parts = fitted.states(self)
-        return io.write(path, *files.pack(self.backbone, self.masks, private, self.facts, parts, coding))
+        return io.write(path, *files.pack(self.backbone, self.masks, private, self.metadata, parts, coding))
 
 
 def _stacked(layout: Layout, rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
@@ -257,7 +257,7 @@ def load(path: Path | str, backbone: nn.Module) -> TicketModel:
         TombolaError: the backbone is no network.
     """
     check_network(backbone)
-    backbone, masks, private, facts, parts = files.unpack(path, backbone)
-    tickets = TicketModel(backbone, masks, private, facts).eval()
+    backbone, masks, private, metadata, parts = files.unpack(path, backbone)
+    tickets = TicketModel(backbone, masks, private, metadata).eval()
     fitted.restore(tickets, parts)
     return tickets

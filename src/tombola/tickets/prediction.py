@@ -112,7 +112,7 @@ class _Asked:
         context: Any = None,
     ) -> _Asked:
         outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
-        return cls(names, share_B.cpu(), outputs, allowed(tickets.facts, names, x))
+        return cls(names, share_B.cpu(), outputs, allowed(tickets.metadata, names, x))
 
     def probabilities(self, tickets: Answering) -> Tensor:
         """Of the classes, ``[B, C]`` double, by each ticket's own temperature if there is one.
@@ -136,8 +136,8 @@ class _Asked:
 
 def _against_rest(tickets: Tickets) -> bool:
     """Whether each ticket says if a sample is of its subset; one network for all data chooses among them."""
-    task = tickets.facts.get("task", "own" if len(tickets.names) > 1 else "single")
-    return tickets.facts.get("objective") == "OneVsRest" and not task.startswith("single")
+    task = tickets.metadata.get("task", "own" if len(tickets.names) > 1 else "single")
+    return tickets.metadata.get("objective") == "OneVsRest" and not task.startswith("single")
 
 
 def _finite(p: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,7 +211,7 @@ def within(tickets: Answering, asked: Sequence[_Asked], routed: Routed | None) -
     outputs = mixed([a.outputs for a in asked], [a.share_B for a in asked], [a.classes_BC for a in asked])
     sure_B = torch.ones(len(first.names)) if routed is None else routed.confidence(len(asked)).cpu()
     why = ["named" if routed is None else routed.why(i) for i in range(len(first.names))]
-    objective = tickets.facts.get("objective")
+    objective = tickets.metadata.get("objective")
     if objective != "Classification" and (objective != "OneVsRest" or _against_rest(tickets)):
         return Prediction(outputs, first.names, None, None, sure_B, why)
     parts_BC = [a.share_B[:, None] * a.probabilities(tickets) for a in asked]

@@ -11,12 +11,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from tombola._utils.checkpoint import Stage, part
+from tombola._utils.checkpoint import Checkpoint, part
 from tombola._utils.errors import UsageError
 from tombola.masks.maskset import MaskSet
 from tombola.optim import MaskedOptimizer
 from tombola.pruning.shares import apportion
-from tombola.training.model import Theta
+from tombola.training.model import Params
 from tombola.training.trainer import Problem, finite, set_rate
 
 Form = Literal["sequential", "simultaneous"]
@@ -25,7 +25,7 @@ Shares = Literal["equal", "size"]
 
 def retrain(
     problem: Problem,
-    theta0: Theta,
+    theta0: Params,
     masks: MaskSet,
     steps: int,
     *,
@@ -34,8 +34,8 @@ def retrain(
     tickets: Sequence[int] | None = None,
     purpose: str = "retrain",
     save_every: int = 50,
-    stage: Stage | None = None,
-) -> Theta:
+    checkpoint: Checkpoint | None = None,
+) -> Params:
     """Train ``θ`` under frozen masks; returns it, theta0 keeps its bits.
 
     ``sequential`` is the paper's: one batch of one ticket after another,
@@ -65,17 +65,17 @@ def retrain(
     if form == "simultaneous" and shares != "equal":
         raise UsageError('form="simultaneous" takes a batch of every ticket at each step: shares="equal"')
     problem.check(masks)
-    stage, m, names = stage or Stage(), masks.masks_KN.to(problem.f.device), masks.names
+    checkpoint, m, names = checkpoint or Checkpoint(), masks.masks_KN.to(problem.f.device), masks.names
     turns = list(range(len(masks)) if tickets is None else tickets)
     groups = [[k] for k in turns] if form == "sequential" else [turns]
-    theta, optimizer, start = _begin(problem, theta0.clone(len(masks)), stage)
-    owned = [_any([problem.masks(theta, m[k], k) for k in group]) for group in groups]
+    theta, optimizer, start = _begin(problem, theta0.clone(len(masks)), checkpoint)
+    trainable = [_any([problem.masks(theta, m[k], k) for k in group]) for group in groups]
     streams, losses = {k: problem.stream(k, purpose) for k in turns}, _Losses(names, problem.f.device)
     count = counts(problem, steps, shares)
     problem.f.module.train()
     for b in range(start, steps):
-        set_rate(optimizer, problem.recipe.rate(b, steps))  # η
-        for group, mask in zip(groups, owned, strict=True):  # ticket after ticket, or all at once
+        set_rate(optimizer, problem.config.rate(b, steps))  # η
+        for group, mask in zip(groups, trainable, strict=True):  # ticket after ticket, or all at once
             n = count[group[0]]  # steps, in equal shares: then i = b
             for i in range(b * n // steps, (b + 1) * n // steps):
                 optimizer.zero_grad()
@@ -84,9 +84,9 @@ def retrain(
                 optimizer.step(mask)  # θ ← θ − η Σ ∇_θ L ⊙ m_k, in the weights that the group owns
         if (b + 1) % save_every == 0 or b + 1 == steps:
             for k in filter(losses.counts.__getitem__, turns):  # who had a turn since
-                stage.record(event=purpose, step=b + 1, ticket=names[k], loss=losses.mean(k))
-            stage.save(lambda: _state(theta, optimizer), {"step": b + 1, "seen": problem.seen})
-        stage.advance(b + 1, steps)
+                checkpoint.record(event=purpose, step=b + 1, ticket=names[k], loss=losses.mean(k))
+            checkpoint.save(lambda: _state(theta, optimizer), {"step": b + 1, "seen": problem.samples_seen})
+        checkpoint.advance(b + 1, steps)
     return theta
 
 
@@ -126,18 +126,21 @@ def _any(masks: list[list[Tensor | None]]) -> list[Tensor | None]:
     return merged
 
 
-def _begin(problem: Problem, theta: Theta, stage: Stage) -> tuple[Theta, MaskedOptimizer, int]:
+def _begin(problem: Problem, theta: Params, checkpoint: Checkpoint) -> tuple[Params, MaskedOptimizer, int]:
     """Weights, optimiser and first step: new ones, or those of the state that the stage was left in."""
-    if (saved := stage.load()) is None:
-        return theta, problem.recipe.build(theta.leaves()), 0
-    tensors, facts = saved
-    theta, problem.seen = Theta.from_tensors(part(tensors, "theta."), problem.f.device), facts["seen"]
-    optimizer = problem.recipe.build(theta.leaves())
+    if (saved := checkpoint.load()) is None:
+        return theta, problem.config.build(theta.leaves()), 0
+    tensors, metadata = saved
+    theta, problem.samples_seen = (
+        Params.from_tensors(part(tensors, "theta."), problem.f.device),
+        metadata["seen"],
+    )
+    optimizer = problem.config.build(theta.leaves())
     optimizer.restore(part(tensors, "optimizer."))
-    return theta, optimizer, facts["step"]
+    return theta, optimizer, metadata["step"]
 
 
-def _state(theta: Theta, optimizer: MaskedOptimizer) -> dict[str, Tensor]:
+def _state(theta: Params, optimizer: MaskedOptimizer) -> dict[str, Tensor]:
     """What `_begin` goes on from."""
     return {
         **{f"theta.{name}": t for name, t in theta.tensors().items()},

@@ -21,25 +21,25 @@ from tombola.masks.layout import Layout
 
 
 @dataclass
-class Theta:
+class Params:
     """All that a backbone holds. ``private[k]`` belongs to ticket k; buffers are shared."""
 
     weights_N: Tensor
-    rest_R: Tensor
+    shared_R: Tensor
     private: list[Tensor]
     buffers: dict[str, Tensor]
 
-    def clone(self, tickets: int | None = None) -> Theta:
+    def clone(self, tickets: int | None = None) -> Params:
         """A copy to train, with its own leaves; one private part is repeated for so many tickets."""
         private = self.private * (tickets or 1) if len(self.private) == 1 else self.private
-        return Theta(
+        return Params(
             _leaf(self.weights_N),
-            _leaf(self.rest_R),
+            _leaf(self.shared_R),
             [_leaf(p) for p in private],
             {name: b.clone() for name, b in self.buffers.items()},
         )
 
-    def masked(self, mask_N: Tensor) -> Theta:
+    def masked(self, mask_N: Tensor) -> Params:
         """``m ⊙ θ``: a copy whose weights outside the mask are exactly zero."""
         theta = self.clone()
         theta.weights_N.data[~mask_N] = 0
@@ -47,16 +47,16 @@ class Theta:
 
     def leaves(self) -> list[Tensor]:
         """What an optimiser steps: weights, remainder, then the private part of each ticket."""
-        return [self.weights_N, self.rest_R, *self.private]
+        return [self.weights_N, self.shared_R, *self.private]
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything under stable names, for checkpoints."""
         private = {f"private.{k}": p.detach() for k, p in enumerate(self.private)}
         buffers = {f"buffers.{name}": b for name, b in self.buffers.items()}
-        return {"weights": self.weights_N.detach(), "rest": self.rest_R.detach(), **private, **buffers}
+        return {"weights": self.weights_N.detach(), "rest": self.shared_R.detach(), **private, **buffers}
 
     @classmethod
-    def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device = CPU) -> Theta:
+    def from_tensors(cls, tensors: dict[str, Tensor], device: torch.device = CPU) -> Params:
         """The inverse of `tensors`, on a device."""
         count = sum(name.startswith("private.") for name in tensors)
         private = [_leaf(tensors[f"private.{k}"], device) for k in range(count)]
@@ -68,7 +68,7 @@ def _leaf(flat: Tensor, device: torch.device | None = None) -> Tensor:
     return flat.detach().to(device, copy=True).requires_grad_()
 
 
-class Function:
+class FunctionalModel:
     """``f(x; m_k ⊙ θ)`` for one backbone (Eq. 1 and 3).
 
     Parameters outside the scope are the dense remainder, or private to each ticket where ``private``
@@ -76,7 +76,7 @@ class Function:
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
-    >>> f = Function(net, Layout(("0.weight",), ((8, 4),)))
+    >>> f = FunctionalModel(net, Layout(("0.weight",), ((8, 4),)))
     >>> theta, mask = f.theta0(), torch.zeros(32, dtype=torch.bool)
     >>> f(theta, mask, torch.rand(3, 4)).shape
     torch.Size([3, 2])
@@ -97,21 +97,21 @@ class Function:
             raise ScopeError("the backbone is on the device meta and holds no values: load or initialise it")
         dense = {n: p for n, p in parameters.items() if p.requires_grad and n not in scope.names}
         self.scope = scope
-        self.rest = Layout.of({n: p for n, p in dense.items() if n not in private})
+        self.shared = Layout.of({n: p for n, p in dense.items() if n not in private})
         self.private = Layout.of({n: p for n, p in dense.items() if n in private})
         self._constants = {n: p.detach() for n, p in parameters.items() if not p.requires_grad}
 
-    def theta0(self) -> Theta:
+    def theta0(self) -> Params:
         """What the backbone holds now, for one ticket."""
         parameters = dict(self.module.named_parameters())
-        return Theta(
+        return Params(
             _leaf(self.scope.flatten(parameters)),
-            _leaf(self.rest.flatten(parameters)),
+            _leaf(self.shared.flatten(parameters)),
             [_leaf(self.private.flatten(parameters))],
             {name: b.detach().clone() for name, b in self.module.named_buffers()},
         )
 
-    def named(self, theta: Theta, mask_N: Tensor | None, k: int = 0) -> dict[str, Tensor]:
+    def named(self, theta: Params, mask_N: Tensor | None, k: int = 0) -> dict[str, Tensor]:
         """The parameters and buffers of the backbone under ``m_k ⊙ θ``, by name."""
         weights_N = theta.weights_N
         if mask_N is None:
@@ -121,17 +121,17 @@ class Function:
         return {
             **self._constants,
             **weights,
-            **self.rest.unflatten(theta.rest_R),
+            **self.shared.unflatten(theta.shared_R),
             **self.private.unflatten(theta.private[k]),
             **theta.buffers,
         }
 
-    def __call__(self, theta: Theta, mask_N: Tensor | None, x: Tensor, k: int = 0) -> Tensor:
+    def __call__(self, theta: Params, mask_N: Tensor | None, x: Tensor, k: int = 0) -> Tensor:
         """Outputs for inputs ``x``; gradients with respect to ``theta.weights_N`` come out masked."""
         outputs: Tensor = functional_call(self.module, self.named(theta, mask_N, k), (x,))
         return outputs
 
-    def write(self, theta: Theta, mask_N: Tensor | None = None, k: int = 0) -> nn.Module:
+    def write(self, theta: Params, mask_N: Tensor | None = None, k: int = 0) -> nn.Module:
         """A copy of the backbone that holds ``m_k ⊙ θ`` (plain ``θ`` without a mask)."""
         module = copy.deepcopy(self.module)
         module.load_state_dict({n: t.detach() for n, t in self.named(theta, mask_N, k).items()}, strict=False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tombola._utils.errors import UsageError, unknown
 from tombola._utils.modes import in_mode
-from tombola.training.model import Function, Theta, norms
+from tombola.training.model import FunctionalModel, Params, norms
 
 Policy = Literal["shared", "per_ticket_statistics", "per_ticket"]
 
@@ -44,7 +44,7 @@ def statistics_names(module: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def estimate(
-    f: Function, theta: Theta, passes: Iterable[tuple[int, Tensor | None, Tensor]]
+    f: FunctionalModel, theta: Params, passes: Iterable[tuple[int, Tensor | None, Tensor]]
 ) -> dict[str, Tensor]:
     """Running statistics from passes ``(k, m_k, x)``: the mean over batches, each batch counted alike.
 
@@ -55,7 +55,7 @@ def estimate(
     wanted = statistics_names(f.module)
     if not wanted:
         return {}
-    fresh = Theta(theta.weights_N, theta.rest_R, theta.private, {})
+    fresh = Params(theta.weights_N, theta.shared_R, theta.private, {})
     fresh.buffers = {n: b.clone() for n, b in theta.buffers.items()}
     for name, _ in norms(f.module):
         for statistic in ("running_mean", "running_var", "num_batches_tracked"):

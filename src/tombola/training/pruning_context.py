@@ -1,4 +1,4 @@
-"""What a criterion reads of ticket k in one round of Algorithm 1 (`tombola.scoring.Evidence`).
+"""What a criterion reads of ticket k in one round of Algorithm 1 (`tombola.scoring.PruningContext`).
 
 Shape letters: N weights in scope.
 """
@@ -15,12 +15,12 @@ from tombola._utils.modes import in_mode
 from tombola._utils.rng import generator
 from tombola.data.batches import Stream
 from tombola.masks.layout import Layout
-from tombola.training.model import Theta
+from tombola.training.model import Params
 from tombola.training.trainer import Problem
 
 
 @dataclass
-class TicketEvidence:
+class TicketContext:
     """Ticket k of a problem, in the state that is about to be pruned.
 
     Reading it changes nothing: parameters, buffers, gradients, training modes and the global generator
@@ -39,8 +39,8 @@ class TicketEvidence:
     """
 
     problem: Problem
-    theta0: Theta
-    theta: Theta
+    theta0: Params
+    theta: Params
     mask_N: Tensor
     k: int
     round: int = 0
@@ -74,14 +74,14 @@ class TicketEvidence:
         """The loss that a training step would see: augmented, batch statistics, dropout on."""
         buffers = {name: b.clone() for name, b in self.theta.buffers.items()}
         private = [p.detach() for p in self.theta.private]
-        theta = Theta(weights_N, self.theta.rest_R.detach(), private, buffers)
+        theta = Params(weights_N, self.theta.shared_R.detach(), private, buffers)
         with in_mode(self.problem.f.module, training=True):
             return self.problem.loss(theta, None, self.k, self._stream, batch)
 
     def inputs(self, batch: int) -> Tensor:
         """Training inputs, not augmented."""
         index = self._stream[batch]
-        self.problem.seen += len(index)
+        self.problem.samples_seen += len(index)
         return self.problem.data.inputs("train", index, device=self.problem.f.device)
 
     def example(self) -> Tensor:

@@ -26,7 +26,7 @@ from torch import Tensor
 from tombola._utils.checkpoint import part
 from tombola._utils.device import CPU
 from tombola.masks.maskset import MaskSet
-from tombola.training.model import Theta
+from tombola.training.model import Params
 
 KINDS = ("weights", "learning_rate", "fine_tune")
 
@@ -40,13 +40,13 @@ class Starts:
         trained: whether even the first round of a search starts from trained weights.
     """
 
-    def __init__(self, thetas: Sequence[Theta], *, keeps: bool = False, trained: bool = False) -> None:
+    def __init__(self, thetas: Sequence[Params], *, keeps: bool = False, trained: bool = False) -> None:
         self.thetas, self.keeps, self.trained = list(thetas), keeps, trained
 
-    def __getitem__(self, k: int) -> Theta:
+    def __getitem__(self, k: int) -> Params:
         return self.thetas[k]
 
-    def after(self, k: int, theta: Theta | None) -> None:
+    def after(self, k: int, theta: Params | None) -> None:
         """Ticket k has been trained to this, which is not carried along where nothing is kept."""
         if self.keeps and theta is not None:
             self.thetas[k] = theta
@@ -60,16 +60,16 @@ class Starts:
         """Go on from a state."""
         if self.keeps:
             K = len(self.thetas)
-            self.thetas = [Theta.from_tensors(part(tensors, f"start.{k}."), device) for k in range(K)]
+            self.thetas = [Params.from_tensors(part(tensors, f"start.{k}."), device) for k in range(K)]
 
 
 def inherit(
-    rewound: Theta,
-    trained: Sequence[Theta],
+    rewound: Params,
+    trained: Sequence[Params],
     masks: MaskSet,
     tickets: Sequence[int],
-    owned: Sequence[Tensor | None],
-) -> Theta:
+    trainable: Sequence[Tensor | None],
+) -> Params:
     """Where training goes on if weights are kept: those that the search has trained.
 
     A search trains every ticket by itself. One ticket alone, or one mask for all data, goes on with exactly
@@ -88,7 +88,7 @@ def inherit(
     theta = rewound.clone(K)
     m = masks.masks_KN.to(theta.weights_N.device)
     _mean(theta.weights_N, [(trained[k].weights_N, m[k]) for k in tickets])
-    _mean(theta.rest_R, [(trained[k].rest_R, owned[k]) for k in tickets])
+    _mean(theta.shared_R, [(trained[k].shared_R, trainable[k]) for k in tickets])
     for k in tickets:
         own = trained[k].private
         theta.private[k].data.copy_(own[k if len(own) > 1 else 0].detach())

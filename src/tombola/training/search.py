@@ -14,26 +14,28 @@ from typing import Any
 
 from torch import Tensor
 
-from tombola._utils.checkpoint import Stage
+from tombola._utils.checkpoint import Checkpoint
 from tombola._utils.errors import PruningError
 from tombola.masks.maskset import MaskSet
 from tombola.pruning import Selection, prune, transposed
 from tombola.pruning.scores import CRITERIA, Score, needs_trajectory
-from tombola.recipe import Recipe
+from tombola.recipe import TrainConfig
 from tombola.training.callbacks.guard import Guard
 from tombola.training.callbacks.recorded import similarity_rows
-from tombola.training.model import Theta
-from tombola.training.parallel import AtOnce, Executor, Training, Turn, TurnResult, Work, executor
-from tombola.training.pruning_context import TicketEvidence
+from tombola.training.model import Params
+from tombola.training.parallel import Executor, Parallel, Training, Turn, TurnResult, Work, executor
+from tombola.training.pruning_context import TicketContext
 from tombola.training.rewind import Starts
-from tombola.training.trainer import Problem, Watch
+from tombola.training.trainer import Callback, Problem
 
-Watcher = Callable[[TicketEvidence, Callable[[], Tensor]], Watch]  # of a ticket and the mask it would get now
+MakeCallback = Callable[
+    [TicketContext, Callable[[], Tensor]], Callback
+]  # of a ticket and the mask it would get now
 
 
 def extract(
     problem: Problem,
-    theta0: Theta,
+    theta0: Params,
     masks: MaskSet,
     schedule: Sequence[int],
     T: int,
@@ -44,11 +46,11 @@ def extract(
     floor: int = 0,
     first_round: int = 0,
     starts: Starts | None = None,
-    later: Recipe | None = None,
-    watcher: Watcher | None = None,
+    later: TrainConfig | None = None,
+    make_callback: MakeCallback | None = None,
     guard: Guard | None = None,
-    stage: Stage | None = None,
-    at_once: AtOnce = "no",
+    checkpoint: Checkpoint | None = None,
+    parallel: Parallel = "no",
 ) -> MaskSet:
     """The masks after training, pruning and rewinding once per entry of the schedule.
 
@@ -72,7 +74,7 @@ def extract(
         guard: the alarm for collapse, which looks at every round; one that stops the search gives back the
             masks of the last good round.
         stage: where progress, records and states go.
-        at_once: how the trainings of a round go (`tombola.training.parallel.choose`).
+        parallel: how the trainings of a round go (`tombola.training.parallel.choose`).
 
     Raises:
         WorkerDied: a worker process was killed.
@@ -81,17 +83,26 @@ def extract(
         UsageError: masks of other tickets or weights than the problem's.
     """
     problem.check(masks)
-    stage, K, R = stage or Stage(), len(masks), len(schedule)
+    checkpoint, K, R = checkpoint or Checkpoint(), len(masks), len(schedule)
     starts = starts or Starts([theta0] * K)
     flipped = transposed(problem.f.module)
     cut = partial(prune, selection=selection, granularity=granularity, transposed=flipped, floor=floor)
-    twin = [guard.twin] if guard is not None and guard.twin is not None else []
+    replicate = [guard.replicate] if guard is not None and guard.replicate is not None else []
     recipes = [later if r or starts.trained else None for r in range(R)]
     work = _Algorithm1(
-        [problem, *twin], starts.keeps, schedule, T, recipes, score, cut, first_round, watcher, guard
+        [problem, *replicate],
+        starts.keeps,
+        schedule,
+        T,
+        recipes,
+        score,
+        cut,
+        first_round,
+        make_callback,
+        guard,
     )
-    m, done = _begin(problem, masks, starts, guard, stage)  # m_k ← 1, or what an earlier process left
-    with closing(executor(at_once, work, K, max(T, 1) * (K * R - done))) as execute:
+    m, done = _begin(problem, masks, starts, guard, checkpoint)  # m_k ← 1, or what an earlier process left
+    with closing(executor(parallel, work, K, max(T, 1) * (K * R - done))) as execute:
         for r in range(done // K, R):  # round after round
             if guard is not None and guard.stopped:
                 break
@@ -102,12 +113,12 @@ def extract(
                 if guard is not None:
                     guard.keep(turn.k, result.outputs)
                 now = MaskSet.stacked(masks.scope, masks.names, m)
-                _record(stage, {"round": first_round + r, "ticket": masks.names[turn.k]}, result)
+                _record(checkpoint, {"round": first_round + r, "ticket": masks.names[turn.k]}, result)
                 if turn.k + 1 == K:
-                    _after_round(stage, first_round + r, now, guard, partial(_alone, execute, r, starts))
+                    _after_round(checkpoint, first_round + r, now, guard, partial(_alone, execute, r, starts))
                 if turn.k + 1 == K or not execute.whole:
-                    stage.save(partial(_state, now, starts, guard), _facts(problem, done, guard))
-                stage.advance(done, K * R)
+                    checkpoint.save(partial(_state, now, starts, guard), _facts(problem, done, guard))
+                checkpoint.advance(done, K * R)
     if guard is not None and guard.stopped:
         return guard.last_good(masks)
     return MaskSet.stacked(masks.scope, masks.names, m)
@@ -121,11 +132,11 @@ class _Algorithm1(Work):
     keeps: bool
     schedule: Sequence[int]
     T: int
-    recipes: Sequence[Recipe | None]  # of each round; the problem's where there is none
+    recipes: Sequence[TrainConfig | None]  # of each round; the problem's where there is none
     score: Score
     cut: Callable[..., Tensor]
     first_round: int
-    watcher: Watcher | None
+    make_callback: MakeCallback | None
     guard: Guard | None
 
     def begin(self, turn: Turn) -> Training:
@@ -134,14 +145,14 @@ class _Algorithm1(Work):
         m_k = turn.mask_N.to(turn.problem.f.device)
         theta = turn.start.masked(m_k)  # θ ← θ0, under m_k
         trajectory = needs_trajectory(self.score)
-        evidence = TicketEvidence(turn.problem, turn.start, theta, m_k, k, number, trajectory)
-        draw = partial(self._drawn, evidence, self.schedule[turn.r])
-        watch = self.watcher(evidence, draw) if self.watcher else None
-        return Training(evidence, self.T, self.recipes[turn.r], watch)
+        context = TicketContext(turn.problem, turn.start, theta, m_k, k, number, trajectory)
+        draw = partial(self._drawn, context, self.schedule[turn.r])
+        callback = self.make_callback(context, draw) if self.make_callback else None
+        return Training(context, self.T, self.recipes[turn.r], callback)
 
     def finish(self, training: Training, loss: float) -> TurnResult:
         """``m_k`` without the lowest scores: those of ``|θ_T^(k)|`` in the paper."""
-        e, watch, guard = training.evidence, training.watch, self.guard
+        e, callback, guard = training.context, training.callback, self.guard
         outputs = guard.saw(e.problem, e.theta, e.mask_N, e.k) if guard is not None else None
         try:
             m_k = self._pruned(e, self.schedule[e.round - self.first_round])
@@ -149,15 +160,15 @@ class _Algorithm1(Work):
             raise type(error)(
                 f"round {e.round}, ticket {e.problem.partition.names[e.k]!r}: {error}"
             ) from None
-        return TurnResult(m_k, e.theta, loss, watch.facts() if watch else None, outputs)
+        return TurnResult(m_k, e.theta, loss, callback.metadata() if callback else None, outputs)
 
-    def _drawn(self, evidence: TicketEvidence, keep: int) -> Tensor:
+    def _drawn(self, context: TicketContext, keep: int) -> Tensor:
         """The mask that pruning would give now; a layer may be empty in it."""
-        return self._pruned(evidence, keep, allow_collapse=True)
+        return self._pruned(context, keep, allow_collapse=True)
 
-    def _pruned(self, evidence: TicketEvidence, keep: int, **options: bool) -> Tensor:
-        m_k, scores_N = evidence.mask_N.cpu(), self.score(evidence).cpu()
-        return self.cut(m_k, scores_N, keep, evidence.scope, **options)
+    def _pruned(self, context: TicketContext, keep: int, **options: bool) -> Tensor:
+        m_k, scores_N = context.mask_N.cpu(), self.score(context).cpu()
+        return self.cut(m_k, scores_N, keep, context.scope, **options)
 
 
 def _alone(execute: Executor, r: int, starts: Starts, problem: Problem, m_k: Tensor, k: int) -> TurnResult:
@@ -167,34 +178,38 @@ def _alone(execute: Executor, r: int, starts: Starts, problem: Problem, m_k: Ten
 
 
 def _after_round(
-    stage: Stage, number: int, masks: MaskSet, guard: Guard | None, take_turn: Callable[..., TurnResult]
+    checkpoint: Checkpoint,
+    number: int,
+    masks: MaskSet,
+    guard: Guard | None,
+    take_turn: Callable[..., TurnResult],
 ) -> None:
     """How alike the masks are now, and whether that is an alarm."""
     for row in similarity_rows(masks) if len(masks) > 1 else ():
-        stage.record(event="similarity", round=number, **row)
+        checkpoint.record(event="similarity", round=number, **row)
     if guard is not None:
-        guard.after(number, masks, take_turn, stage)
+        guard.after(number, masks, take_turn, checkpoint)
 
 
-def _record(stage: Stage, head: dict[str, Any], result: TurnResult) -> None:
+def _record(checkpoint: Checkpoint, head: dict[str, Any], result: TurnResult) -> None:
     """What a turn came to."""
-    if result.facts is not None:
-        stage.record(**head, **result.facts)
-    stage.record(event="prune", **head, kept=int(result.mask_N.sum()), loss=result.loss)
+    if result.metadata is not None:
+        checkpoint.record(**head, **result.metadata)
+    checkpoint.record(event="prune", **head, kept=int(result.mask_N.sum()), loss=result.loss)
 
 
 def _begin(
-    problem: Problem, masks: MaskSet, starts: Starts, guard: Guard | None, stage: Stage
+    problem: Problem, masks: MaskSet, starts: Starts, guard: Guard | None, checkpoint: Checkpoint
 ) -> tuple[Tensor, int]:
     """``m_1 .. m_K`` and how many turns are done: as given and none, or as the stage was left."""
-    if (saved := stage.load()) is None:
+    if (saved := checkpoint.load()) is None:
         return masks.masks_KN.clone(), 0
-    tensors, facts = saved
-    problem.seen = facts["seen"]
+    tensors, metadata = saved
+    problem.samples_seen = metadata["seen"]
     starts.restore(tensors, problem.f.device)
     if guard is not None:
-        guard.restore(tensors, facts["guard"])
-    return MaskSet.unpack(masks.scope, masks.names, tensors["masks"]).masks_KN, facts["done"]
+        guard.restore(tensors, metadata["guard"])
+    return MaskSet.unpack(masks.scope, masks.names, tensors["masks"]).masks_KN, metadata["done"]
 
 
 def _state(masks: MaskSet, starts: Starts, guard: Guard | None) -> dict[str, Tensor]:
@@ -203,4 +218,4 @@ def _state(masks: MaskSet, starts: Starts, guard: Guard | None) -> dict[str, Ten
 
 
 def _facts(problem: Problem, done: int, guard: Guard | None) -> dict[str, Any]:
-    return {"done": done, "seen": problem.seen, **({"guard": guard.state()[1]} if guard else {})}
+    return {"done": done, "seen": problem.samples_seen, **({"guard": guard.state()[1]} if guard else {})}

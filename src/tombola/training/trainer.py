@@ -21,17 +21,17 @@ from tombola.masks.prunable import classifier
 from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer
 from tombola.pruning.scores.movement import away_from_zero
-from tombola.recipe import Recipe
-from tombola.training.model import Function, Theta
+from tombola.recipe import TrainConfig
+from tombola.training.model import FunctionalModel, Params
 
 
-class Watch(Protocol):
+class Callback(Protocol):
     """What looks on while a ticket is trained alone, and may change its weights and mask, or end it."""
 
-    def __call__(self, step: int, theta: Theta, optimizer: MaskedOptimizer) -> bool:
+    def __call__(self, step: int, theta: Params, optimizer: MaskedOptimizer) -> bool:
         """Called after ``step`` steps; whether the training ends here."""
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What there is to record afterwards."""
 
 
@@ -43,14 +43,14 @@ class Problem:
     counts the training samples that went through, so that budgets can be compared.
     """
 
-    f: Function
+    f: FunctionalModel
     data: Data
     partition: Partition
     objective: Objective
-    recipe: Recipe
+    config: TrainConfig
     seed: int
     order: str = ""
-    seen: int = 0
+    samples_seen: int = 0
 
     def check(self, masks: MaskSet) -> None:
         """Raise `UsageError` unless there is a mask for each subset, in order, over the weights in scope."""
@@ -66,21 +66,21 @@ class Problem:
     def stream(self, k: int, *purpose: Any) -> Stream:
         """The batches of ticket k for one purpose (phase and round)."""
         key = (self.seed, self.order, *purpose, self.partition.names[k])
-        return Stream(lambda g: self.objective.epoch(self.partition, k, g), self.recipe.batch_size, *key)
+        return Stream(lambda g: self.objective.epoch(self.partition, k, g), self.config.batch_size, *key)
 
     def batches(self, k: int) -> int:
         """``M_k``: batches of one epoch of ticket k."""
-        return -(-self.objective.epoch_size(self.partition, k) // self.recipe.batch_size)
+        return -(-self.objective.epoch_size(self.partition, k) // self.config.batch_size)
 
     @cached_property
-    def owned(self) -> list[Tensor | None]:
+    def trainable(self) -> list[Tensor | None]:
         """Which entries of the dense remainder each ticket may move."""
         head = classifier(self.f.module)
         K = range(len(self.partition))
-        found = [self.objective.owned(self.f.rest, head, k) for k in K]
+        found = [self.objective.trainable(self.f.shared, head, k) for k in K]
         return [None if mask is None else mask.to(self.f.device) for mask in found]
 
-    def loss(self, theta: Theta, mask_N: Tensor | None, k: int, stream: Stream, i: int) -> Tensor:
+    def loss(self, theta: Params, mask_N: Tensor | None, k: int, stream: Stream, i: int) -> Tensor:
         """``L(f(x; m_k ⊙ θ), y)`` of batch i, as in training, with its graph; counts the samples."""
         x, targets = self.batch(k, stream, i)
         with drawn_from(*stream.key, "forward", i, device=self.f.device):
@@ -92,32 +92,32 @@ class Problem:
         index = stream[i]
         augment = generator(*stream.key, "augment", i) if self.data.augment else None
         x = self.data.inputs("train", index, augment, self.f.device)
-        self.seen += len(index)
+        self.samples_seen += len(index)
         return x, self.objective.targets(self.data, self.partition, index, k).to(self.f.device)
 
-    def gradient(self, theta: Theta, mask_N: Tensor, k: int, stream: Stream, i: int) -> Tensor:
+    def gradient(self, theta: Params, mask_N: Tensor, k: int, stream: Stream, i: int) -> Tensor:
         """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of batch i to the leaves' gradients; returns the loss."""
         loss = self.loss(theta, mask_N, k, stream, i)
         loss.backward()
         return loss.detach()
 
-    def masks(self, theta: Theta, mask_N: Tensor, k: int) -> list[Tensor | None]:
-        """What ticket k owns of `Theta.leaves`: its mask, its part of the remainder, all of the private part.
+    def masks(self, theta: Params, mask_N: Tensor, k: int) -> list[Tensor | None]:
+        """What ticket k trains of `Params.leaves`: its mask, its part of what is shared, all that is private.
 
         Private parts of others have no gradient in its step, so they stay as they are.
         """
-        return [mask_N, self.owned[k], *[None] * len(theta.private)]
+        return [mask_N, self.trainable[k], *[None] * len(theta.private)]
 
     def train(
         self,
-        theta: Theta,
+        theta: Params,
         mask_N: Tensor,
         k: int,
         T: int,
         *purpose: Any,
         moved_N: Tensor | None = None,
-        recipe: Recipe | None = None,
-        watch: Watch | None = None,
+        config: TrainConfig | None = None,
+        callback: Callback | None = None,
     ) -> float:
         """At most T steps of ticket k alone, in place, by a new optimiser; returns the mean loss.
 
@@ -131,19 +131,19 @@ class Problem:
             recipe: another one than the problem's.
             watch: looks on after every step.
         """
-        recipe = recipe or self.recipe
-        stream, optimizer = self.stream(k, *purpose), recipe.build(theta.leaves())
+        config = config or self.config
+        stream, optimizer = self.stream(k, *purpose), config.build(theta.leaves())
         masks, total, done = self.masks(theta, mask_N, k), torch.zeros((), device=self.f.device), 0
         self.f.module.train()
         while done < T:
-            set_rate(optimizer, recipe.rate(done, T))
+            set_rate(optimizer, config.rate(done, T))
             optimizer.zero_grad()
             total += self.gradient(theta, mask_N, k, stream, done)
             if moved_N is not None and theta.weights_N.grad is not None:
                 moved_N += away_from_zero(theta.weights_N, theta.weights_N.grad)
             optimizer.step(masks)
             done += 1
-            if watch is not None and watch(done, theta, optimizer):
+            if callback is not None and callback(done, theta, optimizer):
                 break
         return finite(float(total) / max(done, 1), self.partition.names[k])
 

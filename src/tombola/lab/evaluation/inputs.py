@@ -47,7 +47,9 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
     }
 
 
-def inputs_of(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] | None = None) -> Tensor:
+def inputs_of(
+    path: Path, metadata: Mapping[str, Any], on_progress: Callable[[str], None] | None = None
+) -> Tensor:
     """The network's inputs in a file, ``[B, ...]``: one image or sound, or samples as rows or in an array.
 
     Images are brought to the network's size and channels; ``tell`` is told so, in a line. Tables are CSV of
@@ -58,7 +60,7 @@ def inputs_of(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] 
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}")
-    suffix, sound = path.suffix.lower(), facts["kind"] == "sound"
+    suffix, sound = path.suffix.lower(), metadata["kind"] == "sound"
     if suffix not in SUFFIXES | SOUNDS | {".csv", ".npy"}:
         raise DataError(
             f"{path} is none of an image, a sound (WAV, FLAC, OGG, MP3), a table (CSV) and an array (.npy)"
@@ -70,14 +72,14 @@ def inputs_of(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] 
         waves = torch.from_numpy(read(path))[None]
         return audio.spectrogram(torch.nn.functional.pad(waves, (0, max(0, audio.WINDOW - waves.shape[1]))))
     if suffix == ".csv":
-        x = _table(path, facts["shape"])
+        x = _table(path, metadata["shape"])
     else:
-        x = _array(path, facts) if suffix == ".npy" else _image(path, facts, tell)
-    if tell is not None and (words := _other_scale(x, facts.get("range"))):
-        tell(f"{path}: {words}")
-    if facts["mean"] is None:
+        x = _array(path, metadata) if suffix == ".npy" else _image(path, metadata, on_progress)
+    if on_progress is not None and (words := _other_scale(x, metadata.get("range"))):
+        on_progress(f"{path}: {words}")
+    if metadata["mean"] is None:
         return x
-    return Normalise(tuple(facts["mean"]), tuple(facts["std"]))(x)
+    return Normalise(tuple(metadata["mean"]), tuple(metadata["std"]))(x)
 
 
 def _other_scale(x: Tensor, known: list[float] | None) -> str:
@@ -91,8 +93,8 @@ def _other_scale(x: Tensor, known: list[float] | None) -> str:
     )
 
 
-def _image(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] | None) -> Tensor:
-    shape = facts["shape"]
+def _image(path: Path, metadata: Mapping[str, Any], on_progress: Callable[[str], None] | None) -> Tensor:
+    shape = metadata["shape"]
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise DataError(f"{path} is an image, but these tickets take {shape} values: give a CSV of numbers")
     try:
@@ -102,15 +104,15 @@ def _image(path: Path, facts: Mapping[str, Any], tell: Callable[[str], None] | N
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{path} is no image that can be read ({error})") from None
     wanted = (shape[2], shape[1])
-    if tell is not None and (size != wanted or bands != shape[0]):
-        tell(
+    if on_progress is not None and (size != wanted or bands != shape[0]):
+        on_progress(
             f"{path}: {size[0]}x{size[1]} in {bands} channels was brought to {wanted[0]}x{wanted[1]} in "
             f"{shape[0]}, which these tickets take"
         )
     if picture.size != wanted:
         picture = picture.resize(wanted, Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(picture)).reshape(shape[1], shape[2], -1).permute(2, 0, 1)[None]
-    return pixels if facts["bytes"] else pixels.float() / 255
+    return pixels if metadata["bytes"] else pixels.float() / 255
 
 
 def _table(path: Path, shape: list[int]) -> Tensor:
@@ -129,22 +131,22 @@ def _table(path: Path, shape: list[int]) -> Tensor:
     return torch.tensor([[float(value) for value in row] for row in rows]).reshape(len(rows), *shape)
 
 
-def _array(path: Path, facts: Mapping[str, Any]) -> Tensor:
+def _array(path: Path, metadata: Mapping[str, Any]) -> Tensor:
     try:
         values = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(f"{path} is no array that can be read ({error})") from None
-    shape, kind = list(facts["shape"]), "uint8" if facts["bytes"] else "numbers"
+    shape, kind = list(metadata["shape"]), "uint8" if metadata["bytes"] else "numbers"
     if list(values.shape) == shape:
         values = values[None]
     if list(values.shape[1:]) != shape or values.dtype.kind not in "biuf":
         sizes = ", ".join(map(str, shape))
         raise DataError(f"{path} holds {values.dtype} {list(values.shape)}: {kind} [B, {sizes}] is needed")
-    if facts["bytes"] != (values.dtype == np.uint8):
+    if metadata["bytes"] != (values.dtype == np.uint8):
         raise DataError(f"{path} holds {values.dtype}: these tickets were trained on {kind}")
     if not len(values) or not np.isfinite(values).all():
         raise DataError(f"{path} holds {'values that are not finite' if len(values) else 'no samples'}")
-    return torch.from_numpy(values) if facts["bytes"] else torch.from_numpy(values).float()
+    return torch.from_numpy(values) if metadata["bytes"] else torch.from_numpy(values).float()
 
 
 def _numeric(row: list[str]) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tombola._utils.rng import generator
 from tombola.lab.evaluation.answers import Answers
-from tombola.lab.evaluation.world import World
+from tombola.lab.evaluation.world import LoadedRun
 from tombola.tickets.model import TicketModel
 from tombola.tickets.routing import Routed
 
@@ -24,7 +24,7 @@ Named = tuple[str, float]  # a metric: name and value
 
 
 @dataclass(frozen=True)
-class Judge:
+class RouterEvaluator:
     """The tickets of a run, asked once, and judged for as many choices among them as are wished.
 
     Class tickets are the answer themselves: a choice is right or wrong, and the oracle is leakage.
@@ -37,18 +37,18 @@ class Judge:
         K: how many tickets there are.
     """
 
-    world: World
+    loaded: LoadedRun
     truth_S: Tensor
     answers: Answers | None
     fixed: int
     K: int
 
     @classmethod
-    def of(cls, world: World, tickets: TicketModel) -> Self:
+    def of(cls, loaded: LoadedRun, tickets: TicketModel) -> Self:
         """Ask every ticket for every sample."""
         baked = [tickets.bake(name) for name in tickets.names]
-        answers = None if world.objective.context_is_answer else world.answers(baked)
-        return cls(world, world.where("test"), answers, _best_fixed(world, baked), len(baked))
+        answers = None if loaded.objective.context_is_answer else loaded.answers(baked)
+        return cls(loaded, loaded.where("test"), answers, _best_fixed(loaded, baked), len(baked))
 
     def __call__(self, chosen_S: Tensor) -> dict[str, float]:
         """What it is worth that ticket ``chosen_S[i]`` answers sample i (`scaled`)."""
@@ -63,7 +63,7 @@ class Judge:
         def outputs(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
             return answers.mixed(routed, torch.arange(len(routed.scores_BK)) if index is None else index)
 
-        return self.scaled(self.world.judge(outputs))
+        return self.scaled(self.loaded.judge(outputs))
 
     def best_fixed(self) -> dict[str, float]:
         """What the ticket that serves all contexts best is worth."""
@@ -71,7 +71,7 @@ class Judge:
 
     def random(self) -> dict[str, float]:
         """What random choices are worth, in the mean of `DRAWS`."""
-        seed, shape = self.world.seed, self.truth_S.shape
+        seed, shape = self.loaded.seed, self.truth_S.shape
         drawn = [
             torch.randint(self.K, shape, generator=generator(seed, "random router", i)) for i in range(DRAWS)
         ]
@@ -80,7 +80,7 @@ class Judge:
     def alone(self, network: nn.Module) -> dict[str, float]:
         """What one network for all contexts is worth, which answers among all classes."""
         nobody_S = torch.zeros_like(self.truth_S)
-        return self.scaled(self.world.quality([network], nobody_S, known=False))
+        return self.scaled(self.loaded.quality([network], nobody_S, known=False))
 
     def right(self, chosen_S: Tensor) -> float:
         """The share of samples that are sent to their own ticket."""
@@ -105,12 +105,12 @@ class Judge:
     def _metric(self, chosen_S: Tensor) -> Named:
         if self.answers is None:
             return "accuracy", self.right(chosen_S)
-        return self.world.judged(self.answers, chosen_S)
+        return self.loaded.judged(self.answers, chosen_S)
 
 
-def _best_fixed(world: World, baked: Sequence[nn.Module]) -> int:
-    held = world.judged_on_validation()
-    if world.objective.context_is_answer:
+def _best_fixed(loaded: LoadedRun, baked: Sequence[nn.Module]) -> int:
+    held = loaded.judged_on_validation()
+    if loaded.objective.context_is_answer:
         return int(held.where("test").bincount(minlength=len(baked)).argmax())
     answers, everyone = held.answers(baked), torch.zeros(len(held.data.test), dtype=torch.int64)
     return max(range(len(baked)), key=lambda k: held.judged(answers, everyone + k)[1])

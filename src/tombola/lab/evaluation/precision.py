@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, precision_recall_curve, roc
 from torch import Tensor
 
 from tombola.lab.evaluation.values import Values, rows
-from tombola.lab.evaluation.world import World
+from tombola.lab.evaluation.world import LoadedRun
 from tombola.methods.pipeline import predict
 from tombola.objectives.classes import allowed, mask_logits
 from tombola.objectives.readings import decisions
@@ -35,15 +35,15 @@ RECALLS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 MISS = 0.1
 
 
-def scores(world: World, tickets: TicketModel) -> dict[str, Tensor]:
+def scores(loaded: LoadedRun, tickets: TicketModel) -> dict[str, Tensor]:
     """The score matrix of both held-out splits: output k of ticket k, or the log-odds of one softmax."""
     found = {}
     for split in ("validation", "test"):
         if len(tickets.names) == 1:
-            outputs = predict(tickets.bake(tickets.names[0]), world.data, split)
-            found[split] = SubsetSoftmax.log_odds(outputs[:, : len(world.partition)])
+            outputs = predict(tickets.bake(tickets.names[0]), loaded.data, split)
+            found[split] = SubsetSoftmax.log_odds(outputs[:, : len(loaded.partition)])
             continue
-        columns = [predict(tickets.bake(n), world.data, split)[:, k] for k, n in enumerate(tickets.names)]
+        columns = [predict(tickets.bake(n), loaded.data, split)[:, k] for k, n in enumerate(tickets.names)]
         found[split] = torch.stack(columns, 1)
     return found
 
@@ -219,17 +219,17 @@ def single_recall(score_SK: Tensor, true_SK: Tensor) -> float:
     return macro(_one_hot(score_SK), true_SK)["recall"]
 
 
-def within(world: World, tickets: TicketModel) -> tuple[Values, Calibration]:
+def within(loaded: LoadedRun, tickets: TicketModel) -> tuple[Values, Calibration]:
     """Classes within a given context: probabilities of its own ticket before and after its temperature."""
-    made, values = Calibration().fit(tickets, world.data, world.partition), []
+    made, values = Calibration().fit(tickets, loaded.data, loaded.partition), []
     parts: dict[str, list[Tensor]] = {"plain": [], "temperature": []}
     rights = []
     for k, name in enumerate(tickets.names):
-        index = world.partition.members["test"][:, k].nonzero()[:, 0]
-        outputs = predict(tickets.bake(name), world.data, "test", index)
-        if (own_SC := allowed(tickets.facts, [name] * len(index))) is not None:
+        index = loaded.partition.members["test"][:, k].nonzero()[:, 0]
+        outputs = predict(tickets.bake(name), loaded.data, "test", index)
+        if (own_SC := allowed(tickets.metadata, [name] * len(index))) is not None:
             outputs = mask_logits(outputs, own_SC)
-        rights.append(world.data.test.y[index].long())
+        rights.append(loaded.data.test.y[index].long())
         parts["plain"].append(outputs.double().softmax(1))
         parts["temperature"].append(made.classes(outputs, k))
     truth = torch.cat(rights)

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from tombola.data.dataset import Data
-from tombola.lab.evaluation.judge import Judge
+from tombola.lab.evaluation.judge import RouterEvaluator
 from tombola.lab.evaluation.latency import latency
 from tombola.lab.evaluation.values import Values, rows
 from tombola.lab.evaluation.windows import windows
-from tombola.lab.evaluation.world import World
+from tombola.lab.evaluation.world import LoadedRun
 from tombola.tickets.model import TicketModel
 from tombola.tickets.routing import Routed, Router, router
-from tombola.tickets.routing.looked import Looks
+from tombola.tickets.routing.looked import RouterFeatures
 
 SINGLE = ("dense", "imp", "union_size_imp")  # networks for all contexts, which need no router
 
@@ -43,11 +43,11 @@ def defaults(objective: str) -> dict[str, dict[str, Any]]:
 
 
 def measure(
-    world: World,
+    loaded: LoadedRun,
     tickets: TicketModel,
     wanted: Mapping[str, Mapping[str, Any]],
     single: Mapping[str, TicketModel],
-    tell: Callable[[str], None],
+    on_progress: Callable[[str], None],
     now: Callable[[str], None] = lambda _: None,
 ) -> tuple[Values, dict[str, Router]]:
     """All values of one run at one sparsity, and the routers, fitted.
@@ -60,20 +60,20 @@ def measure(
         tell: is told of every router when it is measured.
         now: is told what begins.
     """
-    judge, leak = Judge.of(world, tickets), world.objective.context_is_answer
+    judge, leak = RouterEvaluator.of(loaded, tickets), loaded.objective.context_is_answer
     title = "oracle (leakage: the context is the label)" if leak else "oracle"
     values = rows({"router": title}, {**judge(judge.truth_S), "routing_accuracy": 1.0})
     made: dict[str, Router] = {}
-    looked: Looks = {}
+    looked: RouterFeatures = {}
     for who, options in wanted.items():
         kind = who.partition(",")[0]
         now(f"{who}, fitting")
-        made[who] = router(kind, **options).fit(tickets, world.data, world.partition, looked)
+        made[who] = router(kind, **options).fit(tickets, loaded.data, loaded.partition, looked)
         now(f"{who}, on test data")
-        routed = over(made[who], tickets, world.data, "test")
+        routed = over(made[who], tickets, loaded.data, "test")
         values += _router(who, made[who], routed, judge)
-        values += rows({"router": who}, latency(made[who], tickets, world.data))
-        tell(f"{who} sends {judge.right(routed.index_B):.1%} to the right ticket")
+        values += rows({"router": who}, latency(made[who], tickets, loaded.data))
+        on_progress(f"{who} sends {judge.right(routed.index_B):.1%} to the right ticket")
     now("one ticket, a random ticket, one network")
     values += rows({"router": "best_fixed"}, judge.best_fixed())
     values += rows({"router": "random"}, judge.random())
@@ -93,7 +93,7 @@ def over(made: Router, tickets: TicketModel, data: Data, split: str, batch: int 
     return Routed(parts[0].tickets, scores, torch.cat([part.familiarity_B for part in parts]), made.kind)
 
 
-def _router(who: str, made: Router, routed: Routed, judge: Judge) -> Values:
+def _router(who: str, made: Router, routed: Routed, judge: RouterEvaluator) -> Values:
     """One router: what it is worth, sample by sample and over windows, its confidence, size and confusion."""
     mix = made.options["mix"]
     found = {

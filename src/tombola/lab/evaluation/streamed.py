@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tombola._utils.rng import generator
 from tombola.lab import audio
-from tombola.lab.evaluation.world import World
+from tombola.lab.evaluation.world import LoadedRun
 from tombola.lab.experiments import speech_stream
 from tombola.lab.experiments.speech_stream import AHEAD, STEP, Recording
 from tombola.tickets.model import TicketModel
@@ -61,7 +61,7 @@ class Streamed:
     delays: list[tuple[float, float | None]]
 
 
-def measure(world: World, tickets: TicketModel, snr: float, seconds: int, seed: int) -> Streamed:
+def measure(loaded: LoadedRun, tickets: TicketModel, snr: float, seconds: int, seed: int) -> Streamed:
     """Enhance a recording of test data, all scenes one after another, and say how well the router followed.
 
     Values: ``routing_accuracy``, the share of time in which the right ticket is at work; ``switches`` and
@@ -71,12 +71,12 @@ def measure(world: World, tickets: TicketModel, snr: float, seconds: int, seed: 
     """
     K = len(tickets.names)
     held = [
-        speech_stream.recording(world.data, world.partition, "validation", order, snr, seconds, seed + i)
+        speech_stream.recording(loaded.data, loaded.partition, "validation", order, snr, seconds, seed + i)
         for i, order in enumerate((range(K), range(K - 1, -1, -1)))
     ]
     choice = choose(tickets, held)
     fixed = _best_fixed(tickets, held[0])
-    made = speech_stream.recording(world.data, world.partition, "test", range(K), snr, seconds, seed)
+    made = speech_stream.recording(loaded.data, loaded.partition, "test", range(K), snr, seconds, seed)
     scores_IK, confidence_I = speech_stream.scores(made.noisy_T, tickets, choice.listens)
     window = Window(choice.size, choice.margin)
     who_I, truth_I = window(scores_IK), made.scene_I()

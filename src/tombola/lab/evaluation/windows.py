@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.rng import generator
-from tombola.lab.evaluation.judge import Judge
+from tombola.lab.evaluation.judge import RouterEvaluator
 from tombola.tickets.routing import Window
 
 HOLD = 32  # samples for which a context lasts
@@ -26,9 +26,9 @@ def stream(truth_S: Tensor, K: int, seed: int) -> Tensor:
     return torch.cat([pieces[k][i] for i in range(turns) for k in range(K) if i < len(pieces[k])])
 
 
-def windows(judge: Judge, scores_SK: Tensor) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
+def windows(judge: RouterEvaluator, scores_SK: Tensor) -> Iterator[tuple[dict[str, float], dict[str, float]]]:
     """By window and margin: routing accuracy, what the choices are worth, and switches, on one stream."""
-    order = stream(judge.truth_S, judge.K, judge.world.seed)
+    order = stream(judge.truth_S, judge.K, judge.loaded.seed)
     for size, margin in WINDOWS:
         window = Window(size, margin)
         chosen_S = torch.empty_like(judge.truth_S)

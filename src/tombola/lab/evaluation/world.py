@@ -32,7 +32,7 @@ MAIN = ("accuracy_open", "accuracy", "psnr", "si_snri")  # what a task is judged
 
 
 @dataclass(frozen=True)
-class World:
+class LoadedRun:
     """One run: its experiment and seed, its data and partition, and where its ticket files are."""
 
     path: Path
@@ -95,7 +95,7 @@ class World:
         """The number of the context of each sample ``[S]``; the first, where it has several."""
         return self.partition.members[split].int().argmax(1)
 
-    def judged_on_validation(self) -> World:
+    def judged_on_validation(self) -> LoadedRun:
         """The same with validation in the place of the test split, for choices."""
         data = replace(self.data, test=self.data.validation)
         members = {**self.partition.members, "test": self.partition.members["validation"]}
@@ -138,8 +138,8 @@ class World:
         A router or a calibration of the same tickets in a file that is there already stays in it, unless
         these tickets bring another one.
         """
-        tickets.facts["experiment"] = self.order.experiment.name
-        tickets.facts["input"] = described(self.data, self.objective)
+        tickets.metadata["experiment"] = self.order.experiment.name
+        tickets.metadata["input"] = described(self.data, self.objective)
         file = folder / self.path.name / f"{name}.tickets"
         if file.is_file():
             take_over(tickets, load(file, self.backbone))
@@ -154,7 +154,7 @@ class World:
         return name.removesuffix("_open"), means[name]
 
 
-def open_run(path: Path, source: str | None = None) -> World:
+def open_run(path: Path, source: str | None = None) -> LoadedRun:
     """A run directory with its data, which must be those that it was made with.
 
     Args:
@@ -176,4 +176,4 @@ def open_run(path: Path, source: str | None = None) -> World:
         raise RunError(f"{path} was made with other data than {order.source or 'those that ship with it'}")
     experiment, preset = names_of(path, config)
     name = f"{experiment}/{item}" if item else experiment
-    return World(path, name, preset, seed, order, data, order.experiment.partition(data))
+    return LoadedRun(path, name, preset, seed, order, data, order.experiment.partition(data))

@@ -14,7 +14,7 @@ from tombola.lab.experiments.images import Normalise, crop_and_flip, decode, set
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import OneVsRest
 from tombola.settings import Settings
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 HUB = "uoft-cs/cifar10"
@@ -72,8 +72,8 @@ CIFAR10 = Experiment(
                 T=10,
                 steps=20,
                 statistics=5,
-                search=Recipe(lr=1e-3, batch_size=320),
-                train=Recipe(lr=6e-3, batch_size=320, decay="cosine"),
+                search=TrainConfig(lr=1e-3, batch_size=320),
+                train=TrainConfig(lr=6e-3, batch_size=320, lr_schedule="cosine"),
             ),
             "three rounds, three trainings; meant for 8 minutes a method and seed on two idle cores",
         ),
@@ -82,8 +82,8 @@ CIFAR10 = Experiment(
                 schedule="fixed_count:4096",
                 T=29,  # one epoch of a ticket: 2 × 4,500 balanced samples in batches of 320
                 steps=290,  # ten epochs
-                search=Recipe(lr=1e-4, batch_size=320),
-                train=Recipe(lr=1e-4, batch_size=320),
+                search=TrainConfig(lr=1e-4, batch_size=320),
+                train=TrainConfig(lr=1e-4, batch_size=320),
             ),
             "the paper's hyperparameters: 4,096 weights a round of one epoch, ten epochs of retraining",
         ),
@@ -94,8 +94,8 @@ CIFAR10 = Experiment(
                 rewind=120,
                 steps=60,
                 normalization="per_ticket",
-                search=Recipe(lr=1e-3, batch_size=320),
-                train=Recipe(lr=6e-3, batch_size=320, decay="cosine"),
+                search=TrainConfig(lr=1e-3, batch_size=320),
+                train=TrainConfig(lr=6e-3, batch_size=320, lr_schedule="cosine"),
             ),
             "our own recipe: late rewinding to a shared dense start, private norm affines, longer training",
         ),

@@ -22,7 +22,7 @@ from tombola.lab.experiments.experiment import Experiment, Preset
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import Classification, OneVsRest
 from tombola.settings import Settings
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 DATA = (
     "60,000 images of 32×32: --data FOLDER (Parquet, or train/CLASS/*.png), or --data uoft-cs/cifar100; "
@@ -98,8 +98,8 @@ AGAINST_THE_REST = {
             rewind=40,
             steps=40,
             statistics=5,
-            search=Recipe(lr=1e-3, batch_size=256),
-            train=Recipe(lr=6e-3, batch_size=256, decay="cosine"),
+            search=TrainConfig(lr=1e-3, batch_size=256),
+            train=TrainConfig(lr=6e-3, batch_size=256, lr_schedule="cosine"),
         ),
         "late rewinding, three rounds, three trainings; meant for 10 minutes a method and seed",
     ),
@@ -108,8 +108,8 @@ AGAINST_THE_REST = {
             schedule="fixed_count:4096",
             T=44,  # one epoch of a ticket of mean size: 2 × 45,000 / 8 balanced samples in batches of 256
             steps=440,  # ten epochs
-            search=Recipe(lr=1e-4, batch_size=256),
-            train=Recipe(lr=1e-4, batch_size=256),
+            search=TrainConfig(lr=1e-4, batch_size=256),
+            train=TrainConfig(lr=1e-4, batch_size=256),
         ),
         "the paper's hyperparameters: 4,096 weights a round of one epoch, ten epochs of retraining",
     ),
@@ -120,8 +120,8 @@ AGAINST_THE_REST = {
             rewind=480,
             steps=240,
             normalization="per_ticket",
-            search=Recipe(lr=1e-3, batch_size=256),
-            train=Recipe(lr=6e-3, batch_size=256, decay="cosine"),
+            search=TrainConfig(lr=1e-3, batch_size=256),
+            train=TrainConfig(lr=6e-3, batch_size=256, lr_schedule="cosine"),
         ),
         "our own recipe: late rewinding to a shared dense start, private norm affines, longer training",
     ),
@@ -137,8 +137,8 @@ WITHIN = {
             steps=40,
             statistics=5,
             normalization="per_ticket",
-            search=Recipe(lr=1e-3, batch_size=256),
-            train=Recipe(lr=6e-3, batch_size=256, decay="cosine"),
+            search=TrainConfig(lr=1e-3, batch_size=256),
+            train=TrainConfig(lr=6e-3, batch_size=256, lr_schedule="cosine"),
         ),
         "rewinding to one network after nine epochs on all classes, private norms; two more a sparsity",
     ),
@@ -147,8 +147,8 @@ WITHIN = {
             schedule="fixed_count:4096",
             T=22,  # one epoch of a ticket of mean size: 45,000 / 8 samples in batches of 256
             steps=220,  # ten epochs
-            search=Recipe(lr=1e-4, batch_size=256),
-            train=Recipe(lr=1e-4, batch_size=256),
+            search=TrainConfig(lr=1e-4, batch_size=256),
+            train=TrainConfig(lr=1e-4, batch_size=256),
         ),
         "the paper's hyperparameters for its own task, carried over to this one",
     ),
@@ -160,8 +160,8 @@ WITHIN = {
             rewind_task="single",
             steps=160,
             normalization="per_ticket",
-            search=Recipe(lr=1e-3, batch_size=256),
-            train=Recipe(lr=6e-3, batch_size=256, decay="cosine"),
+            search=TrainConfig(lr=1e-3, batch_size=256),
+            train=TrainConfig(lr=6e-3, batch_size=256, lr_schedule="cosine"),
         ),
         "four times the training of quick",
     ),

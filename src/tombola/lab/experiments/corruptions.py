@@ -18,7 +18,7 @@ from tombola.lab.experiments.experiment import Experiment, Preset
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.objectives import Classification
 from tombola.settings import Settings
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 
 def load_digits(source: str | None, augment: bool) -> Data:
@@ -70,8 +70,8 @@ CORRUPTIONS = Experiment(
                 rewind=20,
                 steps=150,
                 normalization="per_ticket",
-                search=Recipe(lr=3e-3, batch_size=32),
-                train=Recipe(lr=6e-3, batch_size=32, decay="cosine"),
+                search=TrainConfig(lr=3e-3, batch_size=32),
+                train=TrainConfig(lr=6e-3, batch_size=32, lr_schedule="cosine"),
             ),
             "all methods and controls in a few minutes",
         ),
@@ -91,8 +91,8 @@ QUICK_CIFAR10 = Settings(
     rewind=60,
     steps=180,
     normalization="per_ticket",
-    search=Recipe(lr=1e-3, batch_size=160),
-    train=Recipe(lr=6e-3, batch_size=160, decay="cosine"),
+    search=TrainConfig(lr=1e-3, batch_size=160),
+    train=TrainConfig(lr=6e-3, batch_size=160, lr_schedule="cosine"),
 )
 CIFAR10_CORRUPTIONS = Experiment(
     name="cifar10_corruptions",

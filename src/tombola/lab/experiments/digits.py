@@ -14,7 +14,7 @@ from tombola.lab.experiments.experiment import Experiment, Preset
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.objectives import OneVsRest
 from tombola.settings import Settings
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -55,8 +55,8 @@ DIGITS = Experiment(
                 T=10,
                 steps=25,
                 statistics=4,
-                search=Recipe(lr=3e-3, batch_size=64),
-                train=Recipe(lr=3e-3, batch_size=64, decay="cosine"),
+                search=TrainConfig(lr=3e-3, batch_size=64),
+                train=TrainConfig(lr=3e-3, batch_size=64, lr_schedule="cosine"),
             ),
             "all methods and controls in under three minutes on two cores",
         ),

@@ -21,7 +21,7 @@ from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.lab.experiments.experiment import Finished
 from tombola.methods.context import CONTEXT_WIDTH
-from tombola.methods.context_network import told
+from tombola.methods.context_network import conditioned
 from tombola.methods.pipeline import predict
 from tombola.methods.table import METHODS
 from tombola.runs.log import full_settings, read_config, read_records
@@ -140,8 +140,8 @@ def answered(
 ) -> Tensor:
     """The class each test sample is taken for ``[S]``, by the ticket of its domain or the one network."""
     network, data = backbone(torch.Generator()), run.data
-    if METHODS[method].told:
-        network = told(network, len(part), CONTEXT_WIDTH, torch.Generator())
+    if METHODS[method].conditioned:
+        network = conditioned(network, len(part), CONTEXT_WIDTH, torch.Generator())
         data = replace(data, contexts={s: members.int().argmax(1) for s, members in part.members.items()})
     tickets = run.tickets(method, sparsity, network)
     if len(tickets.names) == 1:

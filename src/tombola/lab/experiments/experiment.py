@@ -75,7 +75,7 @@ class Experiment:
     def methods(self) -> list[str]:
         """The standard methods that make sense here: none is told the context where that is the answer."""
         told_too = not self.objective.context_is_answer
-        return [name for name, method in STANDARD.items() if told_too or not method.told]
+        return [name for name, method in STANDARD.items() if told_too or not method.conditioned]
 
     def preset(self, name: str | None) -> tuple[str, Preset]:
         """A preset by its name, the first by default."""

@@ -18,7 +18,7 @@ from tombola.lab.experiments.inr_data import load
 from tombola.lab.models.coordinate_mlp import CoordinateMLP
 from tombola.objectives.reconstruction import Reconstruction
 from tombola.settings import Settings
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 
 def backbone(generator: torch.Generator) -> nn.Module:
@@ -56,14 +56,14 @@ QUICK = Settings(
     T=100,
     steps=600,  # with 200 the single mask is ahead of the tickets, over all pixels
     include=WEIGHTS,
-    search=Recipe(lr=1e-2, batch_size=256),
-    train=Recipe(lr=1e-2, batch_size=256, decay="cosine"),
+    search=TrainConfig(lr=1e-2, batch_size=256),
+    train=TrainConfig(lr=1e-2, batch_size=256, lr_schedule="cosine"),
 )
 # Sines bear smaller steps, and masks from a search at 0.001 are close to random ones (kappa .08).
 QUICK_SIREN = replace(
     QUICK,
-    search=Recipe(lr=3e-4, batch_size=256),
-    train=Recipe(lr=1e-3, batch_size=256, decay="cosine"),
+    search=TrainConfig(lr=3e-4, batch_size=256),
+    train=TrainConfig(lr=1e-3, batch_size=256, lr_schedule="cosine"),
 )
 
 
@@ -94,8 +94,8 @@ INR = Experiment(
                 T=10_000,
                 steps=10_000,
                 include=WEIGHTS,
-                search=Recipe(lr=1e-2, batch_size=1024),
-                train=Recipe(lr=1e-2, batch_size=1024),
+                search=TrainConfig(lr=1e-2, batch_size=1024),
+                train=TrainConfig(lr=1e-2, batch_size=1024),
             ),
             "the paper's hyperparameters: 4,096 weights a round of 10,000 steps at 0.01; hours per picture",
         ),

@@ -19,7 +19,7 @@ from tombola.data.partition import Partition, by_column
 from tombola.lab.experiments.experiment import Finished
 from tombola.lab.experiments.inr_data import as_image
 from tombola.methods.context import CONTEXT_WIDTH
-from tombola.methods.context_network import told
+from tombola.methods.context_network import conditioned
 from tombola.methods.table import METHODS
 from tombola.objectives.reconstruction import psnr, squared
 from tombola.runs.log import read_records
@@ -112,8 +112,8 @@ def rendered(run: Finished, method: str, sparsity: float, part: Partition, backb
     """Outputs for every pixel ``[S, 3]``, each from the ticket of its own region; not clamped."""
     network, data = backbone(torch.Generator()), run.data
     numbers = part.members["test"].int().argmax(1)
-    if METHODS[method].told:
-        network = told(network, len(part), CONTEXT_WIDTH, torch.Generator())
+    if METHODS[method].conditioned:
+        network = conditioned(network, len(part), CONTEXT_WIDTH, torch.Generator())
         data = replace(data, contexts={"test": numbers})
     tickets = run.tickets(method, sparsity, network)
     x = data.inputs("test", torch.arange(len(data.test)))
@@ -187,9 +187,9 @@ def _points(run: Finished, sparsity: float, backbone: Backbone) -> list[dict[str
         if (row.get("metric"), row.get("method"), row.get("sparsity")) == ("psnr", "rtl", sparsity)
         and "ticket" in row
     }
-    facts = {"item": run.item, "seed": run.seed, "sparsity": sparsity}
+    metadata = {"item": run.item, "seed": run.seed, "sparsity": sparsity}
     return [
-        {**facts, "region": name, "jaccard": float(jaccard[k]), "psnr": recorded[name]}
+        {**metadata, "region": name, "jaccard": float(jaccard[k]), "psnr": recorded[name]}
         for k, name in enumerate(masks.names)
         if name in recorded
     ]

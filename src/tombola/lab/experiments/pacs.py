@@ -22,7 +22,7 @@ from tombola.lab.experiments.images import Normalise, crop_and_flip, decode
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import Classification
 from tombola.settings import Settings
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 NAMES = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
 DOMAINS = ["art_painting", "cartoon", "photo", "sketch"]
@@ -124,8 +124,8 @@ QUICK = Settings(
     rewind=120,
     steps=300,
     normalization="per_ticket",
-    search=Recipe(lr=1e-3, batch_size=64),
-    train=Recipe(lr=4e-3, batch_size=64, decay="cosine"),
+    search=TrainConfig(lr=1e-3, batch_size=64),
+    train=TrainConfig(lr=4e-3, batch_size=64, lr_schedule="cosine"),
 )
 PRESETS = {
     "quick": Preset(

@@ -16,7 +16,7 @@ from tombola.lab.experiments.speech_synthetic import synthetic_clips
 from tombola.lab.models.speech_unet import SpeechUNet
 from tombola.objectives import Enhancement
 from tombola.settings import Settings
-from tombola.training.trainer import Recipe
+from tombola.training.trainer import TrainConfig
 
 # All convolution weights, the last one too, as the paper counts them; those of norms end in ".1.weight".
 SCOPE = ("down.*.0.weight", "up.*.0.weight", "mask.weight")
@@ -73,8 +73,8 @@ SPEECH = Experiment(
                 steps=150,
                 normalization="per_ticket",
                 statistics=20,
-                search=Recipe(lr=3e-3, batch_size=4),
-                train=Recipe(lr=1e-2, batch_size=4, decay="cosine"),
+                search=TrainConfig(lr=3e-3, batch_size=4),
+                train=TrainConfig(lr=1e-2, batch_size=4, lr_schedule="cosine"),
                 include=SCOPE,
             ),
             "late rewinding, private norms, three rounds and three trainings on crops of one second",
@@ -85,8 +85,8 @@ SPEECH = Experiment(
                 schedule="fraction:0.13",  # ten rounds to 75%
                 T=60,  # about one epoch of 970 crops
                 steps=600,  # ten
-                search=Recipe(lr=1e-4, batch_size=16),
-                train=Recipe(lr=1e-4, batch_size=16),
+                search=TrainConfig(lr=1e-4, batch_size=16),
+                train=TrainConfig(lr=1e-4, batch_size=16),
                 include=SCOPE,
             ),
             "the paper's: learning rate 1e-4, ten rounds of an epoch, ten epochs of retraining",

@@ -37,7 +37,11 @@ def find_tickets(path: Path) -> TicketModel:
 
 
 def enhance_file(
-    source: Path, tickets: TicketModel, ticket: str | None, out: Path | None = None, tell: Tell | None = None
+    source: Path,
+    tickets: TicketModel,
+    ticket: str | None,
+    out: Path | None = None,
+    on_progress: Tell | None = None,
 ) -> Path:
     """Enhance the speech in a sound file with one ticket; returns the file written, 16-bit WAV.
 
@@ -49,7 +53,7 @@ def enhance_file(
         tickets: of `SpeechUNet`.
         ticket: its name; may be left out where there is one only.
         out: where to; SOURCE-TICKET.wav beside the source by default.
-        tell: is told how far it is.
+        on_progress: is told how far it is.
 
     Raises:
         UsageError: an unknown ticket, or an output that is no WAV file, is the source, or lies in no folder.
@@ -70,8 +74,8 @@ def enhance_file(
             with soundfile.SoundFile(str(partial), "w", file.samplerate, file.channels, **options) as written:
                 for block in enhanced_blocks(file, tickets, ticket):
                     written.write(np.clip(block, -1, 1))
-                    if tell is not None:
-                        tell(written.tell(), file.frames)
+                    if on_progress is not None:
+                        on_progress(written.tell(), file.frames)
             partial.replace(out)
         finally:
             partial.unlink(missing_ok=True)

@@ -202,20 +202,21 @@ def _read_tickets(found: Findings) -> None:
         return
     sparsities = [s for method, s in found.outcomes if method == found.subject]
     for ran in found.runs:
-        facts: dict[float, dict[str, Any]] = {}
+        metadata: dict[float, dict[str, Any]] = {}
         for sparsity in sparsities:
             name = f"{found.subject}-{sparsity}.tickets"
             try:
-                facts[sparsity] = describe(ran.path / "tickets" / name)
+                metadata[sparsity] = describe(ran.path / "tickets" / name)
             except (TicketFileError, OSError) as error:
                 reason = str(error).replace(str(ran.path / "tickets"), "").replace(f"/{name}", name)
                 found.notes.append(f"{ran.label}: {reason}")
                 break
-        if facts:
-            found.described, found.layers = ran, {s: f["layers"] for s, f in facts.items()}
+        if metadata:
+            found.described, found.layers = ran, {s: f["layers"] for s, f in metadata.items()}
             for kind in ("kappa", "jaccard"):
                 states = [
-                    Likeness(f"{s:.0%} removed", 1 - s, list(f["tickets"]), f[kind]) for s, f in facts.items()
+                    Likeness(f"{s:.0%} removed", 1 - s, list(f["tickets"]), f[kind])
+                    for s, f in metadata.items()
                 ]
                 if all(len(state.tickets) > 1 for state in states):
                     found.likenesses[kind, "all"] = states

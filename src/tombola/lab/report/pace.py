@@ -61,7 +61,7 @@ def needed(method: str, sparsity: float) -> Iterator[tuple[str, str, float]]:
     """
     chosen = METHODS[method]
     if chosen.search and (chosen.masks is None or chosen.masks is random_like):
-        network, variant = "told-" * chosen.told, f"{method}-" * bool(chosen.changes)
+        network, variant = "told-" * chosen.conditioned, f"{method}-" * bool(chosen.changes)
         if chosen.search == "single_union":
             yield "search", "own", sparsity
         yield "search", f"{network}{variant}{chosen.search}", sparsity

@@ -80,5 +80,5 @@ def _held(path: Path) -> bool:
 
 def plain(found: Status) -> dict[str, Any]:
     """For machines."""
-    facts = {**vars(found), **vars(found.now), "alarms": list(found.alarms)}
-    return {name: value for name, value in facts.items() if name != "now"}
+    metadata = {**vars(found), **vars(found.now), "alarms": list(found.alarms)}
+    return {name: value for name, value in metadata.items() if name != "now"}

@@ -166,7 +166,7 @@ def _minutes(run: Path) -> list[tuple[str, float, float]]:
             parts[found["method"], float(found["sparsity"])].append(seconds)
     for (name, sparsity), spent in parts.items():
         composed = METHODS[name]
-        variant = ("told-" if composed.told else "") + (f"{name}-" if composed.changes else "")
+        variant = ("told-" if composed.conditioned else "") + (f"{name}-" if composed.changes else "")
         own = f"{variant}{composed.search}"
         stages = (f"search-{own}-{sparsity}", f"first-{own}-{sparsity}", f"first-{own}")
         spent += [timings[stage] for stage in stages if stage in timings]

@@ -1,6 +1,6 @@
 """Scores: a number per weight, low = prune first. One file per criterion."""
 
-from tombola.pruning.scores.criterion import Criterion, Evidence, Score, needs_trajectory
+from tombola.pruning.scores.criterion import Criterion, PruningContext, Score, needs_trajectory
 from tombola.pruning.scores.registry import CRITERIA, parse, register
 
-__all__ = ["CRITERIA", "Criterion", "Evidence", "Score", "needs_trajectory", "parse", "register"]
+__all__ = ["CRITERIA", "Criterion", "PruningContext", "Score", "needs_trajectory", "parse", "register"]

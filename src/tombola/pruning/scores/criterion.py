@@ -17,7 +17,7 @@ from tombola._utils.rng import drawn_from
 from tombola.masks.layout import Layout
 
 
-class Evidence(Protocol):
+class PruningContext(Protocol):
     """Ticket k in the state that is about to be pruned.
 
     Weights are flat vectors ``[N]`` over the scope, zero outside the mask; batches are numbered from 0.
@@ -59,7 +59,7 @@ class Evidence(Protocol):
         """A generator of this ticket and round."""
 
 
-Score = Callable[[Evidence], Tensor]
+Score = Callable[[PruningContext], Tensor]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Criterion:
     trajectory: bool = False
     zeros: bool = False
 
-    def __call__(self, evidence: Evidence) -> Tensor:
+    def __call__(self, context: PruningContext) -> Tensor:
         """The scores ``[N]``, on the CPU; PyTorch's global generator is afterwards as it was before.
 
         Values outside the mask mean nothing and are not looked at.
@@ -92,15 +92,15 @@ class Criterion:
             PruningError: a layer has scores that are not finite, or only zeros; the message names it.
         """
         with drawn_from(0, "score", self.name):
-            scores_N = self.score(evidence, self.batches) if self.batches else self.score(evidence)
+            scores_N = self.score(context, self.batches) if self.batches else self.score(context)
         scores_N = scores_N.detach().cpu()
-        self._check(scores_N, evidence)
+        self._check(scores_N, context)
         return scores_N
 
-    def _check(self, scores_N: Tensor, evidence: Evidence) -> None:
-        sizes = evidence.scope.sizes
+    def _check(self, scores_N: Tensor, context: PruningContext) -> None:
+        sizes = context.scope.sizes
         layers = zip(
-            evidence.scope.names, scores_N.split(sizes), evidence.mask_N.cpu().split(sizes), strict=True
+            context.scope.names, scores_N.split(sizes), context.mask_N.cpu().split(sizes), strict=True
         )
         for layer, scores, mask in layers:
             kept = scores[mask]

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from tombola._utils.errors import PruningError
 from tombola.masks.layout import Layout
 from tombola.pruning.granularity import Channel, members, transposed
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 from tombola.pruning.scores.wanda import LINEAR
 
 
@@ -78,6 +78,6 @@ def channel_scales(network: nn.Module, scope: Layout, example: Tensor) -> Tensor
     return torch.cat(found)
 
 
-def gamma(evidence: Evidence) -> Tensor:
+def gamma(context: PruningContext) -> Tensor:
     """The scale behind the channel of each weight, ``[N]``."""
-    return channel_scales(evidence.network(), evidence.scope, evidence.example())
+    return channel_scales(context.network(), context.scope, context.example())

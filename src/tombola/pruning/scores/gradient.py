@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 
 
-def gradient(evidence: Evidence, batch: int) -> Tensor:
+def gradient(context: PruningContext, batch: int) -> Tensor:
     """``m ⊙ ∇_θ L(f(x; m ⊙ θ), y)`` of one batch, ``[N]``: zero outside the mask (Eq. 6 of RTL)."""
-    weights_N = evidence.weights_N.detach().clone().requires_grad_()
-    (g_N,) = torch.autograd.grad(evidence.loss(weights_N, batch), weights_N)
-    return g_N.masked_fill(~evidence.mask_N, 0)
+    weights_N = context.weights_N.detach().clone().requires_grad_()
+    (g_N,) = torch.autograd.grad(context.loss(weights_N, batch), weights_N)
+    return g_N.masked_fill(~context.mask_N, 0)
 
 
-def mean_gradient(evidence: Evidence, batches: int) -> Tensor:
+def mean_gradient(context: PruningContext, batches: int) -> Tensor:
     """Their mean over the first batches, each batch counted alike, ``[N]``."""
-    total_N = torch.zeros_like(evidence.weights_N)
+    total_N = torch.zeros_like(context.weights_N)
     for batch in range(batches):
-        total_N += gradient(evidence, batch)
+        total_N += gradient(context, batch)
     return total_N / batches

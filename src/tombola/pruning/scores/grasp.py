@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tombola._utils.errors import PruningError
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 from tombola.pruning.scores.gradient import mean_gradient
 
 
@@ -75,12 +75,12 @@ def gradient_flow(weights_N: Tensor, product_N: Tensor) -> Tensor:
     return weights_N * product_N
 
 
-def grasp(evidence: Evidence, batches: int = 1) -> Tensor:
+def grasp(context: PruningContext, batches: int = 1) -> Tensor:
     """`gradient_flow` with ``g`` and ``H`` of the mean loss over batches of ``d_k``, ``[N]``.
 
     Two passes, the first for ``g`` and the second for ``H g``, so that memory holds one batch.
     """
-    g_N, product_N = mean_gradient(evidence, batches), torch.zeros_like(evidence.weights_N)
+    g_N, product_N = mean_gradient(context, batches), torch.zeros_like(context.weights_N)
     for batch in range(batches):
-        product_N += hessian_product(partial(evidence.loss, batch=batch), evidence.weights_N, g_N)
-    return gradient_flow(evidence.weights_N, product_N / batches)
+        product_N += hessian_product(partial(context.loss, batch=batch), context.weights_N, g_N)
+    return gradient_flow(context.weights_N, product_N / batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 
 
 def absolute(theta_N: Tensor) -> Tensor:
@@ -17,6 +17,6 @@ def absolute(theta_N: Tensor) -> Tensor:
     return theta_N.detach().abs()
 
 
-def magnitude(evidence: Evidence) -> Tensor:
+def magnitude(context: PruningContext) -> Tensor:
     """The magnitude of the trained weights, ``[N]``."""
-    return absolute(evidence.weights_N)
+    return absolute(context.weights_N)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from tombola._utils.errors import PruningError
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 
 
 def away_from_zero(weights_N: Tensor, gradient_N: Tensor) -> Tensor:
@@ -24,11 +24,11 @@ def away_from_zero(weights_N: Tensor, gradient_N: Tensor) -> Tensor:
     return -(gradient_N.detach() * weights_N.detach())
 
 
-def movement(evidence: Evidence) -> Tensor:
+def movement(context: PruningContext) -> Tensor:
     """The sum over the training steps of this round, ``[N]``; without any it is zero."""
-    if evidence.moved_N is None:
+    if context.moved_N is None:
         raise PruningError(
             "movement needs the sum over the training steps, which was not kept: ask for the criterion "
             "by its name (tombola.scoring.CRITERIA)"
         )
-    return evidence.moved_N
+    return context.moved_N

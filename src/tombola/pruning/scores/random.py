@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 
 
 def uniform(theta_N: Tensor, generator: torch.Generator) -> Tensor:
@@ -17,6 +17,6 @@ def uniform(theta_N: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(theta_N.shape, generator=generator)
 
 
-def random(evidence: Evidence) -> Tensor:
+def random(context: PruningContext) -> Tensor:
     """Other scores for every ticket and round, ``[N]``; the weights do not matter."""
-    return uniform(evidence.weights_N, evidence.generator())
+    return uniform(context.weights_N, context.generator())

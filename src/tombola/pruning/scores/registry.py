@@ -38,7 +38,7 @@ CRITERIA: dict[str, Criterion] = {
 def register(
     name: str, *, batches: int = 0, trajectory: bool = False, zeros: bool = False
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
-    """Give a function from `Evidence` to scores ``[N]`` (low = prune first) a name that settings can hold.
+    """Give a function from `PruningContext` to scores ``[N]`` (low = prune first) a name for settings.
 
     The other arguments are those of `Criterion`. A run in a directory keeps the name alone: register it again
     before the run goes on.

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 from tombola.pruning.scores.gradient import mean_gradient
 
 
@@ -24,6 +24,6 @@ def connection_sensitivity(weights_N: Tensor, gradient_N: Tensor) -> Tensor:
     return (gradient_N * weights_N).abs()
 
 
-def snip(evidence: Evidence, batches: int = 1) -> Tensor:
+def snip(context: PruningContext, batches: int = 1) -> Tensor:
     """The sensitivity of the loss of ``d_k`` to each connection, ``[N]``."""
-    return connection_sensitivity(evidence.weights_N, mean_gradient(evidence, batches))
+    return connection_sensitivity(context.weights_N, mean_gradient(context, batches))

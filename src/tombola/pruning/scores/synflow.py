@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tombola._utils.errors import PruningError
 from tombola.masks.layout import Layout
 from tombola.masks.prunable import NORMS
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 
 
 def synaptic_flow(network: nn.Module, scope: Layout, example: Tensor) -> Tensor:
@@ -63,6 +63,6 @@ def synaptic_flow(network: nn.Module, scope: Layout, example: Tensor) -> Tensor:
     return scope.flatten({name: w.detach() * g for name, w, g in products})
 
 
-def synflow(evidence: Evidence) -> Tensor:
+def synflow(context: PruningContext) -> Tensor:
     """The synaptic flow through each weight of the ticket, float64 ``[N]``."""
-    return synaptic_flow(evidence.network(), evidence.scope, evidence.example())
+    return synaptic_flow(context.network(), context.scope, context.example())

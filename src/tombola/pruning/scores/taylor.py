@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 from tombola.pruning.scores.gradient import gradient
 
 
@@ -23,9 +23,9 @@ def first_order(weights_N: Tensor, gradient_N: Tensor) -> Tensor:
     return (gradient_N.double() * weights_N.double()).square()
 
 
-def taylor(evidence: Evidence, batches: int = 1) -> Tensor:
+def taylor(context: PruningContext, batches: int = 1) -> Tensor:
     """The mean of `first_order` over batches of ``d_k``, float64 ``[N]``."""
-    total_N = torch.zeros_like(evidence.weights_N, dtype=torch.float64)
+    total_N = torch.zeros_like(context.weights_N, dtype=torch.float64)
     for batch in range(batches):
-        total_N += first_order(evidence.weights_N, gradient(evidence, batch))
+        total_N += first_order(context.weights_N, gradient(context, batch))
     return total_N / batches

@@ -26,7 +26,7 @@ from torch.overrides import TorchFunctionMode
 from tombola._utils.errors import PruningError
 from tombola.masks.layout import Layout
 from tombola.masks.prunable import NORMS
-from tombola.pruning.scores.criterion import Evidence
+from tombola.pruning.scores.criterion import PruningContext
 
 LINEAR = (
     F.linear,
@@ -104,21 +104,21 @@ def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor])
         if isinstance(layer, NORMS):
             layer.train()
     parameters = dict(network.named_parameters())
-    watch = _Watch({name: parameters[name] for name in scope.names})
-    with torch.no_grad(), watch:
+    callback = _Watch({name: parameters[name] for name in scope.names})
+    with torch.no_grad(), callback:
         for x in batches:
             network(x)
-    unseen = [name for name in scope.names if name not in watch.squares]
+    unseen = [name for name in scope.names if name not in callback.squares]
     if unseen:
         raise PruningError(
             f"wanda saw no linear layer or convolution that uses {', '.join(unseen)}: exclude it, or choose "
             "another score"
         )
-    return scope.flatten(watch.squares)
+    return scope.flatten(callback.squares)
 
 
-def wanda(evidence: Evidence, batches: int = 1) -> Tensor:
+def wanda(context: PruningContext, batches: int = 1) -> Tensor:
     """Weights times the norm of their inputs over batches of ``d_k``, float64 ``[N]``."""
-    inputs = (evidence.inputs(batch) for batch in range(batches))
-    squares_N = squared_inputs(evidence.network(), evidence.scope, inputs)
-    return activation_scaled(evidence.weights_N.double(), squares_N)
+    inputs = (context.inputs(batch) for batch in range(batches))
+    squares_N = squared_inputs(context.network(), context.scope, inputs)
+    return activation_scaled(context.weights_N.double(), squares_N)

@@ -23,7 +23,7 @@ from tombola.tickets.calibration import coupling as couplings
 from tombola.tickets.calibration import scaling
 from tombola.tickets.calibration.prior import log_odds, shifted
 from tombola.tickets.calibration.thresholds import parse, threshold
-from tombola.tickets.routing.router import State, Tickets, output_of, print_of
+from tombola.tickets.routing.router import State, Tickets, fingerprint_of, output_of
 
 BATCH = 500
 
@@ -81,7 +81,7 @@ class Calibration:
         Raises:
             CalibrationError: no classifiers, other contexts than tickets, or an option that makes no sense.
         """
-        objective = tickets.facts.get("objective")
+        objective = tickets.metadata.get("objective")
         if tuple(partition.names) != tuple(tickets.names):
             raise CalibrationError(
                 f"the partition names {list(partition.names)}, the tickets {list(tickets.names)}"
@@ -104,7 +104,7 @@ class Calibration:
 
     def bind(self, tickets: Tickets) -> Self:
         """Note whose scores these were, after `fit_scores`; returns itself."""
-        self.made_for = print_of(tickets)
+        self.made_for = fingerprint_of(tickets)
         return self
 
     def fit_scores(self, score_SK: Tensor, members_SK: Tensor, names: tuple[str, ...]) -> Self:
@@ -151,7 +151,7 @@ class Calibration:
                 inputs = (data.inputs("validation", i, device=device) for i in index.split(BATCH))
                 parts = [tickets(x, ticket=name).cpu() for x in inputs]
             outputs_SC, truth_S = torch.cat(parts), data.validation.y[index].long()
-            if (own_SC := allowed(tickets.facts, [name] * len(index))) is not None:
+            if (own_SC := allowed(tickets.metadata, [name] * len(index))) is not None:
                 known_S = (truth_S[:, None] == own_SC[0].nonzero()[:, 0]).any(1)  # no others can be right
                 outputs_SC, truth_S = mask_logits(outputs_SC, own_SC)[known_S], truth_S[known_S]
             found.append(_temperature(outputs_SC, truth_S))
@@ -213,19 +213,23 @@ class Calibration:
 
     def state(self) -> State:
         """Facts and tensors from which `restored` makes the same."""
-        facts = {
+        metadata = {
             "options": self.options,
             "names": list(self.names),
             "about": self.about,
             "made_for": self.made_for,
         }
-        return facts, dict(self.tensors)
+        return metadata, dict(self.tensors)
 
     @classmethod
-    def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+    def restored(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `state`."""
-        made = cls(**facts["options"])
-        made.names, made.about, made.made_for = tuple(facts["names"]), facts["about"], facts["made_for"]
+        made = cls(**metadata["options"])
+        made.names, made.about, made.made_for = (
+            tuple(metadata["names"]),
+            metadata["about"],
+            metadata["made_for"],
+        )
         made.tensors = dict(tensors)
         return made
 

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from tombola._utils.errors import TombolaError
 from tombola.tickets.export.fold import at_other_sizes, fold
 from tombola.tickets.export.plain import whole_channels
-from tombola.tickets.export.wires import Layer, Tracer, Wires
+from tombola.tickets.export.wires import ChannelGraph, Layer, Tracer
 from tombola.tickets.model import TicketModel
 
 
@@ -93,11 +93,11 @@ def _shrink(module: nn.Module, x: Tensor, maps: bool) -> None:
     extra = {id(a): fold(a, maps, [o[i] for o in others]) for i, a in enumerate(tracer.layers)}
     kept = _needed(tracer)
 
-    def keep(wires: Wires) -> Tensor:
-        return torch.tensor([i for i, wire in enumerate(wires.ids) if tracer.find(wire) in kept])
+    def keep(channels: ChannelGraph) -> Tensor:
+        return torch.tensor([i for i, wire in enumerate(channels.ids) if tracer.find(wire) in kept])
 
-    for norm, wires in tracer.norms:
-        _cut_norm(norm, keep(wires))
+    for norm, channels in tracer.norms:
+        _cut_norm(norm, keep(channels))
     for layer in tracer.layers:
         _cut_layer(module, layer, keep(layer.ins), keep(layer.outs), extra[id(layer)])
 
@@ -109,9 +109,11 @@ def _needed(tracer: Tracer) -> set[int]:
         if not layer.depthwise:
             read = (getattr(layer.owner, layer.weight) != 0).transpose(0, 1).flatten(1).any(1)
             kept |= {tracer.find(i) for i, used in zip(layer.ins.ids, read.tolist(), strict=True) if used}
-    for wires in (w for layer in tracer.layers for w in (layer.outs, layer.ins)):  # no layer without channels
-        if not any(tracer.find(i) in kept for i in wires.ids):
-            kept.add(tracer.find(wires.ids[0]))
+    for channels in (
+        w for layer in tracer.layers for w in (layer.outs, layer.ins)
+    ):  # no layer without channels
+        if not any(tracer.find(i) in kept for i in channels.ids):
+            kept.add(tracer.find(channels.ids[0]))
     return kept
 
 

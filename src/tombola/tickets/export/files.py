@@ -43,7 +43,7 @@ def format_of(path: Path, name: str | None = None) -> str:
     return found
 
 
-def write_state(path: Path, state: Mapping[str, Tensor], form: str, facts: Mapping[str, str]) -> int:
+def write_state(path: Path, state: Mapping[str, Tensor], form: str, metadata: Mapping[str, str]) -> int:
     """Write a state dict, as safetensors or for ``torch.load(weights_only=True)``; returns the bytes.
 
     Args:
@@ -57,7 +57,7 @@ def write_state(path: Path, state: Mapping[str, Tensor], form: str, facts: Mappi
     """
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
     if form == "safetensors":
-        content = bytes(safetensors_bytes(plain, metadata=dict(facts)))
+        content = bytes(safetensors_bytes(plain, metadata=dict(metadata)))
     else:
         file = io.BytesIO()
         torch.save(plain, file)

@@ -36,7 +36,7 @@ _PRODUCTS = {"mul", "imul", "mul_"}
 
 
 @dataclass(frozen=True)
-class Wires:
+class ChannelGraph:
     """The channels (dimension 1) of one tensor: their numbers, and which are constant, boolean ``[C]``."""
 
     ids: list[int]
@@ -52,8 +52,8 @@ class Layer:
     bias: str | None
     module: nn.Module | None  # None: a function of parameters
     x: Tensor
-    ins: Wires
-    outs: Wires
+    ins: ChannelGraph
+    outs: ChannelGraph
     depthwise: bool = False
 
 
@@ -64,10 +64,10 @@ class Tracer(fx.Interpreter):
         super().__init__(graph_module, garbage_collect_values=False)
         self.root = root  # the network itself: torch.fx holds copies of what owns parameters
         self.layers: list[Layer] = []
-        self.norms: list[tuple[nn.Module, Wires]] = []
+        self.norms: list[tuple[nn.Module, ChannelGraph]] = []
         self.pinned: set[int] = set()
         self.parents: list[int] = []
-        self.wires: dict[fx.Node, Wires] = {}
+        self.channels: dict[fx.Node, ChannelGraph] = {}
         calls = [n.target for n in graph_module.graph.nodes if n.op in ("call_module", "get_attr")]
         self.shared = {target for target in calls if calls.count(target) > 1}  # a cut must suit one place
 
@@ -80,22 +80,22 @@ class Tracer(fx.Interpreter):
         return i
 
     def tie(self, a: Sequence[int], b: Sequence[int]) -> None:
-        """Wires that are kept or removed together."""
+        """ChannelGraph that are kept or removed together."""
         for i, j in zip(a, b, strict=True):
             self.parents[self.find(i)] = self.find(j)
 
-    def new(self, value: Any, constant: Tensor | None = None) -> Wires | None:
+    def new(self, value: Any, constant: Tensor | None = None) -> ChannelGraph | None:
         """New wires for the channels of a tensor."""
         if not isinstance(value, Tensor) or value.dim() < 2:
             return None
         start, C = len(self.parents), value.shape[1]
         self.parents.extend(range(start, start + C))
         constant = torch.zeros(C, dtype=torch.bool) if constant is None else constant
-        return Wires(list(range(start, start + C)), constant)
+        return ChannelGraph(list(range(start, start + C)), constant)
 
-    def pin(self, wires: Wires | None) -> None:
+    def pin(self, channels: ChannelGraph | None) -> None:
         """Keep all of these wires."""
-        self.pinned |= set(wires.ids if wires else ())
+        self.pinned |= set(channels.ids if channels else ())
 
     # -- one operation ------------------------------------------------------------------------------
 
@@ -106,40 +106,40 @@ class Tracer(fx.Interpreter):
         if found is None and n.op != "get_attr":  # unknown, an input, or the output
             plain = isinstance(value, int | float | bool | torch.Size | torch.dtype | torch.device)
             for source in [] if plain else n.all_input_nodes:
-                self.pin(self.wires.get(source))
+                self.pin(self.channels.get(source))
             found = self.new(value)
             self.pin(found)
         if found is not None:
-            self.wires[n] = found
+            self.channels[n] = found
         return value
 
-    def _follow(self, n: fx.Node, value: Any) -> Wires | None:
+    def _follow(self, n: fx.Node, value: Any) -> ChannelGraph | None:
         first = n.args[0] if n.args else None
-        wires = self.wires.get(first) if isinstance(first, fx.Node) else None
+        channels = self.channels.get(first) if isinstance(first, fx.Node) else None
         if n.op == "call_module":
             module = self.root.get_submodule(str(n.target))
             own = n.target not in self.shared or isinstance(module, _ALIKE_MODULES)
-            known = wires is not None and isinstance(value, Tensor) and own
-            return self._module(module, self.env_of(first), wires, value) if known and wires else None
+            known = channels is not None and isinstance(value, Tensor) and own
+            return self._module(module, self.env_of(first), channels, value) if known and channels else None
         name = n.target if isinstance(n.target, str) else getattr(n.target, "__name__", "")
-        if n.target is F.linear and wires is not None:
-            return self._linear(n, wires, value)
+        if n.target is F.linear and channels is not None:
+            return self._linear(n, channels, value)
         if name == "cat":
             return self._cat(n)
         if name in _SUMS | _PRODUCTS:
             return self._pair(n, value, name in _PRODUCTS)
-        if wires is None or not isinstance(value, Tensor):
+        if channels is None or not isinstance(value, Tensor):
             return None
-        same = value.dim() > 1 and value.shape[1] == len(wires.ids)
+        same = value.dim() > 1 and value.shape[1] == len(channels.ids)
         if name in _ALIKE and same:
-            return wires
+            return channels
         x = self.env_of(first)
         if name == "mean" and same and _spatial(n, x):
-            return wires
+            return channels
         if name in ("flatten", "view", "reshape"):
-            return _flattened(x, wires, value)
+            return _flattened(x, channels, value)
         if n.target is operator.getitem and isinstance(n.args[1], tuple):
-            return self._slice(n.args[1], wires)
+            return self._slice(n.args[1], channels)
         return None
 
     def env_of(self, node: Any) -> Tensor:
@@ -148,24 +148,24 @@ class Tracer(fx.Interpreter):
         assert isinstance(value, Tensor)
         return value
 
-    def _module(self, m: nn.Module, x: Tensor, wires: Wires, value: Tensor) -> Wires | None:
+    def _module(self, m: nn.Module, x: Tensor, channels: ChannelGraph, value: Tensor) -> ChannelGraph | None:
         if isinstance(m, _NORMS) and m.running_mean is not None:
-            self.norms.append((m, wires))
-            return wires
-        if isinstance(m, _ALIKE_MODULES) and value.dim() > 1 and value.shape[1] == len(wires.ids):
-            return wires
+            self.norms.append((m, channels))
+            return channels
+        if isinstance(m, _ALIKE_MODULES) and value.dim() > 1 and value.shape[1] == len(channels.ids):
+            return channels
         if isinstance(m, nn.Flatten):
-            return _flattened(x, wires, value)
+            return _flattened(x, channels, value)
         plain_linear = isinstance(m, nn.Linear) and x.dim() == 2
         if (isinstance(m, _CONVS) and m.padding_mode == "zeros") or plain_linear:
             groups = getattr(m, "groups", 1)
-            depthwise = bool(groups > 1 and len(m.weight) == groups == len(wires.ids))  # type: ignore[arg-type]
+            depthwise = bool(groups > 1 and len(m.weight) == groups == len(channels.ids))  # type: ignore[arg-type]
             if groups > 1 and not depthwise:
                 return None
-            return self._layer(value, m, "weight", "bias", m, x.clone(), wires, depthwise)
+            return self._layer(value, m, "weight", "bias", m, x.clone(), channels, depthwise)
         return None
 
-    def _linear(self, n: fx.Node, wires: Wires, value: Tensor) -> Wires | None:
+    def _linear(self, n: fx.Node, channels: ChannelGraph, value: Tensor) -> ChannelGraph | None:
         names = [a for a in (*n.args[1:], *n.kwargs.values()) if a is not None]
         own = [
             a for a in names if isinstance(a, fx.Node) and a.op == "get_attr" and a.target not in self.shared
@@ -175,7 +175,7 @@ class Tracer(fx.Interpreter):
             return None
         owner, weight = _attribute(self.root, names[0])
         bias = _attribute(self.root, names[1])[1] if len(names) > 1 else None
-        return self._layer(value, owner, weight, bias, None, x.clone(), wires)
+        return self._layer(value, owner, weight, bias, None, x.clone(), channels)
 
     def _layer(
         self,
@@ -185,9 +185,9 @@ class Tracer(fx.Interpreter):
         bias: str | None,
         module: nn.Module | None,
         x: Tensor,
-        ins: Wires,
+        ins: ChannelGraph,
         depthwise: bool = False,
-    ) -> Wires | None:
+    ) -> ChannelGraph | None:
         """Keep a layer (`Layer`) that gives this value; returns the wires that it begins."""
         zero = getattr(owner, weight) == 0
         if depthwise:
@@ -202,53 +202,53 @@ class Tracer(fx.Interpreter):
         self.layers.append(Layer(owner, weight, bias, module, x, ins, outs, depthwise))
         return outs
 
-    def _cat(self, n: fx.Node) -> Wires | None:
+    def _cat(self, n: fx.Node) -> ChannelGraph | None:
         if not n.args:  # by keyword alone
             return None
         dim = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", 0)
-        parts = [self.wires.get(node) for node in n.all_input_nodes]
+        parts = [self.channels.get(node) for node in n.all_input_nodes]
         known = [p for p in parts if p is not None]
         if dim != 1 or not isinstance(n.args[0], list | tuple) or len(known) != len(n.args[0]):
             return None
-        return Wires([i for p in known for i in p.ids], torch.cat([p.constant for p in known]))
+        return ChannelGraph([i for p in known for i in p.ids], torch.cat([p.constant for p in known]))
 
-    def _pair(self, n: fx.Node, value: Tensor, product: bool) -> Wires | None:
+    def _pair(self, n: fx.Node, value: Tensor, product: bool) -> ChannelGraph | None:
         a, b = (*n.args, None, None)[:2]
         if isinstance(a, int | float):
             a, b = b, a
-        left = self.wires.get(a) if isinstance(a, fx.Node) else None
+        left = self.channels.get(a) if isinstance(a, fx.Node) else None
         if left is None or value.dim() < 2 or value.shape[1] != len(left.ids) or n.kwargs:
             return None
         if isinstance(b, int | float):
             return left
-        right = self.wires.get(b) if isinstance(b, fx.Node) else None
+        right = self.channels.get(b) if isinstance(b, fx.Node) else None
         if right is None or len(right.ids) != len(left.ids) or self.env_of(a).dim() != self.env_of(b).dim():
             return None
         constant = left.constant & right.constant
         if product:
-            for side, wires in ((a, left), (b, right)):
+            for side, channels in ((a, left), (b, right)):
                 zero = (self.env_of(side).transpose(0, 1).flatten(1) == 0).all(1)
-                constant = constant | (wires.constant & zero)
+                constant = constant | (channels.constant & zero)
         self.tie(left.ids, right.ids)
-        return Wires(left.ids, constant)
+        return ChannelGraph(left.ids, constant)
 
-    def _slice(self, index: tuple[Any, ...], wires: Wires) -> Wires | None:
+    def _slice(self, index: tuple[Any, ...], channels: ChannelGraph) -> ChannelGraph | None:
         if len(index) < 2 or any(i not in (slice(None), None) for i in (index[0], *index[2:])):
             return None
         if not isinstance(index[1], slice) or index[0] is None:
             return None
         if any(isinstance(end, fx.Node) for end in (index[1].start, index[1].stop, index[1].step)):
             return None  # an end that is computed
-        return Wires(wires.ids[index[1]], wires.constant[index[1]])
+        return ChannelGraph(channels.ids[index[1]], channels.constant[index[1]])
 
 
-def _flattened(x: Tensor, wires: Wires, value: Tensor) -> Wires | None:
+def _flattened(x: Tensor, channels: ChannelGraph, value: Tensor) -> ChannelGraph | None:
     """Rows ``[B, C · places]`` of samples; None where it is another reshaping."""
     if value.dim() != 2 or value.shape[0] != x.shape[0] or value.numel() != x.numel():
         return None
-    repeat = value.shape[1] // len(wires.ids)
-    ids = [i for i in wires.ids for _ in range(repeat)]
-    return Wires(ids, wires.constant.repeat_interleave(repeat))
+    repeat = value.shape[1] // len(channels.ids)
+    ids = [i for i in channels.ids for _ in range(repeat)]
+    return ChannelGraph(ids, channels.constant.repeat_interleave(repeat))
 
 
 def _spatial(n: fx.Node, x: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tombola._utils.errors import RouterError, unknown
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
-from tombola.tickets.routing.looked import Looks
+from tombola.tickets.routing.looked import RouterFeatures
 from tombola.tickets.routing.routed import Routed
 from tombola.tickets.routing.router import Router, State, Tickets
 
@@ -71,7 +71,7 @@ class ContextRouter(Router):
         tickets: Tickets,  # noqa: ARG002
         data: Data,  # noqa: ARG002
         partition: Partition,  # noqa: ARG002
-        looked: Looks | None = None,  # noqa: ARG002
+        looked: RouterFeatures | None = None,  # noqa: ARG002
     ) -> ContextRouter:
         """Nothing is learned."""
         return self
@@ -138,10 +138,10 @@ class ContextRouter(Router):
         return ("map_HW",) if self.tensors else ()
 
     @classmethod
-    def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ContextRouter:
+    def restored(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ContextRouter:
         """The inverse of `state`."""
-        router = cls(dict(facts["options"]["pairs"]), mix=facts["options"]["mix"])
-        router.names, router.tensors = tuple(facts["names"]), dict(tensors)
+        router = cls(dict(metadata["options"]["pairs"]), mix=metadata["options"]["mix"])
+        router.names, router.tensors = tuple(metadata["names"]), dict(tensors)
         return router
 
     def state(self) -> State:

@@ -73,4 +73,4 @@ class Looked:
         yield from zip(self.held.batches(device), self.features_HD.split(BATCH), strict=True)
 
 
-Looks = dict[Key, Looked]
+RouterFeatures = dict[Key, Looked]

@@ -34,8 +34,8 @@ def router(name: str, **options: Any) -> Router:
         raise RouterError(f"the {name} router has no such option ({error})") from None
 
 
-def restored(facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Router:
+def restored(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Router:
     """The router whose `Router.state` this is."""
-    if facts["kind"] not in ROUTERS:
-        raise RouterError(unknown("router", facts["kind"], ROUTERS) + ": the file is of a newer version")
-    return ROUTERS[facts["kind"]].restored(facts, tensors)
+    if metadata["kind"] not in ROUTERS:
+        raise RouterError(unknown("router", metadata["kind"], ROUTERS) + ": the file is of a newer version")
+    return ROUTERS[metadata["kind"]].restored(metadata, tensors)

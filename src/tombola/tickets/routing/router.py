@@ -23,7 +23,7 @@ from tombola.data.partition import Partition
 from tombola.masks.layout import Layout
 from tombola.tickets.files import fingerprint
 from tombola.tickets.routing.gaussians import Gaussians
-from tombola.tickets.routing.looked import Looked, Looks
+from tombola.tickets.routing.looked import Looked, RouterFeatures
 from tombola.tickets.routing.routed import Routed
 from tombola.tickets.routing.samples import BATCH
 from tombola.tickets.routing.shallow import Shallow
@@ -38,7 +38,7 @@ class Tickets(Protocol):
     backbone: nn.Module
     scope: Layout
     names: tuple[str, ...]
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
     masks_KN: Tensor
     private: Layout
     private_KP: nn.Parameter
@@ -56,7 +56,7 @@ class Tickets(Protocol):
 
 def output_of(tickets: Tickets, k: int) -> int:
     """The output that one-vs-rest ticket k was trained at: that of its subset, in any network."""
-    return int(tickets.facts.get("outputs", range(len(tickets.names)))[k])
+    return int(tickets.metadata.get("outputs", range(len(tickets.names)))[k])
 
 
 class Router(ABC):
@@ -102,7 +102,9 @@ class Router(ABC):
     # -- fitting ----------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def fit(self, tickets: Tickets, data: Data, partition: Partition, looked: Looks | None = None) -> Self:
+    def fit(
+        self, tickets: Tickets, data: Data, partition: Partition, looked: RouterFeatures | None = None
+    ) -> Self:
         """Learn the contexts of ``partition`` from training data, and confidence from validation data.
 
         ``looked`` is shared by routers that are fitted with the same data: what one of them has read of the
@@ -112,11 +114,11 @@ class Router(ABC):
             RouterError: one-vs-rest tickets that are to be mixed, one context only, contexts that are no
                 tickets, tickets without a context, or a context with fewer than two samples of its own.
         """
-        if self.options["mix"] > 1 and tickets.facts.get("objective") == "OneVsRest":
+        if self.options["mix"] > 1 and tickets.metadata.get("objective") == "OneVsRest":
             raise RouterError(
                 "one-vs-rest tickets are read at one output each, so outputs of two cannot be mixed: mix=1"
             )
-        self.names, self.made_for = tuple(tickets.names), print_of(tickets)
+        self.names, self.made_for = tuple(tickets.names), fingerprint_of(tickets)
         looked = {} if looked is None else looked
         options = (self.options["depth"], self.options["bands"], self.options["limit"])
         with in_mode(tickets.backbone, training=False):
@@ -211,30 +213,30 @@ class Router(ABC):
 
     def state(self) -> State:
         """Facts and tensors from which `restored` makes the same router."""
-        facts = {
+        metadata = {
             "kind": self.kind,
             "options": self.options,
             "names": list(self.names),
             "made_for": self.made_for,
         }
         if self.shallow is None:
-            return facts, dict(self.tensors)
+            return metadata, dict(self.tensors)
         more, statistics = self.shallow.state()
-        return {**facts, "shallow": more}, {**self.tensors, **statistics}
+        return {**metadata, "shallow": more}, {**self.tensors, **statistics}
 
     @classmethod
-    def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+    def restored(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `state`."""
-        router = cls(**facts["options"])
-        router.names = tuple(facts["names"])
-        if "shallow" in facts:
-            router.shallow = Shallow.restored(facts["shallow"], tensors)
-        router.made_for = facts["made_for"]
+        router = cls(**metadata["options"])
+        router.names = tuple(metadata["names"])
+        if "shallow" in metadata:
+            router.shallow = Shallow.restored(metadata["shallow"], tensors)
+        router.made_for = metadata["made_for"]
         router.tensors = {name: t for name, t in tensors.items() if name != "statistics"}
         return router
 
 
-def print_of(tickets: Tickets) -> str:
+def fingerprint_of(tickets: Tickets) -> str:
     """The hash of tickets as they act (`tombola._utils.io.fingerprint`)."""
     weights_N, _, _ = tickets.state(tickets.names[0])
     private = tickets.private.unflatten(tickets.private_KP)

@@ -45,7 +45,7 @@ class ScoreRouter(Router):
 
     def _fit(self, tickets: Tickets, found: Looked) -> Tensor:
         if not self.options["reading"]:
-            objective = str(tickets.facts.get("objective", ""))
+            objective = str(tickets.metadata.get("objective", ""))
             if objective not in OF_OBJECTIVE:
                 raise RouterError(
                     f"what the outputs of {objective or 'these'} tickets say of their context is not known: "
@@ -91,7 +91,7 @@ def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tenso
         raise RouterError(f"{reading} needs outputs [batch, classes]: take another reading or router")
     if reading == "own_output":
         return outputs[:, k]
-    if (own_BC := allowed(tickets.facts, [name] * len(x))) is not None:
+    if (own_BC := allowed(tickets.metadata, [name] * len(x))) is not None:
         outputs = mask_logits(outputs, own_BC)
     return outputs.logsumexp(1) if reading == "energy" else outputs.max(1).values
 

@@ -20,7 +20,7 @@ from tombola._utils.errors import RouterError
 from tombola.masks.layout import Layout
 from tombola.tickets.routing.samples import Samples
 from tombola.training import norm
-from tombola.training.model import Function
+from tombola.training.model import FunctionalModel
 
 if TYPE_CHECKING:
     from tombola.tickets.routing.router import Tickets
@@ -70,7 +70,7 @@ class Shallow:
     def __call__(self, tickets: Tickets, x: Tensor) -> Tensor:
         """Features ``[B, D]``, float32, on the CPU; each sample's are its own."""
         named = core(tickets) | {n: t.to(x.device) for n, t in self.statistics.items()}
-        seen = watch(tickets.backbone, named, x, self.taps)
+        seen = callback(tickets.backbone, named, x, self.taps)
         layers = {name: tickets.backbone.get_submodule(name) for name in self.taps}
         return torch.cat([pooled(seen[name], layer, self.bands) for name, layer in layers.items()], 1).cpu()
 
@@ -92,14 +92,14 @@ class Shallow:
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Facts, and all statistics as one vector."""
         layout = Layout.of(self.statistics)
-        facts = {"taps": self.taps, "bands": self.bands, "names": layout.names, "shapes": layout.shapes}
-        return facts, {"statistics": layout.flatten(self.statistics)}
+        metadata = {"taps": self.taps, "bands": self.bands, "names": layout.names, "shapes": layout.shapes}
+        return metadata, {"statistics": layout.flatten(self.statistics)}
 
     @classmethod
-    def restored(cls, facts: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
+    def restored(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `state`."""
-        layout = Layout(tuple(facts["names"]), tuple(map(tuple, facts["shapes"])))
-        return cls(facts["taps"], layout.unflatten(tensors["statistics"]), facts["bands"])
+        layout = Layout(tuple(metadata["names"]), tuple(map(tuple, metadata["shapes"])))
+        return cls(metadata["taps"], layout.unflatten(tensors["statistics"]), metadata["bands"])
 
 
 def core(tickets: Tickets) -> dict[str, Tensor]:
@@ -129,11 +129,11 @@ def called(module: nn.Module, named: Mapping[str, Tensor], x: Tensor) -> list[st
         if any(p.ndim > 1 for p in layer.parameters(recurse=False))
     ]
     order: list[str] = []
-    watch(module, named, x, layers, order)
+    callback(module, named, x, layers, order)
     return order
 
 
-def watch(
+def callback(
     module: nn.Module,
     named: Mapping[str, Tensor],
     x: Tensor,
@@ -189,6 +189,6 @@ def _statistics(tickets: Tickets, samples: Samples) -> dict[str, Tensor]:
     plain.load_state_dict(core(tickets), strict=False)
     if not norm.statistics_names(plain):
         return {}
-    f = Function(plain, Layout((), ()))
+    f = FunctionalModel(plain, Layout((), ()))
     mixed = samples.mixed(BATCHES, f.device)
     return norm.estimate(f, f.theta0(), [(0, None, x) for x in mixed])

@@ -27,8 +27,8 @@ from torch import Tensor
 from tombola.optim import MaskedOptimizer
 from tombola.pruning import keep_top
 from tombola.training.callbacks.rules import Moving
-from tombola.training.model import Theta
-from tombola.training.pruning_context import TicketEvidence
+from tombola.training.model import Params
+from tombola.training.pruning_context import TicketContext
 
 
 def moved(mask_n: Tensor, size_n: Tensor, promise_n: Tensor, count: int) -> Tensor:
@@ -49,7 +49,7 @@ def moved(mask_n: Tensor, size_n: Tensor, promise_n: Tensor, count: int) -> Tens
 
 
 class Moves:
-    """Moves the mask of a ticket in training (a `tombola.training.trainer.Watch`).
+    """Moves the mask of a ticket in training (a `tombola.training.trainer.Callback`).
 
     Args:
         rule: how to grow, which share at first, how often.
@@ -57,22 +57,22 @@ class Moves:
         T: steps of the training.
     """
 
-    def __init__(self, rule: Moving, evidence: TicketEvidence, T: int) -> None:
-        self.rule, self.evidence, self.T = rule, evidence, T
-        self.generator = evidence.generator()
+    def __init__(self, rule: Moving, context: TicketContext, T: int) -> None:
+        self.rule, self.context, self.T = rule, context, T
+        self.generator = context.generator()
         self.moves = self.grown = 0
 
-    def __call__(self, step: int, theta: Theta, optimizer: MaskedOptimizer) -> bool:
+    def __call__(self, step: int, theta: Params, optimizer: MaskedOptimizer) -> bool:
         """Move if it is time; the training never ends here."""
         if step % self.rule.every or step >= self.T:
             return False
-        before_N, sizes = self.evidence.mask_N.cpu().clone(), self.evidence.scope.sizes
+        before_N, sizes = self.context.mask_N.cpu().clone(), self.context.scope.sizes
         share = self.rule.share / 2 * (1 + math.cos(math.pi * step / self.T))
         parts = (before_N, theta.weights_N.detach().abs().cpu(), self._promise())
         layers = zip(*(part.split(sizes) for part in parts), strict=True)
         after_N = torch.cat([moved(m, w, g, int(share * int(m.sum()))) for m, w, g in layers])
         changed_N = (before_N ^ after_N).to(theta.weights_N.device)
-        self.evidence.mask_N.copy_(after_N)
+        self.context.mask_N.copy_(after_N)
         theta.weights_N.data[changed_N] = 0
         for name, moment in optimizer.tensors().items():
             if name.startswith("0.") and moment.shape == changed_N.shape:  # of the weights in scope
@@ -84,11 +84,11 @@ class Moves:
     def _promise(self) -> Tensor:
         """What grows first, ``[N]``."""
         if not self.rule.by_gradient:
-            return torch.rand(self.evidence.mask_N.shape, generator=self.generator)
-        weights_N = self.evidence.weights_N.clone().requires_grad_()
-        (g_N,) = torch.autograd.grad(self.evidence.loss(weights_N, self.moves), weights_N)
+            return torch.rand(self.context.mask_N.shape, generator=self.generator)
+        weights_N = self.context.weights_N.clone().requires_grad_()
+        (g_N,) = torch.autograd.grad(self.context.loss(weights_N, self.moves), weights_N)
         return g_N.abs().cpu()
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """How often the mask moved, and how many weights grew in all."""
         return {"event": "moved", "moves": self.moves, "grown": self.grown}

@@ -26,8 +26,8 @@ from tombola.optim import MaskedOptimizer
 from tombola.pruning import transposed
 from tombola.pruning.granularity import Block, Channel, members, parse
 from tombola.training.callbacks.rules import EarlyBird
-from tombola.training.model import Theta
-from tombola.training.pruning_context import TicketEvidence
+from tombola.training.model import Params
+from tombola.training.pruning_context import TicketContext
 
 SHORTEST = 20  # masks of a training of few epochs are drawn so often, instead of after every epoch
 Draw = Callable[[], Tensor]  # the mask that pruning would give now
@@ -57,7 +57,7 @@ def units_of(mask_N: Tensor, scope: Layout, granularity: str, turned: dict[str, 
 
 
 class StandStill:
-    """Ends a training when the masks drawn along it stand still (a `tombola.training.trainer.Watch`).
+    """Ends a training when the masks drawn along it stand still (a `tombola.training.trainer.Callback`).
 
     Args:
         rule: threshold, how many distances in a row, and how often.
@@ -67,18 +67,16 @@ class StandStill:
         T: steps that the training may have.
     """
 
-    def __init__(
-        self, rule: EarlyBird, evidence: TicketEvidence, draw: Draw, granularity: str, T: int
-    ) -> None:
+    def __init__(self, rule: EarlyBird, context: TicketContext, draw: Draw, granularity: str, T: int) -> None:
         self.rule, self.draw, self.granularity, self.T = rule, draw, granularity, T
-        epoch = evidence.problem.batches(evidence.k)
+        epoch = context.problem.batches(context.k)
         self.every = rule.every or min(epoch, max(T // SHORTEST, 1))
-        self.scope, self.turned = evidence.scope, transposed(evidence.problem.f.module)
+        self.scope, self.turned = context.scope, transposed(context.problem.f.module)
         self.last_U: Tensor | None = None
         self.distances: list[float] = []
         self.steps = 0
 
-    def __call__(self, step: int, theta: Theta, optimizer: MaskedOptimizer) -> bool:  # noqa: ARG002
+    def __call__(self, step: int, theta: Params, optimizer: MaskedOptimizer) -> bool:  # noqa: ARG002
         """Whether the masks of the last epochs are close enough to each other."""
         self.steps = step
         if step % self.every:
@@ -90,7 +88,7 @@ class StandStill:
         recent = self.distances[-self.rule.patience :]
         return len(recent) == self.rule.patience and max(recent) < self.rule.threshold
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """Steps trained, steps there might have been, the share saved, and the distances."""
         saved = 1 - self.steps / self.T if self.T else 0.0
         near = [round(d, 6) for d in self.distances]

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tombola._utils.checkpoint import Stage, State
+from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.modes import in_mode
 from tombola._utils.rng import drawn_from
 from tombola.lab.analysis.collapse import FALSE_ALARMS, Alarm, Outputs, drift, fewest_survivors, first_alarm
@@ -26,7 +26,7 @@ from tombola.lab.analysis.signals import SIZE, charts
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import compare, mean_over_pairs, specialisation
 from tombola.objectives import Classification, OneVsRest
-from tombola.training.model import Theta
+from tombola.training.model import Params
 from tombola.training.parallel import TurnResult
 from tombola.training.trainer import Problem
 
@@ -56,7 +56,7 @@ class Guard:
     problem: Problem
     false_alarms: float = FALSE_ALARMS
     stops: bool = False
-    twin: Problem | None = None
+    replicate: Problem | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
     alarm: Alarm | None = None
     twins: MaskSet | None = None
@@ -65,8 +65,8 @@ class Guard:
     _before: dict[int, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.twin is not None:
-            self.twins = MaskSet.dense(self.twin.f.scope, self.twin.partition.names[:1])
+        if self.replicate is not None:
+            self.twins = MaskSet.dense(self.replicate.f.scope, self.replicate.partition.names[:1])
 
     @property
     def stopped(self) -> bool:
@@ -75,16 +75,16 @@ class Guard:
 
     # -- measured while tickets train -------------------------------------------------------------
 
-    def saw(self, problem: Problem, theta: Theta, mask_N: Tensor, k: int) -> Tensor | None:
+    def saw(self, problem: Problem, theta: Params, mask_N: Tensor, k: int) -> Tensor | None:
         """The outputs of ticket k in training, before it is pruned, for `keep`; it stays as it is."""
         kind = outputs_of(self.problem)
-        if self.twin is None or kind is None or problem is not self.problem:  # a twin's are not compared
+        if self.replicate is None or kind is None or problem is not self.problem:  # a twin's are not compared
             return None
         f, data = self.problem.f, self.problem.data
         index = torch.arange(min(SAMPLES, len(data.validation)))
         x = data.inputs("validation", index, device=f.device)
         buffers = {name: b.clone() for name, b in theta.buffers.items()}
-        copy = Theta(theta.weights_N, theta.rest_R, theta.private, buffers)
+        copy = Params(theta.weights_N, theta.shared_R, theta.private, buffers)
         seeded = drawn_from(self.problem.seed, "guard", k, device=f.device)
         with torch.no_grad(), in_mode(f.module, training=True), seeded:
             outputs_BC = f(copy, mask_N, x, k if len(theta.private) > 1 else 0)
@@ -95,7 +95,7 @@ class Guard:
         if outputs is not None:
             self._now[k] = outputs
 
-    def after(self, number: int, masks: MaskSet, take_turn: TakeTurn, stage: Stage) -> None:
+    def after(self, number: int, masks: MaskSet, take_turn: TakeTurn, checkpoint: Checkpoint) -> None:
         """Measure after a round, record it, and raise the alarm if it is time.
 
         Args:
@@ -104,18 +104,18 @@ class Guard:
             take_turn: what gives a mask its turn of this round; the twin has one too.
             stage: where the records go.
         """
-        if self.twin is not None and self.twins is not None:
-            result = take_turn(self.twin, self.twins.masks_KN[0], 0)
+        if self.replicate is not None and self.twins is not None:
+            result = take_turn(self.replicate, self.twins.masks_KN[0], 0)
             self.twins = MaskSet(masks.scope, {masks.names[0]: result.mask_N})
         self.history.append(measured := self._measured(masks))
-        stage.record(event="watch", round=number, **measured)
+        checkpoint.record(event="watch", round=number, **measured)
         if self.alarm is None:
             charts = self.charts()
             self._keep(masks, charts)
             density = [float(row["density"]) for row in self.history]
             self.alarm = first_alarm(density, *charts) if charts else None
             if self.alarm is not None:
-                stage.record(event="alarm", **self.facts(charts, number))
+                checkpoint.record(event="alarm", **self.metadata(charts, number))
 
     def _measured(self, masks: MaskSet) -> dict[str, Any]:
         row: dict[str, Any] = {"density": int(masks.masks_KN.sum()) / masks.masks_KN.numel()}
@@ -147,7 +147,7 @@ class Guard:
         self.back = {t: m for t, m in self.back.items() if t >= min(rests, default=now)}
         self.back[now] = masks.pack()
 
-    def facts(self, charts: Sequence[ControlChart], number: int) -> dict[str, Any]:
+    def metadata(self, charts: Sequence[ControlChart], number: int) -> dict[str, Any]:
         """The alarm for the records, in rounds of the search: it may not be watched from its first."""
         assert self.alarm is not None
         calibrated = any(w.name in self.alarm.fired and w.name != "smallest layer" for w in charts)
@@ -188,29 +188,29 @@ class Guard:
         return tensors, {
             "history": list(self.history),
             "alarm": alarm,
-            "seen": self.twin.seen if self.twin else 0,
+            "seen": self.replicate.samples_seen if self.replicate else 0,
         }
 
     def after_segment(self, result: State) -> Guard | None:
         """Go on from the result of the segment before; None if that was watched by none."""
-        tensors, facts = result
-        if "guard" not in facts:  # a run that is older than the alarm
+        tensors, metadata = result
+        if "guard" not in metadata:  # a run that is older than the alarm
             return None
-        self.restore(tensors, {**facts["guard"], "seen": 0})
+        self.restore(tensors, {**metadata["guard"], "seen": 0})
         return self
 
-    def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    def restore(self, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
         """Go on from a state."""
         given = {n.removeprefix("guard."): t for n, t in tensors.items() if n.startswith("guard.")}
         parts = {name: _numbered(given, name) for name in ("back", "now", "before")}
         self.back, self._now, self._before = parts["back"], parts["now"], parts["before"]
-        self.history = list(facts["history"])
-        if facts["alarm"]:
-            self.alarm = Alarm(**{**facts["alarm"], "fired": tuple(facts["alarm"]["fired"])})
-        if self.twin is not None:
-            scope, names = self.twin.f.scope, self.twin.partition.names[:1]
+        self.history = list(metadata["history"])
+        if metadata["alarm"]:
+            self.alarm = Alarm(**{**metadata["alarm"], "fired": tuple(metadata["alarm"]["fired"])})
+        if self.replicate is not None:
+            scope, names = self.replicate.f.scope, self.replicate.partition.names[:1]
             self.twins = MaskSet.unpack(scope, names, given["twins"])
-            self.twin.seen = facts["seen"]
+            self.replicate.samples_seen = metadata["seen"]
 
 
 def outputs_of(problem: Problem) -> Outputs | None:

@@ -59,6 +59,6 @@ def parse(text: str) -> EarlyBird | Moving | None:
     except ValueError:
         pass
     raise UsageError(
-        f"during {text!r} is not understood; write early_bird:E:P or early_bird:E:P:N (distance below E in "
+        f"callback {text!r} is not understood; write early_bird:E:P or early_bird:E:P:N (distance below E in "
         "(0, 1], P in a row, every N steps), set:S:N or rigl:S:N (share S in (0, 1)), or nothing"
     )

@@ -10,25 +10,25 @@ from tombola.settings import Settings
 from tombola.training.callbacks.dynamic_sparse import Moves
 from tombola.training.callbacks.early_bird import StandStill
 from tombola.training.callbacks.rules import EarlyBird, parse
-from tombola.training.pruning_context import TicketEvidence
-from tombola.training.search import Watcher
-from tombola.training.trainer import Watch
+from tombola.training.pruning_context import TicketContext
+from tombola.training.search import MakeCallback
+from tombola.training.trainer import Callback
 
 
-def watcher(settings: Settings, T: int) -> Watcher | None:
-    """From a ticket in training to its `tombola.training.trainer.Watch`; None where nobody looks on.
+def make_callback(settings: Settings, T: int) -> MakeCallback | None:
+    """From a ticket in training to its `tombola.training.trainer.Callback`; None where nobody looks on.
 
     Args:
-        settings: ``during`` and ``granularity`` are read.
+        settings: ``callback`` and ``granularity`` are read.
         T: steps of a round.
     """
-    rule = parse(settings.during)
+    rule = parse(settings.callback)
     if rule is None:
         return None
 
-    def made(evidence: TicketEvidence, draw: Callable[[], Tensor]) -> Watch:
+    def made(context: TicketContext, draw: Callable[[], Tensor]) -> Callback:
         if isinstance(rule, EarlyBird):
-            return StandStill(rule, evidence, draw, settings.granularity, T)
-        return Moves(rule, evidence, T)
+            return StandStill(rule, context, draw, settings.granularity, T)
+        return Moves(rule, context, T)
 
     return made

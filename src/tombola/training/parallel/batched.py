@@ -22,9 +22,9 @@ from torch.func import vmap
 
 from tombola._utils.errors import UsageError
 from tombola.pruning.scores.movement import away_from_zero
-from tombola.training.model import Function, Theta
+from tombola.training.model import FunctionalModel, Params
 from tombola.training.parallel.turn import Training, Turn, TurnResult, Work
-from tombola.training.pruning_context import TicketEvidence
+from tombola.training.pruning_context import TicketContext
 from tombola.training.trainer import Problem, finite, set_rate
 
 
@@ -40,7 +40,7 @@ class Batched:
         """The results in order; a single one, and those that something looks into, one after the other."""
         trainings = [self.work.begin(turn) for turn in turns]
         together = len(trainings) > 1 and all(
-            t.watch is None and t.recipe == trainings[0].recipe for t in trainings
+            t.callback is None and t.config == trainings[0].config for t in trainings
         )
         losses = train(trainings) if together else (training.run() for training in trainings)
         for training, loss in zip(trainings, losses, strict=True):
@@ -58,11 +58,11 @@ class Stack:
         evidences: of the tickets, all of one problem.
     """
 
-    def __init__(self, f: Function, evidences: Sequence[TicketEvidence]) -> None:
+    def __init__(self, f: FunctionalModel, evidences: Sequence[TicketContext]) -> None:
         self.f, self.evidences = f, evidences
         thetas = [e.theta for e in evidences]
         self.weights_KN = _stacked([theta.weights_N for theta in thetas])
-        self.rest_KR = _stacked([theta.rest_R for theta in thetas])
+        self.rest_KR = _stacked([theta.shared_R for theta in thetas])
         self.private_KP = _stacked([_own(e) for e in evidences])
         self.buffers = {name: torch.stack([t.buffers[name] for t in thetas]) for name in thetas[0].buffers}
         self.masks_KN = torch.stack([e.mask_N for e in evidences])
@@ -74,17 +74,19 @@ class Stack:
 
     def masks(self, problem: Problem) -> list[Tensor | None]:
         """What the tickets own of the leaves."""
-        owned = [problem.owned[e.k] for e in self.evidences]
+        trainable = [problem.trainable[e.k] for e in self.evidences]
         every = torch.ones_like(self.rest_KR[0], dtype=torch.bool)
-        parts = [every if mask is None else mask for mask in owned]
-        shared = all(mask is None for mask in owned)
+        parts = [every if mask is None else mask for mask in trainable]
+        shared = all(mask is None for mask in trainable)
         return [self.masks_KN, None if shared else torch.stack(parts), None]
 
     def outputs(self, x_KB: Tensor) -> Tensor:
         """``f(x; m_k ⊙ θ_k)`` for the batch of every ticket, ``[K, B, ...]``."""
 
-        def one(weights_N: Tensor, rest_R: Tensor, private_P: Tensor, buffers: Buffers, x: Tensor) -> Tensor:
-            return self.f(Theta(weights_N, rest_R, [private_P], buffers), None, x)
+        def one(
+            weights_N: Tensor, shared_R: Tensor, private_P: Tensor, buffers: Buffers, x: Tensor
+        ) -> Tensor:
+            return self.f(Params(weights_N, shared_R, [private_P], buffers), None, x)
 
         try:
             outputs: Tensor = vmap(one)(
@@ -95,7 +97,7 @@ class Stack:
                 raise
             reason = str(error).split(". ")[0]
             raise UsageError(
-                f"this network cannot be trained as a batch of tickets ({reason}): use at_once=workers, or no"
+                f"this network cannot be trained as a batch of tickets ({reason}): use parallel=workers or no"
             ) from None
         return outputs
 
@@ -104,7 +106,7 @@ class Stack:
         """Write what was trained into the weights of each ticket."""
         for row, e in enumerate(self.evidences):
             e.theta.weights_N.copy_(self.weights_KN[row])
-            e.theta.rest_R.copy_(self.rest_KR[row])
+            e.theta.shared_R.copy_(self.rest_KR[row])
             _own(e).copy_(self.private_KP[row])
             for name, buffer in e.theta.buffers.items():
                 buffer.copy_(self.buffers[name][row])
@@ -123,16 +125,16 @@ def train(trainings: Sequence[Training]) -> list[float]:
         UsageError: the network cannot be batched.
         DataError: a loss is not finite; the message names the ticket.
     """
-    evidences, T = [t.evidence for t in trainings], trainings[0].T
+    evidences, T = [t.context for t in trainings], trainings[0].T
     problem = evidences[0].problem
-    recipe = trainings[0].recipe or problem.recipe
+    config = trainings[0].config or problem.config
     stack = Stack(problem.f, evidences)
-    optimizer, masks = recipe.build(stack.leaves), stack.masks(problem)
+    optimizer, masks = config.build(stack.leaves), stack.masks(problem)
     streams = [problem.stream(e.k, "extract", e.round) for e in evidences]
     total_K = torch.zeros(len(evidences), device=problem.f.device)
     problem.f.module.train()
     for step in range(T):
-        set_rate(optimizer, recipe.rate(step, T))
+        set_rate(optimizer, config.rate(step, T))
         optimizer.zero_grad()
         batches = [problem.batch(e.k, s, step) for e, s in zip(evidences, streams, strict=True)]
         outputs = stack.outputs(torch.stack([x for x, _ in batches]))
@@ -158,10 +160,10 @@ def _add_movement(stack: Stack) -> None:
             e.moved_N += away_from_zero(stack.weights_KN[row], gradient_KN[row])
 
 
-def _own(evidence: TicketEvidence) -> Tensor:
+def _own(context: TicketContext) -> Tensor:
     """The private part of the ticket; there is one for all where none was ever told apart."""
-    private = evidence.theta.private
-    return private[evidence.k if len(private) > 1 else 0]
+    private = context.theta.private
+    return private[context.k if len(private) > 1 else 0]
 
 
 def _stacked(rows: Sequence[Tensor]) -> Tensor:

@@ -25,7 +25,7 @@ from tombola.training.parallel.in_turn import InTurn
 from tombola.training.parallel.turn import Executor, Work
 from tombola.training.parallel.workers import Workers
 
-AtOnce = Literal["auto", "no", "workers", "batched"]
+Parallel = Literal["auto", "no", "workers", "batched"]
 
 # Measured on two cores of a Xeon at 2.5 GHz, in processor time: a fork takes 30 to 70 ms, and its first steps
 # about .3 s more than later ones (memory is copied when it is written to, kernels are made anew).
@@ -35,32 +35,32 @@ RATE = 2e10
 WORTH = 1.0  # seconds of work that pay for the start of workers
 
 
-def settled(asked: str) -> AtOnce:
+def settled(asked: str) -> Parallel:
     """What is asked for, with ``auto`` decided for this machine.
 
     Raises:
         UsageError: no such way, or workers where there can be none.
     """
-    if asked not in get_args(AtOnce):
-        raise UsageError(unknown("way at once", asked, get_args(AtOnce)))
+    if asked not in get_args(Parallel):
+        raise UsageError(unknown("way at once", asked, get_args(Parallel)))
     why_not = hindrance()
     if asked == "workers" and why_not:
-        raise UsageError(f"no workers: {why_not}; leave out at_once")
+        raise UsageError(f"no workers: {why_not}; leave out parallel")
     if asked == "auto":
         return "no" if why_not or cores() < 2 else "workers"
     return asked  # type: ignore[return-value]
 
 
-def executor(at_once: str, work: Work, K: int, steps: int) -> Executor:
+def executor(parallel: str, work: Work, K: int, steps: int) -> Executor:
     """What takes the turns of a search; close it afterwards.
 
     Args:
-        at_once: ``auto``, ``no``, ``workers`` or ``batched``.
+        parallel: ``auto``, ``no``, ``workers`` or ``batched``.
         work: of the search.
         K: tickets; one alone is trained with all threads.
         steps: training steps that are left, of all tickets.
     """
-    kind = settled(at_once) if at_once == "auto" else at_once
+    kind = settled(parallel) if parallel == "auto" else parallel
     if K < 2 or kind == "no":
         return InTurn(work)
     if kind == "batched":
@@ -99,5 +99,5 @@ def hindrance() -> str:
 def least_seconds(work: Work, steps: int) -> float:
     """What so many training steps take at least on one core, from sizes alone."""
     problem = work.problems[0]
-    products = 6 * problem.recipe.batch_size * problem.f.scope.size  # forward, and backward twice that
+    products = 6 * problem.config.batch_size * problem.f.scope.size  # forward, and backward twice that
     return steps * (STEP + products / RATE)

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from tombola.recipe import Recipe
-from tombola.training.model import Theta
-from tombola.training.pruning_context import TicketEvidence
-from tombola.training.trainer import Problem, Watch
+from tombola.recipe import TrainConfig
+from tombola.training.model import Params
+from tombola.training.pruning_context import TicketContext
+from tombola.training.trainer import Callback, Problem
 
 
 @dataclass(frozen=True)
@@ -37,23 +37,23 @@ class Turn:
     k: int
     r: int
     mask_N: Tensor
-    start: Theta
+    start: Params
 
 
 @dataclass(frozen=True)
 class Training:
     """T steps of a ticket that are about to be made, on the weights of its evidence."""
 
-    evidence: TicketEvidence
+    context: TicketContext
     T: int
-    recipe: Recipe | None = None
-    watch: Watch | None = None
+    config: TrainConfig | None = None
+    callback: Callback | None = None
 
     def run(self) -> float:
         """Make them, in place; the mean loss."""
-        e = self.evidence
+        e = self.context
         order = ("extract", e.round)
-        further: dict[str, Any] = {"moved_N": e.moved_N, "recipe": self.recipe, "watch": self.watch}
+        further: dict[str, Any] = {"moved_N": e.moved_N, "config": self.config, "callback": self.callback}
         return e.problem.train(e.theta, e.mask_N, e.k, self.T, *order, **further)
 
 
@@ -69,9 +69,9 @@ class TurnResult(NamedTuple):
     """
 
     mask_N: Tensor
-    theta: Theta | None
+    theta: Params | None
     loss: float
-    facts: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
     outputs: Tensor | None = None
 
 

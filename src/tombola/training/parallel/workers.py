@@ -40,7 +40,7 @@ class Answer(NamedTuple):
     """What a worker sends: a result and the samples that went through, or the error it ended with."""
 
     result: TurnResult | None
-    seen: int = 0
+    samples_seen: int = 0
     error: BaseException | None = None
 
 
@@ -125,7 +125,7 @@ class Workers:
         if answer.error is not None:
             raise answer.error
         assert answer.result is not None
-        turn.problem.seen += answer.seen
+        turn.problem.samples_seen += answer.samples_seen
         return answer.result
 
 
@@ -163,12 +163,12 @@ def _serve(pipe: Connection, others: Sequence[Connection], work: Work, core: int
 
 def answered(work: Work, turn: Turn) -> bytes:
     """The `Answer` of a turn, pickled; an error comes out as the same one, with the worker's traceback."""
-    before = turn.problem.seen
+    before = turn.problem.samples_seen
     try:
         result = work.take(turn)
         if not work.keeps:
             result = result._replace(theta=None)
-        return pickle.dumps(Answer(result, turn.problem.seen - before))
+        return pickle.dumps(Answer(result, turn.problem.samples_seen - before))
     except Exception as error:
         error.add_note("in a worker process:\n" + traceback.format_exc())
         try:
