@@ -25,6 +25,7 @@ import torch
 import yaml
 
 from tombola._utils.errors import RunError
+from tombola.runs.stages import Stage
 from tombola.settings import Settings
 
 # Hashes in the config say nothing to a reader; these do.
@@ -113,14 +114,21 @@ def read_environment(path: Path | str) -> dict[str, Any]:
 
 
 def read_records(path: Path | str) -> Iterator[dict[str, Any]]:
-    """The records of a run, one by one."""
+    """The records of a run, one by one, each with the fields of its stage (`tombola.runs.stages`)."""
+    fields: dict[str, dict[str, Any]] = {}
     with (Path(path) / "records.jsonl").open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line)
+                row = json.loads(line)
             except ValueError:
                 if line.endswith(b"\n"):  # a torn last line is a run in progress
                     raise RunError(f"{path}/records.jsonl, line {number}, is damaged") from None
+                return
+            name = row.get("stage", "")
+            if name not in fields:  # older runs wrote the name alone
+                stage = Stage.parse(name)
+                fields[name] = stage.fields() if stage else {}
+            yield {**fields[name], **row}
 
 
 def read_timings(path: Path | str) -> dict[str, float | None]:
