@@ -20,9 +20,9 @@ from tombola.masks.maskset import MaskSet
 from tombola.methods.pipeline import Pipeline, predict
 from tombola.pruning.schedules import parse
 from tombola.runs.cache import StageCache
-from tombola.training.joint import retrain
+from tombola.training.joint import train_jointly
 from tombola.training.parallel import settled
-from tombola.training.search import extract
+from tombola.training.search import find_tickets
 from tombola.training.trainer import Problem
 
 SPARSITY, STEPS = 0.75, 4  # of training that are measured, per ticket
@@ -48,10 +48,10 @@ def end_to_end(full: bool) -> list[Row]:
     found: list[MaskSet] = []
 
     def one_round() -> None:
-        found.append(extract(problem, theta0, dense, [N // 2], settings.T, parallel=way))
+        found.append(find_tickets(problem, theta0, dense, [N // 2], settings.T, map_tickets=way))
 
     search = rounds * _seconds(one_round)
-    training = settings.steps / STEPS * _seconds(lambda: retrain(problem, theta0, found[0], STEPS))
+    training = settings.steps / STEPS * _seconds(lambda: train_jointly(problem, theta0, found[0], STEPS))
     network = backbone.eval()
     judging = K * sum(_seconds(lambda s=split: predict(network, data, s)) for split in ("validation", "test"))
     parts = f"search {search / 60:.1f}, training {training / 60:.1f}, judging {judging / 60:.1f} minutes"

@@ -20,7 +20,7 @@ from tombola.objectives import Objective, OneVsRest, Reconstruction
 from tombola.recipe import TrainConfig
 from tombola.training.model import FunctionalModel
 from tombola.training.parallel import Parallel
-from tombola.training.search import extract
+from tombola.training.search import find_tickets
 from tombola.training.trainer import Problem
 
 K, TARGET = 10, 0.83  # 1 / 1.2
@@ -74,7 +74,7 @@ def _rows(problem: Problem, T: int, repeats: int, ways: Ways) -> list[Row]:
     theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, problem.partition.names)
 
     def one_round(way: Parallel, steps: int = T) -> None:
-        extract(problem, theta0, dense, [problem.f.scope.size // 2], steps, parallel=way)
+        find_tickets(problem, theta0, dense, [problem.f.scope.size // 2], steps, map_tickets=way)
 
     sides = {way: partial(one_round, way) for way in ("no", *ways)}
     for way in sides:

@@ -17,9 +17,9 @@ from tombola._utils.errors import (
     UsageError,
 )
 from tombola.data.dataset import with_context
-from tombola.methods import pipeline, rounds
-from tombola.methods.context_network import conditioned
-from tombola.training.trainer import TrainConfig
+from tombola.methods import pipeline
+from tombola.methods.context import conditioned
+from tombola.recipe import TrainConfig
 
 OPTIONS = {
     "schedule": "one_shot",
@@ -43,7 +43,7 @@ def rtl(convnet, images, by_class):
 @pytest.fixture
 def calls(monkeypatch):
     """Counts of the two algorithms."""
-    where = {"extract": rounds, "retrain": pipeline}
+    where = dict.fromkeys(("find_tickets", "train_jointly"), pipeline)
     counts = dict.fromkeys(where, 0)
 
     def counted(name):
@@ -110,10 +110,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_trained(convnet, images,
     averaging = torch.nn.Sequential(torch.nn.InstanceNorm2d(1, track_running_stats=True), convnet)
     with pytest.raises(UsageError, match="0 is an InstanceNorm2d with track_running_stats"):
         tb.find("rtl", averaging, tb.objectives.OneVsRest(), *given, **OPTIONS)
-    assert calls == {"extract": 0, "retrain": 0}
-    tb.find(
-        "random_pruning", convnet, tb.objectives.OneVsRest(), *given, **OPTIONS, stop="warn"
-    )  # a rule for rtl
+    assert calls == {"find_tickets": 0, "train_jointly": 0}
 
 
 def test_a_number_gives_tickets_of_exactly_that_sparsity(rtl, by_class, convnet, images):
@@ -153,9 +150,9 @@ def test_global_randomness_is_neither_read_nor_changed(rtl):
 
 def test_a_directory_is_not_computed_twice_and_gives_equal_tickets(rtl, calls, tmp_path):
     first = rtl([0.25, 0.5], out=tmp_path / "run")
-    assert calls == {"extract": 2, "retrain": 2}
+    assert calls == {"find_tickets": 2, "train_jointly": 2}
     again = rtl([0.25, 0.5], out=tmp_path / "run")
-    assert calls == {"extract": 2, "retrain": 2}
+    assert calls == {"find_tickets": 2, "train_jointly": 2}
     assert all(equal(first[s], again[s]) for s in (0.25, 0.5))
     memory = rtl([0.25, 0.5])
     assert all(equal(first[s], memory[s]) for s in (0.25, 0.5))
@@ -166,12 +163,12 @@ def test_an_interrupted_call_goes_on_where_it_was(rtl, calls, tmp_path, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pipeline, "retrain", stop)
+        patch.setattr(pipeline, "train_jointly", stop)
         with pytest.raises(KeyboardInterrupt):
             rtl(out=tmp_path / "run")
-    assert calls == {"extract": 1, "retrain": 0}
+    assert calls == {"find_tickets": 1, "train_jointly": 0}
     tickets = rtl(out=tmp_path / "run")
-    assert calls == {"extract": 1, "retrain": 1}
+    assert calls == {"find_tickets": 1, "train_jointly": 1}
     assert equal(tickets, rtl())
 
 

@@ -10,7 +10,7 @@ from tombola._utils.rng import generator
 from tombola.data.dataset import with_context
 from tombola.lab.models.coordinate_mlp import OMEGA_0, CoordinateMLP, FourierFeatures
 from tombola.masks.prunable import scope
-from tombola.methods.context_network import conditioned
+from tombola.methods.context import conditioned
 from tombola.pruning.schedules import kept
 
 KINDS = ("relu", "siren")

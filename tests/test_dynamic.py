@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tombola.pruning import prune
+from tombola.recipe import TrainConfig
 from tombola.training.callbacks.dynamic_sparse import Moves, moved
 from tombola.training.callbacks.rules import Moving
 from tombola.training.pruning_context import TicketContext
-from tombola.training.rewind import Starts
-from tombola.training.search import extract
-from tombola.training.trainer import TrainConfig
+from tombola.training.rewind import StartWeights
+from tombola.training.search import find_tickets
 
 RECIPES = [
     TrainConfig("SGD", 0.1, 8, options={"momentum": 0.9}),
@@ -75,7 +75,7 @@ def test_every_layer_keeps_its_count_and_nothing_moves_outside_the_mask(
         return False
 
     look.metadata = moves.metadata
-    problem.train(context.theta, context.mask_N, 0, T, "test", callback=look)
+    problem.train(context.theta, context.mask_N, 0, T, "test", callbacks=[look])
     share = [0.25 * (1 + math.cos(math.pi * t / T)) for t in (3, 6, 9)]
     most = [sum(int(s * count) for count in counts) for s in share]
     assert [n > 0 for n in seen] == [t in (3, 6, 9) for t in range(1, 13)]  # none at the end
@@ -132,19 +132,19 @@ def test_a_search_with_moving_masks_goes_on_to_the_same_bits(
         problem = make_problem(convnet)
         masks = random_masks(problem.f.scope)
         count = min(masks.counts.values())
-        found = extract(
+        found = find_tickets(
             problem,
             problem.f.theta0(),
             masks,
             [count],
             9,
-            starts=Starts([problem.f.theta0()] * 3, keeps=True),
-            make_callback=lambda context, draw: Moves(Moving(by_gradient, 0.5, 2), context, 9),
+            rewind=StartWeights([problem.f.theta0()] * 3, keeps=True),
+            callbacks=[Moving(by_gradient, 0.5, 2)],
             checkpoint=checkpoint,
         )
         return found, problem.samples_seen
 
-    expected, checkpoint = search(None), interrupted(1)
+    expected, checkpoint = search(None), interrupted(0)
     with pytest.raises(KeyboardInterrupt):
         search(checkpoint)
     checkpoint.alive = -1

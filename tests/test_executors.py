@@ -26,19 +26,21 @@ from tombola.lab.models.ghostnet import GhostNet
 from tombola.masks.maskset import MaskSet
 from tombola.objectives import Classification, OneVsRest
 from tombola.pruning.scores import parse
+from tombola.recipe import TrainConfig
 from tombola.runs.directory import Run
 from tombola.runs.log import read_environment
 from tombola.settings import Settings
-from tombola.training.callbacks.guard import Guard
-from tombola.training.callbacks.watching import make_callback
-from tombola.training.parallel import Training, Work, batched, choose, executor, settled
+from tombola.training.callbacks.collapse import CollapseMonitor
+from tombola.training.callbacks.rules import parse as rule
+from tombola.training.callbacks.similarity import SimilarityRecord
+from tombola.training.parallel import batched, choose, mapper, settled
 from tombola.training.parallel.batched import Batched
-from tombola.training.parallel.in_turn import InTurn, threads
+from tombola.training.parallel.choose import InTurn, threads
 from tombola.training.parallel.workers import Workers
-from tombola.training.pruning_context import TicketContext
-from tombola.training.rewind import Starts
-from tombola.training.search import extract
-from tombola.training.trainer import TrainConfig
+from tombola.training.pruning_context import Pruner, TicketContext
+from tombola.training.rewind import StartWeights
+from tombola.training.search import find_tickets
+from tombola.training.ticket import TicketTrainer, Training
 
 forks = pytest.mark.skipif(bool(choose.hindrance()), reason="no workers here")
 PARENT = os.getpid()
@@ -51,31 +53,26 @@ def two(monkeypatch):
     monkeypatch.setattr(choose, "WORTH", 0.0)
 
 
-def search(problem, schedule=(200, 120), T=3, *, parallel="no", replicate=None, kept=False, **options):
+def search(problem, schedule=(200, 120), T=3, *, parallel="no", kept=False, rules=(), **options):
     """Masks, and all that a search leaves behind."""
     names, checkpoint = problem.partition.names, options.pop("checkpoint", Checkpoint())
+    pruner = Pruner(**{name: options.pop(name) for name in ("score", "selection") if name in options})
     theta0 = problem.f.theta0()
-    starts = Starts([theta0] * len(names), keeps=kept)
-    guard = Guard(len(schedule), problem, replicate=replicate, stops=replicate is not None)
-    masks = extract(
+    start = StartWeights([theta0] * len(names), keeps=kept)
+    masks = find_tickets(
         problem,
         theta0,
         MaskSet.dense(problem.f.scope, names),
         schedule,
         T,
-        starts=starts,
-        guard=guard,
+        pruner=pruner,
+        rewind=start,
+        callbacks=[SimilarityRecord(), CollapseMonitor(), *rules],
         checkpoint=checkpoint,
-        parallel=parallel,
+        map_tickets=parallel,
         **options,
     )
-    return (
-        masks,
-        checkpoint.rows,
-        problem.samples_seen,
-        guard.state()[1],
-        {**guard.state()[0], **starts.tensors()},
-    )
+    return masks, checkpoint.rows, problem.samples_seen, start.tensors()
 
 
 def equal(first, second):
@@ -98,20 +95,14 @@ def equal(first, second):
         {"score": parse("movement"), "selection": "layer"},
         {"score": parse("snip:2"), "T": 0},
         {"kept": True, "later": TrainConfig(lr=1e-3, batch_size=8)},
-        {"make_callback": make_callback(Settings(callback="early_bird:0.9:1:1"), 3)},
-        {
-            "schedule": (120,),
-            "make_callback": make_callback(Settings(callback="rigl:0.3:1", first="random", nested=False), 3),
-        },
+        {"rules": [rule("early_bird:0.9:1:1")]},
+        {"schedule": (120,), "rules": [rule("rigl:0.3:1")]},
     ],
     ids=["magnitude", "movement", "snip", "kept", "early_bird", "rigl"],
 )
 def test_workers_leave_the_same_bits_as_one_after_the_other(make_problem, make_convnet, two, options):
     net = make_convnet(dropout=0.2)
-    found = [
-        search(make_problem(net), parallel=way, replicate=make_problem(net, order="twin"), **options)
-        for way in ("no", "workers")
-    ]
+    found = [search(make_problem(net), parallel=way, **options) for way in ("no", "workers")]
     assert equal(*found)
     assert not multiprocessing.active_children()
 
@@ -138,7 +129,7 @@ def test_an_interrupted_search_goes_on_to_the_same_bits(make_problem, convnet, i
     assert not multiprocessing.active_children()
     checkpoint.alive = -1
     again = search(make_problem(convnet), (200, 160, 120, 100, 80), parallel=way, checkpoint=checkpoint)
-    assert (again[0], again[2], again[3]) == (whole[0], whole[2], whole[3])
+    assert (again[0], again[2]) == (whole[0], whole[2])
 
 
 @forks
@@ -249,17 +240,25 @@ def test_workers_end_with_their_parent(number, tmp_path):
 # -- as one batch ------------------------------------------------------------------------------------------
 
 
-def trainings(problem, T=4, trajectory=False, rewound=None, density=0.6):
-    """A training of every ticket under a random mask."""
+def contexts(problem, trajectory=False, rewound=None, density=0.6):
+    """Every ticket under a random mask, about to be trained."""
     names, theta0 = problem.partition.names, rewound or problem.f.theta0()
     masks = [
         torch.rand(problem.f.scope.size, generator=torch.Generator().manual_seed(k)) < density
         for k in range(len(names))
     ]
     return [
-        Training(TicketContext(problem, theta0, theta0.masked(m), m, k, 1, trajectory), T)
-        for k, m in enumerate(masks)
+        TicketContext(problem, theta0, theta0.masked(m), m, k, 1, trajectory) for k, m in enumerate(masks)
     ]
+
+
+def one_by_one(found, T):
+    trainer = TicketTrainer(found[0].problem, T, Pruner())
+    return [trainer.train(Training(context)) for context in found]
+
+
+def as_batch(found, T):
+    return batched.train(found, T, found[0].problem.config)
 
 
 @pytest.mark.parametrize(
@@ -277,19 +276,19 @@ def test_a_batch_trains_each_ticket_as_alone_up_to_rounding(make_problem, make_c
     net = make_convnet()
     net[5].weight.requires_grad_(False)  # a constant
     alone, together = make_problem(net, **options), make_problem(net, **options)
-    first, second = trainings(alone, trajectory=True), trainings(together, trajectory=True)
+    first, second = contexts(alone, trajectory=True), contexts(together, trajectory=True)
     before = {name: t.clone() for name, t in together.f.module.state_dict().items()}
-    losses = [t.run() for t in first], batched.train(second)
+    losses = one_by_one(first, 4), as_batch(second, 4)
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     assert together.samples_seen == alone.samples_seen
     assert all(torch.equal(t, before[name]) for name, t in together.f.module.state_dict().items())
     for a, b in zip(first, second, strict=True):
-        ours, theirs = b.context.theta.tensors(), a.context.theta.tensors()
+        ours, theirs = b.theta.tensors(), a.theta.tensors()
         for name in theirs:
             torch.testing.assert_close(ours[name], theirs[name], rtol=2e-4, atol=2e-6)
-        assert not torch.equal(ours["weights"], a.context.theta0.weights_N)
-        assert torch.equal(ours["weights"][~b.context.mask_N], torch.zeros(int((~b.context.mask_N).sum())))
-        torch.testing.assert_close(b.context.moved_N, a.context.moved_N, rtol=2e-3, atol=2e-5)
+        assert not torch.equal(ours["weights"], a.theta0.weights_N)
+        assert torch.equal(ours["weights"][~b.mask_N], torch.zeros(int((~b.mask_N).sum())))
+        torch.testing.assert_close(b.moved_N, a.moved_N, rtol=2e-3, atol=2e-5)
 
 
 def test_a_batch_of_ghostnets_trains_as_each_alone(make_problem):
@@ -301,11 +300,11 @@ def test_a_batch_of_ghostnets_trains_as_each_alone(make_problem):
         data=data,
         partition=tb.partition.by_label(data, ["even", "odd"]),
     )
-    first, second = trainings(problem, T=1), trainings(problem, T=1)
-    losses = [t.run() for t in first], batched.train(second)
+    first, second = contexts(problem), contexts(problem)
+    losses = one_by_one(first, 1), as_batch(second, 1)
     assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     for a, b in zip(first, second, strict=True):
-        ours, theirs = b.context.theta, a.context.theta
+        ours, theirs = b.theta, a.theta
         torch.testing.assert_close(ours.weights_N, theirs.weights_N, rtol=1e-3, atol=1e-4)
         for name, buffer in theirs.buffers.items():
             torch.testing.assert_close(ours.buffers[name], buffer, rtol=1e-3, atol=1e-4)
@@ -316,12 +315,11 @@ def test_private_parts_of_a_rewind_point_stay_with_their_tickets(make_problem, c
     rewound = problem.f.theta0().clone(3)
     for k, private in enumerate(rewound.private):
         private.data += k
-    first, second = trainings(problem, rewound=rewound), trainings(problem, rewound=rewound)
-    for training in first:
-        training.run()
-    batched.train(second)
+    first, second = contexts(problem, rewound=rewound), contexts(problem, rewound=rewound)
+    one_by_one(first, 4)
+    as_batch(second, 4)
     for a, b in zip(first, second, strict=True):
-        for p, q in zip(a.context.theta.private, b.context.theta.private, strict=True):
+        for p, q in zip(a.theta.private, b.theta.private, strict=True):
             torch.testing.assert_close(q, p)
 
 
@@ -349,7 +347,7 @@ def test_a_batched_search_finds_the_same_masks(make_problem, convnet):
 
 
 def test_what_looks_into_a_training_sees_one_after_the_other(make_problem, convnet):
-    looking = {"make_callback": make_callback(Settings(callback="early_bird:0.9:1:1"), 3)}
+    looking = {"rules": [rule("early_bird:0.9:1:1")]}
     one, other = (search(make_problem(convnet), parallel=way, **looking) for way in ("no", "batched"))
     assert equal(one, other)
 
@@ -369,15 +367,7 @@ def test_a_loss_that_is_not_finite_names_the_ticket_of_a_batch(make_problem, con
 
 @pytest.fixture
 def work(make_problem, convnet):
-    class Refused(Work):
-        problems, keeps = (make_problem(convnet),), False
-
-        def begin(self, turn):
-            raise AssertionError("nothing is to be trained here")
-
-        finish = begin
-
-    return Refused()
+    return TicketTrainer(make_problem(convnet), 1, Pruner())
 
 
 def test_one_core_goes_in_turn_and_several_take_workers_where_that_pays(work, monkeypatch):
@@ -385,27 +375,27 @@ def test_one_core_goes_in_turn_and_several_take_workers_where_that_pays(work, mo
     monkeypatch.setattr(choose, "hindrance", lambda: "")
     with threads(1):
         assert settled("auto") == "no"
-        assert executor("auto", work, 10, 10**6).threads is None
-        assert executor("workers", work, 10, 10**6).threads == 1
+        assert mapper("auto", work, 10, 10**6).threads is None
+        assert mapper("workers", work, 10, 10**6).threads == 1
     with threads(3):
         assert settled("auto") == "workers"
-        chosen = executor("auto", work, 10, 10**6)
+        chosen = mapper("auto", work, 10, 10**6)
         assert (type(chosen), chosen.count, chosen.cores) == (
             Workers,
             3,
             (),
         )  # one core is left to others: none is pinned
-        assert executor("auto", work, 2, 10**6).count == 2
-        assert executor("auto", work, 10, 1).threads == 1  # too short, to the same bits
-        assert executor("workers", work, 1, 10**6).threads is None  # one ticket has nobody beside it
-        assert type(executor("no", work, 10, 10**6)) is InTurn
-        assert type(executor("batched", work, 10, 1)) is Batched
+        assert mapper("auto", work, 2, 10**6).count == 2
+        assert mapper("auto", work, 10, 1).threads == 1  # too short, to the same bits
+        assert mapper("workers", work, 1, 10**6).threads is None  # one ticket has nobody beside it
+        assert type(mapper("no", work, 10, 10**6)) is InTurn
+        assert type(mapper("batched", work, 10, 1)) is Batched
     with threads(4):
-        assert executor("auto", work, 10, 10**6).cores == [0, 1, 2, 3]
+        assert mapper("auto", work, 10, 10**6).cores == [0, 1, 2, 3]
 
 
 def test_a_way_that_does_not_exist_or_cannot_be_is_one_clear_error(monkeypatch):
-    with pytest.raises(UsageError, match="there is no way at once 'worker'; did you mean 'workers'"):
+    with pytest.raises(UsageError, match="there is no way to run tickets 'worker'; did you mean 'workers'"):
         settled("worker")
     monkeypatch.setattr(choose, "hindrance", lambda: "no forks here")
     assert settled("auto") == "no"

@@ -12,7 +12,7 @@ from tombola._utils.errors import DataError, UsageError
 from tombola._utils.rng import generator
 from tombola.lab.experiments import CIFAR10, DIGITS, EXPERIMENTS, cifar10, experiment
 from tombola.masks.prunable import scope
-from tombola.methods.context_network import conditioned
+from tombola.methods.context import conditioned
 from tombola.methods.table import STANDARD
 from tombola.objectives import Classification
 

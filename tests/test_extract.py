@@ -16,9 +16,11 @@ from tombola.masks.maskset import MaskSet
 from tombola.objectives import Classification
 from tombola.pruning import keep_top
 from tombola.pruning.scores import parse
+from tombola.recipe import TrainConfig
 from tombola.training.model import FunctionalModel
-from tombola.training.search import extract
-from tombola.training.trainer import Problem, TrainConfig
+from tombola.training.pruning_context import Pruner
+from tombola.training.search import find_tickets
+from tombola.training.trainer import Problem
 
 
 def linear_problem(config, seed=0):
@@ -47,7 +49,7 @@ def linear_problem(config, seed=0):
 def test_masks_are_those_of_a_plain_loop_of_training_pruning_and_rewinding(config):
     problem, T, schedule = linear_problem(config), 5, [12, 8, 5]
     theta0 = problem.f.theta0()
-    found = extract(problem, theta0, MaskSet.dense(problem.f.scope, ["a", "b"]), schedule, T)
+    found = find_tickets(problem, theta0, MaskSet.dense(problem.f.scope, ["a", "b"]), schedule, T)
 
     train = problem.data.train
     for k, name in enumerate("ab"):
@@ -83,7 +85,7 @@ def problem(convnet, make_problem):
 
 def search(problem, schedule, T=2, **options):
     dense = MaskSet.dense(problem.f.scope, problem.partition.names)
-    return extract(problem, problem.f.theta0(), options.pop("masks", dense), schedule, T, **options)
+    return find_tickets(problem, problem.f.theta0(), options.pop("masks", dense), schedule, T, **options)
 
 
 def test_masks_are_nested_and_counts_are_exact(problem):
@@ -98,7 +100,7 @@ def test_masks_are_nested_and_counts_are_exact(problem):
 
 @pytest.mark.parametrize("selection", ["global", "layer"])
 def test_counts_are_exact_under_both_selections(problem, selection):
-    found = search(problem, [101], selection=selection)
+    found = search(problem, [101], pruner=Pruner(selection=selection))
     assert set(found.counts.values()) == {101}
     if selection == "layer":
         assert found.counts_KL().tolist() == [[14, 87]] * 3  # 101 of 36 + 216 in proportion
@@ -113,7 +115,7 @@ def test_two_searches_are_equal_and_another_seed_differs(convnet, make_problem):
 def test_neither_theta0_nor_the_first_masks_change(problem):
     theta0, dense = problem.f.theta0(), MaskSet.dense(problem.f.scope, problem.partition.names)
     before = {n: t.clone() for n, t in theta0.tensors().items()}
-    extract(problem, theta0, dense, [100], 2)
+    find_tickets(problem, theta0, dense, [100], 2)
     assert all(torch.equal(t, before[n]) for n, t in theta0.tensors().items())
     assert bool(dense.masks_KN.all())
 
@@ -126,16 +128,16 @@ def test_without_training_steps_the_scores_are_those_of_theta0(problem):
 
 
 def test_another_score_may_be_given(problem):
-    found = search(problem, [100], T=0, score=lambda context: -context.weights_N.abs())
+    found = search(problem, [100], T=0, pruner=Pruner(lambda context: -context.weights_N.abs()))
     assert torch.equal(found["top"], keep_top(-problem.f.theta0().weights_N.abs(), 100))
 
 
 @pytest.mark.parametrize("name", ["magnitude", "random", "snip:2", "grasp:2", "synflow", "taylor:2", "wanda"])
 def test_every_score_prunes_at_initialisation_in_one_round_or_several(problem, name):
-    once = search(problem, [100], T=0, score=parse(name), selection="layer")
-    masks = search(problem, [200, 150, 100], T=0, score=parse(name), selection="layer")
+    once = search(problem, [100], T=0, pruner=Pruner(parse(name), "layer"))
+    masks = search(problem, [200, 150, 100], T=0, pruner=Pruner(parse(name), "layer"))
     assert set(once.counts.values()) == set(masks.counts.values()) == {100}
-    iterated = search(problem, [200, 150], T=0, score=parse(name), selection="layer")
+    iterated = search(problem, [200, 150], T=0, pruner=Pruner(parse(name), "layer"))
     assert masks <= iterated
     if name == "synflow":  # no data: the same for all
         assert torch.equal(once["top"], once["bottom"])
@@ -148,7 +150,7 @@ def test_snip_at_initialisation_is_that_of_a_plain_gradient():
     problem = linear_problem(TrainConfig(batch_size=8))
     train, theta0 = problem.data.train, problem.f.theta0()
     dense = MaskSet.dense(problem.f.scope, ["a", "b"])
-    found = extract(problem, theta0, dense, [7], 0, score=parse("snip:3"))
+    found = find_tickets(problem, theta0, dense, [7], 0, pruner=Pruner(parse("snip:3")))
     for k, name in enumerate("ab"):
         weight, stream = (
             theta0.weights_N.detach().view(3, 6).clone().requires_grad_(),
@@ -162,14 +164,14 @@ def test_snip_at_initialisation_is_that_of_a_plain_gradient():
 
 
 @pytest.mark.parametrize("name", ["movement", "taylor", "snip", "wanda"])
-@pytest.mark.parametrize("alive", [1, 4])
+@pytest.mark.parametrize("alive", [0, 1])
 def test_a_search_by_another_score_goes_on_to_the_same_masks(convnet, make_problem, interrupted, name, alive):
     whole = make_problem(convnet)
-    expected, checkpoint = search(whole, [180, 120], score=parse(name)), interrupted(alive)
+    expected, checkpoint = search(whole, [180, 120], pruner=Pruner(parse(name))), interrupted(alive)
     with pytest.raises(KeyboardInterrupt):
-        search(make_problem(convnet), [180, 120], score=parse(name), checkpoint=checkpoint)
+        search(make_problem(convnet), [180, 120], pruner=Pruner(parse(name)), checkpoint=checkpoint)
     checkpoint.alive, again = -1, make_problem(convnet)
-    assert search(again, [180, 120], score=parse(name), checkpoint=checkpoint) == expected
+    assert search(again, [180, 120], pruner=Pruner(parse(name)), checkpoint=checkpoint) == expected
     assert again.samples_seen == whole.samples_seen
     assert expected != search(make_problem(convnet), [180, 120])
 
@@ -178,7 +180,7 @@ def test_movement_without_training_names_round_ticket_and_layer(problem):
     with pytest.raises(
         PruningError, match=r"round 0, ticket 'top': movement scores of 0\.weight are all zero"
     ):
-        search(problem, [100], T=0, score=parse("movement"))
+        search(problem, [100], T=0, pruner=Pruner(parse("movement")))
 
 
 def test_an_empty_schedule_gives_the_masks_back(problem):
@@ -208,7 +210,7 @@ def test_similarity_is_recorded_after_every_round(problem):
         Checkpoint(),
     )
     single = MaskSet.dense(problem.f.scope, alone.partition.names)
-    extract(alone, problem.f.theta0(), single, [200], 1, checkpoint=checkpoint)
+    find_tickets(alone, problem.f.theta0(), single, [200], 1, checkpoint=checkpoint)
     assert [row["event"] for row in checkpoint.rows] == ["prune"]  # one ticket has nobody to be like
 
 
@@ -220,7 +222,7 @@ def test_collapse_names_round_ticket_and_layer(problem):
 @pytest.mark.parametrize(
     "config", [TrainConfig("Adam", 0.01, 8), TrainConfig("SGD", 0.01, 8, options={"momentum": 0.9})]
 )
-@pytest.mark.parametrize("alive", [0, 1, 4])
+@pytest.mark.parametrize("alive", [0, 1])
 def test_an_interrupted_search_goes_on_to_the_same_masks(convnet, make_problem, interrupted, config, alive):
     whole = make_problem(convnet, config=config)
     expected, checkpoint = search(whole, [180, 120]), interrupted(alive)
@@ -229,9 +231,8 @@ def test_an_interrupted_search_goes_on_to_the_same_masks(convnet, make_problem, 
     checkpoint.alive, again = -1, make_problem(convnet, config=config)
     assert search(again, [180, 120], checkpoint=checkpoint) == expected
     assert again.samples_seen == whole.samples_seen
-    assert (
-        sum(row["event"] == "prune" for row in checkpoint.rows) == 6 + 1
-    )  # what was done and not saved is done again
+    # The round that was not saved is done again.
+    assert sum(row["event"] == "prune" for row in checkpoint.rows) == 6 + 3
 
 
 def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem):

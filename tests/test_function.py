@@ -12,10 +12,10 @@ from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.objectives import OneVsRest
-from tombola.training.joint import retrain
+from tombola.recipe import TrainConfig
+from tombola.training.joint import train_jointly
 from tombola.training.model import FunctionalModel, Params
-from tombola.training.search import extract
-from tombola.training.trainer import TrainConfig
+from tombola.training.search import find_tickets
 
 
 def bits(t):
@@ -84,8 +84,8 @@ def test_the_users_backbone_is_never_modified(convnet, make_problem, training):
     problem = make_problem(convnet, OneVsRest(), TrainConfig(lr=0.1, batch_size=8))
     masks = MaskSet.dense(problem.f.scope, problem.partition.names)
     theta0 = problem.f.theta0()
-    masks = extract(problem, theta0, masks, [100], 2)
-    problem.f.write(retrain(problem, theta0, masks, 2))
+    masks = find_tickets(problem, theta0, masks, [100], 2)
+    problem.f.write(train_jointly(problem, theta0, masks, 2))
     assert all(torch.equal(t, before[n]) for n, t in convnet.state_dict().items())
     assert all(module.training is training for module in convnet.modules())
     assert all(p.grad is None and p.requires_grad for p in convnet.parameters())

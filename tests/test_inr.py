@@ -19,8 +19,8 @@ from tombola.lab.experiments.inr_data import as_image, load
 from tombola.lab.experiments.inr_regions import reduced, regions, segmented
 from tombola.lab.launch import Order
 from tombola.objectives.reconstruction import Reconstruction, psnr, squared
+from tombola.recipe import TrainConfig
 from tombola.runs.log import read_records
-from tombola.training.trainer import TrainConfig
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "inr_regions"
 

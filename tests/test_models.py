@@ -13,7 +13,7 @@ from tombola.data.dataset import with_context
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.lab.models.ghostnet import GhostModule, GhostNet, SqueezeExcite, kaiming_
 from tombola.masks.prunable import scope
-from tombola.methods.context_network import check_arrival, conditioned
+from tombola.methods.context import check_arrival, conditioned
 
 
 def seeded(seed=0):

@@ -11,11 +11,11 @@ from tombola._utils.errors import UsageError
 from tombola.masks.prunable import scope
 from tombola.methods.pipeline import Pipeline
 from tombola.objectives import OneVsRest
+from tombola.recipe import TrainConfig
 from tombola.runs.cache import StageCache
 from tombola.settings import Settings
 from tombola.training.model import FunctionalModel
 from tombola.training.norm import check, estimate, private_parameters, statistics_names
-from tombola.training.trainer import TrainConfig
 
 
 def passes(f, images, mask=None):

@@ -18,9 +18,9 @@ from tombola.masks.prunable import scope
 from tombola.methods.pipeline import predict
 from tombola.objectives import Classification, InSubset, Metric, OneVsRest, SubsetSoftmax
 from tombola.objectives.in_subset import mean_and_each
-from tombola.training.joint import retrain
+from tombola.recipe import TrainConfig
+from tombola.training.joint import train_jointly
 from tombola.training.model import FunctionalModel
-from tombola.training.trainer import TrainConfig
 
 NO_INPUTS = torch.empty(0)
 
@@ -116,7 +116,7 @@ def test_a_real_step_of_one_ticket_leaves_the_other_rows_bit_for_bit(make_convne
     problem = make_problem(net, OneVsRest(), TrainConfig(optimizer, 1e-2, 8, options=options))
     masks = MaskSet.dense(problem.f.scope, problem.partition.names)
     theta0 = problem.f.theta0()
-    theta = retrain(problem, theta0, masks, 3, tickets=[1])
+    theta = train_jointly(problem, theta0, masks, 3, tickets=[1])
     before, after = (problem.f.shared.unflatten(t.shared_R.detach()) for t in (theta0, theta))
     for name in ("9.weight", "9.bias"):
         changed = (before[name] != after[name]).reshape(4, -1).any(1)
@@ -128,8 +128,8 @@ def test_joint_training_moves_a_row_only_in_its_own_steps(convnet, make_problem)
     """Adam's momentum of ticket 0 must not go on moving its row while ticket 1 trains."""
     problem = make_problem(convnet)
     masks = MaskSet.dense(problem.f.scope, problem.partition.names)
-    after_both = retrain(problem, problem.f.theta0(), masks, 1, tickets=[0, 1])
-    after_one = retrain(problem, problem.f.theta0(), masks, 1, tickets=[0])
+    after_both = train_jointly(problem, problem.f.theta0(), masks, 1, tickets=[0, 1])
+    after_one = train_jointly(problem, problem.f.theta0(), masks, 1, tickets=[0])
     rows = [problem.f.shared.unflatten(t.shared_R.detach())["9.weight"] for t in (after_both, after_one)]
     assert torch.equal(rows[0][0], rows[1][0])
     assert not torch.equal(rows[0][1], rows[1][1])

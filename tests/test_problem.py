@@ -9,7 +9,8 @@ from torch import nn
 from tombola._utils.errors import DataError, OptimizerError, UsageError
 from tombola.data.dataset import Data
 from tombola.objectives import Classification
-from tombola.training.trainer import TrainConfig, finite
+from tombola.recipe import TrainConfig
+from tombola.training.trainer import finite
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tombola.lab.report.html import page, write_report
 from tombola.lab.report.rows import rows
 from tombola.lab.report.tables import share, tables
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import levels, run_method
+from tombola.methods.result import run_method, sparsities_of
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
 from tombola.runs.log import read_records
@@ -49,7 +49,7 @@ def make_run(path, K=3, methods=("rtl", "imp", "dense"), whole=False, settings=T
     with Run(path, {**config, "methods": list(methods)}, progress, save_seconds=0.0) as run:
         pipeline.cache = run
         for method in methods:
-            for sparsity in levels(pipeline, method):
+            for sparsity in sparsities_of(pipeline, method):
                 run_method(pipeline, method, sparsity)
     return path
 

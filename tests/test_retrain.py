@@ -13,9 +13,10 @@ from tombola.lab.models.ghostnet import kaiming_
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.objectives import Classification
-from tombola.training.joint import retrain
+from tombola.recipe import TrainConfig
+from tombola.training.joint import train_jointly
 from tombola.training.model import FunctionalModel
-from tombola.training.trainer import Problem, TrainConfig
+from tombola.training.trainer import Problem
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def reference(problem, masks, steps, simultaneous):
 @pytest.mark.parametrize("form", ["sequential", "simultaneous"])
 def test_training_equals_a_naive_loop(small, form):
     problem, masks = small
-    theta = retrain(problem, problem.f.theta0(), masks, 12, form=form)
+    theta = train_jointly(problem, problem.f.theta0(), masks, 12, form=form)
     expected = reference(problem, masks, 12, form == "simultaneous")
     for name, value in problem.f.named(theta, None).items():
         torch.testing.assert_close(value, expected[name], msg=name)
@@ -69,7 +70,7 @@ def test_training_equals_a_naive_loop(small, form):
 def test_the_two_forms_differ(small):
     problem, masks = small
     one, two = (
-        retrain(problem, problem.f.theta0(), masks, 5, form=f) for f in ("sequential", "simultaneous")
+        train_jointly(problem, problem.f.theta0(), masks, 5, form=f) for f in ("sequential", "simultaneous")
     )
     assert not torch.allclose(one.weights_N, two.weights_N)
 
@@ -86,7 +87,7 @@ def test_a_small_subset_repeats_cyclically_and_every_ticket_gets_every_step(smal
     problem.objective = Watching()
     sizes = list(problem.partition.sizes().values())
     steps = 2 * problem.batches(0)
-    retrain(problem, problem.f.theta0(), masks, steps)
+    train_jointly(problem, problem.f.theta0(), masks, steps)
     assert sizes[0] > sizes[1]
     for k in range(2):
         assert len(seen[k]) == steps
@@ -108,7 +109,7 @@ def test_shares_by_size_give_every_sample_its_turn_at_the_same_cost(small):
             return super().targets(data, partition, index, k)
 
     problem.objective, checkpoint = Watching(), Checkpoint()
-    retrain(problem, problem.f.theta0(), masks, 15, shares="size", save_every=1, checkpoint=checkpoint)
+    train_jointly(problem, problem.f.theta0(), masks, 15, shares="size", save_every=1, checkpoint=checkpoint)
     assert len(turns) == 2 * 15
     sizes = torch.tensor(list(problem.partition.sizes().values()), dtype=torch.float64)
     made = torch.tensor([k for k, _ in turns]).bincount()
@@ -133,7 +134,7 @@ RECIPES = [
 def test_weights_outside_the_union_keep_their_bits(convnet, make_problem, random_masks, config, form):
     problem = make_problem(convnet, config=config)
     masks, theta0 = random_masks(problem.f.scope, density=0.3), problem.f.theta0()
-    theta = retrain(problem, theta0, masks, 4, form=form)
+    theta = train_jointly(problem, theta0, masks, 4, form=form)
     same = theta.weights_N.detach().view(torch.int32) == theta0.weights_N.detach().view(torch.int32)
     assert bool(same[~masks.union()].all())
     assert int((~same)[masks.union()].sum()) > 0.9 * int(masks.union().sum())
@@ -143,7 +144,7 @@ def test_weights_outside_the_union_keep_their_bits(convnet, make_problem, random
 def test_the_step_of_a_ticket_leaves_what_only_others_own(convnet, make_problem, random_masks, config):
     problem = make_problem(convnet, config=config)
     masks, theta0 = random_masks(problem.f.scope), problem.f.theta0()
-    theta = retrain(problem, theta0, masks, 4, tickets=[1])
+    theta = train_jointly(problem, theta0, masks, 4, tickets=[1])
     assert torch.equal(theta.weights_N[~masks["middle"]], theta0.weights_N[~masks["middle"]])
     assert not torch.equal(theta.weights_N, theta0.weights_N)
 
@@ -151,7 +152,7 @@ def test_the_step_of_a_ticket_leaves_what_only_others_own(convnet, make_problem,
 def test_private_parts_move_in_their_own_steps_only(convnet, make_problem, random_masks):
     problem = make_problem(convnet, private=["1.weight", "1.bias"])
     masks, theta0 = random_masks(problem.f.scope), problem.f.theta0()
-    theta = retrain(problem, theta0, masks, 3, tickets=[0, 2])
+    theta = train_jointly(problem, theta0, masks, 3, tickets=[0, 2])
     assert len(theta.private) == 3
     moved = [not torch.equal(p, theta0.private[0]) for p in theta.private]
     assert moved == [True, False, True]
@@ -162,14 +163,16 @@ def test_theta0_keeps_its_bits(convnet, make_problem, random_masks):
     problem = make_problem(convnet)
     theta0 = problem.f.theta0()
     before = {n: t.clone() for n, t in theta0.tensors().items()}
-    retrain(problem, theta0, random_masks(problem.f.scope), 3)
+    train_jointly(problem, theta0, random_masks(problem.f.scope), 3)
     assert all(torch.equal(t, before[n]) for n, t in theta0.tensors().items())
 
 
 def test_two_trainings_are_equal_and_another_seed_or_purpose_differs(convnet, make_problem, random_masks):
     def train(seed=0, **options):
         problem = make_problem(convnet, seed=seed)
-        return retrain(problem, problem.f.theta0(), random_masks(problem.f.scope), 3, **options).weights_N
+        return train_jointly(
+            problem, problem.f.theta0(), random_masks(problem.f.scope), 3, **options
+        ).weights_N
 
     assert torch.equal(train(), train())
     assert not torch.equal(train(), train(seed=1))
@@ -178,7 +181,7 @@ def test_two_trainings_are_equal_and_another_seed_or_purpose_differs(convnet, ma
 
 def test_a_ticket_trained_alone_is_plain_training_of_its_network(small):
     problem, masks = small
-    theta = retrain(problem, problem.f.theta0(), masks, 6, tickets=[0])
+    theta = train_jointly(problem, problem.f.theta0(), masks, 6, tickets=[0])
     alone = problem.f.theta0()
     problem.train(alone, masks.masks_KN[0], 0, 6, "retrain")
     assert torch.equal(theta.weights_N, alone.weights_N)
@@ -188,7 +191,7 @@ def test_a_ticket_trained_alone_is_plain_training_of_its_network(small):
 def test_training_lowers_the_loss(convnet, make_problem, random_masks):
     problem = make_problem(convnet, config=TrainConfig(lr=0.02, batch_size=16))
     checkpoint = Checkpoint()
-    retrain(
+    train_jointly(
         problem, problem.f.theta0(), random_masks(problem.f.scope), 60, save_every=20, checkpoint=checkpoint
     )
     losses = [[r["loss"] for r in checkpoint.rows if r["ticket"] == name] for name in problem.partition.names]
@@ -211,7 +214,7 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
         problem = make_problem(convnet, config=config, private=["1.weight"])
         masks = random_masks(problem.f.scope)
         how = {"form": form, "shares": shares, "save_every": 2}
-        theta = retrain(problem, problem.f.theta0(), masks, 7, **how, checkpoint=checkpoint)
+        theta = train_jointly(problem, problem.f.theta0(), masks, 7, **how, checkpoint=checkpoint)
         return theta.tensors(), problem.samples_seen
 
     plain = Checkpoint()
@@ -230,9 +233,9 @@ def test_an_interrupted_training_goes_on_to_the_same_bits(
 def test_a_stage_that_is_finished_is_not_trained_again(convnet, make_problem, random_masks, interrupted):
     problem, checkpoint = make_problem(convnet), interrupted(-1)
     masks = random_masks(problem.f.scope)
-    theta = retrain(problem, problem.f.theta0(), masks, 4, checkpoint=checkpoint)
+    theta = train_jointly(problem, problem.f.theta0(), masks, 4, checkpoint=checkpoint)
     seen = problem.samples_seen
-    again = retrain(problem, problem.f.theta0(), masks, 4, checkpoint=checkpoint)
+    again = train_jointly(problem, problem.f.theta0(), masks, 4, checkpoint=checkpoint)
     assert problem.samples_seen == seen
     assert torch.equal(again.weights_N, theta.weights_N)
 
@@ -241,7 +244,7 @@ def test_a_stage_that_is_finished_is_not_trained_again(convnet, make_problem, ra
 def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem, random_masks, form):
     problem = make_problem(convnet, config=TrainConfig("SGD", 1e30, 8))
     with pytest.raises(DataError, match=r"loss of ticket '(top|middle|bottom)' became (nan|inf)"):
-        retrain(problem, problem.f.theta0(), random_masks(problem.f.scope), 6, form=form)
+        train_jointly(problem, problem.f.theta0(), random_masks(problem.f.scope), 6, form=form)
 
 
 @pytest.mark.parametrize(
@@ -263,4 +266,4 @@ def test_what_cannot_be_meant_is_an_error(options, names, named, make_convnet, m
     problem = make_problem(make_convnet())
     masks = MaskSet.dense(problem.f.scope, names or problem.partition.names)
     with pytest.raises(UsageError, match=named):
-        retrain(problem, problem.f.theta0(), masks, 1, **options)
+        train_jointly(problem, problem.f.theta0(), masks, 1, **options)

@@ -11,7 +11,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import classifier, match, output_layer, scope
 from tombola.methods.checks import check_fit
 from tombola.objectives import OneVsRest
-from tombola.training.joint import retrain
+from tombola.training.joint import train_jointly
 
 
 def language_model():
@@ -123,7 +123,7 @@ def test_one_vs_rest_moves_a_row_of_a_convolutional_head_in_its_own_steps_only(o
     """Adam's momentum of ticket 0 must not go on moving its row while ticket 1 trains."""
     problem = make_problem(conv_head(outputs))
     masks = MaskSet.dense(problem.f.scope, problem.partition.names)
-    both, one = (retrain(problem, problem.f.theta0(), masks, 1, tickets=t) for t in ([0, 1], [0]))
+    both, one = (train_jointly(problem, problem.f.theta0(), masks, 1, tickets=t) for t in ([0, 1], [0]))
     for name in ("2.weight", "2.bias"):
         after_both, after_one = (problem.f.shared.unflatten(t.shared_R.detach())[name] for t in (both, one))
         assert torch.equal(after_both[0], after_one[0])

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import tombola as tb
 from tombola._utils.errors import PruningError, UsageError
 from tombola.masks.layout import Layout
-from tombola.methods.context_network import conditioned
+from tombola.methods.context import conditioned
 from tombola.pruning import prune
 from tombola.pruning.scores import CRITERIA, Criterion, needs_trajectory, parse, register, registry
 from tombola.pruning.scores.grasp import grasp, hessian_product

@@ -17,7 +17,7 @@ from tombola.lab.experiments.speech_clips import Clip, read_clips, with_validati
 from tombola.lab.experiments.speech_mixing import NOISE, NOISE_AT, SNR, SPEECH_AT, Bank, mixtures
 from tombola.lab.models.speech_unet import SpeechUNet, levelled
 from tombola.masks.prunable import scope
-from tombola.methods.context_network import conditioned
+from tombola.methods.context import conditioned
 from tombola.pruning.schedules import kept
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "speech_enhancement"

@@ -12,21 +12,20 @@ from typing import Any, overload
 
 from torch import nn
 
-from tombola._utils.errors import NotReached, UsageError, unknown
+from tombola._utils.errors import UsageError, unknown
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.masks.prunable import left_out
 from tombola.methods.checks import doubts
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import Outcome, levels, run_method
-from tombola.methods.search import not_reached
+from tombola.methods.result import Outcome, run_method, sparsities_of
 from tombola.objectives import Objective
+from tombola.recipe import TrainConfig
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
 from tombola.settings import Settings
 from tombola.tickets.model import TicketModel
 from tombola.training.parallel import Parallel, settled
-from tombola.training.trainer import TrainConfig
 
 
 def find(
@@ -78,10 +77,7 @@ def find(
 
 
 def _outcomes(pipeline: Pipeline, method: str) -> list[Outcome]:
-    wanted = levels(pipeline, method)
-    if (stopped := pipeline.stopped("own")) is not None:
-        _warn(not_reached(stopped["at"], stopped))
-    return [run_method(pipeline, method, level) for level in wanted]
+    return [run_method(pipeline, method, sparsity) for sparsity in sparsities_of(pipeline, method)]
 
 
 def _warn(words: str) -> None:
@@ -142,9 +138,7 @@ def rtl(
 ) -> TicketModel | dict[float, TicketModel]:
     """Routing the Lottery (arXiv 2601.22141): adaptive tickets, retrained together on shared weights.
 
-    Arguments as in `find`. One sparsity gives one `TicketModel`; a sequence gives one per sparsity. With
-    ``stop="collapse"`` the search may end before them: then the tickets are those of the last good round, and
-    a warning says so.
+    Arguments as in `find`. One sparsity gives one `TicketModel`; a sequence gives one per sparsity.
 
     >>> import torch, tombola as tb
     >>> x, y = torch.rand(200, 8), torch.arange(200) % 2
@@ -156,8 +150,6 @@ def rtl(
     {'even': 64, 'odd': 64}
     """
     outcomes = find("rtl", backbone, objective, data, partition, sparsity=sparsity, **options)
-    if not outcomes:
-        raise NotReached("the alarm for collapse stopped the search before any round was good: use stop=''")
     if len(outcomes) == 1 and not isinstance(sparsity, Sequence):
         return outcomes[0].models[0]
     return {outcome.sparsity: outcome.models[0] for outcome in outcomes}

@@ -14,7 +14,6 @@ import yaml
 from tombola import pruning
 from tombola._utils.errors import UsageError, unknown
 from tombola._utils.validation import check_fields, check_kind
-from tombola.lab.analysis.collapse import stated_rate
 from tombola.pruning import scores
 from tombola.pruning.schedules import kept, parse
 from tombola.recipe import TrainConfig
@@ -57,9 +56,6 @@ class Settings:
         granularity: what goes together: ``weight``, ``channel``, ``block:RxC`` or ``N:M``
             (`tombola.pruning`).
         floor: so many weights (or groups) every layer keeps.
-        stop: ``collapse`` ends a search at the alarm for collapse and goes back to the last
-            good round; ``warn`` measures as much and goes on; ``collapse:RATE`` states another false-alarm
-            rate. Empty: it warns, from what costs no training.
         form: of Algorithm 2: ``sequential`` or ``simultaneous``.
         shares: of the batches of Algorithm 2: ``equal``, or by ``size`` of the subsets with the same sum
             (``sequential`` only).
@@ -85,7 +81,6 @@ class Settings:
     selection: str = "global"
     granularity: str = "weight"
     floor: int = 0
-    stop: str = ""
     form: str = "sequential"
     shares: str = "equal"
     normalization: str = "per_ticket_statistics"
@@ -107,7 +102,6 @@ class Settings:
             raise UsageError(f"each sparsity is needed once: got {', '.join(map(str, self.sparsity))}")
         parse(self.schedule)
         check(self.normalization)
-        stated_rate(self.stop)
         for name, choices in (
             ("selection", pruning.SELECTIONS),
             ("form", ("sequential", "simultaneous")),
@@ -133,12 +127,6 @@ class Settings:
             raise UsageError(
                 f"callback {self.callback!r} moves a mask of single weights: set first=random (or another "
                 "score), granularity=weight and nested=false as well"
-            )
-
-        if self.stop and (self.rewinding != "weights" or self.callback or not self.nested):
-            raise UsageError(
-                f"stop {self.stop!r} goes back to the masks of an earlier round, so it needs one search with "
-                "rewinding=weights, callback empty and nested=true"
             )
 
     @property

@@ -24,7 +24,7 @@ from tombola.lab.models.convnet import SmallConvNet
 from tombola.lab.report.again import commands
 from tombola.lab.report.findings import Ran
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import levels, run_method
+from tombola.methods.result import run_method, sparsities_of
 from tombola.methods.table import METHODS
 from tombola.runs.directory import Run
 from tombola.runs.log import read_config, read_environment
@@ -195,7 +195,7 @@ def run(path, alive):
     with Run(path, {"settings": settings.plain()}, progress, save_seconds=0.0, parallel="no") as cache:
         net = network(0.3).to(DEVICE)
         pipeline = Pipeline(net, tb.objectives.Classification(), data, partition, settings, 0, cache)
-        return [run_method(pipeline, "rtl", sparsity) for sparsity in levels(pipeline, "rtl")]
+        return [run_method(pipeline, "rtl", sparsity) for sparsity in sparsities_of(pipeline, "rtl")]
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_never_stopped(tmp_path):

@@ -12,9 +12,8 @@ from tombola._utils.errors import PartitionError, UsageError
 from tombola.data.dataset import with_context
 from tombola.lab.report.inspect import describe
 from tombola.methods import pipeline as training
-from tombola.methods import rounds
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import levels, run_method
+from tombola.methods.result import run_method, sparsities_of
 from tombola.methods.table import STANDARD as METHODS
 from tombola.methods.table import method
 from tombola.pruning import keep_top
@@ -86,7 +85,7 @@ def pipeline(optimizer="Adam", seed=0, name="rtl"):
 def outcomes(name, optimizer="Adam", seed=0):
     """Every sparsity of a method; computed once for all tests."""
     p = whole_pipeline(optimizer, seed, answers(name, optimizer))
-    return {sparsity: run_method(p, name, sparsity) for sparsity in levels(p, name)}
+    return {sparsity: run_method(p, name, sparsity) for sparsity in sparsities_of(p, name)}
 
 
 def masks_of(outcome):
@@ -192,7 +191,7 @@ def test_a_search_begins_at_the_rewind_point_under_its_mask_with_its_buffers(nam
     monkeypatch.setattr(Problem, "train", spy)
     p = new_pipeline(schedule="fraction:0.4")
     theta0 = {n: t.clone() for n, t in seen_by(p, name).theta0.tensors().items()}
-    run_method(p, name, levels(p, name)[-1])
+    run_method(p, name, sparsities_of(p, name)[-1])
     assert bool(starts) == (method(name).search is not None)
     for tensors, mask_N in starts:
         assert torch.equal(tensors.pop("weights"), torch.where(mask_N, theta0["weights"], 0.0))
@@ -204,7 +203,7 @@ def test_a_search_begins_at_the_rewind_point_under_its_mask_with_its_buffers(nam
 @pytest.mark.parametrize("name", METHODS)
 def test_late_rewinding_starts_search_and_training_from_the_same_early_weights(name, task):
     p = new_pipeline(rewind=4, rewind_task=task)
-    outcome = run_method(p, name, levels(p, name)[-1])
+    outcome = run_method(p, name, sparsities_of(p, name)[-1])
     p = seen_by(p, name)
     early = p.rewind_point(method(name).task)
     assert not torch.equal(early.weights_N, p.theta0.weights_N)
@@ -252,7 +251,7 @@ def test_a_collapse_names_remedies_that_a_caller_of_a_method_has():
 @pytest.mark.parametrize("normalization", ["shared", "per_ticket_statistics", "per_ticket"])
 def test_every_method_runs_under_every_norm_policy(name, normalization):
     p = new_pipeline(normalization=normalization)
-    outcome = run_method(p, name, levels(p, name)[-1])
+    outcome = run_method(p, name, sparsities_of(p, name)[-1])
     norms = {"shared": 0, "per_ticket_statistics": 56, "per_ticket": 112}  # two layers, 16 and 12 wide
     assert {m.private.size + m.statistics.size for m in outcome.models} == {norms[normalization]}
     assert torch.isfinite(torch.tensor([m.value for m in outcome.metrics])).all()
@@ -262,7 +261,7 @@ def test_every_method_runs_under_every_norm_policy(name, normalization):
 def test_every_schedule_lands_on_every_sparsity_even_on_none(schedule):
     p = new_pipeline(schedule=schedule, sparsity=(0.0, 0.3, 0.6))
     for name in ("rtl", "imp", "union_size_imp"):
-        for sparsity in levels(p, name):
+        for sparsity in sparsities_of(p, name):
             counts = set(method(name).mask_set(p, sparsity).counts.values())
             union = int(p.masks("own", sparsity).union().sum())
             assert counts == {union if name == "union_size_imp" else kept(p.f.scope.size, sparsity)}
@@ -340,14 +339,14 @@ def test_random_masks_of_one_layout_still_depend_on_the_seed():
 
 def test_shuffled_partition_searches_shuffled_and_trains_and_judges_true(monkeypatch):
     used = {}
-    for stage, module in {"extract": rounds, "retrain": training}.items():
-        plain = getattr(module, stage)
+    for stage in ("find_tickets", "train_jointly"):
+        plain = getattr(training, stage)
 
         def spy(problem, *shared, stage_name=stage, plain=plain, **options):
             used[stage_name] = problem.partition
             return plain(problem, *shared, **options)
 
-        monkeypatch.setattr(module, stage, spy)
+        monkeypatch.setattr(training, stage, spy)
     judge = tb.objectives.Classification.evaluate
 
     def judge_spy(self, predict, data, partition):
@@ -357,8 +356,8 @@ def test_shuffled_partition_searches_shuffled_and_trains_and_judges_true(monkeyp
     monkeypatch.setattr(tb.objectives.Classification, "evaluate", judge_spy)
     p = new_pipeline()
     run_method(p, "shuffled_partition", 0.3)
-    assert used["retrain"] is used["evaluate"] is p.partition
-    shuffled, true = used["extract"], p.partition
+    assert used["train_jointly"] is used["evaluate"] is p.partition
+    shuffled, true = used["find_tickets"], p.partition
     assert shuffled.sizes() == true.sizes()
     inside = (shuffled.members["train"] & true.members["train"]).sum(0)
     assert all(count < 0.7 * size for count, size in zip(inside.tolist(), true.sizes().values(), strict=True))
@@ -456,7 +455,7 @@ def test_masking_theta_leaves_theta_alone():
 def test_a_late_rewind_point_is_shared_counted_and_where_training_starts():
     p = new_pipeline(rewind=3)
     found = {
-        name: run_method(p, name, levels(p, name)[0])
+        name: run_method(p, name, sparsities_of(p, name)[0])
         for name in ("rtl", "shuffled_partition", "imp", "dense")
     }
     stages = {stage for stage in p.cache.results if stage.startswith("rewind")}
@@ -545,7 +544,10 @@ def test_every_sample_is_told_its_own_subset_in_every_split():
 
 def test_both_networks_of_one_journal_keep_their_stages_apart():
     p = new_pipeline(rewind=2)
-    both = {name: run_method(p, name, levels(p, name)[0]) for name in ("imp_context", "imp", "dense_context")}
+    both = {
+        name: run_method(p, name, sparsities_of(p, name)[0])
+        for name in ("imp_context", "imp", "dense_context")
+    }
     stages = {name for name in p.cache.results if not name.startswith(("train", "judge"))}
     assert stages == {"rewind-single", "rewind-told-single", "search-single-0.3", "search-told-single-0.3"}
     alone = run_method(new_pipeline(rewind=2), "imp", 0.3)
@@ -570,7 +572,7 @@ def test_a_told_pipeline_keeps_its_stages_in_the_journal_that_is_opened_after_it
 def test_telling_what_is_asked_for_is_refused(name):
     p = new_pipeline(one_vs_rest=True)
     with pytest.raises(UsageError, match=r"^OneVsRest asks for the subset.*leave out the methods that tell"):
-        run_method(p, name, levels(p, name)[0])
+        run_method(p, name, sparsities_of(p, name)[0])
     assert not p.cache.results
 
 

@@ -18,7 +18,7 @@ from tombola._utils import io
 from tombola._utils.errors import RunError, TicketFileError
 from tombola.lab.report.rows import rows
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import levels, run_method
+from tombola.methods.result import run_method, sparsities_of
 from tombola.runs.directory import Run
 from tombola.runs.log import read_config, read_records, read_timings
 
@@ -53,7 +53,7 @@ def go(path, *methods, save_seconds=0.0, T=2, progress=None, dropout=0.0, **chan
             network(dropout), tb.objectives.Classification(), data, partition, settings, 0, run
         )
         for name in methods:
-            for sparsity in levels(pipeline, name):
+            for sparsity in sparsities_of(pipeline, name):
                 run_method(pipeline, name, sparsity)
 
 

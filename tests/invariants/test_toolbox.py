@@ -19,7 +19,7 @@ from test_methods import (
 
 import tombola as tb
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import is_done, levels, run_method
+from tombola.methods.result import is_done, run_method, sparsities_of
 from tombola.methods.table import METHODS, TOOLBOX, method
 from tombola.pruning.schedules import kept
 from tombola.runs.cache import StageCache
@@ -44,7 +44,7 @@ def new_pipeline(cache=None, **changes):
 def everything():
     """Every method at every sparsity, in one journal, as one run has it."""
     p = new_pipeline()
-    return p, {name: {s: run_method(p, name, s) for s in levels(p, name)} for name in METHODS}
+    return p, {name: {s: run_method(p, name, s) for s in sparsities_of(p, name)} for name in METHODS}
 
 
 def settings_of(name):
@@ -189,7 +189,7 @@ def test_a_run_of_every_method_interrupted_in_every_stage_ends_with_the_same_byt
         with Run(path, {"seed": 0, "settings": p.settings.plain()}, progress, save_seconds=0.0) as run:
             p.cache = run
             for name in METHODS:
-                for sparsity in levels(p, name):
+                for sparsity in sparsities_of(p, name):
                     if not is_done(p, name, sparsity):
                         run_method(p, name, sparsity)
 

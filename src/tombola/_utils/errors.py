@@ -26,10 +26,6 @@ class LayerCollapse(PruningError):
     """Pruning would leave a layer without a single weight."""
 
 
-class NotReached(TombolaError):
-    """A sparsity that a search did not reach, because the alarm for collapse stopped it."""
-
-
 class UnknownTicket(TombolaError, KeyError):
     """A ticket name that does not exist."""
 

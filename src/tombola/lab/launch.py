@@ -14,7 +14,7 @@ from tombola.data.dataset import Data
 from tombola.lab.analysis.alarmed import alarms
 from tombola.lab.experiments import Experiment, Finished, experiment
 from tombola.methods.pipeline import Pipeline
-from tombola.methods.result import is_done, levels, repair, run_method
+from tombola.methods.result import is_done, repair, run_method, sparsities_of
 from tombola.methods.table import method
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import OnProgress, OnRecord, Run
@@ -118,7 +118,7 @@ class Order:
         with Run(path, config, progress, on_record=on_record, **places) as run:
             pipeline.cache = run
             for name in run.config["methods"]:
-                for sparsity in levels(pipeline, name):
+                for sparsity in sparsities_of(pipeline, name):
                     if is_done(pipeline, name, sparsity):
                         mended = repair(pipeline, name, sparsity)
                         yield f"{name} at {sparsity:.0%}: " + (

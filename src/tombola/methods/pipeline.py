@@ -1,170 +1,279 @@
-"""From a backbone, data and a partition to tickets: the parts of every method, each done once.
+"""From a backbone, data and a partition to tickets: the stages of every method, each done once.
 
-A method (`tombola.methods.table`) says which masks, which objective and whether weights are shared. The
-pipeline turns that into stages: the rewind point, the search (Algorithm 1), the training
-(Algorithm 2), and the tickets with their norm statistics.
+A method (`tombola.methods.table`) says whose masks, which task, and whether weights are shared. The pipeline
+turns that into stages: the rewind point, the search (Algorithm 1), the training (Algorithm 2), and the
+tickets with their norm statistics.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from tombola._utils import io
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import device_of
-from tombola._utils.errors import NotReached, UsageError
-from tombola.data.dataset import Data
+from tombola._utils.errors import UsageError
+from tombola._utils.rng import generator
+from tombola.data.dataset import SPLITS, Data
+from tombola.data.partition import Partition
 from tombola.masks.maskset import MaskSet
-from tombola.methods.context import on_progress
-from tombola.methods.finish import finish
-from tombola.methods.rounds import later
-from tombola.methods.search import Search
-from tombola.methods.task import DataView, Task
-from tombola.pruning.schedules import kept
+from tombola.masks.prunable import match, scope
+from tombola.methods.checks import check_fit, check_kinds
+from tombola.methods.context import with_context_input
+from tombola.objectives import Objective
+from tombola.pruning import scores
+from tombola.pruning.schedules import kept, parse
 from tombola.recipe import TrainConfig
 from tombola.runs.cache import StageCache
+from tombola.runs.stages import Stage
+from tombola.settings import Settings
+from tombola.tickets import files
 from tombola.tickets.model import TicketModel
-from tombola.training import rewind
-from tombola.training.joint import retrain
-from tombola.training.model import Params
+from tombola.training import norm, rewind
+from tombola.training.callbacks import rules
+from tombola.training.callbacks.base import Callback
+from tombola.training.callbacks.collapse import CollapseMonitor
+from tombola.training.callbacks.similarity import SimilarityRecord
+from tombola.training.joint import train_jointly
+from tombola.training.model import FunctionalModel, Params
+from tombola.training.pruning_context import Pruner
+from tombola.training.rewind import StartWeights
+from tombola.training.search import find_tickets
+from tombola.training.trainer import Problem
 
-DENSE = "dense-0.0"  # label of the training that depends on no search
+# What a search or a training reads: the subsets in two data orders, shuffled subsets, or everything at once.
+DataView = Literal["own", "twin", "shuffled", "single", "single_union"]
+# Searches that start where another view does: a control replaces one part, not the start as well.
+_BEGINNINGS: dict[DataView, DataView] = {"shuffled": "own", "single_union": "single"}
 
 
 @dataclass
-class Pipeline(Task):
-    """A task whose stages are done once per journal, whichever methods ask for them.
+class Pipeline:
+    """One backbone (it holds theta0), one task, one seed; its stages are done once, whichever methods ask.
 
-    RTL and the multi-model baseline share one search.
+    Raises:
+        UsageError, DataError, PartitionError: parts of the wrong kind, or that do not fit each other.
     """
 
+    backbone: nn.Module
+    objective: Objective
+    data: Data
+    partition: Partition
+    settings: Settings
+    seed: int
     cache: StageCache
-    network: str = ""  # these two begin the names of its stages where a journal has several:
-    variant: str = ""  # of rewind points and searches; of searches alone, under other settings
+    conditioned: bool = False  # whether the network is told the context
+    variant: str = ""  # the method whose settings searches run under, if not those of the run
+
+    def __post_init__(self) -> None:
+        check_kinds(self.backbone, self.objective, self.data, self.partition, self.seed)
+        module, s = self.backbone, self.settings
+        found = scope(module, s.include or None, s.exclude)
+        for sparsity in s.sparsity:
+            if not kept(found.size, sparsity):
+                most = math.floor(1e6 * (1 - 1 / found.size)) / 1e6
+                raise UsageError(f"sparsity {sparsity} leaves none of {found.size:,} weights: at most {most}")
+        private = norm.private_parameters(module, norm.check(s.normalization))
+        trained = [name for name, _ in module.named_parameters() if name not in found.names]
+        self.f: FunctionalModel = FunctionalModel(module, found, private | match(trained, s.private))
+        self.theta0: Params = self.f.theta0()
+        self._related: dict[str, Pipeline] = {}
+        check_fit(self.f.write(self.theta0).eval(), self.data, self.partition)
 
     # -- the same task, otherwise -----------------------------------------------------------------
 
     @property
-    def conditioned(self) -> Pipeline:
+    def with_context(self) -> Pipeline:
         """The same task with the number of the subset as an input; theta0 is equal in what both have.
 
         Raises:
             UsageError: the subset is what the objective asks for, or the backbone cannot be told it.
             PartitionError: subsets overlap.
         """
-        self._told.cache = self.cache  # a run may have been opened since
-        return self._told
+        if "context" not in self._related:
+            given = self.backbone, self.objective, self.data, self.partition, self.seed
+            backbone, data = with_context_input(*given)
+            self._related["context"] = replace(self, backbone=backbone, data=data, conditioned=True)
+        return self._found("context")
 
-    @cached_property
-    def _told(self) -> Pipeline:
-        backbone, data = on_progress(self.backbone, self.objective, self.data, self.partition, self.seed)
-        return replace(self, backbone=backbone, data=data, network="told-")
-
-    def under(self, name: str, changes: Mapping[str, Any]) -> Pipeline:
+    def under(self, method: str, changes: Mapping[str, Any]) -> Pipeline:
         """The same task with other settings for the search of a method; rewind points are shared.
 
         Raises:
             UsageError: the method cannot go with the other settings.
         """
-        if name not in self._variants:  # one serves all sparsities: its origin hashes all data
+        name = f"under {method}"
+        if name not in self._related:  # one serves all sparsities: its origin hashes all data
             try:
-                settings = replace(self.settings, stop="", **changes)  # that rule is for the tickets' search
+                settings = replace(self.settings, **changes)
             except UsageError as error:
-                raise UsageError(f"method {name}: {error}") from None
-            self._variants[name] = replace(self, settings=settings, variant=f"{name}-")
-        self._variants[name].cache = self.cache
-        return self._variants[name]
+                raise UsageError(f"method {method}: {error}") from None
+            self._related[name] = replace(self, settings=settings, variant=method)
+        return self._found(name)
 
-    @cached_property
-    def _variants(self) -> dict[str, Pipeline]:
-        return {}
+    def _found(self, name: str) -> Pipeline:
+        self._related[name].cache = self.cache  # a run may have been opened since
+        return self._related[name]
 
-    # -- stages -----------------------------------------------------------------------------------
+    # -- training problems ------------------------------------------------------------------------
 
-    def rewind_point(self, source: DataView) -> Params:
-        """theta0, or the weights after the first dense steps on this source."""
+    def problem(self, view: DataView, config: TrainConfig) -> Problem:
+        """The training problem of a view."""
+        partition, objective = self.partition, self.objective
+        if view == "shuffled":
+            partition = partition.shuffled(generator(self.seed, "shuffled"))
+        if view.startswith("single"):
+            partition, objective = partition.whole(), objective.single(partition)
+        objective = objective.of(self.data, partition)
+        order = view if view == "twin" else ""
+        return Problem(self.f, self.data, partition, objective, config, self.seed, order)
+
+    def beginning(self, view: DataView) -> DataView:
+        """The view whose first dense steps lead to the rewind point of this one."""
+        return "single" if self.settings.rewind_task == "single" else _BEGINNINGS.get(view, view)
+
+    def budget(self, view: DataView, steps: int) -> int:
+        """Steps per ticket that give every view the same number of samples in all."""
+        return steps * len(self.partition) if view.startswith("single") else steps
+
+    # -- stages: the rewind point -----------------------------------------------------------------
+
+    def rewind_point(self, view: DataView) -> Params:
+        """theta0, or the weights after the first dense steps on this view."""
         if not self.settings.rewind:
             return self.theta0
-        source = self.beginning(source)
-        problem = self.problem(source, self.settings.train)
+        view = self.beginning(view)
+        problem = self.problem(view, self.settings.train)
         dense = MaskSet.dense(self.f.scope, problem.partition.names)
-        steps = self.budget(source, self.settings.rewind)
+        steps = self.budget(view, self.settings.rewind)
 
         def compute(checkpoint: Checkpoint) -> State:
-            theta = retrain(problem, self.theta0, dense, steps, purpose="rewind", checkpoint=checkpoint)
+            theta = train_jointly(problem, self.theta0, dense, steps, purpose="rewind", checkpoint=checkpoint)
             return theta.tensors(), {"seen": problem.samples_seen}
 
-        name = f"rewind-{self.network}{source}"
-        return Params.from_tensors(self.cache.get_or_compute(name, compute, self.key(name))[0], self.f.device)
+        stage = self._rewind_stage(view)
+        found, _ = self.cache.get_or_compute(stage, compute, self.key(str(stage)))
+        return Params.from_tensors(found, self.f.device)
 
-    def targets(self, source: DataView) -> list[int]:
-        """Counts at which a search stops to be judged, largest first."""
-        if source == "single_union":
-            return [int(self.masks("own", s).union().sum()) for s in self.reached()]
-        return [kept(self.f.scope.size, s) for s in sorted(self.settings.sparsity)]
+    def _rewind_stage(self, view: DataView) -> Stage:
+        return Stage("rewind", view=self.beginning(view), conditioned=self.conditioned)
 
-    def masks(self, source: DataView, sparsity: float) -> MaskSet:
+    # -- stages: the search, Algorithm 1 ----------------------------------------------------------
+
+    def masks(self, view: DataView, sparsity: float) -> MaskSet:
         """The masks of a search at one of the sparsities."""
-        return self.search(source, sparsity)[0]
+        return self.search(view, sparsity)[0]
 
-    def search(self, source: DataView, sparsity: float) -> tuple[MaskSet, rewind.Starts]:
-        """The masks of a search, and where its tickets go on (`tombola.training.rewind`).
+    def search(self, view: DataView, sparsity: float) -> tuple[MaskSet, StartWeights]:
+        """The masks of a search at a sparsity, and where its tickets go on (`tombola.training.rewind`)."""
+        s = self.settings
+        problem = self.problem(view, s.search)
+        names, theta0, keeps = problem.partition.names, self.rewind_point(view), s.rewinding != "weights"
+        start, before = StartWeights([theta0] * len(names), keeps=keeps), MaskSet.dense(self.f.scope, names)
+        rounds = rounds_to(s, self.f.scope.size, self.targets(view), sparsity)
+        callbacks = self._callbacks()
+        if rounds.after is not None:
+            before, ended = self.search(view, rounds.after)
+            start = StartWeights(ended.thetas, keeps=keeps, trained=keeps)
+            facts = self.cache.metadata(self._stage("search", view, rounds.after)) or {}
+            for callback, state in zip(callbacks, facts.get("callbacks", ()), strict=False):
+                callback.restore(state)
+        elif s.first:
+            before = self._first_masks(view, sparsity, problem, theta0, rounds.first)
+        T = self.budget(view, s.T)
 
-        Raises:
-            NotReached: the alarm for collapse stopped the search before (`Settings.stop`).
-        """
-        return self.search_of(source).at(sparsity)
+        def compute(checkpoint: Checkpoint) -> State:
+            masks = find_tickets(
+                problem,
+                theta0,
+                before,
+                rounds.counts,
+                T,
+                pruner=self._pruner(s.score),
+                rewind=start,
+                first_round=rounds.done,
+                later=later(s, T) if s.rewinding == "fine_tune" else None,
+                callbacks=callbacks,
+                map_tickets=self.cache.parallel,
+                checkpoint=checkpoint,
+            )
+            states = [callback.state() for callback in callbacks]
+            found = {"seen": problem.samples_seen, "callbacks": states}
+            return {"masks": masks.pack(), **start.tensors()}, found
 
-    def search_of(self, source: DataView) -> Search:
-        """The search of a source; nothing is computed before its masks are asked for."""
-        name = f"{self.network}{self.variant}{source}"
-        start, targets = partial(self.rewind_point, source), partial(self.targets, source)
-        return Search(self, source, self.cache, name, start, targets)
+        tensors, _ = self.cache.get_or_compute(self._stage("search", view, sparsity), compute)
+        start.restore(tensors, self.f.device)
+        return MaskSet.unpack(self.f.scope, names, tensors["masks"]), start
 
-    def stopped(self, source: DataView) -> dict[str, Any] | None:
-        """How the alarm stopped a search: ``at`` which level, and what ``sparsity`` it went back to."""
-        return self.search_of(source).stopped
+    def _first_masks(
+        self, view: DataView, sparsity: float, problem: Problem, theta0: Params, count: int
+    ) -> MaskSet:
+        """The first mask of a hybrid, of ``count`` weights, drawn before any training."""
+        names = problem.partition.names
 
-    def reached(self) -> list[float]:
-        """The sparsities asked for that the search of the tickets reaches: all, unless the alarm stops it."""
-        wanted, found = sorted(self.settings.sparsity), list[float]()
-        if not self.settings.stop:
-            return wanted
-        for sparsity in wanted:
-            try:
-                self.masks("own", sparsity)
-            except NotReached:
-                break
-            found.append(sparsity)
-        return found
+        def compute(checkpoint: Checkpoint) -> State:
+            fresh = replace(problem, samples_seen=0)  # the search that follows counts its own samples
+            dense, pruner = MaskSet.dense(self.f.scope, names), self._pruner(self.settings.first)
+            masks = find_tickets(fresh, theta0, dense, [count], 0, pruner=pruner, checkpoint=checkpoint)
+            return {"masks": masks.pack()}, {"seen": fresh.samples_seen}
 
-    def seen_in_search(self, search: DataView | None, task: DataView, sparsity: float) -> int:
+        tensors, _ = self.cache.get_or_compute(self._stage("first", view, sparsity), compute)
+        return MaskSet.unpack(self.f.scope, names, tensors["masks"])
+
+    def _pruner(self, score: str) -> Pruner:
+        s = self.settings
+        return Pruner(scores.parse(score), s.selection, s.granularity, s.floor)  # type: ignore[arg-type]
+
+    def _callbacks(self) -> list[Callback]:
+        rule = rules.parse(self.settings.callback)
+        return [SimilarityRecord(), CollapseMonitor(), *([rule] if rule is not None else [])]
+
+    def _stage(self, phase: Literal["first", "search"], view: DataView, sparsity: float) -> Stage:
+        """The stage of a search; of the first mask there is one for all sparsities, if the search is one."""
+        shared = phase == "first" and self.settings.nested
+        return Stage(phase, self.variant, view, None if shared else sparsity, conditioned=self.conditioned)
+
+    def targets(self, view: DataView) -> list[int]:
+        """Counts at which a search stops to be judged, largest first."""
+        sparsities = sorted(self.settings.sparsity)
+        if view == "single_union":
+            return [int(self.masks("own", s).union().sum()) for s in sparsities]
+        return [kept(self.f.scope.size, s) for s in sparsities]
+
+    def samples_in_search(self, search: DataView | None, task: DataView, sparsity: float) -> int:
         """Training samples that went into masks and rewind point up to this sparsity."""
-        names = set()
-        if self.settings.rewind:
-            names = {f"rewind-{self.network}{self.beginning(source)}" for source in (search, task) if source}
+        s, stages = self.settings, set[Stage]()
+        if s.rewind:
+            stages |= {self._rewind_stage(view) for view in (search, task) if view}
         if search:
-            names |= self.search_of(search).stages(sparsity)
-        metadata = [self.cache.metadata(name) for name in names]
-        return sum(fact["seen"] for fact in metadata if fact is not None)
+            below = [each for each in s.sparsity if each <= sparsity] if s.nested else [sparsity]
+            stages |= {self._stage(phase, search, each) for each in below for phase in ("first", "search")}
+        found = (self.cache.metadata(stage) for stage in stages)
+        return sum(facts["seen"] for facts in found if facts is not None)
+
+    # -- stages: the training, Algorithm 2 --------------------------------------------------------
 
     def start(self, search: DataView | None, task: DataView, sparsity: float, ticket: int | None) -> Params:
         """Where Algorithm 2 starts: the rewind point, or what a search has trained if that is kept."""
         rewound = self.rewind_point(task)
         if search is None or self.settings.rewinding == "weights":
             return rewound
-        (masks, starts), problem = self.search(search, sparsity), self.problem(task, self.settings.train)
-        names, thetas = problem.partition.names, starts.thetas
+        (masks, ended), problem = self.search(search, sparsity), self.problem(task, self.settings.train)
+        names, thetas = problem.partition.names, ended.thetas
         if len(masks) < len(names):  # one search for all tickets
             masks = MaskSet(self.f.scope, dict.fromkeys(names, masks.masks_KN[0]))
             thetas = thetas * len(names)
-        turns = range(len(names)) if ticket is None else [ticket]
-        return rewind.inherit(rewound, thetas, masks, list(turns), problem.trainable)
+        tickets = range(len(names)) if ticket is None else [ticket]
+        return rewind.inherit(rewound, thetas, masks, list(tickets), problem.trainable)
 
     def config(self, search: DataView | None) -> TrainConfig:
         """That of Algorithm 2; fine-tuning goes on at the learning rate with which the first round ended."""
@@ -175,40 +284,169 @@ class Pipeline(Task):
 
     def train(
         self,
-        label: str,
-        source: DataView,
+        stage: Stage,
+        view: DataView,
         masks: MaskSet,
         ticket: int | None = None,
         start: Params | None = None,
         config: TrainConfig | None = None,
         further: int = 0,
     ) -> tuple[TicketModel, int]:
-        """Retrain masks (all together, or one ticket alone) and finish the tickets; and samples seen.
+        """The tickets of masks that are trained together, or of one ticket alone; and samples seen.
 
-        Training starts at the rewind point by the settings' recipe, or from other weights by another, and
-        takes ``further`` batches per ticket more than the settings say.
+        Training starts at the rewind point under the settings' config, or from other weights under another,
+        and takes ``further`` batches per ticket more than the settings say.
         """
-        problem = self.problem(source, config or self.settings.train)
-        steps = self.budget(source, self.settings.steps + further)
-        turns, key = None if ticket is None else [ticket], ""
-        start, form, shares = start or self.rewind_point(source), self.settings.form, self.settings.shares
-        if label == DENSE:
-            key = self.key(label, steps, form)
+        problem, s = self.problem(view, config or self.settings.train), self.settings
+        steps, start = self.budget(view, s.steps + further), start or self.rewind_point(view)
+        tickets = range(len(masks)) if ticket is None else [ticket]
+        # The training of a dense network depends on no search, so runs may share it.
+        key = self.key("dense-0.0", steps, s.form) if stage.method == "dense" else ""
 
         def compute(checkpoint: Checkpoint) -> State:
-            how: dict[str, Any] = {"form": form, "shares": shares, "tickets": turns}
-            theta = retrain(problem, start, masks, steps, **how, checkpoint=checkpoint)
+            theta = train_jointly(
+                problem,
+                start,
+                masks,
+                steps,
+                form=s.form,  # type: ignore[arg-type]
+                shares=s.shares,  # type: ignore[arg-type]
+                tickets=tickets,
+                checkpoint=checkpoint,
+            )
             return theta.tensors(), {"seen": problem.samples_seen}
 
-        tensors, metadata = self.cache.get_or_compute(f"train-{label}", compute, key)
+        tensors, facts = self.cache.get_or_compute(stage, compute, key)
         theta = Params.from_tensors(tensors, self.f.device)
-        own = range(len(masks)) if ticket is None else [ticket]
+        about = self._metadata(str(stage).removeprefix("train-"), view, tickets, problem)
+        return finish(problem, theta, masks, tickets, s, about), facts["seen"]
+
+    def _metadata(
+        self, label: str, view: DataView, tickets: Sequence[int], problem: Problem
+    ) -> dict[str, Any]:
+        """What a ticket file says of its tickets."""
         about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
         shape = self.data.inputs("train", torch.arange(1)).shape[1:]
-        about |= {"task": source, "outputs": list(own), "shape": list(shape)}
+        about |= {"task": view, "outputs": list(tickets), "shape": list(shape)}
         if classes := problem.objective.answers(problem.partition):
             about |= {"classes": classes, **({"told": list(classes)} if self.data.contexts else {})}
-        return finish(problem, theta, masks, own, self.settings, about), metadata["seen"]
+        return about
+
+    # -- what all depends on ----------------------------------------------------------------------
+
+    @cached_property
+    def origin(self) -> dict[str, str]:
+        """What the tickets come from, as hashes; a run goes on only with the same."""
+        splits = {f"{s}.{part}": getattr(self.data.split(s), part) for s in SPLITS for part in ("x", "y")}
+        subsets = {f"{self.partition.names} {s}": m for s, m in self.partition.members.items()}
+        few = torch.arange(min(8, len(self.data.train)))
+        inputs = self.data.inputs("train", few, device=self.f.device).cpu()
+        architecture = json.dumps(files.architecture(self.backbone), sort_keys=True)
+        return {
+            "theta0": io.digest(self.theta0.tensors()),
+            "data": io.digest(splits),
+            "inputs": io.digest({"x": inputs}),  # of a few: what `prepare` makes of the data
+            "augmented": str(self.data.augment is not None).lower(),
+            "partition": io.digest(subsets),
+            "backbone": hashlib.sha256(architecture.encode()).hexdigest(),
+            "objective": type(self.objective).__name__,
+            **self.objective.of(self.data, self.partition).choices(),
+        }
+
+    def key(self, *what: Any) -> str:
+        """Of a stage that depends on nothing but this, so that runs with other searches may share it."""
+        s = self.settings
+        names = ("rewind", "train", "normalization", "private", "include", "exclude")
+        how = {name: s.plain()[name] for name in names}
+        whole = [self.origin, self.seed, self.data.augment is not None, how, what]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Rounds:
+    """The rounds of a search that lead to a sparsity.
+
+    Attributes:
+        counts: weights kept after each of these rounds.
+        done: the number of the first of them.
+        after: the sparsity that the search goes on from; None if it begins here.
+        first: weights kept after the very first round of the search.
+    """
+
+    counts: list[int]
+    done: int
+    after: float | None
+    first: int
+
+
+def rounds_to(settings: Settings, size: int, targets: Sequence[int], sparsity: float) -> Rounds:
+    """The rounds of a search over ``size`` weights that lead to one of its sparsities.
+
+    Args:
+        settings: sparsities, schedule, whether searches are nested, whether the first mask is drawn.
+        size: weights in scope.
+        targets: weights kept at each sparsity, largest first.
+        sparsity: one of the settings' sparsities.
+
+    Raises:
+        UsageError: it is none of them.
+
+    >>> rounds_to(Settings((0.5, 0.75), "fraction:0.5"), 100, [50, 25], 0.75)
+    Rounds(counts=[25], done=1, after=0.5, first=50)
+    """
+    sparsities = sorted(settings.sparsity)
+    if sparsity not in sparsities:
+        raise UsageError(f"no search was asked for at sparsity {sparsity}: there are {sparsities}")
+    position = sparsities.index(sparsity)
+    if not settings.nested:  # a search of its own
+        position, targets = 0, [targets[position]]
+    rounds = parse(settings.schedule)(size, targets)
+    done = sum(count >= targets[position - 1] for count in rounds) if position else 0
+    counts = [count for count in rounds[done:] if count >= targets[position]]
+    if settings.first and not position:  # the first round is the one before any training
+        done, counts = 1, counts if settings.moving else counts[1:]
+    return Rounds(counts, done, sparsities[position - 1] if position else None, rounds[0])
+
+
+def later(settings: Settings, T: int) -> TrainConfig:
+    """The config of the search at the learning rate with which its first round, of T steps, ended."""
+    config = settings.search
+    return config.tail(config.rate(T - 1, T)) if T else config
+
+
+def finish(
+    problem: Problem,
+    theta: Params,
+    masks: MaskSet,
+    tickets: Sequence[int],
+    settings: Settings,
+    metadata: Mapping[str, Any],
+) -> TicketModel:
+    """A `TicketModel` from trained weights, its norm statistics estimated on its own training data.
+
+    Args:
+        problem: what was trained on.
+        theta: the trained weights; with ``shared`` normalisation its buffers are written to.
+        masks: of all tickets.
+        tickets: those that the model is to hold.
+        settings: ``normalization`` and ``statistics`` are read.
+        metadata: what is to be known of the tickets.
+    """
+    f = problem.f
+
+    def passes(k: int) -> list[tuple[int, Tensor | None, Tensor]]:
+        inputs = problem.inputs(k, settings.statistics, "statistics")
+        m_k = masks.masks_KN[k].to(f.device)
+        return [(k, m_k, x) for x in inputs]
+
+    private = {masks.names[k]: dict(f.private.unflatten(theta.private[k].detach())) for k in tickets}
+    if settings.normalization == "shared":
+        every = [one for k in tickets for one in passes(k)]
+        theta.buffers.update(norm.estimate(f, theta, every))
+    else:
+        for k in tickets:
+            private[masks.names[k]] |= norm.estimate(f, theta, passes(k))
+    return TicketModel(f.write(theta), masks.select(list(private)), private, metadata).eval()
 
 
 @torch.no_grad()

@@ -18,9 +18,9 @@ from tombola.masks.similarity import kappa
 from tombola.methods.pipeline import Pipeline, predict
 from tombola.methods.table import Method, dense, method
 from tombola.objectives import Metric
+from tombola.runs.stages import Stage
 from tombola.tickets import files
 from tombola.tickets.model import TicketModel
-from tombola.training.model import Params
 
 
 @dataclass
@@ -72,59 +72,41 @@ class Outcome:
 
 def run_method(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
     """Search, train, finish, judge and save one method at one sparsity."""
-    chosen, label, late = method(name), f"{name}-{sparsity}", pipeline.settings.rewind
+    chosen, late = method(name), pipeline.settings.rewind
     pipeline = _variant(pipeline, name)
     masks = chosen.mask_set(pipeline, sparsity)
-    models, samples_seen = _train(pipeline, chosen, masks, label, sparsity, late)
+    models, seen = _train(pipeline, chosen, name, masks, sparsity, late)
     similarity = _similarity(pipeline, name, sparsity, masks)
 
     def compute(checkpoint: Checkpoint) -> State:
-        sizes = [_save(pipeline, model, label, len(models)) for model in models]
+        sizes = [_save(pipeline, model, f"{name}-{sparsity}", len(models)) for model in models]
         metrics = [
             *_judge(pipeline, chosen, models),
             *similarity,
             *counts(models, pipeline),
             Metric("file_bytes", sum(sizes)),
-            Metric("samples_search", pipeline.seen_in_search(chosen.search, chosen.task, sparsity)),
-            Metric("samples_train", samples_seen),
+            Metric("samples_search", pipeline.samples_in_search(chosen.search, chosen.task, sparsity)),
+            Metric("samples_train", seen),
         ]
         for metric in metrics:
             row = {"reading": metric.reading, "ticket": metric.ticket}
-            checkpoint.record(
-                event="metric",
-                method=name,
-                sparsity=sparsity,
-                metric=metric.name,
-                value=metric.value,
-                **{key: value for key, value in row.items() if value},
-            )
+            head = {"event": "metric", "method": name, "sparsity": sparsity, "metric": metric.name}
+            row = {key: value for key, value in row.items() if value}
+            checkpoint.record(**head, value=metric.value, **row)
         return {}, {"metrics": [vars(metric) for metric in metrics]}
 
-    _, metadata = pipeline.cache.get_or_compute(f"judge-{label}", compute)
+    _, metadata = pipeline.cache.get_or_compute(Stage("judge", name, sparsity=sparsity), compute)
     return Outcome(name, sparsity, models, [Metric(**row) for row in metadata["metrics"]])
 
 
-def levels(pipeline: Pipeline, name: str) -> list[float]:
-    """The sparsities at which a method is carried out: those asked for, lowest first; 0 if none is pruned.
-
-    Where the alarm for collapse stops the search of the tickets (`Settings.stop`): those that it reached, and
-    for whatever needs no other search than that one the sparsity of the last good round.
-    """
-    chosen, asked = method(name), sorted(pipeline.settings.sparsity)
-    if chosen.masks is dense:
-        return [0.0]
-    if not pipeline.settings.stop or (chosen.task == "single" and chosen.search != "single_union"):
-        return asked
-    reached, stopped = pipeline.reached(), pipeline.stopped("own")
-    if stopped is None:
-        return reached
-    further = (stopped["sparsity"] or 0.0) > max(reached, default=0.0)
-    return [*reached, stopped["sparsity"]] if further and chosen.search in ("own", None) else reached
+def sparsities_of(pipeline: Pipeline, name: str) -> list[float]:
+    """The sparsities at which a method is run: those asked for, lowest first; 0 if nothing is pruned."""
+    return [0.0] if method(name).masks is dense else sorted(pipeline.settings.sparsity)
 
 
 def is_done(pipeline: Pipeline, name: str, sparsity: float) -> bool:
-    """Whether this outcome is in the journal already."""
-    return pipeline.cache.metadata(f"judge-{name}-{sparsity}") is not None
+    """Whether this outcome is there already."""
+    return pipeline.cache.metadata(Stage("judge", name, sparsity=sparsity)) is not None
 
 
 def repair(pipeline: Pipeline, name: str, sparsity: float) -> bool:
@@ -134,7 +116,7 @@ def repair(pipeline: Pipeline, name: str, sparsity: float) -> bool:
     if all(_sound(pipeline.cache.file(_file(label, name))) for name in names):
         return False
     pipeline = _variant(pipeline, name)
-    models, _ = _train(pipeline, chosen, chosen.mask_set(pipeline, sparsity), label, sparsity, late)
+    models, _ = _train(pipeline, chosen, name, chosen.mask_set(pipeline, sparsity), sparsity, late)
     for model in models:
         _save(pipeline, model, label, len(models))
     return True
@@ -148,14 +130,14 @@ def _sound(path: Path | None) -> bool:
 
 
 def _variant(pipeline: Pipeline, name: str) -> Pipeline:
-    """What a method runs on: told the context, or under settings of its own."""
+    """The pipeline of a method: told the context, or under settings of its own."""
     chosen = method(name)
-    pipeline = pipeline.conditioned if chosen.conditioned else pipeline
+    pipeline = pipeline.with_context if chosen.conditioned else pipeline
     return pipeline.under(name, chosen.changes) if chosen.changes else pipeline
 
 
 def _train(
-    pipeline: Pipeline, chosen: Method, masks: MaskSet, label: str, sparsity: float, late: int
+    pipeline: Pipeline, chosen: Method, name: str, masks: MaskSet, sparsity: float, late: int
 ) -> tuple[list[TicketModel], int]:
     """Algorithm 2. Whoever begins at initial weights makes up for the ``late`` steps of the rewind point: all
     networks come equally far from their initialisation."""
@@ -163,19 +145,17 @@ def _train(
     config = pipeline.config(search)
     further = late if chosen.start or not pipeline.settings.rewind else 0
 
-    def begin(ticket: int | None) -> Params:
-        return (
-            chosen.start(pipeline) if chosen.start else pipeline.start(search, chosen.task, sparsity, ticket)
-        )
+    def train(ticket: int | None) -> tuple[TicketModel, int]:
+        alone = "" if ticket is None else masks.names[ticket]
+        if chosen.start:
+            start = chosen.start(pipeline)
+        else:
+            start = pipeline.start(search, chosen.task, sparsity, ticket)
+        stage = Stage("train", name, sparsity=sparsity, ticket=alone)
+        return pipeline.train(stage, chosen.task, masks, ticket, start, config, further)
 
-    if chosen.shared:
-        model, samples_seen = pipeline.train(label, chosen.task, masks, None, begin(None), config, further)
-        return [model], samples_seen
-    alone = [
-        pipeline.train(f"{label}-{name}", chosen.task, masks, k, begin(k), config, further)
-        for k, name in enumerate(masks.names)
-    ]
-    return [model for model, _ in alone], sum(samples_seen for _, samples_seen in alone)
+    found = [train(k) for k in ([None] if chosen.shared else range(len(masks)))]
+    return [model for model, _ in found], sum(seen for _, seen in found)
 
 
 def _judge(pipeline: Pipeline, chosen: Method, models: list[TicketModel]) -> list[Metric]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from tombola.training.parallel import Parallel
 from tombola._utils.checkpoint import Checkpoint, State
+from tombola.runs.stages import Stage
 
 
 class StageCache:
@@ -33,20 +34,25 @@ class StageCache:
         self.rows: list[dict] = []
         self.seconds: dict[str, float] = {}
 
-    def get_or_compute(self, name: str, compute: Callable[[Checkpoint], State], key: str = "") -> State:  # noqa: ARG002
+    def get_or_compute(
+        self,
+        stage: Stage | str,
+        compute: Callable[[Checkpoint], State],
+        key: str = "",  # noqa: ARG002
+    ) -> State:
         """The result of a stage: computed now, or taken from when it was.
 
         A stage with a key has the same result wherever the key is the same; runs may share it.
         """
-        if name not in self.results:
+        if (name := str(stage)) not in self.results:
             begin = time.perf_counter()
             self.results[name] = compute(Checkpoint(self.rows))
             self.seconds[name] = time.perf_counter() - begin
         return self.results[name]
 
-    def metadata(self, name: str) -> dict[str, Any] | None:
-        """The facts of a finished stage; None if it was never done."""
-        return self.results[name][1] if name in self.results else None
+    def metadata(self, stage: Stage | str) -> dict[str, Any] | None:
+        """What a finished stage says of its result; None if it was never done."""
+        return self.results[str(stage)][1] if str(stage) in self.results else None
 
     def file(self, name: str) -> Path | None:  # noqa: ARG002
         """Where a result for the user belongs; None keeps it in memory."""

@@ -25,6 +25,7 @@ from tombola._utils.device import deterministic
 from tombola._utils.errors import RunError
 from tombola.training.parallel import Parallel, settled
 from tombola.runs.cache import StageCache
+from tombola.runs.stages import Stage
 from tombola.runs.log import difference, environment, read_config, read_records
 from tombola._utils.checkpoint import Checkpoint, State
 
@@ -108,15 +109,18 @@ class Run(StageCache):
     def _stage_file(self, name: str) -> Path:
         return self.path / "stages" / f"{_flat(name)}.safetensors"
 
-    def get_or_compute(self, name: str, compute: Callable[[Checkpoint], State], key: str = "") -> State:
+    def get_or_compute(
+        self, stage: Stage | str, compute: Callable[[Checkpoint], State], key: str = ""
+    ) -> State:
         """The result of a stage, from disk if it was finished in this or an earlier process, or is shared."""
+        name = str(stage)
         if self.metadata(name) is None:
             file = self.shared / f"{key}.safetensors" if self.shared and key else None
             if file is not None and file.exists():
                 self._forget(name)  # what was begun here is finished elsewhere
-                self.results[name] = self._compute(name, partial(_copied, file))
+                self.results[name] = self._compute(stage, partial(_copied, file))
             else:
-                self.results[name] = self._compute(name, compute)
+                self.results[name] = self._compute(stage, compute)
                 if file is not None:
                     self._share(name, file)
         return self.results[name]
@@ -125,7 +129,8 @@ class Run(StageCache):
         """Put a finished stage where other runs find it, with its records."""
         tensors, metadata = self.results[name]
         own = [row for row in read_records(self.path) if row["stage"] == name]
-        rows = [{key: value for key, value in row.items() if key != "stage"} for row in own]
+        given = {"stage", *((Stage.parse(name) or Stage("judge")).fields())}
+        rows = [{key: value for key, value in row.items() if key not in given} for row in own]
         io.write(file, tensors, {"facts": metadata, "rows": rows})
 
     def _forget(self, name: str) -> None:
@@ -134,13 +139,14 @@ class Run(StageCache):
             self._stage_file(_CURRENT).unlink()
             self._cut_records()
 
-    def _compute(self, name: str, compute: Callable[[Checkpoint], State]) -> State:
+    def _compute(self, stage: Stage | str, compute: Callable[[Checkpoint], State]) -> State:
+        name = str(stage)
         if self._unfinished not in (None, name):  # another stage goes first now: that one begins again
             self._stage_file(_CURRENT).unlink()
             self._cut_records()
         begin = time.perf_counter()
         with self.records.open("a") as file:
-            checkpoint = RunCheckpoint(self, name, file)
+            checkpoint = RunCheckpoint(self, stage, file)
             tensors, metadata = compute(checkpoint)
             seconds = round(time.perf_counter() - begin, 3)
             with (self.path / "timings.jsonl").open("a") as timings:
@@ -151,9 +157,9 @@ class Run(StageCache):
         self._unfinished = None
         return tensors, metadata
 
-    def metadata(self, name: str) -> dict[str, Any] | None:
-        """The facts of a finished stage; None if it was never done."""
-        if name not in self.results and self._stage_file(name).exists():
+    def metadata(self, stage: Stage | str) -> dict[str, Any] | None:
+        """What a finished stage says of its result; None if it was never done."""
+        if (name := str(stage)) not in self.results and self._stage_file(name).exists():
             tensors, state = io.read(self._stage_file(name))
             self.results[name] = tensors, state["facts"]
         return super().metadata(name)
@@ -194,9 +200,10 @@ class Run(StageCache):
 class RunCheckpoint(Checkpoint):
     """A stage that appends its rows to ``records.jsonl`` and saves its states in the run."""
 
-    def __init__(self, run: Run, name: str, file: TextIO) -> None:
+    def __init__(self, run: Run, stage: Stage | str, file: TextIO) -> None:
         super().__init__()
-        self.run, self.name, self._file = run, name, file
+        self.run, self.name, self._file = run, str(stage), file
+        self._fields = {"stage": self.name, **(stage.fields() if isinstance(stage, Stage) else {})}
         self.fresh = True
         self._saved_at = time.monotonic()
 
@@ -204,7 +211,7 @@ class RunCheckpoint(Checkpoint):
         """Append one line."""
         if self.run.on_record is not None:
             self.run.on_record(self.name, row)
-        self._file.write(json.dumps({"stage": self.name, **row}, sort_keys=True) + "\n")
+        self._file.write(json.dumps({**self._fields, **row}, sort_keys=True) + "\n")
 
     def load(self) -> State | None:
         """The saved state, if the process died in this stage."""

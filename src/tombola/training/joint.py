@@ -23,7 +23,7 @@ Form = Literal["sequential", "simultaneous"]
 Shares = Literal["equal", "size"]
 
 
-def retrain(
+def train_jointly(
     problem: Problem,
     theta0: Params,
     masks: MaskSet,

@@ -1,4 +1,4 @@
-"""What a criterion reads of ticket k in one round of Algorithm 1 (`tombola.scoring.PruningContext`).
+"""The state of ticket k that is about to be pruned, and the pruner that cuts its mask.
 
 Shape letters: N weights in scope.
 """
@@ -15,17 +15,19 @@ from tombola._utils.modes import in_mode
 from tombola._utils.rng import generator
 from tombola.data.batches import Stream
 from tombola.masks.layout import Layout
+from tombola.pruning import Selection, prune, transposed
+from tombola.pruning.scores import CRITERIA, Score, needs_trajectory
 from tombola.training.model import Params
 from tombola.training.trainer import Problem
 
 
 @dataclass
 class TicketContext:
-    """Ticket k of a problem, in the state that is about to be pruned.
+    """Ticket k of a problem in one round of Algorithm 1: what a criterion reads (`tombola.scoring`).
 
     Reading it changes nothing: parameters, buffers, gradients, training modes and the global generator
-    keep their bits. Only ``problem.seen`` counts the samples that go through. Batches come in an order of
-    their own, a function of (seed, order, round, ticket).
+    keep their bits. Only ``problem.samples_seen`` counts the samples that go through. Batches come in an
+    order of their own, a function of (seed, order, round, ticket).
 
     Attributes:
         problem: f, data, partition, objective.
@@ -96,3 +98,44 @@ class TicketContext:
     def generator(self) -> torch.Generator:
         """A generator of this ticket and round."""
         return generator(*self._stream.key, "draw")
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """How the mask of a ticket is cut from its scores (`tombola.pruning.prune`).
+
+    Attributes:
+        score: from what is known of a ticket to scores ``[N]``, low = prune first (`tombola.scoring`).
+        selection: ``global``, ``layer``, ``uniform``, ``erk`` or ``row``.
+        granularity: what is pruned together: ``weight``, ``channel``, ``block:RxC`` or ``N:M``.
+        floor: what every layer keeps at least.
+    """
+
+    score: Score = CRITERIA["magnitude"]
+    selection: Selection = "global"
+    granularity: str = "weight"
+    floor: int = 0
+
+    @property
+    def trajectory(self) -> bool:
+        """Whether the score sums over the training steps."""
+        return needs_trajectory(self.score)
+
+    def __call__(self, context: TicketContext, keep: int, *, allow_collapse: bool = False) -> Tensor:
+        """``m_k`` without the lowest scores, ``keep`` weights, boolean ``[N]`` on the CPU.
+
+        Raises:
+            LayerCollapse: a layer would be left empty.
+            PruningError: scores that cannot be pruned by.
+        """
+        return prune(
+            context.mask_N.cpu(),
+            self.score(context).cpu(),
+            keep,
+            context.scope,
+            self.selection,
+            allow_collapse,
+            granularity=self.granularity,
+            transposed=transposed(context.problem.f.module),
+            floor=self.floor,
+        )

@@ -31,7 +31,7 @@ from tombola.training.model import Params
 KINDS = ("weights", "learning_rate", "fine_tune")
 
 
-class Starts:
+class StartWeights:
     """Where the next round of every ticket starts: at the rewind point, or where its last round ended.
 
     Attributes:
@@ -81,8 +81,8 @@ def inherit(
         trained: the weights of every ticket.
         masks: the masks of the search, which say who keeps what.
         tickets: who goes on together.
-        owned: of every ticket what it owns of the remainder, boolean ``[R]``, None for all of it
-            (`tombola.training.trainer.Problem.owned`).
+        trainable: of every ticket what it trains of the remainder, boolean ``[R]``, None for all of it
+            (`tombola.training.trainer.Problem.trainable`).
     """
     K = len(masks)
     theta = rewound.clone(K)

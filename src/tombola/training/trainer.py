@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -21,11 +21,13 @@ from tombola.masks.prunable import classifier
 from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer
 from tombola.pruning.scores.movement import away_from_zero
-from tombola.recipe import TrainConfig
 from tombola.training.model import FunctionalModel, Params
 
+if TYPE_CHECKING:
+    from tombola.recipe import TrainConfig
 
-class Callback(Protocol):
+
+class StepCallback(Protocol):
     """What looks on while a ticket is trained alone, and may change its weights and mask, or end it."""
 
     def __call__(self, step: int, theta: Params, optimizer: MaskedOptimizer) -> bool:
@@ -37,7 +39,7 @@ class Callback(Protocol):
 
 @dataclass
 class Problem:
-    """``f``, the data, the partition ``d_1 .. d_K``, the objective and the recipe, with one seed.
+    """``f``, the data, the partition ``d_1 .. d_K``, the objective and the config, with one seed.
 
     ``order`` names a data order: another name, other batches from the same seed (twins). ``seen``
     counts the training samples that went through, so that budgets can be compared.
@@ -117,7 +119,7 @@ class Problem:
         *purpose: Any,
         moved_N: Tensor | None = None,
         config: TrainConfig | None = None,
-        callback: Callback | None = None,
+        callbacks: Sequence[StepCallback] = (),
     ) -> float:
         """At most T steps of ticket k alone, in place, by a new optimiser; returns the mean loss.
 
@@ -128,8 +130,8 @@ class Problem:
             T: steps.
             purpose: names the data order.
             moved_N: if given, gets ``−Σ_t g_t ⊙ θ_t`` of the weights in scope (`tombola.scoring.movement`).
-            recipe: another one than the problem's.
-            watch: looks on after every step.
+            config: another one than the problem's.
+            callbacks: look on after every step; a training ends where one of them says so.
         """
         config = config or self.config
         stream, optimizer = self.stream(k, *purpose), config.build(theta.leaves())
@@ -143,7 +145,8 @@ class Problem:
                 moved_N += away_from_zero(theta.weights_N, theta.weights_N.grad)
             optimizer.step(masks)
             done += 1
-            if callback is not None and callback(done, theta, optimizer):
+            ends = [one(done, theta, optimizer) for one in callbacks]  # each of them is asked
+            if any(ends):
                 break
         return finite(float(total) / max(done, 1), self.partition.names[k])
 

@@ -13,8 +13,8 @@ from tombola.lab.experiments.image_files import list_images
 from tombola.lab.experiments.images import Normalise, crop_and_flip, decode, set_aside
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import OneVsRest
+from tombola.recipe import TrainConfig
 from tombola.settings import Settings
-from tombola.training.trainer import TrainConfig
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 HUB = "uoft-cs/cifar10"

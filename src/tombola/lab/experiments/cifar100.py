@@ -21,8 +21,8 @@ from tombola.lab.experiments.cifar100_data import load
 from tombola.lab.experiments.experiment import Experiment, Preset
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import Classification, OneVsRest
+from tombola.recipe import TrainConfig
 from tombola.settings import Settings
-from tombola.training.trainer import TrainConfig
 
 DATA = (
     "60,000 images of 32×32: --data FOLDER (Parquet, or train/CLASS/*.png), or --data uoft-cs/cifar100; "

@@ -17,8 +17,8 @@ from tombola.lab.experiments.domain_pictures import DomainPictures
 from tombola.lab.experiments.experiment import Experiment, Preset
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.objectives import Classification
+from tombola.recipe import TrainConfig
 from tombola.settings import Settings
-from tombola.training.trainer import TrainConfig
 
 
 def load_digits(source: str | None, augment: bool) -> Data:

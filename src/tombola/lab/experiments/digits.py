@@ -13,8 +13,8 @@ from tombola.data.partition import Partition
 from tombola.lab.experiments.experiment import Experiment, Preset
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.objectives import OneVsRest
+from tombola.recipe import TrainConfig
 from tombola.settings import Settings
-from tombola.training.trainer import TrainConfig
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 

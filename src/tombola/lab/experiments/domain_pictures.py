@@ -20,8 +20,7 @@ from tombola._utils.rng import generator
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.lab.experiments.experiment import Finished
-from tombola.methods.context import CONTEXT_WIDTH
-from tombola.methods.context_network import conditioned
+from tombola.methods.context import CONTEXT_WIDTH, conditioned
 from tombola.methods.pipeline import predict
 from tombola.methods.table import METHODS
 from tombola.runs.log import full_settings, read_config, read_records

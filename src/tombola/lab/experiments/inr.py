@@ -17,8 +17,8 @@ from tombola.lab.experiments.experiment import Experiment, Finished, Preset
 from tombola.lab.experiments.inr_data import load
 from tombola.lab.models.coordinate_mlp import CoordinateMLP
 from tombola.objectives.reconstruction import Reconstruction
+from tombola.recipe import TrainConfig
 from tombola.settings import Settings
-from tombola.training.trainer import TrainConfig
 
 
 def backbone(generator: torch.Generator) -> nn.Module:

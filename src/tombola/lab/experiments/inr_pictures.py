@@ -18,8 +18,7 @@ from tombola._utils.errors import RunError
 from tombola.data.partition import Partition, by_column
 from tombola.lab.experiments.experiment import Finished
 from tombola.lab.experiments.inr_data import as_image
-from tombola.methods.context import CONTEXT_WIDTH
-from tombola.methods.context_network import conditioned
+from tombola.methods.context import CONTEXT_WIDTH, conditioned
 from tombola.methods.table import METHODS
 from tombola.objectives.reconstruction import psnr, squared
 from tombola.runs.log import read_records

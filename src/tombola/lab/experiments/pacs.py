@@ -21,8 +21,8 @@ from tombola.lab.experiments.image_files import list_images
 from tombola.lab.experiments.images import Normalise, crop_and_flip, decode
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import Classification
+from tombola.recipe import TrainConfig
 from tombola.settings import Settings
-from tombola.training.trainer import TrainConfig
 
 NAMES = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
 DOMAINS = ["art_painting", "cartoon", "photo", "sketch"]

@@ -15,8 +15,8 @@ from tombola.lab.experiments.speech_pictures import draw
 from tombola.lab.experiments.speech_synthetic import synthetic_clips
 from tombola.lab.models.speech_unet import SpeechUNet
 from tombola.objectives import Enhancement
+from tombola.recipe import TrainConfig
 from tombola.settings import Settings
-from tombola.training.trainer import TrainConfig
 
 # All convolution weights, the last one too, as the paper counts them; those of norms end in ".1.weight".
 SCOPE = ("down.*.0.weight", "up.*.0.weight", "mask.weight")

@@ -62,7 +62,7 @@ class CoordinateMLP(nn.Module):
     ``include=["*.weight"]``, as the output layer is dense by default. The 515 biases are not pruned.
 
     ``activation="relu"`` is the paper's, with Kaiming initialisation. ``"siren"`` has sines and their
-    own initialisation. Both are told a context by one more column (`tombola.methods.context_network`).
+    own initialisation. Both are told a context by one more column (`tombola.methods.context`).
 
     >>> CoordinateMLP()(torch.zeros(5, 2)).shape
     torch.Size([5, 3])

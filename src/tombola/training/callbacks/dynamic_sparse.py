@@ -19,6 +19,7 @@ Shape letters: N weights in scope, n of a layer.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ from torch import Tensor
 
 from tombola.optim import MaskedOptimizer
 from tombola.pruning import keep_top
-from tombola.training.callbacks.rules import Moving
+from tombola.training.callbacks.base import Callback
 from tombola.training.model import Params
-from tombola.training.pruning_context import TicketContext
+from tombola.training.pruning_context import Pruner, TicketContext
 
 
 def moved(mask_n: Tensor, size_n: Tensor, promise_n: Tensor, count: int) -> Tensor:
@@ -48,12 +49,31 @@ def moved(mask_n: Tensor, size_n: Tensor, promise_n: Tensor, count: int) -> Tens
     return rest_n | keep_top(promise_n, count, ~rest_n)
 
 
+@dataclass(frozen=True)
+class Moving(Callback):
+    """Dynamic sparse training: RigL where masks grow by the gradient, else SET.
+
+    Attributes:
+        by_gradient: how to grow.
+        share: of each layer's mask that moves at first, in (0, 1).
+        every: steps between two moves.
+    """
+
+    by_gradient: bool
+    share: float
+    every: int
+
+    def on_ticket(self, context: TicketContext, pruner: Pruner, keep: int, T: int) -> Moves:  # noqa: ARG002
+        """Move the mask while it trains."""
+        return Moves(self, context, T)
+
+
 class Moves:
-    """Moves the mask of a ticket in training (a `tombola.training.trainer.Callback`).
+    """Moves the mask of a ticket in training (a `tombola.training.trainer.StepCallback`).
 
     Args:
         rule: how to grow, which share at first, how often.
-        evidence: the ticket in training; its mask is changed in place, and stays of one size.
+        context: the ticket in training; its mask is changed in place, and stays of one size.
         T: steps of the training.
     """
 

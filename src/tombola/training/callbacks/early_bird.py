@@ -16,6 +16,7 @@ Shape letters: N weights in scope, U units.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,9 +26,9 @@ from tombola.masks.layout import Layout
 from tombola.optim import MaskedOptimizer
 from tombola.pruning import transposed
 from tombola.pruning.granularity import Block, Channel, members, parse
-from tombola.training.callbacks.rules import EarlyBird
+from tombola.training.callbacks.base import Callback
 from tombola.training.model import Params
-from tombola.training.pruning_context import TicketContext
+from tombola.training.pruning_context import Pruner, TicketContext
 
 SHORTEST = 20  # masks of a training of few epochs are drawn so often, instead of after every epoch
 Draw = Callable[[], Tensor]  # the mask that pruning would give now
@@ -56,12 +57,34 @@ def units_of(mask_N: Tensor, scope: Layout, granularity: str, turned: dict[str, 
     return torch.cat([part[at_Us].any(1) for part, at_Us in parts])
 
 
+@dataclass(frozen=True)
+class EarlyBird(Callback):
+    """End the training of a ticket once its mask stands still.
+
+    Attributes:
+        threshold: of the distance, in (0, 1].
+        patience: distances below it in a row.
+        every: steps between two masks; 0 is an epoch of the ticket, or a twentieth of the training where that
+            is shorter.
+    """
+
+    threshold: float
+    patience: int
+    every: int = 0
+
+    def on_ticket(self, context: TicketContext, pruner: Pruner, keep: int, T: int) -> StandStill:
+        """Draw the mask that pruning would give now; a layer may be empty in it."""
+        return StandStill(
+            self, context, lambda: pruner(context, keep, allow_collapse=True), pruner.granularity, T
+        )
+
+
 class StandStill:
-    """Ends a training when the masks drawn along it stand still (a `tombola.training.trainer.Callback`).
+    """The masks drawn along one training (a `tombola.training.trainer.StepCallback`).
 
     Args:
         rule: threshold, how many distances in a row, and how often.
-        evidence: the ticket in training.
+        context: the ticket in training.
         draw: the mask that pruning would give now; ``m_k`` is not changed by it.
         granularity: what is counted.
         T: steps that the training may have.

@@ -8,31 +8,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tombola._utils.errors import UsageError
-
-
-@dataclass(frozen=True)
-class EarlyBird:
-    """The rule of Early-Bird: distances below ``threshold``, ``patience`` of them in a row.
-
-    Masks are drawn every ``every`` steps; 0 is an epoch of the ticket, or a twentieth of the training where
-    that is shorter.
-    """
-
-    threshold: float
-    patience: int
-    every: int = 0
-
-
-@dataclass(frozen=True)
-class Moving:
-    """The rule of dynamic sparse training: where to grow, which share of the mask at first, how often."""
-
-    by_gradient: bool
-    share: float
-    every: int
+from tombola.training.callbacks.dynamic_sparse import Moving
+from tombola.training.callbacks.early_bird import EarlyBird
 
 
 def parse(text: str) -> EarlyBird | Moving | None:

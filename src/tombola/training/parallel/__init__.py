@@ -1,6 +1,5 @@
-"""The K trainings of a round: one after the other, in worker processes, or as one batch."""
+"""The tickets of a round, run one after the other, in worker processes, or as one batch."""
 
-from tombola.training.parallel.choose import Parallel, executor, settled
-from tombola.training.parallel.turn import Executor, Training, Turn, TurnResult, Work
+from tombola.training.parallel.choose import Mapper, MapTickets, Parallel, mapper, settled
 
-__all__ = ["Executor", "Parallel", "Training", "Turn", "TurnResult", "Work", "executor", "settled"]
+__all__ = ["MapTickets", "Mapper", "Parallel", "mapper", "settled"]

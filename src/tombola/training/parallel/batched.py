@@ -15,6 +15,7 @@ Shape letters: K tickets, N weights in scope, R the dense remainder, P private p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -23,28 +24,33 @@ from torch.func import vmap
 from tombola._utils.errors import UsageError
 from tombola.pruning.scores.movement import away_from_zero
 from tombola.training.model import FunctionalModel, Params
-from tombola.training.parallel.turn import Training, Turn, TurnResult, Work
 from tombola.training.pruning_context import TicketContext
 from tombola.training.trainer import Problem, finite, set_rate
 
+if TYPE_CHECKING:
+    from tombola.recipe import TrainConfig
+    from tombola.training.ticket import TicketJob, TicketResult, TicketTrainer
+
+Buffers = dict[str, Tensor]
+
 
 class Batched:
-    """The turns of a round trained as one batch (a `tombola.training.parallel.Executor`)."""
+    """The jobs of a round trained as one batch (a `tombola.training.parallel.Mapper`)."""
 
-    whole = True  # the bits of a row may depend on how many rows there are
+    def __init__(self, train_ticket: TicketTrainer) -> None:
+        self.train_ticket = train_ticket
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
-
-    def __call__(self, turns: Sequence[Turn]) -> Iterator[TurnResult]:
-        """The results in order; a single one, and those that something looks into, one after the other."""
-        trainings = [self.work.begin(turn) for turn in turns]
-        together = len(trainings) > 1 and all(
-            t.callback is None and t.config == trainings[0].config for t in trainings
-        )
-        losses = train(trainings) if together else (training.run() for training in trainings)
-        for training, loss in zip(trainings, losses, strict=True):
-            yield self.work.finish(training, loss)
+    def __call__(self, jobs: Sequence[TicketJob]) -> Iterator[TicketResult]:
+        """The results in order; a single one, and those that a callback looks into, one after the other."""
+        trainer = self.train_ticket
+        trainings = [trainer.begin(job) for job in jobs]
+        if len(jobs) > 1 and not any(training.callbacks for training in trainings):
+            config = trainings[0].config or trainer.problem.config
+            losses = train([training.context for training in trainings], trainer.T, config)
+        else:
+            losses = [trainer.train(training) for training in trainings]
+        for job, training, loss in zip(jobs, trainings, losses, strict=True):
+            yield trainer.finish(job, training, loss)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -55,27 +61,27 @@ class Stack:
 
     Args:
         f: the backbone.
-        evidences: of the tickets, all of one problem.
+        contexts: of the tickets, all of one problem.
     """
 
-    def __init__(self, f: FunctionalModel, evidences: Sequence[TicketContext]) -> None:
-        self.f, self.evidences = f, evidences
-        thetas = [e.theta for e in evidences]
+    def __init__(self, f: FunctionalModel, contexts: Sequence[TicketContext]) -> None:
+        self.f, self.contexts = f, contexts
+        thetas = [e.theta for e in contexts]
         self.weights_KN = _stacked([theta.weights_N for theta in thetas])
-        self.rest_KR = _stacked([theta.shared_R for theta in thetas])
-        self.private_KP = _stacked([_own(e) for e in evidences])
+        self.shared_KR = _stacked([theta.shared_R for theta in thetas])
+        self.private_KP = _stacked([_own(e) for e in contexts])
         self.buffers = {name: torch.stack([t.buffers[name] for t in thetas]) for name in thetas[0].buffers}
-        self.masks_KN = torch.stack([e.mask_N for e in evidences])
+        self.masks_KN = torch.stack([e.mask_N for e in contexts])
 
     @property
     def leaves(self) -> list[Tensor]:
         """What the optimiser steps."""
-        return [self.weights_KN, self.rest_KR, self.private_KP]
+        return [self.weights_KN, self.shared_KR, self.private_KP]
 
     def masks(self, problem: Problem) -> list[Tensor | None]:
         """What the tickets own of the leaves."""
-        trainable = [problem.trainable[e.k] for e in self.evidences]
-        every = torch.ones_like(self.rest_KR[0], dtype=torch.bool)
+        trainable = [problem.trainable[e.k] for e in self.contexts]
+        every = torch.ones_like(self.shared_KR[0], dtype=torch.bool)
         parts = [every if mask is None else mask for mask in trainable]
         shared = all(mask is None for mask in trainable)
         return [self.masks_KN, None if shared else torch.stack(parts), None]
@@ -90,7 +96,7 @@ class Stack:
 
         try:
             outputs: Tensor = vmap(one)(
-                self.weights_KN * self.masks_KN, self.rest_KR, self.private_KP, self.buffers, x_KB
+                self.weights_KN * self.masks_KN, self.shared_KR, self.private_KP, self.buffers, x_KB
             )
         except RuntimeError as error:
             if "vmap" not in str(error):
@@ -104,43 +110,37 @@ class Stack:
     @torch.no_grad()
     def unstack(self) -> None:
         """Write what was trained into the weights of each ticket."""
-        for row, e in enumerate(self.evidences):
+        for row, e in enumerate(self.contexts):
             e.theta.weights_N.copy_(self.weights_KN[row])
-            e.theta.shared_R.copy_(self.rest_KR[row])
+            e.theta.shared_R.copy_(self.shared_KR[row])
             _own(e).copy_(self.private_KP[row])
             for name, buffer in e.theta.buffers.items():
                 buffer.copy_(self.buffers[name][row])
 
 
-Buffers = dict[str, Tensor]
-
-
-def train(trainings: Sequence[Training]) -> list[float]:
+def train(contexts: Sequence[TicketContext], T: int, config: TrainConfig) -> list[float]:
     """T steps of several tickets of one problem, in place; the mean loss of each.
 
-    As `Problem.train` of one after the other, up to rounding. All have one recipe, and
-    nothing looks on.
+    As `Problem.train` of one after the other, up to rounding.
 
     Raises:
         UsageError: the network cannot be batched.
         DataError: a loss is not finite; the message names the ticket.
     """
-    evidences, T = [t.context for t in trainings], trainings[0].T
-    problem = evidences[0].problem
-    config = trainings[0].config or problem.config
-    stack = Stack(problem.f, evidences)
+    problem = contexts[0].problem
+    stack = Stack(problem.f, contexts)
     optimizer, masks = config.build(stack.leaves), stack.masks(problem)
-    streams = [problem.stream(e.k, "extract", e.round) for e in evidences]
-    total_K = torch.zeros(len(evidences), device=problem.f.device)
+    streams = [problem.stream(e.k, "extract", e.round) for e in contexts]
+    total_K = torch.zeros(len(contexts), device=problem.f.device)
     problem.f.module.train()
     for step in range(T):
         set_rate(optimizer, config.rate(step, T))
         optimizer.zero_grad()
-        batches = [problem.batch(e.k, s, step) for e, s in zip(evidences, streams, strict=True)]
+        batches = [problem.batch(e.k, s, step) for e, s in zip(contexts, streams, strict=True)]
         outputs = stack.outputs(torch.stack([x for x, _ in batches]))
         losses = [
             problem.objective.loss(out, targets, e.k, x)
-            for e, out, (x, targets) in zip(evidences, outputs, batches, strict=True)
+            for e, out, (x, targets) in zip(contexts, outputs, batches, strict=True)
         ]
         loss_K = torch.stack(losses)
         loss_K.sum().backward()
@@ -149,13 +149,13 @@ def train(trainings: Sequence[Training]) -> list[float]:
         optimizer.step(masks)
     stack.unstack()
     means = (total_K / max(T, 1)).tolist()
-    return [finite(mean, problem.partition.names[e.k]) for e, mean in zip(evidences, means, strict=True)]
+    return [finite(mean, problem.partition.names[e.k]) for e, mean in zip(contexts, means, strict=True)]
 
 
 def _add_movement(stack: Stack) -> None:
     """Add this step's share to the trajectory of the tickets that keep one (`tombola.scoring.movement`)."""
     gradient_KN = stack.weights_KN.grad
-    for row, e in enumerate(stack.evidences):
+    for row, e in enumerate(stack.contexts):
         if e.moved_N is not None and gradient_KN is not None:
             e.moved_N += away_from_zero(stack.weights_KN[row], gradient_KN[row])
 

@@ -1,4 +1,4 @@
-"""Which executor takes the turns of a round: the rule of ``auto``, and what overrides it.
+"""What runs the tickets of a round (``map_tickets``), and the rule of ``auto``.
 
 ``no``       one after the other, each with all threads.
 ``workers``  each with one thread; in worker processes where that pays, one after the other where it does not,
@@ -15,24 +15,81 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import torch
 
 from tombola._utils.errors import UsageError, unknown
 from tombola.training.parallel.batched import Batched
-from tombola.training.parallel.in_turn import InTurn
-from tombola.training.parallel.turn import Executor, Work
 from tombola.training.parallel.workers import Workers
+
+if TYPE_CHECKING:
+    from tombola.training.ticket import TicketJob, TicketResult, TicketTrainer
 
 Parallel = Literal["auto", "no", "workers", "batched"]
 
 # Measured on two cores of a Xeon at 2.5 GHz, in processor time: a fork takes 30 to 70 ms, and its first steps
-# about .3 s more than later ones (memory is copied when it is written to, kernels are made anew).
+# about 0.3 s more than later ones (memory is copied when it is written to, kernels are made anew).
 STEP = 0.3e-3  # seconds that the smallest step takes
 # Multiplications a second; convolutions use a weight many times, so they take longer than this says.
 RATE = 2e10
 WORTH = 1.0  # seconds of work that pay for the start of workers
+
+
+class Mapper(Protocol):
+    """What runs the jobs of a round."""
+
+    def __call__(self, jobs: Sequence[TicketJob]) -> Iterator[TicketResult]:
+        """The results in the order of the jobs, each as soon as it is ready.
+
+        Raises:
+            TombolaError: whatever a job raises; of several that fail the first in order.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what is held; jobs that are not ready are given up."""
+        ...
+
+
+MapTickets = Parallel | Callable[["TicketTrainer"], Mapper]
+
+
+class InTurn:
+    """Each job is run when its result is wanted.
+
+    Args:
+        train_ticket: what runs a job.
+        threads: of each training; all that torch has by default. With one the bits are those of `Workers`.
+    """
+
+    def __init__(self, train_ticket: TicketTrainer, threads: int | None = None) -> None:
+        self.train_ticket, self.threads = train_ticket, threads
+
+    def __call__(self, jobs: Sequence[TicketJob]) -> Iterator[TicketResult]:
+        """The results in order, none before it is wanted."""
+        for job in jobs:
+            with threads(self.threads):
+                result = self.train_ticket(job)
+            yield result
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """Inside, torch computes with so many threads (None: as it does); afterwards with as many as before."""
+    before = torch.get_num_threads()
+    if count is not None and count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
 
 
 def settled(asked: str) -> Parallel:
@@ -42,7 +99,7 @@ def settled(asked: str) -> Parallel:
         UsageError: no such way, or workers where there can be none.
     """
     if asked not in get_args(Parallel):
-        raise UsageError(unknown("way at once", asked, get_args(Parallel)))
+        raise UsageError(unknown("way to run tickets", asked, get_args(Parallel)))
     why_not = hindrance()
     if asked == "workers" and why_not:
         raise UsageError(f"no workers: {why_not}; leave out parallel")
@@ -51,26 +108,28 @@ def settled(asked: str) -> Parallel:
     return asked  # type: ignore[return-value]
 
 
-def executor(parallel: str, work: Work, K: int, steps: int) -> Executor:
-    """What takes the turns of a search; close it afterwards.
+def mapper(map_tickets: MapTickets, train_ticket: TicketTrainer, K: int, steps: int) -> Mapper:
+    """What runs the jobs of a search; close it afterwards.
 
     Args:
-        parallel: ``auto``, ``no``, ``workers`` or ``batched``.
-        work: of the search.
+        map_tickets: ``auto``, ``no``, ``workers`` or ``batched``, or a function that makes a `Mapper`.
+        train_ticket: what runs a job.
         K: tickets; one alone is trained with all threads.
         steps: training steps that are left, of all tickets.
     """
-    kind = settled(parallel) if parallel == "auto" else parallel
+    if callable(map_tickets):
+        return map_tickets(train_ticket)
+    kind = settled(map_tickets) if map_tickets == "auto" else map_tickets
     if K < 2 or kind == "no":
-        return InTurn(work)
+        return InTurn(train_ticket)
     if kind == "batched":
-        return Batched(work)
-    if cores() < 2 or hindrance() or least_seconds(work, steps) < WORTH:
-        return InTurn(work, threads=1)
+        return Batched(train_ticket)
+    if cores() < 2 or hindrance() or least_seconds(train_ticket, steps) < WORTH:
+        return InTurn(train_ticket, threads=1)
     count = min(cores(), K)
     free = sorted(affinity())
     # Pinned only where they take all cores: a few of many would meet the workers of other programs.
-    return Workers(work, count, free if count == len(free) else ())
+    return Workers(train_ticket, count, free if count == len(free) else ())
 
 
 def cores() -> int:
@@ -96,8 +155,8 @@ def hindrance() -> str:
     return ""
 
 
-def least_seconds(work: Work, steps: int) -> float:
+def least_seconds(train_ticket: TicketTrainer, steps: int) -> float:
     """What so many training steps take at least on one core, from sizes alone."""
-    problem = work.problems[0]
+    problem = train_ticket.problem
     products = 6 * problem.config.batch_size * problem.f.scope.size  # forward, and backward twice that
     return steps * (STEP + products / RATE)

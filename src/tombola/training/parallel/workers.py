@@ -1,13 +1,13 @@
-"""Each turn in a worker process of one thread: K trainings at once on a machine with several cores.
+"""Each ticket in a worker process of one thread: K trainings at once on a machine with several cores.
 
-Workers are forked from this process when a search asks for its first turn, and live until it ends. So data,
+Workers are forked from this process when a search has its first jobs, and live until it ends. So data,
 backbone and settings are shared in memory, copied by nobody, and need not be such that they can be pickled.
 What is sent is a mask and the weights that a round starts from, what comes back is the new mask. A process
 that has used several OpenMP threads may be forked as long as its children stay at one, as ours do (so does
 ``torch.utils.data.DataLoader``).
 
-A turn depends on nothing but its fields, so its bits are those of the same turn in this process at one
-thread, whichever worker takes it and however many there are.
+A job depends on nothing but its fields, so its bits are those of the same job in this process at one thread,
+whichever worker runs it and however many there are.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from tombola._utils.errors import TombolaError, WorkerDied
-from tombola.training.parallel.turn import Turn, TurnResult, Work
+
+if TYPE_CHECKING:
+    from tombola.training.ticket import TicketJob, TicketResult, TicketTrainer
 
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -39,54 +40,51 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 class Answer(NamedTuple):
     """What a worker sends: a result and the samples that went through, or the error it ended with."""
 
-    result: TurnResult | None
+    result: TicketResult | None
     samples_seen: int = 0
     error: BaseException | None = None
 
 
-@dataclass
-class _Worker:
+class _Worker(NamedTuple):
     process: BaseProcess
     pipe: Connection
 
 
 class Workers:
-    """Processes that take the turns of a search (a `tombola.training.parallel.Executor`).
+    """Processes that run the jobs of a search (a `tombola.training.parallel.Mapper`).
 
     Args:
-        work: what they consist of.
+        train_ticket: what runs a job.
         count: how many processes.
         cores: one for each to be pinned to; none are pinned where it is empty.
 
     Raises:
-        WorkerDied: a worker was killed while it took a turn.
+        WorkerDied: a worker was killed while it ran a job.
     """
 
-    whole = False
-
-    def __init__(self, work: Work, count: int, cores: Sequence[int] = ()) -> None:
-        self.work, self.count, self.cores = work, count, cores
+    def __init__(self, train_ticket: TicketTrainer, count: int, cores: Sequence[int] = ()) -> None:
+        self.train_ticket, self.count, self.cores = train_ticket, count, cores
         self._workers: list[_Worker] = []
 
-    def __call__(self, turns: Sequence[Turn]) -> Iterator[TurnResult]:
+    def __call__(self, jobs: Sequence[TicketJob]) -> Iterator[TicketResult]:
         """The results in order; each worker has one at a time, and gets the next when it is done."""
         if not self._workers:
             self._start()
-        left, idle = deque(range(len(turns))), deque(self._workers)
+        left, idle = deque(range(len(jobs))), deque(self._workers)
         busy: list[tuple[int, _Worker]] = []
         ready: dict[int, Answer] = {}
-        for i, turn in enumerate(turns):
+        for i in range(len(jobs)):
             while i not in ready:
                 while left and idle:
                     worker, j = idle.popleft(), left.popleft()
-                    self._send(worker, turns[j])
+                    self._send(worker, jobs[j])
                     busy.append((j, worker))
                 heard = wait([worker.pipe for _, worker in busy])
                 for j, worker in [pair for pair in busy if pair[1].pipe in heard]:
                     busy.remove((j, worker))
-                    ready[j] = _received(worker, turns[j])
+                    ready[j] = self._received(worker, jobs[j])
                     idle.append(worker)
-            yield self._opened(ready.pop(i), turn)
+            yield self._opened(ready.pop(i))
 
     def close(self) -> None:
         """End all workers, whatever they are doing."""
@@ -106,7 +104,7 @@ class Workers:
             core = self.cores[i] if i < len(self.cores) else None
             others = [ours, *(worker.pipe for worker in self._workers)]
             process = context.Process(
-                target=_serve, args=(theirs, others, self.work, core, os.getpid()), daemon=True
+                target=_serve, args=(theirs, others, self.train_ticket, core, os.getpid()), daemon=True
             )
             with warnings.catch_warnings():  # Python warns of locks that other threads may hold: children
                 warnings.simplefilter("ignore", DeprecationWarning)  # take none of theirs
@@ -114,39 +112,39 @@ class Workers:
             theirs.close()
             self._workers.append(_Worker(process, ours))
 
-    def _send(self, worker: _Worker, turn: Turn) -> None:
-        which = next(i for i, problem in enumerate(self.work.problems) if problem is turn.problem)
-        with suppress(OSError):  # it is dead: the answer, which never comes, will say so
-            mask_N = turn.mask_N.clone()  # a row of a matrix would bring the matrix
-            worker.pipe.send_bytes(pickle.dumps((which, turn.k, turn.r, mask_N, turn.start)))
-
     @staticmethod
-    def _opened(answer: Answer, turn: Turn) -> TurnResult:
+    def _send(worker: _Worker, job: TicketJob) -> None:
+        job = job._replace(mask_N=job.mask_N.clone())  # a row of a matrix would bring the matrix
+        with suppress(OSError):  # it is dead: the answer, which never comes, will say so
+            worker.pipe.send_bytes(pickle.dumps(job))
+
+    def _received(self, worker: _Worker, job: TicketJob) -> Answer:
+        try:
+            answer: Answer = pickle.loads(worker.pipe.recv_bytes())
+        except (EOFError, OSError):
+            worker.process.join()
+            ticket, code = self.train_ticket.problem.partition.names[job.k], worker.process.exitcode or 0
+            raise WorkerDied(
+                f"the worker process that trained ticket {ticket!r} ended with "
+                f"{f'signal {-code}' if code < 0 else f'status {code}'} (was there too little memory?): the "
+                "same call goes on from the last saved state; with fewer threads there are fewer workers"
+            ) from None
+        return answer
+
+    def _opened(self, answer: Answer) -> TicketResult:
         if answer.error is not None:
             raise answer.error
         assert answer.result is not None
-        turn.problem.samples_seen += answer.samples_seen
+        self.train_ticket.problem.samples_seen += answer.samples_seen
         return answer.result
-
-
-def _received(worker: _Worker, turn: Turn) -> Answer:
-    try:
-        answer: Answer = pickle.loads(worker.pipe.recv_bytes())
-    except (EOFError, OSError):
-        worker.process.join()
-        ticket, code = turn.problem.partition.names[turn.k], worker.process.exitcode or 0
-        raise WorkerDied(
-            f"the worker process that trained ticket {ticket!r} ended with "
-            f"{f'signal {-code}' if code < 0 else f'status {code}'} (was there too little memory?): the same "
-            "call goes on from the last saved state; with fewer threads there are fewer workers"
-        ) from None
-    return answer
 
 
 # -- in a worker -----------------------------------------------------------------------------------
 
 
-def _serve(pipe: Connection, others: Sequence[Connection], work: Work, core: int | None, parent: int) -> None:
+def _serve(
+    pipe: Connection, others: Sequence[Connection], train_ticket: TicketTrainer, core: int | None, parent: int
+) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     _die_with(parent)
     for other in others:  # or nobody would notice that the parent is gone
@@ -157,18 +155,15 @@ def _serve(pipe: Connection, others: Sequence[Connection], work: Work, core: int
             os.sched_setaffinity(0, {core})
     with suppress(EOFError, OSError):  # the parent is gone
         while True:
-            which, k, r, mask_N, start = pickle.loads(pipe.recv_bytes())
-            pipe.send_bytes(answered(work, Turn(work.problems[which], k, r, mask_N, start)))
+            pipe.send_bytes(answered(train_ticket, pickle.loads(pipe.recv_bytes())))
 
 
-def answered(work: Work, turn: Turn) -> bytes:
-    """The `Answer` of a turn, pickled; an error comes out as the same one, with the worker's traceback."""
-    before = turn.problem.samples_seen
+def answered(train_ticket: TicketTrainer, job: TicketJob) -> bytes:
+    """The `Answer` to a job, pickled; an error comes out as the same one, with the worker's traceback."""
+    problem = train_ticket.problem
+    before = problem.samples_seen
     try:
-        result = work.take(turn)
-        if not work.keeps:
-            result = result._replace(theta=None)
-        return pickle.dumps(Answer(result, turn.problem.samples_seen - before))
+        return pickle.dumps(Answer(train_ticket(job), problem.samples_seen - before))
     except Exception as error:
         error.add_note("in a worker process:\n" + traceback.format_exc())
         try:

@@ -1,4 +1,4 @@
-"""Similarity as a run records it after every round of a search."""
+"""The record of how similar tickets are after every round of a search (Eq. 8 of arXiv 2601.22141)."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ from torch import Tensor
 
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import DEPTHS, compare
+from tombola.training.callbacks.base import Callback, Record
 
 RECORDED = 32  # tickets up to which the thirds of the depth are recorded too
 
 
+class SimilarityRecord(Callback):
+    """Records `similarity_rows` where there are several tickets."""
+
+    def on_round_end(self, round: int, masks: MaskSet, record: Record) -> None:
+        """A row per depth and kind."""
+        for row in similarity_rows(masks) if len(masks) > 1 else ():
+            record(event="similarity", round=round, **row)
+
+
 def similarity_rows(masks: MaskSet) -> list[dict[str, Any]]:
-    """What a run records of its tickets after a round, in plain values: one row per depth and kind.
+    """Similarity of all pairs of tickets in plain values: one row per depth and kind.
 
     ``matrix`` is ``[K, K]``, rounded to four digits, None where kappa is undefined. With more tickets
     than `RECORDED` only all layers together, so that records stay small; so with fewer than three layers.
