@@ -191,7 +191,7 @@ def _similarity(pipeline: Pipeline, name: str, sparsity: float, masks: MaskSet) 
 
 
 def counts(models: list[TicketModel], pipeline: Pipeline) -> list[Metric]:
-    """Everything that is stored, counted; see ``docs/architecture.md`` for the columns."""
+    """Everything that is stored, counted; see ``docs/columns.md`` for the columns."""
     sets = [model.masks for model in models]
     tickets = sum(len(masks) for masks in sets)
     values: dict[str, Any] = {
