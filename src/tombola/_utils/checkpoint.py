@@ -1,4 +1,4 @@
-"""What a long computation tells the world: progress, measured rows, and states to go on from.
+"""The checkpoint of a long computation: progress, measured rows, and states to go on from.
 
 Algorithms take a `Checkpoint` and know nothing of files. This one keeps all in memory; `tombola.runs` has
 the one that writes a run directory.

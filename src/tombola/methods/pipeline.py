@@ -263,7 +263,7 @@ class Pipeline:
     # -- stages: the training, Algorithm 2 --------------------------------------------------------
 
     def start(self, search: DataView | None, task: DataView, sparsity: float, ticket: int | None) -> Params:
-        """Where Algorithm 2 starts: the rewind point, or what a search has trained if that is kept."""
+        """The start of Algorithm 2: the rewind point, or what a search has trained if that is kept."""
         rewound = self.rewind_point(task)
         if search is None or self.settings.rewinding == "weights":
             return rewound
@@ -276,7 +276,7 @@ class Pipeline:
         return rewind.inherit(rewound, thetas, masks, list(tickets), problem.trainable)
 
     def config(self, search: DataView | None) -> TrainConfig:
-        """That of Algorithm 2; fine-tuning goes on at the learning rate with which the first round ended."""
+        """The config of Algorithm 2; fine-tuning goes on at the learning rate with which the first round ended."""
         s = self.settings
         if search is None or s.rewinding != "fine_tune" or not s.T:
             return s.train
@@ -324,7 +324,7 @@ class Pipeline:
     def _metadata(
         self, label: str, view: DataView, tickets: Sequence[int], problem: Problem
     ) -> dict[str, Any]:
-        """What a ticket file says of its tickets."""
+        """The metadata of a ticket file."""
         about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
         shape = self.data.inputs("train", torch.arange(1)).shape[1:]
         about |= {"task": view, "outputs": list(tickets), "shape": list(shape)}
@@ -336,7 +336,7 @@ class Pipeline:
 
     @cached_property
     def origin(self) -> dict[str, str]:
-        """What the tickets come from, as hashes; a run goes on only with the same."""
+        """The origin of the tickets, as hashes; a run goes on only with the same."""
         splits = {f"{s}.{part}": getattr(self.data.split(s), part) for s in SPLITS for part in ("x", "y")}
         subsets = {f"{self.partition.names} {s}": m for s, m in self.partition.members.items()}
         few = torch.arange(min(8, len(self.data.train)))

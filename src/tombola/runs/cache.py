@@ -51,9 +51,9 @@ class StageCache:
         return self.results[name]
 
     def metadata(self, stage: Stage | str) -> dict[str, Any] | None:
-        """What a finished stage says of its result; None if it was never done."""
+        """The metadata of a finished stage; None if it was never done."""
         return self.results[str(stage)][1] if str(stage) in self.results else None
 
     def file(self, name: str) -> Path | None:  # noqa: ARG002
-        """Where a result for the user belongs; None keeps it in memory."""
+        """The place of a file for the user; None keeps it in memory."""
         return None

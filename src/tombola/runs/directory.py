@@ -158,7 +158,7 @@ class Run(StageCache):
         return tensors, metadata
 
     def metadata(self, stage: Stage | str) -> dict[str, Any] | None:
-        """What a finished stage says of its result; None if it was never done."""
+        """The metadata of a finished stage; None if it was never done."""
         if (name := str(stage)) not in self.results and self._stage_file(name).exists():
             tensors, state = io.read(self._stage_file(name))
             self.results[name] = tensors, state["facts"]

@@ -1,4 +1,4 @@
-"""Who may write in a run directory: one process at a time, in the way in which the run began."""
+"""The lock of a run directory: one process at a time writes, in the way in which the run began."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _lock(path: Path) -> TextIO:
 
 
 def begun_on(path: Path, device: str) -> str:
-    """Where a run computes: where it began, or its bytes would differ; a new one on the CPU, if not asked.
+    """The device of a run: where it began, or its bytes would differ; a new one on the CPU, if not asked.
 
     Args:
         path: the run, which need not exist.
@@ -65,7 +65,7 @@ def begun_on(path: Path, device: str) -> str:
 
 
 def begun(path: Path, parallel: Parallel) -> Parallel:
-    """How the trainings of a round go in a run: as they did when it began, or its bytes would differ.
+    """The way tickets are run in a run: as when it began, or its bytes would differ.
 
     Raises:
         RunError: another way is asked for.

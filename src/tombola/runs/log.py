@@ -1,4 +1,4 @@
-"""What a run directory holds, for those who read it; `tombola.runs.directory` writes it.
+"""The content of a run directory, for those who read it; `tombola.runs.directory` writes it.
 
 config.yaml         what was asked for; a run goes on only with the same
 environment.json    versions, machine, git commit
@@ -79,7 +79,7 @@ def full_settings(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def difference(old: dict[str, Any], new: dict[str, Any]) -> str | None:
-    """What a run was made with that is not asked for now: the first such key, in words; None if all agree.
+    """The first setting or origin of a run that differs from what is asked for, in words; None if all agree.
 
     ``methods`` may grow, and ``source`` is where the data may have moved to: neither makes another run.
 
@@ -105,7 +105,7 @@ def _short(old: Any, new: Any) -> str:
 
 
 def read_environment(path: Path | str) -> dict[str, Any]:
-    """What the run began with: versions, machine, threads; empty if that is lost."""
+    """The environment in which the run began: versions, machine, threads; empty if that is lost."""
     try:
         found: dict[str, Any] = json.loads((Path(path) / "environment.json").read_text())
     except (OSError, ValueError):
@@ -144,7 +144,7 @@ def read_timings(path: Path | str) -> dict[str, float | None]:
 
 
 def environment() -> dict[str, Any]:
-    """What a result may depend on besides its config, when the run began: versions, machine, commit."""
+    """The environment that a result may depend on besides its config: versions, machine, commit."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -43,7 +43,7 @@ def train_jointly(
     of all tickets at the same θ, sums them (each is zero outside its mask), and steps once.
 
     Args:
-        problem: f, data, partition, objective, recipe.
+        problem: f, data, partition, objective, config.
         theta0: where training starts.
         masks: the frozen masks ``m_1 .. m_K``.
         steps: batches per ticket: the paper's epochs × M, with M = max_k M_k batches in the largest
@@ -54,7 +54,7 @@ def train_jointly(
         tickets: train only these (all by default).
         purpose: names the data order.
         save_every: batches per ticket between two saved states.
-        stage: where progress, records and states go.
+        checkpoint: where progress, records and states go.
 
     Raises:
         UsageError: an unknown form or share, or masks of other tickets or weights than the problem's.
@@ -141,7 +141,7 @@ def _begin(problem: Problem, theta: Params, checkpoint: Checkpoint) -> tuple[Par
 
 
 def _state(theta: Params, optimizer: MaskedOptimizer) -> dict[str, Tensor]:
-    """What `_begin` goes on from."""
+    """The state that `_begin` goes on from."""
     return {
         **{f"theta.{name}": t for name, t in theta.tensors().items()},
         **{f"optimizer.{name}": t for name, t in optimizer.tensors().items()},

@@ -22,7 +22,7 @@ from tombola.masks.layout import Layout
 
 @dataclass
 class Params:
-    """All that a backbone holds. ``private[k]`` belongs to ticket k; buffers are shared."""
+    """The content of a backbone. ``private[k]`` belongs to ticket k; buffers are shared."""
 
     weights_N: Tensor
     shared_R: Tensor
@@ -46,7 +46,7 @@ class Params:
         return theta
 
     def leaves(self) -> list[Tensor]:
-        """What an optimiser steps: weights, remainder, then the private part of each ticket."""
+        """The tensors that an optimiser steps: weights, remainder, then the private part of each ticket."""
         return [self.weights_N, self.shared_R, *self.private]
 
     def tensors(self) -> dict[str, Tensor]:
@@ -102,7 +102,7 @@ class FunctionalModel:
         self._constants = {n: p.detach() for n, p in parameters.items() if not p.requires_grad}
 
     def theta0(self) -> Params:
-        """What the backbone holds now, for one ticket."""
+        """The content of the backbone now, for one ticket."""
         parameters = dict(self.module.named_parameters())
         return Params(
             _leaf(self.scope.flatten(parameters)),

@@ -65,7 +65,7 @@ class TicketContext:
 
     @property
     def start_N(self) -> Tensor:
-        """Where they started this round, under the mask."""
+        """The weights that the round started from, under the mask."""
         return self.theta0.weights_N.detach().masked_fill(~self.mask_N, 0)
 
     @cached_property
@@ -102,7 +102,7 @@ class TicketContext:
 
 @dataclass(frozen=True)
 class Pruner:
-    """How the mask of a ticket is cut from its scores (`tombola.pruning.prune`).
+    """The cut of a ticket's mask by its scores (`tombola.pruning.prune`).
 
     Attributes:
         score: from what is known of a ticket to scores ``[N]``, low = prune first (`tombola.scoring`).

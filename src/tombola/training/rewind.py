@@ -1,4 +1,4 @@
-"""What is put back after pruning: the weights, the learning rate, or nothing.
+"""The rewind after pruning: of the weights, of the learning rate, or of nothing.
 
 ``weights``        θ ← θ0, or an early step (`Settings.rewind`), after every round (Algorithm 1 of RTL;
                    Frankle & Carbin, arXiv 1803.03635, 1912.05671).
@@ -32,7 +32,7 @@ KINDS = ("weights", "learning_rate", "fine_tune")
 
 
 class StartWeights:
-    """Where the next round of every ticket starts: at the rewind point, or where its last round ended.
+    """The start of the next round of every ticket: at the rewind point, or where its last round ended.
 
     Attributes:
         thetas: one for each ticket.
@@ -52,7 +52,7 @@ class StartWeights:
             self.thetas[k] = theta
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `restore` goes on from: the weights under stable names; none if none are kept."""
+        """The state that `restore` goes on from: the weights under stable names; none if none are kept."""
         kept = enumerate(self.thetas if self.keeps else [])
         return {f"start.{k}.{name}": t for k, theta in kept for name, t in theta.tensors().items()}
 
@@ -70,7 +70,7 @@ def inherit(
     tickets: Sequence[int],
     trainable: Sequence[Tensor | None],
 ) -> Params:
-    """Where training goes on if weights are kept: those that the search has trained.
+    """The start of Algorithm 2 if weights are kept: those that the search has trained.
 
     A search trains every ticket by itself. One ticket alone, or one mask for all data, goes on with exactly
     its own weights. Where several share weights, each weight begins at the mean over the tickets that keep

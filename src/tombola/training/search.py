@@ -101,7 +101,7 @@ def _record(checkpoint: Checkpoint, round: int, name: str, ticket: TicketResult)
 
 
 def _tensors(masks: MaskSet, theta: StartWeights) -> dict[str, Tensor]:
-    """What `_resume` goes on from, with `_facts`."""
+    """The state that `_resume` goes on from, with `_facts`."""
     return {"masks": masks.pack(), **theta.tensors()}
 
 

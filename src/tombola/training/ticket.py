@@ -45,7 +45,7 @@ class TicketJob(NamedTuple):
 
 
 class TicketResult(NamedTuple):
-    """What a job comes to.
+    """The result of a job.
 
     Attributes:
         mask_N: the mask after pruning.

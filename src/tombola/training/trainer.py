@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 
 class StepCallback(Protocol):
-    """What looks on while a ticket is trained alone, and may change its weights and mask, or end it."""
+    """A callback of one training: it may change weights and mask, or end it."""
 
     def __call__(self, step: int, theta: Params, optimizer: MaskedOptimizer) -> bool:
         """Called after ``step`` steps; whether the training ends here."""
 
     def metadata(self) -> dict[str, Any]:
-        """What there is to record afterwards."""
+        """The row to record afterwards."""
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Problem:
 
     @cached_property
     def trainable(self) -> list[Tensor | None]:
-        """Which entries of the dense remainder each ticket may move."""
+        """The entries of the shared remainder that each ticket may move."""
         head = classifier(self.f.module)
         K = range(len(self.partition))
         found = [self.objective.trainable(self.f.shared, head, k) for k in K]
@@ -104,7 +104,7 @@ class Problem:
         return loss.detach()
 
     def masks(self, theta: Params, mask_N: Tensor, k: int) -> list[Tensor | None]:
-        """What ticket k trains of `Params.leaves`: its mask, its part of what is shared, all that is private.
+        """The trainable masks of `Params.leaves` for ticket k: its mask, its part of what is shared, all that is private.
 
         Private parts of others have no gradient in its step, so they stay as they are.
         """

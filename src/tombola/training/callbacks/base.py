@@ -23,7 +23,7 @@ class Callback:
         """Look at the masks after a round."""
 
     def state(self) -> dict[str, Any]:
-        """What `restore` goes on from, as JSON can hold it."""
+        """The state that `restore` goes on from, as JSON can hold it."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:

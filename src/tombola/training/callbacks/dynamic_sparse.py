@@ -102,7 +102,7 @@ class Moves:
         return False
 
     def _promise(self) -> Tensor:
-        """What grows first, ``[N]``."""
+        """The order of growth, ``[N]``, highest first."""
         if not self.rule.by_gradient:
             return torch.rand(self.context.mask_N.shape, generator=self.generator)
         weights_N = self.context.weights_N.clone().requires_grad_()
@@ -110,5 +110,5 @@ class Moves:
         return g_N.abs().cpu()
 
     def metadata(self) -> dict[str, Any]:
-        """How often the mask moved, and how many weights grew in all."""
+        """The number of moves, and of weights that grew in all."""
         return {"event": "moved", "moves": self.moves, "grown": self.grown}

@@ -75,11 +75,11 @@ class Stack:
 
     @property
     def leaves(self) -> list[Tensor]:
-        """What the optimiser steps."""
+        """The tensors that the optimiser steps."""
         return [self.weights_KN, self.shared_KR, self.private_KP]
 
     def masks(self, problem: Problem) -> list[Tensor | None]:
-        """What the tickets own of the leaves."""
+        """The trainable part of the leaves."""
         trainable = [problem.trainable[e.k] for e in self.contexts]
         every = torch.ones_like(self.shared_KR[0], dtype=torch.bool)
         parts = [every if mask is None else mask for mask in trainable]

@@ -1,4 +1,4 @@
-"""What runs the tickets of a round (``map_tickets``), and the rule of ``auto``.
+"""The ways to run the tickets of a round (``map_tickets``), and the rule of ``auto``.
 
 ``no``       one after the other, each with all threads.
 ``workers``  each with one thread; in worker processes where that pays, one after the other where it does not,
@@ -39,7 +39,7 @@ WORTH = 1.0  # seconds of work that pay for the start of workers
 
 
 class Mapper(Protocol):
-    """What runs the jobs of a round."""
+    """A way to run the jobs of a round."""
 
     def __call__(self, jobs: Sequence[TicketJob]) -> Iterator[TicketResult]:
         """The results in the order of the jobs, each as soon as it is ready.
@@ -93,7 +93,7 @@ def threads(count: int | None) -> Iterator[None]:
 
 
 def settled(asked: str) -> Parallel:
-    """What is asked for, with ``auto`` decided for this machine.
+    """The way asked for, with ``auto`` decided for this machine.
 
     Raises:
         UsageError: no such way, or workers where there can be none.
@@ -109,7 +109,7 @@ def settled(asked: str) -> Parallel:
 
 
 def mapper(map_tickets: MapTickets, train_ticket: TicketTrainer, K: int, steps: int) -> Mapper:
-    """What runs the jobs of a search; close it afterwards.
+    """The mapper for the jobs of a search; close it afterwards.
 
     Args:
         map_tickets: ``auto``, ``no``, ``workers`` or ``batched``, or a function that makes a `Mapper`.
@@ -133,7 +133,7 @@ def mapper(map_tickets: MapTickets, train_ticket: TicketTrainer, K: int, steps: 
 
 
 def cores() -> int:
-    """How many workers there may be: cores that this process may use, at most torch's threads."""
+    """The most workers that there may be: cores that this process may use, at most torch's threads."""
     return min(len(affinity()), torch.get_num_threads())
 
 
@@ -156,7 +156,7 @@ def hindrance() -> str:
 
 
 def least_seconds(train_ticket: TicketTrainer, steps: int) -> float:
-    """What so many training steps take at least on one core, from sizes alone."""
+    """The seconds that so many training steps take at least on one core, from sizes alone."""
     problem = train_ticket.problem
     products = 6 * problem.config.batch_size * problem.f.scope.size  # forward, and backward twice that
     return steps * (STEP + products / RATE)

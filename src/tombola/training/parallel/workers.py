@@ -38,7 +38,7 @@ _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
 class Answer(NamedTuple):
-    """What a worker sends: a result and the samples that went through, or the error it ended with."""
+    """The message of a worker: a result and the samples that went through, or the error it ended with."""
 
     result: TicketResult | None
     samples_seen: int = 0
