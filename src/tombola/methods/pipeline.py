@@ -276,7 +276,7 @@ class Pipeline:
         return rewind.inherit(rewound, thetas, masks, list(tickets), problem.trainable)
 
     def config(self, search: DataView | None) -> TrainConfig:
-        """The config of Algorithm 2; fine-tuning goes on at the learning rate with which the first round ended."""
+        """The config of Algorithm 2; fine-tuning goes on at the rate with which the first round ended."""
         s = self.settings
         if search is None or s.rewinding != "fine_tune" or not s.T:
             return s.train

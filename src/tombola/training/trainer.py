@@ -104,7 +104,7 @@ class Problem:
         return loss.detach()
 
     def masks(self, theta: Params, mask_N: Tensor, k: int) -> list[Tensor | None]:
-        """The trainable masks of `Params.leaves` for ticket k: its mask, its part of what is shared, all that is private.
+        """The trainable part of `Params.leaves` for ticket k: its mask, its rows of the rest, all its own.
 
         Private parts of others have no gradient in its step, so they stay as they are.
         """

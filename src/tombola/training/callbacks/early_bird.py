@@ -45,7 +45,7 @@ def distance(a_U: Tensor, b_U: Tensor) -> float:
 
 
 def units_of(mask_N: Tensor, scope: Layout, granularity: str, turned: dict[str, int]) -> Tensor:
-    """The units of a mask that are kept or pruned together, boolean ``[U]``: weights, or groups with any weight left.
+    """The units of a mask, boolean ``[U]``: weights, or groups with any weight left.
 
     >>> units_of(torch.tensor([True, False, False, False]), Layout(("w",), ((2, 2),)), "channel", {}).tolist()
     [True, False]
