@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tombola.training.parallel import Parallel
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola.runs.stages import Stage
+from tombola.training.parallel import Parallel
 
 
 class StageCache:

@@ -20,14 +20,14 @@ import yaml
 from torch import Tensor
 
 from tombola._utils import io
-from tombola.runs.lock import begun, begun_on, acquire
+from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import deterministic
 from tombola._utils.errors import RunError
-from tombola.training.parallel import Parallel, settled
 from tombola.runs.cache import StageCache
-from tombola.runs.stages import Stage
+from tombola.runs.lock import acquire, begun, begun_on
 from tombola.runs.log import difference, environment, read_config, read_records
-from tombola._utils.checkpoint import Checkpoint, State
+from tombola.runs.stages import Stage
+from tombola.training.parallel import Parallel, settled
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 OnRecord = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)

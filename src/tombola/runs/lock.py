@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TextIO
 
 from tombola._utils.errors import RunError
-from tombola.training.parallel import Parallel
 from tombola.runs.log import read_environment
+from tombola.training.parallel import Parallel
 
 
 def acquire(path: Path) -> TextIO:
