@@ -44,7 +44,7 @@ class Run(StageCache):
         progress: called as stages advance.
         save_seconds: least time between two saved states of a stage.
         shared: a folder for results that other runs need as well (stages with a key, `StageCache.once`).
-        parallel: how the trainings of a round go (`tombola.training.parallel.choose`); ``auto`` is as the run began.
+        parallel: how tickets are run (`tombola.training.parallel`); ``auto`` is as the run began.
         hear: called with every record as it is made.
         device: where the network is.
 

@@ -74,7 +74,7 @@ def begun(path: Path, parallel: Parallel) -> Parallel:
     way: Parallel = known.get("parallel", known.get("at_once", "no"))  # its former name; older runs: in turn
     if parallel not in ("auto", way):
         raise RunError(
-            f"{path} began with parallel={way}, and {parallel} may change its last bits: leave --parallel out, "
-            "or choose another directory"
+            f"{path} began with parallel={way}, and {parallel} may change its last bits: leave --parallel "
+            "out, or choose another directory"
         )
     return way

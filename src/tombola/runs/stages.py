@@ -25,14 +25,16 @@ class Stage:
     Attributes:
         phase: ``rewind`` (the way to the rewind point), ``first`` (a mask before any training), ``search``
             (Algorithm 1), ``train`` (Algorithm 2) or ``judge``.
-        method: whose training or judging it is; of a search, the method whose settings it runs under, or none.
-        view: what a search or a rewind point reads of the data (`tombola.methods.pipeline.DataView`).
-        sparsity: of the tickets; None for a rewind point, and for a first mask that serves all sparsities.
+        method: whose training or judging it is; of a search, the method whose settings it has, or none.
+        view: what a search or a rewind point reads of the data (`DataView`).
+        sparsity: of the tickets; None for a rewind point, and a first mask that serves all sparsities.
         ticket: of a network that one subset has for itself.
         conditioned: whether the network is told the context as an input.
 
-    >>> str(Stage("search", view="own", sparsity=0.5)), str(Stage("train", "imp_per_subset", sparsity=0.5, ticket="a"))
-    ('search-own-0.5', 'train-imp_per_subset-0.5-a')
+    >>> str(Stage("search", view="own", sparsity=0.5))
+    'search-own-0.5'
+    >>> str(Stage("train", "imp_per_subset", sparsity=0.5, ticket="cat"))
+    'train-imp_per_subset-0.5-cat'
     >>> Stage.parse("search-told-imp_context-single-0.5").fields()
     {'phase': 'search', 'method': 'imp_context', 'view': 'single', 'sparsity': 0.5, 'conditioned': True}
     """
@@ -52,9 +54,7 @@ class Stage:
     def fields(self) -> dict[str, Any]:
         """The fields that records carry: all that is set."""
         given = vars(self).items()
-        return {
-            name: value for name, value in given if value != "" and value is not None and value is not False
-        }
+        return {name: value for name, value in given if value or (name == "sparsity" and value == 0)}
 
     @property
     def search(self) -> str:
