@@ -13,6 +13,7 @@ from tombola.methods.pipeline import Pipeline
 from tombola.objectives import OneVsRest
 from tombola.recipe import TrainConfig
 from tombola.runs.cache import StageCache
+from tombola.runs.stages import Stage
 from tombola.settings import Settings
 from tombola.training.model import FunctionalModel
 from tombola.training.norm import check, estimate, private_parameters, statistics_names
@@ -106,7 +107,7 @@ def trained(convnet, images, by_class, policy):
         (0.5,), "one_shot", T=2, steps=3, search=config, train=config, normalization=policy, statistics=3
     )
     pipeline = Pipeline(convnet, OneVsRest(), images, by_class, settings, 0, StageCache())
-    model, _ = pipeline.train("test", "own", pipeline.masks("own", 0.5))
+    model, _ = pipeline.train(Stage("train", "test", sparsity=0.5), "own", pipeline.masks("own", 0.5))
     return pipeline, model
 
 

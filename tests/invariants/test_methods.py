@@ -19,6 +19,7 @@ from tombola.methods.table import method
 from tombola.pruning import keep_top
 from tombola.pruning.schedules import kept
 from tombola.runs.cache import StageCache
+from tombola.runs.stages import Stage
 from tombola.training.model import Params
 from tombola.training.trainer import Problem
 
@@ -73,7 +74,7 @@ def whole_pipeline(optimizer, seed, one_vs_rest):
 
 def seen_by(p, name):
     """The pipeline that a method really runs on."""
-    return p.conditioned if method(name).conditioned else p
+    return p.with_context if method(name).conditioned else p
 
 
 def pipeline(optimizer="Adam", seed=0, name="rtl"):
@@ -160,7 +161,9 @@ def test_one_seed_gives_one_result(name, optimizer):
 def test_another_seed_gives_another_result(name, optimizer):
     sparsity, first = list(outcomes(name, optimizer).items())[-1]
     p = pipeline(optimizer, 1, name)
-    second, _ = p.train(f"{name}-{sparsity}", method(name).task, method(name).mask_set(p, sparsity))
+    second, _ = p.train(
+        Stage("train", name, sparsity=sparsity), method(name).task, method(name).mask_set(p, sparsity)
+    )
     assert not same_state(first.models[0], second)
 
 
@@ -223,7 +226,7 @@ def test_training_starts_with_every_tickets_own_private_state_of_the_rewind_poin
         return plain(problem, theta, *shared)
 
     monkeypatch.setattr(Problem, "gradient", spy)
-    p.train("spied", "own", masks, ticket)
+    p.train(Stage("train", "spied", sparsity=0.5), "own", masks, ticket)
     assert starts[0].keys() == early.tensors().keys()
     assert all(torch.equal(starts[0][n], t) for n, t in early.tensors().items())
     assert not torch.equal(starts[-1]["private.1"], early.private[1])
@@ -305,7 +308,7 @@ def test_same_mask_is_that_of_imp_for_every_ticket_trained_as_those_of_rtl(optim
     assert set(masks_of(found)) == set(NAMES)
     assert all(torch.equal(mask, single) for mask in masks_of(found).values())
     assert metric(found, "jaccard") == 1
-    again, _ = p.train(f"again-{sparsity}", method("rtl").task, found.tickets.masks)
+    again, _ = p.train(Stage("train", "again", sparsity=sparsity), method("rtl").task, found.tickets.masks)
     assert same_state(found.tickets, again)
 
 
@@ -496,7 +499,7 @@ TOLD = [name for name in METHODS if method(name).conditioned]
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_told_network_begins_with_the_same_bits_under_the_same_names(seed):
     p = new_pipeline(seed=seed)
-    plain, conditioned = (dict(q.f.write(q.theta0).state_dict()) for q in (p, p.conditioned))
+    plain, conditioned = (dict(q.f.write(q.theta0).state_dict()) for q in (p, p.with_context))
     assert conditioned.keys() - plain.keys() == {"0.context"}
     assert plain.keys() <= conditioned.keys()
     assert torch.equal(conditioned["0.weight"][:, :6], plain["0.weight"])
@@ -504,7 +507,7 @@ def test_a_told_network_begins_with_the_same_bits_under_the_same_names(seed):
 
 
 def test_what_a_told_network_has_more_depends_on_the_seed_alone():
-    theta0 = [new_pipeline(seed=seed).conditioned.theta0 for seed in (0, 0, 1)]
+    theta0 = [new_pipeline(seed=seed).with_context.theta0 for seed in (0, 0, 1)]
     assert torch.equal(theta0[0].weights_N, theta0[1].weights_N)
     assert torch.equal(theta0[0].shared_R, theta0[1].shared_R)
     assert not torch.equal(theta0[0].weights_N, theta0[2].weights_N)
@@ -561,9 +564,9 @@ def test_both_networks_of_one_journal_keep_their_stages_apart():
 
 def test_a_told_pipeline_keeps_its_stages_in_the_journal_that_is_opened_after_it():
     p = new_pipeline()
-    assert p.conditioned.cache is p.cache
+    assert p.with_context.cache is p.cache
     p.cache = StageCache()
-    assert p.conditioned.cache is p.cache
+    assert p.with_context.cache is p.cache
     run_method(p, "imp_context", 0.3)
     assert "search-told-single-0.3" in p.cache.results
 
@@ -602,7 +605,7 @@ def test_every_score_gives_exact_nested_masks_before_and_after_training(name, sc
         p = new_pipeline(score=score, T=T, schedule="fraction:0.5", floor=1)  # gamma takes whole channels
         first, second = (run_method(p, name, sparsity) for sparsity in SPARSITIES)
         for outcome, sparsity in ((first, 0.3), (second, 0.6)):
-            wanted = kept((p.conditioned if method(name).conditioned else p).f.scope.size, sparsity)
+            wanted = kept((p.with_context if method(name).conditioned else p).f.scope.size, sparsity)
             assert {int(mask.sum()) for mask in masks_of(outcome).values()} == {wanted}
         if name != "random_mask":
             larger = masks_of(first)

@@ -101,7 +101,7 @@ class Order:
             if changes := method(name).changes:
                 pipeline.under(name, changes)
         if any(method(name).conditioned for name in self.methods):
-            _ = pipeline.conditioned  # refused before the run notes down a method that it could never finish
+            _ = pipeline.with_context  # refused before the run notes down a method that it could never finish
         config: dict[str, Any] = {
             "experiment": self.experiment.name,
             "preset": self.preset,
