@@ -41,11 +41,12 @@ def pruned(names=NAMES, keeps=((400, 25, 500), (300, 12, 200), (9, 8, 12))):
 
 def watched(rounds, threshold=None):
     """What a monitor records, one that is resumed before each round."""
-    rows, history = [], []
+    rows, state = [], CollapseMonitor().state()
     for r, masks in enumerate(rounds):
-        monitor = CollapseMonitor(threshold, json.loads(json.dumps(history)))
+        monitor = CollapseMonitor(threshold)
+        monitor.restore(json.loads(json.dumps(state)))
         monitor.on_round_end(r, masks, lambda **row: rows.append(row))
-        history = monitor.history
+        state = monitor.state()
     return rows
 
 

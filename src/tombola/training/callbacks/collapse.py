@@ -17,20 +17,20 @@ FLOOR = 10  # weights that the smallest layer may not fall below: a choice, and 
 SIZE = 10 * FLOOR  # of a layer that this is asked of
 ALLOWANCE = 0.01  # a fall of specialisation in one round that says nothing
 
-Record = Mapping[str, Any]
+Row = Mapping[str, Any]
 
 
 @dataclass
 class CollapseMonitor:
-    """Records what the tickets are like after each round (``watch``), and the first alarm (``alarm``).
+    """Rows what the tickets are like after each round (``watch``), and the first alarm (``alarm``).
 
     Attributes:
         threshold: what `cusum` may not exceed; None: no such alarm.
-        history: what was recorded so far, in plain values; all that a resumed search needs.
+        history: what was measured so far, a row per round.
     """
 
     threshold: float | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list, init=False)
 
     def on_round_end(self, round: int, masks: MaskSet, record: Callable[..., None]) -> None:
         """Measure the masks after a round, counted from 0."""
@@ -39,6 +39,14 @@ class CollapseMonitor:
         alarm = first_alarm(self.history, self.threshold)
         if alarm is not None and alarm["round"] == round:
             record(event="alarm", **alarm)
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` goes on from, as JSON can hold it."""
+        return {"history": list(self.history)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from a state."""
+        self.history = list(state["history"])
 
 
 def _measured(masks: MaskSet) -> dict[str, Any]:
@@ -54,7 +62,7 @@ def _measured(masks: MaskSet) -> dict[str, Any]:
     return row
 
 
-def cusum(rows: Sequence[Record]) -> list[float]:
+def cusum(rows: Sequence[Row]) -> list[float]:
     """The one-sided CUSUM (Page, Biometrika 1954) of the fall of specialisation, ``1 − kappa``, per round.
 
     ``g_t = max(0, g_{t-1} + fall_t − ALLOWANCE)``; a round without kappa leaves it as it was.
@@ -70,7 +78,7 @@ def cusum(rows: Sequence[Record]) -> list[float]:
     return found
 
 
-def first_alarm(rows: Sequence[Record], threshold: float | None = None) -> dict[str, Any] | None:
+def first_alarm(rows: Sequence[Row], threshold: float | None = None) -> dict[str, Any] | None:
     """The first round that is an alarm, its density, and what fired; a function of the rows alone.
 
     >>> rows = [{"round": 0, "density": 0.5, "fewest": 40}, {"round": 1, "density": 0.4, "fewest": 9}]
@@ -85,7 +93,7 @@ def first_alarm(rows: Sequence[Record], threshold: float | None = None) -> dict[
     return None
 
 
-def alarms(records: Iterable[Record]) -> list[str]:
+def alarms(records: Iterable[Row]) -> list[str]:
     """The alarms that a run recorded, in words."""
     return [
         f"alarm for collapse in the search {row.get('method') or row.get('view', '')}: "
