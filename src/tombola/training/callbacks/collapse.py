@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 
 @dataclass
 class CollapseMonitor:
-    """Rows what the tickets are like after each round (``watch``), and the first alarm (``alarm``).
+    """Records what the tickets are like after each round (``watch``), and the first alarm (``alarm``).
 
     Attributes:
         threshold: what `cusum` may not exceed; None: no such alarm.
