@@ -12,11 +12,10 @@ from tombola import TicketModel, scope
 from tombola._utils.errors import RunError, UsageError
 from tombola.cli.main import main
 from tombola.lab.analysis.named import Named
-from tombola.lab.analysis.power import power
+from tombola.lab.analysis.semantics import power
 from tombola.lab.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
-from tombola.lab.report.alignments import states
 from tombola.lab.report.html import page
-from tombola.lab.report.meanings import groups, meaning
+from tombola.lab.report.semantics import groups, meaning, states
 from tombola.masks.maskset import MaskSet
 from tombola.settings import Settings
 
@@ -168,7 +167,7 @@ def test_known_groups(tmp_path):
     clusters, _ = groups(list(SUPERCLASSES))
     assert clusters["vehicles_1"] == "vehicles"
     assert clusters["non-insect_invertebrates"] == "reptiles and insects"  # three of its five classes
-    assert groups(["left", "right"]) is None
+    assert groups(["left", "right"]) == ({}, "")
     (tmp_path / "g.json").write_text(json.dumps({"left": 1, "right": 2}))
     assert groups(["left"], tmp_path / "g.json")[0] == {"left": "1", "right": "2"}
     with pytest.raises(UsageError, match="name to group"):

@@ -1,46 +1,33 @@
-"""The label-free alarm: CUSUM, survivors, drift, and whether it was right."""
+"""The alarm for collapse: what is recorded, when it fires, and what readers are told of it."""
 
-import math
+import json
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tombola._utils.errors import UsageError
-from tombola.lab.analysis.collapse import Alarm, drift, fewest_survivors, first_alarm, survivors
-from tombola.lab.analysis.cusum import ControlChart, cusum
-from tombola.lab.analysis.verdict import Trial, drop, evaluate, lowest_safe_density, stop_at
+from tombola._utils.errors import RunError
+from tombola.cli.collapse import collapse
+from tombola.cli.main import main
+from tombola.lab.report.collapsing import chapter
+from tombola.lab.report.findings import gather
+from tombola.lab.report.html import page
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
+from tombola.masks.similarity import kappa
+from tombola.runs.log import read_records
+from tombola.settings import Settings
+from tombola.training.callbacks.collapse import CollapseMonitor, alarms, cusum, first_alarm
 
-NAN = math.nan
-SCOPE = Layout(("a", "b", "c"), ((40,), (30,), (50,)))
-series = st.lists(st.floats(-10, 10), min_size=1, max_size=12)
-
-
-# -- CUSUM --------------------------------------------------------------------------------------------
-
-
-def test_the_cusum_by_hand_and_across_gaps():
-    assert cusum([1, NAN, 1, -5, 3], delta=0.5).tolist() == [0.5, 0.5, 1.0, 0.0, 2.5]
-    assert cusum([[1, 1], [-1, 2]], delta=1).tolist() == [[0, 0], [0, 1]]
+SCOPE = Layout(("a", "b", "c"), ((400,), (30,), (500,)))
+NAMES = ["w", "x", "y"]
 
 
-@settings(max_examples=50, deadline=None)
-@given(series, st.floats(0, 3))
-def test_the_cusum_is_never_negative_and_falls_with_delta(x, delta):
-    g = cusum(x, delta)
-    assert (g >= 0).all()
-    assert (cusum(x, delta + 1) <= g + 1e-9).all()
-
-
-# -- survivors, drift, alarm --------------------------------------------------------------------------
-
-
-def pruned(names, seed, keeps=((40, 25, 50), (30, 12, 20), (9, 8, 3))):
+def pruned(names=NAMES, keeps=((400, 25, 500), (300, 12, 200), (9, 8, 12))):
     """Masks of three rounds, each within the one before, with other counts for every ticket."""
-    g = torch.Generator().manual_seed(seed)
+    g = torch.Generator().manual_seed(0)
     scores = {name: torch.rand(SCOPE.size, generator=g) for name in names}
     rounds = []
     for r, keep in enumerate(keeps):
@@ -52,95 +39,171 @@ def pruned(names, seed, keeps=((40, 25, 50), (30, 12, 20), (9, 8, 3))):
     return rounds
 
 
-def test_the_smallest_layer_is_named_with_its_ticket():
-    masks = pruned(["w", "x", "y"], 0)[2]
-    assert fewest_survivors(masks) == (1, "x", "c")  # 3 − 2 · 1; y has 1 too, as the least
-    assert survivors([30, 10, 9], floor=10).fired == 2
-    assert survivors([30, 10, 9], floor=10).last_good == 1
+def watched(rounds, threshold=None):
+    """What a monitor records, one that is resumed before each round."""
+    rows, state = [], CollapseMonitor().state()
+    for r, masks in enumerate(rounds):
+        monitor = CollapseMonitor(threshold)
+        monitor.restore(json.loads(json.dumps(state)))
+        monitor.on_round_end(r, masks, lambda **row: rows.append(row))
+        state = monitor.state()
+    return rows
 
 
-def test_drift_by_hand():
-    quarter = torch.tensor([[0.0, math.log(3)]])  # probabilities 1/4 and 3/4
-    expected = 0.5 * math.log(4 / 3)
-    assert drift(torch.zeros(1, 2), quarter, "classes") == pytest.approx(expected)
-    assert drift(torch.zeros(1), quarter[:, 1], "binary") == pytest.approx(expected)
-    assert drift(torch.tensor([1.0, 2.0]), torch.tensor([0.0, 4.0]), "values") == 2.5
-    both = torch.cat([torch.zeros(1, 2), quarter]), torch.cat([quarter, quarter])
-    assert drift(*both, "classes") == pytest.approx(expected / 2)
+# -- the monitor ------------------------------------------------------------------------------------------
+
+
+def test_every_round_is_measured_and_the_smallest_layer_is_an_alarm_once():
+    rounds = pruned()
+    rounds.append(rounds[-1])
+    rows = watched(rounds)
+    assert [row["event"] for row in rows] == ["watch", "watch", "watch", "alarm", "watch"]
+    watch, alarm = rows[2], rows[3]
+    assert list(watch) == ["event", "round", "density", "fewest", "ticket", "layer", "kappa"]
+    assert (watch["round"], watch["fewest"], watch["ticket"], watch["layer"]) == (2, 5, "y", "a")  # 9 − 2 · 2
+    others = ~torch.eye(3, dtype=torch.bool)
+    assert watch["kappa"] == pytest.approx(float(kappa(rounds[2], rounds[2])[others].mean()), abs=1e-6)
+    density = rounds[2].density
+    assert alarm == {"event": "alarm", "round": 2, "density": density, "fired": ["smallest layer"]}
+    assert rows[0]["fewest"] == 400  # the layer of 30 is too small to be asked
+
+
+def test_a_resumed_monitor_records_what_one_that_goes_through_does():
+    rounds, rows, monitor = pruned(), [], CollapseMonitor(0.0)
+    for r, masks in enumerate(rounds):
+        monitor.on_round_end(r, masks, lambda **row: rows.append(row))
+    assert rows == watched(rounds, 0.0)
+
+
+def test_one_ticket_has_no_kappa_and_dense_masks_have_none_that_is_defined():
+    (row,) = watched([MaskSet.dense(SCOPE, ["all"])])
+    assert "kappa" not in row
+    (row,) = watched([MaskSet.dense(SCOPE, NAMES)])
+    assert row["kappa"] is None
+    (row,) = watched([MaskSet.dense(Layout(("b",), ((30,),)), ["all"])])
+    assert row == {"event": "watch", "round": 0, "density": 1.0}
+
+
+def course(*kappas):
+    return [{"round": r, "density": 0.8**r, "kappa": k} for r, k in enumerate(kappas)]
+
+
+def test_specialisation_is_an_alarm_above_a_threshold_that_the_user_gives():
+    rows = course(0.5, 0.5, 0.6, None, 0.75, 0.75)
+    assert cusum(rows) == pytest.approx([0, 0, 0.09, 0.09, 0.23, 0.22])
+    assert first_alarm(rows) is None
+    assert first_alarm(rows, 0.3) is None
+    assert first_alarm(rows, 0.1) == {"round": 4, "density": 0.8**4, "fired": ["specialisation"]}
+    both = [{**row, "fewest": 9 if row["round"] == 4 else 10} for row in rows]
+    assert first_alarm(both, 0.1)["fired"] == ["smallest layer", "specialisation"]
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from(["classes", "binary", "values"]), st.floats(0.01, 100))
-def test_drift_is_zero_for_equal_outputs_and_never_negative(seed, kind, scale):
-    g = torch.Generator().manual_seed(seed)
-    now, before = (scale * torch.randn(4, 3, generator=g) for _ in range(2))
-    assert drift(now, now, kind) == pytest.approx(0, abs=1e-12)
-    assert drift(now, before, kind) > 0
+@given(st.lists(st.none() | st.floats(0, 1), max_size=12), st.floats(0, 0.5))
+def test_the_cusum_is_never_negative_and_no_round_changes_those_before_it(kappas, threshold):
+    g = cusum(course(*kappas))
+    assert all(value >= 0 for value in g)
+    assert g[:5] == cusum(course(*kappas[:5]))
+    found = first_alarm(course(*kappas), threshold)
+    assert (found is None) == all(value <= threshold for value in g)
 
 
-def test_drift_refuses_what_it_cannot_compare():
-    with pytest.raises(UsageError, match="one shape"):
-        drift(torch.zeros(2, 3), torch.zeros(3, 3), "classes")
-    with pytest.raises(UsageError, match="one shape"):
-        drift(torch.zeros(0, 3), torch.zeros(0, 3), "classes")
-    with pytest.raises(UsageError, match="no kind of outputs 'class'; did you mean 'classes'"):
-        drift(torch.zeros(2, 3), torch.zeros(2, 3), "class")
+# -- records, the command, the page -----------------------------------------------------------------------
+
+REMOVED = [round(1 - 0.8**t, 4) for t in range(1, 16)]
 
 
-def test_the_first_alarm_counts_and_goes_back_to_the_earliest_good_round():
-    density = [0.8, 0.6, 0.4, 0.2]
-    slow, fast = ControlChart("slow", (0, 1, 2, 6), 5, 0), ControlChart("fast", (0, 0, 0, 6), 5, 0)
-    assert first_alarm(density, slow, fast) == Alarm(("slow", "fast"), 3, 0.2, 0, 0.8)
-    assert first_alarm(density, fast, survivors([90, 5, 4, 3])) == Alarm(("smallest layer",), 1, 0.6, 0, 0.8)
-    assert first_alarm(density, survivors([90, 80, 70, 60])) is None
-    assert first_alarm(density, survivors([1, 1, 1, 1])) == Alarm(("smallest layer",), 0, 0.8, None, None)
-    with pytest.raises(UsageError, match="4 densities"):
-        first_alarm(density, survivors([1, 1]))
+def write_run(path, seed=0, scores=(), jump=99, fewest=(), fired=None):
+    """A run whose search was watched: kappa rises steadily, and fast from round ``jump`` on."""
+    path.mkdir(parents=True)
+    plain = {**Settings().plain(), "sparsity": REMOVED}
+    config = {"experiment": None, "seed": seed, "settings": plain, "methods": ["rtl"]}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    stage, records = {"stage": "search-own-0.9"}, []
+    for r, removed in enumerate(REMOVED):
+        row = {"event": "watch", "round": r, "density": 1 - removed, **stage, "ticket": "a", "layer": "w"}
+        row |= {"kappa": 0.4 + 0.005 * r + 0.05 * max(r - jump + 1, 0), "fewest": [*fewest, *[100] * 15][r]}
+        records += [row, {**row, "stage": "search-twin-0.9", "fewest": 0}]
+    for removed, score in zip(REMOVED, scores, strict=False):
+        row = {"event": "metric", "method": "rtl", "sparsity": removed, "metric": "balanced_accuracy"}
+        records.append({**row, "reading": "like_for_like", "value": score})
+        records.append({**row, "reading": "paper", "value": removed})
+    if fired:
+        records.append(
+            {"event": "alarm", **stage, "round": 8, "density": 0.1, "fired": fired, "last_good": 7}
+        )
+    (path / "records.jsonl").write_text("".join(json.dumps(row) + "\n" for row in records))
+    return path
 
 
-# -- the verdict --------------------------------------------------------------------------------------
-
-DENSITY = (0.8, 0.6, 0.4, 0.2, 0.1)
-FALLS = (0.90, 0.91, 0.90, 0.88, 0.70)  # more than two points below the best at round 3
-HOLDS = (0.90, 0.91, 0.90, 0.90, 0.89)
+def falling(at, by=0.05):
+    return [0.9 - by * (t >= at) for t in range(15)]
 
 
-def test_a_drop_is_more_than_so_many_points_below_the_best_before():
-    assert drop(FALLS) == 3
-    assert drop(FALLS, 0.05) == 4
-    assert drop(HOLDS) is None
-    assert drop([0.5, 0.9, 0.9]) is None
+@pytest.fixture
+def three(tmp_path):
+    """Drops in rounds 10, 12 and never; kappa jumps in round 8, the smallest layer falls in round 11."""
+    write_run(tmp_path / "g" / "seed0", 0, falling(10), jump=8)
+    write_run(tmp_path / "g" / "seed1", 1, falling(12), fewest=[100] * 11 + [9] * 4)
+    write_run(tmp_path / "g" / "seed2", 2, falling(12, by=0.02))
+    return tmp_path / "g"
 
 
-def test_every_outcome_of_an_alarm_is_counted():
-    trials = [Trial(DENSITY, FALLS, alarm) for alarm in (1, 3, 4, None)]
-    trials += [Trial(DENSITY, HOLDS, alarm) for alarm in (2, None, None)]
-    found = evaluate(trials)
-    assert (found.runs, found.drops, found.in_time, found.late, found.missed, found.false) == (
-        7,
-        4,
-        2,
-        1,
-        1,
-        1,
-    )
-    assert found.lead == pytest.approx((2 + 0 - 1) / 3)
-    assert found.false_rate == pytest.approx(1 / 3)
-    assert evaluate(trials[:1]).false_rate is None
-    assert evaluate([]).lead is None
+def test_alarms_and_drops_by_hand(three, tmp_path, capsys):
+    out = tmp_path / "collapse.md"
+    out.write_text("# C\n\n<!-- tables: g -->\n<!-- end of tables: g -->\nwords\n")
+    collapse(three, threshold=0.1, write=out, json=True)
+    runs = json.loads(capsys.readouterr().out)
+    assert [run["drop"] for run in runs] == [REMOVED[10], REMOVED[12], None]
+    assert [run["alarm"] for run in runs] == [
+        REMOVED[10],
+        REMOVED[11],
+        None,
+    ]  # .045 a round above .1: the third
+    assert [run["fired"] for run in runs] == [["specialisation"], ["smallest layer"], []]
+    assert runs[0]["cusum"] == pytest.approx(7 * 0.045)
+    assert runs == json.loads(out.with_suffix(".json").read_text())
+    text = out.read_text()
+    assert text.endswith("<!-- end of tables: g -->\nwords\n")
+    assert f"| seed 1 | {REMOVED[12]:.1%} | {REMOVED[11]:.1%} | smallest layer | 0.000 |" in text
+    assert "| seed 2 | never | never |  | 0.000 |" in text
+    collapse(three, points=1, json=True)
+    runs = json.loads(capsys.readouterr().out)
+    assert [run["alarm"] for run in runs] == [None, REMOVED[11], None]
+    assert runs[2]["drop"] == REMOVED[12]
 
 
-def test_the_lowest_safe_density_is_where_no_run_had_dropped():
-    trials = [Trial(DENSITY, FALLS, 2), Trial(DENSITY, HOLDS, None)]
-    assert lowest_safe_density(trials) == 0.4
-    assert lowest_safe_density(trials[1:]) == 0.1
-    assert stop_at(DENSITY, 0.05) is None
-    assert stop_at(DENSITY, 0.4) == DENSITY.index(0.4)
+def test_what_cannot_be_judged_is_refused(three, tmp_path):
+    for arguments in (["collapse"], ["collapse", str(three), "--points", "0"]):
+        with pytest.raises(SystemExit) as error:
+            main(arguments)
+        assert error.value.code == 2
+    unwatched = forget(write_run(tmp_path / "old"))
+    with pytest.raises(RunError, match="watched in none"):
+        collapse(unwatched)
 
 
-def test_a_trial_that_does_not_fit_is_refused():
-    for density, score, alarm in [(DENSITY, HOLDS[:2], None), (DENSITY, HOLDS, 5), ((), (), None)]:
-        with pytest.raises(UsageError, match="every round"):
-            Trial(density, score, alarm)
-    with pytest.raises(UsageError, match="other runs"):
-        lowest_safe_density([])
+def forget(run):
+    kept = [line for line in (run / "records.jsonl").read_text().splitlines(True) if "watch" not in line]
+    (run / "records.jsonl").write_text("".join(kept))
+    return run
+
+
+def test_an_alarm_in_words_and_on_the_page(tmp_path):
+    run = write_run(tmp_path / "run", fired=["likeness", "drift"])  # an older run's
+    words = "alarm for collapse in the search own: likeness and drift, in round 9, at 90.0% removed"
+    assert alarms(read_records(run)) == [words]
+    text = page([run])
+    assert "Has pruning gone too far?" in text
+    assert f"seed 0: {words}." in text
+    assert "Likeness and the smallest layer, round by round" in text
+
+
+def test_a_page_without_an_alarm_says_so_and_old_runs_have_no_chapter(tmp_path):
+    run = write_run(tmp_path / "run")
+    _, said, table = chapter(gather(("g", ""), [run]))
+    assert said.lines == ["No alarm in 1 watched run."]
+    assert table.table.body[0] == ["seed 0", "20.0%", ".400", "100"]
+    assert len(table.table.body) == 15
+    assert chapter(gather(("g", ""), [forget(run)])) == []
+    assert "Has pruning gone too far?" not in page([run])

@@ -1,59 +1,45 @@
-"""`tombola collapse`: was the alarm right?"""
+"""`tombola collapse`: does the alarm fire before scores drop?"""
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import RunError, UsageError
 from tombola.cli.options import Flag
 from tombola.cli.terminal import runs_of, show
-from tombola.lab.analysis.collapse import FALSE_ALARMS, stated_rate
 from tombola.lab.report.page import place_of, put_tables
-from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Table
-from tombola.lab.report.trials import (
-    METHOD,
-    METRIC,
-    READING,
-    gather,
-    judge,
-    plain,
-    runs_table,
-    verdicts_table,
-)
+from tombola.lab.report.rows import Row, names_of
+from tombola.lab.report.tables import LIKE, Table, heading
+from tombola.runs.log import read_config, read_records
+from tombola.training.callbacks.collapse import cusum, first_alarm
 
 
 def collapse(
     *paths: Path,
-    metric: str = METRIC,
-    reading: str = READING,
-    method: str = METHOD,
+    metric: str = "balanced_accuracy",
+    method: str = "rtl",
     points: float = 2.0,
-    false_alarms: float = FALSE_ALARMS,
+    threshold: float | None = None,
     write: Path | None = None,
     json: Flag = False,
 ) -> None:
-    """Judge the alarm for collapse: does it fire before the score drops, and better than a fixed density?
+    """Say when the alarm for collapse fires in the search of the tickets, and when their score drops.
 
-    It takes runs whose search went far and was judged often, of several seeds:
-    tombola run digits --method rtl --seed 0 1 2 --sparsity 0.2 0.36 ... 0.99 --set stop=warn
-
-    Example: tombola collapse runs/digits-quick --write docs/results/collapse.md
+    Example: tombola collapse runs/digits-quick --threshold 0.05
 
     Parameters
     ----------
     paths: Path
         Run directories, or folders that hold some.
     metric: str
-        The labelled score.
-    reading: str
-        Its reading: like_for_like, paper, or empty where there is one.
+        The labelled score, read like for like.
     method: str
         Whose score.
     points: float
-        What counts as a drop, in hundredths, below the best score of the rounds before.
-    false_alarms: float
-        The stated false-alarm rate of the alarms.
+        What counts as a drop, in hundredths, below the best score of the sparsities before.
+    threshold: float
+        Of the CUSUM of the fall of specialisation (1 less kappa); without it only the smallest layer alarms.
     write: Path
         A Markdown page to put the tables into, with a JSON twin; every experiment has marks of its own.
     json: bool
@@ -61,18 +47,49 @@ def collapse(
     """
     if not points > 0:
         raise UsageError(f"--points is what counts as a drop, more than 0: got {points:g}")
-    stated_rate(f"warn:{false_alarms}")
-    rows: list[Row] = []
-    tables: list[Table] = []
-    for head, runs in gather(runs_of(paths, "collapse"), metric, reading, method).items():
-        made = judge(runs, points / 100, false_alarms)
-        words = metric.replace("_", " ") + (f", {reading.replace('_', ' ')}" if reading else "")
-        mine = [
-            verdicts_table(head, made, words, points / 100),
-            runs_table(head, runs, points / 100, false_alarms),
-        ]
-        judged = plain(head, made, metric, points / 100)
+    found: dict[tuple[str, str], list[Row]] = {}
+    for path in runs_of(paths, "collapse"):
+        if (run := _run(path, metric, method, points / 100, threshold)) is not None:
+            found.setdefault((run["experiment"], run["preset"]), []).append(run)
+    if not found:
+        raise RunError("the search of the tickets was watched in none of these runs")
+    title = f"Share removed where {metric.replace('_', ' ')} drops by {points:g} points, and at the alarm"
+    header, tables = ["run", "drop", "alarm", "fired", "largest CUSUM"], []
+    for head, runs in found.items():
+        body = []
+        for run in runs:
+            shares = ["never" if run[at] is None else f"{run[at]:.1%}" for at in ("drop", "alarm")]
+            body.append([run["run"], *shares, " and ".join(run["fired"]), f"{run['cusum']:.3f}"])
+        tables.append(Table(title, header, body, heading(head)))
         if write is not None:
-            put_tables(write, place_of(head), judged, mine)
-        rows, tables = rows + judged, tables + mine
-    show(tables, rows, json)
+            put_tables(write, place_of(head), runs, tables[-1:])
+    show(tables, [run for runs in found.values() for run in runs], json)
+
+
+def _run(path: Path, metric: str, method: str, points: float, threshold: float | None) -> Row | None:
+    """What the records of a run say; None where its search was not watched."""
+    config, rounds, scores = read_config(path), {}, {}
+    for row in read_records(path):
+        asked = (metric, method) == (row.get("metric"), row.get("method")) and not row.get("ticket")
+        own = row.get("view") == "own" and not row.get("method") and not row.get("conditioned")
+        if row["event"] == "watch" and own:
+            rounds[row["round"]] = row
+        elif row["event"] == "metric" and asked and row.get("reading") in (None, LIKE):
+            scores[row["sparsity"]] = row["value"]
+    if not rounds:
+        return None
+    history, judged = [rounds[r] for r in sorted(rounds)], sorted(scores)
+    best = itertools.accumulate((scores[s] for s in judged), max)
+    after = zip(judged[1:], best, strict=False)
+    drop = next((s for s, before in after if scores[s] < before - points - 1e-8), None)  # but for rounding
+    alarm = first_alarm(history, threshold)
+    experiment, preset = names_of(path, config)
+    return {
+        "experiment": experiment,
+        "preset": preset,
+        "run": f"{config.get('item', '')} seed {config['seed']}".strip(),
+        "drop": drop,
+        "alarm": round(1 - alarm["density"], 6) if alarm else None,
+        "fired": alarm["fired"] if alarm else [],
+        "cusum": max(cusum(history)),
+    }

@@ -11,7 +11,6 @@ from tombola._utils.device import parse
 from tombola._utils.errors import RunError, UsageError
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
-from tombola.lab.analysis.alarmed import alarms
 from tombola.lab.experiments import Experiment, Finished, experiment
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import is_done, repair, run_method, sparsities_of
@@ -21,6 +20,7 @@ from tombola.runs.directory import OnProgress, OnRecord, Run
 from tombola.runs.lock import begun_on
 from tombola.runs.log import read_config, read_records
 from tombola.settings import Settings
+from tombola.training.callbacks.collapse import alarms
 from tombola.training.parallel import Parallel
 
 Draw = Callable[[Sequence[Finished], Path], list[Path]]
@@ -132,7 +132,7 @@ class Order:
                         f"{samples['samples_train']:,.0f} in training"
                     )
             yield _budgets(path)
-            yield from (alarmed.words for alarmed in alarms(read_records(path)))
+            yield from alarms(read_records(path))
 
 
 def _budgets(path: Path) -> str:

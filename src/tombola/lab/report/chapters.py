@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tombola.lab.experiments import EXPERIMENTS
-from tombola.lab.report import answering, certain, collapsing, meaningful
+from tombola.lab.report import answering, certain, collapsing, semantics
 from tombola.lab.report.again import commands, runs_table, settings_table
 from tombola.lab.report.answer import answer
 from tombola.lab.report.blocks import Block, Chapter, Commands, Gallery, Section, Tabled, Words
@@ -34,7 +34,7 @@ def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
             Chapter("How alike the tickets are", [*likeness(found), *titled(named, SIMILAR)]),
         ]
     chapters.append(Chapter("Has pruning gone too far?", collapsing.chapter(found)))
-    chapters.append(Chapter("Do tickets of related subsets look alike?", meaningful.chapter(found)))
+    chapters.append(Chapter("Do tickets of related subsets look alike?", semantics.chapter(found)))
     chapters.append(Chapter("Who answers where no context is given?", answering.chapter(found)))
     chapters.append(Chapter("What are the probabilities worth?", certain.chapter(found)))
     chapters.append(Chapter("The course of training", course(found)))

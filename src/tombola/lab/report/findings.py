@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from tombola._utils.errors import TicketFileError
-from tombola.lab.analysis.alarmed import Alarmed, alarms
 from tombola.lab.report.inspect import describe
 from tombola.lab.report.rows import Unit, interval
 from tombola.methods.table import METHODS, dense
 from tombola.runs.log import full_settings, read_config, read_environment, read_records
+from tombola.training.callbacks.collapse import alarms
 
 Arm = tuple[str, float]  # of an experiment: method, sparsity
 Key = tuple[str, float, str, str, str]  # method, sparsity, reading, metric, ticket; "" where there is none
@@ -81,7 +81,7 @@ class Findings:
         rounds: loss at the end of each round of the subject's search, by ticket.
         likenesses: by kind of similarity and depth of the layers, the densest state first.
         layers: share of weights kept, by sparsity, ticket and layer.
-        alarms: of each run, the alarms for collapse.
+        alarms: of each run, the alarms for collapse in words.
         watched: what the search of the tickets of each run measured after each round.
         described: the run whose ticket files those come from.
         notes: what could not be read.
@@ -94,7 +94,7 @@ class Findings:
     rounds: dict[str, Curve] = field(default_factory=dict)
     likenesses: dict[tuple[str, str], list[Likeness]] = field(default_factory=dict)
     layers: dict[float, dict[str, dict[str, float]]] = field(default_factory=dict)
-    alarms: dict[Unit, list[Alarmed]] = field(default_factory=dict)
+    alarms: dict[Unit, list[str]] = field(default_factory=dict)
     watched: dict[Unit, list[dict[str, Any]]] = field(default_factory=dict)
     described: Ran | None = None
     notes: list[str] = field(default_factory=list)
@@ -168,15 +168,13 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
                 mine.append(record)
             elif event == "watch" and _search(stage) == "own":
                 found.watched.setdefault(unit, []).append(record)
-            elif event in ("alarm", "stopped"):
+            elif event == "alarm":
                 raised.append(record)
         found.courses = {**{k: dict(v) for k, v in losses.items()}, **found.courses}
         found.rounds = found.rounds or dict(rounds)
         states = states or mine
         found.alarms[unit] = [*found.alarms.get(unit, []), *alarms(raised)]
-        beyond = {s for alarm in found.alarms[unit] if alarm.search == "own" for s in alarm.not_reached}
-        wanted = [(m, s) for m, s in expected(config) if not (s in beyond and METHODS[m].task != "single")]
-        missing = tuple(outcome for outcome in wanted if outcome not in done)
+        missing = tuple(outcome for outcome in expected(config) if outcome not in done)
         found.runs.append(Ran(path, config, read_environment(path), missing))
     _read_tickets(found)
     if states:

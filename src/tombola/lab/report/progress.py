@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tombola.lab.analysis.alarmed import alarms
 from tombola.lab.report.findings import expected
 from tombola.lab.report.moment import Moment, clock
 from tombola.lab.report.pace import Todo, seconds_left
-from tombola.methods.table import METHODS
 from tombola.runs.log import read_config, read_records, read_timings
+from tombola.training.callbacks.collapse import alarms
 
 
 @dataclass(frozen=True)
@@ -53,17 +52,14 @@ def status(path: Path) -> Status:
     config = read_config(path)
     rows = list(read_records(path)) if (path / "records.jsonl").exists() else []
     judged = {(row["method"], row["sparsity"]) for row in rows if row["event"] == "metric"}
-    raised = alarms(rows)
-    beyond = {s for alarm in raised if alarm.search == "own" for s in alarm.not_reached}
-    wanted = [(m, s) for m, s in expected(config) if s not in beyond or METHODS[m].task == "single"]
+    wanted = expected(config)
     missing = [outcome for outcome in wanted if outcome not in judged]
     state = "finished" if wanted and not missing else "running" if _held(path) else "stopped"
     left = seconds_left([Todo(missing, read_timings(path))])
     now = Moment()
     for row in rows:
         now = now.after(row.get("stage", ""), row)
-    words = tuple(alarm.words for alarm in raised)
-    return Status(state, len(wanted) - len(missing), len(wanted), now, left, words)
+    return Status(state, len(wanted) - len(missing), len(wanted), now, left, tuple(alarms(rows)))
 
 
 def _held(path: Path) -> bool:

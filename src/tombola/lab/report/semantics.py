@@ -1,0 +1,339 @@
+"""Do tickets of related classes look alike? Runs against the meaning of their tickets' names.
+
+Similarity comes from the records of a search (every round), and from ticket files where a run is older than
+these. The matrices of several seeds are averaged before they are compared: one test, not one per seed.
+
+Shape letters: K tickets.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tombola._utils.errors import RunError, TicketFileError, UsageError, unknown
+from tombola.data.partition.texts import sentence_encoder
+from tombola.lab.analysis.named import Measure, Named, path_similarity
+from tombola.lab.analysis.semantics import Alignment, agreement, align, by_depth
+from tombola.lab.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
+from tombola.lab.report.blocks import Block, Figures, Tabled, Words
+from tombola.lab.report.figures import Axis, Figure, Series, Style, percent, xy
+from tombola.lab.report.findings import Findings
+from tombola.lab.report.heatmap import heat
+from tombola.lab.report.inspect import masks_of
+from tombola.lab.report.kept import contents
+from tombola.lab.report.rows import Row, names_of
+from tombola.lab.report.tables import Table, share
+from tombola.masks.similarity import DEPTHS
+from tombola.runs.log import read_config, read_records
+
+# Whose masks: the tickets, and the controls in which alignment should survive (twin) or vanish.
+SOURCES = {
+    "own": ("rtl", "the tickets"),
+    "twin": ("twin", "twins"),  # the same subsets, another data order
+    "shuffled": ("shuffled_partition", "a shuffled partition"),
+    "theta0": ("theta0_magnitude", "masks from |theta0|"),
+}
+AFTERWARDS = ("steps", "form", "shares", "statistics")  # settings of the training, which no mask depends on
+_LAYERS = ("all", *DEPTHS)
+_CIFAR10 = {"vehicle": "airplane automobile ship truck", "animal": "bird cat deer dog frog horse"}
+
+
+# -- masks ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Masks of one source at one density and depth: mean similarity over seeds."""
+
+    source: str
+    depth: str
+    removed: float
+    round: int | None
+    similarity: Named
+    seeds: int
+
+    @property
+    def mean(self) -> float:
+        """Over pairs."""
+        return float(np.nanmean(self.similarity.pairs()))
+
+    def row(self, found: Alignment) -> Row:
+        """Its alignment with the meaning of names, for machines."""
+        low, high = found.ci95
+        numbers = {"rho": found.rho, "p": found.p, "names": found.names, "pairs": found.pairs}
+        numbers |= {"low": low, "high": high, "mean": self.mean}
+        where = {name: getattr(self, name) for name in ("source", "depth", "removed", "round", "seeds")}
+        return where | {name: None if math.isnan(value) else value for name, value in numbers.items()}
+
+
+def states(
+    paths: Sequence[Path], measure: Measure = "kappa", unread: list[str] | None = None
+) -> dict[tuple[str, str], list[Snapshot]]:
+    """What runs hold, by experiment and preset; sources in the order of `SOURCES`, the densest state first.
+
+    Runs that differ in how masks were trained after the search are of one kind.
+
+    Args:
+        paths: run directories.
+        measure: ``kappa`` or ``jaccard``.
+        unread: gets why ticket files could not be read.
+
+    Raises:
+        RunError: no run holds tickets that could be compared.
+    """
+    groups: dict[tuple[str, str], dict[tuple, dict[Path, Named]]] = defaultdict(lambda: defaultdict(dict))
+    for path in paths:
+        config = read_config(path)
+        kept = {k: value for k, value in (config.get("settings") or {}).items() if k not in AFTERWARDS}
+        head, found = names_of(path, {**config, "settings": kept}), _recorded(path, measure)
+        for key, similarity in (found | _filed(path, measure, {k[0] for k in found}, unread)).items():
+            groups[head][key][path] = similarity
+    made = {head: each for head, found in groups.items() if (each := _averaged(found))}
+    if not made:
+        raise RunError(
+            "no run here holds three tickets or more: semantics compares pairs of them by their names"
+        )
+    return made
+
+
+def _recorded(path: Path, measure: str) -> dict[tuple, Named]:
+    names: dict[str, None] = {}  # tickets of the search on the own subsets, in its order
+    rows = []
+    for row in read_records(path):
+        if row.get("phase") == "search" and not {"method", "conditioned"} & row.keys():
+            if row["event"] == "prune" and row["view"] == "own":
+                names[row["ticket"]] = None
+            elif row["event"] == "similarity" and row["kind"] == measure and row["view"] in SOURCES:
+                rows.append(row)
+    return {
+        (row["view"], row.get("depth", "all"), round(1 - row["density"], 4), row["round"]): Named.of(
+            list(names), np.array(row["matrix"], dtype=float)
+        )
+        for row in rows
+        if len(row["matrix"]) == len(names) >= 3
+    }
+
+
+def _filed(path: Path, measure: Measure, known: set[str], unread: list[str] | None) -> dict[tuple, Named]:
+    """From ticket files, of the sources that the records say nothing of."""
+    found: dict[tuple, Named] = {}
+    for source, (method, _) in SOURCES.items():
+        for file in sorted((path / "tickets").glob(f"{method}-*.tickets")) if source not in known else ():
+            try:
+                masks = masks_of(file)
+            except TicketFileError as error:
+                if unread is not None:
+                    unread.append(str(error))
+                continue
+            parts = by_depth(masks, measure) if len(masks) >= 3 else {}
+            removed = round(1 - masks.density, 4)
+            found |= {(source, depth, removed, None): part for depth, part in parts.items()}
+    return found
+
+
+def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[Snapshot]:
+    """Means over seeds; runs whose tickets have other names are left out of a mean with the first."""
+    rounds = {key[:3]: key[3] for key in found if key[3] is not None}
+    states: dict[tuple, dict[Path, Named]] = defaultdict(dict)
+    for (*state, number), by_path in found.items():  # a ticket file does not know its round
+        states[*state, rounds.get(tuple(state)) if number is None else number] |= by_path
+    made = []
+    for (source, depth, removed, number), by_path in states.items():
+        first = next(iter(by_path.values()))
+        same = [each for each in by_path.values() if each.names == first.names]
+        values = np.mean([each.values_KK for each in same], axis=0)
+        made.append(Snapshot(source, depth, removed, number, Named(first.names, values), len(same)))
+    order = list(SOURCES)
+    return sorted(made, key=lambda s: (order.index(s.source), _LAYERS.index(s.depth), s.removed))
+
+
+def aligned(states: Sequence[Snapshot], meaning: Named, permutations: int = 9999) -> list[Row]:
+    """The alignment of every state, a row each.
+
+    Raises:
+        UsageError: tickets whose names have no meaning.
+    """
+    return [state.row(align(state.similarity, meaning, permutations)) for state in states]
+
+
+def grouped(states: Sequence[Snapshot], known: Path | None) -> list[Row]:
+    """Clusters of tickets against known groups (`groups`), over all layers and in the deep third."""
+    of_names, what = groups(states[0].similarity.names, known)
+    rows: list[Row] = []
+    for state in states if of_names else ():
+        if state.depth in ("all", "deep") and state.source != "theta0":  # one mask has no clusters
+            try:
+                found = agreement(state.similarity, of_names, permutations=199)
+            except UsageError:  # no kappa between some of them
+                continue
+            row = {"source": state.source, "depth": state.depth, "removed": state.removed, "what": what}
+            rows.append(row | {"ami": found.ami, "chance95": found.chance95, "p": found.p})
+    return rows
+
+
+# -- names ------------------------------------------------------------------------------------------------
+
+
+def meaning(names: Sequence[str], source: str = "wordnet") -> tuple[Named, str]:
+    """Similarity of the names of tickets, and what it is in words.
+
+    Superclasses and clusters of CIFAR-100 mean what their classes mean: the mean over pairs of these.
+
+    Args:
+        names: of the tickets.
+        source: a CSV table of similarities, an NPY file of vectors ``[K, D]`` in the order of the tickets (or
+            of the 100 class names of CIFAR-100 in the order of their labels), ``wordnet`` (the extra
+            ``tombola[semantics]``, first noun senses) or ``text`` (the extra ``tombola[text]``).
+
+    Raises:
+        UsageError: no such file, names without a meaning, or an extra that is missing.
+    """
+    members = {name: [name] for name in names}
+    for known in (SUPERCLASSES, CLUSTERS):  # the classes behind each ticket
+        if set(names) <= set(known):
+            members = {name: known[name].split() for name in names}
+    leaves = list(dict.fromkeys(leaf for group in members.values() for leaf in group))
+    file, what = Path(source), "the cosine of name embeddings"
+    if file.suffix == ".csv":
+        found, what = Named.read(file), "the similarity of names in a table"
+    elif file.suffix == ".npy":
+        found = _vectors(file, names)
+    elif source == "wordnet":
+        found = path_similarity(leaves)
+    elif source == "text":
+        found = Named.of_vectors(leaves, sentence_encoder()([name.replace("_", " ") for name in leaves]))
+    else:
+        raise UsageError(unknown("meaning of names", source, ["wordnet", "text", "FILE.csv", "FILE.npy"]))
+    if "wordnet" in source:
+        what = "WordNet path similarity of names"
+    if set(names) <= set(found.names):
+        return found.select(names), what
+    return found.merged(members), what
+
+
+def _vectors(file: Path, names: Sequence[str]) -> Named:
+    try:
+        vectors = np.load(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the vectors {file} cannot be read: {error}") from None
+    for each in (names, NAMES):
+        if vectors.ndim == 2 and len(vectors) == len(each):
+            return Named.of_vectors(each, vectors)
+    raise UsageError(
+        f"{file} holds an array of shape {vectors.shape}: one vector for each of {len(names)} tickets is "
+        f"needed, or for each of the {len(NAMES)} classes of CIFAR-100"
+    )
+
+
+def groups(names: Sequence[str], source: Path | None = None) -> tuple[dict[str, str], str]:
+    """The known group of every ticket and what the groups are; none where none are known.
+
+    Args:
+        names: of the tickets.
+        source: a JSON file, name to group. Without it: the superclasses of the classes of CIFAR-100, the
+            clusters of its superclasses, and animals and vehicles of CIFAR-10.
+
+    Raises:
+        UsageError: a file that is no such mapping.
+    """
+    if source is not None:
+        try:
+            found = json.loads(source.read_text())
+            return {str(name): str(group) for name, group in found.items()}, "the given groups"
+        except (OSError, ValueError, AttributeError) as error:
+            raise UsageError(f"{source} is no JSON object of name to group: {error}") from None
+    parts = ((SUPERCLASSES, "the superclasses of CIFAR-100"), (_CIFAR10, "animals and vehicles"))
+    for known, what in parts:
+        of = {name: group for group, members in known.items() for name in members.split()}
+        if set(names) <= set(of):
+            return {name: of[name] for name in names}, what
+    if set(names) <= set(SUPERCLASSES):
+        return {name: _cluster_of(name) for name in names}, "the eight clusters (ours, see cifar100)"
+    return {}, ""
+
+
+def _cluster_of(superclass: str) -> str:
+    """The cluster that most classes of a superclass are in."""
+    mine = set(SUPERCLASSES[superclass].split())
+    return max(CLUSTERS, key=lambda cluster: len(mine & set(CLUSTERS[cluster].split())))
+
+
+# -- tables and the chapter -------------------------------------------------------------------------------
+
+
+def table(rows: Sequence[Row], title: str, of: str = "") -> Table:
+    """A row per source, depth and density, under a heading."""
+    body = []
+    for row in rows:
+        numbers = ["", "", ""]
+        if row["rho"] is not None:
+            interval = f"{row['low']:+.2f} to {row['high']:+.2f}"
+            numbers = [f"{row['rho']:+.2f}", interval, f"{row['p']:.4f}"]
+        body.append([*_head(row), str(row["seeds"]), share(row["mean"]), *numbers])
+    header = ["masks", "layers", "removed", "seeds", "mean similarity", "rho", "95%", "p"]
+    return Table(title, header, body, of)
+
+
+def group_tables(rows: Sequence[Row], of: str = "") -> list[Table]:
+    """One table of `grouped`, none without rows."""
+    numbers = [[f"{row['ami']:+.2f}", f"{row['chance95']:+.2f}", f"{row['p']:.3f}"] for row in rows]
+    body = [[*_head(row), *cells] for row, cells in zip(rows, numbers, strict=True)]
+    header = ["masks", "layers", "removed", "AMI", "95% of chance", "p"]
+    return [Table(f"Clusters of tickets against {rows[0]['what']}", header, body, of)] if rows else []
+
+
+def _head(row: Row) -> list[str]:
+    return [SOURCES[row["source"]][1], row["depth"], f"{row['removed']:.1%}"]
+
+
+def chapter(found: Findings) -> list[Block]:
+    """What `tombola semantics` kept beside these runs, if it did."""
+    for content in contents(found, "semantics.json"):
+        if isinstance(content, dict) and (content.get("experiment"), content.get("preset")) == found.head:
+            return _kept(content)
+    return []
+
+
+def _kept(content: dict[str, Any]) -> list[Block]:
+    rows = [row for row in content["rows"] if row["rho"] is not None]
+    if not rows:
+        return [Words(["No rank correlation is defined: all pairs are equally alike."], missing=True)]
+    matrix = np.array(content["names"]["matrix"], dtype=float)
+    np.fill_diagonal(matrix, math.nan)
+    tickets, limits = content["names"]["tickets"], (float(np.nanmin(matrix)), float(np.nanmax(matrix)))
+    names = heat(content["what"], tickets, tickets, matrix.tolist(), limits, share)
+    made = [table(rows, "Masks against names, all states"), *group_tables(content["groups"])]
+    return [Words(_words(content, rows)), Figures([_curves(rows), names]), *map(Tabled, made)]
+
+
+def _words(content: dict[str, Any], rows: Sequence[Row]) -> list[str]:
+    own = [row for row in rows if row["source"] == "own"]
+    small = sum(row["p"] <= 0.05 for row in own)
+    chances = ", ".join(f"{share:.0%} at {rho}" for rho, share in content["power"].items())
+    return [
+        f"Spearman's rank correlation between the similarity of masks ({content['measure']}) and "
+        f"{content['what']}, over {rows[0]['pairs']} pairs of {rows[0]['names']} names. p is that of a "
+        f"permutation of the names (Mantel); of {len(own)} tests on the tickets {small} are at 0.05 or "
+        "below, uncorrected: some are by chance.",
+        f"What a test of this size finds, by the true correlation: {chances}.",
+        "Twins should show the same, a shuffled partition nothing.",
+    ]
+
+
+def _curves(rows: Sequence[Row]) -> Figure:
+    series, controls = [], [(source, "all") for source in SOURCES if source != "own"]
+    for i, (source, depth) in enumerate([*(("own", depth) for depth in _LAYERS), *controls]):
+        mine = [row for row in rows if (row["source"], row["depth"]) == (source, depth)]
+        points = [(row["removed"], row["rho"], None) for row in mine]
+        name = f"{SOURCES[source][1]}, {depth} layers"
+        series.append(Series(name, Style(i, hollow=source != "own"), points, marked=len(points) <= 30))
+    x, y = Axis("share of weights removed", percent), Axis("Spearman's rho", lambda v: f"{v:+.2f}")
+    return xy("Masks against names", [each for each in series if each.points], x, y)
