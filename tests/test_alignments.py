@@ -13,7 +13,7 @@ from tombola._utils.errors import RunError, UsageError
 from tombola.cli.main import main
 from tombola.lab.analysis.named import Named
 from tombola.lab.analysis.power import power
-from tombola.lab.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
+from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
 from tombola.lab.report.alignments import states
 from tombola.lab.report.html import page
 from tombola.lab.report.meanings import groups, meaning

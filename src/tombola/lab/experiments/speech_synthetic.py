@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from tombola.lab.audio.files import RATE
-from tombola.lab.experiments.speech_clips import Clip, to_int16
+from tombola.lab.audio import RATE
+from tombola.lab.experiments.speech_data import Clip, to_int16
 
 Waves = NDArray[np.float64]
 VOICES = {"train": 24, "test": 8}

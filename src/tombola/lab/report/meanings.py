@@ -12,7 +12,7 @@ from tombola._utils.errors import UsageError, unknown
 from tombola.data.partition.texts import sentence_encoder
 from tombola.lab.analysis.named import Named
 from tombola.lab.analysis.wordnet import path_similarity
-from tombola.lab.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
+from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
 
 MEANINGS = ("wordnet", "text")
 _CIFAR10 = {"vehicle": "airplane automobile ship truck", "animal": "bird cat deer dog frog horse"}
