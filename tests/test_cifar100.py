@@ -209,9 +209,9 @@ def test_a_cluster_of_one_class_has_nothing_to_answer_within():
 def test_names_that_mean_alike_make_the_subsets_of_the_text_experiment(digits, monkeypatch):
     vectors = {name: [10.0 * (DIGITS.index(name) >= 5), DIGITS.index(name) % 5] for name in DIGITS}
     monkeypatch.setattr(
-        "tombola.data.partition.texts.sentence_encoder", lambda: lambda texts: [vectors[t] for t in texts]
+        "tombola.data.partition.clusters.sentence_encoder", lambda: lambda texts: [vectors[t] for t in texts]
     )
-    monkeypatch.setattr("tombola.data.partition.texts._umap", lambda points, *_: points)
+    monkeypatch.setattr("tombola.data.partition.clusters._umap", lambda points, *_: points)
     found = experiment("cifar100_text").partition(digits)
     low = next(k for k, name in enumerate(found.names) if "two" in name)
     assert len(found) == 2

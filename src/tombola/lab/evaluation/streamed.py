@@ -87,10 +87,9 @@ def measure(loaded: LoadedRun, tickets: TicketModel, snr: float, seconds: int, s
     processor time for a block of half a second, medians.
     """
     K, data, subsets = len(tickets.names), loaded.data, loaded.partition
-    orders = (range(K), range(K)[::-1])
     held = [
         recording(data, subsets, "validation", order, snr, seconds, seed + i)
-        for i, order in enumerate(orders)
+        for i, order in enumerate((range(K), range(K)[::-1]))
     ]
     choice = choose(tickets, held)
     made = recording(data, subsets, "test", range(K), snr, seconds, seed)
@@ -98,16 +97,15 @@ def measure(loaded: LoadedRun, tickets: TicketModel, snr: float, seconds: int, s
     window = Window(choice.window, choice.margin)
     who_I, truth_I = window(scores_IK), made.scene_I()
     blocks = all_blocks(made.noisy_T, tickets)
-    fixed = torch.full_like(who_I, _best_fixed(tickets, held[0]))
-    sounds = {
-        name: joined(blocks, who)
-        for name, who in {"oracle": truth_I, "router": who_I, "best_fixed": fixed}.items()
+    random = (generator(seed, "random stream", i) for i in range(DRAWS))
+    chosen = {
+        "oracle": [truth_I],
+        "router": [who_I],
+        "best_fixed": [torch.full_like(who_I, _best_fixed(tickets, held[0]))],
+        "random": [torch.randint(K, who_I.shape, generator=g) for g in random],
     }
-    better = {name: improvement(made, sound) for name, sound in sounds.items()}
-    drawn = [
-        torch.randint(K, who_I.shape, generator=generator(seed, "random stream", i)) for i in range(DRAWS)
-    ]
-    better["random"] = sum(improvement(made, joined(blocks, who)) for who in drawn) / DRAWS
+    sounds = {name: [joined(blocks, who) for who in every] for name, every in chosen.items()}
+    better = {name: sum(improvement(made, s) for s in every) / len(every) for name, every in sounds.items()}
     late = delays(made, who_I)
     came = [waited for _, waited in late if waited is not None]
     values = {
@@ -118,12 +116,8 @@ def measure(loaded: LoadedRun, tickets: TicketModel, snr: float, seconds: int, s
         "missed": len(late) - len(came),
         **_times(tickets, made, choice),
     }
-    waves = {
-        "noisy": made.noisy_T,
-        "router": sounds["router"],
-        "oracle": sounds["oracle"],
-        "clean": made.clean_T,
-    }
+    (router,), (oracle,) = sounds["router"], sounds["oracle"]
+    waves = {"noisy": made.noisy_T, "router": router, "oracle": oracle, "clean": made.clean_T}
     return Streamed(made, choice, who_I, confidence_I, waves, values, better, late)
 
 

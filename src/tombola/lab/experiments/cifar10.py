@@ -7,7 +7,7 @@ from functools import partial
 
 from tombola.data.dataset import Data
 from tombola.data.partition import by_label
-from tombola.lab.experiments.experiment import Experiment, Preset, figures, preset_settings
+from tombola.lab.experiments.experiment import Experiment, Preset, constant_settings, figures, preset_settings
 from tombola.lab.experiments.images import Normalise, image_data, list_images, set_aside
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import OneVsRest
@@ -26,11 +26,9 @@ def load(source: str | None, augment: bool) -> Data:
 
 
 QUICK = preset_settings(1e-3, 6e-3, 320, schedule="one_shot", T=10, steps=20, statistics=5)
-PAPER = preset_settings(
-    search=1e-4,
-    train=1e-4,
-    batch_size=320,
-    lr_schedule="constant",
+PAPER = constant_settings(
+    1e-4,
+    320,
     schedule="fixed_count:4096",
     T=29,  # one epoch of a ticket: 2 × 4,500 balanced samples in batches of 320
     steps=290,  # ten epochs

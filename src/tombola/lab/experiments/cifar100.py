@@ -10,6 +10,7 @@ of them. The superclasses are those of CIFAR-100 itself.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,7 +24,7 @@ from tombola.data.partition import Partition, by_column, by_text
 from tombola.lab.experiments import digits
 from tombola.lab.experiments.cifar10 import OURS, PAPERS
 from tombola.lab.experiments.digits import NAMES as DIGITS
-from tombola.lab.experiments.experiment import Experiment, Preset, figures, preset_settings
+from tombola.lab.experiments.experiment import Experiment, Preset, constant_settings, figures, preset_settings
 from tombola.lab.experiments.images import Listed, Normalise, image_data, list_images, set_aside
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import Classification, OneVsRest
@@ -97,8 +98,8 @@ def load(source: str | None, augment: bool) -> Data | Mapping[str, Data]:
     """
     if source is None:
         return {STAND_IN: stand_in(augment)}
-    rest, test = list_images(source, NAMES, "fine_label")
-    rest, test = (with_groups(part, NAMES, SUPERCLASSES, CLUSTERS) for part in (rest, test))
+    listed = list_images(source, NAMES, "fine_label")
+    rest, test = (with_groups(part, NAMES, SUPERCLASSES, CLUSTERS) for part in listed)
     return image_data(32, (*set_aside(rest, VALIDATION, source, "cifar100"), test), NORMALISE, augment)
 
 
@@ -116,9 +117,8 @@ def with_groups(
     split: Part, names: Sequence[str], superclasses: Mapping[str, str], clusters: Mapping[str, str]
 ) -> Part:
     """A split, decoded or not, with the columns ``name``, ``superclass`` and ``cluster`` of its classes."""
-    y = split.y.numpy()
-    grouped = {"superclass": group_of(names, superclasses), "cluster": group_of(names, clusters)}
-    columns = {key: np.array(values)[y] for key, values in {"name": names, **grouped}.items()}
+    groups = {"superclass": group_of(names, superclasses), "cluster": group_of(names, clusters)}
+    columns = {key: np.array(each)[split.y.numpy()] for key, each in {"name": names, **groups}.items()}
     return replace(split, columns={**split.columns, **columns})
 
 
@@ -132,15 +132,13 @@ def group_of(names: Sequence[str], groups: Mapping[str, str]) -> list[str]:
         DataError: the table holds an unknown class, or one class twice, or lacks one.
     """
     listed = [(name, group) for group, members in groups.items() for name in members.split()]
-    found = dict(listed)
-    for name in found:
+    found, counts = dict(listed), Counter(name for name, _ in listed)
+    for name in [*counts, *names]:
         if name not in names:
             raise DataError(unknown("class", name, names))
-    twice = [name for i, (name, _) in enumerate(listed) if name in dict(listed[:i])]
-    missing = [name for name in names if name not in found]
-    if twice or missing:
-        what = f"{twice[0]!r} is in two groups" if twice else f"{missing[0]!r} is in no group"
-        raise DataError(f"every class belongs to one group: {what}")
+        if counts[name] != 1:
+            what = "in two groups" if counts[name] else "in no group"
+            raise DataError(f"every class belongs to one group: {name!r} is {what}")
     return [found[name] for name in names]
 
 
@@ -168,11 +166,9 @@ PAPER = figures(
 )
 
 QUICK = preset_settings(1e-3, 6e-3, 256, schedule="one_shot", T=10, rewind=40, steps=40, statistics=5)
-PAPERS_OWN = preset_settings(
-    search=1e-4,
-    train=1e-4,
-    batch_size=256,
-    lr_schedule="constant",
+PAPERS_OWN = constant_settings(
+    1e-4,
+    256,
     schedule="fixed_count:4096",
     T=44,  # one epoch of a ticket of mean size: 2 × 45,000 / 8 balanced samples in batches of 256
     steps=440,  # ten epochs

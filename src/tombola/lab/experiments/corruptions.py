@@ -11,7 +11,7 @@ from tombola.data.dataset import Data
 from tombola.data.partition import by_column
 from tombola.lab.experiments import cifar10, digits
 from tombola.lab.experiments.domain_pictures import DomainPictures
-from tombola.lab.experiments.experiment import Experiment, Preset, preset_settings
+from tombola.lab.experiments.experiment import LATE_ONE_SHOT, Experiment, Preset, preset_settings
 from tombola.objectives import Classification
 
 
@@ -32,6 +32,9 @@ def load_cifar10(source: str | None, augment: bool) -> Data:
 
 by_environment = partial(by_column, column="environment", names={name: name for name in ENVIRONMENTS})
 
+QUICK_DIGITS = preset_settings(
+    3e-3, 6e-3, 32, schedule="fraction:0.4", T=20, rewind=20, steps=150, normalization="per_ticket"
+)
 CORRUPTIONS = Experiment(
     name="corruptions",
     summary=f"handwritten digits under {', '.join(ENVIRONMENTS)}, one ticket each (K = 4)",
@@ -40,21 +43,7 @@ CORRUPTIONS = Experiment(
     backbone=digits.DIGITS.backbone,
     partition=by_environment,
     objective=Classification(),
-    presets={
-        "quick": Preset(
-            preset_settings(
-                search=3e-3,
-                train=6e-3,
-                batch_size=32,
-                schedule="fraction:0.4",
-                T=20,
-                rewind=20,
-                steps=150,
-                normalization="per_ticket",
-            ),
-            "all methods and controls in a few minutes",
-        ),
-    },
+    presets={"quick": Preset(QUICK_DIGITS, "all methods and controls in a few minutes")},
     draw=DomainPictures(
         "corruptions",
         digits.DIGITS.backbone,
@@ -64,16 +53,7 @@ CORRUPTIONS = Experiment(
     ),
 )
 
-QUICK_CIFAR10 = preset_settings(
-    search=1e-3,
-    train=6e-3,
-    batch_size=160,
-    schedule="one_shot",
-    T=10,
-    rewind=60,
-    steps=180,
-    normalization="per_ticket",
-)
+QUICK_CIFAR10 = preset_settings(1e-3, 6e-3, 160, **LATE_ONE_SHOT, rewind=60, steps=180)
 CIFAR10_CORRUPTIONS = Experiment(
     name="cifar10_corruptions",
     summary=f"CIFAR-10 under {', '.join(ENVIRONMENTS)}, one ticket each (K = 4), GhostNet",

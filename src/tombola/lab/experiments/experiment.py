@@ -19,6 +19,9 @@ from tombola.settings import Settings
 from tombola.tickets.model import TicketModel, load
 from tombola.training.trainer import TrainConfig
 
+# Three nested rounds of ten steps from a shared dense start, with norm affines of each ticket.
+LATE_ONE_SHOT = {"schedule": "one_shot", "T": 10, "normalization": "per_ticket"}
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -29,15 +32,19 @@ class Preset:
     augment: bool = False
 
 
-def preset_settings(
-    search: float, train: float, batch_size: int, lr_schedule: str = "cosine", **others: Any
-) -> Settings:
-    """Settings from the learning rates of search (constant) and training, and one batch size for both."""
+def preset_settings(search: float, train: float, batch_size: int, **others: Any) -> Settings:
+    """Settings from the learning rates of search (constant) and training (cosine), and one batch size."""
     return Settings(
         search=TrainConfig(lr=search, batch_size=batch_size),
-        train=TrainConfig(lr=train, batch_size=batch_size, lr_schedule=lr_schedule),
+        train=TrainConfig(lr=train, batch_size=batch_size, lr_schedule="cosine"),
         **others,
     )
+
+
+def constant_settings(lr: float, batch_size: int, **others: Any) -> Settings:
+    """Settings of the paper's kind: one constant learning rate and batch size for search and training."""
+    config = TrainConfig(lr=lr, batch_size=batch_size)
+    return Settings(search=config, train=config, **others)
 
 
 def figures(metrics: str, **rows: Sequence[tuple[float, ...]]) -> dict[tuple[str, float], dict[str, float]]:

@@ -6,34 +6,18 @@ from dataclasses import replace
 from functools import partial
 
 from tombola.data.partition import by_column
-from tombola.lab.experiments.experiment import Experiment, Preset, figures, preset_settings
+from tombola.lab.experiments.experiment import Experiment, Preset, constant_settings, figures, preset_settings
 from tombola.lab.experiments.inr_data import load
 from tombola.lab.experiments.inr_pictures import draw
 from tombola.lab.models.coordinate_mlp import CoordinateMLP
 from tombola.objectives.reconstruction import Reconstruction
 
 WEIGHTS = ("*.weight",)  # the output layer too: the paper's 53,888
-QUICK = preset_settings(
-    search=1e-2,
-    train=1e-2,
-    batch_size=256,
-    schedule="one_shot",
-    T=100,
-    steps=600,  # with 200 the single mask is ahead of the tickets, over all pixels
-    include=WEIGHTS,
-)
+# With 200 steps the single mask is ahead of the tickets, over all pixels.
+QUICK = preset_settings(1e-2, 1e-2, 256, schedule="one_shot", T=100, steps=600, include=WEIGHTS)
 # Sines bear smaller steps, and masks from a search at 0.001 are close to random ones (kappa 0.08).
 QUICK_SIREN = replace(QUICK, search=replace(QUICK.search, lr=3e-4), train=replace(QUICK.train, lr=1e-3))
-PAPER = preset_settings(
-    search=1e-2,
-    train=1e-2,
-    batch_size=1024,
-    lr_schedule="constant",
-    schedule="fixed_count:4096",
-    T=10_000,
-    steps=10_000,
-    include=WEIGHTS,
-)
+PAPER = constant_settings(1e-2, 1024, schedule="fixed_count:4096", T=10_000, steps=10_000, include=WEIGHTS)
 RELU = partial(CoordinateMLP, "relu", 128, 4, 3)
 SIREN = partial(CoordinateMLP, "siren", 128, 4, 3)
 

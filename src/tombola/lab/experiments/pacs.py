@@ -16,7 +16,7 @@ from tombola.data.partition import Partition, by_column
 from tombola.lab.experiments import digits
 from tombola.lab.experiments.corruptions import by_environment
 from tombola.lab.experiments.domain_pictures import DomainPictures
-from tombola.lab.experiments.experiment import Experiment, Preset, preset_settings
+from tombola.lab.experiments.experiment import LATE_ONE_SHOT, Experiment, Preset, preset_settings
 from tombola.lab.experiments.images import Normalise, crop_and_flip, image_data, list_images
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import Classification
@@ -97,16 +97,7 @@ DATA = (
     "9,991 images of 64×64{}: --data FOLDER (Parquet: img, label, domain); "
     f"without it a stand-in, {STAND_IN.removeprefix('no PACS: ')}"
 )
-QUICK = preset_settings(
-    search=1e-3,
-    train=4e-3,
-    batch_size=64,
-    schedule="one_shot",
-    T=10,
-    rewind=120,
-    steps=300,
-    normalization="per_ticket",
-)
+QUICK = preset_settings(1e-3, 4e-3, 64, **LATE_ONE_SHOT, rewind=120, steps=300)
 PRESETS = {
     "quick": Preset(
         QUICK, "late rewinding to a shared dense start, private norm affines; eleven epochs a sparsity"

@@ -6,7 +6,7 @@ from functools import partial
 
 from tombola.data.dataset import Data
 from tombola.data.partition import by_column
-from tombola.lab.experiments.experiment import Experiment, Preset, figures, preset_settings
+from tombola.lab.experiments.experiment import Experiment, Preset, constant_settings, figures, preset_settings
 from tombola.lab.experiments.speech_data import mixtures, read_clips
 from tombola.lab.experiments.speech_pictures import draw
 from tombola.lab.experiments.speech_synthetic import synthetic_clips
@@ -28,17 +28,15 @@ QUICK = preset_settings(
     batch_size=4,
     schedule="one_shot",
     T=20,
+    normalization="per_ticket",
     rewind=400,
     steps=150,
-    normalization="per_ticket",
     statistics=20,
     include=SCOPE,
 )
-PAPER = preset_settings(
-    search=1e-4,
-    train=1e-4,
-    batch_size=16,
-    lr_schedule="constant",
+PAPER = constant_settings(
+    1e-4,
+    16,
     schedule="fraction:0.13",  # ten rounds to 75%
     T=60,  # about one epoch of 970 crops
     steps=600,  # ten

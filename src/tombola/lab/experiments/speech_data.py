@@ -49,7 +49,6 @@ class Clip:
     source: str
     scene: str = ""
     label: str = ""
-    name: str = ""
 
 
 def read_clips(folder: Path | str) -> list[Clip]:
@@ -107,7 +106,6 @@ def _clip(manifest: Path, number: int, row: dict[str, str]) -> Clip:
         row["speaker"] if row["kind"] == "speech" else row["recording"],
         row["scene"] if row["kind"] == "noise" else "",
         row.get("label", ""),
-        row["path"],
     )
 
 

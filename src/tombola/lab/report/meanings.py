@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tombola._utils.errors import UsageError, unknown
-from tombola.data.partition.texts import sentence_encoder
+from tombola.data.partition.clusters import sentence_encoder
 from tombola.lab.analysis.named import Named
 from tombola.lab.analysis.wordnet import path_similarity
 from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
