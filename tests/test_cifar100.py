@@ -14,10 +14,18 @@ from PIL import Image
 from tombola._utils.errors import DataError, PartitionError, UsageError
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data, Split
-from tombola.lab.experiments import cifar100_data, experiment
-from tombola.lab.experiments.cifar100 import PAPER, by_cluster_of_several
-from tombola.lab.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
-from tombola.lab.experiments.cifar100_data import DIGITS, STAND_IN, group_of, with_groups
+from tombola.lab.experiments import cifar100, experiment
+from tombola.lab.experiments.cifar100 import (
+    CLUSTERS,
+    DIGITS,
+    NAMES,
+    PAPER,
+    STAND_IN,
+    SUPERCLASSES,
+    by_cluster_of_several,
+    group_of,
+    with_groups,
+)
 from tombola.lab.launch import Order
 from tombola.lab.report.rows import rows
 from tombola.masks.prunable import scope
@@ -98,7 +106,7 @@ def test_a_table_with_unknown_repeated_or_missing_classes_is_refused(groups, wor
 
 
 def test_images_are_read_with_their_groups_and_the_validation_split_is_fixed(source, monkeypatch):
-    monkeypatch.setattr(cifar100_data, "VALIDATION", 100)
+    monkeypatch.setattr(cifar100, "VALIDATION", 100)
     first, second = (experiment("cifar100").load(source, augment) for augment in (False, True))
     assert [len(first.split(s)) for s in ("train", "validation", "test")] == [300, 100, 400]
     for split in ("train", "validation", "test"):
@@ -112,7 +120,7 @@ def test_images_are_read_with_their_groups_and_the_validation_split_is_fixed(sou
 
 
 def test_a_folder_per_class_is_read_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar100_data, "VALIDATION", 1)
+    monkeypatch.setattr(cifar100, "VALIDATION", 1)
     for split in ("train", "test"):
         for name in ("apple", "worm"):
             directory = tmp_path / split / name
@@ -133,7 +141,7 @@ def test_too_few_images_and_unknown_classes_are_named(source, tmp_path):
 
 @pytest.mark.parametrize("name", EXPERIMENTS[:3])
 def test_the_subsets_are_those_of_the_tables(name, source, monkeypatch):
-    monkeypatch.setattr(cifar100_data, "VALIDATION", 100)
+    monkeypatch.setattr(cifar100, "VALIDATION", 100)
     chosen = experiment(name)
     data = chosen.load(source, False)
     groups = SUPERCLASSES if name.endswith("superclasses") else CLUSTERS
@@ -201,9 +209,9 @@ def test_a_cluster_of_one_class_has_nothing_to_answer_within():
 def test_names_that_mean_alike_make_the_subsets_of_the_text_experiment(digits, monkeypatch):
     vectors = {name: [10.0 * (DIGITS.index(name) >= 5), DIGITS.index(name) % 5] for name in DIGITS}
     monkeypatch.setattr(
-        "tombola.data.partition.texts.sentence_encoder", lambda: lambda texts: [vectors[t] for t in texts]
+        "tombola.data.partition.clusters.sentence_encoder", lambda: lambda texts: [vectors[t] for t in texts]
     )
-    monkeypatch.setattr("tombola.data.partition.texts._umap", lambda points, *_: points)
+    monkeypatch.setattr("tombola.data.partition.clusters._umap", lambda points, *_: points)
     found = experiment("cifar100_text").partition(digits)
     low = next(k for k, name in enumerate(found.names) if "two" in name)
     assert len(found) == 2

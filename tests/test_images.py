@@ -15,8 +15,7 @@ from PIL import Image
 from tombola._utils.errors import DataError
 from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS, Data
-from tombola.lab.experiments.image_files import list_images
-from tombola.lab.experiments.images import Normalise, crop_and_flip, decode, set_aside
+from tombola.lab.experiments.images import Normalise, crop_and_flip, decode, list_images, set_aside
 
 NAMES = ["cat", "dog", "owl"]
 SIZE = 4

@@ -15,8 +15,8 @@ from tombola._utils.rng import generator
 from tombola.data.dataset import Data
 from tombola.lab.experiments import INR, INR_SIREN, inr_pictures
 from tombola.lab.experiments.experiment import Finished, Preset
-from tombola.lab.experiments.inr_data import as_image, load
-from tombola.lab.experiments.inr_regions import reduced, regions, segmented
+from tombola.lab.experiments.inr_data import as_image, load, reduced, regions, segmented
+from tombola.lab.experiments.pictures import outputs
 from tombola.lab.launch import Order
 from tombola.objectives.reconstruction import Reconstruction, psnr, squared
 from tombola.recipe import TrainConfig
@@ -373,14 +373,14 @@ def test_a_run_records_psnr_of_each_region_and_the_floor(runs):
 @pytest.mark.parametrize("method", ["rtl", "imp", "imp_context"])
 def test_a_picture_shows_what_was_judged(runs, method):
     run, part = runs[0], INR.partition(runs[0].data)
-    outputs = inr_pictures.rendered(run, method, 0.75, part, INR.backbone)
+    made = outputs(run, method, 0.75, part, INR.backbone)
     recorded = [
         r["value"]
         for r in read_records(run.path)
         if (r.get("method"), r.get("sparsity"), r.get("metric")) == (method, 0.75, "psnr")
         and "ticket" not in r
     ]
-    assert psnr(squared(outputs.clamp(0, 1), run.data.test.y)) == pytest.approx(recorded[0], abs=1e-3)
+    assert psnr(squared(made.clamp(0, 1), run.data.test.y)) == pytest.approx(recorded[0], abs=1e-3)
 
 
 def test_a_sheet_per_picture_and_one_of_similarity_are_drawn(runs, tmp_path):

@@ -219,10 +219,10 @@ def test_the_chart_shows_the_numbers_of_the_records(runs):
 
 @pytest.mark.parametrize("method", ["rtl", "imp", "imp_context"])
 def test_the_answers_on_the_sheet_have_the_accuracy_of_the_records(runs, method):
-    from tombola.lab.experiments.domain_pictures import answered
+    from tombola.lab.experiments.pictures import outputs
 
     data, part = runs[0].data, CORRUPTIONS.partition(runs[0].data)
-    right = answered(runs[0], method, 0.5, part, CORRUPTIONS.backbone) == data.test.y
+    right = outputs(runs[0], method, 0.5, part, CORRUPTIONS.backbone).argmax(1) == data.test.y
     recorded = accuracies(runs[:1])[method, 0.5]
     for k, name in enumerate(part.names):
         inside = part.members["test"][:, k]

@@ -265,7 +265,7 @@ def test_the_packaged_encoder_and_umap_are_called_with_fixed_seeds(monkeypatch):
 @pytest.mark.skipif(not EMBEDDED.exists(), reason=f"the precomputed embeddings are not there: {EMBEDDED}")
 def test_the_real_names_make_several_clusters_with_umap():
     pytest.importorskip("umap", reason="needs the extra tombola[text]")
-    from tombola.lab.experiments.cifar100_classes import NAMES as CLASSES
+    from tombola.lab.experiments.cifar100 import NAMES as CLASSES
 
     found = text_clusters(CLASSES, vectors=np.load(EMBEDDED))
     assert 5 <= len(found) <= 12

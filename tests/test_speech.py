@@ -11,10 +11,19 @@ from torch import nn
 from tombola._utils.errors import DataError
 from tombola._utils.rng import generator
 from tombola.lab import audio
-from tombola.lab.experiments import speech_mixing, speech_synthetic
+from tombola.lab.experiments import speech_data, speech_synthetic
 from tombola.lab.experiments.speech import SCOPE, SPEECH
-from tombola.lab.experiments.speech_clips import Clip, read_clips, with_validation
-from tombola.lab.experiments.speech_mixing import NOISE, NOISE_AT, SNR, SPEECH_AT, Bank, mixtures
+from tombola.lab.experiments.speech_data import (
+    NOISE,
+    NOISE_AT,
+    SNR,
+    SPEECH_AT,
+    Bank,
+    Clip,
+    mixtures,
+    read_clips,
+    with_validation,
+)
 from tombola.lab.models.speech_unet import SpeechUNet, levelled
 from tombola.masks.prunable import scope
 from tombola.methods.context import conditioned
@@ -125,7 +134,7 @@ def changed(folder, old, new):
 def test_a_folder_becomes_three_splits_with_every_scene_at_every_ratio(folder):
     data = SPEECH.load(str(folder), True)
     assert SPEECH.partition(data).names == ("inside", "outside")
-    for split, count in speech_mixing.PER_CELL.items():
+    for split, count in speech_data.PER_CELL.items():
         scenes, snrs = (data.split(split).column(name) for name in ("scene", "snr"))
         cells = {(a, b): int(((scenes == a) & (snrs == b)).sum()) for a in set(scenes) for b in set(snrs)}
         assert set(cells.values()) == {count}

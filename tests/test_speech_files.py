@@ -11,10 +11,10 @@ from torch import nn
 from tombola._utils.errors import DataError, RunError, TicketFileError, UsageError
 from tombola._utils.rng import generator
 from tombola.cli import main as cli
-from tombola.lab.experiments import speech_files, speech_pictures
+from tombola.lab.experiments import speech_pictures, speech_stream
 from tombola.lab.experiments.experiment import Finished
 from tombola.lab.experiments.speech import SCOPE, SPEECH
-from tombola.lab.experiments.speech_files import enhance_file, find_tickets
+from tombola.lab.experiments.speech_stream import enhance_file, find_tickets
 from tombola.lab.models.speech_unet import SpeechUNet
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
@@ -75,13 +75,13 @@ def test_pieces_fit_together_again_whatever_length_rate_and_channels(tmp_path, s
 
 def test_memory_is_bounded_because_no_piece_is_longer_than_ten_seconds(tmp_path, monkeypatch):
     lengths = []
-    unchanged = speech_files._enhanced
+    unchanged = speech_stream._enhanced
 
     def spy(chunk, *rest):
         lengths.append(len(chunk))
         return unchanged(chunk, *rest)
 
-    monkeypatch.setattr(speech_files, "_enhanced", spy)
+    monkeypatch.setattr(speech_stream, "_enhanced", spy)
     soundfile.write(tmp_path / "in.wav", noise(31, 16_000), 16_000)
     heard = []
     enhance_file(
@@ -94,7 +94,7 @@ def test_memory_is_bounded_because_no_piece_is_longer_than_ten_seconds(tmp_path,
 def test_chunks_hardly_change_what_the_network_does(tmp_path, tickets, monkeypatch):
     soundfile.write(tmp_path / "in.wav", noise(6, 16_000), 16_000)
     whole, _ = soundfile.read(enhance_file(tmp_path / "in.wav", tickets, "indoor", tmp_path / "a.wav"))
-    monkeypatch.setattr(speech_files, "CHUNK", 3)
+    monkeypatch.setattr(speech_stream, "CHUNK", 3)
     pieces, _ = soundfile.read(enhance_file(tmp_path / "in.wav", tickets, "indoor", tmp_path / "b.wav"))
     assert np.corrcoef(whole, pieces)[0, 1] > 0.99
 

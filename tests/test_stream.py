@@ -14,9 +14,9 @@ from tombola.lab import audio
 from tombola.lab.evaluation import streamed
 from tombola.lab.evaluation.world import LoadedRun
 from tombola.lab.experiments import speech_stream
-from tombola.lab.experiments.speech import SCOPE, SPEECH, by_scene
-from tombola.lab.experiments.speech_mixing import LENGTH, NOISE, SNR, mixtures
-from tombola.lab.experiments.speech_mixing import SPEECH as VOICE
+from tombola.lab.experiments.speech import SCOPE, SPEECH
+from tombola.lab.experiments.speech_data import LENGTH, NOISE, SNR, mixtures
+from tombola.lab.experiments.speech_data import SPEECH as VOICE
 from tombola.lab.experiments.speech_stream import FADE, STEP, recording
 from tombola.lab.experiments.speech_synthetic import synthetic_clips
 from tombola.lab.launch import Order
@@ -36,7 +36,7 @@ def data(clips):
 
 @pytest.fixture(scope="module")
 def made(data):
-    return recording(data, by_scene(data), "test", [2, 0, 2], 0.0, 8, seed=1)
+    return recording(data, SPEECH.partition(data), "test", [2, 0, 2], 0.0, 8, seed=1)
 
 
 class Same:
@@ -58,9 +58,9 @@ def test_a_recording_is_scenes_of_test_noise_one_after_another_at_one_ratio(made
     noise = made.pieces(made.noisy_T - made.clean_T)
     ratio = 20 * (audio.rms(made.pieces(made.clean_T)) / audio.rms(noise)).log10()
     assert float(ratio.abs().max()) < 0.01
-    again = recording(data, by_scene(data), "test", [2, 0, 2], 0.0, 8, seed=1)
+    again = recording(data, SPEECH.partition(data), "test", [2, 0, 2], 0.0, 8, seed=1)
     assert torch.equal(again.noisy_T, made.noisy_T)
-    other = recording(data, by_scene(data), "test", [2, 0, 2], 0.0, 8, seed=2)
+    other = recording(data, SPEECH.partition(data), "test", [2, 0, 2], 0.0, 8, seed=2)
     assert not torch.equal(other.noisy_T, made.noisy_T)
 
 
@@ -69,7 +69,7 @@ def test_a_recording_holds_clips_of_its_own_split_and_scene_alone(data, clips, m
     monkeypatch.setattr(
         type(data.prepare), "waves", lambda self, rows: seen.append(rows) or waves(self, rows)
     )
-    recording(data, by_scene(data), "test", [1, 0], 5.0, 8, seed=0)
+    recording(data, SPEECH.partition(data), "test", [1, 0], 5.0, 8, seed=0)
     (rows,) = seen
     assert [clips[n].scene for n in rows[:, NOISE].tolist()] == ["outdoor"] * 2 + ["indoor"] * 2
     assert {clips[n].split for n in rows[:, [VOICE, NOISE]].flatten().tolist()} == {"test"}
@@ -79,7 +79,7 @@ def test_a_recording_holds_clips_of_its_own_split_and_scene_alone(data, clips, m
 
 
 def test_what_a_recording_cannot_be_made_of_is_said(data):
-    partition = by_scene(data)
+    partition = SPEECH.partition(data)
     with pytest.raises(UsageError, match="multiple of 4"):
         recording(data, partition, "test", [0], 0.0, 6, seed=0)
     with pytest.raises(DataError, match=r"ratios of -5, 0, 5, 10 dB"):
@@ -138,7 +138,7 @@ def loaded(data, tmp_path, monkeypatch):
     from tombola.masks.maskset import MaskSet
 
     keep = torch.rand(3, found.size, generator=generator(1)) > 0.2
-    names = by_scene(data).names
+    names = SPEECH.partition(data).names
     few = {s: data.split(s).take(torch.arange(len(data.split(s)))) for s in ("train", "validation", "test")}
     small = replace(data, **few)
     tickets = TicketModel(
@@ -147,7 +147,7 @@ def loaded(data, tmp_path, monkeypatch):
     (tmp_path / "seed0" / "tickets").mkdir(parents=True)
     tickets.save(tmp_path / "seed0" / "tickets" / "rtl-0.5.tickets")
     order = Order(SPEECH, "quick", SPEECH.presets["quick"].settings, False, None, False, ("rtl",))
-    made = LoadedRun(tmp_path / "seed0", "speech", "quick", 0, order, small, by_scene(small))
+    made = LoadedRun(tmp_path / "seed0", "speech", "quick", 0, order, small, SPEECH.partition(small))
     monkeypatch.setattr("tombola.cli.stream.open_run", lambda path, source: made)
     monkeypatch.setattr("tombola.cli.stream.runs_of", lambda paths, _: list(paths))
     return made

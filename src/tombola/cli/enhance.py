@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from tombola.cli.options import Flag
 from tombola.cli.terminal import err_console, print_json
-from tombola.lab.experiments.speech_files import enhance_file, find_tickets
+from tombola.lab.experiments.speech_stream import enhance_file, find_tickets
 
 
 def enhance(

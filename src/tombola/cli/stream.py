@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,15 +14,26 @@ from tombola._utils.errors import UsageError
 from tombola.cli.options import Flag, Numbers, Words, apart
 from tombola.cli.route import fitted_options
 from tombola.cli.terminal import busy, err_console, runs_of, show_rows
-from tombola.lab.evaluation.stream_picture import write as draw
-from tombola.lab.evaluation.stream_tables import tables
-from tombola.lab.evaluation.streamed import Streamed, measure
+from tombola.lab.evaluation.streamed import Streamed, draw, measure
 from tombola.lab.evaluation.summary import over_seeds
 from tombola.lab.evaluation.world import LoadedRun, open_run
 from tombola.lab.report.page import made_by
 from tombola.lab.report.rows import Row
+from tombola.lab.report.tables import Format, Table, decibel, decimal, share, whole
 from tombola.objectives import Enhancement
 from tombola.tickets.routing import router as router_of
+
+WHO = {"oracle": "oracle", "router": "router", "best_fixed": "fixed", "random": "random"}
+VALUES = {
+    "routing_accuracy": ("right", share),
+    "switches": ("switches", whole),
+    "true_switches": ("changes", whole),
+    "delay": ("late, s", decibel),
+    "missed": ("missed", decimal),
+    "ms_route": ("ms route", decibel),
+    "ms_ticket": ("ms ticket", decibel),
+    "ms_wait": ("ms wait", whole),
+}
 
 
 def stream(
@@ -90,7 +103,7 @@ def stream(
                 for file in draw(found, out / f"{path.name}-{level:g}", title):
                     sys.stderr.write(f"{file}\n")
             err_console.print(f"{path}: {method} at {level:.0%} streamed", highlight=False)
-    show_rows(over_seeds(values), tables, json, write, made_by("stream"))
+    show_rows(over_seeds(values), _tables, json, write, made_by("stream"))
 
 
 def _rows(loaded: LoadedRun, method: str, level: float, router: str, found: Streamed) -> list[Row]:
@@ -102,11 +115,28 @@ def _rows(loaded: LoadedRun, method: str, level: float, router: str, found: Stre
         "router": router,
         "seed": loaded.seed,
     }
-    choice = {
-        "listens": found.choice.listens,
-        "window": found.choice.size,
-        "margin": found.choice.margin,
-    }
-    values = [{**head, "metric": name, "value": float(v)} for name, v in (choice | found.values).items()]
+    numbers = asdict(found.choice) | found.values
+    values = [{**head, "metric": name, "value": float(v)} for name, v in numbers.items()]
     who = [{**head, "who": name, "metric": "si_snri", "value": v} for name, v in found.who.items()]
     return who + values
+
+
+def _tables(rows: Sequence[Row]) -> list[Table]:
+    """One line for each experiment, sparsity and router."""
+    cells: dict[tuple, dict[str, Row]] = {}
+    for row in rows:
+        key = (row["experiment"], row["preset"], row["sparsity"], row["router"])
+        cells.setdefault(key, {})[row.get("who", "") or row["metric"]] = row
+    body = []
+    for (experiment, preset, sparsity, router), cell in cells.items():
+        line = [f"{experiment} {preset}", f"{sparsity:.0%}", router]
+        line += [_mean(cell.get(who), decibel) for who in WHO]
+        body.append(line + [_mean(cell.get(name), fmt) for name, (_, fmt) in VALUES.items()])
+    header = ["run", "removed", "router", *WHO.values(), *(label for label, _ in VALUES.values())]
+    return [
+        Table("A stream of scenes: SI-SNRi in dB by who chooses, and how the router follows", header, body)
+    ]
+
+
+def _mean(row: Row | None, fmt: Format) -> str:
+    return "" if row is None else fmt(row["mean"])

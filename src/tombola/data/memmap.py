@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import mmap
 import os
 import shutil
 import warnings
@@ -60,9 +59,7 @@ def free_memory() -> int:
         group = Path("/sys/fs/cgroup")  # of a container
         limit, used = (int((group / f"memory.{what}").read_text()) for what in ("max", "current"))
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        found = min(
-            found, limit - used + int(stat["inactive_file"])
-        )  # what is read again at need does not count
+        found = min(found, limit - used + int(stat["inactive_file"]))  # what is read again does not count
     except (OSError, StopIteration, ValueError, KeyError):  # another system, or no limit
         pass
     return found
@@ -136,8 +133,6 @@ def _sealed(file: BinaryIO, size: int) -> bytes:
 
 
 def _opened(path: Path, shape: Sequence[int]) -> Tensor:
-    with path.open("rb") as file:
-        content = mmap.mmap(file.fileno(), prod(shape), access=mmap.ACCESS_READ)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        return torch.frombuffer(content, dtype=torch.uint8).view(*shape)
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.memmap(path, mode="r", shape=tuple(shape)))

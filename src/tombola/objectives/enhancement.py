@@ -15,8 +15,7 @@ from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.objectives.in_subset import InSubset, mean_and_each
 from tombola.objectives.objective import Metric, Predict
-from tombola.objectives.si_snr import si_snr
-from tombola.objectives.stft import waveform
+from tombola.objectives.sound import si_snr, waveform
 
 CHUNK = 16  # test samples in memory at once: spectrograms are large
 

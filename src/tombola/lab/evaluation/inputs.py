@@ -16,9 +16,8 @@ from torch import Tensor
 from tombola._utils.errors import DataError
 from tombola.data.dataset import Data, same
 from tombola.lab import audio
-from tombola.lab.audio.files import read
-from tombola.lab.experiments.image_files import SUFFIXES
-from tombola.lab.experiments.images import Normalise
+from tombola.lab.audio import read
+from tombola.lab.experiments.images import SUFFIXES, Normalise
 from tombola.objectives import Enhancement, Objective
 
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3"}

@@ -1,4 +1,4 @@
-"""A recording of several scenes enhanced by the router alone: switches, delays, decibels.
+"""A recording of several scenes enhanced by the router alone: switches, delays, decibels, picture, sounds.
 
 What can be chosen (how long the router listens, window, margin) is chosen on recordings of validation data.
 Shape letters: K tickets, I blocks, T samples in time.
@@ -6,25 +6,42 @@ Shape letters: K tickets, I blocks, T samples in time.
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
+from tombola._utils.io import write_bytes
 from tombola._utils.rng import generator
 from tombola.lab import audio
 from tombola.lab.evaluation.world import LoadedRun
-from tombola.lab.experiments import speech_stream
-from tombola.lab.experiments.speech_stream import AHEAD, STEP, Recording
+from tombola.lab.experiments.pictures import decibels, new_figure, power, show_spectrogram, write_sounds
+from tombola.lab.experiments.speech_stream import (
+    AHEAD,
+    STEP,
+    Recording,
+    all_blocks,
+    block,
+    heard,
+    joined,
+    recording,
+    scores,
+)
 from tombola.tickets.model import TicketModel
 from tombola.tickets.routing import Window, best_window
 
 LISTENS = (1.5, 3.0)  # seconds that the router hears at each decision
 DRAWS = 5  # random choices whose mean is reported
 TIMED = 15  # blocks whose processor time is taken
+COLOURS = 64  # of the file of a picture, so that it stays small
+COLUMNS = 600  # of a spectrogram, so that a minute fits
 
 
 @dataclass(frozen=True)
@@ -32,7 +49,7 @@ class Choice:
     """How the router is read: seconds it hears, blocks that are averaged, lead that a switch needs."""
 
     listens: float
-    size: int
+    window: int
     margin: float
 
 
@@ -69,25 +86,26 @@ def measure(loaded: LoadedRun, tickets: TicketModel, snr: float, seconds: int, s
     answers, where it does; ``missed``, changes after which it never does; ``ms_route`` and ``ms_ticket``,
     processor time for a block of half a second, medians.
     """
-    K = len(tickets.names)
+    K, data, subsets = len(tickets.names), loaded.data, loaded.partition
     held = [
-        speech_stream.recording(loaded.data, loaded.partition, "validation", order, snr, seconds, seed + i)
-        for i, order in enumerate((range(K), range(K - 1, -1, -1)))
+        recording(data, subsets, "validation", order, snr, seconds, seed + i)
+        for i, order in enumerate((range(K), range(K)[::-1]))
     ]
     choice = choose(tickets, held)
-    fixed = _best_fixed(tickets, held[0])
-    made = speech_stream.recording(loaded.data, loaded.partition, "test", range(K), snr, seconds, seed)
-    scores_IK, confidence_I = speech_stream.scores(made.noisy_T, tickets, choice.listens)
-    window = Window(choice.size, choice.margin)
+    made = recording(data, subsets, "test", range(K), snr, seconds, seed)
+    scores_IK, confidence_I = scores(made.noisy_T, tickets, choice.listens)
+    window = Window(choice.window, choice.margin)
     who_I, truth_I = window(scores_IK), made.scene_I()
-    blocks = speech_stream.all_blocks(made.noisy_T, tickets)
-    found = {"oracle": truth_I, "router": who_I, "best_fixed": torch.full_like(who_I, fixed)}
-    sounds = {name: speech_stream.joined(blocks, who) for name, who in found.items()}
-    better = {name: improvement(made, sound) for name, sound in sounds.items()}
-    drawn = [
-        torch.randint(K, who_I.shape, generator=generator(seed, "random stream", i)) for i in range(DRAWS)
-    ]
-    random = [improvement(made, speech_stream.joined(blocks, who)) for who in drawn]
+    blocks = all_blocks(made.noisy_T, tickets)
+    random = (generator(seed, "random stream", i) for i in range(DRAWS))
+    chosen = {
+        "oracle": [truth_I],
+        "router": [who_I],
+        "best_fixed": [torch.full_like(who_I, _best_fixed(tickets, held[0]))],
+        "random": [torch.randint(K, who_I.shape, generator=g) for g in random],
+    }
+    sounds = {name: [joined(blocks, who) for who in every] for name, every in chosen.items()}
+    better = {name: sum(improvement(made, s) for s in every) / len(every) for name, every in sounds.items()}
     late = delays(made, who_I)
     came = [waited for _, waited in late if waited is not None]
     values = {
@@ -98,22 +116,16 @@ def measure(loaded: LoadedRun, tickets: TicketModel, snr: float, seconds: int, s
         "missed": len(late) - len(came),
         **_times(tickets, made, choice),
     }
-    heard = {
-        "noisy": made.noisy_T,
-        "router": sounds["router"],
-        "oracle": sounds["oracle"],
-        "clean": made.clean_T,
-    }
-    better["random"] = sum(random) / DRAWS
-    return Streamed(made, choice, who_I, confidence_I, heard, values, better, late)
+    (router,), (oracle,) = sounds["router"], sounds["oracle"]
+    waves = {"noisy": made.noisy_T, "router": router, "oracle": oracle, "clean": made.clean_T}
+    return Streamed(made, choice, who_I, confidence_I, waves, values, better, late)
 
 
 def choose(tickets: TicketModel, held: Sequence[Recording]) -> Choice:
     """The choice whose ticket is the right one for most of the time; among equals, the quickest."""
     best, most = Choice(LISTENS[0], 1, 0.0), -1.0
     for listens in LISTENS:
-        heard = [speech_stream.scores(each.noisy_T, tickets, listens)[0] for each in held]
-        window, share = best_window([(s, each.scene_I()) for s, each in zip(heard, held, strict=True)])
+        window, share = best_window([(scores(r.noisy_T, tickets, listens)[0], r.scene_I()) for r in held])
         if share > most:
             best, most = Choice(listens, window.size, window.margin), share
     return best
@@ -140,24 +152,68 @@ def delays(made: Recording, who_I: Tensor) -> list[tuple[float, float | None]]:
 
 
 def _best_fixed(tickets: TicketModel, held: Recording) -> int:
-    blocks = speech_stream.all_blocks(held.noisy_T, tickets)
-    every = [torch.full((held.blocks,), k) for k in range(len(tickets.names))]
-    return max(range(len(every)), key=lambda k: improvement(held, speech_stream.joined(blocks, every[k])))
+    blocks = all_blocks(held.noisy_T, tickets)
+    every = [improvement(held, joined(blocks, torch.full((held.blocks,), k))) for k in range(len(blocks))]
+    return every.index(max(every))
 
 
 def _times(tickets: TicketModel, made: Recording, choice: Choice) -> dict[str, float]:
-    spent: dict[str, list[float]] = {"ms_route": [], "ms_ticket": []}
+    """Medians of processor time: not that of other programs on the machine."""
+    clock = []
     for i in range(min(TIMED, made.blocks)):
-        jobs: dict[str, Any] = {
-            "ms_route": lambda i=i: tickets.route(
-                audio.spectrogram(speech_stream.heard(made.noisy_T, i, choice.listens))
-            ),
-            "ms_ticket": lambda i=i: speech_stream.block(made.noisy_T, i, tickets, tickets.names[0]),
-        }
-        for name, job in jobs.items():
-            begin = time.process_time()  # not that of other programs on the machine
-            job()
-            spent[name].append(1e3 * (time.process_time() - begin))
-    return {name: sorted(each)[len(each) // 2] for name, each in spent.items()} | {
-        "ms_wait": 1e3 * (STEP + AHEAD) / audio.RATE
-    }
+        begin = time.process_time()
+        tickets.route(audio.spectrogram(heard(made.noisy_T, i, choice.listens)))
+        middle = time.process_time()
+        block(made.noisy_T, i, tickets, tickets.names[0])
+        clock.append((middle - begin, time.process_time() - middle))
+    route, ticket = (sorted(each)[len(each) // 2] for each in zip(*clock, strict=True))
+    return {"ms_route": 1e3 * route, "ms_ticket": 1e3 * ticket, "ms_wait": 1e3 * (STEP + AHEAD) / audio.RATE}
+
+
+def draw(found: Streamed, out: Path, title: str) -> list[Path]:
+    """``stream.png`` and four WAV files, all on one scale of loudness, into a folder that is made."""
+    out.mkdir(parents=True, exist_ok=True)
+    return [_picture(found, out / "stream.png", title), *write_sounds(found.sounds, out)]
+
+
+def _picture(found: Streamed, file: Path, title: str) -> Path:
+    """Spectrograms before and after; scene, ticket and confidence over time."""
+    figure = new_figure(10, 7, title)
+    before, after, scenes, sure = figure.subplots(4, 1, sharex=True, height_ratios=(3, 3, 1.6, 1.4))
+    pictures = [_loudness(found.sounds[name]) for name in ("noisy", "router")]
+    top, seconds = max(float(p.max()) for p in pictures), len(found.recording.noisy_T) / audio.RATE
+    for axes, picture, name in zip((before, after), pictures, ("noisy", "enhanced, router"), strict=True):
+        show_spectrogram(axes, picture, seconds, top)
+        axes.set_title(name, fontsize=9, loc="left")
+        axes.set_ylabel("kHz")
+    blue, names = "#0b5fa5", found.recording.scenes
+    at = np.arange(len(found.who_I) + 1) * STEP / audio.RATE
+    truth = found.recording.scene_I()
+    scenes.stairs(truth.numpy(), at, baseline=None, color="#999999", linewidth=6, label="scene")
+    scenes.stairs(found.who_I.numpy(), at, baseline=None, color=blue, linewidth=1.8, label="ticket")
+    scenes.set_yticks(range(len(names)), names, fontsize=8)
+    scenes.set_ylim(-0.5, len(names) - 0.5)
+    scenes.legend(fontsize=7, loc="upper left")
+    scenes.set_title(_words(found), fontsize=9, loc="left")
+    sure.stairs(found.confidence_I.numpy(), at, baseline=None, color=blue)
+    sure.set(ylim=(0, 1.02), xlabel="time, s", ylabel="confidence")
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, dpi=90, format="png")
+    Image.open(drawn).convert("RGB").quantize(COLOURS).save(small, "PNG", optimize=True)
+    write_bytes(file, small.getvalue())
+    return file
+
+
+def _words(found: Streamed) -> str:
+    waits = [
+        f"change at {at:.0f} s: its ticket "
+        + ("never came" if wait is None else f"first came {wait:.1f} s later")
+        for at, wait in found.delays
+    ]
+    return "; ".join([f"right ticket {found.values['routing_accuracy']:.0%} of the time", *waits])
+
+
+def _loudness(wave: Tensor) -> np.ndarray:
+    """Loudness ``[COLUMNS, bins / 3]``, means over neighbours."""
+    found = power(wave)
+    return decibels(adaptive_avg_pool2d(found[None], (COLUMNS, found.shape[1] // 3))[0])

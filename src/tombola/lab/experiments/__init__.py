@@ -10,24 +10,9 @@ from tombola.lab.experiments.inr import INR, INR_SIREN
 from tombola.lab.experiments.pacs import PACS, PACS64
 from tombola.lab.experiments.speech import SPEECH
 
-EXPERIMENTS = {
-    experiment.name: experiment
-    for experiment in (
-        DIGITS,
-        CIFAR10,
-        CIFAR100,
-        CIFAR100_WITHIN,
-        CIFAR100_SUPERCLASSES,
-        CIFAR100_TEXT,
-        INR,
-        INR_SIREN,
-        CORRUPTIONS,
-        CIFAR10_CORRUPTIONS,
-        PACS,
-        PACS64,
-        SPEECH,
-    )
-}
+_CIFAR100 = (CIFAR100, CIFAR100_WITHIN, CIFAR100_SUPERCLASSES, CIFAR100_TEXT)
+_OTHERS = (INR, INR_SIREN, CORRUPTIONS, CIFAR10_CORRUPTIONS, PACS, PACS64, SPEECH)
+EXPERIMENTS = {one.name: one for one in (DIGITS, CIFAR10, *_CIFAR100, *_OTHERS)}
 
 
 def experiment(name: str) -> Experiment:

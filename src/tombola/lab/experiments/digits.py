@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from tombola._utils.errors import UsageError
-from tombola.data import partition
 from tombola.data.dataset import Data
-from tombola.data.partition import Partition
-from tombola.lab.experiments.experiment import Experiment, Preset
+from tombola.data.partition import by_label
+from tombola.lab.experiments.experiment import Experiment, Preset, preset_settings
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.objectives import OneVsRest
-from tombola.recipe import TrainConfig
-from tombola.settings import Settings
 
 NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+SHARES: dict[str, Any] = {"validation": 0.15, "test": 0.25}
 
 
 def load(source: str | None, augment: bool) -> Data:
@@ -25,19 +27,20 @@ def load(source: str | None, augment: bool) -> Data:
         raise UsageError("digits ships with scikit-learn and takes no --data")
     if augment:
         raise UsageError("digits has no augmentation: a flipped digit is another sign")
-    digits = load_digits()
-    x = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
-    return Data.of(x, torch.tensor(digits.target), validation=0.15, test=0.25)
+    return Data.of(*images(), **SHARES)
 
 
-def backbone(generator: torch.Generator) -> nn.Module:
-    """`SmallConvNet`."""
-    return SmallConvNet(generator=generator)
+def images(classes: int = 10) -> tuple[Tensor, Tensor]:
+    """The first digits: images float ``[S, 1, 8, 8]`` with values 0 to 1, and labels ``[S]``."""
+    digits = load_digits(n_class=classes)
+    return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
 
 
-def by_digit(data: Data) -> Partition:
-    """One subset per digit."""
-    return partition.by_label(data, NAMES)
+def large_images(classes: int = 10) -> tuple[Tensor, Tensor]:
+    """The same as RGB images of 32×32, uint8, to stand in for photographs."""
+    x, y = images(classes)
+    large = interpolate(x, size=(32, 32), mode="bilinear") * 255
+    return large.round().to(torch.uint8).repeat(1, 3, 1, 1), y
 
 
 DIGITS = Experiment(
@@ -45,19 +48,12 @@ DIGITS = Experiment(
     summary="handwritten digits, one ticket per digit (K = 10)",
     data="1,797 images of 8×8, inside scikit-learn",
     load=load,
-    backbone=backbone,
-    partition=by_digit,
+    backbone=partial(SmallConvNet, 10, 1),
+    partition=partial(by_label, names=NAMES),
     objective=OneVsRest(),
     presets={
         "quick": Preset(
-            Settings(
-                schedule="fraction:0.4",
-                T=10,
-                steps=25,
-                statistics=4,
-                search=TrainConfig(lr=3e-3, batch_size=64),
-                train=TrainConfig(lr=3e-3, batch_size=64, lr_schedule="cosine"),
-            ),
+            preset_settings(3e-3, 3e-3, 64, schedule="fraction:0.4", T=10, steps=25, statistics=4),
             "all methods and controls in under three minutes on two cores",
         ),
     },

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tombola._utils.errors import RunError
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.lab.experiments.experiment import Finished
-from tombola.methods.context import CONTEXT_WIDTH, conditioned
-from tombola.methods.pipeline import predict
-from tombola.methods.table import METHODS
+from tombola.lab.experiments.pictures import Backbone, new_figure, outputs, save
 from tombola.runs.log import full_settings, read_config, read_records
 
 # Methods that are drawn: their names in a legend, and the colours of their dots.
@@ -35,8 +33,7 @@ SHOWN = {
     "union_size_imp": ("one mask of RTL's union size", "#bdbdbd"),
     "dense": ("dense", "#525252"),
 }
-ANSWERING = ("rtl", "imp", "imp_context")
-SHORT = {"rtl": "RTL", "imp": "IMP", "imp_context": "IMP, told"}
+ANSWERING = {"rtl": "RTL", "imp": "IMP", "imp_context": "IMP, told"}
 RIGHT, WRONG = "#1a7f37", "#c62828"
 
 Accuracies = dict[tuple[str, float], dict[str, list[float]]]  # (method, sparsity) to domain to seeds
@@ -55,7 +52,7 @@ class DomainPictures:
     """
 
     name: str
-    backbone: Callable[[torch.Generator], nn.Module]
+    backbone: Backbone
     partition: Callable[[Data], Partition]
     classes: Callable[[Data], Sequence[str]]
     title: Callable[[Data], str]
@@ -71,53 +68,50 @@ class DomainPictures:
         if not any(method in SHOWN for method, _ in found):
             raise RunError(f"nothing to draw: none of these runs holds {', '.join(SHOWN)}")
         run = min(runs, key=lambda run: run.seed)
-        title = f"{self.title(run.data)}, {_heading(run)}"
+        config = read_config(run.path)
+        tuned = " (judged on validation)" if config.get("tune") else ""
+        title = f"{self.title(run.data)}, preset {config.get('preset')}{tuned}"
         files = [chart(found, title, out / f"{self.name}-accuracy.png")]
-        own = accuracies([run])
-        sparsities = sorted({s for method, s in own if method in ANSWERING})
+        sparsities = sorted({s for method in ANSWERING for s in run.sparsities(method)})
         if sparsities:
-            sparsity = sparsities[len(sparsities) // 2]
-            methods = [method for method in ANSWERING if (method, sparsity) in own]
-            files.insert(0, self.sheet(run, methods, sparsity, title, out / f"{self.name}-answers.jpg"))
+            file = out / f"{self.name}-answers.jpg"
+            files.insert(0, self.sheet(run, sparsities[len(sparsities) // 2], title, file))
         return files
 
-    def sheet(self, run: Finished, methods: Sequence[str], sparsity: float, title: str, file: Path) -> Path:
+    def sheet(self, run: Finished, sparsity: float, title: str, file: Path) -> Path:
         """A row per domain, a random test image of each class in it, and what each method answers."""
-        from matplotlib.figure import Figure
-
-        part, classes = self.partition(run.data), self.classes(run.data)
-        test, K, C = run.data.test, len(part), len(classes)
+        part, classes, test = self.partition(run.data), self.classes(run.data), run.data.test
         order = torch.randperm(len(test), generator=generator(0, "pictures"))
-        answers = {m: answered(run, m, sparsity, part, self.backbone) for m in methods}
-        figure = Figure((1.25 * C + 0.5, (1.15 + 0.19 * len(methods)) * K + 0.7), layout="constrained")
-        figure.suptitle(
-            f"{title}: answers at {sparsity:.0%} sparsity, seed {run.seed}, a random image of each class",
-            fontsize=10,
-        )
-        panels = figure.subplots(K, C, squeeze=False)
+        answers = {
+            method: outputs(run, method, sparsity, part, self.backbone).argmax(1)
+            for method in ANSWERING
+            if sparsity in run.sparsities(method)
+        }
+        words = f"answers at {sparsity:.0%} sparsity, seed {run.seed}, a random image of each class"
+        height = (1.15 + 0.19 * len(answers)) * len(part) + 0.7
+        figure = new_figure(1.25 * len(classes) + 0.5, height, f"{title}: {words}")
+        panels = figure.subplots(len(part), len(classes), squeeze=False)
         for k, name in enumerate(part.names):
             inside = order[part.members["test"][order, k]]
             panels[k, 0].set_ylabel(name.replace("_", " "), fontsize=10)
             for c, panel in enumerate(panels[k]):
                 panel.set_title(classes[c] if k == 0 else "", fontsize=10)
                 of_class = inside[test.y[inside] == c][:1]
-                given = {m: int(answers[m][i]) for m in methods for i in of_class}
+                given = {m: int(answers[m][i]) for m in answers for i in of_class}
                 _picture(panel, test.x[of_class], given, c, classes)
-        figure.savefig(file, dpi=110, bbox_inches="tight", pil_kwargs={"quality": 85})
-        return file
+        return save(figure, file, bbox_inches="tight")
 
 
 def _picture(panel: Any, x: Tensor, given: dict[str, int], truth: int, classes: Sequence[str]) -> None:
     """An image, if there is one in ``x``, and a line per method: right or wrong, and its answer."""
-    panel.set_xticks([])
-    panel.set_yticks([])
+    panel.set(xticks=[], yticks=[])
     panel.spines[:].set_visible(False)
     for image in x:
         panel.imshow(pixels(image), interpolation="nearest")
     for line, (method, answer) in enumerate(given.items()):
         mark, colour = ("✓", RIGHT) if answer == truth else ("✗", WRONG)
         panel.annotate(
-            f"{mark} {SHORT[method]}: {classes[answer]}",
+            f"{mark} {ANSWERING[method]}: {classes[answer]}",
             (0.5, 0),
             (0, -8 - 10 * line),
             xycoords="axes fraction",
@@ -129,29 +123,6 @@ def _picture(panel: Any, x: Tensor, given: dict[str, int], truth: int, classes: 
         )
 
 
-@torch.no_grad()
-def answered(
-    run: Finished,
-    method: str,
-    sparsity: float,
-    part: Partition,
-    backbone: Callable[[torch.Generator], nn.Module],
-) -> Tensor:
-    """The class each test sample is taken for ``[S]``, by the ticket of its domain or the one network."""
-    network, data = backbone(torch.Generator()), run.data
-    if METHODS[method].conditioned:
-        network = conditioned(network, len(part), CONTEXT_WIDTH, torch.Generator())
-        data = replace(data, contexts={s: members.int().argmax(1) for s, members in part.members.items()})
-    tickets = run.tickets(method, sparsity, network)
-    if len(tickets.names) == 1:
-        return predict(tickets.bake(tickets.names[0]), data, "test").argmax(1)
-    answers = torch.zeros(len(data.test), dtype=torch.int64)
-    for k, name in enumerate(part.names):
-        index = part.members["test"][:, k].nonzero()[:, 0]
-        answers[index] = predict(tickets.bake(name), data, "test", index).argmax(1)
-    return answers
-
-
 def _check_alike(runs: Sequence[Finished]) -> None:
     """A mean is over seeds: runs of one picture differ in nothing else."""
     configs = [read_config(run.path) for run in runs]
@@ -160,12 +131,6 @@ def _check_alike(runs: Sequence[Finished]) -> None:
         for key in ("preset", "settings", "augment", "tune", "data"):
             if other.get(key) != first.get(key):
                 raise RunError(f"{runs[0].path} and {run.path} have different {key}: draw one kind at a time")
-
-
-def _heading(run: Finished) -> str:
-    """What all runs of a picture have in common."""
-    config = read_config(run.path)
-    return f"preset {config.get('preset')}" + (" (judged on validation)" if config.get("tune") else "")
 
 
 def pixels(x: Tensor) -> np.ndarray:
@@ -190,21 +155,20 @@ def accuracies(runs: Sequence[Finished]) -> Accuracies:
 
 def chart(found: Accuracies, title: str, file: Path) -> Path:
     """Dots per domain and method, a panel per sparsity; dense is in every panel."""
-    from matplotlib.figure import Figure
-
     sparsities = sorted({s for method, s in found if method in SHOWN and method != "dense"}) or [0.0]
     domains = list(next(v for (method, _), v in found.items() if method in SHOWN))
-    figure = Figure((1.9 * (len(domains) + 1) + 0.5, 2.1 * len(sparsities) + 0.9), layout="constrained")
+    seeds = [len(values) for by_domain in found.values() for values in by_domain.values()]
+    counted = f"{' to '.join(map(str, sorted({min(seeds), max(seeds)})))} seed{'s' * (max(seeds) > 1)}"
+    width, height = 1.9 * (len(domains) + 1) + 0.5, 2.1 * len(sparsities) + 0.9
+    figure = new_figure(width, height, f"{title}: accuracy, mean (number) and {counted} (small dots)")
     panels = figure.subplots(len(sparsities), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for panel, sparsity in zip(panels, sparsities, strict=True):
-        drawn = {m: found.get((m, 0.0 if m == "dense" else sparsity)) for m in SHOWN}
-        present = {m: by_domain for m, by_domain in drawn.items() if by_domain}
+        present = {m: d for m in SHOWN if (d := found.get((m, 0.0 if m == "dense" else sparsity)))}
         for i, (method, by_domain) in enumerate(present.items()):
             values = [by_domain[domain] for domain in domains]
-            values.append([float(np.mean(seeds)) for seeds in zip(*values, strict=True)])
-            _dots(
-                panel, np.arange(len(values)) + 0.8 * ((i + 0.5) / len(present) - 0.5), values, *SHOWN[method]
-            )
+            values.append(np.mean(values, 0).tolist())
+            place = np.arange(len(values)) + 0.8 * ((i + 0.5) / len(present) - 0.5)
+            _dots(panel, place, values, *SHOWN[method])
         panel.set_xlim(-0.5, len(domains) + 0.5)
         for between in np.arange(len(domains)) + 0.5:
             panel.axvline(between, color="0.85", linewidth=0.8)
@@ -213,13 +177,9 @@ def chart(found: Accuracies, title: str, file: Path) -> Path:
         panel.tick_params(axis="x", length=0)
         panel.margins(y=0.12)
         panel.spines[["top", "right"]].set_visible(False)
-    seeds = sorted({len(values) for by_domain in found.values() for values in by_domain.values()})
-    counted = f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seed{'s' * (seeds[-1] > 1)}"
-    figure.suptitle(f"{title}: accuracy, mean (number) and {counted} (small dots)", fontsize=10)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    figure.savefig(file, dpi=110)
-    return file
+    return save(figure, file)
 
 
 def _dots(panel: Any, where: np.ndarray, values: Sequence[Sequence[float]], label: str, colour: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,8 +15,12 @@ from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.methods.table import STANDARD
 from tombola.objectives import Objective
+from tombola.recipe import TrainConfig
 from tombola.settings import Settings
 from tombola.tickets.model import TicketModel, load
+
+# Three nested rounds of ten steps from a shared dense start, with norm affines of each ticket.
+LATE_ONE_SHOT = {"schedule": "one_shot", "T": 10, "normalization": "per_ticket"}
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,34 @@ class Preset:
     settings: Settings
     summary: str
     augment: bool = False
+
+
+def preset_settings(search: float, train: float, batch_size: int, **others: Any) -> Settings:
+    """Settings from the learning rates of search (constant) and training (cosine), and one batch size."""
+    return Settings(
+        search=TrainConfig(lr=search, batch_size=batch_size),
+        train=TrainConfig(lr=train, batch_size=batch_size, lr_schedule="cosine"),
+        **others,
+    )
+
+
+def constant_settings(lr: float, batch_size: int, **others: Any) -> Settings:
+    """Settings of the paper's kind: one constant learning rate and batch size for search and training."""
+    config = TrainConfig(lr=lr, batch_size=batch_size)
+    return Settings(search=config, train=config, **others)
+
+
+def figures(metrics: str, **rows: Sequence[tuple[float, ...]]) -> dict[tuple[str, float], dict[str, float]]:
+    """The paper's figures of each method, a row for each sparsity of 0.25, 0.5 and 0.75.
+
+    >>> figures("psnr union", rtl=[(18.86, 48e3), (17.25, 36.5e3), (14.87, 22e3)])["rtl", 0.5]
+    {'psnr': 17.25, 'union': 36500.0}
+    """
+    return {
+        (method, sparsity): dict(zip(metrics.split(), row, strict=True))
+        for method, found in rows.items()
+        for sparsity, row in zip((0.25, 0.5, 0.75), found, strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -39,6 +72,11 @@ class Finished:
     def tickets(self, method: str, sparsity: float, backbone: nn.Module) -> TicketModel:
         """The tickets of one outcome; an error names the file that is missing."""
         return load(self.path / "tickets" / f"{method}-{sparsity}.tickets", backbone)
+
+    def sparsities(self, method: str) -> list[float]:
+        """Sparsities at which the run has finished tickets of a method."""
+        files = (self.path / "tickets").glob(f"{method}-*.tickets")
+        return sorted(float(file.stem.removeprefix(f"{method}-")) for file in files)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy import stats
-from torch import Tensor, nn
+from torch import Tensor
 
 from tombola._utils.errors import RunError
 from tombola.data.partition import Partition, by_column
 from tombola.lab.experiments.experiment import Finished
 from tombola.lab.experiments.inr_data import as_image
-from tombola.methods.context import CONTEXT_WIDTH, conditioned
-from tombola.methods.table import METHODS
+from tombola.lab.experiments.pictures import Backbone, new_figure, outputs, save
 from tombola.objectives.reconstruction import psnr, squared
 from tombola.runs.log import read_records
 
-Backbone = Callable[[torch.Generator], nn.Module]
 SHOWN = {"rtl": "RTL", "imp": "one mask", "imp_context": "one mask, told the region"}
 WIDTH = 2.3  # inches of a panel
 
@@ -49,36 +47,30 @@ def draw(runs: Sequence[Finished], out: Path, backbone: Backbone) -> list[Path]:
 
 def sheet(run: Finished, out: Path, backbone: Backbone) -> Path | None:
     """Picture, label map, and what each method makes of it at each sparsity, with PSNR."""
-    from matplotlib.figure import Figure
-
-    methods = [method for method in SHOWN if _sparsities(run, method)]
-    sparsities = sorted({s for method in methods for s in _sparsities(run, method)})
+    sparsities = {method: run.sparsities(method) for method in SHOWN}
+    methods = [method for method, found in sparsities.items() if found]
     if not methods:
         return None
+    every = sorted({s for found in sparsities.values() for s in found})
     split, part = run.data.test, by_column(run.data, "region")
     photograph = as_image(split.x, split.y)
-    H, W = photograph.shape[:2]
-    rows, height = len(sparsities), WIDTH * H / W + 0.3
-    left_columns = 2 if rows == 1 else 1
-    figure = Figure(
-        (WIDTH * (len(methods) + left_columns), max(rows, 2 / left_columns) * height + 0.75),
-        layout="constrained",
-    )
-    figure.suptitle(f"{run.item}: {len(part)} regions, seed {run.seed}", fontsize=11)
-    parts: Any = figure.subfigures(1, 2, width_ratios=[left_columns, len(methods)])
-    _given(parts[0], left_columns, photograph, part, split.x)
-    panels = parts[1].subplots(rows, len(methods), squeeze=False)
-    for line, sparsity in zip(panels, sparsities, strict=True):
+    columns = 2 if len(every) == 1 else 1  # of what stands on the left
+    width = WIDTH * (len(methods) + columns)
+    height = WIDTH * photograph.shape[0] / photograph.shape[1] + 0.3
+    title = f"{run.item}: {len(part)} regions, seed {run.seed}"
+    figure = new_figure(width, max(len(every), 2 / columns) * height + 0.75, title, fontsize=11)
+    parts: Any = figure.subfigures(1, 2, width_ratios=[columns, len(methods)])
+    _given(parts[0], columns, photograph, part, split.x)
+    panels = parts[1].subplots(len(every), len(methods), squeeze=False)
+    for line, sparsity in zip(panels, every, strict=True):
         for panel, method in zip(line, methods, strict=True):
             panel.axis("off")
-            if sparsity in _sparsities(run, method):
-                outputs = rendered(run, method, sparsity, part, backbone).clamp(0, 1)
-                panel.imshow(as_image(split.x, outputs), interpolation="nearest")
-                quality = psnr(squared(outputs, split.y))
+            if sparsity in sparsities[method]:
+                made = outputs(run, method, sparsity, part, backbone).clamp(0, 1)
+                panel.imshow(as_image(split.x, made), interpolation="nearest")
+                quality = psnr(squared(made, split.y))
                 panel.set_title(f"{SHOWN[method]}, {sparsity:.0%}\n{quality:.2f} dB", fontsize=8)
-    file = out / f"{run.item}.jpg"
-    figure.savefig(file, dpi=110, pil_kwargs={"quality": 85})
-    return file
+    return save(figure, out / f"{run.item}.jpg")
 
 
 def _given(figure: Any, columns: int, photograph: NDArray[Any], part: Partition, x: Tensor) -> None:
@@ -106,36 +98,16 @@ def _given(figure: Any, columns: int, photograph: NDArray[Any], part: Partition,
     )
 
 
-@torch.no_grad()
-def rendered(run: Finished, method: str, sparsity: float, part: Partition, backbone: Backbone) -> Tensor:
-    """Outputs for every pixel ``[S, 3]``, each from the ticket of its own region; not clamped."""
-    network, data = backbone(torch.Generator()), run.data
-    numbers = part.members["test"].int().argmax(1)
-    if METHODS[method].conditioned:
-        network = conditioned(network, len(part), CONTEXT_WIDTH, torch.Generator())
-        data = replace(data, contexts={"test": numbers})
-    tickets = run.tickets(method, sparsity, network)
-    x = data.inputs("test", torch.arange(len(data.test)))
-    names = None if len(tickets.names) == 1 else [part.names[k] for k in numbers.tolist()]
-    outputs: Tensor = tickets(x, names)
-    return outputs
-
-
 def similarity(runs: Sequence[Finished], out: Path, backbone: Backbone) -> list[Path]:
     """PSNR of each region against the mean Jaccard similarity of its mask to the other regions' masks.
 
     Returns a picture with Spearman's coefficient over all regions, and the points as JSON.
     """
-    from matplotlib.figure import Figure
-
-    points = [p for run in runs for s in _sparsities(run, "rtl") for p in _points(run, s, backbone)]
+    points = [p for run in runs for s in run.sparsities("rtl") for p in _points(run, s, backbone)]
     if not points:
         return []
-    sparsities, items = (
-        sorted({p["sparsity"] for p in points}),
-        list(dict.fromkeys(p["item"] for p in points)),
-    )
-    figure = Figure((3.2 * len(sparsities) + 0.4, 3.3), layout="constrained")
+    sparsities, items = sorted({p["sparsity"] for p in points}), dict.fromkeys(p["item"] for p in points)
+    figure = new_figure(3.2 * len(sparsities) + 0.4, 3.3)
     panels = figure.subplots(1, len(sparsities), squeeze=False)[0]
     for panel, sparsity in zip(panels, sparsities, strict=True):
         for number, item in enumerate(items):
@@ -149,10 +121,9 @@ def similarity(runs: Sequence[Finished], out: Path, backbone: Backbone) -> list[
     panels[0].set_ylabel("PSNR of the region, dB", fontsize=8)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(items)), fontsize=6)
-    files = [out / "similarity.png", out / "similarity.json"]
-    figure.savefig(files[0], dpi=110)
-    files[1].write_text("[\n" + ",\n".join(json.dumps(p) for p in points) + "\n]\n")
-    return files
+    numbers = out / "similarity.json"
+    numbers.write_text("[\n" + ",\n".join(json.dumps(p) for p in points) + "\n]\n")
+    return [save(figure, out / "similarity.png"), numbers]
 
 
 def spearman(points: Sequence[dict[str, Any]]) -> tuple[float, float]:
@@ -160,9 +131,9 @@ def spearman(points: Sequence[dict[str, Any]]) -> tuple[float, float]:
 
     NaN where there are fewer than three regions, or all values are equal.
     """
-    own: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    own = defaultdict(list)
     for point in points:
-        own.setdefault((point["item"], point["seed"]), []).append(point)
+        own[point["item"], point["seed"]].append(point)
     within = np.array([_spearman(group) for group in own.values()])
     known = within[np.isfinite(within)]
     return _spearman(points), float(known.mean()) if len(known) else float("nan")
@@ -192,9 +163,3 @@ def _points(run: Finished, sparsity: float, backbone: Backbone) -> list[dict[str
         for k, name in enumerate(masks.names)
         if name in recorded
     ]
-
-
-def _sparsities(run: Finished, method: str) -> list[float]:
-    """Sparsities at which a run has finished tickets of a method."""
-    suffix, found = ".tickets", (run.path / "tickets").glob(f"{method}-*.tickets")
-    return sorted(float(file.name.removeprefix(f"{method}-").removesuffix(suffix)) for file in found)

@@ -6,23 +6,20 @@ from dataclasses import replace
 from functools import partial
 
 import torch
-from sklearn.datasets import load_digits
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
 
 from tombola._utils.rng import generator as random_generator
-from tombola.data import partition
-from tombola.data.corruptions import ENVIRONMENTS, environments
+from tombola.data.corruptions import environments
 from tombola.data.dataset import Data
-from tombola.data.partition import Partition
+from tombola.data.partition import Partition, by_column
+from tombola.lab.experiments import digits
+from tombola.lab.experiments.corruptions import by_environment
 from tombola.lab.experiments.domain_pictures import DomainPictures
-from tombola.lab.experiments.experiment import Experiment, Preset
-from tombola.lab.experiments.image_files import list_images
-from tombola.lab.experiments.images import Normalise, crop_and_flip, decode
+from tombola.lab.experiments.experiment import LATE_ONE_SHOT, Experiment, Preset, preset_settings
+from tombola.lab.experiments.images import Normalise, crop_and_flip, image_data, list_images
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import Classification
-from tombola.recipe import TrainConfig
-from tombola.settings import Settings
 
 NAMES = ["dog", "elephant", "giraffe", "guitar", "horse", "house", "person"]
 DOMAINS = ["art_painting", "cartoon", "photo", "sketch"]
@@ -30,11 +27,12 @@ SIDE = 64
 VALIDATION = 0.15
 NORMALISE = Normalise((0.762, 0.742, 0.714), (0.295, 0.305, 0.334))  # of the training pixels
 STAND_IN = "no PACS: digits 0 to 6 under four environments stand in"
+BACKBONE = partial(GhostNet, len(NAMES))  # 125,832 prunable weights
 
 
 def halved(x: Tensor) -> Tensor:
     """uint8 ``[B, 3, 2H, 2W]`` to normalised float ``[B, 3, H, W]``: the mean of 2×2 pixels."""
-    return NORMALISE(F.avg_pool2d(x.float(), 2))
+    return NORMALISE(avg_pool2d(x.float(), 2))
 
 
 def load(source: str | None, augment: bool, half: bool = True) -> Data:
@@ -47,11 +45,8 @@ def load(source: str | None, augment: bool, half: bool = True) -> Data:
     whole, test = list_images(source, NAMES, "label", columns=["domain"])
     cells = torch.from_numpy(whole.columns["domain"]) * len(NAMES) + whole.y
     train, validation = stratified(cells, VALIDATION, random_generator(0, "pacs", "validation"))
-    return Data(
-        *decode(SIDE, whole.take(train), whole.take(validation), test),
-        prepare=halved if half else NORMALISE,
-        augment=partial(crop_and_flip, margin=SIDE // 8) if augment else None,
-    )
+    parts = whole.take(train), whole.take(validation), test
+    return image_data(SIDE, parts, halved if half else NORMALISE, augment)
 
 
 def stratified(cells: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -74,59 +69,35 @@ def stratified(cells: Tensor, share: float, generator: torch.Generator) -> tuple
 
 def stand_in(augment: bool) -> Data:
     """Digits 0 to 6 as RGB images ``[3, 32, 32]``, a quarter of them in each environment."""
-    digits = load_digits(n_class=len(NAMES))
-    x = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16
-    large = F.interpolate(x, size=(32, 32), mode="bilinear", align_corners=False)
-    rgb = (large * 255).round().to(torch.uint8).repeat(1, 3, 1, 1)
-    data = Data.of(
-        rgb,
-        torch.tensor(digits.target),
-        validation=0.15,
-        test=0.25,
-        prepare=Normalise((0.323,) * 3, (0.325,) * 3),
-        augment=crop_and_flip if augment else None,
-    )
-    return environments(data)
-
-
-def backbone(generator: torch.Generator) -> nn.Module:
-    """`GhostNet` with seven outputs, 125,832 prunable weights."""
-    return GhostNet(len(NAMES), generator)
+    prepare, crop = Normalise((0.323,) * 3, (0.325,) * 3), crop_and_flip if augment else None
+    x, y = digits.large_images(len(NAMES))
+    return environments(Data.of(x, y, **digits.SHARES, prepare=prepare, augment=crop))
 
 
 def by_domain(data: Data) -> Partition:
     """One subset per domain, or per environment of the stand-in."""
-    if "environment" in data.train.columns:
-        return partition.by_column(data, "environment", {name: name for name in ENVIRONMENTS})
-    return partition.by_column(data, "domain", DOMAINS)
+    return by_environment(data) if _stands_in(data) else by_column(data, "domain", DOMAINS)
 
 
 def class_names(data: Data) -> list[str]:
     """The names of the classes, for pictures."""
-    return [str(i) for i in range(len(NAMES))] if "environment" in data.train.columns else NAMES
+    return [*map(str, range(len(NAMES)))] if _stands_in(data) else NAMES
 
 
 def title(data: Data) -> str:
     """What a picture is headed with."""
-    return STAND_IN if "environment" in data.train.columns else "PACS"
+    return STAND_IN if _stands_in(data) else "PACS"
 
 
-PICTURES = DomainPictures("pacs", backbone, by_domain, class_names, title)
+def _stands_in(data: Data) -> bool:
+    return "environment" in data.train.columns
+
+
 DATA = (
     "9,991 images of 64×64{}: --data FOLDER (Parquet: img, label, domain); "
     f"without it a stand-in, {STAND_IN.removeprefix('no PACS: ')}"
 )
-
-
-QUICK = Settings(
-    schedule="one_shot",
-    T=10,
-    rewind=120,
-    steps=300,
-    normalization="per_ticket",
-    search=TrainConfig(lr=1e-3, batch_size=64),
-    train=TrainConfig(lr=4e-3, batch_size=64, lr_schedule="cosine"),
-)
+QUICK = preset_settings(1e-3, 4e-3, 64, **LATE_ONE_SHOT, rewind=120, steps=300)
 PRESETS = {
     "quick": Preset(
         QUICK, "late rewinding to a shared dense start, private norm affines; eleven epochs a sparsity"
@@ -143,12 +114,12 @@ PACS = Experiment(
     summary="PACS at 32×32, classification, one ticket per domain (K = 4), GhostNet",
     data=DATA.format(", halved to 32×32"),
     load=load,
-    backbone=backbone,
+    backbone=BACKBONE,
     partition=by_domain,
     objective=Classification(),
     presets=PRESETS,
     stand_in="digits under four environments",
-    draw=PICTURES,
+    draw=DomainPictures("pacs", BACKBONE, by_domain, class_names, title),
 )
 
 PACS64 = replace(

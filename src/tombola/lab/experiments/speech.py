@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from functools import partial
 
-from tombola.data import partition
 from tombola.data.dataset import Data
-from tombola.data.partition import Partition
-from tombola.lab.experiments.experiment import Experiment, Preset
-from tombola.lab.experiments.speech_clips import read_clips
-from tombola.lab.experiments.speech_mixing import mixtures
+from tombola.data.partition import by_column
+from tombola.lab.experiments.experiment import Experiment, Preset, constant_settings, figures, preset_settings
+from tombola.lab.experiments.speech_data import mixtures, read_clips
 from tombola.lab.experiments.speech_pictures import draw
 from tombola.lab.experiments.speech_synthetic import synthetic_clips
 from tombola.lab.models.speech_unet import SpeechUNet
 from tombola.objectives import Enhancement
-from tombola.recipe import TrainConfig
-from tombola.settings import Settings
 
 # All convolution weights, the last one too, as the paper counts them; those of norms end in ".1.weight".
 SCOPE = ("down.*.0.weight", "up.*.0.weight", "mask.weight")
@@ -27,31 +22,26 @@ def load(source: str | None, augment: bool) -> Data:
     return mixtures(synthetic_clips() if source is None else read_clips(source), augment)
 
 
-def backbone(generator: torch.Generator) -> nn.Module:
-    """`SpeechUNet`, 37,368 prunable weights."""
-    return SpeechUNet(generator=generator)
-
-
-def by_scene(data: Data) -> Partition:
-    """One subset per acoustic scene."""
-    return partition.by_column(data, "scene")
-
-
-def _row(si_snri: float, union: float) -> dict[str, float]:
-    return {"si_snri": si_snri, "union": union}
-
-
-PAPER = {
-    ("rtl", 0.25): _row(7.248, 32.0e3),
-    ("rtl", 0.5): _row(7.178, 22.8e3),
-    ("rtl", 0.75): _row(6.992, 12.3e3),
-    ("imp", 0.25): _row(6.885, 28.0e3),
-    ("imp", 0.5): _row(6.970, 18.6e3),
-    ("imp", 0.75): _row(6.967, 9.3e3),
-    ("imp_per_subset", 0.25): _row(5.295, 84.1e3),
-    ("imp_per_subset", 0.5): _row(5.775, 56.1e3),
-    ("imp_per_subset", 0.75): _row(5.899, 28.0e3),
-}
+QUICK = preset_settings(
+    search=3e-3,
+    train=1e-2,
+    batch_size=4,
+    schedule="one_shot",
+    T=20,
+    normalization="per_ticket",
+    rewind=400,
+    steps=150,
+    statistics=20,
+    include=SCOPE,
+)
+PAPER = constant_settings(
+    1e-4,
+    16,
+    schedule="fraction:0.13",  # ten rounds to 75%
+    T=60,  # about one epoch of 970 crops
+    steps=600,  # ten
+    include=SCOPE,
+)
 
 SPEECH = Experiment(
     name="speech",
@@ -61,39 +51,25 @@ SPEECH = Experiment(
         "speech and of noise by scene"
     ),
     load=load,
-    backbone=backbone,
-    partition=by_scene,
+    backbone=partial(SpeechUNet, 2),  # 37,368 prunable weights
+    partition=partial(by_column, column="scene"),
     objective=Enhancement(),
     presets={
         "quick": Preset(
-            Settings(
-                schedule="one_shot",
-                T=20,
-                rewind=400,
-                steps=150,
-                normalization="per_ticket",
-                statistics=20,
-                search=TrainConfig(lr=3e-3, batch_size=4),
-                train=TrainConfig(lr=1e-2, batch_size=4, lr_schedule="cosine"),
-                include=SCOPE,
-            ),
+            QUICK,
             "late rewinding, private norms, three rounds and three trainings on crops of one second",
-            augment=True,
+            True,
         ),
         "paper": Preset(
-            Settings(
-                schedule="fraction:0.13",  # ten rounds to 75%
-                T=60,  # about one epoch of 970 crops
-                steps=600,  # ten
-                search=TrainConfig(lr=1e-4, batch_size=16),
-                train=TrainConfig(lr=1e-4, batch_size=16),
-                include=SCOPE,
-            ),
-            "the paper's: learning rate 1e-4, ten rounds of an epoch, ten epochs of retraining",
-            augment=True,
+            PAPER, "the paper's: learning rate 1e-4, ten rounds of an epoch, ten epochs of retraining", True
         ),
     },
-    paper=PAPER,
+    paper=figures(
+        "si_snri union",
+        rtl=[(7.248, 32.0e3), (7.178, 22.8e3), (6.992, 12.3e3)],
+        imp=[(6.885, 28.0e3), (6.970, 18.6e3), (6.967, 9.3e3)],
+        imp_per_subset=[(5.295, 84.1e3), (5.775, 56.1e3), (5.899, 28.0e3)],
+    ),
     stand_in="synthetic voices and noise",
     draw=draw,
 )

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import signal
 
-from tombola.lab.audio.files import RATE
-from tombola.lab.experiments.speech_clips import Clip, to_int16
+from tombola.lab.audio import RATE
+from tombola.lab.experiments.speech_data import Clip, to_int16
 
 Waves = NDArray[np.float64]
 VOICES = {"train": 24, "test": 8}
@@ -30,13 +30,13 @@ def synthetic_clips() -> list[Clip]:
     for split, count in VOICES.items():
         for v in range(count):
             voice = _scaled(_voice(np.random.default_rng([1, split == "test", v])))
-            clips.append(Clip(voice, "speech", split, f"voice {split} {v}", name="synthetic"))
+            clips.append(Clip(voice, "speech", split, f"voice {split} {v}"))
     for number, (label, (scene, make)) in enumerate(NOISES.items()):
         for split, count in RECORDINGS.items():
             for r in range(count):
                 noise = _scaled(make(np.random.default_rng([2, split == "test", r, number])))
                 source = f"{label} {split} {r}"
-                clips.append(Clip(noise, "noise", split, source, scene, label, "synthetic"))
+                clips.append(Clip(noise, "noise", split, source, scene, label))
     return clips
 
 

@@ -33,11 +33,7 @@ class FourierFeatures(nn.Module):
         super().__init__()
         steps = torch.linspace(math.log(lowest), math.log(highest), FREQUENCIES).exp()
         self.register_buffer("frequencies", math.pi * steps, persistent=False)
-
-    @property
-    def out_features(self) -> int:
-        """Features of two coordinates: 34."""
-        return 2 + 2 * 2 * len(self.frequencies)
+        self.out_features = 2 + 2 * 2 * FREQUENCIES
 
     def forward(self, x: Tensor) -> Tensor:
         """Coordinates ``[B, 2]``, and whatever else, to features."""
@@ -85,10 +81,8 @@ class CoordinateMLP(nn.Module):
         for cin, cout in itertools.pairwise(sizes):
             layers += [nn.Linear(cin, cout), nn.ReLU() if activation == "relu" else Sine()]
         self.layers = nn.Sequential(*layers[:-1])
-        if activation == "relu":
-            kaiming_(self, generator)
-        else:
-            siren_(self, generator)
+        initialise = kaiming_ if activation == "relu" else siren_
+        initialise(self, generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Coordinates ``[B, 2]`` (further columns reach the first layer) to colours ``[B, 3]``."""

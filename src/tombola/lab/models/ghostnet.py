@@ -128,12 +128,9 @@ class GhostNet(nn.Module):
 def kaiming_(module: nn.Module, generator: torch.Generator | None = None) -> None:
     """Kaiming-normal convolutions and linear layers (fan-in, ReLU gain), zero biases, in place."""
     for layer in module.modules():
-        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu", generator=generator)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-        elif isinstance(layer, SqueezeExcite):
-            for weight in (layer.reduce, layer.expand):
-                nn.init.kaiming_normal_(weight, nonlinearity="relu", generator=generator)
-            for bias in (layer.reduce_bias, layer.expand_bias):
-                nn.init.zeros_(bias)
+        if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.ConvTranspose2d | nn.Linear | SqueezeExcite):
+            for parameter in layer.parameters(recurse=False):
+                if parameter.ndim > 1:
+                    nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
+                else:
+                    nn.init.zeros_(parameter)

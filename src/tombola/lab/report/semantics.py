@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 
 from tombola._utils.errors import RunError, TicketFileError, UsageError, unknown
-from tombola.data.partition.texts import sentence_encoder
+from tombola.data.partition.clusters import sentence_encoder
 from tombola.lab.analysis.named import Measure, Named, path_similarity
 from tombola.lab.analysis.semantics import Alignment, agreement, align, by_depth
-from tombola.lab.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
+from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
 from tombola.lab.report.blocks import Block, Figures, Tabled, Words
 from tombola.lab.report.figures import Axis, Figure, Series, Style, percent, xy
 from tombola.lab.report.findings import Findings

@@ -1,4 +1,4 @@
-"""The short-time Fourier transform and its inverse: 1,024 samples a window, 256 a step, Hann.
+"""Spectrograms (1,024 samples a window, 256 a step, Hann) and the scale-invariant signal-to-noise ratio.
 
 Shape letters: B batch, T samples in time.
 """
@@ -11,7 +11,6 @@ from torch import Tensor
 from tombola._utils.errors import DataError
 
 WINDOW, HOP = 1024, 256
-BINS = WINDOW // 2 + 1
 
 
 def spectrogram(waves: Tensor) -> Tensor:
@@ -46,3 +45,17 @@ def waveform(x: Tensor, length: int) -> Tensor:
     window = torch.hann_window(WINDOW, dtype=x.dtype, device=x.device)
     parts = torch.view_as_complex(x[:, :2].permute(0, 3, 2, 1).contiguous())
     return torch.istft(parts, WINDOW, HOP, window=window, length=length)
+
+
+def si_snr(estimate: Tensor, clean: Tensor) -> Tensor:
+    """Scale-invariant signal-to-noise ratio of each estimate in dB: ``[B, T]`` twice to ``[B]``.
+
+    ``10 log10 |a s|² / |a s − ŝ|²`` with ``a = <ŝ, s> / |s|²``, both without their mean (Le Roux et al.,
+    arXiv 1811.02508).
+    """
+    e = estimate - estimate.mean(-1, keepdim=True)
+    s = clean - clean.mean(-1, keepdim=True)
+    tiny = torch.finfo(e.dtype).eps
+    target = ((e * s).sum(-1, keepdim=True) + tiny) / (s.square().sum(-1, keepdim=True) + tiny) * s
+    ratio = (target.square().sum(-1) + tiny) / ((target - e).square().sum(-1) + tiny)
+    return 10 * ratio.log10()

@@ -1,4 +1,4 @@
-"""Sound files: read as one channel at 16 kHz, whatever they hold."""
+"""Sound: files read as one channel at 16 kHz, spectrograms, and mixtures of known signal-to-noise ratio."""
 
 from __future__ import annotations
 
@@ -7,10 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+import torch
 from numpy.typing import NDArray
 from scipy import signal
+from torch import Tensor
 
 from tombola._utils.errors import DataError
+from tombola.objectives.sound import HOP, WINDOW, si_snr, spectrogram, waveform
+
+__all__ = ["HOP", "RATE", "WINDOW", "mix", "read", "resample", "si_snr", "spectrogram", "waveform", "write"]
 
 RATE = 16_000
 Waves = NDArray[np.float32]
@@ -72,3 +77,24 @@ def write(path: Path | str, waves: Waves, rate: int = RATE) -> Path:
         raise DataError(f"sound is floating, from -1 to 1: got {np.asarray(waves).dtype}")
     soundfile.write(str(path), np.clip(waves, -1, 1), rate, subtype="PCM_16", format="WAV")
     return Path(path)
+
+
+def rms(waves: Tensor) -> Tensor:
+    """Root mean square over the last axis, which is kept with length 1."""
+    return waves.square().mean(-1, keepdim=True).sqrt()
+
+
+def mix(clean: Tensor, noise: Tensor, snr: Tensor, quietest: Tensor | float = 1e-5) -> Tensor:
+    """Clean signals plus noise that is scaled to a signal-to-noise ratio.
+
+    Args:
+        clean, noise: waveforms ``[B, T]``.
+        snr: in dB, ``[B]``.
+        quietest: noise quieter than this (root mean square, a number or ``[B, 1]``) is not scaled up any
+            further: what is nearly silent stays so, and its mixture is cleaner than asked for.
+
+    >>> mix(torch.ones(1, 4), torch.full((1, 4), 2.0), torch.tensor([0.0]))
+    tensor([[2., 2., 2., 2.]])
+    """
+    level = rms(noise).clamp(min=torch.as_tensor(quietest))
+    return clean + noise * rms(clean) / level * 10 ** (-snr[:, None] / 20)
