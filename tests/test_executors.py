@@ -30,7 +30,7 @@ from tombola.runs.directory import Run
 from tombola.runs.log import read_environment
 from tombola.settings import Settings
 from tombola.training.callbacks.guard import Guard
-from tombola.training.callbacks.watching import make_callback
+from tombola.training.callbacks.rules import make_callback
 from tombola.training.parallel import Training, Work, batched, choose, executor, settled
 from tombola.training.parallel.batched import Batched
 from tombola.training.parallel.in_turn import InTurn, threads

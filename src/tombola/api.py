@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from numbers import Real
@@ -12,7 +10,8 @@ from typing import Any, overload
 
 from torch import nn
 
-from tombola._utils.errors import NotReached, UsageError, unknown
+from tombola._utils.errors import NotReached, UsageError, unknown, warn
+from tombola._utils.renamed import renewed
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.masks.prunable import left_out
@@ -63,12 +62,14 @@ def find(
     Raises:
         UsageError: an argument of the wrong kind, or a setting that does not exist.
     """
+    changes = renewed(changes)
+    parallel = changes.pop("parallel", parallel)  # under its former name
     settings = _settings(settings, sparsity, changes)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, StageCache(settled(parallel)))
     if not settings.include and (words := left_out(backbone, pipeline.f.scope)):
-        _warn(words)
+        warn(words)
     for words in doubts(objective, data, partition):
-        _warn(words)
+        warn(words)
     if out is None:
         return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
@@ -80,16 +81,8 @@ def find(
 def _outcomes(pipeline: Pipeline, method: str) -> list[Outcome]:
     wanted = levels(pipeline, method)
     if (stopped := pipeline.stopped("own")) is not None:
-        _warn(not_reached(stopped["at"], stopped))
+        warn(not_reached(stopped["at"], stopped))
     return [run_method(pipeline, method, level) for level in wanted]
-
-
-def _warn(words: str) -> None:
-    """A warning that points to the line by which this module was called."""
-    frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(words, stacklevel=level)
 
 
 def _settings(

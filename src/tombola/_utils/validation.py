@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from tombola._utils.errors import UsageError
+from tombola._utils.spec import Spec
 
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
@@ -22,6 +23,8 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 def check_fields(settings: Any) -> None:
     """Raise `UsageError` where a field is of another kind than its default; the message names it.
 
+    A `Spec` becomes its text.
+
     >>> from dataclasses import dataclass
     >>> @dataclass
     ... class Box:
@@ -32,7 +35,9 @@ def check_fields(settings: Any) -> None:
     tombola._utils.errors.UsageError: width is a whole number, such as 3: got '4'
     """
     for field in fields(settings):
-        check_kind(field.name, getattr(settings, field.name), _default(field))
+        if isinstance(value := getattr(settings, field.name), Spec):
+            object.__setattr__(settings, field.name, value := str(value))
+        check_kind(field.name, value, _default(field))
 
 
 def check_kind(name: str, value: object, like: object) -> None:

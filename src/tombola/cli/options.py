@@ -1,9 +1,10 @@
-"""What options of commands have in common: several values, switches, threads, where data are."""
+"""What options of commands have in common: several values, switches, threads, where data are, how to run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,65 @@ import torch
 from cyclopts import Parameter
 
 from tombola._utils.errors import UsageError
+from tombola.lab.launch import Order
+from tombola.training.parallel import Parallel
 
 Several = Parameter(consume_multiple=True)
 Words = Annotated[tuple[str, ...], Several]
 Numbers = Annotated[tuple[float, ...], Several]
 Integers = Annotated[tuple[int, ...], Several]
 Flag = Annotated[bool, Parameter(negative="")]  # without `--no-NAME`
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How `tombola run` and `tombola sweep` carry out methods of an experiment.
+
+    Attributes:
+        preset: A named set of settings; `tombola experiments` lists them, the first is the default.
+        sparsity: Shares of weights removed, such as 0.5 0.9; the preset's by default.
+        data: A folder with the data, or the name of a hub data set; what ships inside a dependency by
+            default.
+        augment: Random crop and flip; the preset's choice by default.
+        tune: Leave the test split alone: judge on one half of validation, choose thresholds on the other.
+        threads: Threads of one process, or workers of one thread; all cores by default. Another number may
+            change the last bits.
+        parallel: The K trainings of a round: workers (one thread each), no (one after the other, all
+            threads), batched (one batch; other last bits). By default as the run began; a new one takes
+            workers on several cores.
+        device: Where to compute: cpu, cuda, cuda:1, ... By default where the run began; a new one on the CPU.
+        json: Print rows for machines instead of tables.
+    """
+
+    preset: str | None = None
+    sparsity: Numbers = ()
+    data: str | None = None
+    augment: bool | None = None
+    tune: Flag = False
+    threads: int | None = None
+    parallel: Parallel = "auto"
+    device: str = ""
+    json: Flag = False
+
+    def order(self, name: str, methods: Sequence[str], changes: Iterable[str] = ()) -> Order:
+        """What is to be run of an experiment; from here on torch has as many threads as are asked for."""
+        use_threads(self.threads)
+        return Order.of(
+            name,
+            self.preset,
+            self.sparsity,
+            changes,
+            self.augment,
+            source=self.data and absolute(self.data),
+            tune=self.tune,
+            methods=methods,
+            parallel=self.parallel,
+            device=self.device,
+        )
+
+
+DEFAULTS = RunOptions()
 
 
 def use_threads(count: int | None) -> None:

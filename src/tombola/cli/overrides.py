@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tombola._utils.errors import UsageError
+from tombola.cli.terminal import err_console
+from tombola.lab.launch import Order
 from tombola.methods.table import METHODS
 from tombola.settings import Settings
+
+
+def say_overridden(orders: Iterable[Order], changes: Sequence[str]) -> None:
+    """Print the lines of `overridden`, each once."""
+    lines = [line for order in orders for line in overridden(order.methods, order.settings, changes)]
+    for line in dict.fromkeys(lines):
+        err_console.print(line, highlight=False, soft_wrap=True)
 
 
 def overridden(methods: Sequence[str], settings: Settings, changes: Iterable[str]) -> list[str]:

@@ -26,8 +26,8 @@ from tombola.methods.rounds import later
 from tombola.methods.search import Search
 from tombola.methods.task import DataView, Task
 from tombola.pruning.schedules import kept
-from tombola.recipe import TrainConfig
 from tombola.runs.cache import StageCache
+from tombola.settings import TrainConfig
 from tombola.tickets.model import TicketModel
 from tombola.training import rewind
 from tombola.training.joint import retrain

@@ -10,10 +10,9 @@ from tombola._utils.checkpoint import Checkpoint, State
 from tombola.masks.maskset import MaskSet
 from tombola.methods.segments import Segment
 from tombola.pruning import scores
-from tombola.recipe import TrainConfig
-from tombola.settings import Settings
+from tombola.settings import Settings, TrainConfig
 from tombola.training.callbacks.guard import Guard
-from tombola.training.callbacks.watching import make_callback
+from tombola.training.callbacks.rules import make_callback
 from tombola.training.model import Params
 from tombola.training.parallel import Parallel
 from tombola.training.rewind import Starts

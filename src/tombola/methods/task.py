@@ -21,8 +21,7 @@ from tombola.masks.prunable import match, scope
 from tombola.methods.checks import check_fit, check_kinds
 from tombola.objectives import Objective
 from tombola.pruning.schedules import kept
-from tombola.recipe import TrainConfig
-from tombola.settings import Settings
+from tombola.settings import Settings, TrainConfig
 from tombola.tickets import files
 from tombola.training import norm
 from tombola.training.model import FunctionalModel, Params

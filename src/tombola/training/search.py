@@ -19,7 +19,7 @@ from tombola._utils.errors import PruningError
 from tombola.masks.maskset import MaskSet
 from tombola.pruning import Selection, prune, transposed
 from tombola.pruning.scores import CRITERIA, Score, needs_trajectory
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.callbacks.guard import Guard
 from tombola.training.callbacks.recorded import similarity_rows
 from tombola.training.model import Params

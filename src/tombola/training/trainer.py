@@ -21,7 +21,7 @@ from tombola.masks.prunable import classifier
 from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer
 from tombola.pruning.scores.movement import away_from_zero
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.model import FunctionalModel, Params
 
 

@@ -1,64 +1,100 @@
-"""What happens while a ticket is trained in a round of the search: nothing, an early end, or moving masks.
-
-``early_bird:E:P[:N]``  end the training once the masks of P successive pairs of epochs (or of N steps) differ
-                        by less than E (`tombola.training.callbacks.early_bird`).
-``set:S:N``             every N steps move the share S of the mask to random places (`dynamic_sparse`).
-``rigl:S:N``            the same, to where the gradient is largest.
-"""
+"""What happens while a ticket is trained in a round of the search: nothing, an early end, or moving masks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
+from torch import Tensor
+
+from tombola._utils import spec
 from tombola._utils.errors import UsageError
 
+if TYPE_CHECKING:
+    from tombola.settings import Settings
+    from tombola.training.pruning_context import TicketContext
+    from tombola.training.search import MakeCallback
+    from tombola.training.trainer import Callback
+
+
+class Rule(spec.Spec):
+    """Base of the rules."""
+
 
 @dataclass(frozen=True)
-class EarlyBird:
-    """The rule of Early-Bird: distances below ``threshold``, ``patience`` of them in a row.
+class EarlyBird(Rule):
+    """End a training once distances of masks are below ``threshold``, ``patience`` of them in a row.
 
-    Masks are drawn every ``every`` steps; 0 is an epoch of the ticket, or a twentieth of the training where
-    that is shorter.
+    Masks are drawn every ``every`` steps (`tombola.training.callbacks.early_bird`); by default after an epoch
+    of the ticket, or a twentieth of the training where that is shorter.
     """
 
+    form = "early_bird:{threshold}:{patience}[:{every}]"
     threshold: float
     patience: int
-    every: int = 0
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise UsageError(f"the threshold is a distance in (0, 1]: got {self.threshold}")
+        if self.patience < 1 or (self.every is not None and self.every < 1):
+            raise UsageError(f"patience and every are at least 1: got {self.patience}, {self.every}")
 
 
 @dataclass(frozen=True)
-class Moving:
-    """The rule of dynamic sparse training: where to grow, which share of the mask at first, how often."""
+class Moving(Rule):
+    """Every ``every`` steps move a share of the mask (`tombola.training.callbacks.dynamic_sparse`)."""
 
-    by_gradient: bool
     share: float
     every: int
+    by_gradient: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1 or self.every < 1:
+            raise UsageError(f"the share is in (0, 1), every at least 1 step: got {self.share}, {self.every}")
 
 
-def parse(text: str) -> EarlyBird | Moving | None:
-    """A rule from its text; None from an empty one.
+class SET(Moving):
+    """Moves to random places."""
 
-    Raises:
-        UsageError: it is not understood.
+    form, by_gradient = "set:{share}:{every}", False
 
-    >>> parse("early_bird:0.1:5"), parse("rigl:0.3:100").by_gradient, parse("")
-    (EarlyBird(threshold=0.1, patience=5, every=0), True, None)
+
+class RigL(Moving):
+    """Moves to where the gradient is largest."""
+
+    form, by_gradient = "rigl:{share}:{every}", True
+
+
+RULES: tuple[type[Rule], ...] = (EarlyBird, SET, RigL)
+
+
+def parse(callback: str | spec.Spec) -> Rule | None:
+    """A rule from its text, or itself; None from an empty one.
+
+    >>> parse("early_bird:0.1:5"), str(RigL(0.3, 100)), parse("")
+    (EarlyBird(threshold=0.1, patience=5, every=None), 'rigl:0.3:100', None)
     """
-    name, *given = text.split(":")
-    try:
-        if not text:
-            return None
-        if name == "early_bird" and len(given) in (2, 3):
-            rule = EarlyBird(float(given[0]), int(given[1]), int(given[2]) if given[2:] else 0)
-            if 0 < rule.threshold <= 1 and rule.patience >= 1 and (rule.every >= 1 or not given[2:]):
-                return rule
-        if name in ("set", "rigl") and len(given) == 2:
-            moving = Moving(name == "rigl", float(given[0]), int(given[1]))
-            if 0 < moving.share < 1 and moving.every >= 1:
-                return moving
-    except ValueError:
-        pass
-    raise UsageError(
-        f"callback {text!r} is not understood; write early_bird:E:P or early_bird:E:P:N (distance below E in "
-        "(0, 1], P in a row, every N steps), set:S:N or rigl:S:N (share S in (0, 1)), or nothing"
-    )
+    return spec.parse(callback, RULES, "callback") if callback else None
+
+
+def make_callback(settings: Settings, T: int) -> MakeCallback | None:
+    """From a ticket in training to its `tombola.training.trainer.Callback`; None where nobody looks on.
+
+    Args:
+        settings: ``callback`` and ``granularity`` are read.
+        T: steps of a round.
+    """
+    from tombola.training.callbacks.dynamic_sparse import Moves  # these two import the rules
+    from tombola.training.callbacks.early_bird import StandStill
+
+    rule = parse(settings.callback)
+
+    def made(context: TicketContext, draw: Callable[[], Tensor]) -> Callback:
+        if isinstance(rule, EarlyBird):
+            return StandStill(rule, context, draw, str(settings.granularity), T)
+        assert isinstance(rule, Moving)
+        return Moves(rule, context, T)
+
+    return made if rule else None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.model import Params
 from tombola.training.pruning_context import TicketContext
 from tombola.training.trainer import Callback, Problem
