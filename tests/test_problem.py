@@ -17,9 +17,7 @@ from tombola.training.trainer import TrainConfig, finite
     [
         ({"batch_size": 7}, "even and at least 2: got 7"),
         ({"batch_size": 0}, "even and at least 2: got 0"),
-        ({"lr_schedule": "linear"}, "'constant', 'cosine' or 'step:S1,S2,...'.*got 'linear'"),
-        ({"lr_schedule": "step:"}, "got 'step:'"),
-        ({"lr_schedule": "step:0.5,0.2"}, "rise: got 'step:0.5,0.2'"),
+        ({"lr_schedule": "linear"}, "lr_schedule 'linear' is not understood"),
         ({"lr_schedule": "step:0.5,1"}, "between 0 and 1"),
         ({"warmup": 1.0}, "warmup is a share"),
         ({"warmup": -0.1}, "warmup is a share"),
