@@ -53,11 +53,7 @@ def _renewed(given: Mapping[str, Any], notes: dict[str, None]) -> dict[str, Any]
 
 
 def renewed_changes(changes: Iterable[str]) -> list[str]:
-    """Changes written ``NAME=VALUE`` or ``train.NAME=VALUE`` by today's names.
-
-    >>> renewed_changes(["T=7", "train.lr=0.1"])
-    ['T=7', 'train.lr=0.1']
-    """
+    """Changes written ``NAME=VALUE`` or ``train.NAME=VALUE``, by today's names."""
     found = []
     for change in changes:
         name, equals, value = change.partition("=")
@@ -69,11 +65,7 @@ def renewed_changes(changes: Iterable[str]) -> list[str]:
 
 
 def renewed_options(arguments: Iterable[str]) -> list[str]:
-    """Arguments of a command line by today's names of their options.
-
-    >>> renewed_options(["run", "--seed=1"])
-    ['run', '--seed=1']
-    """
+    """Arguments of a command line by today's names of their options."""
     found = []
     for argument in arguments:
         option, equals, value = argument.partition("=")

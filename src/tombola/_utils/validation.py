@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from numbers import Integral, Real
 from typing import Any
 
@@ -37,7 +37,8 @@ def check_fields(settings: Any) -> None:
     for field in fields(settings):
         if isinstance(value := getattr(settings, field.name), Spec):
             object.__setattr__(settings, field.name, value := str(value))
-        check_kind(field.name, value, _default(field))
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        check_kind(field.name, value, default)
 
 
 def check_kind(name: str, value: object, like: object) -> None:
@@ -45,7 +46,3 @@ def check_kind(name: str, value: object, like: object) -> None:
     kinds, words = _KINDS.get(type(like), ((type(like),), f"a {type(like).__name__}"))
     if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(like, bool):
         raise UsageError(f"{name} is {words}, such as {like!r}: got {value!r}")
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()

@@ -12,7 +12,10 @@ import torch
 from cyclopts import Parameter
 
 from tombola._utils.errors import UsageError
+from tombola.cli.terminal import err_console
 from tombola.lab.launch import Order
+from tombola.methods.table import METHODS
+from tombola.settings import Settings
 from tombola.training.parallel import Parallel
 
 Several = Parameter(consume_multiple=True)
@@ -56,21 +59,54 @@ class RunOptions:
     def order(self, name: str, methods: Sequence[str], changes: Iterable[str] = ()) -> Order:
         """What is to be run of an experiment; from here on torch has as many threads as are asked for."""
         use_threads(self.threads)
-        return Order.of(
-            name,
-            self.preset,
-            self.sparsity,
-            changes,
-            self.augment,
-            source=self.data and absolute(self.data),
-            tune=self.tune,
-            methods=methods,
-            parallel=self.parallel,
-            device=self.device,
-        )
+        options = {
+            name: getattr(self, name) for name in ("preset", "sparsity", "augment", "tune", "parallel")
+        }
+        source = self.data and absolute(self.data)
+        return Order.of(name, changes=changes, source=source, methods=methods, device=self.device, **options)
 
 
 DEFAULTS = RunOptions()
+
+
+def say_overridden(orders: Iterable[Order], changes: Sequence[str]) -> None:
+    """Print the lines of `overridden`, each once."""
+    lines = [line for order in orders for line in overridden(order.methods, order.settings, changes)]
+    for line in dict.fromkeys(lines):
+        err_console.print(line, highlight=False, soft_wrap=True)
+
+
+def overridden(methods: Sequence[str], settings: Settings, changes: Iterable[str]) -> list[str]:
+    """A line for each method that fixes a setting of its own to another value than was given.
+
+    Args:
+        methods: of the command.
+        settings: with the changes.
+        changes: as given to ``--set``: ``NAME=VALUE``.
+
+    Raises:
+        UsageError: none of the methods takes it, so it would change nothing.
+
+    >>> overridden(["imp", "snip"], Settings(T=9), ["T=9"])
+    ['T=9 is not for snip, which has T=0']
+    """
+    plain, lines = settings.plain(), []
+    for name in dict.fromkeys(change.partition("=")[0] for change in changes):
+        fixed = {
+            method: METHODS[method].changes[name] for method in methods if name in METHODS[method].changes
+        }
+        others = {method: value for method, value in fixed.items() if value != plain.get(name)}
+        if others and len(others) == len(methods):
+            each = ", ".join(f"{method} has {name}={value}" for method, value in others.items())
+            raise UsageError(
+                f"--set {name}={plain[name]} would change nothing: {each}. Leave it out, or set all of the "
+                "method's settings under rtl (docs/methods)"
+            )
+        lines += [
+            f"{name}={plain[name]} is not for {method}, which has {name}={value}"
+            for method, value in others.items()
+        ]
+    return lines
 
 
 def use_threads(count: int | None) -> None:

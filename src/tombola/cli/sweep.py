@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tombola._utils.errors import UsageError
 from tombola._utils.renamed import renewed_changes
-from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once
-from tombola.cli.overrides import say_overridden
+from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
 from tombola.cli.terminal import err_console, show, work
 from tombola.lab.report.curve import measure, table, write_sweep
 from tombola.lab.report.rows import rows as rows_of

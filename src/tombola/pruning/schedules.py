@@ -6,8 +6,7 @@ first. Every target is one of them: the round that would overshoot it is cut to 
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from tombola._utils import spec
@@ -37,17 +36,15 @@ def targets(size: int, counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(counts), reverse=True))
 
 
-@dataclass(frozen=True)
 class Schedule(spec.Spec):
     """Base of the schedules: from N weights and target counts to the counts after each round."""
 
     def __call__(self, size: int, counts: Sequence[int]) -> tuple[int, ...]:
         """Counts after each round, the targets among them, largest first."""
-        last = targets(size, counts)[-1]
-        return targets(size, [*counts, *(count for count in self._between(size, last) if count > last)])
+        wanted = targets(size, counts)
+        return targets(size, [*wanted, *(n for n in self._rounds(size, wanted) if n > wanted[-1])])
 
-    def _between(self, size: int, last: int) -> Iterable[int]:  # noqa: ARG002
-        """Counts on the way to the last target, whatever the others are."""
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:  # noqa: ARG002
         return ()
 
 
@@ -77,30 +74,12 @@ class Explicit(Schedule):
         for sparsity in self.sparsities:
             _check(sparsity)
 
-    def _between(self, size: int, last: int) -> Iterable[int]:  # noqa: ARG002
-        return [kept(size, sparsity) for sparsity in self.sparsities]
-
-
-class _StepByStep(Schedule):
-    """What is removed next depends on what is left alone, so a target on the way moves what comes after."""
-
-    @abstractmethod
-    def _removed(self, left: int) -> int: ...
-
-    def __call__(self, size: int, counts: Sequence[int]) -> tuple[int, ...]:
-        """Counts after each round, the targets among them, largest first."""
-        found, left = [], size
-        for target in targets(size, counts):
-            if target == size:
-                found.append(size)  # the dense target: a round that removes nothing
-            while left > target:
-                left = max(target, left - self._removed(left))
-                found.append(left)
-        return tuple(found)
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:  # noqa: ARG002
+        return (kept(size, sparsity) for sparsity in self.sparsities)
 
 
 @dataclass(frozen=True)
-class Fraction(_StepByStep):
+class Fraction(Schedule):
     """Each round removes the fraction ``p`` of the weights that are left (Algorithm 1).
 
     >>> Fraction(0.5)(100, [20])
@@ -114,12 +93,12 @@ class Fraction(_StepByStep):
         if not 0 < self.p < 1:
             raise UsageError(f"the pruned fraction p must lie in (0, 1): got {self.p}")
 
-    def _removed(self, left: int) -> int:
-        return max(1, round(self.p * left))
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:
+        return _step_by_step(size, wanted, lambda left: max(1, round(self.p * left)))
 
 
 @dataclass(frozen=True)
-class FixedCount(_StepByStep):
+class FixedCount(Schedule):
     """Each round removes ``n`` weights (4,096 in the paper).
 
     >>> FixedCount(30)(100, [50, 25])
@@ -130,61 +109,70 @@ class FixedCount(_StepByStep):
     n: int
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise UsageError(f"the number of weights removed per round must be at least 1: got {self.n}")
+        _at_least_one(self.n, "number of weights removed per round")
 
-    def _removed(self, left: int) -> int:  # noqa: ARG002
-        return self.n
-
-
-@dataclass(frozen=True)
-class _Course(Schedule):
-    """A course in n rounds, the last target in the last; a target on the way gets a round of its own."""
-
-    n: int
-
-    def __post_init__(self) -> None:
-        if self.n < 1:
-            raise UsageError(f"the number of rounds must be at least 1: got {self.n}")
-
-    @abstractmethod
-    def _left(self, size: int, last: int, t: float) -> float: ...
-
-    def _between(self, size: int, last: int) -> Iterable[int]:
-        counts = (round(self._left(size, last, t / self.n)) for t in range(1, self.n))
-        return [count for count in counts if count < size]  # no round that removes nothing
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:
+        return _step_by_step(size, wanted, lambda _: self.n)
 
 
 @dataclass(frozen=True)
-class Cubic(_Course):
+class Cubic(Schedule):
     """``s_t = s_f + (s_i − s_f)(1 − t/n)³``, t = 1..n: fast, then slower (Zhu & Gupta, arXiv 1710.01878).
 
-    ``s_i = 0``; ``s_f`` is the last target.
+    ``s_i = 0``; ``s_f`` is the last target, reached in round n. A target on the way gets a round of its own.
 
     >>> Cubic(4)(1000, [200])
     (538, 300, 212, 200)
     """
 
     form = "cubic:{n}"
+    n: int
 
-    def _left(self, size: int, last: int, t: float) -> float:
-        return last + (size - last) * (1 - t) ** 3
+    def __post_init__(self) -> None:
+        _at_least_one(self.n, "number of rounds")
+
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:
+        return _course(self.n, size, lambda t: wanted[-1] + (size - wanted[-1]) * (1 - t) ** 3)
 
 
 @dataclass(frozen=True)
-class Geometric(_Course):
+class Geometric(Schedule):
     """n rounds that each keep the same share: ``d_t = d_f^(t/n)`` (SynFlow, arXiv 2006.05467).
 
-    It is `Fraction` with the p that reaches the last target ``d_f`` in round n.
+    The last target ``d_f`` is reached in round n: `Fraction` with the p that fits. A target on the way gets
+    a round of its own.
 
     >>> Geometric(3)(1000, [125])
     (500, 250, 125)
     """
 
     form = "geometric:{n}"
+    n: int
 
-    def _left(self, size: int, last: int, t: float) -> float:
-        return size * (last / size) ** t
+    def __post_init__(self) -> None:
+        _at_least_one(self.n, "number of rounds")
+
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:
+        return _course(self.n, size, lambda t: size * (wanted[-1] / size) ** t)
+
+
+def _at_least_one(n: int, what: str) -> None:
+    if n < 1:
+        raise UsageError(f"the {what} must be at least 1: got {n}")
+
+
+def _step_by_step(size: int, wanted: Sequence[int], removed: Callable[[int], int]) -> Iterator[int]:
+    """Counts where a round goes on from what is left, be that a target that cut the last one short."""
+    left = size
+    for target in wanted:
+        while left > target:
+            left = max(target, left - removed(left))
+            yield left
+
+
+def _course(n: int, size: int, left: Callable[[float], float]) -> Iterator[int]:
+    """Counts along a course in n rounds, but for those that would remove nothing."""
+    return (count for t in range(1, n) if (count := round(left(t / n))) < size)
 
 
 # The same as functions.
