@@ -17,7 +17,7 @@ from tombola.lab.models.coordinate_mlp import CoordinateMLP
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.objectives import Objective, OneVsRest, Reconstruction
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.model import FunctionalModel
 from tombola.training.parallel import Parallel
 from tombola.training.search import find_tickets

@@ -13,7 +13,7 @@ from tombola.data.dataset import Data
 from tombola.lab.models.ghostnet import kaiming_
 from tombola.masks.prunable import scope
 from tombola.objectives import OneVsRest
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.model import FunctionalModel
 from tombola.training.trainer import Problem
 

@@ -19,7 +19,7 @@ from tombola._utils.errors import (
 from tombola.data.dataset import with_context
 from tombola.methods import pipeline
 from tombola.methods.context import conditioned
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 
 OPTIONS = {
     "schedule": "one_shot",

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tombola.pruning import prune
-from tombola.recipe import TrainConfig
-from tombola.training.callbacks.dynamic_sparse import Moves, moved
-from tombola.training.callbacks.rules import Moving
+from tombola.settings import TrainConfig
+from tombola.training.callbacks.dynamic_sparse import SET, Moves, RigL, moved
 from tombola.training.pruning_context import TicketContext
 from tombola.training.rewind import StartWeights
 from tombola.training.search import find_tickets
@@ -52,7 +51,7 @@ def test_every_layer_keeps_its_count_and_nothing_moves_outside_the_mask(
 ):
     problem = make_problem(convnet, config=config)
     context = ticket(problem)
-    moves, T, seen = Moves(Moving(by_gradient, 0.5, 3), context, 12), 12, []
+    moves, T, seen = Moves((RigL if by_gradient else SET)(0.5, 3), context, 12), 12, []
     sizes = context.scope.sizes
     counts = [int(part.sum()) for part in context.mask_N.split(sizes)]
 
@@ -103,7 +102,7 @@ def test_rigl_grows_where_the_gradient_of_all_weights_is_largest(convnet, make_p
     (gradient,) = torch.autograd.grad(loss, weights)
     assert gradient[~context.mask_N].abs().max() > 0
     before, optimizer = context.mask_N.clone(), problem.config.build(context.theta.leaves())
-    Moves(Moving(True, 0.4, 1), context, 100)(1, context.theta, optimizer)
+    Moves(RigL(0.4, 1), context, 100)(1, context.theta, optimizer)
     grown = context.mask_N & ~before
     layers = (t.split(context.scope.sizes) for t in (gradient.abs(), grown, context.mask_N | before))
     for g, new, taken in zip(*layers, strict=True):
@@ -116,7 +115,7 @@ def test_set_draws_from_the_seed_and_the_ticket(convnet, make_problem):
         problem = make_problem(convnet, seed=seed)
         context = ticket(problem, k=k)
         optimizer = problem.config.build(context.theta.leaves())
-        Moves(Moving(False, 0.4, 1), context, 100)(1, context.theta, optimizer)
+        Moves(SET(0.4, 1), context, 100)(1, context.theta, optimizer)
         return context.mask_N
 
     assert torch.equal(after(), after())
@@ -139,7 +138,7 @@ def test_a_search_with_moving_masks_goes_on_to_the_same_bits(
             [count],
             9,
             rewind=StartWeights([problem.f.theta0()] * 3, keeps=True),
-            callbacks=[Moving(by_gradient, 0.5, 2)],
+            callbacks=[(RigL if by_gradient else SET)(0.5, 2)],
             checkpoint=checkpoint,
         )
         return found, problem.samples_seen

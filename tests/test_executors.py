@@ -26,10 +26,9 @@ from tombola.lab.models.ghostnet import GhostNet
 from tombola.masks.maskset import MaskSet
 from tombola.objectives import Classification, OneVsRest
 from tombola.pruning.scores import parse
-from tombola.recipe import TrainConfig
 from tombola.runs.directory import Run
 from tombola.runs.log import read_environment
-from tombola.settings import Settings
+from tombola.settings import Settings, TrainConfig
 from tombola.training.callbacks.collapse import CollapseMonitor
 from tombola.training.callbacks.rules import parse as rule
 from tombola.training.callbacks.similarity import SimilarityRecord

@@ -16,7 +16,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.objectives import Classification
 from tombola.pruning import keep_top
 from tombola.pruning.scores import parse
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.model import FunctionalModel
 from tombola.training.pruning_context import Pruner
 from tombola.training.search import find_tickets

@@ -12,7 +12,7 @@ from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.objectives import OneVsRest
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.joint import train_jointly
 from tombola.training.model import FunctionalModel, Params
 from tombola.training.search import find_tickets

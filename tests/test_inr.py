@@ -19,8 +19,8 @@ from tombola.lab.experiments.inr_data import as_image, load, reduced, regions, s
 from tombola.lab.experiments.pictures import outputs
 from tombola.lab.launch import Order
 from tombola.objectives.reconstruction import Reconstruction, psnr, squared
-from tombola.recipe import TrainConfig
 from tombola.runs.log import read_records
+from tombola.settings import TrainConfig
 
 REAL = Path(__file__).parents[2] / "shared" / "data" / "inr_regions"
 

@@ -11,10 +11,9 @@ from tombola._utils.errors import UsageError
 from tombola.masks.prunable import scope
 from tombola.methods.pipeline import Pipeline
 from tombola.objectives import OneVsRest
-from tombola.recipe import TrainConfig
 from tombola.runs.cache import StageCache
 from tombola.runs.stages import Stage
-from tombola.settings import Settings
+from tombola.settings import Settings, TrainConfig
 from tombola.training.model import FunctionalModel
 from tombola.training.norm import check, estimate, private_parameters, statistics_names
 

@@ -18,7 +18,7 @@ from tombola.masks.prunable import scope
 from tombola.methods.pipeline import predict
 from tombola.objectives import Classification, InSubset, Metric, OneVsRest, SubsetSoftmax
 from tombola.objectives.in_subset import mean_and_each
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.joint import train_jointly
 from tombola.training.model import FunctionalModel
 

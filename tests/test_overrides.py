@@ -4,7 +4,7 @@ import pytest
 
 from tombola._utils.errors import UsageError
 from tombola.cli.main import main
-from tombola.cli.overrides import overridden
+from tombola.cli.options import overridden
 from tombola.settings import Settings
 
 TINY = ["--set", "T=1", "steps=2", "statistics=1", "--sparsity", "0.5"]

@@ -1,92 +1,14 @@
-"""Recipes, and a step of one ticket."""
-
-import math
+"""A step of one ticket."""
 
 import pytest
 import torch
 from torch import nn
 
-from tombola._utils.errors import DataError, OptimizerError, UsageError
+from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.objectives import Classification
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.trainer import finite
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 7}, "even and at least 2: got 7"),
-        ({"batch_size": 0}, "even and at least 2: got 0"),
-        ({"lr_schedule": "linear"}, "'constant', 'cosine' or 'step:S1,S2,...'.*got 'linear'"),
-        ({"lr_schedule": "step:"}, "got 'step:'"),
-        ({"lr_schedule": "step:0.5,0.2"}, "rise: got 'step:0.5,0.2'"),
-        ({"lr_schedule": "step:0.5,1"}, "between 0 and 1"),
-        ({"warmup": 1.0}, "warmup is a share"),
-        ({"warmup": -0.1}, "warmup is a share"),
-        ({"lr": 0.0}, "must be positive"),
-        ({"lr": float("nan")}, "must be positive"),
-    ],
-)
-def test_a_recipe_that_makes_no_sense_is_an_error(options, message):
-    with pytest.raises(UsageError, match=message):
-        TrainConfig(**options)
-
-
-@pytest.mark.parametrize("name", ["Adma", "lr_scheduler"])
-def test_an_unknown_optimiser_is_an_error_before_it_is_built(name):
-    with pytest.raises(UsageError, match=f"no optimiser '{name}'"):
-        TrainConfig(name)
-
-
-def test_an_optimiser_that_cannot_be_masked_is_an_error():
-    with pytest.raises(OptimizerError):
-        TrainConfig("LBFGS").build([torch.zeros(2, requires_grad=True)])
-
-
-def test_an_unknown_option_names_the_optimiser():
-    with pytest.raises(OptimizerError, match=r"SGD: .*momentun"):
-        TrainConfig("SGD", options={"momentun": 0.9}).build([torch.zeros(2, requires_grad=True)])
-
-
-def test_the_learning_rate_is_constant_or_falls_as_a_cosine_to_zero():
-    assert {TrainConfig(lr=0.3).rate(t, 10) for t in range(10)} == {0.3}
-    cosine = TrainConfig(lr=0.3, lr_schedule="cosine")
-    assert [cosine.rate(t, 10) for t in (0, 5, 10)] == pytest.approx([0.3, 0.15, 0.0])
-    assert cosine.rate(2, 8) == pytest.approx(0.15 * (1 + math.cos(math.pi / 4)))
-
-
-@pytest.mark.parametrize("lr_schedule", ["constant", "cosine", "step:0.3,0.5,0.9"])
-@pytest.mark.parametrize("warmup", [0.0, 0.2])
-@pytest.mark.parametrize("steps", [1, 2, 20, 57])
-def test_every_course_is_that_of_torchs_schedulers(lr_schedule, warmup, steps):
-    rising = round(warmup * steps)
-    optimizer, shared = torch.optim.SGD([torch.zeros(1)], lr=0.3), steps - rising
-    schedulers = torch.optim.lr_scheduler
-    falls = [round(share * shared) for share in (0.3, 0.5, 0.9)]
-    course = {
-        "constant": lambda: schedulers.ConstantLR(optimizer, 1.0),
-        "cosine": lambda: schedulers.CosineAnnealingLR(optimizer, shared),
-        "step:0.3,0.5,0.9": lambda: schedulers.MultiStepLR(optimizer, falls, 0.1),
-    }[lr_schedule]()
-    if rising:
-        optimizer.param_groups[0]["lr"] = 0.3
-        course = {
-            "constant": lambda: schedulers.ConstantLR(optimizer, 1.0),
-            "cosine": lambda: schedulers.CosineAnnealingLR(optimizer, shared),
-            "step:0.3,0.5,0.9": lambda: schedulers.MultiStepLR(optimizer, falls, 0.1),
-        }[lr_schedule]()
-        rise = schedulers.LinearLR(optimizer, 1 / (rising + 1), 1.0, rising)
-        course = schedulers.SequentialLR(optimizer, [rise, course], [rising])
-    rates = []
-    for _ in range(steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        course.step()
-    config = TrainConfig(lr=0.3, lr_schedule=lr_schedule, warmup=warmup)
-    if falls[0] == 0 and lr_schedule.startswith("step"):
-        return  # torch's MultiStepLR does not look at step 0
-    assert [config.rate(t, steps) for t in range(steps)] == pytest.approx(rates, abs=1e-12)
 
 
 def test_the_rate_reaches_the_optimiser(convnet, make_problem):
@@ -180,9 +102,3 @@ def test_a_single_linear_layer_has_no_classifier_and_all_is_owned(make_problem, 
     problem = make_problem(net, objective=Classification())
     assert problem.trainable == [None] * 3
     assert problem.f.scope.names == ("1.weight",)
-
-
-@pytest.mark.parametrize("options", [{"betas": [2, 0.9]}, {"speed": 1}], ids=["impossible", "unknown"])
-def test_an_option_that_the_optimiser_refuses_is_one_clear_error(options):
-    with pytest.raises(OptimizerError, match="Adam: "):
-        TrainConfig("Adam", options=options).build([torch.ones(2, requires_grad=True)])

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call
 
-from tombola._utils.errors import LayerCollapse, PruningError, UsageError
+from tombola._utils.errors import LayerCollapse, PruningError
 from tombola.lab.models.speech_unet import SpeechUNet
 from tombola.masks.layout import Layout
 from tombola.masks.prunable import scope
@@ -227,14 +227,6 @@ def test_nan_is_an_error_in_groups_too(granularity):
             granularity=granularity,
             transposed={},
         )
-
-
-@pytest.mark.parametrize(
-    "text", ["", "filter", "4:2", "0:4", "2:2", "2:4/kernel", "block:2", "block:0x2", "2.0:4"]
-)
-def test_a_granularity_that_is_not_understood_says_what_to_write(text):
-    with pytest.raises(UsageError, match="write weight, channel, block:RxC, or N:M"):
-        parse(text)
 
 
 def test_biases_and_empty_layers_in_scope_are_channels_of_one_weight_or_none():

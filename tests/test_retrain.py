@@ -13,7 +13,7 @@ from tombola.lab.models.ghostnet import kaiming_
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.objectives import Classification
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.joint import train_jointly
 from tombola.training.model import FunctionalModel
 from tombola.training.trainer import Problem

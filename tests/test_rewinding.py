@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.pruning import keep_top
-from tombola.recipe import TrainConfig
+from tombola.settings import TrainConfig
 from tombola.training.model import Params
 from tombola.training.rewind import StartWeights, inherit
 from tombola.training.search import find_tickets

@@ -15,7 +15,6 @@ from tombola.pruning.schedules import (
     geometric,
     kept,
     one_shot,
-    parse,
     targets,
 )
 
@@ -168,52 +167,3 @@ def test_a_fraction_outside_its_range_is_refused(p):
 def test_a_count_below_one_is_refused(n):
     with pytest.raises(UsageError, match="at least 1"):
         fixed_count(n)
-
-
-@pytest.mark.parametrize(
-    ("text", "schedule"),
-    [
-        ("one_shot", one_shot()),
-        ("fraction:0.2", fraction(0.2)),
-        ("fixed_count:300", fixed_count(300)),
-        ("cubic:5", cubic(5)),
-        ("geometric:5", geometric(5)),
-        ("explicit:0.1,0.4", explicit(0.1, 0.4)),
-        ("explicit:0.1", explicit(0.1)),
-    ],
-)
-def test_parse_reads_every_schedule(text, schedule):
-    assert parse(text)(1000, [700, 100]) == schedule(1000, [700, 100])
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "fraction",
-        "fraction:",
-        "fraction:a",
-        "fraction:0.1,0.2",
-        "fixed_count:2.5",
-        "fixed_count:",
-        "one_shot:3",
-        "explicit:",
-        "explicit:0.1,,0.2",
-        "explicit:0.1;0.2",
-        "cubic",
-        "cubic:2.5",
-        "geometric:",
-        "Fraction:0.2",
-    ],
-)
-def test_a_schedule_that_is_not_understood_says_what_to_write(text):
-    with pytest.raises(UsageError, match=r"write one_shot, .*cubic:N, geometric:N or explicit"):
-        parse(text)
-
-
-@pytest.mark.parametrize(
-    "text", ["fraction:2", "fraction:nan", "fixed_count:0", "cubic:0", "geometric:-1", "explicit:0.5,1.5"]
-)
-def test_parse_refuses_numbers_that_make_no_sense(text):
-    with pytest.raises(UsageError, match="got"):
-        parse(text)

@@ -403,23 +403,6 @@ def test_the_number_of_batches_reaches_the_criterion(name):
     assert torch.equal(both, CRITERIA[name].score(known, 2))
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("snipp", "did you mean 'snip'.*magnitude, random"),
-        ("", "there is no score ''"),
-        ("snip:0", "snip:N"),
-        ("snip:", "snip:N"),
-        ("snip:-1", "snip:N"),
-        ("snip:x", "snip:N"),
-        ("magnitude:3", "magnitude reads no batches"),
-    ],
-)
-def test_a_text_that_names_no_criterion_is_a_usage_error(text, message):
-    with pytest.raises(UsageError, match=message):
-        parse(text)
-
-
 # -- gamma -----------------------------------------------------------------------------------------------
 
 

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from tombola.optim import masked
     from tombola.pruning import schedules
     from tombola.pruning import scores as scoring
-    from tombola.recipe import Recipe, TrainConfig
-    from tombola.settings import Settings
+    from tombola.settings import Recipe, Settings, TrainConfig
     from tombola.tickets import calibration, export, interop, routing
     from tombola.tickets.cache import WeightCache
     from tombola.tickets.model import TicketModel, load
@@ -34,8 +33,8 @@ _NAMES = {
     "Data": "data.dataset",
     "Layout": "masks.layout",
     "MaskSet": "masks.maskset",
-    "Recipe": "recipe",
-    "TrainConfig": "recipe",
+    "Recipe": "settings",
+    "TrainConfig": "settings",
     "Settings": "settings",
     "Split": "data.dataset",
     "TicketModel": "tickets.model",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from numbers import Real
@@ -12,7 +10,8 @@ from typing import Any, overload
 
 from torch import nn
 
-from tombola._utils.errors import UsageError, unknown
+from tombola._utils.errors import UsageError, unknown, warn
+from tombola._utils.renamed import renewed
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.masks.prunable import left_out
@@ -20,10 +19,9 @@ from tombola.methods.checks import doubts
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import Outcome, run_method, sparsities_of
 from tombola.objectives import Objective
-from tombola.recipe import TrainConfig
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
-from tombola.settings import Settings
+from tombola.settings import Settings, TrainConfig
 from tombola.tickets.model import TicketModel
 from tombola.training.parallel import Parallel, settled
 
@@ -62,12 +60,14 @@ def find(
     Raises:
         UsageError: an argument of the wrong kind, or a setting that does not exist.
     """
+    changes = renewed(changes)
+    parallel = changes.pop("parallel", parallel)  # under its former name
     settings = _settings(settings, sparsity, changes)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, StageCache(settled(parallel)))
     if not settings.include and (words := left_out(backbone, pipeline.f.scope)):
-        _warn(words)
+        warn(words)
     for words in doubts(objective, data, partition):
-        _warn(words)
+        warn(words)
     if out is None:
         return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
@@ -78,14 +78,6 @@ def find(
 
 def _outcomes(pipeline: Pipeline, method: str) -> list[Outcome]:
     return [run_method(pipeline, method, sparsity) for sparsity in sparsities_of(pipeline, method)]
-
-
-def _warn(words: str) -> None:
-    """A warning that points to the line by which this module was called."""
-    frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_code.co_filename == __file__:
-        frame, level = frame.f_back, level + 1
-    warnings.warn(words, stacklevel=level)
 
 
 def _settings(

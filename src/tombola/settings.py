@@ -1,27 +1,166 @@
-"""All that a method can be told, in one place that a run can write down."""
+"""All that a method can be told, in one place that a run can write down.
+
+What is written in one word (``fraction:0.2``) can be given as an object too (``schedules.Fraction(0.2)``):
+the word is kept.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from numbers import Real
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
+import torch
 import yaml
+from torch import Tensor
 
-from tombola import pruning
-from tombola._utils.errors import UsageError, unknown
+from tombola._utils import spec
+from tombola._utils.errors import OptimizerError, UsageError, unknown
+from tombola._utils.renamed import renewed, renewed_changes, takes_former_names
+from tombola._utils.spec import Spec
 from tombola._utils.validation import check_fields, check_kind
-from tombola.pruning import scores
-from tombola.pruning.schedules import kept, parse
-from tombola.recipe import TrainConfig
+from tombola.optim import MaskedOptimizer, masked
+from tombola.pruning import SELECTIONS, schedules, scores
+from tombola.pruning.granularity import Granularity
+from tombola.pruning.granularity import parse as parse_granularity
 from tombola.training import rewind
 from tombola.training.callbacks import rules
-from tombola.training.norm import check
+from tombola.training.callbacks.dynamic_sparse import Moving
+from tombola.training.norm import Policy
+
+FALL = 0.1  # of the rate at each place of a `Step` course
 
 
+@dataclass(frozen=True)
+class LRSchedule(Spec):
+    """Base of the courses of the learning rate: factors on it, functions of the step alone.
+
+    So a training that was interrupted has nothing to restore but the step. They are torch's own schedulers in
+    closed form; those are recursions with a state, which round differently after an interruption.
+    """
+
+    form = "constant"
+
+    def __call__(self, step: int, steps: int) -> float:  # noqa: ARG002
+        """The factor at a step out of ``steps``, counted from 0."""
+        return 1.0
+
+
+class Constant(LRSchedule):
+    """The same rate throughout."""
+
+
+class Cosine(LRSchedule):
+    """Along a cosine to zero, as torch's ``CosineAnnealingLR``."""
+
+    form = "cosine"
+
+    def __call__(self, step: int, steps: int) -> float:
+        """The factor at a step."""
+        return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+@dataclass(frozen=True)
+class Step(LRSchedule):
+    """A tenth of itself from each of these shares of the phase on, as torch's ``MultiStepLR``.
+
+    >>> [round(Step((0.5, 0.75))(t, 4), 4) for t in range(4)]
+    [1.0, 1.0, 0.1, 0.01]
+    """
+
+    form = "step:{shares}"
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not all(0 < s < 1 for s in self.shares) or sorted(set(self.shares)) != list(self.shares):
+            raise UsageError(f"shares of the phase lie between 0 and 1 and rise: got {self.shares}")
+
+    def __call__(self, step: int, steps: int) -> float:
+        """The factor at a step."""
+        return FALL ** sum(step >= round(share * steps) for share in self.shares)
+
+
+@cache
+def parse_lr_schedule(lr_schedule: str | Spec) -> LRSchedule:
+    """A course from its text, or itself.
+
+    >>> parse_lr_schedule("step:0.5,0.75")
+    Step(shares=(0.5, 0.75))
+    """
+    kinds: tuple[type[LRSchedule], ...] = (Constant, Cosine, Step)
+    return spec.parse(lr_schedule, kinds, "lr_schedule")
+
+
+@takes_former_names
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        optimizer: names a class of ``torch.optim``; it is masked (`tombola.optim`).
+        lr: the learning rate.
+        batch_size: samples per step, even.
+        lr_schedule: the learning rate over a phase: ``constant``, ``cosine`` or ``step:S1,S2,...``
+            (`Constant`, `Cosine`, `Step`).
+        options: arguments of the optimiser.
+        warmup: share of the phase in which the rate rises to ``lr`` in a line; the course has the rest.
+
+    Raises:
+        UsageError: a number or a course that makes no sense, or no optimiser of torch.
+    """
+
+    optimizer: str = "Adam"
+    lr: float = 1e-3
+    batch_size: int = 128
+    lr_schedule: str | LRSchedule = "constant"
+    options: dict[str, Any] = field(default_factory=dict)
+    warmup: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not isinstance(getattr(torch.optim, self.optimizer, None), type):
+            raise UsageError(f"torch.optim has no optimiser {self.optimizer!r}")
+        if self.batch_size < 2 or self.batch_size % 2:
+            raise UsageError(f"batch_size must be even and at least 2: got {self.batch_size}")
+        parse_lr_schedule(self.lr_schedule)
+        if not 0 < self.lr < math.inf:
+            raise UsageError(f"the learning rate lr must be positive: got {self.lr}")
+        if not 0 <= self.warmup < 1:
+            raise UsageError(f"warmup is a share of the phase, in [0, 1): got {self.warmup}")
+
+    def build(self, parameters: list[Tensor]) -> MaskedOptimizer:
+        """The masked optimiser over these parameters."""
+        kind = getattr(torch.optim, self.optimizer)
+        try:
+            return masked(kind(parameters, lr=self.lr, **self.options))
+        except (TypeError, ValueError) as error:
+            raise OptimizerError(f"{self.optimizer}: {error}") from None
+
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of a step out of ``steps``, counted from 0.
+
+        >>> [TrainConfig(lr=1.0, warmup=0.5).rate(t, 6) for t in range(6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+        """
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self.lr * (step + 1) / (rising + 1)
+        return self.lr * parse_lr_schedule(self.lr_schedule)(step - rising, steps - rising)
+
+    def tail(self, lr: float) -> TrainConfig:
+        """The same at one learning rate from beginning to end: what fine-tuning goes on with."""
+        return replace(self, lr=lr, lr_schedule="constant", warmup=0.0)
+
+
+Recipe = TrainConfig  # its former name
+
+
+@takes_former_names
 @dataclass(frozen=True)
 class Settings:
     """How tickets are searched for and trained.
@@ -43,9 +182,10 @@ class Settings:
             ``fine_tune`` (both stay); `tombola.training.rewind` says what becomes of the rest.
         first: a score that draws the first mask before any training, to the first density of the schedule;
             the search goes on from there (hybrids). Empty: there is no such mask.
-        callback: what happens while a round trains: ``early_bird:E:P[:N]``, ``set:S:N`` or ``rigl:S:N``
-            (`tombola.training.callbacks`); nothing if empty. With ``set`` and ``rigl`` the schedule is one
-            round that prunes nothing, so ``first`` draws the mask that moves.
+        callback: what happens while a round trains: ``early_bird:THRESHOLD:PATIENCE[:EVERY]``,
+            ``set:SHARE:EVERY`` or ``rigl:SHARE:EVERY`` (`tombola.training.callbacks.rules`); nothing if
+            empty. With ``set`` and ``rigl`` the schedule is one round that prunes nothing, so ``first`` draws
+            the mask that moves.
         nested: one search serves all sparsities, each going on from the one before; else every sparsity has
             a search of its own from the dense network.
         search: recipe of Algorithm 1.
@@ -66,20 +206,20 @@ class Settings:
     """
 
     sparsity: tuple[float, ...] = (0.25, 0.5, 0.75)
-    schedule: str = "fraction:0.2"
+    schedule: str | schedules.Schedule = "fraction:0.2"
     T: int = 100
     steps: int = 500
     rewind: int = 0
     rewind_task: str = "own"
     rewinding: str = "weights"
-    first: str = ""
-    callback: str = ""
+    first: str | scores.Criterion = ""
+    callback: str | Spec = ""
     nested: bool = True
     search: TrainConfig = field(default_factory=TrainConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    score: str = "magnitude"
+    score: str | scores.Criterion = "magnitude"
     selection: str = "global"
-    granularity: str = "weight"
+    granularity: str | Granularity = "weight"
     floor: int = 0
     form: str = "sequential"
     shares: str = "equal"
@@ -95,23 +235,23 @@ class Settings:
         for value in given:
             if not isinstance(value, Real):
                 raise UsageError(f"a sparsity is a number from 0 to 1: got {value!r}")
-            kept(1, float(value))
+            schedules.kept(1, float(value))
         if not self.sparsity:
             raise UsageError("at least one sparsity is needed")
         if len(set(self.sparsity)) < len(self.sparsity):
             raise UsageError(f"each sparsity is needed once: got {', '.join(map(str, self.sparsity))}")
-        parse(self.schedule)
-        check(self.normalization)
+        schedules.parse(self.schedule)
+        parse_granularity(self.granularity)
         for name, choices in (
-            ("selection", pruning.SELECTIONS),
+            ("selection", SELECTIONS),
             ("form", ("sequential", "simultaneous")),
             ("shares", ("equal", "size")),
             ("rewind_task", ("own", "single")),
             ("rewinding", rewind.KINDS),
+            ("normalization", get_args(Policy)),
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {' or '.join(map(str, choices))}: got {getattr(self, name)!r}")
-        pruning.granularity.parse(self.granularity)
         for name, least in (("T", 0), ("steps", 1), ("rewind", 0), ("statistics", 1), ("floor", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}: got {getattr(self, name)}")
@@ -132,7 +272,7 @@ class Settings:
     @property
     def moving(self) -> bool:
         """Whether masks move while they train."""
-        return isinstance(rules.parse(self.callback), rules.Moving)
+        return isinstance(rules.parse(self.callback), Moving)
 
     def plain(self) -> dict[str, Any]:
         """Nested dictionaries and lists that YAML and JSON can hold."""
@@ -146,7 +286,7 @@ class Settings:
         0.01
         """
         plain = self.plain()
-        for change in changes:
+        for change in renewed_changes(changes):
             name, equals, value = change.partition("=")
             *parents, last = name.split(".")
             place: Any = plain
@@ -178,10 +318,9 @@ class Settings:
     @classmethod
     def from_plain(cls, stored: dict[str, Any]) -> Settings:
         """The inverse of `plain`."""
+        stored = renewed(stored)
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
-        return cls(
-            **{**values, "search": TrainConfig(**stored["search"]), "train": TrainConfig(**stored["train"])}
-        )
+        return cls(**{**values, **{part: TrainConfig(**stored[part]) for part in ("search", "train")}})
 
 
 def _plain(value: Any) -> Any:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+_PACKAGE = str(Path(__file__).parents[1])
 
 
 class TombolaError(Exception):
@@ -89,3 +94,11 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     close = get_close_matches(str(name), names, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return f"there is no {kind} {name!r}{hint} Known: {', '.join(names)}"
+
+
+def warn(words: str, kind: type[Warning] = UserWarning) -> None:
+    """A warning that points to the line outside the package from which it was called."""
+    frame, level = sys._getframe(), 1
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(words, kind, stacklevel=level)

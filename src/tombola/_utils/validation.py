@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, fields
 from numbers import Integral, Real
 from typing import Any
 
 from tombola._utils.errors import UsageError
+from tombola._utils.spec import Spec
 
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     str: ((str,), "text"),
@@ -22,6 +23,8 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
 def check_fields(settings: Any) -> None:
     """Raise `UsageError` where a field is of another kind than its default; the message names it.
 
+    A `Spec` becomes its text.
+
     >>> from dataclasses import dataclass
     >>> @dataclass
     ... class Box:
@@ -32,7 +35,10 @@ def check_fields(settings: Any) -> None:
     tombola._utils.errors.UsageError: width is a whole number, such as 3: got '4'
     """
     for field in fields(settings):
-        check_kind(field.name, getattr(settings, field.name), _default(field))
+        if isinstance(value := getattr(settings, field.name), Spec):
+            object.__setattr__(settings, field.name, value := str(value))
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        check_kind(field.name, value, default)
 
 
 def check_kind(name: str, value: object, like: object) -> None:
@@ -40,7 +46,3 @@ def check_kind(name: str, value: object, like: object) -> None:
     kinds, words = _KINDS.get(type(like), ((type(like),), f"a {type(like).__name__}"))
     if not isinstance(value, kinds) or isinstance(value, bool) != isinstance(like, bool):
         raise UsageError(f"{name} is {words}, such as {like!r}: got {value!r}")
-
-
-def _default(field: Field[Any]) -> Any:
-    return field.default if field.default_factory is MISSING else field.default_factory()

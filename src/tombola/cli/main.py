@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import os
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 from cyclopts import App, CycloptsError, Parameter
 
 import tombola
 from tombola._utils.errors import TombolaError, UsageError
+from tombola._utils.renamed import Renamed, renewed_options
 
 # Two OpenMP programs at once spin on each other; must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -46,7 +49,10 @@ for _name in COMMANDS:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: status 0, 2 for a bad argument, 1 for another error, 130 when interrupted."""
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        with warnings.catch_warnings():
+            _tell_renamed_once()
+            given = renewed_options(sys.argv[1:] if arguments is None else arguments)
+            app(given, exit_on_error=False, print_error=False)
     except (UsageError, CycloptsError) as error:
         _fail(error, 2)
     except (TombolaError, OSError) as error:
@@ -54,6 +60,21 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+
+
+def _tell_renamed_once() -> None:
+    """Former names are a line each, whatever files they stand in."""
+    warnings.simplefilter("always", Renamed)
+    shown, told = warnings.showwarning, set[str]()
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, Renamed):
+            shown(message, category, *where, **more)
+        elif str(message) not in told:
+            told.add(str(message))
+            sys.stderr.write(f"tombola: {message}\n")
+
+    warnings.showwarning = show
 
 
 def _fail(error: Exception, status: int) -> None:

@@ -1,9 +1,10 @@
-"""What options of commands have in common: several values, switches, threads, where data are."""
+"""What options of commands have in common: several values, switches, threads, where data are, how to run."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -11,12 +12,101 @@ import torch
 from cyclopts import Parameter
 
 from tombola._utils.errors import UsageError
+from tombola.cli.terminal import err_console
+from tombola.lab.launch import Order
+from tombola.methods.table import METHODS
+from tombola.settings import Settings
+from tombola.training.parallel import Parallel
 
 Several = Parameter(consume_multiple=True)
 Words = Annotated[tuple[str, ...], Several]
 Numbers = Annotated[tuple[float, ...], Several]
 Integers = Annotated[tuple[int, ...], Several]
 Flag = Annotated[bool, Parameter(negative="")]  # without `--no-NAME`
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How `tombola run` and `tombola sweep` carry out methods of an experiment.
+
+    Attributes:
+        preset: A named set of settings; `tombola experiments` lists them, the first is the default.
+        sparsity: Shares of weights removed, such as 0.5 0.9; the preset's by default.
+        data: A folder with the data, or the name of a hub data set; what ships inside a dependency by
+            default.
+        augment: Random crop and flip; the preset's choice by default.
+        tune: Leave the test split alone: judge on one half of validation, choose thresholds on the other.
+        threads: Threads of one process, or workers of one thread; all cores by default. Another number may
+            change the last bits.
+        parallel: The K trainings of a round: workers (one thread each), no (one after the other, all
+            threads), batched (one batch; other last bits). By default as the run began; a new one takes
+            workers on several cores.
+        device: Where to compute: cpu, cuda, cuda:1, ... By default where the run began; a new one on the CPU.
+        json: Print rows for machines instead of tables.
+    """
+
+    preset: str | None = None
+    sparsity: Numbers = ()
+    data: str | None = None
+    augment: bool | None = None
+    tune: Flag = False
+    threads: int | None = None
+    parallel: Parallel = "auto"
+    device: str = ""
+    json: Flag = False
+
+    def order(self, name: str, methods: Sequence[str], changes: Iterable[str] = ()) -> Order:
+        """What is to be run of an experiment; from here on torch has as many threads as are asked for."""
+        use_threads(self.threads)
+        options = {
+            name: getattr(self, name) for name in ("preset", "sparsity", "augment", "tune", "parallel")
+        }
+        source = self.data and absolute(self.data)
+        return Order.of(name, changes=changes, source=source, methods=methods, device=self.device, **options)
+
+
+DEFAULTS = RunOptions()
+
+
+def say_overridden(orders: Iterable[Order], changes: Sequence[str]) -> None:
+    """Print the lines of `overridden`, each once."""
+    lines = [line for order in orders for line in overridden(order.methods, order.settings, changes)]
+    for line in dict.fromkeys(lines):
+        err_console.print(line, highlight=False, soft_wrap=True)
+
+
+def overridden(methods: Sequence[str], settings: Settings, changes: Iterable[str]) -> list[str]:
+    """A line for each method that fixes a setting of its own to another value than was given.
+
+    Args:
+        methods: of the command.
+        settings: with the changes.
+        changes: as given to ``--set``: ``NAME=VALUE``.
+
+    Raises:
+        UsageError: none of the methods takes it, so it would change nothing.
+
+    >>> overridden(["imp", "snip"], Settings(T=9), ["T=9"])
+    ['T=9 is not for snip, which has T=0']
+    """
+    plain, lines = settings.plain(), []
+    for name in dict.fromkeys(change.partition("=")[0] for change in changes):
+        fixed = {
+            method: METHODS[method].changes[name] for method in methods if name in METHODS[method].changes
+        }
+        others = {method: value for method, value in fixed.items() if value != plain.get(name)}
+        if others and len(others) == len(methods):
+            each = ", ".join(f"{method} has {name}={value}" for method, value in others.items())
+            raise UsageError(
+                f"--set {name}={plain[name]} would change nothing: {each}. Leave it out, or set all of the "
+                "method's settings under rtl (docs/methods)"
+            )
+        lines += [
+            f"{name}={plain[name]} is not for {method}, which has {name}={value}"
+            for method, value in others.items()
+        ]
+    return lines
 
 
 def use_threads(count: int | None) -> None:

@@ -32,10 +32,9 @@ from tombola.methods.context import with_context_input
 from tombola.objectives import Objective
 from tombola.pruning import scores
 from tombola.pruning.schedules import kept, parse
-from tombola.recipe import TrainConfig
 from tombola.runs.cache import StageCache
 from tombola.runs.stages import Stage
-from tombola.settings import Settings
+from tombola.settings import Settings, TrainConfig
 from tombola.tickets import files
 from tombola.tickets.model import TicketModel
 from tombola.training import norm, rewind
@@ -229,7 +228,7 @@ class Pipeline:
         tensors, _ = self.cache.get_or_compute(self._stage("first", view, sparsity), compute)
         return MaskSet.unpack(self.f.scope, names, tensors["masks"])
 
-    def _pruner(self, score: str) -> Pruner:
+    def _pruner(self, score: str | scores.Criterion) -> Pruner:
         s = self.settings
         return Pruner(scores.parse(score), s.selection, s.granularity, s.floor)  # type: ignore[arg-type]
 

@@ -3,7 +3,7 @@
 ``weight``        each on its own.
 ``channel``       all weights of an output channel (a row of a linear layer).
 ``block:RxC``     blocks of R output channels times C columns of the matrix ``[out, in · kernel]``.
-``N:M``           of every M consecutive weights N are kept: a pattern, see `Pattern`.
+``N:M``           of every M consecutive weights N are kept: a pattern, see `Pattern` (``N:M/input``).
 
 Layers are looked at as ``[out, in / groups, *kernel]``. That is how PyTorch stores linear layers and
 convolutions; a transposed convolution is stored as ``[in, out / groups, *kernel]`` and is turned
@@ -12,7 +12,7 @@ round first (`transposed` says which ones are).
 
 from __future__ import annotations
 
-import re
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -20,23 +20,36 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from tombola._utils import spec
 from tombola._utils.errors import PruningError, UsageError
 from tombola.masks.layout import Layout
 from tombola.masks.prunable import TRANSPOSED
 
 
+class Granularity(spec.Spec):
+    """Base of the granularities."""
+
+    @abstractmethod
+    def groups(self, at: Tensor) -> Tensor:
+        """Positions ``[out, in, *kernel]`` to groups ``[G, s]``."""
+
+
 @dataclass(frozen=True)
-class Weight:
+class Weight(Granularity):
     """Every weight on its own."""
 
+    form = "weight"
+
     def groups(self, at: Tensor) -> Tensor:
-        """Positions ``[out, in, *kernel]`` to groups ``[G, 1]``."""
+        """Groups of one, ``[G, 1]``."""
         return at.reshape(-1, 1)
 
 
 @dataclass(frozen=True)
-class Channel:
+class Channel(Granularity):
     """All weights of an output channel (Li et al., arXiv 1608.08710)."""
+
+    form = "channel"
 
     def groups(self, at: Tensor) -> Tensor:
         """Positions ``[out, in, *kernel]`` to groups ``[out, in · kernel]``."""
@@ -44,11 +57,16 @@ class Channel:
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Granularity):
     """Blocks of ``rows`` output channels times ``columns`` of the matrix ``[out, in · kernel]``."""
 
+    form = "block:{rows}x{columns}"
     rows: int
     columns: int
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns) < 1:
+            raise UsageError(f"a block has at least one row and column: got {self.rows}x{self.columns}")
 
     def groups(self, at: Tensor) -> Tensor:
         """Positions ``[out, in, *kernel]`` to groups ``[G, rows · columns]``, row of blocks by row."""
@@ -61,7 +79,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Pattern:
+class Pattern(Granularity):
     """Of every ``of`` consecutive weights, ``keep`` are kept: N:M sparsity (arXiv 2102.04010, 2104.08378).
 
     ``along`` says what consecutive means: along a row of the matrix ``[out, in · kernel]`` (``row``), along
@@ -70,9 +88,17 @@ class Pattern:
     layers ``row`` and ``input`` are the same. The pattern fixes the density of every layer, N / M.
     """
 
+    form = "{keep}:{of}[/{along}]"
     keep: int
     of: int
     along: str = "row"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.keep < self.of or self.along not in ("row", "input", "output"):
+            raise UsageError(
+                f"a pattern N:M has 0 < N < M, along row, input or output: got {self.keep}:{self.of} along "
+                f"{self.along}"
+            )
 
     def groups(self, at: Tensor) -> Tensor:
         """Positions ``[out, in, *kernel]`` to windows ``[G, of]``."""
@@ -96,29 +122,18 @@ class Pattern:
         return (beats >= self.of - self.keep).T & left_GM
 
 
-Granularity = Weight | Channel | Block | Pattern
+KINDS: tuple[type[Granularity], ...] = (Weight, Channel, Block, Pattern)
 
 
-def parse(text: str) -> Granularity:
-    """A granularity from its text.
+def parse(granularity: str | spec.Spec) -> Granularity:
+    """A granularity from its text, or itself.
 
     >>> parse("block:4x1")
     Block(rows=4, columns=1)
-    >>> parse("2:4"), parse("2:4/input").along
-    (Pattern(keep=2, of=4, along='row'), 'input')
+    >>> parse("2:4"), str(Pattern(2, 4, "input"))
+    (Pattern(keep=2, of=4, along='row'), '2:4/input')
     """
-    if text in ("weight", "channel"):
-        return Weight() if text == "weight" else Channel()
-    if (found := re.fullmatch(r"block:(\d+)x(\d+)", text)) and all(map(int, found.groups())):
-        return Block(*map(int, found.groups()))
-    if found := re.fullmatch(r"(\d+):(\d+)(?:/(row|input|output))?", text):
-        keep, of = map(int, found.groups()[:2])
-        if 0 < keep < of:
-            return Pattern(keep, of, found[3] or "row")
-    raise UsageError(
-        f"granularity {text!r} is not understood; write weight, channel, block:RxC, or N:M with 0 < N < M "
-        "(N:M/input, N:M/output for the axis)"
-    )
+    return spec.parse(granularity, KINDS, "granularity")
 
 
 def transposed(model: nn.Module) -> dict[str, int]:

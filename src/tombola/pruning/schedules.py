@@ -6,11 +6,11 @@ first. Every target is one of them: the round that would overshoot it is cut to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+from tombola._utils import spec
 from tombola._utils.errors import UsageError
-
-Schedule = Callable[[int, Sequence[int]], tuple[int, ...]]  # (N, target counts) to counts per round
 
 
 def kept(size: int, sparsity: float) -> int:
@@ -36,130 +36,163 @@ def targets(size: int, counts: Sequence[int]) -> tuple[int, ...]:
     return tuple(sorted(set(counts), reverse=True))
 
 
-def one_shot() -> Schedule:
+class Schedule(spec.Spec):
+    """Base of the schedules: from N weights and target counts to the counts after each round."""
+
+    def __call__(self, size: int, counts: Sequence[int]) -> tuple[int, ...]:
+        """Counts after each round, the targets among them, largest first."""
+        wanted = targets(size, counts)
+        return targets(size, [*wanted, *(n for n in self._rounds(size, wanted) if n > wanted[-1])])
+
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:  # noqa: ARG002
+        return ()
+
+
+@dataclass(frozen=True)
+class OneShot(Schedule):
     """Straight to each target: one round per target.
 
-    >>> one_shot()(100, [25])
+    >>> OneShot()(100, [25])
     (25,)
     """
-    return targets
+
+    form = "one_shot"
 
 
-def explicit(*sparsities: float) -> Schedule:
+@dataclass(frozen=True)
+class Explicit(Schedule):
     """These sparsities, one per round, and the targets among them.
 
-    >>> explicit(0.1, 0.4)(100, [50])
+    >>> Explicit((0.1, 0.4))(100, [50])
     (90, 60, 50)
     """
 
-    for sparsity in sparsities:
-        _check(sparsity)
+    form = "explicit:{sparsities}"
+    sparsities: tuple[float, ...]
 
-    def schedule(size: int, wanted: Sequence[int]) -> tuple[int, ...]:
-        last = targets(size, wanted)[-1]
-        steps = [kept(size, s) for s in sparsities]
-        return targets(size, [*wanted, *(count for count in steps if count > last)])
+    def __post_init__(self) -> None:
+        for sparsity in self.sparsities:
+            _check(sparsity)
 
-    return schedule
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:  # noqa: ARG002
+        return (kept(size, sparsity) for sparsity in self.sparsities)
 
 
-def fraction(p: float) -> Schedule:
+@dataclass(frozen=True)
+class Fraction(Schedule):
     """Each round removes the fraction ``p`` of the weights that are left (Algorithm 1).
 
-    >>> fraction(0.5)(100, [20])
+    >>> Fraction(0.5)(100, [20])
     (50, 25, 20)
     """
-    if not 0 < p < 1:
-        raise UsageError(f"the pruned fraction p must lie in (0, 1): got {p}")
-    return _until(lambda left: max(1, round(p * left)))
+
+    form = "fraction:{p}"
+    p: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.p < 1:
+            raise UsageError(f"the pruned fraction p must lie in (0, 1): got {self.p}")
+
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:
+        return _step_by_step(size, wanted, lambda left: max(1, round(self.p * left)))
 
 
-def fixed_count(n: int) -> Schedule:
+@dataclass(frozen=True)
+class FixedCount(Schedule):
     """Each round removes ``n`` weights (4,096 in the paper).
 
-    >>> fixed_count(30)(100, [50, 25])
+    >>> FixedCount(30)(100, [50, 25])
     (70, 50, 25)
     """
-    if n < 1:
-        raise UsageError(f"the number of weights removed per round must be at least 1: got {n}")
-    return _until(lambda _: n)
+
+    form = "fixed_count:{n}"
+    n: int
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.n, "number of weights removed per round")
+
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:
+        return _step_by_step(size, wanted, lambda _: self.n)
 
 
-def cubic(n: int) -> Schedule:
+@dataclass(frozen=True)
+class Cubic(Schedule):
     """``s_t = s_f + (s_i − s_f)(1 − t/n)³``, t = 1..n: fast, then slower (Zhu & Gupta, arXiv 1710.01878).
 
     ``s_i = 0``; ``s_f`` is the last target, reached in round n. A target on the way gets a round of its own.
 
-    >>> cubic(4)(1000, [200])
+    >>> Cubic(4)(1000, [200])
     (538, 300, 212, 200)
     """
-    return _course(n, lambda size, last, t: last + (size - last) * (1 - t) ** 3)
+
+    form = "cubic:{n}"
+    n: int
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.n, "number of rounds")
+
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:
+        return _course(self.n, size, lambda t: wanted[-1] + (size - wanted[-1]) * (1 - t) ** 3)
 
 
-def geometric(n: int) -> Schedule:
+@dataclass(frozen=True)
+class Geometric(Schedule):
     """n rounds that each keep the same share: ``d_t = d_f^(t/n)`` (SynFlow, arXiv 2006.05467).
 
-    The last target ``d_f`` is reached in round n: `fraction` with the p that fits. A target on the way gets
+    The last target ``d_f`` is reached in round n: `Fraction` with the p that fits. A target on the way gets
     a round of its own.
 
-    >>> geometric(3)(1000, [125])
+    >>> Geometric(3)(1000, [125])
     (500, 250, 125)
     """
-    return _course(n, lambda size, last, t: size * (last / size) ** t)
+
+    form = "geometric:{n}"
+    n: int
+
+    def __post_init__(self) -> None:
+        _at_least_one(self.n, "number of rounds")
+
+    def _rounds(self, size: int, wanted: Sequence[int]) -> Iterable[int]:
+        return _course(self.n, size, lambda t: size * (wanted[-1] / size) ** t)
 
 
-def _course(n: int, left: Callable[[int, int, float], float]) -> Schedule:
-    """Counts along a course from all weights to the last target, in n rounds."""
+def _at_least_one(n: int, what: str) -> None:
     if n < 1:
-        raise UsageError(f"the number of rounds must be at least 1: got {n}")
-
-    def schedule(size: int, wanted: Sequence[int]) -> tuple[int, ...]:
-        last = targets(size, wanted)[-1]
-        steps = (round(left(size, last, t / n)) for t in range(1, n))
-        return targets(size, [*wanted, *(count for count in steps if last < count < size)])
-
-    return schedule
+        raise UsageError(f"the {what} must be at least 1: got {n}")
 
 
-def _until(removed: Callable[[int], int]) -> Schedule:
-    def schedule(size: int, wanted: Sequence[int]) -> tuple[int, ...]:
-        counts, left = [], size
-        for target in targets(size, wanted):
-            if target == size:
-                counts.append(size)  # the dense target: a round that removes nothing
-            while left > target:
-                left = max(target, left - removed(left))
-                counts.append(left)
-        return tuple(counts)
-
-    return schedule
+def _step_by_step(size: int, wanted: Sequence[int], removed: Callable[[int], int]) -> Iterator[int]:
+    """Counts where a round goes on from what is left, be that a target that cut the last one short."""
+    left = size
+    for target in wanted:
+        while left > target:
+            left = max(target, left - removed(left))
+            yield left
 
 
-def parse(text: str) -> Schedule:
-    """A schedule from its text.
+def _course(n: int, size: int, left: Callable[[float], float]) -> Iterator[int]:
+    """Counts along a course in n rounds, but for those that would remove nothing."""
+    return (count for t in range(1, n) if (count := round(left(t / n))) < size)
+
+
+# The same as functions.
+one_shot, fraction, fixed_count, cubic, geometric = OneShot, Fraction, FixedCount, Cubic, Geometric
+
+
+def explicit(*sparsities: float) -> Explicit:
+    """`Explicit` from single numbers."""
+    return Explicit(sparsities)
+
+
+SCHEDULES: tuple[type[Schedule], ...] = (OneShot, Fraction, FixedCount, Cubic, Geometric, Explicit)
+
+
+def parse(schedule: str | spec.Spec) -> Schedule:
+    """A schedule from its text, or itself.
 
     ``one_shot``, ``fraction:P``, ``fixed_count:N``, ``cubic:N``, ``geometric:N`` or ``explicit:S1,S2,...``.
 
-    >>> parse("fixed_count:30")(100, [50])
-    (70, 50)
+    >>> parse("fixed_count:30"), str(Explicit((0.1, 0.4)))
+    (FixedCount(n=30), 'explicit:0.1,0.4')
     """
-    name, _, argument = text.partition(":")
-    try:
-        if name == "one_shot" and not argument:
-            return one_shot()
-        if name == "fraction":
-            return fraction(float(argument))
-        if name == "fixed_count":
-            return fixed_count(int(argument))
-        if name == "cubic":
-            return cubic(int(argument))
-        if name == "geometric":
-            return geometric(int(argument))
-        if name == "explicit":
-            return explicit(*map(float, argument.split(",")))
-    except ValueError:
-        pass
-    raise UsageError(
-        f"schedule {text!r} is not understood; write one_shot, fraction:P, fixed_count:N, cubic:N, "
-        "geometric:N or explicit:S1,S2,..."
-    )
+    return spec.parse(schedule, SCHEDULES, "schedule")

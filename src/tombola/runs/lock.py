@@ -71,7 +71,7 @@ def begun(path: Path, parallel: Parallel) -> Parallel:
         RunError: another way is asked for.
     """
     known = read_environment(path)
-    way: Parallel = known.get("parallel", known.get("at_once", "no"))  # its former name; older runs: in turn
+    way: Parallel = known.get("parallel", "no")  # older runs: in turn
     if parallel not in ("auto", way):
         raise RunError(
             f"{path} began with parallel={way}, and {parallel} may change its last bits: leave --parallel "

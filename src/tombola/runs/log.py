@@ -25,6 +25,7 @@ import torch
 import yaml
 
 from tombola._utils.errors import RunError
+from tombola._utils.renamed import renewed
 from tombola.runs.stages import Stage
 from tombola.settings import Settings
 
@@ -56,6 +57,8 @@ def read_config(path: Path | str) -> dict[str, Any]:
         raise RunError(f"{file} cannot be read ({reason}): restore it or delete the run") from None
     if not isinstance(config, dict):
         raise RunError(f"{file} holds no config: restore it or delete the run")
+    if isinstance(config.get("settings"), dict):
+        config["settings"] = renewed(config["settings"])
     return config
 
 
@@ -110,7 +113,7 @@ def read_environment(path: Path | str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((Path(path) / "environment.json").read_text())
     except (OSError, ValueError):
         return {}
-    return found
+    return renewed(found, quiet=True)
 
 
 def read_records(path: Path | str) -> Iterator[dict[str, Any]]:

@@ -27,7 +27,7 @@ from tombola.training.ticket import TicketJob, TicketResult, TicketTrainer
 from tombola.training.trainer import Problem
 
 if TYPE_CHECKING:
-    from tombola.recipe import TrainConfig
+    from tombola.settings import TrainConfig
 
 
 def find_tickets(

@@ -21,7 +21,7 @@ from tombola.training.pruning_context import Pruner, TicketContext
 from tombola.training.trainer import Problem, StepCallback
 
 if TYPE_CHECKING:
-    from tombola.recipe import TrainConfig
+    from tombola.settings import TrainConfig
 
 
 class TicketJob(NamedTuple):

@@ -24,7 +24,7 @@ from tombola.pruning.scores.movement import away_from_zero
 from tombola.training.model import FunctionalModel, Params
 
 if TYPE_CHECKING:
-    from tombola.recipe import TrainConfig
+    from tombola.settings import TrainConfig
 
 
 class StepCallback(Protocol):

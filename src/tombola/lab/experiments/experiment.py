@@ -15,8 +15,7 @@ from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.methods.table import STANDARD
 from tombola.objectives import Objective
-from tombola.recipe import TrainConfig
-from tombola.settings import Settings
+from tombola.settings import Settings, TrainConfig
 from tombola.tickets.model import TicketModel, load
 
 # Three nested rounds of ten steps from a shared dense start, with norm affines of each ticket.

@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from tombola.data.partition import Partition
 from tombola.lab import audio
 from tombola.lab.experiments.experiment import Finished
-from tombola.methods.context import CONTEXT_WIDTH
-from tombola.methods.context import conditioned
+from tombola.methods.context import CONTEXT_WIDTH, conditioned
 from tombola.methods.pipeline import predict
 from tombola.methods.table import METHODS
 

@@ -45,7 +45,7 @@ def _without_seed(ran: Ran) -> str:
         words += ["--augment" if config.get("augment") else "--no-augment"]
     words += ["--tune"] if config.get("tune") else []
     words += ["--threads", str(threads)] if threads else []
-    way = ran.environment.get("parallel", ran.environment.get("at_once", "no"))
+    way = ran.environment.get("parallel", "no")
     words += ["--parallel", way] if ran.environment else []
     device = ran.environment.get("device", "cpu")
     words += ["--device", device] if device != "cpu" else []

@@ -6,14 +6,15 @@ Shape letters: N weights in scope.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from tombola._utils.errors import PruningError
+from tombola._utils.errors import PruningError, UsageError
 from tombola._utils.rng import drawn_from
+from tombola._utils.spec import Spec
 from tombola.masks.layout import Layout
 
 
@@ -63,8 +64,8 @@ Score = Callable[[PruningContext], Tensor]
 
 
 @dataclass(frozen=True)
-class Criterion:
-    """A named score, checked.
+class Criterion(Spec):
+    """A named score, checked; written NAME, or NAME:N where it reads N batches instead of its usual number.
 
     Attributes:
         name: as in `tombola.scoring.CRITERIA`.
@@ -82,6 +83,19 @@ class Criterion:
     batches: int = 0
     trajectory: bool = False
     zeros: bool = False
+    usual: int = field(
+        default=-1, repr=False
+    )  # batches, as the name alone stands for; by default ``batches``
+
+    def __post_init__(self) -> None:
+        if self.usual < 0:
+            object.__setattr__(self, "usual", self.batches)
+        if self.batches < min(self.usual, 1):
+            raise UsageError(f"{self.name} reads at least 1 batch: got {self.batches}")
+        object.__setattr__(self, "form", self.name + ("[:{batches}]" if self.usual else ""))
+
+    def __str__(self) -> str:
+        return self.name if self.batches == self.usual else f"{self.name}:{self.batches}"
 
     def __call__(self, context: PruningContext) -> Tensor:
         """The scores ``[N]``, on the CPU; PyTorch's global generator is afterwards as it was before.

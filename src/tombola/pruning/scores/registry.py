@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from torch import Tensor
 
-from tombola._utils.errors import UsageError, unknown
+from tombola._utils import spec
+from tombola._utils.errors import UsageError
 from tombola.pruning.scores.criterion import Criterion
 from tombola.pruning.scores.gamma import gamma
 from tombola.pruning.scores.grasp import grasp
@@ -56,7 +56,7 @@ def register(
     """
     if name in CRITERIA:
         raise UsageError(f"there is a score {name!r} already: give yours another name")
-    if not name or ":" in name:
+    if not name or set(":[{") & set(name):
         raise UsageError(f"a score cannot be named {name!r}: use a word without ':'")
 
     def keep(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -66,23 +66,13 @@ def register(
     return keep
 
 
-def parse(text: str) -> Criterion:
-    """A criterion from its text: its name, or ``NAME:N`` with the number of batches that it reads.
+def parse(score: str | spec.Spec) -> Criterion:
+    """A criterion from its text, or itself: its name, or ``NAME:N`` with the number of batches that it reads.
 
     Raises:
         UsageError: no such criterion (the message lists them), or a number that makes no sense.
 
-    >>> parse("snip").batches, parse("snip:5").batches
-    (1, 5)
+    >>> parse("snip").batches, parse("snip:5").batches, str(parse("snip:5"))
+    (1, 5, 'snip:5')
     """
-    name, colon, count = text.partition(":")
-    if name not in CRITERIA:
-        raise UsageError(unknown("score", name, CRITERIA))
-    criterion = CRITERIA[name]
-    if not colon:
-        return criterion
-    if not criterion.batches:
-        raise UsageError(f"score {text!r}: {name} reads no batches; write {name}")
-    if not count.isdecimal() or int(count) < 1:
-        raise UsageError(f"score {text!r} is not understood; write {name} or {name}:N, N batches from 1 on")
-    return replace(criterion, batches=int(count))
+    return spec.parse(score, CRITERIA.values(), "score")

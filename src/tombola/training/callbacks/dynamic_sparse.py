@@ -20,11 +20,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from tombola._utils.errors import UsageError
+from tombola._utils.spec import Spec
 from tombola.optim import MaskedOptimizer
 from tombola.pruning import keep_top
 from tombola.training.callbacks.base import Callback
@@ -50,22 +52,37 @@ def moved(mask_n: Tensor, size_n: Tensor, promise_n: Tensor, count: int) -> Tens
 
 
 @dataclass(frozen=True)
-class Moving(Callback):
-    """Dynamic sparse training: RigL where masks grow by the gradient, else SET.
+class Moving(Spec, Callback):
+    """Dynamic sparse training.
 
     Attributes:
-        by_gradient: how to grow.
         share: of each layer's mask that moves at first, in (0, 1).
         every: steps between two moves.
     """
 
-    by_gradient: bool
     share: float
     every: int
+    by_gradient: ClassVar[bool]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1 or self.every < 1:
+            raise UsageError(f"the share is in (0, 1), every at least 1 step: got {self.share}, {self.every}")
 
     def on_ticket(self, context: TicketContext, pruner: Pruner, keep: int, T: int) -> Moves:  # noqa: ARG002
         """Move the mask while it trains."""
         return Moves(self, context, T)
+
+
+class SET(Moving):
+    """Masks that grow at random places."""
+
+    form, by_gradient = "set:{share}:{every}", False
+
+
+class RigL(Moving):
+    """Masks that grow where the gradient is largest."""
+
+    form, by_gradient = "rigl:{share}:{every}", True
 
 
 class Moves:

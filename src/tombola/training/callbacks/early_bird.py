@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tombola._utils.errors import UsageError
+from tombola._utils.spec import Spec
 from tombola.masks.layout import Layout
 from tombola.optim import MaskedOptimizer
 from tombola.pruning import transposed
@@ -58,19 +60,26 @@ def units_of(mask_N: Tensor, scope: Layout, granularity: str, turned: dict[str, 
 
 
 @dataclass(frozen=True)
-class EarlyBird(Callback):
+class EarlyBird(Spec, Callback):
     """End the training of a ticket once its mask stands still.
 
     Attributes:
         threshold: of the distance, in (0, 1].
         patience: distances below it in a row.
-        every: steps between two masks; 0 is an epoch of the ticket, or a twentieth of the training where that
-            is shorter.
+        every: steps between two masks; by default an epoch of the ticket, or a twentieth of the training
+            where that is shorter.
     """
 
+    form = "early_bird:{threshold}:{patience}[:{every}]"
     threshold: float
     patience: int
-    every: int = 0
+    every: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise UsageError(f"the threshold is a distance in (0, 1]: got {self.threshold}")
+        if self.patience < 1 or (self.every is not None and self.every < 1):
+            raise UsageError(f"patience and every are at least 1: got {self.patience}, {self.every}")
 
     def on_ticket(self, context: TicketContext, pruner: Pruner, keep: int, T: int) -> StandStill:
         """Draw the mask that pruning would give now; a layer may be empty in it."""

@@ -28,7 +28,7 @@ from tombola.training.pruning_context import TicketContext
 from tombola.training.trainer import Problem, finite, set_rate
 
 if TYPE_CHECKING:
-    from tombola.recipe import TrainConfig
+    from tombola.settings import TrainConfig
     from tombola.training.ticket import TicketJob, TicketResult, TicketTrainer
 
 Buffers = dict[str, Tensor]
