@@ -1,0 +1,73 @@
+"""The stages of a run: what each one computes, as fields, and the one name that is made of them.
+
+Names are those of files and of ``timings.jsonl``; records carry the fields themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+Phase = Literal["rewind", "first", "search", "train", "judge"]
+
+_NUMBER = r"(?P<sparsity>\d[\d.]*(e-\d+)?)"
+_SEARCH = re.compile(
+    rf"(?P<phase>rewind|first|search)-(?P<conditioned>told-)?((?P<method>\w+)-)?(?P<view>\w+?)(-{_NUMBER})?"
+)
+_TRAIN = re.compile(rf"(?P<phase>train|judge)-(?P<method>\w+)-{_NUMBER}(-(?P<ticket>.+))?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        phase: ``rewind`` (the way to the rewind point), ``first`` (a mask before any training), ``search``
+            (Algorithm 1), ``train`` (Algorithm 2) or ``judge``.
+        method: whose training or judging it is; of a search, the method whose settings it runs under, or none.
+        view: what a search or a rewind point reads of the data (`tombola.methods.pipeline.DataView`).
+        sparsity: of the tickets; None for a rewind point, and for a first mask that serves all sparsities.
+        ticket: of a network that one subset has for itself.
+        conditioned: whether the network is told the context as an input.
+
+    >>> str(Stage("search", view="own", sparsity=0.5)), str(Stage("train", "imp_per_subset", sparsity=0.5, ticket="a"))
+    ('search-own-0.5', 'train-imp_per_subset-0.5-a')
+    >>> Stage.parse("search-told-imp_context-single-0.5").fields()
+    {'phase': 'search', 'method': 'imp_context', 'view': 'single', 'sparsity': 0.5, 'conditioned': True}
+    """
+
+    phase: Phase
+    method: str = ""
+    view: str = ""
+    sparsity: float | None = None
+    ticket: str = ""
+    conditioned: bool = False
+
+    def __str__(self) -> str:
+        told = "told" if self.conditioned else ""
+        number = "" if self.sparsity is None else str(self.sparsity)
+        return "-".join(filter(None, (self.phase, told, self.method, self.view, number, self.ticket)))
+
+    def fields(self) -> dict[str, Any]:
+        """What records say of it: all that is set."""
+        given = vars(self).items()
+        return {name: value for name, value in given if value != "" and value is not None and value is not False}
+
+    @property
+    def search(self) -> str:
+        """The search that it belongs to, one name for all its sparsities; empty for other phases."""
+        parts = ("told" if self.conditioned else "", self.method, self.view)
+        return "-".join(filter(None, parts)) if self.phase == "search" else ""
+
+    @classmethod
+    def parse(cls, name: str) -> Self | None:
+        """The stage of a name, as older runs wrote it too; None where it is no stage's."""
+        found = _SEARCH.fullmatch(name) or _TRAIN.fullmatch(name)
+        if found is None:
+            return None
+        given = {key: value for key, value in found.groupdict().items() if value is not None}
+        assert given["phase"] in get_args(Phase)
+        if "sparsity" in given:
+            given["sparsity"] = float(given["sparsity"])
+        return cls(**{**given, "conditioned": "conditioned" in given})  # type: ignore[arg-type]
