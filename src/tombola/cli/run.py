@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tombola.cli.display import run_and_compare
 from tombola.cli.options import Flag, Integers, Numbers, Words, absolute, once, use_threads
 from tombola.cli.overrides import overridden
-from tombola.cli.terminal import err_console, run_and_compare
+from tombola.cli.terminal import err_console
 from tombola.lab.launch import Order
 from tombola.training.parallel import Parallel
 

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 from tombola._utils.errors import UsageError
+from tombola.cli.display import work
 from tombola.cli.options import Flag, Integers, Numbers, Words, absolute, once, use_threads
 from tombola.cli.overrides import overridden
-from tombola.cli.terminal import err_console, show, work
+from tombola.cli.terminal import err_console, show
 from tombola.lab.launch import Order
 from tombola.lab.report.curve import measure, table, write_sweep
 from tombola.lab.report.rows import rows as rows_of
