@@ -50,7 +50,7 @@ def stage_bar(console: Console, timer: Callable[[], float] = time.monotonic) -> 
         console=console,
         transient=True,
         expand=True,
-        disable=not console.is_terminal,  # a line that moves would be a thousand lines in a file
+        disable=not console.is_interactive,  # a line that moves would be a thousand lines in a file
         get_time=timer,
         speed_estimate_period=3600.0,  # a round may take minutes
     )
@@ -73,7 +73,7 @@ class Display:
         wanted: Sequence[Arm],
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.console, self.timer = console, timer
+        self.console = console
         self.wanted = [str(Stage("judge", method, sparsity=s)) for method, s in wanted]
         self.bar = stage_bar(console, timer)
         self.task = self.bar.add_task("", total=None, words=self.words)
@@ -101,7 +101,7 @@ class Display:
         """A stage has come so far (`tombola.runs.directory.OnProgress`)."""
         self._follow(stage)
         self.bar.update(self.task, completed=done, total=total)
-        if done == total and not self.console.is_terminal:
+        if done == total and self.bar.disable:
             self.say(", ".join(filter(None, [*self.now.words.values(), self.left()])))
 
     def say(self, words: str) -> None:

@@ -56,7 +56,9 @@ def watch(
     marks = {run: f"{name}: " if len(runs) > 1 else "" for run, name in run_names(runs).items()}
     events = Events(tensorboard, runs) if tensorboard is not None else None
     said: set[str] = set()
-    with stage_bar(out_console) as bar, events or nullcontext():
+    bar = stage_bar(out_console)
+    bar.disable |= once or json
+    with bar, events or nullcontext():
         tasks = {run: bar.add_task("", total=None, words=dict) for run in runs}
         while True:
             found = {run: run_status(run) for run in runs}
@@ -67,7 +69,7 @@ def watch(
                 print_json(found[path].plain if alone else rows)
                 return
             last = once or all(each.state != "running" for each in found.values())
-            if last or not out_console.is_terminal:
+            if last or bar.disable:
                 bar.stop()
                 lines = [marks[run] + line for run, each in found.items() for line in _lines(run, each)]
                 new = [line for line in lines if line not in said]
