@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 
 import pytest
 from hypothesis import given
@@ -11,44 +10,25 @@ from rich.console import Console
 
 import tombola as tb
 from tombola.cli.display import Display
+from tombola.lab.report.eta import clock, seconds_left
 from tombola.lab.report.findings import expected
-from tombola.lab.report.moment import Moment, clock, fitted, named
-from tombola.lab.report.pace import Todo, needed, seconds_left
+from tombola.lab.report.stage_status import StageStatus, stage_words
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import run_method
 from tombola.runs.directory import Run
 from tombola.runs.log import read_timings
-
-NOW = Moment("search-own-0.5", 3, 0.6, 0.03124, 0.8751)
-
-
-@given(
-    st.text("abcß ", min_size=1, max_size=40),
-    st.sampled_from(["search-own-0.25", "train-imp_per_subset-0.25-automobile", "rewind-told-single", ""]),
-    st.integers(1, 200),
-    st.sampled_from(["", "10 min left", "12 h 59 min in this stage"]),
-)
-def test_the_line_is_never_wider_than_asked_for(where, stage, width, left):
-    assert len(fitted(where, Moment(stage, 12, 0.5, 1e-9, -0.1234), left, width)) <= width
+from tombola.runs.stages import Stage
 
 
-def test_eighty_columns_hold_everything():
-    line = fitted("seed 0", NOW, "10 min left", 79)
-    assert line == "seed 0  search own 50%  round 3  density .600  loss .0312  kappa .875  10 min"
-    long = fitted("a photograph of a cat, seed 0", Moment("search-own-0.5", 3, 0.6, 0.03124), "9 s left", 79)
-    assert long.endswith("round 3  density .600  loss .0312  9 s")
-    assert "search own 50%" in long
-    assert fitted("seed 0", Moment(), "", 79) == "seed 0  loading"
-
-
-def test_a_moment_is_of_one_stage():
-    now = NOW.after("train-rtl-0.5", {"event": "retrain", "step": 50, "ticket": "a", "loss": 0.5})
-    assert now == Moment("train-rtl-0.5", loss=0.5)
+def test_a_status_is_of_one_stage():
+    now = StageStatus("search-own-0.5", 3, 0.6, 0.03124, 0.8751)
+    after = now.after("train-rtl-0.5", {"event": "retrain", "step": 50, "ticket": "a", "loss": 0.5})
+    assert after == StageStatus("train-rtl-0.5", loss=0.5)
     assert now.after("", {"event": "x", "loss": 9}) is now
 
 
-def test_stages_are_named_as_a_run_names_them(tmp_path, images, by_class, convnet):
-    """What `needed` says against the stages that a run has timed."""
+def test_every_outcome_of_a_run_ends_with_a_stage_that_judges_it(tmp_path, images, by_class, convnet):
+    """What the time left counts against the stages that a run has timed."""
     methods = ("rtl", "imp_per_subset", "random_mask", "union_size_imp", "theta0_magnitude", "snip", "dense")
     config = tb.TrainConfig(lr=0.01, batch_size=8)
     settings = tb.Settings((0.3,), "one_shot", T=1, steps=1, statistics=1, search=config, train=config)
@@ -58,22 +38,22 @@ def test_stages_are_named_as_a_run_names_them(tmp_path, images, by_class, convne
         pipeline = Pipeline(convnet, tb.objectives.OneVsRest(), images, by_class, settings, 0, run)
         for name, sparsity in wanted:
             run_method(pipeline, name, sparsity)
-    timed = {re.sub("(imp_per_subset-0.3)-.*", r"\1", stage) for stage in read_timings(run.path)}
-    assert timed == {"{}-{}-{}".format(*stage) for outcome in wanted for stage in needed(*outcome)}
+    timed = [Stage.parse(name) for name in read_timings(run.path)]
+    assert None not in timed
+    assert [(stage.method, stage.sparsity) for stage in timed if stage.phase == "judge"] == wanted
 
 
-def test_what_is_left_is_what_like_stages_took():
-    timings = {"search-own-0.25": 10.0, "train-rtl-0.25": 20.0, "judge-rtl-0.25": 1.0}
-    assert seconds_left([Todo([], {})]) == 0
-    assert seconds_left([Todo([("rtl", 0.5)], {})]) is None
-    assert seconds_left([Todo([("rtl", 0.5)], timings)]) == 31  # other sparsity, same phases
-    assert seconds_left([Todo([("imp_per_subset", 0.25)], timings)]) == 21  # the search is there
-    assert seconds_left([Todo([("rtl", 0.5), ("imp_per_subset", 0.5)], timings)]) == 52  # one search for both
-    assert seconds_left([Todo([("dense", 0.0)], timings)]) == 21
-    halves = {**timings, "train-imp_per_subset-0.25-a": 6.0, "train-imp_per_subset-0.25-b": 6.0}
-    assert seconds_left([Todo([("imp_per_subset", 0.25)], halves)]) == pytest.approx(16 - 12 + 1)
-    torn = {**timings, "search-own-0.5": None}  # done, in two goes: nobody knows how long it takes
-    assert seconds_left([Todo([("rtl", 0.5)], torn)]) == 21
+def test_what_is_left_is_what_outcomes_took_so_far():
+    first = {"search-own-0.25": 10.0, "train-rtl-0.25": 20.0, "judge-rtl-0.25": 1.0}
+    assert seconds_left([({}, 2)]) is None
+    assert seconds_left([(first, 0)]) == 0
+    assert seconds_left([(first, 2)]) == 62
+    begun = {**first, "search-own-0.5": 6.0}
+    assert seconds_left([(begun, 1), ({}, 2)]) == pytest.approx(25 + 62)  # of all runs together
+    assert seconds_left([({**begun, "train-rtl-0.5": 90.0}, 1)]) == 0  # longer than usual: any moment now
+    torn = {**first, "search-own-0.5": None, "judge-rtl-0.5": 1.0}  # done in two goes: nobody knows its time
+    assert seconds_left([(torn, 1)]) == 31
+    assert seconds_left([({"search-own-0.5": None, "judge-rtl-0.5": 1.0}, 1)]) is None
 
 
 class Clock:
@@ -112,8 +92,7 @@ def work(display, clock, run):
                 callback = {"event": "watch", "round": r, "density": 1 - 0.2 * r, "kappa": 0.9}
                 display.on_record("search-own-0.5", callback)
             yield display.on_progress("search-own-0.5", 2 * r + k + 1, 6)
-    row = {"stage": "search-own-0.5", "seconds": 30, "from_start": True}
-    (run / "timings.jsonl").write_text(json.dumps(row) + "\n")
+    timed(run, {"search-own-0.5": 30})
     for step in range(1, 101):
         clock.at += 0.4
         if step % 50 == 0:
@@ -122,21 +101,45 @@ def work(display, clock, run):
             )
         yield display.on_progress("train-rtl-0.5", step, 100)
 
+    timed(run, {"search-own-0.5": 30, "train-rtl-0.5": 40})
+    clock.at += 1
+    yield display.on_progress("judge-rtl-0.5", 1, 2)
+    clock.at += 1
+    yield display.on_progress("judge-rtl-0.5", 2, 2)
+
+
+def timed(run, stages):
+    rows = [{"stage": stage, "seconds": s, "from_start": True} for stage, s in stages.items()]
+    (run / "timings.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def lines_of(display, width):
+    """What the terminal would show now."""
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(display.bar.get_renderable())
+    return console.file.getvalue().splitlines()
+
 
 def test_a_terminal_sees_one_line_with_everything(shown):
-    display, clock, _, run = shown(terminal=True, width=100)
-    lines = [str(display.line()) for _ in work(display, clock, run)]
-    assert all(len(line) <= 99 for line in lines)
-    assert lines[3].startswith("seed 0  search own 50%  round 2  density .800  loss .0600  kappa .900  ")
-    assert lines[3].rstrip("━ ").endswith("10 s in this stage")  # nobody knows yet what training takes
-    assert lines[55].rstrip("━ ").endswith("2 min left")  # half of 40 s, and 70 s of the other run
-    narrow = shown_at(display, 40)
-    assert len(narrow) <= 39
+    display, clock, _, run = shown(terminal=True)
+    lines = [lines_of(display, 110) for _ in work(display, clock, run)]
+    assert {len(each) for each in lines} == {1}
+    searching, training, judging = (lines[k][0] for k in (3, 55, -2))
+    assert searching.startswith("seed 0  search own 50%  round 2  density .800  kappa .900 ")
+    assert "loss .0600 10 s in this stage ━━━" in searching  # nobody knows yet what an outcome takes
+    assert training.startswith("seed 0  train rtl 50% ")
+    assert "20 s in this stage ━━━" in training
+    assert judging.startswith("seed 0  judge rtl 50% ")
+    assert lines[-1][0].rstrip("━ ").endswith("1 min left")  # the other run takes 71 s as well
 
 
-def shown_at(display, width):
-    display.console.width = width
-    return str(display.line())
+@given(st.text("abcß [/]", min_size=1, max_size=80), st.integers(40, 200))
+def test_the_line_is_never_wider_than_the_terminal(where, width):
+    display = Display(Console(file=io.StringIO(), force_terminal=True, width=width), [], [])
+    words = {"where": where, "loss": "loss .0312", "left": "12 h 59 min in this stage"}
+    display.bar.update(display.task, words=lambda: words)
+    (line,) = lines_of(display, width)
+    assert len(line) <= width
 
 
 def test_a_file_gets_one_line_per_stage(shown):
@@ -144,9 +147,11 @@ def test_a_file_gets_one_line_per_stage(shown):
     with display:
         for _ in work(display, clock, run):
             pass
-    search, train = file.getvalue().splitlines()
-    assert search == "seed 0: search own 50%, round 3, density .600, loss .0900, kappa .900"
-    assert train == "seed 0: train rtl 50%, loss .0100, 1 min left"
+    assert file.getvalue().splitlines() == [
+        "seed 0: search own 50%, round 3, density .600, loss .0900, kappa .900",
+        "seed 0: train rtl 50%, loss .0100",
+        "seed 0: judge rtl 50%, 1 min left",
+    ]
 
 
 def test_names_of_runs_are_no_markup(shown):
@@ -158,4 +163,4 @@ def test_names_of_runs_are_no_markup(shown):
 
 def test_words():
     assert [clock(s) for s in (0.2, 59.4, 90, 3600)] == ["0 s", "59 s", "2 min", "1 h 0 min"]
-    assert named("search-told-single-5e-05") == "search told single 0.005%"
+    assert stage_words("search-told-single-5e-05") == "search told single 0.005%"

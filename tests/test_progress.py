@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tombola.cli.main import main
-from tombola.lab.report.progress import status
+from tombola.lab.report.stage_status import run_status
 from tombola.settings import Settings
 
 
@@ -17,7 +17,7 @@ def write_run(path, done=(0.25,), sparsity=(0.25, 0.5), experiment="digits"):
     settings = {**Settings().plain(), "sparsity": list(sparsity)}
     config = {"experiment": experiment, "seed": 0, "settings": settings, "methods": ["rtl"]}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
-    times = [(f"{phase}-0.25", 300) for phase in ("search-own", "train-rtl")]
+    times = [("search-own-0.25", 290), ("train-rtl-0.25", 300), ("judge-rtl-0.25", 10)]
     lines = [json.dumps({"stage": stage, "seconds": s, "from_start": True}) for stage, s in times]
     (path / "timings.jsonl").write_text("".join(f"{line}\n" for line in lines))
     metric = {"event": "metric", "stage": "j", "method": "rtl", "metric": "auc", "value": 1}
@@ -40,13 +40,13 @@ def test_a_run_in_progress_says_where_it_is_and_how_long_it_takes(tmp_path, caps
     run = write_run(tmp_path / "run")
     with (run / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = status(run)
+        found = run_status(run)
         assert (found.state, found.done, found.wanted, found.seconds_left) == ("running", 1, 2, 600)
-        assert found.line == (
+        assert ", ".join(found.words.values()) == (
             "running, 1 of 2 outcomes, search own 50%, round 2, density .600, loss .5000, kappa .875, "
             "about 10 min left"
         )
-        assert call(capsys, "watch", run, "--once").out == found.line + "\n"
+        assert call(capsys, "watch", run, "--once").out == ", ".join(found.words.values()) + "\n"
         timer = threading.Timer(0.3, lambda: fcntl.flock(lock, fcntl.LOCK_UN))
         timer.start()
         followed = call(capsys, "watch", run, "--every", "0.05").out.splitlines()  # ends with its process
@@ -68,7 +68,7 @@ def test_a_crashed_run_says_how_to_go_on_and_a_finished_one_ends(tmp_path, capsy
 def test_a_run_that_just_began_and_one_that_is_absent(tmp_path, capsys):
     run = write_run(tmp_path / "run")
     (run / "records.jsonl").unlink()
-    assert status(run).line == "stopped, 0 of 2 outcomes"
+    assert list(run_status(run).words.values()) == ["stopped", "0 of 2 outcomes"]
     assert "is no run" in call(capsys, "watch", tmp_path / "absent", code=1).err
     (tmp_path / "empty").mkdir()
     assert "is no run and holds none" in call(capsys, "watch", tmp_path / "empty", code=1).err

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_progress import call, write_run
 
 from tombola._utils.errors import MissingExtra
-from tombola.lab.report.scalars import Scalar, scalars
-from tombola.lab.report.tensorboard import Events
+from tombola.lab.report.tensorboard import Events, Scalar, scalars
+from tombola.runs.stages import Stage
 
 HEAD = {"stage": "search-own-0.5", "round": 1}
 PRUNE = {"event": "prune", **HEAD, "ticket": "a/b c", "kept": 9, "loss": 0.5}
@@ -21,6 +21,10 @@ MATRIX = {"event": "similarity", **HEAD, "kind": "jaccard", "depth": "all", "mat
 TRAIN = {"event": "retrain", "stage": "train-imp_per_subset-0.5-a", "ticket": "a", "step": 50, "loss": 0.25}
 METRIC = {"event": "metric", "stage": "judge-rtl-0.5", "method": "rtl", "sparsity": 0.5, "metric": "auc"}
 METRIC |= {"reading": "like_for_like", "ticket": "a", "value": 0.75}
+# As `read_records` gives them: with the fields of their stages.
+PRUNE, WATCH, MATRIX, TRAIN, METRIC = (
+    {**Stage.parse(row["stage"]).fields(), **row} for row in (PRUNE, WATCH, MATRIX, TRAIN, METRIC)
+)
 
 
 def test_records_become_curves():
@@ -36,7 +40,7 @@ def test_records_become_curves():
 
 
 def test_what_is_no_curve_is_left_out():
-    other = [{"event": "alarm", **HEAD}, {"event": "moved", **HEAD}, {"event": "prune", "stage": "odd"}]
+    other = [{**PRUNE, "event": "alarm"}, {**PRUNE, "event": "moved"}, {"event": "prune", "stage": "odd"}]
     assert not list(scalars([*other, {**METRIC, "value": math.nan}]))
     only = [{**MATRIX, "depth": "early"}, {**MATRIX, "kind": "kappa"}, {**MATRIX, "matrix": [[1.0]]}]
     assert not list(scalars(only))

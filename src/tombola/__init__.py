@@ -5,7 +5,7 @@ of heterogeneous data, and trains them together on shared weights (Routing the L
 2601.22141).
 """
 
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -28,75 +28,46 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public name lives. Imported when first asked for: torch takes seconds, `--help` should not.
-_NAMES = {
-    "Data": "data.dataset",
-    "Layout": "masks.layout",
-    "MaskSet": "masks.maskset",
-    "Recipe": "settings",
-    "TrainConfig": "settings",
-    "Settings": "settings",
-    "Split": "data.dataset",
-    "TicketModel": "tickets.model",
-    "TombolaError": "_utils.errors",
-    "WeightCache": "tickets.cache",
-    "find": "api",
-    "load": "tickets.model",
-    "masked": "optim",
-    "rtl": "api",
-    "scope": "masks.prunable",
+# Where each public name lives, MODULE:NAME, or a whole MODULE:. Imported when first asked for: torch takes
+# seconds, `--help` should not.
+_PLACES = {
+    "Data": "data.dataset:Data",
+    "Layout": "masks.layout:Layout",
+    "MaskSet": "masks.maskset:MaskSet",
+    "Recipe": "settings:Recipe",
+    "Settings": "settings:Settings",
+    "Split": "data.dataset:Split",
+    "TicketModel": "tickets.model:TicketModel",
+    "TombolaError": "_utils.errors:TombolaError",
+    "TrainConfig": "settings:TrainConfig",
+    "WeightCache": "tickets.cache:WeightCache",
+    "calibration": "tickets.calibration:",
+    "corruptions": "data.corruptions:",
+    "errors": "_utils.errors:",
+    "export": "tickets.export:",
+    "find": "api:find",
+    "interop": "tickets.interop:",
+    "load": "tickets.model:load",
+    "masked": "optim:masked",
+    "objectives": "objectives:",
+    "partition": "data.partition:",
+    "pruning": "pruning:",
+    "routing": "tickets.routing:",
+    "rtl": "api:rtl",
+    "schedules": "pruning.schedules:",
+    "scope": "masks.prunable:scope",
+    "scoring": "pruning.scores:",
 }
-_MODULES = {
-    "calibration": "tickets.calibration",
-    "corruptions": "data.corruptions",
-    "errors": "_utils.errors",
-    "export": "tickets.export",
-    "interop": "tickets.interop",
-    "objectives": "objectives",
-    "partition": "data.partition",
-    "pruning": "pruning",
-    "routing": "tickets.routing",
-    "schedules": "pruning.schedules",
-    "scoring": "pruning.scores",
-}
-__all__ = [
-    "Data",
-    "Layout",
-    "MaskSet",
-    "Recipe",
-    "Settings",
-    "Split",
-    "TicketModel",
-    "TombolaError",
-    "TrainConfig",
-    "WeightCache",
-    "calibration",
-    "corruptions",
-    "errors",
-    "export",
-    "find",
-    "interop",
-    "load",
-    "masked",
-    "objectives",
-    "partition",
-    "pruning",
-    "routing",
-    "rtl",
-    "schedules",
-    "scope",
-    "scoring",
-]
+__all__ = ["Data", "Layout", "MaskSet", "Recipe", "Settings", "Split", "TicketModel", "TombolaError"]
+__all__ += ["TrainConfig", "WeightCache", "calibration", "corruptions", "errors", "export", "find", "interop"]
+__all__ += ["load", "masked", "objectives", "partition", "pruning", "routing", "rtl", "schedules", "scope"]
+__all__ += ["scoring"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        found = getattr(import_module(f"{__name__}.{_NAMES[name]}"), name)
-    elif name in _MODULES:
-        found = import_module(f"{__name__}.{_MODULES[name]}")
-    else:
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = found
+    found = globals()[name] = resolve_name(f"{__name__}.{_PLACES[name]}")
     return found
 
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGE = str(Path(__file__).parents[1])
+
+# The packages of the extra `lab`.
+LAB = ("cyclopts", "jinja2", "matplotlib", "PIL", "pyarrow", "rich", "soundfile")
 
 
 class TombolaError(Exception):
@@ -58,10 +63,11 @@ class TicketFileError(TombolaError):
 
 
 class MissingExtra(TombolaError):
-    """An optional package that is not installed."""
+    """An optional package that is not installed, or a whole extra."""
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose}: {package} is needed; pip install 'tombola[{extra}]'")
+        what = f": {package} is needed;" if package else f" needs the extra {extra}:"
+        super().__init__(f"{purpose}{what} pip install 'tombola[{extra}]'")
 
 
 class RouterError(TombolaError):
@@ -82,6 +88,22 @@ class WorkerDied(TombolaError):
 
 class UsageError(TombolaError):
     """An argument that makes no sense; the command line exits with status 2."""
+
+
+@contextmanager
+def needs(extra: str, purpose: str) -> Iterator[None]:
+    """Raise `MissingExtra` where what is imported meanwhile is not installed."""
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or extra).partition(".")[0]
+        raise MissingExtra(package, extra, purpose) from None
+
+
+def need_lab(purpose: str) -> None:
+    """Raise `MissingExtra` unless the extra ``lab`` is there; nothing of it is imported."""
+    if None in map(find_spec, LAB):
+        raise MissingExtra("", "lab", purpose)
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> str:

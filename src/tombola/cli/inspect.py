@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tombola.cli.options import Flag
-from tombola.cli.terminal import print_json, print_tickets
+from tombola.cli.terminal import out_console, print_json
 from tombola.lab.report.inspect import describe
+from tombola.lab.report.tables import Table
 
 
 def inspect(file: Path, /, *, json: Flag = False) -> None:
@@ -25,4 +28,27 @@ def inspect(file: Path, /, *, json: Flag = False) -> None:
     if json:
         print_json(metadata)
     else:
-        print_tickets(metadata)
+        _print(metadata)
+
+
+def _print(metadata: Mapping[str, Any]) -> None:
+    """What `tombola.lab.report.inspect.describe` found in a ticket file."""
+    for key in ("method", "router", "calibration"):
+        out_console.print(f"{key}: {_named(metadata[key])}", highlight=False, soft_wrap=True)
+    heads = ("bytes", "weights_in_scope", "union", "core", "private_numbers_per_ticket", "dense_rest")
+    for key in heads:
+        out_console.print(f"{key.replace('_', ' ')}: {metadata[key]:,}")
+    layers = list(next(iter(metadata["layers"].values())))
+    body = [
+        [layer, *(f"{metadata['layers'][t][layer]:.3f}" for t in metadata["tickets"])] for layer in layers
+    ]
+    total = ["all", *(f"{n / metadata['weights_in_scope']:.3f}" for n in metadata["tickets"].values())]
+    out_console.print(Table("Density per layer", ["layer", *metadata["tickets"]], [*body, total]).rich())
+
+
+def _named(fact: str | Mapping[str, Any] | None) -> str:
+    """A word, or the name of what was fitted and its options."""
+    if fact is None or isinstance(fact, str):
+        return fact or "none"
+    first, *options = fact.items()
+    return " ".join([str(first[1]), *(f"{name}={value}" for name, value in options if value != "")])

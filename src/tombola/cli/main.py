@@ -6,14 +6,16 @@ import ast
 import os
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
-from typing import Any
-
-from cyclopts import App, CycloptsError, Parameter
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import tombola
-from tombola._utils.errors import TombolaError, UsageError
+from tombola._utils.errors import TombolaError, UsageError, need_lab
 from tombola._utils.renamed import Renamed, renewed_options
+
+if TYPE_CHECKING:
+    from cyclopts import App
 
 # Two OpenMP programs at once spin on each other; must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -25,13 +27,22 @@ COMMANDS = (
     *("sweep", "route", "calibrate", "predict", "collapse", "semantics", "watch", "export", "stream"),
 )
 
-app = App(
-    name="tombola",
-    help="One network, many winning tickets: sparse subnetworks for subsets of your data.",
-    version=tombola.__version__,
-    default_parameter=Parameter(negative_iterable=""),  # no --empty-NAME: leaving NAME out says the same
-    suppress_keyboard_interrupt=False,  # `main` says how to go on
-)
+
+@cache
+def app() -> App:
+    """The program with all its commands."""
+    from cyclopts import App, Parameter
+
+    found = App(
+        name="tombola",
+        help="One network, many winning tickets: sparse subnetworks for subsets of your data.",
+        version=tombola.__version__,
+        default_parameter=Parameter(negative_iterable=""),  # no --empty-NAME: leaving NAME out says the same
+        suppress_keyboard_interrupt=False,  # `main` says how to go on
+    )
+    for name in COMMANDS:
+        found.command(f"tombola.cli.{name}:{name}", help=_help(name))
+    return found
 
 
 def _help(command: str) -> str:
@@ -42,17 +53,19 @@ def _help(command: str) -> str:
     return words.partition("\n\nParameters\n")[0]
 
 
-for _name in COMMANDS:
-    app.command(f"tombola.cli.{_name}:{_name}", help=_help(_name))
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: status 0, 2 for a bad argument, 1 for another error, 130 when interrupted."""
+    try:
+        need_lab("the command line")
+    except TombolaError as error:
+        _fail(error, 1)
+    from cyclopts import CycloptsError  # only now: it belongs to the extra
+
     try:
         with warnings.catch_warnings():
             _tell_renamed_once()
             given = renewed_options(sys.argv[1:] if arguments is None else arguments)
-            app(given, exit_on_error=False, print_error=False)
+            app()(given, exit_on_error=False, print_error=False)
     except (UsageError, CycloptsError) as error:
         _fail(error, 2)
     except (TombolaError, OSError) as error:
@@ -77,7 +90,7 @@ def _tell_renamed_once() -> None:
     warnings.showwarning = show
 
 
-def _fail(error: Exception, status: int) -> None:
+def _fail(error: Exception, status: int) -> NoReturn:
     message = " ".join(str(error).split())
     sys.stderr.write(f"tombola: {message}\n")
     sys.exit(status)

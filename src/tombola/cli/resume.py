@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from tombola.cli.display import run_and_compare
 from tombola.cli.options import Flag, use_threads
-from tombola.cli.terminal import run_and_compare
 from tombola.lab.launch import order_of
 from tombola.runs.log import read_environment
 from tombola.training.parallel import Parallel

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from tombola._utils.renamed import renewed_changes
+from tombola.cli.display import run_and_compare
 from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
-from tombola.cli.terminal import run_and_compare
 
 
 def run(

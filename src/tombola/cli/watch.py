@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from tombola._utils.errors import UsageError
+from tombola.cli.display import stage_bar
 from tombola.cli.options import Flag
-from tombola.cli.terminal import print_json
-from tombola.lab.report.progress import Status, plain, status
+from tombola.cli.terminal import out_console, print_json
 from tombola.lab.report.rows import find_runs
-from tombola.lab.report.tensorboard import Events, names
+from tombola.lab.report.stage_status import RunStatus, run_status
+from tombola.lab.report.tensorboard import Events, run_names
 from tombola.runs.log import read_config
 
 
@@ -27,7 +30,8 @@ def watch(
 ) -> None:
     """Follow runs from their records: outcomes, stage, round, density, loss, similarity (kappa), time left.
 
-    It writes a line when something has changed, and ends when no process works on any of them.
+    A terminal shows a line for each run, which moves; a file gets a line when something has changed. It ends
+    when no process works on any of them.
 
     Example: tombola watch runs/digits-quick --tensorboard curves
 
@@ -49,36 +53,42 @@ def watch(
         raise UsageError(f"--every is more than 0 seconds: got {every:g}")
     alone = (path / "config.yaml").is_file() or not path.is_dir()
     runs = [path] if alone else find_runs([path])
-    with ExitStack() as stack:
-        events = stack.enter_context(Events(tensorboard, runs)) if tensorboard is not None else None
-        said: set[str] = set()
+    marks = {run: f"{name}: " if len(runs) > 1 else "" for run, name in run_names(runs).items()}
+    events = Events(tensorboard, runs) if tensorboard is not None else None
+    said: set[str] = set()
+    bar = stage_bar(out_console)
+    bar.disable |= once or json
+    with bar, events or nullcontext():
+        tasks = {run: bar.add_task("", total=None, words=dict) for run in runs}
         while True:
-            found = dict(zip(runs, map(status, runs), strict=True))
+            found = {run: run_status(run) for run in runs}
             if events is not None:
                 events.look()
             if json:
-                print_json(
-                    plain(found[path]) if alone else [{"run": str(r), **plain(found[r])} for r in runs]
-                )
+                rows = [{"run": str(run), **each.plain} for run, each in found.items()]
+                print_json(found[path].plain if alone else rows)
                 return
-            for line in _lines(found):
-                if line not in said:
-                    sys.stdout.write(f"{line}\n")
-                    sys.stdout.flush()
-                    said.add(line)
-            if once or all(each.state != "running" for each in found.values()):
+            last = once or all(each.state != "running" for each in found.values())
+            if last or bar.disable:
+                bar.stop()
+                lines = [marks[run] + line for run, each in found.items() for line in _lines(run, each)]
+                new = [line for line in lines if line not in said]
+                said.update(new)
+                sys.stdout.write("".join(f"{line}\n" for line in new))
+                sys.stdout.flush()
+            if last:
                 return
+            for run, each in found.items():
+                words: Callable[[], dict[str, str]] = partial(dict, run=marks[run].rstrip(), **each.words)
+                bar.update(tasks[run], completed=each.done, total=each.wanted, words=words)
             time.sleep(every)
 
 
-def _lines(found: dict[Path, Status]) -> list[str]:
-    """What there is to say of each run, with its name where there are several."""
-    lines = []
-    for run, name in names(list(found)).items():
-        mark = f"{name}: " if len(found) > 1 else ""
-        lines += [f"{mark}{words}" for words in (found[run].line, *found[run].alarms)]
-        if found[run].state == "stopped":
-            known = read_config(run).get("experiment")
-            onwards = f"`tombola resume {run}`" if known else "the program of your own that made it"
-            lines.append(f"{mark}no process works on it: {onwards} goes on")
-    return lines
+def _lines(run: Path, found: RunStatus) -> Iterator[str]:
+    """What there is to say of a run."""
+    yield ", ".join(found.words.values())
+    yield from found.alarms
+    if found.state == "stopped":
+        known = read_config(run).get("experiment")
+        onwards = f"`tombola resume {run}`" if known else "the program of your own that made it"
+        yield f"no process works on it: {onwards} goes on"

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tombola._utils.errors import needs
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -59,7 +61,8 @@ def figure(
     >>> figure(["a", "b"], ["x"], np.ones((2, 1)), np.eye(2)).axes[0].get_title()
     'density by layer'
     """
-    from matplotlib.figure import Figure  # only here: it takes a second to import
+    with needs("lab", "pictures of tickets"):
+        from matplotlib.figure import Figure  # only here: it takes a second to import
 
     K, L = density_KL.shape
     height = min(2.2 + 0.28 * K, 12)

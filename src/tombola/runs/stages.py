@@ -13,7 +13,7 @@ Phase = Literal["rewind", "first", "search", "train", "judge"]
 
 _NUMBER = r"(?P<sparsity>\d[\d.]*(e-\d+)?)"
 _SEARCH = re.compile(
-    rf"(?P<phase>rewind|first|search)-(?P<conditioned>told-)?((?P<method>\w+)-)?(?P<view>\w+?)(-{_NUMBER})?"
+    rf"(?P<phase>rewind|first|search)-(?P<conditioned>told-)?((?P<method>\w+)-)?(?P<view>[a-z]\w*)(-{_NUMBER})?"
 )
 _TRAIN = re.compile(rf"(?P<phase>train|judge)-(?P<method>\w+)-{_NUMBER}(-(?P<ticket>.+))?", re.DOTALL)
 

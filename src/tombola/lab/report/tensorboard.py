@@ -1,19 +1,85 @@
-"""Records of runs as event files of TensorBoard, once or while the runs go on."""
+"""Records of runs as named curves, and those as event files of TensorBoard, while the runs go on too."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
-from tombola._utils.errors import MissingExtra
-from tombola.lab.report.scalars import scalars
+import numpy as np
+
+from tombola._utils.errors import needs
 from tombola.runs.log import read_records
 
 
-class Events:
+class Scalar(NamedTuple):
+    """One point of a curve.
+
+    Attributes:
+        group: what is compared under equal names: ``search own``, ``rtl``.
+        name: of the curve.
+        step: where: round (from 1), training step, or weights removed in thousandths.
+        value: how much.
+    """
+
+    group: str
+    name: str
+    step: int
+    value: float
+
+
+def scalars(records: Iterable[Mapping[str, Any]]) -> Iterator[Scalar]:
+    """Curves from records (`tombola.runs.log.read_records`), in their order.
+
+    Of a search, over its rounds: ``loss/TICKET``, ``kept/TICKET``, ``density``, ``kappa`` and
+    ``specialisation`` (where a twin is taken along), ``jaccard`` (mean over pairs). Of a training, over its
+    steps: ``loss_at_SPARSITY/TICKET``. Of an outcome, over the weights removed, in thousandths: every metric,
+    ``READING/METRIC/TICKET``.
+
+    >>> row = {"event": "prune", "phase": "search", "view": "own", "round": 0, "ticket": "a", "loss": 0.5}
+    >>> list(scalars([row]))
+    [Scalar(group='search own', name='loss/a', step=1, value=0.5)]
+    """
+    for record in records:
+        if "metric" in record:
+            parts = [record.get("reading", "outcome"), record["metric"], record.get("ticket", "")]
+            group, step = record["method"], round(1000 * record["sparsity"])
+            values = {"/".join(filter(None, parts)): record["value"]}
+        elif record.get("phase") in ("search", "first") and "round" in record:
+            told = "told" if record.get("conditioned") else ""
+            group = " ".join(filter(None, (record["phase"], told, record.get("method"), record["view"])))
+            step, values = record["round"] + 1, _of_round(record)
+        elif record.get("phase") == "train" and record["event"] == "retrain":
+            group, step = record["method"], record["step"]
+            values = {f"loss_at_{record['sparsity']}/{record['ticket']}": record["loss"]}
+        else:
+            continue
+        for name, value in values.items():
+            if value is not None and np.isfinite(value):
+                yield Scalar(group, name, step, float(value))
+
+
+def _of_round(record: Mapping[str, Any]) -> dict[str, Any]:
+    if record["event"] == "prune":
+        return {f"{name}/{record['ticket']}": record[name] for name in ("loss", "kept") if name in record}
+    if record["event"] == "watch":
+        names = ("density", "kappa", "specialisation", "drift")
+        return {name: record[name] for name in names if name in record}
+    if (
+        record["event"] == "similarity"
+        and record["kind"] == "jaccard"
+        and record.get("depth", "all") == "all"
+    ):
+        matrix = np.asarray(record["matrix"], dtype=float)
+        pairs = matrix[~np.eye(len(matrix), dtype=bool)]
+        pairs = pairs[~np.isnan(pairs)]
+        return {"jaccard": pairs.mean()} if len(pairs) else {}
+    return {}
+
+
+class Events(ExitStack):
     """Writes what is new in some runs into a folder: ``FOLDER/RUN/GROUP``, curves as in `scalars`.
 
     A second conversion into the same folder takes the place of the first. Records hold no times: the wall
@@ -28,15 +94,19 @@ class Events:
     """
 
     def __init__(self, folder: Path, runs: Sequence[Path]) -> None:
-        self.folder, self.names, self._make = folder, names(runs), _writer()
+        super().__init__()
+        with needs("tensorboard", "curves for TensorBoard"):
+            from torch.utils.tensorboard import SummaryWriter
+        self.folder, self.names, self._make = folder, run_names(runs), SummaryWriter
         self._written = dict.fromkeys(self.names, 0)
-        self._writers: dict[str, Any] = {}
+        self._writers: dict[str, SummaryWriter] = {}
 
     def look(self) -> int:
         """Write what was recorded since the last look; returns how many scalars."""
         count = 0
         for run, name in self.names.items():
-            for scalar in islice(_of(run), self._written[run], None):
+            records = read_records(run) if (run / "records.jsonl").exists() else ()
+            for scalar in islice(scalars(records), self._written[run], None):
                 self._writer(f"{name}/{scalar.group}").add_scalar(scalar.name, scalar.value, scalar.step)
                 self._written[run] += 1
                 count += 1
@@ -47,38 +117,18 @@ class Events:
     def _writer(self, name: str) -> Any:
         if name not in self._writers:  # from step 0 on, what was written before is not shown any more
             self._writers[name] = self._make(str(self.folder / name), purge_step=0)
+            self.callback(self._writers[name].close)
         return self._writers[name]
 
-    def __enter__(self) -> Events:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for writer in self._writers.values():
-            writer.close()
-
-
-def names(runs: Sequence[Path]) -> dict[Path, str]:
+def run_names(runs: Sequence[Path]) -> dict[Path, str]:
     """What tells runs apart: their paths below the folder that they have in common.
 
-    >>> list(names([Path("a/b/seed0"), Path("a/c/seed0")]).values()), list(names([Path("a/seed0")]).values())
-    (['b/seed0', 'c/seed0'], ['seed0'])
+    >>> list(run_names([Path("a/b/seed0"), Path("a/c/seed0")]).values())
+    ['b/seed0', 'c/seed0']
     """
     parts = [run.resolve().parts for run in runs]
     common = 0
     while all(len(each) > common + 1 and each[common] == parts[0][common] for each in parts):
         common += 1
     return {run: "/".join(each[common:]) for run, each in zip(runs, parts, strict=True)}
-
-
-def _of(run: Path) -> Any:
-    return scalars(read_records(run)) if (run / "records.jsonl").exists() else iter(())
-
-
-def _writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise MissingExtra("tensorboard", "tensorboard", "curves for TensorBoard") from None
-    return SummaryWriter

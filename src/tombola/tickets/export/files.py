@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from tombola._utils.errors import MissingExtra, TombolaError, UsageError, unknown
+from tombola._utils.errors import TombolaError, UsageError, needs, unknown
 from tombola._utils.io import write_bytes
 from tombola._utils.modes import in_mode
 
@@ -121,11 +121,9 @@ def _exported(module: nn.Module, x: Tensor) -> Program:
 
 
 def _onnx(module: nn.Module, x: Tensor) -> Program:
-    try:
+    with needs("onnx", "ONNX files"):
         import onnxruntime
         import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise MissingExtra(error.name or "onnx", "onnx", "ONNX files") from None
     with _failures("ONNX", module):
         shapes = ({0: torch.export.Dim("batch")},)
         program = torch.onnx.export(module, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
