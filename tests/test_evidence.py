@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tombola._utils.modes import in_mode
+from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Data
 from tombola.objectives import Classification
 from tombola.pruning.scores import CRITERIA

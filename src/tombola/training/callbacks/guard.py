@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from tombola._utils.checkpoint import Checkpoint, State
-from tombola._utils.modes import in_mode
 from tombola._utils.rng import drawn_from
+from tombola._utils.torch_state import in_mode
 from tombola.lab.analysis.collapse import FALSE_ALARMS, Alarm, Outputs, drift, fewest_survivors, first_alarm
 from tombola.lab.analysis.cusum import ControlChart
 from tombola.lab.analysis.signals import SIZE, charts
