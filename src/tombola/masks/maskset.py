@@ -22,9 +22,9 @@ from tombola.masks.layout import Layout
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Masks are widened to float32 in blocks that stay in the cache: a pass then reads one byte per weight and mask
-# from memory, and the multiplication, not memory, sets the time. Counts are exact in float32 as long as a block
-# is below 2^24 weights.
+# Masks are widened to float32 in blocks that stay in the cache: a pass then reads one byte per weight and
+# mask from memory, and the multiplication, not memory, sets the time. Counts are exact in float32 as long as
+# a block is below 2^24 weights.
 _BLOCK_BYTES = 1 << 20
 _WIDEST = 1 << 20
 
