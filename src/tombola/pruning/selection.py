@@ -193,26 +193,27 @@ def keep_top(scores_N: Tensor, keep: int, eligible_N: Tensor | None = None) -> T
     [True, False, True, True]
     """
     scores_N = scores_N.detach()
-    if eligible_N is None:
-        eligible_N = torch.ones_like(scores_N, dtype=torch.bool)
-    elif eligible_N.dtype == torch.bool and eligible_N.shape == scores_N.shape:
+    count = len(scores_N)
+    if eligible_N is not None:
+        if eligible_N.dtype != torch.bool or eligible_N.shape != scores_N.shape:
+            raise PruningError(
+                f"a mask of {eligible_N.dtype} {tuple(eligible_N.shape)} does not fit scores of shape "
+                f"{tuple(scores_N.shape)}: it must be boolean and of that shape"
+            )
+        count = int(eligible_N.count_nonzero())
         scores_N = scores_N.masked_fill(~eligible_N, -torch.inf)
-    else:
-        raise PruningError(
-            f"a mask of {eligible_N.dtype} {tuple(eligible_N.shape)} does not fit scores of shape "
-            f"{tuple(scores_N.shape)}: it must be boolean and of that shape"
-        )
     _refuse_nan(len(scores_N) > 0 and scores_N.min().isnan())  # the minimum is NaN if any is
-    count = int(eligible_N.count_nonzero())
     if not 0 <= keep <= count:
         raise PruningError(f"cannot keep {keep} of {count} weights")
     if keep in (0, count):
-        return eligible_N & (keep > 0)
+        all_N = torch.full_like(scores_N, keep > 0, dtype=torch.bool)
+        return all_N if eligible_N is None else all_N & eligible_N
     threshold = _kth_smallest(scores_N, len(scores_N) - keep)
     mask_N = scores_N > threshold
     if missing := keep - int(mask_N.count_nonzero()):
-        ties = ((scores_N == threshold) & eligible_N).nonzero()[:, 0]
-        mask_N[ties[-missing:]] = True
+        ties_N = scores_N == threshold
+        at = (ties_N if eligible_N is None else ties_N & eligible_N).nonzero()[:, 0]
+        mask_N[at[-missing:]] = True
     return mask_N
 
 
