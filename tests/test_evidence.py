@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from tombola._utils.modes import in_mode
+from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Data
 from tombola.objectives import Classification
 from tombola.pruning.scores import CRITERIA
-from tombola.pruning.scores.gradient import gradient
+from tombola.pruning.scores.criterion import gradient
 from tombola.training.pruning_context import TicketContext
 
 every_criterion = pytest.mark.parametrize("name", CRITERIA)

@@ -8,7 +8,7 @@ import torch
 from tombola._utils import native
 from tombola.masks import apply as product
 from tombola.masks.layout import Layout
-from tombola.optim import fused, masked
+from tombola.optim import adam, masked
 
 needs_compiler = pytest.mark.skipif(native.load() is None, reason="no C compiler here")
 KINDS = [
@@ -39,13 +39,13 @@ def trained(kind, options, dtype, give, steps=7, N=5003):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("give", ["in turn", "one", "none"])
 def test_one_pass_gives_the_bits_of_many(kind, options, dtype, give, monkeypatch):
-    monkeypatch.setattr(fused, "SMALLEST", 1)
-    monkeypatch.setattr(fused, "_PER_THREAD", 1000)
+    monkeypatch.setattr(adam, "SMALLEST", 1)
+    monkeypatch.setattr(adam, "_PER_THREAD", 1000)
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
     fast = trained(kind, options, dtype, give)
     torch.set_num_threads(threads)
-    monkeypatch.setattr(fused, "_function", lambda dtype: None)
+    monkeypatch.setattr(adam, "_kernel", lambda dtype: None)
     slow = trained(kind, options, dtype, give)
     assert fast.keys() == slow.keys()
     for name in fast:
@@ -54,8 +54,8 @@ def test_one_pass_gives_the_bits_of_many(kind, options, dtype, give, monkeypatch
 
 @needs_compiler
 def test_the_kernel_is_trusted_only_if_its_bits_agree(monkeypatch):
-    assert fused._function(torch.float32) is not None
-    assert not fused._agrees(lambda *arguments: None, torch.float32)
+    assert adam._kernel(torch.float32) is not None
+    assert not adam._agrees(lambda *arguments: None, torch.float32)
 
 
 def test_without_a_compiler_there_is_no_library(monkeypatch, tmp_path):

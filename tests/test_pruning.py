@@ -133,6 +133,55 @@ def test_scores_may_require_gradients_and_be_strided():
     assert keep_top(scores[::2], 1).tolist() == [False, False, False, True]
 
 
+def stable_sort(scores, keep, eligible):
+    """The same rule for many scores: the eligible in a stable order, of which the last are kept."""
+    order = scores.double().argsort(stable=True)  # -0 is 0 here too
+    order = order[eligible[order]]
+    mask_N = torch.zeros_like(eligible)
+    mask_N[order[len(order) - keep :]] = True
+    return mask_N
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-(2**31), 2**31 - 1), min_size=1, max_size=30), st.data())
+def test_any_bits_that_are_no_nan_are_ordered(words, data):
+    scores = torch.tensor(words, dtype=torch.int32).view(torch.float32)
+    eligible = ~scores.isnan()
+    keep = data.draw(st.integers(0, int(eligible.sum())))
+    assert torch.equal(keep_top(scores, keep, eligible), stable_sort(scores, keep, eligible))
+    if not eligible.all():
+        with pytest.raises(PruningError, match="NaN"):
+            keep_top(scores, keep)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kind", ["continuous", "few values", "half zero", "all equal", "close together"])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("masked", [False, True])
+def test_many_scores_with_and_without_ties(kind, dtype, share, masked):
+    random, N = torch.Generator().manual_seed(0), 20_011
+    scores = torch.randn(N, generator=random, dtype=dtype)
+    some = torch.rand(N, generator=random) < 0.5
+    scores = {
+        "continuous": scores,
+        "few values": scores.mul(2).round(),
+        "half zero": scores.abs() * some,
+        "all equal": torch.full_like(scores, 0.1),
+        "close together": 1 + scores.mul(9).round() * torch.finfo(dtype).eps,
+    }[kind]
+    eligible = torch.rand(N, generator=random) < 0.7 if masked else torch.ones(N, dtype=torch.bool)
+    keep = int(share * int(eligible.sum()))
+    expected = stable_sort(scores, keep, eligible)
+    assert torch.equal(keep_top(scores, keep, eligible), expected)
+    assert masked or torch.equal(keep_top(scores, keep), expected)
+
+
+def test_in_parts_of_memory_only_the_scores_given_are_read():
+    scores = torch.rand(4000)
+    eligible = (scores < 0.5)[7:3001]
+    assert torch.equal(keep_top(scores[7:3001], 1000, eligible), stable_sort(scores[7:3001], 1000, eligible))
+
+
 # -- prune -------------------------------------------------------------------------------------------
 
 LAYOUT = Layout(("low", "high"), ((2, 2), (8,)))

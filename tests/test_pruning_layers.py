@@ -57,9 +57,12 @@ def test_apportion_is_exact_within_bounds_and_proportional_between_them(case):
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=6), st.data())
-def test_apportion_by_what_is_left_is_what_shares_does(left, data):
-    total = data.draw(st.integers(0, sum(left)))
-    assert apportion(left, [0] * len(left), left, total) == shares(left, total)
+def test_by_what_is_left_whole_parts_come_first_and_then_the_largest_remainders(left, data):
+    total, whole = data.draw(st.integers(0, sum(left))), max(sum(left), 1)
+    parts, rests = zip(*(divmod(size * total, whole) for size in left), strict=True)
+    order = sorted(range(len(left)), key=lambda i: (-rests[i], -i))[: total - sum(parts)]
+    expected = [part + (i in order) for i, part in enumerate(parts)]
+    assert apportion(left, [0] * len(left), left, total) == shares(left, total) == expected
 
 
 def test_a_part_at_its_bound_stays_there_and_the_rest_is_rescaled():

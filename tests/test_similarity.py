@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tombola._utils.errors import MaskError, UnknownTicket
-from tombola.masks import similarity
+from tombola.masks import maskset
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import compare, depths, kappa, mean_over_pairs, specialisation
@@ -203,7 +203,7 @@ class Largest(TorchDispatchMode):
 def test_counting_goes_in_blocks_whatever_the_size_of_a_layer(monkeypatch):
     a, b = masks(0, 3), masks(1, 2)
     expected = kappa(a, b)
-    monkeypatch.setattr(similarity, "_WIDEST", 32)
+    monkeypatch.setattr(maskset, "_WIDEST", 32)
     with Largest() as largest:
         assert torch.equal(kappa(a, b), expected)
     assert largest.bytes <= max(5 * 32 * 4, a.masks_KN.numel())  # float32 blocks, the masks themselves

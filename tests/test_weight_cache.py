@@ -14,7 +14,7 @@ from tombola._utils.errors import TombolaError, UsageError
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
-from tombola.optim import fused, masked
+from tombola.optim import masked
 from tombola.tickets.cache import WeightCache
 from tombola.tickets.model import TicketModel
 from tombola.training.norm import statistics_names
@@ -152,7 +152,7 @@ def test_a_change_of_the_model_gives_no_stale_answer(tickets, x, change):
 
 
 def test_a_step_of_the_compiled_kernel_is_noticed(monkeypatch):
-    monkeypatch.setattr(fused, "SMALLEST", 1)
+    monkeypatch.setattr("tombola.optim.adam.SMALLEST", 1)
     net = nn.Linear(8, 8, bias=False)
     model = TicketModel(net, MaskSet.dense(Layout(("weight",), ((8, 8),)), ["a"])).eval()
     model.cache, x = WeightCache(1000), torch.ones(1, 8)

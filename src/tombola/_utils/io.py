@@ -1,4 +1,4 @@
-"""A file of any tensors and facts, sealed by a hash over all of it; and how files are replaced."""
+"""A file of tensors and facts, sealed by a hash over all of it; how files are replaced; the cache folder."""
 
 from __future__ import annotations
 
@@ -105,3 +105,9 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
         if t.numel():
             sha.update(t.reshape(-1).view(torch.uint8).numpy().data)  # as it lies: it may be mapped
     return sha.hexdigest()
+
+
+def cache_folder() -> Path:
+    """Where Tombola keeps what it can make again: ``tombola`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "tombola"

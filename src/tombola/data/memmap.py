@@ -24,8 +24,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import DataError, UsageError
-from tombola._utils.io import replacing
-from tombola._utils.paths import cache_folder
+from tombola._utils.io import cache_folder, replacing
 
 SHARE = 0.25  # of the memory that is free: rows that would take more are mapped
 VARIABLE = "TOMBOLA_MEMORY_SHARE"  # in the environment: another share; 0 maps all, inf nothing

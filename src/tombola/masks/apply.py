@@ -35,7 +35,7 @@ def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[st
     >>> {n: w.tolist() for n, w in masked_weights(layout, torch.ones(3), torch.tensor([1, 0, 1]) > 0).items()}
     {'a': [[1.0, 0.0]], 'b': [1.0]}
     """
-    if not _applies(layout, weights_N, mask_N):
+    if weights_N.shape != (layout.size,) or not _fits(layout, [weights_N], mask_N):
         return layout.unflatten(weights_N * mask_N)
     parts: Sequence[Tensor] = _Product.apply(weights_N, mask_N, layout)
     return dict(zip(layout.names, parts, strict=True))
@@ -60,7 +60,7 @@ def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> dic
     """
     if tuple(part.numel() for part in parts) != layout.sizes:
         raise MaskError("the weights have other sizes than the masks are for: was a layer replaced?")
-    if layout.size < SMALLEST or not plain([*parts, mask_N]) or not _alike(parts, mask_N):
+    if not _fits(layout, parts, mask_N):
         return layout.unflatten(layout.flatten(dict(zip(layout.names, parts, strict=True))) * mask_N)
     product_N = torch.empty(layout.size, dtype=parts[0].dtype)
     function = _function(parts[0].dtype, "select_parts")
@@ -77,22 +77,17 @@ def plain(tensors: Sequence[Tensor]) -> bool:
     return not torch.compiler.is_compiling() and all(type(t) in kinds for t in tensors) and not transformed()
 
 
-def _applies(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> bool:
+def _fits(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> bool:
     """Whether a kernel may read these; torch finds out by itself what does not fit together."""
     return (
         layout.size >= SMALLEST
-        and weights_N.shape == mask_N.shape == (layout.size,)
-        and plain([weights_N, mask_N])
-        and _alike([weights_N], mask_N)
+        and mask_N.shape == (layout.size,)
+        and mask_N.dtype == torch.bool
+        and plain([*parts, mask_N])
+        and all(t.device.type == "cpu" and t.is_contiguous() for t in (*parts, mask_N))
+        and len({part.dtype for part in parts}) == 1
+        and _function(parts[0].dtype) is not None
     )
-
-
-def _alike(parts: Sequence[Tensor], mask_N: Tensor) -> bool:
-    """Whether the kernels take these: one dtype that they know, on the CPU, contiguous."""
-    kinds = {(part.dtype, part.device.type, part.is_contiguous()) for part in parts}
-    known = mask_N.dtype == torch.bool and mask_N.device.type == "cpu" and mask_N.is_contiguous()
-    dtype = parts[0].dtype
-    return known and kinds == {(dtype, "cpu", True)} and _function(dtype) is not None
 
 
 def transformed() -> bool:

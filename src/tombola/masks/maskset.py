@@ -22,7 +22,11 @@ from tombola.masks.layout import Layout
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_CHUNK = 1 << 18  # weights per block of pairwise counts: exact in float32, small in memory
+# Masks are widened to float32 in blocks that stay in the cache: a pass then reads one byte per weight and
+# mask from memory, and the multiplication, not memory, sets the time. Counts are exact in float32 as long as
+# a block is below 2^24 weights.
+_BLOCK_BYTES = 1 << 20
+_WIDEST = 1 << 20
 
 
 class MaskSet:
@@ -226,9 +230,13 @@ class MaskSet:
 
 def overlaps(a_KN: Tensor, b_JN: Tensor) -> Tensor:
     """``|a_i ∧ b_j|`` for all pairs of rows of two boolean tensors, exact int64 ``[K, J]``."""
+    same = b_JN is a_KN
+    rows = len(a_KN) if same else len(a_KN) + len(b_JN)
+    width = min(max(_BLOCK_BYTES // (4 * rows), 256), _WIDEST)
     total = torch.zeros(len(a_KN), len(b_JN), dtype=torch.int64)
-    for a, b in zip(a_KN.split(_CHUNK, dim=1), b_JN.split(_CHUNK, dim=1), strict=True):
-        total += (a.float() @ b.float().T).long()
+    for a, b in zip(a_KN.split(width, dim=1), b_JN.split(width, dim=1), strict=True):
+        x = a.float()
+        total += (x @ (x if same else b.float()).T).long().cpu()
     return total
 
 

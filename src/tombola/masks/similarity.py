@@ -1,9 +1,8 @@
 """Similarity of masks, raw and corrected for chance.
 
 Two random masks overlap too, the more the denser a layer is. Raw Jaccard (Eq. 8 of RTL, arXiv 2601.22141)
-therefore moves with sparsity and with the layer profile alone; kappa does not. `compare` reads the masks
-once and keeps the counts of every layer, from which all readings follow: the whole network, one layer, or
-a third of its depth.
+therefore moves with sparsity and with the layer profile alone; kappa does not. `compare` keeps the counts of
+every layer, from which all readings follow: the whole network, one layer, or a third of its depth.
 
 Shape letters: K tickets of one mask set, J of the other, L layers, N weights.
 """
@@ -17,15 +16,9 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import MaskError, unknown
-from tombola.masks.maskset import MaskSet
+from tombola.masks.maskset import MaskSet, overlaps
 
 DEPTHS = ("shallow", "middle", "deep")
-
-# Masks are widened to float32 in blocks that stay in the cache: the pass then reads one byte per weight
-# and mask from memory, and the multiplication, not memory, sets the time. Counts are exact in float32 as
-# long as a block is below 2^24 weights.
-_BLOCK_BYTES = 1 << 20
-_WIDEST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,7 +40,12 @@ class Overlaps:
 
     def kappa(self) -> Tensor:
         """Chance-corrected overlap (see `kappa`), float64 ``[K, J]``."""
-        return chance_corrected(self.both_KJL, self.a_KL[:, None], self.b_JL[None], self.sizes_L)
+        a, b, n = self.a_KL[:, None], self.b_JL[None], self.sizes_L
+        tells = (a > 0) & (a < n) & (b > 0) & (b < n)
+        expected = a.double() * b.double() / n.clamp(min=1)
+        above = torch.where(tells, self.both_KJL - expected, 0.0).sum(-1)
+        room = torch.where(tells, torch.minimum(a, b) - expected, 0.0).sum(-1)
+        return above / room  # every layer that tells has room: both counts lie strictly between 0 and n
 
     def jaccard(self) -> Tensor:
         """``J = |a ∧ b| / |a ∨ b|`` (Eq. 8), float64 ``[K, J]``; 1 for two empty masks."""
@@ -98,7 +96,7 @@ def depths(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def compare(a: MaskSet, b: MaskSet | None = None) -> Overlaps:
-    """Counts of every mask of ``a`` against every mask of ``b`` (of ``a`` itself if absent), in one pass.
+    """Counts of every mask of ``a`` against every mask of ``b`` (of ``a`` itself if absent).
 
     Beyond the masks it needs ``8 K J L`` bytes for the result and about a MiB.
 
@@ -116,26 +114,13 @@ def compare(a: MaskSet, b: MaskSet | None = None) -> Overlaps:
     b = a if b is None else b
     if a.scope != b.scope:
         raise MaskError("masks over different weights cannot be compared: both sets need the same scope")
-    K, J, L = len(a), len(b), len(a.scope.names)
-    a_KL = torch.zeros(K, L, dtype=torch.int64)
-    b_JL, both_KJL = torch.zeros(J, L, dtype=torch.int64), torch.zeros(K, J, L, dtype=torch.int64)
-    rows = K if same else K + J
-    width = min(max(_BLOCK_BYTES // (4 * rows), 256), _WIDEST, max(a.scope.sizes, default=1))
-    space = torch.empty(rows * width, device=a.masks_KN.device)
-    for layer, (start, end) in enumerate(zip(a.scope.bounds[:-1], a.scope.bounds[1:], strict=True)):
-        for at in range(start, end, width):
-            block = slice(at, min(at + width, end))
-            W = block.stop - block.start
-            wide = space[: rows * W].view(rows, W)  # contiguous whatever the width
-            wide[:K] = a.masks_KN[:, block]
-            if not same:
-                wide[K:] = b.masks_KN[:, block]
-            x, y = wide[:K], wide[-J:]
-            both_KJL[:, :, layer] += (x @ y.T).long().cpu()
-            kept = wide.sum(1).long().cpu()
-            a_KL[:, layer] += kept[:K]
-            b_JL[:, layer] += kept[-J:]
-    return Overlaps(a.scope.names, torch.tensor(a.scope.sizes, dtype=torch.int64), a_KL, b_JL, both_KJL)
+    parts = a.masks_KN.split(a.scope.sizes, dim=1)
+    others = parts if same else b.masks_KN.split(b.scope.sizes, dim=1)
+    both_KJL = torch.empty(len(a), len(b), len(parts), dtype=torch.int64)
+    for layer, (x, y) in enumerate(zip(parts, others, strict=True)):
+        both_KJL[:, :, layer] = overlaps(x, y)
+    sizes_L = torch.tensor(a.scope.sizes, dtype=torch.int64)
+    return Overlaps(a.scope.names, sizes_L, a.counts_KL(), b.counts_KL(), both_KJL)
 
 
 def kappa(a: MaskSet, b: MaskSet) -> Tensor:
@@ -153,15 +138,6 @@ def kappa(a: MaskSet, b: MaskSet) -> Tensor:
     (1.0, 0.0)
     """
     return compare(a, b).kappa()
-
-
-def chance_corrected(both: Tensor, a: Tensor, b: Tensor, sizes_L: Tensor) -> Tensor:
-    """`kappa` from counts ``[..., L]`` that broadcast against each other, float64 ``[...]``."""
-    tells = (a > 0) & (a < sizes_L) & (b > 0) & (b < sizes_L)
-    expected = a.double() * b.double() / sizes_L.clamp(min=1)
-    above = torch.where(tells, both - expected, 0.0).sum(-1)
-    room = torch.where(tells, torch.minimum(a, b) - expected, 0.0).sum(-1)
-    return above / room  # every layer that tells has room: both counts lie strictly between 0 and n
 
 
 def mean_over_pairs(similarity_KK: Tensor) -> float:
@@ -213,12 +189,5 @@ def specialisation(masks: MaskSet, twins: MaskSet, layers: Sequence[str] | None 
     if layers is not None:
         across, alike = across.only(layers), alike.only(layers)
     others = ~torch.eye(len(masks), dtype=torch.bool)[at]
-    return float(contrast(alike.kappa().diagonal(), across.kappa()[at].where(others, torch.nan)))
-
-
-def contrast(twins: Tensor, others: Tensor) -> Tensor:
-    """``mean_k(twins_k − mean_j others_kj)`` over the last dimensions ``[..., J]`` and ``[..., J, K]``.
-
-    NaN means not defined (or no pair) and is left out of either mean.
-    """
-    return (twins - others.nanmean(-1)).nanmean(-1)
+    own_T, others_TK = alike.kappa().diagonal(), across.kappa()[at].where(others, torch.nan)
+    return float((own_T - others_TK.nanmean(-1)).nanmean())  # NaN: not defined, left out of either mean

@@ -19,8 +19,7 @@ import torch
 
 from tombola._utils.errors import OptimizerError
 from tombola.optim.adam import MaskedAdam
-from tombola.optim.base import MaskedOptimizer
-from tombola.optim.step_free import MaskedStepFree
+from tombola.optim.base import MaskedOptimizer, MaskedStepFree
 
 __all__ = ["ADAM", "STEP_FREE", "MaskedOptimizer", "masked"]
 

@@ -1,4 +1,4 @@
-"""What every masked optimiser has: masks that are checked, and state under stable names."""
+"""Masked optimisers: masks are checked, state has stable names, what is left out keeps its bits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from tombola._utils.errors import OptimizerError
 
 Entries = list[tuple[dict[str, Any], Tensor, Tensor | None]]  # group, parameter, mask
+_INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
@@ -61,3 +62,50 @@ class MaskedOptimizer(torch.optim.Optimizer):
                 )
         work = zip(groups, parameters, masks, strict=True)
         return [(g, p, m) for g, p, m in work if p.grad is not None and p.numel()]
+
+
+class MaskedStepFree(MaskedOptimizer):
+    """An optimiser whose update is elementwise and reads no step count: it steps as it is, and then entries
+    outside the mask go back.
+    """
+
+    def __init__(self, plain: torch.optim.Optimizer) -> None:
+        super().__init__(plain.param_groups, plain.defaults)
+        self.state.update(plain.state)  # Adagrad's sums
+        self.plain = plain
+
+    @torch.no_grad()
+    def step(self, masks: Sequence[Tensor | None] | None = None) -> None:  # type: ignore[override]
+        """Step inside the masks."""
+        work = [(p, mask) for _, p, mask in self._entries(masks) if mask is not None]
+        before = [(p, mask, p.clone(), self._moments(p, clone=True)) for p, mask in work]
+        self.plain.param_groups, self.plain.state = self.param_groups, self.state
+        self.plain.step()
+        for p, mask, p_old, state_old in before:
+            outside = bits_of(~mask, p)
+            put(p, p_old, outside)
+            for key, value in self._moments(p).items():
+                put(value, state_old.get(key, torch.zeros_like(value)), outside)
+
+    def _moments(self, p: Tensor, clone: bool = False) -> dict[str, Tensor]:
+        state = self.state[p].items()  # "step" counts for the whole tensor, and no update reads it
+        moments = {k: v for k, v in state if isinstance(v, Tensor) and k != "step"}
+        return {k: v.clone() for k, v in moments.items()} if clone else moments
+
+
+# Arithmetic on the bits of numbers, as `torch.where` branches at every entry on a CPU, which a mask without a
+# pattern makes slower than two or three passes without branches.
+
+
+def bits_of(mask: Tensor, like: Tensor) -> Tensor:
+    """All bits of a number set where the mask is True, none where it is False."""
+    return mask.to(_INTEGER[like.element_size()]).neg_()
+
+
+def put(old: Tensor, new: Tensor, bits: Tensor | None) -> None:
+    """``old ← new`` in place where the bits are set; elsewhere its bits stay. ``new`` is used up."""
+    if bits is None:
+        old.copy_(new)
+    else:
+        old, new = old.detach().view(bits.dtype), new.detach().view(bits.dtype)
+        old.bitwise_xor_(new.bitwise_xor_(old).bitwise_and_(bits))

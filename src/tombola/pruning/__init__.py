@@ -1,8 +1,8 @@
 """From scores to a mask: exact counts, within and across layers, weight by weight or in groups.
 
-``top.py`` keeps the highest scores, ``shares.py`` says how many each layer keeps, ``granularity.py``
-what is kept or pruned together, ``rows.py`` compares within output rows, ``selection.py`` puts them
-together in `prune`. But for rows no step sorts weights: thresholds are found by quickselect, O(N) on average.
+``shares.py`` says how many weights each layer keeps, ``granularity.py`` what is kept or pruned together,
+``selection.py`` keeps the highest scores and puts all of it together in `prune`. But for rows no step sorts
+weights: thresholds are found by quickselect, O(N) on average.
 
 Which layers take part is a matter of the scope, not of the selection. The first layer stays dense if it
 is excluded; the last one, which is left out by default, takes part if it is named:
@@ -17,9 +17,8 @@ is excluded; the last one, which is left out by default, takes part if it is nam
 """
 
 from tombola.pruning.granularity import Granularity, transposed
-from tombola.pruning.selection import SELECTIONS, Selection, check_collapse, prune
+from tombola.pruning.selection import SELECTIONS, Selection, check_collapse, keep_top, keep_whole, prune
 from tombola.pruning.shares import apportion, shares
-from tombola.pruning.top import keep_top, keep_whole
 
 __all__ = [
     "SELECTIONS",

@@ -1,32 +1,35 @@
-"""Selection: which layers lose how many, and which weights or groups in them.
+"""Selection: from scores to a mask. Which layers lose how many, and which weights or groups in them.
 
 ``global``   the lowest scores wherever they are.
 ``layer``    every layer keeps the same share of what it has left.
 ``uniform``  every layer keeps the same share of all its weights. From a dense mask that is ``layer``; after
              a search that has left layers unequal, it makes them equal again as far as it can.
 ``erk``      Erdős–Rényi-Kernel densities: small layers are kept denser (`tombola.pruning.shares.erk`).
-``row``      ``uniform``, and within a layer every output row keeps the same share of its weights
-             (`tombola.pruning.rows`; Wanda, arXiv 2306.11695).
+``row``      ``uniform``, and within a layer every output row keeps the same share of its weights, as in
+             Wanda (arXiv 2306.11695, Section 3): norms of inputs make scores of one row comparable.
 
-Shape letters: N weights in scope, U units (weights or groups) that stay or go as one.
+Exact and deterministic: among equal scores at the threshold, those that come first in the flat order of the
+scope are pruned first.
+
+Shape letters: N weights in scope, n of one layer, G groups of s weights, U units (weights or groups) that
+stay or go as one, R rows of C weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from tombola._utils.errors import LayerCollapse, PruningError
 from tombola.masks.layout import Layout
 from tombola.pruning.granularity import Channel, Granularity, Pattern, Weight, members, parse
-from tombola.pruning.rows import best_of_rows
 from tombola.pruning.shares import apportion, erk
-from tombola.pruning.top import keep_top
-from tombola.pruning.units import Units, units
 
 Selection = Literal["global", "layer", "uniform", "erk", "row"]
 SELECTIONS: tuple[str, ...] = get_args(Selection)
@@ -102,18 +105,18 @@ def prune(
     if isinstance(kind, Pattern):
         pruned = _pattern(mask_N, scores_N, keep, scope, kind, at)
     elif kind == Weight() and selection == "global" and not floor:
-        pruned = keep_top(scores_N, keep, mask_N)  # the usual case, without copies
+        pruned = keep_top(scores_N, keep, mask_N)  # the usual case
     else:
-        layers = units(mask_N, scores_N.detach(), scope, kind, at)
-        kept = _units(layers, keep, scope, selection, at, floor)
+        layers = _units(mask_N, scores_N.detach(), scope, kind, at)
+        kept = _kept(layers, keep, scope, selection, at, floor)
         pruned = torch.cat([layer.mask(kept_U) for layer, kept_U in zip(layers, kept, strict=True)])
     if not allow_collapse:
         check_collapse(pruned, scope)
     return pruned
 
 
-def _units(
-    layers: Sequence[Units],
+def _kept(
+    layers: Sequence[_Units],
     keep: int,
     scope: Layout,
     selection: Selection,
@@ -135,18 +138,18 @@ def _units(
     if selection != "row":
         return _within(layers, firm, quotas)
     parts = zip(layers, quotas, members(Channel(), scope, transposed), strict=True)
-    return [best_of_rows(layer.mask_n, layer.scores_U, quota, rows) for layer, quota, rows in parts]
+    return [_best_of_rows(layer.mask_n, layer.scores_U, quota, rows) for layer, quota, rows in parts]
 
 
-def _across(layers: Sequence[Units], firm: Sequence[Tensor], budget: int) -> Sequence[Tensor]:
+def _across(layers: Sequence[_Units], firm: Sequence[Tensor], budget: int) -> Sequence[Tensor]:
     """The best units of all layers together, beside the firm ones."""
     scores = torch.cat([layer.scores_U for layer in layers])
     left = torch.cat([layer.left_U for layer in layers])
-    every = Units(scores, left, left)
+    every = _Units(scores, left, left)
     return every.more(torch.cat(list(firm)), budget).split([len(layer.left_U) for layer in layers])
 
 
-def _within(layers: Sequence[Units], firm: Sequence[Tensor], quotas: Sequence[int]) -> list[Tensor]:
+def _within(layers: Sequence[_Units], firm: Sequence[Tensor], quotas: Sequence[int]) -> list[Tensor]:
     """The best units of each layer up to its quota; what fills no whole group goes where most is missing."""
     kept = [u.more(f, quota - u.count(f)) for u, f, quota in zip(layers, firm, quotas, strict=True)]
     missing = [quota - u.count(k) for u, k, quota in zip(layers, kept, quotas, strict=True)]
@@ -161,6 +164,178 @@ def _within(layers: Sequence[Units], firm: Sequence[Tensor], quotas: Sequence[in
             kept[i] = layers[i].more(kept[i], min(spare, missing[i] + largest[i] - 1))
             spare -= layers[i].count(kept[i]) - before
     return kept
+
+
+def check_collapse(mask_N: Tensor, scope: Layout) -> None:
+    """Raise `LayerCollapse` with the names of layers that have no weight left."""
+    layers = zip(scope.names, mask_N.split(scope.sizes), strict=True)
+    empty = [name for name, part in layers if part.numel() and not bool(part.any())]
+    if empty:
+        raise LayerCollapse(
+            f"pruning empties {', '.join(empty)}: the network would be constant. Ask for a lower "
+            'sparsity, or set selection="layer" or floor=1, or exclude the layer (tombola.Settings); only '
+            "tombola.pruning.prune itself takes allow_collapse=True"
+        )
+
+
+def keep_top(scores_N: Tensor, keep: int, eligible_N: Tensor | None = None) -> Tensor:
+    """Boolean ``[N]`` with exactly ``keep`` True: the highest scores among the eligible ones.
+
+    Args:
+        scores_N: floating scores ``[N]``, low = prune first; no NaN among the eligible.
+        keep: how many are kept, between 0 and the number of eligible weights.
+        eligible_N: boolean ``[N]``, the mask before (all if absent); the result is a subset of it.
+
+    Raises:
+        PruningError: NaN scores, more asked for than there are, or shapes that do not fit.
+
+    >>> keep_top(torch.tensor([3.0, 1.0, 1.0, 2.0]), keep=3).tolist()  # of two equal, the first goes
+    [True, False, True, True]
+    """
+    scores_N = scores_N.detach()
+    count = len(scores_N)
+    if eligible_N is not None:
+        if eligible_N.dtype != torch.bool or eligible_N.shape != scores_N.shape:
+            raise PruningError(
+                f"a mask of {eligible_N.dtype} {tuple(eligible_N.shape)} does not fit scores of shape "
+                f"{tuple(scores_N.shape)}: it must be boolean and of that shape"
+            )
+        count = int(eligible_N.count_nonzero())
+        scores_N = scores_N.masked_fill(~eligible_N, -torch.inf)
+    _refuse_nan(len(scores_N) > 0 and scores_N.min().isnan())  # the minimum is NaN if any is
+    if not 0 <= keep <= count:
+        raise PruningError(f"cannot keep {keep} of {count} weights")
+    if keep in (0, count):
+        all_N = torch.full_like(scores_N, keep > 0, dtype=torch.bool)
+        return all_N if eligible_N is None else all_N & eligible_N
+    threshold = _kth_smallest(scores_N, len(scores_N) - keep)
+    mask_N = scores_N > threshold
+    if missing := keep - int(mask_N.count_nonzero()):
+        ties_N = scores_N == threshold
+        at = (ties_N if eligible_N is None else ties_N & eligible_N).nonzero()[:, 0]
+        mask_N[at[-missing:]] = True
+    return mask_N
+
+
+def _kth_smallest(values: Tensor, k: int) -> Tensor:
+    # NumPy's vectorised partition is several times faster than torch.kthvalue on a CPU. It knows no
+    # bfloat16, and on a GPU the scores would have to travel: those go through torch.
+    if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
+        return torch.kthvalue(values, k).values
+    return torch.tensor(np.partition(values.numpy(), k - 1)[k - 1], dtype=values.dtype)
+
+
+def _refuse_nan(nan: object) -> None:
+    if nan:
+        raise PruningError("scores contain NaN: lower the learning rate, or check data and loss")
+
+
+def keep_whole(scores_G: Tensor, left_G: Tensor, budget: int) -> Tensor:
+    """Boolean ``[G]``: the highest scores among groups of several sizes, as long as they fit.
+
+    Groups are taken from the highest score down until the next one would exceed the budget; smaller ones
+    after it are not pulled forward, so that keeping less keeps a subset. Of equal scores the later is
+    taken first. Each pass takes the better half of what is in question, or looks for the end in it: O(G).
+
+    Args:
+        scores_G: floating scores of the groups ``[G]``.
+        left_G: weights left in each group, int64 ``[G]``; 0: the group is gone and is not kept. Boolean
+            if every group is one weight: then exactly ``budget`` are kept.
+        budget: how many weights may be kept.
+
+    >>> keep_whole(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([1, 4, 4]), 7).tolist()
+    [False, True, False]
+    """
+    if left_G.dtype == torch.bool:
+        return keep_top(scores_G, budget, left_G)
+    kept_G, open_ = torch.zeros_like(left_G, dtype=torch.bool), left_G.nonzero()[:, 0]
+    while len(open_):
+        top = keep_top(scores_G[open_], -(-len(open_) // 2))
+        better = open_[top]
+        weights = int(left_G[better].sum())
+        if weights <= budget:
+            kept_G[better] = True
+            budget, open_ = budget - weights, open_[~top]
+        elif len(open_) > 1:
+            open_ = better
+        else:
+            break
+    return kept_G
+
+
+@dataclass
+class _Units:
+    """What one layer can keep or lose: its weights or groups, with their scores and the weights left in each.
+
+    Where units are groups, ``members_Us`` holds the positions of their weights in the layer; where they
+    are weights it is None, and ``left_U`` is the layer's mask.
+    """
+
+    scores_U: Tensor
+    left_U: Tensor
+    mask_n: Tensor
+    members_Us: Tensor | None = None
+
+    def count(self, kept_U: Tensor | None = None) -> int:
+        """Weights left in these units (None: in all)."""
+        return int(self.left_U.sum() if kept_U is None else self.left_U[kept_U].sum())
+
+    def best(self, floor: int) -> Tensor:
+        """The best units, boolean ``[U]``: as many as the floor says, or all there are."""
+        alive_U = self.left_U > 0
+        if not floor:
+            return torch.zeros_like(alive_U)
+        return keep_top(self.scores_U, min(floor, int(alive_U.count_nonzero())), alive_U)
+
+    def more(self, kept_U: Tensor, weights: int) -> Tensor:
+        """These units, and of the others the best that fit into so many weights."""
+        return kept_U | keep_whole(self.scores_U, self.left_U.masked_fill(kept_U, 0), weights)
+
+    def mask(self, kept_U: Tensor) -> Tensor:
+        """The layer's mask ``[n]`` if these units are kept."""
+        if self.members_Us is None:
+            return kept_U
+        inside_n = torch.zeros_like(self.mask_n)
+        inside_n[self.members_Us[kept_U]] = True
+        return inside_n & self.mask_n
+
+
+def _units(
+    mask_N: Tensor, scores_N: Tensor, scope: Layout, kind: Granularity, transposed: Mapping[str, int]
+) -> list[_Units]:
+    """Per layer its weights or groups, with the mean score of the weights that are left in each."""
+    layers = list(zip(mask_N.split(scope.sizes), scores_N.split(scope.sizes), strict=True))
+    if kind == Weight():
+        return [_Units(scores, mask, mask) for mask, scores in layers]
+    found = []
+    for (mask, scores), at in zip(layers, members(kind, scope, transposed), strict=True):
+        at_Us = at.to(mask.device)
+        inside_Us = mask[at_Us]
+        left_U = inside_Us.sum(1)
+        total_U = torch.where(inside_Us, scores[at_Us], 0).sum(1, dtype=torch.float64)
+        found.append(_Units(total_U / left_U.clamp(min=1), left_U, mask, at_Us))
+    return found
+
+
+def _best_of_rows(mask_n: Tensor, scores_n: Tensor, keep: int, at_RC: Tensor) -> Tensor:
+    """Boolean ``[n]`` with exactly ``keep`` True: of every row its best weights, as many as of any other.
+
+    Where the count cannot be divided, the last rows have one more (as in `apportion`); a row that has too few
+    left gives what it cannot use to the others.
+    """
+    left_RC, scores_RC = mask_n[at_RC], scores_n[at_RC]
+    _refuse_nan((scores_RC.isnan() & left_RC).any())
+    if not mask_n.numel():
+        return mask_n.clone()
+    counts, (R, C) = left_RC.sum(1).tolist(), at_RC.shape
+    quotas_R = torch.tensor(apportion([C] * R, [0] * R, counts, keep))
+    order_RC = scores_RC.nan_to_num(0.0, torch.inf, -torch.inf).argsort(dim=1, stable=True)
+    order_RC = order_RC.gather(1, left_RC.gather(1, order_RC).int().argsort(dim=1, stable=True))
+    rank_RC = torch.empty_like(order_RC)  # those that were pruned before come first, then the lowest scores
+    rank_RC.scatter_(1, order_RC, torch.arange(C).expand(R, C))
+    kept_n = torch.zeros_like(mask_n)
+    kept_n[at_RC] = rank_RC >= C - quotas_R[:, None]
+    return kept_n
 
 
 def _pattern(
@@ -178,8 +353,7 @@ def _pattern(
     layers = zip(scope.names, at, mask_N.split(scope.sizes), scores_N.split(scope.sizes), strict=True)
     for layer, at_GM, mask, scores in layers:
         left_GM, scores_GM = mask[at_GM], scores.detach()[at_GM]
-        if bool((scores_GM.isnan() & left_GM).any()):
-            raise PruningError("scores contain NaN: lower the learning rate, or check data and loss")
+        _refuse_nan((scores_GM.isnan() & left_GM).any())
         if bool((left_GM.sum(1) < kind.keep).any()):
             raise PruningError(
                 f"{layer}: earlier rounds left fewer than {name} in places; start from a dense mask"
@@ -187,15 +361,3 @@ def _pattern(
         kept.append(torch.zeros_like(mask))
         kept[-1][at_GM] = kind.best(scores_GM, left_GM)
     return torch.cat(kept)
-
-
-def check_collapse(mask_N: Tensor, scope: Layout) -> None:
-    """Raise `LayerCollapse` with the names of layers that have no weight left."""
-    layers = zip(scope.names, mask_N.split(scope.sizes), strict=True)
-    empty = [name for name, part in layers if part.numel() and not bool(part.any())]
-    if empty:
-        raise LayerCollapse(
-            f"pruning empties {', '.join(empty)}: the network would be constant. Ask for a lower "
-            'sparsity, or set selection="layer" or floor=1, or exclude the layer (tombola.Settings); only '
-            "tombola.pruning.prune itself takes allow_collapse=True"
-        )

@@ -16,17 +16,9 @@ def shares(sizes: Sequence[int], total: int) -> list[int]:
     >>> shares([10, 10, 20], 21)
     [5, 5, 11]
     """
-    whole = sum(sizes)
-    if not 0 <= total <= whole:
-        raise PruningError(f"cannot keep {total} of {whole} weights")
-    if not whole:
-        return [0] * len(sizes)
-    exact = [size * total for size in sizes]  # in units of 1 / whole: integers, so no rounding
-    parts = [x // whole for x in exact]
-    order = sorted(range(len(sizes)), key=lambda i: (-(exact[i] % whole), -i))
-    for i in order[: total - sum(parts)]:
-        parts[i] += 1
-    return parts
+    if not 0 <= total <= sum(sizes):
+        raise PruningError(f"cannot keep {total} of {sum(sizes)} weights")
+    return apportion(sizes, [0] * len(sizes), sizes, total)
 
 
 def apportion(weights: Sequence[int], low: Sequence[int], high: Sequence[int], total: int) -> list[int]:

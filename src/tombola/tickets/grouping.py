@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from tombola._utils.errors import TombolaError, UnknownTicket
-from tombola._utils.uncompiled import uncompiled
+from tombola._utils.torch_state import uncompiled
 
 
 @uncompiled()

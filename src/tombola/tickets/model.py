@@ -19,7 +19,7 @@ from torch.func import functional_call
 from tombola._utils import io
 from tombola._utils.device import device_of
 from tombola._utils.errors import TombolaError, UnknownTicket
-from tombola._utils.uncompiled import uncompiled
+from tombola._utils.torch_state import uncompiled
 from tombola.masks.apply import masked_parts, masked_weights, plain
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from tombola._utils.errors import TombolaError, UnknownTicket
-from tombola._utils.modes import in_mode
+from tombola._utils.torch_state import in_mode
 from tombola.objectives.classes import allowed, mask_logits
 from tombola.tickets.calibration import Calibration
 from tombola.tickets.routing import Routed, Router, mixed

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola._utils.errors import UsageError, unknown
-from tombola._utils.modes import in_mode
+from tombola._utils.torch_state import in_mode
 from tombola.training.model import FunctionalModel, Params, norms
 
 Policy = Literal["shared", "per_ticket_statistics", "per_ticket"]

@@ -11,8 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from tombola._utils.modes import in_mode
 from tombola._utils.rng import generator
+from tombola._utils.torch_state import in_mode
 from tombola.data.batches import Stream
 from tombola.masks.layout import Layout
 from tombola.pruning import Selection, prune, transposed

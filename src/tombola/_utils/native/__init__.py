@@ -16,7 +16,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from tombola._utils.paths import cache_folder
+from tombola._utils.io import cache_folder
 
 _HERE = Path(__file__).parent
 # Each operation rounds by itself, so that the bits are those of torch's operations one after another.

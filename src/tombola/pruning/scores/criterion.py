@@ -1,4 +1,4 @@
-"""What a criterion reads of a ticket, and what one is: from that evidence to a score per weight.
+"""What a criterion reads of a ticket, its gradients too, and what one is: from that to a score per weight.
 
 Shape letters: N weights in scope.
 """
@@ -134,3 +134,18 @@ class Criterion(Spec):
 def needs_trajectory(score: Score) -> bool:
     """Whether a score reads ``moved_N``; a plain function does not."""
     return isinstance(score, Criterion) and score.trajectory
+
+
+def gradient(context: PruningContext, batch: int) -> Tensor:
+    """``m ⊙ ∇_θ L(f(x; m ⊙ θ), y)`` of one batch, ``[N]``: zero outside the mask (Eq. 6 of RTL)."""
+    weights_N = context.weights_N.detach().clone().requires_grad_()
+    (g_N,) = torch.autograd.grad(context.loss(weights_N, batch), weights_N)
+    return g_N.masked_fill(~context.mask_N, 0)
+
+
+def mean_gradient(context: PruningContext, batches: int) -> Tensor:
+    """Their mean over the first batches, each batch counted alike, ``[N]``."""
+    total_N = torch.zeros_like(context.weights_N)
+    for batch in range(batches):
+        total_N += gradient(context, batch)
+    return total_N / batches

@@ -23,8 +23,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from tombola._utils.errors import PruningError
-from tombola.pruning.scores.criterion import PruningContext
-from tombola.pruning.scores.gradient import mean_gradient
+from tombola.pruning.scores.criterion import PruningContext, mean_gradient
 
 
 class _Twice(TorchFunctionMode):

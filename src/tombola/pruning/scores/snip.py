@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from tombola.pruning.scores.criterion import PruningContext
-from tombola.pruning.scores.gradient import mean_gradient
+from tombola.pruning.scores.criterion import PruningContext, mean_gradient
 
 
 def connection_sensitivity(weights_N: Tensor, gradient_N: Tensor) -> Tensor:

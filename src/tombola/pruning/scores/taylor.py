@@ -10,8 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tombola.pruning.scores.criterion import PruningContext
-from tombola.pruning.scores.gradient import gradient
+from tombola.pruning.scores.criterion import PruningContext, gradient
 
 
 def first_order(weights_N: Tensor, gradient_N: Tensor) -> Tensor:

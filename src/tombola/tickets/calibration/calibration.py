@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from tombola._utils.device import device_of
 from tombola._utils.errors import CalibrationError, unknown
-from tombola._utils.modes import in_mode
 from tombola._utils.rng import generator
+from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.objectives.classes import allowed, mask_logits

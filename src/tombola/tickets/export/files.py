@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tombola._utils.errors import TombolaError, UsageError, needs, unknown
 from tombola._utils.io import write_bytes
-from tombola._utils.modes import in_mode
+from tombola._utils.torch_state import in_mode
 
 STATES = ("safetensors", "pt")  # state dicts; the others hold the network's operations too
 PROGRAMS = ("pt2", "onnx")

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError
-from tombola._utils.modes import in_mode
+from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.masks.layout import Layout

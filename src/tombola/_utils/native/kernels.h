@@ -1,5 +1,7 @@
-// One step of Adam over the entries whose mask byte is not 0, in one pass. NUMBER, SQRT and NAME are given.
-// Every operation rounds by itself (no contraction), in the order of optim/entrywise.py: the same bits.
+// For numbers of one size: NUMBER, SQRT and NAME are given.
+
+// One step of Adam over the entries whose mask byte is not 0, in one pass.
+// Every operation rounds by itself (no contraction), in the order of optim/adam.py: the same bits.
 #define STEP(A, B)                                                                                            \
     for (long i = start; i < end; i++) {                                                                      \
         int own = mask[i] != 0, t = steps[i] + own;                                                           \
@@ -13,10 +15,10 @@
         v[i] = own ? square : v[i];                                                                           \
     }
 
-void NAME(long n, const unsigned char *restrict mask, NUMBER *restrict p, const NUMBER *restrict g,
-          NUMBER *restrict m, NUMBER *restrict v, int *restrict steps, const NUMBER *restrict a,
-          const NUMBER *restrict b, NUMBER beta1, NUMBER rest1, NUMBER beta2, NUMBER rest2, NUMBER decay,
-          NUMBER shrink, int near)
+void NAME(adam)(long n, const unsigned char *restrict mask, NUMBER *restrict p, const NUMBER *restrict g,
+                NUMBER *restrict m, NUMBER *restrict v, int *restrict steps, const NUMBER *restrict a,
+                const NUMBER *restrict b, NUMBER beta1, NUMBER rest1, NUMBER beta2, NUMBER rest2,
+                NUMBER decay, NUMBER shrink, int near)
 {
     for (long start = 0; start < n; start += 2048) {
         long end = start + 2048 < n ? start + 2048 : n;
@@ -36,3 +38,17 @@ void NAME(long n, const unsigned char *restrict mask, NUMBER *restrict p, const 
     }
 }
 #undef STEP
+
+void NAME(select)(long n, const unsigned char *restrict mask, const NUMBER *restrict x, NUMBER *restrict y)
+{
+    for (long i = 0; i < n; i++)
+        y[i] = mask[i] ? x[i] : 0;
+}
+
+// The same for tensors that lie apart: the result is one vector.
+void NAME(select_parts)(long parts, const long *sizes, const NUMBER *const *x, const unsigned char *mask,
+                        NUMBER *y)
+{
+    for (long i = 0; i < parts; mask += sizes[i], y += sizes[i], i++)
+        NAME(select)(sizes[i], mask, x[i], y);
+}

@@ -1,0 +1,63 @@
+"""The training mode of a module for a while, and functions left out of ``torch.compile``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+Called = TypeVar("Called", bound=Callable[..., Any])
+
+
+@contextmanager
+def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
+    """Inside, a module is in training or evaluation mode; afterwards every part is in the mode it was in.
+
+    >>> net = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
+    >>> with in_mode(net, training=True):
+    ...     net[1].training
+    True
+    >>> [part.training for part in net]
+    [True, False]
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.train(training)
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def uncompiled(recursive: bool = True) -> Callable[[Called], Called]:
+    """``torch.compiler.disable`` without its price: the compiler is imported when something is compiled.
+
+    Args:
+        recursive: keep ``torch.compile`` out of what the function calls, too.
+
+    >>> @uncompiled()
+    ... def double(x):
+    ...     return 2 * x
+    >>> double(3)
+    6
+    """
+
+    def wrap(function: Called) -> Called:
+        def disabled() -> Callable[..., Any]:
+            return torch.compiler.disable(function, recursive=recursive)
+
+        @wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if "torch._dynamo" not in sys.modules:  # it takes seconds to import
+                return function(*args, **kwargs)
+            # Made at every call (0.1 ms at most): the compiler cannot look through what remembers it.
+            return disabled()(*args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return wrap
