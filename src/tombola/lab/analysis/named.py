@@ -64,12 +64,9 @@ class Named:
     def of_masks(
         cls, masks: MaskSet | Overlaps, names: Sequence[str] = (), measure: Measure = "kappa"
     ) -> Named:
-        """Similarity of the masks of one set: kappa, or Jaccard (Eq. 8).
+        """Similarity of the masks of one set, chance-corrected (kappa) or not (Jaccard, Eq. 8).
 
-        Args:
-            masks: a mask set, or the `compare` of one with itself or a part of it, with ``names``.
-            names: the tickets, where ``masks`` does not know them.
-            measure: ``kappa`` (chance-corrected, the default) or ``jaccard``.
+        Instead of a set its `compare` with itself, or a part of that, and the ``names`` of its tickets.
         """
         if isinstance(masks, MaskSet):
             names, masks = masks.names, compare(masks)
@@ -104,8 +101,7 @@ class Named:
         A second column called ``synset`` (the WordNet sense that was taken) is skipped.
 
         Raises:
-            UsageError: no such file, a cell that is no number, or names that differ between rows and
-                columns.
+            UsageError: no such file, a cell that is no number, names that differ between rows and columns.
         """
         try:
             with Path(path).open(newline="", encoding="utf-8") as file:
@@ -165,11 +161,8 @@ def path_similarity(names: Sequence[str], senses: Mapping[str, str] | None = Non
     """``1 / (1 + edges on the shortest way between two senses)`` in WordNet's tree of kinds, in (0, 1].
 
     The first noun sense of a name is often not what a class means (a ray is first of all a beam of
-    light): check it, and give others as ``senses``. Spaces are read as underscores.
-
-    Args:
-        names: class names.
-        senses: synsets for some of them, such as ``{"automobile": "car.n.01"}``; first noun senses else.
+    light): check it, and give others as ``senses``, such as ``{"automobile": "car.n.01"}``. Spaces are read
+    as underscores.
 
     Raises:
         UsageError: the extra ``tombola[semantics]`` is not installed, WordNet has no such synset or no way

@@ -63,9 +63,7 @@ def align(
     The bootstrap draws K names with replacement; pairs of a name with itself are left out. With few names the
     interval is a rough one; without ``bootstraps`` it is NaN.
 
-    Args:
-        masks: similarity of masks (`Named.of_masks`); its names are those that count.
-        meaning: similarity of the names, of more of them if need be, in any order.
+    The names of ``masks`` are those that count; ``meaning`` may hold more, in any order.
 
     Raises:
         UsageError: names without a meaning, or numbers that make no sense.
@@ -90,11 +88,7 @@ def align(
 
 
 def by_depth(masks: MaskSet, measure: Measure = "kappa") -> dict[str, Named]:
-    """Similarity of masks over ``all`` layers and, of three or more, over each third of their depth.
-
-    Raises:
-        UsageError: fewer than three tickets.
-    """
+    """Similarity of masks over ``all`` layers and, of three or more, over each third of their depth."""
     everything = compare(masks)
     thirds = everything.by_depth() if len(everything.layers) >= len(DEPTHS) else {}
     parts = {"all": everything, **thirds}
@@ -240,13 +234,8 @@ def agreement(
 ) -> Agreement:
     """Clusters of tickets, as many as there are known groups, against these groups.
 
-    The baseline deals the known groups out to the tickets at random, their sizes kept.
-
-    Args:
-        similarity: of the masks (`Named.of_masks`).
-        groups: the known group of every ticket, such as its superclass; other names are ignored.
-        permutations: how many random assignments.
-        seed: of these.
+    The baseline deals the known groups out to the tickets at random, their sizes kept. ``groups`` gives every
+    ticket's, such as its superclass; other names are ignored.
 
     Raises:
         UsageError: tickets without a group, fewer than two groups, or what `cluster` refuses.

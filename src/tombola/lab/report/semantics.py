@@ -79,12 +79,8 @@ def states(
 ) -> dict[tuple[str, str], list[Snapshot]]:
     """What runs hold, by experiment and preset; sources in the order of `SOURCES`, the densest state first.
 
-    Runs that differ in how masks were trained after the search are of one kind.
-
-    Args:
-        paths: run directories.
-        measure: ``kappa`` or ``jaccard``.
-        unread: gets why ticket files could not be read.
+    Runs that differ in how masks were trained after the search are of one kind. ``unread`` gets why ticket
+    files could not be read.
 
     Raises:
         RunError: no run holds tickets that could be compared.
@@ -123,7 +119,6 @@ def _recorded(path: Path, measure: str) -> dict[tuple, Named]:
 
 
 def _filed(path: Path, measure: Measure, known: set[str], unread: list[str] | None) -> dict[tuple, Named]:
-    """From ticket files, of the sources that the records say nothing of."""
     found: dict[tuple, Named] = {}
     for source, (method, _) in SOURCES.items():
         for file in sorted((path / "tickets").glob(f"{method}-*.tickets")) if source not in known else ():
@@ -140,7 +135,7 @@ def _filed(path: Path, measure: Measure, known: set[str], unread: list[str] | No
 
 
 def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[Snapshot]:
-    """Means over seeds; runs whose tickets have other names are left out of a mean with the first."""
+    """Means over seeds, of the runs whose tickets have the names of the first."""
     rounds = {key[:3]: key[3] for key in found if key[3] is not None}
     states: dict[tuple, dict[Path, Named]] = defaultdict(dict)
     for (*state, number), by_path in found.items():  # a ticket file does not know its round
@@ -156,11 +151,7 @@ def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[Snapshot]:
 
 
 def aligned(states: Sequence[Snapshot], meaning: Named, permutations: int = 9999) -> list[Row]:
-    """The alignment of every state, a row each.
-
-    Raises:
-        UsageError: tickets whose names have no meaning.
-    """
+    """The alignment of every state, a row each."""
     return [state.row(align(state.similarity, meaning, permutations)) for state in states]
 
 
@@ -185,13 +176,10 @@ def grouped(states: Sequence[Snapshot], known: Path | None) -> list[Row]:
 def meaning(names: Sequence[str], source: str = "wordnet") -> tuple[Named, str]:
     """Similarity of the names of tickets, and what it is in words.
 
-    Superclasses and clusters of CIFAR-100 mean what their classes mean: the mean over pairs of these.
-
-    Args:
-        names: of the tickets.
-        source: a CSV table of similarities, an NPY file of vectors ``[K, D]`` in the order of the tickets (or
-            of the 100 class names of CIFAR-100 in the order of their labels), ``wordnet`` (the extra
-            ``tombola[semantics]``, first noun senses) or ``text`` (the extra ``tombola[text]``).
+    The source is a CSV table of similarities, an NPY file of vectors ``[K, D]`` in the order of the tickets
+    (or of the 100 class names of CIFAR-100 in the order of their labels), ``wordnet`` (the extra
+    ``tombola[semantics]``, first noun senses) or ``text`` (the extra ``tombola[text]``). Superclasses and
+    clusters of CIFAR-100 mean what their classes mean: the mean over pairs of these.
 
     Raises:
         UsageError: no such file, names without a meaning, or an extra that is missing.
@@ -236,13 +224,8 @@ def _vectors(file: Path, names: Sequence[str]) -> Named:
 def groups(names: Sequence[str], source: Path | None = None) -> tuple[dict[str, str], str]:
     """The known group of every ticket and what the groups are; none where none are known.
 
-    Args:
-        names: of the tickets.
-        source: a JSON file, name to group. Without it: the superclasses of the classes of CIFAR-100, the
-            clusters of its superclasses, and animals and vehicles of CIFAR-10.
-
-    Raises:
-        UsageError: a file that is no such mapping.
+    They are those of a JSON file, name to group. Without it: the superclasses of the classes of CIFAR-100,
+    the clusters of its superclasses, and animals and vehicles of CIFAR-10.
     """
     if source is not None:
         try:
