@@ -88,5 +88,6 @@ def show_spectrogram(panel: Axes, loudness: NDArray[np.float32], seconds: float,
 
 def write_sounds(waves: Mapping[str, Tensor], out: Path, prefix: str = "") -> list[Path]:
     """A WAV file of each waveform ``[T]``, all on one scale, so that loudness can be compared."""
-    scale = 0.9 / max(float(wave.abs().max()) for wave in waves.values())
-    return [audio.write(out / f"{prefix}{name}.wav", (wave * scale).numpy()) for name, wave in waves.items()]
+    loudest = max(float(wave.abs().max()) for wave in waves.values())
+    scaled = {name: (wave * 0.9 / loudest).numpy() for name, wave in waves.items()}
+    return [audio.write(out / f"{prefix}{name}.wav", wave) for name, wave in scaled.items()]
