@@ -17,7 +17,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.methods.pipeline import predict
 from tombola.objectives import Classification, InSubset, Metric, OneVsRest, SubsetSoftmax
-from tombola.objectives.in_subset import mean_and_each
+from tombola.objectives.objective import mean_and_each
 from tombola.training.joint import retrain
 from tombola.training.model import FunctionalModel
 from tombola.training.trainer import TrainConfig

@@ -16,7 +16,6 @@ from tombola._utils.errors import NotReached, UsageError, unknown
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.masks.prunable import left_out
-from tombola.methods.checks import doubts
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import Outcome, levels, run_method
 from tombola.methods.search import not_reached
@@ -67,7 +66,7 @@ def find(
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, StageCache(settled(parallel)))
     if not settings.include and (words := left_out(backbone, pipeline.f.scope)):
         _warn(words)
-    for words in doubts(objective, data, partition):
+    for words in objective.doubts(data, partition):
         _warn(words)
     if out is None:
         return _outcomes(pipeline, method)

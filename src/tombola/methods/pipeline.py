@@ -205,6 +205,7 @@ class Pipeline(Task):
         own = range(len(masks)) if ticket is None else [ticket]
         about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
         shape = self.data.inputs("train", torch.arange(1)).shape[1:]
+        about |= problem.objective.metadata()
         about |= {"task": source, "outputs": list(own), "shape": list(shape)}
         if classes := problem.objective.answers(problem.partition):
             about |= {"classes": classes, **({"told": list(classes)} if self.data.contexts else {})}

@@ -12,9 +12,10 @@ from torch import Tensor
 from tombola._utils.errors import RouterError, unknown
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
-from tombola.tickets.routing.looked import RouterFeatures
+from tombola.tickets.fitted import State, Tickets
+from tombola.tickets.routing.features import FeatureCache
 from tombola.tickets.routing.routed import Routed
-from tombola.tickets.routing.router import Router, State, Tickets
+from tombola.tickets.routing.router import Router
 
 Value = str | int | float | bool
 
@@ -71,7 +72,7 @@ class ContextRouter(Router):
         tickets: Tickets,  # noqa: ARG002
         data: Data,  # noqa: ARG002
         partition: Partition,  # noqa: ARG002
-        looked: RouterFeatures | None = None,  # noqa: ARG002
+        looked: FeatureCache | None = None,  # noqa: ARG002
     ) -> ContextRouter:
         """Nothing is learned."""
         return self

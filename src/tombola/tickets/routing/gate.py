@@ -6,11 +6,11 @@ Shape letters: S samples, B batch, K tickets, D features.
 from __future__ import annotations
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from tombola.tickets.routing.looked import Looked
-from tombola.tickets.routing.router import Router, Tickets
+from tombola.tickets.fitted import Tickets
+from tombola.tickets.routing.features import RouterFeatures
+from tombola.tickets.routing.router import Router
 
 
 class GateRouter(Router):
@@ -31,7 +31,11 @@ class GateRouter(Router):
         super().__init__(**options)
         self.options["C"] = C
 
-    def _fit(self, tickets: Tickets, found: Looked) -> None:  # noqa: ARG002
+    def _fit(self, tickets: Tickets, found: RouterFeatures) -> None:  # noqa: ARG002
+        from sklearn.linear_model import (
+            LogisticRegression,
+        )  # a second to import; ticket files are read without
+
         z = found.features_SD.double().cpu() @ self.tensors["whiten_DD"].double()
         shift_D = z.mean(0)
         gate = LogisticRegression(C=float(self.options["C"]), max_iter=2000)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from tombola._utils.errors import RouterError
-from tombola.tickets.routing.router import Router, Tickets
+from tombola.tickets.fitted import Tickets
+from tombola.tickets.routing.router import Router
 
 
 class PrototypeRouter(Router):

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tombola._utils.device import device_of
@@ -20,43 +20,12 @@ from tombola._utils.errors import RouterError
 from tombola._utils.modes import in_mode
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
-from tombola.masks.layout import Layout
-from tombola.tickets.files import fingerprint
-from tombola.tickets.routing.gaussians import Gaussians
-from tombola.tickets.routing.looked import Looked, RouterFeatures
+from tombola.tickets.fitted import State, Tickets, answer_of, fingerprint_of
+from tombola.tickets.routing.features import BATCH, FeatureCache, Gaussians, RouterFeatures
 from tombola.tickets.routing.routed import Routed
-from tombola.tickets.routing.samples import BATCH
 from tombola.tickets.routing.shallow import Shallow
 
-State = tuple[dict[str, Any], dict[str, Tensor]]  # facts that JSON can hold, and tensors
 QUANTILES = 101  # of the distances of known samples, kept to say how unusual an input is
-
-
-class Tickets(Protocol):
-    """What a router needs to know of a `tombola.TicketModel`."""
-
-    backbone: nn.Module
-    scope: Layout
-    names: tuple[str, ...]
-    metadata: dict[str, Any]
-    masks_KN: Tensor
-    private: Layout
-    private_KP: nn.Parameter
-    statistics: Layout
-    statistics_KS: Tensor
-
-    def __call__(self, x: Tensor, ticket: str) -> Any:
-        """Outputs of one ticket."""
-        ...
-
-    def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Shared weights, mask and private tensors of one ticket."""
-        ...
-
-
-def output_of(tickets: Tickets, k: int) -> int:
-    """The output that one-vs-rest ticket k was trained at: that of its subset, in any network."""
-    return int(tickets.metadata.get("outputs", range(len(tickets.names)))[k])
 
 
 class Router(ABC):
@@ -76,7 +45,7 @@ class Router(ABC):
     Attributes:
         kind: its name, as on the command line and in the ticket file.
         needs_fit: whether `fit` has to be called before it can be used.
-        made_for: the hash of the tickets that it was fitted on (`print_of`); None if it is for any.
+        made_for: the hash of the tickets that it was fitted on (`fingerprint_of`); None if it is for any.
     """
 
     kind: ClassVar[str]
@@ -103,7 +72,7 @@ class Router(ABC):
 
     @torch.no_grad()
     def fit(
-        self, tickets: Tickets, data: Data, partition: Partition, looked: RouterFeatures | None = None
+        self, tickets: Tickets, data: Data, partition: Partition, looked: FeatureCache | None = None
     ) -> Self:
         """Learn the contexts of ``partition`` from training data, and confidence from validation data.
 
@@ -114,7 +83,7 @@ class Router(ABC):
             RouterError: one-vs-rest tickets that are to be mixed, one context only, contexts that are no
                 tickets, tickets without a context, or a context with fewer than two samples of its own.
         """
-        if self.options["mix"] > 1 and tickets.metadata.get("objective") == "OneVsRest":
+        if self.options["mix"] > 1 and answer_of(tickets) == "subset":
             raise RouterError(
                 "one-vs-rest tickets are read at one output each, so outputs of two cannot be mixed: mix=1"
             )
@@ -123,7 +92,7 @@ class Router(ABC):
         options = (self.options["depth"], self.options["bands"], self.options["limit"])
         with in_mode(tickets.backbone, training=False):
             if (key := (self.made_for, *options)) not in looked:
-                looked[key] = Looked.of(tickets, data, partition, *options)
+                looked[key] = RouterFeatures.of(tickets, data, partition, *options)
             found = looked[key]
             self.shallow, where_S = found.shallow, found.train.where_S
             gaussians = Gaussians.of(found.features_SD, where_S, len(self.names), self._prototypes())
@@ -142,7 +111,7 @@ class Router(ABC):
         """Means per ticket that familiarity is measured from."""
         return 1
 
-    def _fit(self, tickets: Tickets, found: Looked) -> Tensor | None:  # noqa: ARG002
+    def _fit(self, tickets: Tickets, found: RouterFeatures) -> Tensor | None:  # noqa: ARG002
         """Learn what else the decision needs; returns `raw_BK` of the held-out samples if that read it."""
         return None
 
@@ -234,14 +203,6 @@ class Router(ABC):
         router.made_for = metadata["made_for"]
         router.tensors = {name: t for name, t in tensors.items() if name != "statistics"}
         return router
-
-
-def fingerprint_of(tickets: Tickets) -> str:
-    """The hash of tickets as they act (`tombola._utils.io.fingerprint`)."""
-    weights_N, _, _ = tickets.state(tickets.names[0])
-    private = tickets.private.unflatten(tickets.private_KP)
-    private |= tickets.statistics.unflatten(tickets.statistics_KS)
-    return fingerprint(weights_N, tickets.masks_KN, private)
 
 
 def _scale(raw_SK: Tensor, where_S: Tensor) -> float:

@@ -18,12 +18,12 @@ from torch.func import functional_call
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError
 from tombola.masks.layout import Layout
-from tombola.tickets.routing.samples import Samples
+from tombola.tickets.fitted import Tickets
 from tombola.training import norm
 from tombola.training.model import FunctionalModel
 
 if TYPE_CHECKING:
-    from tombola.tickets.routing.router import Tickets
+    from tombola.tickets.routing.features import Samples
 
 BATCHES = 16  # that norm statistics are estimated from
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, vmap
 
 from tombola._utils.errors import RouterError, unknown
-from tombola.tickets.routing.router import Router, Tickets
+from tombola.tickets.fitted import Tickets
+from tombola.tickets.routing.router import Router
 
 OBJECTIVES = ("entropy", "log_sum_exp")
 SEARCHES = ("one_shot", "binary")
