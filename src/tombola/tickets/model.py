@@ -140,10 +140,14 @@ class TicketModel(fitted.Holder):
         """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
         from tombola.tickets.routing import mixed
 
-        likeliest = routed.likeliest(self.router.options["mix"] if self.router is not None else 1)
-        outputs = [self._grouped(x, names) for names, _ in likeliest]
-        classes = [allowed(self.metadata, names, x) for names, _ in likeliest]
-        return mixed(outputs, [share_B for _, share_B in likeliest], classes)
+        shares = self.shares(routed)
+        outputs = [self._grouped(x, names) for names, _ in shares]
+        classes = [allowed(self.metadata, names, x) for names, _ in shares]
+        return mixed(outputs, [share_B for _, share_B in shares], classes)
+
+    def shares(self, routed: Routed) -> list[tuple[list[str], Tensor]]:
+        """The tickets that answer, B names and their shares ``[B]`` in the answer, likeliest first."""
+        return routed.likeliest(self.router.options["mix"] if self.router is not None else 1)
 
     @uncompiled()
     @torch.no_grad()

@@ -14,6 +14,7 @@ from tombola._utils.errors import TombolaError
 from tombola._utils.modes import in_mode
 from tombola.objectives.classification import allowed, mask_logits
 from tombola.tickets.fitted import answer_of, output_of
+from tombola.tickets.model import asked
 
 if TYPE_CHECKING:
     from tombola.tickets.model import TicketModel
@@ -69,56 +70,50 @@ def predict(tickets: TicketModel, x: Tensor, ticket: str | Sequence[str] | None,
     with in_mode(tickets.backbone, training=False):
         if ticket is None and (several or context is not None):
             routed = tickets.route(x, context)
-            likeliest = routed.likeliest(tickets.router.options["mix"] if tickets.router is not None else 1)
-            asked = [_Asked.of(tickets, x, names, names, share_B) for names, share_B in likeliest]
-            return within(tickets, asked, routed)
-        one = tickets.names[0] if ticket is None else ticket
-        names = [one] * len(x) if isinstance(one, str) else list(one)
-        return within(tickets, [_Asked.of(tickets, x, one, names, torch.ones(len(x)), context)], None)
+            shares = tickets.shares(routed)
+            return within(tickets, [_Asked(tickets, x, n, n, share_B) for n, share_B in shares], routed)
+        one = asked(ticket, tickets.names)
+        names = [one] * len(x) if isinstance(one, str) else one
+        return within(tickets, [_Asked(tickets, x, one, names, torch.ones(len(x)), context)], None)
 
 
-@dataclass(frozen=True)
 class _Asked:
     """One ticket for each sample: B names, their shares in the answer, outputs, and their classes."""
 
-    names: list[str]
-    share_B: Tensor
-    outputs: Any
-    classes_BC: Tensor | None
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         tickets: TicketModel,
         x: Tensor,
-        ticket: str | Sequence[str],
+        ticket: str | list[str],
         names: list[str],
         share_B: Tensor,
         context: Any = None,
-    ) -> _Asked:
-        outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
-        return cls(names, share_B.cpu(), outputs, allowed(tickets.metadata, names, x))
+    ) -> None:
+        self.tickets, self.names, self.share_B = tickets, names, share_B.cpu()
+        self.outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
+        self.classes_BC = allowed(tickets.metadata, names, x)
 
-    def probabilities(self, tickets: TicketModel) -> Tensor:
+    def probabilities(self) -> Tensor:
         """Of the classes or labels, ``[B, C]`` double, by each ticket's own temperature if there is one.
 
         Raises:
             TombolaError: outputs that are not ``[B, C]``.
         """
+        calibration = self.tickets.calibration
         if not isinstance(self.outputs, Tensor) or self.outputs.ndim != 2:
-            known = tickets.metadata.get("objective", "this objective")
+            known = self.tickets.metadata.get("objective", "this objective")
             raise TombolaError(f"tickets of {known} give outputs [batch, classes], these do not")
-        logits_BC = self.outputs.detach()
-        if answer_of(tickets) == "labels":
-            return logits_BC.double().sigmoid()
+        if answer_of(self.tickets) == "labels":
+            return self.outputs.double().sigmoid()
+        logits_BC = self.outputs
         if self.classes_BC is not None:
             logits_BC = mask_logits(logits_BC, self.classes_BC)
-        if tickets.calibration is None:
+        if calibration is None:
             return logits_BC.double().softmax(1)
         p_BC = torch.empty_like(logits_BC, dtype=torch.double)
         for name in dict.fromkeys(self.names):
             mine = torch.tensor([each == name for each in self.names])
-            p_BC[mine] = tickets.calibration.classes(logits_BC[mine], tickets.names.index(name))
+            p_BC[mine] = calibration.classes(logits_BC[mine], self.tickets.index(name))
         return p_BC
 
 
@@ -136,8 +131,7 @@ def one_vs_rest(tickets: TicketModel, x: Tensor) -> Prediction:
     calibration, router = tickets.calibration, tickets.router
     with in_mode(tickets.backbone, training=False):
         routed = tickets.route(x) if router is not None and router.needs_fit else None
-        asked = enumerate(tickets.names)
-        columns = [tickets(x, ticket=name)[:, output_of(tickets, k)].cpu() for k, name in asked]
+        columns = [_own(tickets, x, name) for name in tickets.names]
     score_BK = torch.stack(columns, 1)
     if calibration is None:
         p_BK, how = score_BK.double().softmax(1), "highest of plain scores, not calibrated"
@@ -161,7 +155,7 @@ def one_of(tickets: TicketModel, x: Tensor, name: str) -> Prediction:
     """One-vs-rest: is it ``name``? Answer 1 or 0 for each sample."""
     k, calibration = tickets.index(name), tickets.calibration
     with in_mode(tickets.backbone, training=False):
-        score_B = tickets(x, ticket=name)[:, output_of(tickets, k)].cpu()
+        score_B = _own(tickets, x, name)
     p_B, limit = torch.sigmoid(score_B.double()), 0.5
     if calibration is not None:
         every = score_B[:, None].expand(-1, len(tickets.names))
@@ -174,7 +168,7 @@ def one_of(tickets: TicketModel, x: Tensor, name: str) -> Prediction:
     return Prediction(score_B, [name] * len(x), yes_B.long(), sure_B, sure_B, _told(why, lost_B))
 
 
-def within(tickets: TicketModel, asked: Sequence[_Asked], routed: Routed | None) -> Prediction:
+def within(tickets: TicketModel, parts: Sequence[_Asked], routed: Routed | None) -> Prediction:
     """A context's own ticket has answered, named or routed: a class, labels, or the outputs themselves.
 
     Where the router mixes two tickets, it is the mean of their probabilities, and the ticket that is named is
@@ -183,25 +177,30 @@ def within(tickets: TicketModel, asked: Sequence[_Asked], routed: Routed | None)
     Raises:
         TombolaError: outputs of classes or labels that are not ``[B, C]``.
     """
-    first, outputs, answer = asked[0], asked[0].outputs, answer_of(tickets)
-    if len(asked) > 1:
+    first, outputs, answer = parts[0], parts[0].outputs, answer_of(tickets)
+    if len(parts) > 1:
         from tombola.tickets.routing import mixed
 
-        outputs = mixed([a.outputs for a in asked], [a.share_B for a in asked], [a.classes_BC for a in asked])
-    sure_B = torch.ones(len(first.names)) if routed is None else routed.confidence(len(asked)).cpu()
+        outputs = mixed([a.outputs for a in parts], [a.share_B for a in parts], [a.classes_BC for a in parts])
+    sure_B = torch.ones(len(first.names)) if routed is None else routed.confidence(len(parts)).cpu()
     why = ["named" if routed is None else routed.why(i) for i in range(len(first.names))]
     if answer not in ("class", "labels"):
         return Prediction(outputs, first.names, None, None, sure_B, why)
-    parts_BC = [a.share_B[:, None] * a.probabilities(tickets) for a in asked]
-    p_BC, lost_B = _finite(torch.stack(parts_BC).sum(0))
+    each_BC = [a.share_B[:, None] * a.probabilities() for a in parts]
+    p_BC, lost_B = _finite(torch.stack(each_BC).sum(0))
     if answer == "labels":
         answer_BC = p_BC > 0.5
         top_B = torch.where(answer_BC, p_BC, 1 - p_BC).prod(1).masked_fill(lost_B, 0)
         return Prediction(outputs, first.names, answer_BC.long(), top_B, sure_B * top_B, _told(why, lost_B))
     top_B, answer_B = p_BC.max(1)
-    by_B = torch.stack([part.gather(1, answer_B[:, None])[:, 0] for part in parts_BC]).argmax(0).tolist()
-    names = [asked[i].names[b] for b, i in enumerate(by_B)]
+    by_B = torch.stack([part.gather(1, answer_B[:, None])[:, 0] for part in each_BC]).argmax(0).tolist()
+    names = [parts[i].names[b] for b, i in enumerate(by_B)]
     return Prediction(outputs, names, answer_B, top_B, sure_B * top_B, _told(why, lost_B))
+
+
+def _own(tickets: TicketModel, x: Tensor, name: str) -> Tensor:
+    """The score of one-vs-rest ticket ``name``, ``[B]``."""
+    return tickets(x, ticket=name)[:, output_of(tickets, tickets.index(name))].cpu()
 
 
 def _told(why: list[str], lost_B: Tensor) -> list[str]:

@@ -5,7 +5,7 @@ Shape letters: S training samples, H held-out samples, B batch, K tickets, P pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -173,9 +173,8 @@ class Gaussians:
         spread = (x - torch.stack([part.mean(0) for part in parts])[where_S]).std(0)
         spread = torch.where(spread > 1e-6 * spread.max().clamp(min=1e-30), spread, torch.ones_like(spread))
         means = [_centres(part / spread, prototypes) for part in parts]
-        centred = torch.cat(
-            [p / spread - m[_nearest(p / spread, m)] for p, m in zip(parts, means, strict=True)]
-        )
+        nearest = [m[torch.cdist(p / spread, m).argmin(1)] for p, m in zip(parts, means, strict=True)]
+        centred = torch.cat(parts) / spread - torch.cat(nearest)
         shrunk = LedoitWolf(assume_centered=True).fit(centred.numpy()).covariance_
         values, vectors = torch.linalg.eigh(torch.from_numpy(shrunk))
         turn = vectors * values.clamp(min=1e-8).rsqrt()
@@ -188,15 +187,6 @@ class Gaussians:
         apart_BKPD = white_BD[:, None, None] - means_KPD
         return apart_BKPD.square().sum(-1).min(-1).values
 
-    def tensors(self) -> dict[str, Tensor]:
-        """What is kept in the ticket file."""
-        return {"means_KPD": self.means_KPD, "whiten_DD": self.whiten_DD}
-
-    @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> Self:
-        """The inverse of `tensors`."""
-        return cls(tensors["means_KPD"], tensors["whiten_DD"])
-
 
 def _centres(z_SD: Tensor, prototypes: int) -> Tensor:
     """The mean, or the centres of k-means, ``[P, D]``."""
@@ -206,7 +196,3 @@ def _centres(z_SD: Tensor, prototypes: int) -> Tensor:
 
     found = KMeans(prototypes, n_init=4, random_state=0).fit(z_SD.numpy())
     return torch.from_numpy(found.cluster_centers_)
-
-
-def _nearest(z_SD: Tensor, means_PD: Tensor) -> Tensor:
-    return torch.cdist(z_SD, means_PD).argmin(1)

@@ -26,6 +26,7 @@ class GateRouter(Router):
     """
 
     kind = "gate"
+    deciding = ("gate_KD", "bias_K")
 
     def __init__(self, *, C: float = 1.0, **options: int) -> None:
         super().__init__(**options)
@@ -52,10 +53,3 @@ class GateRouter(Router):
         """Logits of the gate."""
         gate_KD, bias_K = self.tensors["gate_KD"].to(features_BD), self.tensors["bias_K"].to(features_BD)
         return features_BD @ gate_KD.T + bias_K
-
-    def passes(self, K: int) -> str:  # noqa: ARG002
-        """A part of one."""
-        return "shallow layers, once"
-
-    def _deciding(self) -> tuple[str, ...]:
-        return ("gate_KD", "bias_K")

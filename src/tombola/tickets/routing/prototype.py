@@ -36,7 +36,3 @@ class PrototypeRouter(Router):
     def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
         """Minus half the squared distance."""
         return -distances_BK / 2
-
-    def passes(self, K: int) -> str:  # noqa: ARG002
-        """A part of one."""
-        return "shallow layers, once"

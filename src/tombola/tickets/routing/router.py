@@ -44,12 +44,14 @@ class Router(ABC):
 
     Attributes:
         kind: its name, as on the command line and in the ticket file.
-        needs_fit: whether `fit` has to be called before it can be used.
+        needs_fit: whether `fit` has to be called before it can be used; if not, it learns nothing.
+        deciding: names of the tensors that it decides by; others say how familiar an input is.
         made_for: the hash of the tickets that it was fitted on (`fingerprint_of`); None if it is for any.
     """
 
     kind: ClassVar[str]
     needs_fit: ClassVar[bool] = True
+    deciding: ClassVar[tuple[str, ...]] = ("means_KPD", "whiten_DD")
 
     def __init__(self, *, mix: int = 1, depth: int = 0, bands: int = 1, limit: int = 1000) -> None:
         for name, value, least in (("depth", depth, 0), ("bands", bands, 1), ("limit", limit, 2)):
@@ -83,6 +85,8 @@ class Router(ABC):
             RouterError: one-vs-rest tickets that are to be mixed, one context only, contexts that are no
                 tickets, tickets without a context, or a context with fewer than two samples of its own.
         """
+        if not self.needs_fit:
+            return self
         if self.options["mix"] > 1 and answer_of(tickets) == "subset":
             raise RouterError(
                 "one-vs-rest tickets are read at one output each, so outputs of two cannot be mixed: mix=1"
@@ -96,7 +100,7 @@ class Router(ABC):
             found = looked[key]
             self.shallow, where_S = found.shallow, found.train.where_S
             gaussians = Gaussians.of(found.features_SD, where_S, len(self.names), self._prototypes())
-            self.tensors = dict(gaussians.tensors())
+            self.tensors = dict(vars(gaussians))
             raw_HK = self._fit(tickets, found)
             if raw_HK is None:
                 batches = found.held_batches(device_of(tickets.backbone))
@@ -121,15 +125,15 @@ class Router(ABC):
     def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:
         """Scores ``[B, K]`` of any scale, high = this ticket; distances are squared Mahalanobis ones."""
 
-    @abstractmethod
-    def passes(self, K: int) -> str:
+    def passes(self, K: int) -> str:  # noqa: ARG002
         """What routing a sample costs, in words: forward and backward passes of the network."""
+        return "shallow layers, once"
 
     @torch.no_grad()
     def _look(self, tickets: Tickets, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.shallow is not None
         features_BD = self.shallow(tickets, x)
-        distances_BK = Gaussians.from_tensors(self.tensors)(features_BD)
+        distances_BK = Gaussians(self.tensors["means_KPD"], self.tensors["whiten_DD"])(features_BD)
         raw = self.raw_BK(tickets, x, features_BD, distances_BK)  # all that follows is on the CPU
         return raw.float(), distances_BK.min(1).values
 
@@ -171,10 +175,7 @@ class Router(ABC):
 
     def numbers(self) -> int:
         """Numbers that decide; see `stored` for all that are kept."""
-        return sum(self.tensors[name].numel() for name in self._deciding())
-
-    def _deciding(self) -> tuple[str, ...]:
-        return ("means_KPD", "whiten_DD")
+        return sum(t.numel() for name, t in self.tensors.items() if name in self.deciding)
 
     def stored(self) -> int:
         """All numbers that the router adds to the ticket file."""

@@ -36,6 +36,7 @@ class ScoreRouter(Router):
     """
 
     kind = "score"
+    deciding = ("a_K", "b_K")
 
     def __init__(self, *, reading: str = "", **options: int) -> None:
         super().__init__(**options)
@@ -72,9 +73,6 @@ class ScoreRouter(Router):
     def passes(self, K: int) -> str:
         """K, or twice as many."""
         return f"{2 * K if self.options['reading'] == 'consistency' else K} forward"
-
-    def _deciding(self) -> tuple[str, ...]:
-        return ("a_K", "b_K")
 
 
 def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tensor:
