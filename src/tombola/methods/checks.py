@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from numbers import Integral
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -65,9 +63,14 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
                 f"{len(data.split(split))}: make it from the same data"
             )
     x, first = None, next(network.parameters())
+    given: dict[str, Tensor] = {}  # what each layer gives
     try:
         x = data.inputs("train", torch.arange(min(2, len(data.train))), device=first.device)
-        with _called(network) as given:
+        with ExitStack() as hooks:
+            for name, layer in network.named_modules():
+                if isinstance(layer, PRUNABLE):
+                    hook = layer.register_forward_hook(lambda *call, name=name: given.update({name: call[2]}))
+                    hooks.enter_context(hook)
             outputs = network(x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -88,20 +91,3 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
             f"{heads[-1]!r} returns the outputs, but {last!r}, registered after it, would be taken for the "
             f"output layer: define {heads[-1]!r} last (head = model.NAME; del model.NAME; model.NAME = head)"
         )
-
-
-@contextmanager
-def _called(network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What each prunable layer gives while this lasts, by name."""
-    given: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda layer, inputs, value: given.update({name: value})  # noqa: ARG005
-
-    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, PRUNABLE)]
-    hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers]
-    try:
-        yield given
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -77,11 +77,11 @@ def states(tickets: Tickets) -> Parts:
     Raises:
         TombolaError: a part was fitted on other tickets, or on these before they changed.
     """
-    found = {"router": tickets.router, "calibration": tickets.calibration}
+    found = {name: part for name in ("router", "calibration") if (part := getattr(tickets, name)) is not None}
     for name, part in found.items():
-        if part is not None and not _fits(part, tickets):
+        if not _fits(part, tickets):
             raise TombolaError(f"the {name} was fitted on other tickets: fit it on these, or set it to None")
-    return {name: part.state() for name, part in found.items() if part is not None}
+    return {name: part.state() for name, part in found.items()}
 
 
 def restore(tickets: Tickets, parts: Parts) -> None:

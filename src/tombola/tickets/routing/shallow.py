@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from contextlib import ExitStack, suppress
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -116,23 +117,17 @@ def inputs_of(
     """Inputs of these layers, by name, in the order of a pass, which ends with the last of them."""
     seen: dict[str, Tensor] = {}
 
-    def look(name: str, inputs: tuple[Any, ...]) -> None:
+    def look(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if name not in seen and inputs and isinstance(inputs[0], Tensor):
             seen[name] = inputs[0]
             if len(seen) == len(layers):
                 raise _Reached
 
-    handles = [
-        module.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs))
-        for name in layers
-    ]
-    try:
+    with suppress(_Reached), ExitStack() as hooks:
+        for name in layers:
+            hook = module.get_submodule(name).register_forward_pre_hook(partial(look, name))
+            hooks.enter_context(hook)
         functional_call(module, dict(named), (x,))
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 
