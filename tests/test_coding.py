@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tombola._utils import io
-from tombola._utils.errors import MaskError, MissingExtra, TicketFileError, UnknownTicket
+from tombola._utils.errors import MaskError, MissingExtra, TicketFileError
 from tombola.masks import codec as coding
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
@@ -149,10 +149,6 @@ def test_ticket_files_hold_coded_masks(tickets, tmp_path, name):
     path = tmp_path / "t"
     tickets.save(path, coding=name)
     assert load(path, tickets.backbone).masks == tickets.masks
-    for ticket in tickets.names:
-        assert torch.equal(files.read_mask(path, ticket), tickets[ticket])
-    with pytest.raises(UnknownTicket, match="did you mean"):
-        files.read_mask(path, "aa")
 
 
 def test_files_of_the_first_format_are_read(tickets, tmp_path):
@@ -165,20 +161,11 @@ def test_files_of_the_first_format_are_read(tickets, tmp_path):
     assert load(tmp_path / "old", tickets.backbone).masks == tickets.masks
 
 
-def test_reading_one_mask_of_what_is_no_ticket_file_is_an_error(tmp_path, tickets):
-    with pytest.raises(TicketFileError, match="there is no file"):
-        files.read_mask(tmp_path / "none", "a")
-    (tmp_path / "text").write_text("no")
-    io.write(tmp_path / "other", {"x": torch.zeros(2)}, {"done": 1})
-    for name in ("text", "other"):
-        with pytest.raises(TicketFileError, match="damaged, or no ticket file"):
-            files.read_mask(tmp_path / name, "a")
+def test_damaged_masks_are_an_error(tmp_path, tickets):
     tensors, header = files.pack(
         tickets.backbone, tickets.masks, {k: {} for k in tickets.names}, {}, None, "patterns"
     )
     tensors["masks.patterns"][40] ^= 9
     io.write(tmp_path / "broken", tensors, header)
-    with pytest.raises(TicketFileError, match="damaged"):
-        files.read_mask(tmp_path / "broken", "a")
     with pytest.raises(TicketFileError, match="damaged"):
         load(tmp_path / "broken", tickets.backbone)

@@ -16,8 +16,8 @@ from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.methods.pipeline import predict
-from tombola.objectives import Classification, InSubset, Metric, OneVsRest, SubsetSoftmax
-from tombola.objectives.in_subset import mean_and_each
+from tombola.objectives import Classification, InSubset, Metric, MultiLabel, OneVsRest, SubsetSoftmax
+from tombola.objectives.objective import mean_and_each
 from tombola.settings import TrainConfig
 from tombola.training.joint import train_jointly
 from tombola.training.model import FunctionalModel
@@ -402,5 +402,12 @@ def test_outputs_come_in_the_order_of_the_samples_that_are_asked_for(images, bat
 
 
 def test_every_objective_says_whether_the_subset_is_the_answer():
-    asked = {c.__name__: c.context_is_answer for c in (OneVsRest, SubsetSoftmax, InSubset, Classification)}
-    assert asked == {"OneVsRest": True, "SubsetSoftmax": True, "InSubset": False, "Classification": False}
+    kinds = (OneVsRest, SubsetSoftmax, InSubset, Classification, MultiLabel)
+    asked = {c.__name__: c.context_is_answer for c in kinds}
+    assert asked == {
+        "OneVsRest": True,
+        "SubsetSoftmax": True,
+        "InSubset": False,
+        "Classification": False,
+        "MultiLabel": False,
+    }

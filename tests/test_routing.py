@@ -30,8 +30,7 @@ from tombola.tickets.routing import (
     restored,
     router,
 )
-from tombola.tickets.routing.gaussians import Gaussians
-from tombola.tickets.routing.looked import Looked
+from tombola.tickets.routing.features import Gaussians, RouterFeatures
 from tombola.tickets.routing.shallow import core
 from tombola.tickets.routing.superposition import Certainty, SuperpositionRouter
 from tombola.training.model import norms
@@ -388,8 +387,8 @@ def test_samples_that_share_their_live_tickets_are_judged_as_if_alone(tickets, x
 
 
 def test_routers_that_read_the_same_read_it_once(tickets, data, contexts, monkeypatch):
-    reads, of = [], Looked.of.__func__
-    monkeypatch.setattr(Looked, "of", classmethod(lambda cls, *a: reads.append(a) or of(cls, *a)))
+    reads, of = [], RouterFeatures.of.__func__
+    monkeypatch.setattr(RouterFeatures, "of", classmethod(lambda cls, *a: reads.append(a) or of(cls, *a)))
     looked = {}
     for kind in FITTED:
         shared = router(kind).fit(tickets, data, contexts, looked)

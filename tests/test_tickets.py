@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from tombola._utils.errors import MaskError, TombolaError, UnknownTicket
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
+from tombola.tickets.fitted import answer_of
 from tombola.tickets.model import TicketModel
 from tombola.training.norm import statistics_names
 
@@ -319,3 +322,54 @@ def test_masks_are_zeros_and_ones():
     with pytest.raises(MaskError, match="other numbers than 0 and 1"):
         MaskSet(layout, {"a": torch.tensor([0.1, 0.9, 1, 0])})
     assert MaskSet(layout, {"a": np.array([1, 0, 0, 1])}).counts == {"a": 2}
+
+
+def test_facts_are_an_older_name_of_metadata(convnet, random_masks):
+    with pytest.warns(FutureWarning, match="facts of a TicketModel are now its metadata") as caught:
+        tickets = TicketModel(convnet, random_masks(scope(convnet)), facts={"note": "old"})
+    assert tickets.metadata == {"note": "old"}
+    with pytest.warns(FutureWarning, match="metadata"):
+        assert tickets.facts is tickets.metadata
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("metadata", "names", "answer"),
+    [
+        ({"answer": "labels"}, "ab", "labels"),
+        ({"answer": "class", "objective": "OneVsRest"}, "ab", "class"),
+        ({"objective": "OneVsRest"}, "ab", "subset"),
+        ({"objective": "OneVsRest", "task": "own"}, "a", "subset"),
+        ({"objective": "OneVsRest", "task": "single"}, "a", "class"),
+        ({"objective": "OneVsRest"}, "a", "class"),
+        ({"objective": "Classification", "task": "single"}, "a", "class"),
+        ({"objective": "Enhancement"}, "ab", "value"),
+        ({"objective": "SomebodyElses"}, "ab", "value"),
+        ({}, "ab", "value"),
+    ],
+)
+def test_how_outputs_are_read_is_in_the_file_or_follows_from_the_objective_of_an_older_one(
+    metadata, names, answer, convnet, random_masks
+):
+    tickets = TicketModel(convnet, random_masks(scope(convnet), tuple(names)), metadata=metadata)
+    assert answer_of(tickets) == answer
+
+
+LAZY = """
+import sys, torch, tombola as tb
+y, x = torch.arange(60) % 2, torch.randn(60, 4)
+data = tb.Data.of(x, y, validation=0.3, test=0.3)
+net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+settings = {"sparsity": 0.5, "T": 2, "steps": 2, "parallel": "no"}
+tickets = tb.rtl(net, tb.objectives.Classification(), data, tb.partition.by_label(data), **settings)
+tickets(x, ticket="0")
+print(*sorted(sys.modules))
+"""
+
+
+def test_nothing_that_is_fitted_to_tickets_is_loaded_before_it_is_used():
+    found = subprocess.run([sys.executable, "-W", "ignore", "-c", LAZY], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    fitted = tuple(f"tombola.tickets.{part}" for part in ("routing", "calibration", "export", "prediction"))
+    loaded = [name for name in found.stdout.split() if name.startswith((*fitted, "sklearn.metrics"))]
+    assert loaded == []

@@ -15,7 +15,6 @@ from tombola._utils.renamed import renewed
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.masks.prunable import left_out
-from tombola.methods.checks import doubts
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import Outcome, run_method, sparsities_of
 from tombola.objectives import Objective
@@ -66,7 +65,7 @@ def find(
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, StageCache(settled(parallel)))
     if not settings.include and (words := left_out(backbone, pipeline.f.scope)):
         warn(words)
-    for words in doubts(objective, data, partition):
+    for words in objective.doubts(data, partition):
         warn(words)
     if out is None:
         return _outcomes(pipeline, method)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from numbers import Integral
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +12,7 @@ from tombola._utils.errors import DataError, PartitionError, ScopeError, UsageEr
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
 from tombola.masks.prunable import PRUNABLE, output_layer
-from tombola.objectives import Classification, Objective, OneVsRest
+from tombola.objectives import Objective
 
 
 def check_kinds(backbone: object, objective: object, data: object, partition: object, seed: object) -> None:
@@ -65,9 +63,14 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
                 f"{len(data.split(split))}: make it from the same data"
             )
     x, first = None, next(network.parameters())
+    given: dict[str, Tensor] = {}  # what each layer gives
     try:
         x = data.inputs("train", torch.arange(min(2, len(data.train))), device=first.device)
-        with _called(network) as given:
+        with ExitStack() as hooks:
+            for name, layer in network.named_modules():
+                if isinstance(layer, PRUNABLE):
+                    hook = layer.register_forward_hook(lambda *call, name=name: given.update({name: call[2]}))
+                    hooks.enter_context(hook)
             outputs = network(x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
@@ -88,46 +91,3 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
             f"{heads[-1]!r} returns the outputs, but {last!r}, registered after it, would be taken for the "
             f"output layer: define {heads[-1]!r} last (head = model.NAME; del model.NAME; model.NAME = head)"
         )
-
-
-def doubts(objective: Objective, data: Data, partition: Partition) -> list[str]:
-    """What a user of labels probably did not mean, in words: an objective that leaves nothing to ask."""
-    y, members_SK = torch.as_tensor(data.train.y), partition.members["train"]
-    if y.ndim != 1 or y.is_floating_point() or len(y.unique()) < 2:
-        return []
-    each = [set(y[members_SK[:, k]].unique().tolist()) for k in range(len(partition))]
-    if isinstance(objective, Classification) and all(len(classes) == 1 for classes in each):
-        return [
-            "every subset holds a single class, so that within its subset every answer is right: OneVsRest "
-            "asks which subset a sample is of, and accuracy_open judges among all classes"
-        ]
-    several = min(map(len, each)) > 1 and any(classes != each[0] for classes in each)
-    if isinstance(objective, Classification) and objective.among == "all" and several:
-        return [
-            "subsets hold different classes, and Classification trains every ticket to rule out those of the "
-            "others; Classification('subset') trains it among its own, as it is judged"
-        ]
-    shared = any(a & b for i, a in enumerate(each) for b in each[:i])
-    if isinstance(objective, OneVsRest) and shared:
-        return [
-            "OneVsRest does not use y: tickets learn to tell the subsets, which share classes of y; "
-            "Classification asks for y within a subset"
-        ]
-    return []
-
-
-@contextmanager
-def _called(network: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What each prunable layer gives while this lasts, by name."""
-    given: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        return lambda layer, inputs, value: given.update({name: value})  # noqa: ARG005
-
-    layers = [(name, layer) for name, layer in network.named_modules() if isinstance(layer, PRUNABLE)]
-    hooks = [layer.register_forward_hook(keep(name)) for name, layer in layers]
-    try:
-        yield given
-    finally:
-        for hook in hooks:
-            hook.remove()

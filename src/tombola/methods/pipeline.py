@@ -327,6 +327,7 @@ class Pipeline:
         about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
         shape = self.data.inputs("train", torch.arange(1)).shape[1:]
         about |= {"task": view, "outputs": list(tickets), "shape": list(shape)}
+        about |= problem.objective.metadata()
         if classes := problem.objective.answers(problem.partition):
             about |= {"classes": classes, **({"told": list(classes)} if self.data.contexts else {})}
         return about

@@ -1,10 +1,15 @@
-"""Multi-class classification inside each subset: the context is given, the class is the answer."""
+"""Multi-class classification inside each subset: the context is given, the class is the answer.
+
+Shape letters: S samples of a split, B batch, K subsets (tickets), C classes.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import Literal, Self, get_args
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Self, get_args
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,9 +17,7 @@ from tombola._utils.errors import DataError, PartitionError, UsageError
 from tombola.data.dataset import Data, number
 from tombola.data.partition import Partition
 from tombola.masks.layout import Layout
-from tombola.objectives.classes import classes_of, differ, mask_logits
-from tombola.objectives.in_subset import InSubset, mean_and_each
-from tombola.objectives.objective import Metric, Predict, own_rows
+from tombola.objectives.objective import InSubset, Metric, Predict, mean_and_each, own_rows
 
 Among = Literal["subset", "all"]
 MOST = 10**6  # classes; larger numbers are taken for something else
@@ -35,6 +38,9 @@ class Classification(InSubset):
     networks as for tickets; and, where subsets hold different classes, ``accuracy_open`` among all
     classes, which favours tickets that were trained among all and never saw those of other subsets.
     """
+
+    answer = "class"
+    router_score = "energy"
 
     def __init__(self, among: Among = "all") -> None:
         if among not in get_args(Among):
@@ -91,6 +97,23 @@ class Classification(InSubset):
             return None
         return own_rows(shared, head, self._own_KC[k])
 
+    def doubts(self, data: Data, partition: Partition) -> list[str]:
+        """Subsets of a single class leave nothing to ask; others are ruled out for nothing."""
+        held_KC = labels_held(data, partition)
+        if held_KC is None:
+            return []
+        if bool((held_KC.sum(1) == 1).all()):
+            return [
+                "every subset holds a single class, so that within its subset every answer is right: "
+                "OneVsRest asks which subset a sample is of, and accuracy_open judges among all classes"
+            ]
+        if self.among == "all" and int(held_KC.sum(1).min()) > 1 and differ(held_KC):
+            return [
+                "subsets hold different classes, and Classification trains every ticket to rule out those of "
+                "the others; Classification('subset') trains it among its own, as it is judged"
+            ]
+        return []
+
     def targets(self, data: Data, partition: Partition, index: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """The classes, int64 ``[B]``."""
         y = data.train.y
@@ -134,3 +157,75 @@ class Classification(InSubset):
 def _strange(y: Tensor) -> bool:
     """Whether these are no numbers of classes, of which `targets` and `loss` tell."""
     return y.is_floating_point() or int(y.min()) < 0 or int(y.max()) >= MOST
+
+
+def classes_of(data: Data, partition: Partition) -> Tensor:
+    """Which classes each subset has in training, boolean ``[K, C]``."""
+    return _held(data.train.y.long(), partition)
+
+
+def labels_held(data: Data, partition: Partition) -> Tensor | None:
+    """Which labels, whatever their numbers, each subset has in training, boolean ``[K, C]``.
+
+    None where ``y`` is not one label of several for each sample.
+    """
+    y = torch.as_tensor(data.train.y)
+    if y.ndim != 1 or y.is_floating_point():
+        return None
+    labels, number_S = y.unique(return_inverse=True)
+    return _held(number_S, partition) if len(labels) > 1 else None
+
+
+def _held(y: Tensor, partition: Partition) -> Tensor:
+    members_SK, C = partition.members["train"], int(y.max()) + 1
+    return torch.stack([torch.bincount(y[mine].flatten(), minlength=C) > 0 for mine in members_SK.unbind(1)])
+
+
+def differ(classes_KC: Tensor) -> bool:
+    """Whether some subsets have other classes than others."""
+    return bool((classes_KC != classes_KC[0]).any())
+
+
+def allowed(metadata: Mapping[str, Any], names: Sequence[str], x: Tensor | None = None) -> Tensor | None:
+    """The classes with which tickets answer, by their metadata, boolean ``[B, C]``; None for all outputs.
+
+    Args:
+        metadata: of the tickets: ``classes`` by the name of the subset; ``told``, the names in order, where
+            one network answers for all subsets and is told which.
+        names: of the ticket that answers each sample.
+        x: the samples, which tell such a network.
+
+    >>> allowed({"classes": {"a": [0, 1], "b": [2]}}, ["b", "a"]).tolist()
+    [[False, False, True], [True, True, False]]
+    """
+    classes: Mapping[str, Sequence[int]] = metadata.get("classes", {})
+    if not classes or not names:
+        return None
+    if "told" in metadata and x is not None:
+        names = [metadata["told"][k] for k in number(x).long().tolist()]
+    classes_KC = torch.zeros(len(classes), 1 + max(map(max, classes.values())), dtype=torch.bool)
+    for row, own in zip(classes_KC, classes.values(), strict=True):
+        row[list(own)] = True
+    numbers = {name: k for k, name in enumerate(classes)}
+    return classes_KC[[numbers[name] for name in names]]
+
+
+def mask_logits(outputs: Tensor, classes: Tensor) -> Tensor:
+    """Outputs ``[B, C, ...]``, minus infinity at other classes than these.
+
+    Args:
+        outputs: a number per class; those beyond the last class that is known are of none.
+        classes: boolean, ``[C]`` for all samples or ``[B, C]``.
+
+    Raises:
+        DataError: more classes than outputs.
+
+    >>> mask_logits(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([False, True])).tolist()
+    [[-inf, 2.0, -inf]]
+    """
+    known = classes.shape[-1]
+    if known > outputs.shape[1]:
+        raise DataError(f"class {known - 1} in y, but the network has {outputs.shape[1]} outputs")
+    wide = outputs.new_zeros(outputs.shape[:2], dtype=torch.bool)
+    wide[:, :known] = classes.to(outputs.device)
+    return outputs.masked_fill(~wide.view(*wide.shape, *[1] * (outputs.ndim - 2)), -torch.inf)

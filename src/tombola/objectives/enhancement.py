@@ -13,8 +13,7 @@ from torch import Tensor
 from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
-from tombola.objectives.in_subset import InSubset, mean_and_each
-from tombola.objectives.objective import Metric, Predict
+from tombola.objectives.objective import InSubset, Metric, Predict, mean_and_each
 from tombola.objectives.sound import si_snr, waveform
 
 CHUNK = 16  # test samples in memory at once: spectrograms are large
@@ -30,6 +29,9 @@ class Enhancement(InSubset):
     SI-SNR of the mixture in dB; ``si_snri``, how much higher that of the output is; and, where the test
     split has a column ``snr``, both also at each of its values, as in ``si_snri_at_-5``.
     """
+
+    router_score = "consistency"
+    sound = True
 
     def targets(self, data: Data, partition: Partition, index: Tensor, k: int) -> Tensor:  # noqa: ARG002
         """The clean waveforms, float ``[B, T]``."""

@@ -1,13 +1,15 @@
-"""The interface of an objective: its samples, its loss, its scores and its metrics.
+"""The interface of an objective: its samples, its loss, its metrics, and what others ask of a task.
 
 Shape letters: S samples of a split, B batch, K subsets (tickets), C outputs of the network.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +18,8 @@ from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.masks.layout import Layout
+
+Answer = Literal["class", "subset", "labels", "value"]
 
 
 class Predict(Protocol):
@@ -39,10 +43,21 @@ class Metric:
 class Objective(ABC):
     """What ticket k is trained and judged by.
 
-    ``context_is_answer``: whether the subset is what is asked for, so that a network that is told the
-    subset has nothing left to answer.
+    Everything that depends on the task is answered here: a new objective is one file.
+
+    Attributes:
+        answer: how outputs ``[B, C]`` are read: ``class``, logits of one class out of C; ``labels``, logits
+            of C labels, each true or not; ``subset``, ticket k says at output k whether a sample is of its
+            subset; ``value`` (the default), of any shape, the outputs themselves.
+        router_score: what `tombola.routing.ScoreRouter` reads off the outputs; empty where nothing is known.
+        sound: whether inputs and outputs are spectrograms, their last axis frequency.
+        context_is_answer: whether the subset is what is asked for, so that a network that is told the
+            subset has nothing left to answer.
     """
 
+    answer: ClassVar[Answer] = "value"
+    router_score: ClassVar[str] = ""
+    sound: ClassVar[bool] = False
     context_is_answer: ClassVar[bool] = False
 
     @abstractmethod
@@ -61,13 +76,21 @@ class Objective(ABC):
     def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:
         """The mean loss of a batch, a scalar; ``inputs`` are what the network was given."""
 
-    def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:  # noqa: ARG002
-        """Which entries of the dense remainder ticket k may move; None means all of them."""
-        return None
+    @abstractmethod
+    def single(self, partition: Partition) -> Objective:
+        """The same task for one network that serves all subsets (IMP single, dense)."""
+
+    @abstractmethod
+    def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
+        """All metrics on the test split; whatever is chosen is chosen on the validation split."""
 
     def of(self, data: Data, partition: Partition) -> Self:  # noqa: ARG002
         """The same, knowing what it has to of the data and partition that it is for."""
         return self
+
+    def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:  # noqa: ARG002
+        """Which entries of the dense remainder ticket k may move; None means all of them."""
+        return None
 
     def answers(self, partition: Partition) -> dict[str, list[int]]:  # noqa: ARG002
         """The classes with which each subset is answered, by its name; empty for all outputs."""
@@ -77,20 +100,62 @@ class Objective(ABC):
         """What runs need to have in common beside its name."""
         return {}
 
-    @abstractmethod
-    def single(self, partition: Partition) -> Objective:
-        """The same task for one network that serves all subsets (IMP single, dense)."""
+    def doubts(self, data: Data, partition: Partition) -> list[str]:  # noqa: ARG002
+        """Warnings, in words, of what a user probably did not mean."""
+        return []
 
-    @abstractmethod
-    def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
-        """All metrics on the test split; whatever is chosen is chosen on the validation split."""
+    def metadata(self) -> dict[str, Any]:
+        """What a ticket file has to say of the task, because its reader may not have this class."""
+        return {"answer": self.answer, "router_score": self.router_score}
+
+
+class InSubset(Objective):
+    """A task in which the context is given and is not the answer.
+
+    Ticket k is trained and judged on its own subset; an epoch of it is that subset once. One network for all
+    subsets (`single`) is trained on all their samples, and judged on each of them. ``original`` is the
+    partition that it is judged on, None for tickets.
+    """
+
+    original: Partition | None = None
+
+    def epoch(self, partition: Partition, k: int, generator: torch.Generator) -> Tensor:
+        """The subset in a new order."""
+        samples = partition.members["train"][:, k].nonzero()[:, 0]
+        return samples[torch.randperm(len(samples), generator=generator)]
+
+    def epoch_size(self, partition: Partition, k: int) -> int:
+        """The size of the subset."""
+        return int(partition.members["train"][:, k].sum())
+
+    def single(self, partition: Partition) -> Self:
+        """The same task for one network, trained on the samples of all subsets."""
+        pooled = copy.copy(self)
+        pooled.original = partition
+        return pooled
+
+    def by_subset(self, predict: Predict, partition: Partition) -> Iterator[tuple[int, str, Tensor, Tensor]]:
+        """Number, name, test samples ``[B]`` and outputs ``[B, ...]`` of each subset.
+
+        The outputs are those of the subset's ticket, or of the one network.
+        """
+        judged = self.original or partition
+        for k, name in enumerate(judged.names):
+            index = judged.members["test"][:, k].nonzero()[:, 0]
+            yield k, name, index, predict("test", 0 if self.original else k, index)
+
+
+def mean_and_each(name: str, values: dict[str, float], reading: str = "") -> list[Metric]:
+    """A metric per ticket after their mean: every subset counts alike, whatever its size."""
+    mean = sum(values.values()) / len(values)
+    return [Metric(name, mean, reading), *(Metric(name, v, reading, ticket) for ticket, v in values.items())]
 
 
 def own_rows(shared: Layout, head: str | None, rows: Tensor) -> Tensor:
     """All of the dense remainder but those rows of the classifier that are not among ``rows``.
 
     Args:
-        rest: its layout.
+        shared: its layout.
         head: name of the classifier, if there is one.
         rows: boolean; a classifier with fewer rows than these has none of its own for a ticket.
     """

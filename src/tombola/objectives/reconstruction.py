@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
-from tombola.objectives.in_subset import InSubset, mean_and_each
-from tombola.objectives.objective import Metric, Predict
+from tombola.objectives.objective import InSubset, Metric, Predict, mean_and_each
 
 LEAST = 1e-10  # of a mean squared error: what is exact would be infinite decibels, and is 100
 

@@ -9,28 +9,25 @@ come back as zero.
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tombola._utils.checkpoint import part
-from tombola._utils.errors import MaskError, TicketFileError, UnknownTicket
-from tombola._utils.io import KEY, digest, read
+from tombola._utils.errors import MaskError, TicketFileError
+from tombola._utils.io import digest, read
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 
 FORMAT = 2  # 1: all masks are plain
 Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
-Parts = Mapping[
-    str, tuple[Mapping[str, Any], Mapping[str, Tensor]]
-]  # a router, a calibration: facts, tensors
+# A router, a calibration: what JSON can hold, and tensors.
+Parts = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Tensor]]]
 
 
 def architecture(module: nn.Module) -> dict[str, str]:
@@ -119,35 +116,6 @@ def masks_of(path: Path | str, tensors: dict[str, Tensor], header: dict[str, Any
         return MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
     except MaskError as error:
         raise TicketFileError(f"{path}: {error}") from None
-
-
-def read_mask(path: Path | str, ticket: str) -> Tensor:
-    """The mask of one ticket, boolean ``[N]``, reading no more of the file than it needs.
-
-    Of masks coded by counts these are two streams out of K + 1; other codings are read as a whole. The
-    mask is checked by itself (CRC-32), not the hash of the file.
-
-    Raises:
-        TicketFileError: no such file, not of this kind, or damaged.
-        UnknownTicket: the file has no such ticket.
-    """
-    if not Path(path).is_file():
-        raise TicketFileError(f"there is no file {path}")
-    try:
-        with safe_open(path, "pt") as file:
-            header = json.loads((file.metadata() or {})[KEY].partition(" ")[2])
-            scope, names = _layout(header["scope"]), header["names"]
-            if ticket not in names:
-                raise UnknownTicket(ticket, names)
-            k = names.index(ticket)
-            others = {f"masks.{j}" for j in range(len(names)) if j != k}
-            needed = {n for n in file.keys() if n.startswith("masks")} - others  # noqa: SIM118
-            coded = {name: file.get_tensor(name) for name in needed}
-        return decode(coded, len(names), scope.size, only=k)[0]
-    except (SafetensorError, KeyError, ValueError, MaskError) as error:
-        if isinstance(error, UnknownTicket):
-            raise
-        raise TicketFileError(f"{path} is damaged, or no ticket file: {error}") from None
 
 
 def _layout(stored: dict[str, Any]) -> Layout:

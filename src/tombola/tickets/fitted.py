@@ -1,27 +1,29 @@
-"""What is fitted to tickets, a router and a calibration, into the ticket file and out of it."""
+"""What is fitted to tickets, a router and a calibration, and what it has to know of them."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from torch import nn
+from torch import Tensor, nn
 
+from tombola import objectives
 from tombola._utils.errors import TombolaError
-from tombola.tickets.calibration import Calibration
-from tombola.tickets.files import Parts
-from tombola.tickets.routing import Router, restored
-from tombola.tickets.routing.router import Tickets, fingerprint_of
+from tombola.objectives.objective import Answer
+from tombola.tickets.files import Parts, fingerprint
 
+if TYPE_CHECKING:
+    from tombola.tickets.calibration import Calibration
+    from tombola.tickets.model import TicketModel
+    from tombola.tickets.routing import Router
 
-class Fitted(Tickets, Protocol):
-    """Tickets that may have both."""
-
-    router: Router | None
-    calibration: Calibration | None
+Tickets: TypeAlias = "TicketModel"
+State = tuple[
+    dict[str, Any], dict[str, Tensor]
+]  # of a router, a calibration: what JSON can hold, and tensors
 
 
 class Holder(nn.Module):
-    """Holds a router and a calibration, each fitted on the tickets that hold it.
+    """Holds a router and a calibration, each fitted on the tickets that hold it; neither is imported for it.
 
     Raises:
         TombolaError: something else is set, or what was fitted on other tickets.
@@ -37,7 +39,10 @@ class Holder(nn.Module):
 
     @router.setter
     def router(self, router: Router | None) -> None:
-        self._check("router", router, Router)
+        if router is not None:
+            from tombola.tickets.routing import Router
+
+            self._check("router", router, Router)
         self._router = router
 
     @property
@@ -47,53 +52,89 @@ class Holder(nn.Module):
 
     @calibration.setter
     def calibration(self, calibration: Calibration | None) -> None:
-        self._check("calibration", calibration, Calibration)
+        if calibration is not None:
+            from tombola.tickets.calibration import Calibration
+
+            self._check("calibration", calibration, Calibration)
         self._calibration = calibration
 
     def _check(self, name: str, part: Any, kind: type) -> None:
-        if part is None:
-            return
-        if not isinstance(part, Router | Calibration) or not isinstance(part, kind):
+        if not isinstance(part, kind):
             got = f"the class {part.__name__} itself" if isinstance(part, type) else type(part).__name__
             raise TombolaError(f"tickets.{name} is a {kind.__name__} or None: got {got}")
-        if not _fits(part, cast(Tickets, self)):
+        if not _fits(part, self):
             raise TombolaError(f"the {name} was fitted on other tickets: fit it on these")
 
 
-def _fits(part: Router | Calibration, tickets: Tickets) -> bool:
+def _fits(part: Any, tickets: Any) -> bool:
     """Whether it was fitted on these tickets as they are now, or needs no fitting."""
     return part.made_for in (None, fingerprint_of(tickets))
 
 
-def states(tickets: Fitted) -> Parts:
+def states(tickets: Tickets) -> Parts:
     """The parts of the ticket file.
 
     Raises:
         TombolaError: a part was fitted on other tickets, or on these before they changed.
     """
-    found = {"router": tickets.router, "calibration": tickets.calibration}
+    found = {name: part for name in ("router", "calibration") if (part := getattr(tickets, name)) is not None}
     for name, part in found.items():
-        if part is not None and not _fits(part, tickets):
+        if not _fits(part, tickets):
             raise TombolaError(f"the {name} was fitted on other tickets: fit it on these, or set it to None")
-    return {name: part.state() for name, part in found.items() if part is not None}
+    return {name: part.state() for name, part in found.items()}
 
 
-def restore(tickets: Fitted, parts: Parts) -> None:
+def restore(tickets: Tickets, parts: Parts) -> None:
     """Give tickets what was stored with them."""
     if "router" in parts:
+        from tombola.tickets.routing import restored
+
         tickets.router = restored(*parts["router"])
     if "calibration" in parts:
+        from tombola.tickets.calibration import Calibration
+
         tickets.calibration = Calibration.restored(*parts["calibration"])
 
 
-def take_over(tickets: Fitted, others: Fitted) -> None:
+def take_over(tickets: Tickets, others: Tickets) -> None:
     """Give tickets what the same tickets, from another file, have and they have not.
 
     What was fitted on other tickets is left behind.
     """
-    own = fingerprint_of(tickets)
-    if tickets.router is None and others.router is not None and others.router.made_for in (None, own):
-        tickets.router = others.router
-    calibration = others.calibration
-    if tickets.calibration is None and calibration is not None and calibration.made_for in (None, own):
-        tickets.calibration = calibration
+    for name in ("router", "calibration"):
+        part = getattr(others, name)
+        if getattr(tickets, name) is None and part is not None and _fits(part, tickets):
+            setattr(tickets, name, part)
+
+
+def fingerprint_of(tickets: Tickets) -> str:
+    """The hash of tickets as they act (`tombola.tickets.files.fingerprint`)."""
+    weights_N, _, _ = tickets.state(tickets.names[0])
+    private = tickets.private.unflatten(tickets.private_KP)
+    private |= tickets.statistics.unflatten(tickets.statistics_KS)
+    return fingerprint(weights_N, tickets.masks_KN, private)
+
+
+def answer_of(tickets: Tickets) -> Answer:
+    """How the outputs of these tickets are read (`tombola.objectives.Objective.answer`)."""
+    known = tickets.metadata
+    if "answer" in known:
+        return known["answer"]
+    # A file of an older version: it names the objective of tickets, and the task of a network for all data.
+    answer = _objective(tickets).answer
+    task = known.get("task", "own" if len(tickets.names) > 1 else "single")
+    return "class" if answer == "subset" and task.startswith("single") else answer
+
+
+def router_score_of(tickets: Tickets) -> str:
+    """What says of these outputs that a ticket is at home (`tombola.objectives.Objective.router_score`)."""
+    return str(tickets.metadata.get("router_score", _objective(tickets).router_score))
+
+
+def _objective(tickets: Tickets) -> type[objectives.Objective]:
+    return getattr(objectives, tickets.metadata.get("objective", ""), objectives.Objective)
+
+
+def output_of(tickets: Tickets, k: int) -> int:
+    """The output that one-vs-rest ticket k was trained at: that of its subset, in any network."""
+    return int(tickets.metadata.get("outputs", range(len(tickets.names)))[k])

@@ -8,13 +8,16 @@ Masks alone make nothing faster: a ticket costs what the dense network costs.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from tombola._utils import io
 from tombola._utils.device import device_of
@@ -23,15 +26,16 @@ from tombola._utils.torch_state import uncompiled
 from tombola.masks.apply import masked_parts, masked_weights, plain
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
-from tombola.objectives.classes import allowed
-from tombola.tickets import files, fitted, prediction
+from tombola.objectives.classification import allowed
+from tombola.tickets import files, fitted
 from tombola.tickets.cache import WeightCache
-from tombola.tickets.grouping import asked, check_batch, grouped, inputs_named
-from tombola.tickets.routing import Routed, mixed
 from tombola.training.model import check_network, check_private, check_scope, parameters_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from tombola.tickets.prediction import Prediction
+    from tombola.tickets.routing import Routed
 
 
 class TicketModel(fitted.Holder):
@@ -42,7 +46,8 @@ class TicketModel(fitted.Holder):
         masks: one named mask per ticket, over weights of the backbone.
         private: per ticket, named parameters and buffers that replace the backbone's own: running
             statistics, norm affines, heads. All tickets have the same names.
-        facts: what was recorded about the tickets (method, hashes); small values that JSON can hold.
+        metadata: what was recorded about the tickets (method, hashes); small values that JSON can hold.
+        facts: an older name of ``metadata``.
 
     ``router`` chooses the ticket where none is named (`tombola.routing`), ``calibration`` makes probabilities
     of scores (`tombola.calibration`), ``cache`` keeps masked weights (`tombola.WeightCache`).
@@ -65,8 +70,13 @@ class TicketModel(fitted.Holder):
         masks: MaskSet,
         private: Mapping[str, Mapping[str, Tensor]] | None = None,
         metadata: Mapping[str, Any] | None = None,
+        *,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if facts is not None:
+            _renamed()
+            metadata = {**facts, **(metadata or {})}
         check_scope(backbone, masks.scope)
         self.backbone = backbone
         self.scope, self.names = masks.scope, masks.names
@@ -111,28 +121,33 @@ class TicketModel(fitted.Holder):
         routed = ticket is None and (len(self.names) > 1 or context is not None)
         with inputs_named(x, next(self.backbone.parameters()).dtype, self.metadata.get("shape")):
             if routed:
-                return self._routed(x, context)
+                return self.follow(x, self.route(x, context))
             names = asked(ticket, self.names)
             return self._answer(names, x) if isinstance(names, str) else self._grouped(x, names)
 
     def predict(
         self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None
-    ) -> prediction.Prediction:
+    ) -> Prediction:
         """Answers with probability, confidence and a reason, calibrated if a calibration is there.
 
         Arguments as in `forward`, in evaluation mode and without gradients.
         """
-        return prediction.predict(self, x, ticket, context)
+        from tombola.tickets.prediction import predict
 
-    def _routed(self, x: Tensor, context: Any) -> Any:
-        return self.follow(x, self.route(x, context))
+        return predict(self, x, ticket, context)
 
     def follow(self, x: Tensor, routed: Routed) -> Any:
         """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
-        likeliest = routed.likeliest(self.router.options["mix"] if self.router is not None else 1)
-        outputs = [self._grouped(x, names) for names, _ in likeliest]
-        classes = [allowed(self.metadata, names, x) for names, _ in likeliest]
-        return mixed(outputs, [share_B for _, share_B in likeliest], classes)
+        from tombola.tickets.routing import mixed
+
+        shares = self.shares(routed)
+        outputs = [self._grouped(x, names) for names, _ in shares]
+        classes = [allowed(self.metadata, names, x) for names, _ in shares]
+        return mixed(outputs, [share_B for _, share_B in shares], classes)
+
+    def shares(self, routed: Routed) -> list[tuple[list[str], Tensor]]:
+        """The tickets that answer, B names and their shares ``[B]`` in the answer, likeliest first."""
+        return routed.likeliest(self.router.options["mix"] if self.router is not None else 1)
 
     @uncompiled()
     @torch.no_grad()
@@ -196,6 +211,12 @@ class TicketModel(fitted.Holder):
         return self.names.index(ticket)
 
     @property
+    def facts(self) -> dict[str, Any]:
+        """An older name of ``metadata``."""
+        _renamed()
+        return self.metadata
+
+    @property
     def masks(self) -> MaskSet:
         """The masks of all tickets, on the CPU."""
         return MaskSet.stacked(self.scope, self.names, self.masks_KN.cpu())
@@ -241,6 +262,107 @@ class TicketModel(fitted.Holder):
         private = {name: self.private_state(name) for name in self.names}
         parts = fitted.states(self)
         return io.write(path, *files.pack(self.backbone, self.masks, private, self.metadata, parts, coding))
+
+
+@uncompiled()
+def asked(ticket: object, known: Sequence[str]) -> str | list[str]:
+    """A name, or one name per sample; the first ticket where none is asked for.
+
+    Raises:
+        TombolaError: something that is no name.
+
+    >>> asked(("dog", "cat"), ["cat", "dog"])
+    ['dog', 'cat']
+    """
+    if ticket is None:
+        return known[0]
+    if isinstance(ticket, str):
+        return ticket
+    several = isinstance(ticket, Iterable) and not isinstance(ticket, Tensor)
+    names: list[Any] = list(ticket) if several else [ticket]  # type: ignore[call-overload]
+    if strange := [name for name in names if not isinstance(name, str)]:
+        hint = "" if isinstance(ticket, list | tuple) else "; the only input is x"
+        raise TombolaError(
+            f"ticket must be a name or one name per sample (of {', '.join(known)}), not "
+            f"{type(strange[0]).__name__}{hint}"
+        )
+    return names
+
+
+@uncompiled(recursive=False)
+def grouped(x: Tensor, names: Sequence[str], known: Sequence[str], run: Callable[[str, Tensor], Any]) -> Any:
+    """Outputs of one ticket per sample, in the order of the samples.
+
+    Args:
+        x: inputs ``[B, ...]``.
+        names: B names.
+        known: the tickets that there are.
+        run: outputs of one ticket for a batch; tensors or any structure of them.
+
+    Raises:
+        TombolaError: another number of names than samples.
+        UnknownTicket: a name that is not there.
+
+    >>> run = lambda name, x: x * {"cat": 10, "dog": 100}[name]
+    >>> grouped(torch.arange(1, 4), ["dog", "cat", "dog"], ["cat", "dog"], run).tolist()
+    [100, 20, 300]
+    """
+    if len(names) != len(x):
+        raise TombolaError(f"{len(names)} ticket names for {len(x)} samples: give one name per sample")
+    if not names:
+        return run(known[0], x)  # the output's shape is any ticket's
+    if strange := [name for name in names if name not in known]:
+        raise UnknownTicket(strange[0], known)
+    numbers = {name: k for k, name in enumerate(known)}
+    where = torch.tensor([numbers[name] for name in names], device=x.device)
+    order = torch.argsort(where, stable=True)
+    present, counts = torch.unique(where, return_counts=True)
+    groups = zip(present.tolist(), order.split(counts.tolist()), strict=True)
+    # No views of one x: their offsets are compiled.
+    outputs = [run(known[k], x[group]) for k, group in groups]
+    return _put_back(outputs, torch.argsort(order))
+
+
+@uncompiled()  # the number of parts is another in every batch
+def _put_back(outputs: list[Any], back: Tensor) -> Any:
+    return tree_map(lambda *group: torch.cat(group)[back], outputs[0], *outputs[1:])
+
+
+def check_batch(x: Tensor, shape: Sequence[int] | None) -> None:
+    """Raise `TombolaError` where x is a sample as in training, and no batch of them."""
+    if shape is not None and list(x.shape) == list(shape):
+        raise TombolaError(f"x is one sample, {list(x.shape)}, and no batch: pass x[None]")
+
+
+@contextmanager
+def inputs_named(x: Tensor, dtype: torch.dtype, shape: Sequence[int] | None) -> Iterator[None]:
+    """Inputs of another dtype or shape than the network's: an error that names both, in place of torch's.
+
+    Args:
+        x: inputs ``[B, ...]``.
+        dtype: of the network.
+        shape: of one sample in training, where that is known. Another shape is no error by itself: many
+            networks take several.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        if x.dtype != dtype and "type" in str(error):
+            raise TombolaError(
+                f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({reason})"
+            ) from None
+        if shape is None or list(x.shape[1:]) == list(shape):
+            raise
+        sizes = ", ".join(map(str, shape))
+        raise TombolaError(
+            f"x is {list(x.shape)}, tickets were trained on [batch, {sizes}], and the network cannot take "
+            f"another shape ({reason})"
+        ) from None
+
+
+def _renamed() -> None:
+    warnings.warn("facts of a TicketModel are now its metadata", FutureWarning, stacklevel=3)
 
 
 def _stacked(layout: Layout, rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:

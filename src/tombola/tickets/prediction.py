@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from tombola._utils.errors import TombolaError, UnknownTicket
+from tombola._utils.errors import TombolaError
 from tombola._utils.torch_state import in_mode
-from tombola.objectives.classes import allowed, mask_logits
-from tombola.tickets.calibration import Calibration
-from tombola.tickets.routing import Routed, Router, mixed
-from tombola.tickets.routing.router import Tickets, output_of
+from tombola.objectives.classification import allowed, mask_logits
+from tombola.tickets.fitted import answer_of, output_of
+from tombola.tickets.model import asked
+
+if TYPE_CHECKING:
+    from tombola.tickets.model import TicketModel
+    from tombola.tickets.routing import Routed
 
 LOST = "; the output is not a finite number, and no answer"
 
@@ -27,16 +30,18 @@ class Prediction:
     Attributes:
         outputs: of the ticket that answered, ``[B, ...]``; for one-vs-rest, of every ticket ``[B, K]``.
         tickets: which ticket answered each sample.
-        answer_B: int64, what was asked for; its meaning follows from the objective and the question:
+        answer_B: int64, what was asked for; its meaning follows from the objective (`Objective.answer`) and
+            the question:
 
             - classes within a context (`Classification`): the number of the class, as in ``y``;
+            - labels within a context (`MultiLabel`): 1 or 0 for each of them, ``[B, C]``;
             - one-vs-rest, several tickets and none named: the number of the ticket, its place in
               ``TicketModel.names``;
             - one-vs-rest, one ticket named, or a network of its own: 1 for yes, 0 for no;
             - one network for all subsets (``imp``): the number of the output, as for classes;
             - all others (reconstruction, enhancement): None, the answer is ``outputs``.
         probability_B: of that answer, given that this ticket is the right one, or one of the two that are
-            mixed; None as above.
+            mixed; of labels, as if they were independent; None as above.
         confidence_B: of ticket and answer together, 0 to 1.
         why: one line for each sample.
     """
@@ -49,95 +54,67 @@ class Prediction:
     why: list[str]
 
 
-class Answering(Tickets, Protocol):
-    """Tickets with what was fitted for them."""
-
-    calibration: Calibration | None
-    router: Router | None
-
-    def __call__(self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None) -> Any:
-        """Outputs."""
-        ...
-
-    def route(self, x: Tensor, context: Any = None) -> Routed:
-        """Who is to answer."""
-        ...
-
-
 @torch.no_grad()
-def predict(tickets: Answering, x: Tensor, ticket: str | Sequence[str] | None, context: Any) -> Prediction:
+def predict(tickets: TicketModel, x: Tensor, ticket: str | Sequence[str] | None, context: Any) -> Prediction:
     """What `tombola.TicketModel.predict` answers: by the task, and by what is known of the context.
 
     One-vs-rest tickets are all asked where none is named, because there the context is the answer.
     """
     several = len(tickets.names) > 1
-    if _against_rest(tickets) and context is None:
+    if answer_of(tickets) == "subset" and context is None:
         if ticket is None and several:
-            fitted = tickets.router is not None and tickets.router.needs_fit
-            with in_mode(tickets.backbone, training=False):
-                usual = tickets.route(x) if fitted else None
-            return one_vs_rest(tickets, x, tickets.calibration, usual)
+            return one_vs_rest(tickets, x)
         if ticket is None or isinstance(ticket, str):
-            name = tickets.names[0] if ticket is None else ticket
-            return one_of(tickets, x, name, tickets.calibration)
+            return one_of(tickets, x, tickets.names[0] if ticket is None else ticket)
         raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
     with in_mode(tickets.backbone, training=False):
         if ticket is None and (several or context is not None):
             routed = tickets.route(x, context)
-            likeliest = routed.likeliest(tickets.router.options["mix"] if tickets.router is not None else 1)
-            asked = [_Asked.of(tickets, x, names, names, share_B) for names, share_B in likeliest]
-            return within(tickets, asked, routed)
-        one = tickets.names[0] if ticket is None else ticket
-        names = [one] * len(x) if isinstance(one, str) else list(one)
-        return within(tickets, [_Asked.of(tickets, x, one, names, torch.ones(len(x)), context)], None)
+            shares = tickets.shares(routed)
+            return within(tickets, [_Asked(tickets, x, n, n, share_B) for n, share_B in shares], routed)
+        one = asked(ticket, tickets.names)
+        names = [one] * len(x) if isinstance(one, str) else one
+        return within(tickets, [_Asked(tickets, x, one, names, torch.ones(len(x)), context)], None)
 
 
-@dataclass(frozen=True)
 class _Asked:
     """One ticket for each sample: B names, their shares in the answer, outputs, and their classes."""
 
-    names: list[str]
-    share_B: Tensor
-    outputs: Any
-    classes_BC: Tensor | None
-
-    @classmethod
-    def of(
-        cls,
-        tickets: Answering,
+    def __init__(
+        self,
+        tickets: TicketModel,
         x: Tensor,
-        ticket: str | Sequence[str],
+        ticket: str | list[str],
         names: list[str],
         share_B: Tensor,
         context: Any = None,
-    ) -> _Asked:
-        outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
-        return cls(names, share_B.cpu(), outputs, allowed(tickets.metadata, names, x))
+    ) -> None:
+        self.tickets, self.names, self.share_B = tickets, names, share_B.cpu()
+        self.outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
+        self.classes_BC = allowed(tickets.metadata, names, x)
 
-    def probabilities(self, tickets: Answering) -> Tensor:
-        """Of the classes, ``[B, C]`` double, by each ticket's own temperature if there is one.
+    def probabilities(self) -> Tensor:
+        """Of the classes or labels, ``[B, C]`` double, by each ticket's own temperature if there is one.
 
         Raises:
             TombolaError: outputs that are not ``[B, C]``.
         """
+        calibration = self.tickets.calibration
         if not isinstance(self.outputs, Tensor) or self.outputs.ndim != 2:
-            raise TombolaError("tickets of Classification give outputs [batch, classes], these do not")
-        logits_BC = self.outputs.detach()
+            known = self.tickets.metadata.get("objective", "this objective")
+            raise TombolaError(f"tickets of {known} give outputs [batch, classes], these do not")
+        if answer_of(self.tickets) == "labels":
+            return self.outputs.double().sigmoid()
+        logits_BC = self.outputs
         if self.classes_BC is not None:
             logits_BC = mask_logits(logits_BC, self.classes_BC)
-        if tickets.calibration is None:
+        if calibration is None:
             return logits_BC.double().softmax(1)
         p_BC = torch.empty_like(logits_BC, dtype=torch.double)
         for name in dict.fromkeys(self.names):
             mine = torch.tensor([each == name for each in self.names])
-            p_BC[mine] = tickets.calibration.classes(logits_BC[mine], tickets.names.index(name))
+            p_BC[mine] = calibration.classes(logits_BC[mine], self.tickets.index(name))
         return p_BC
-
-
-def _against_rest(tickets: Tickets) -> bool:
-    """Whether each ticket says if a sample is of its subset; one network for all data chooses among them."""
-    task = tickets.metadata.get("task", "own" if len(tickets.names) > 1 else "single")
-    return tickets.metadata.get("objective") == "OneVsRest" and not task.startswith("single")
 
 
 def _finite(p: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,17 +123,15 @@ def _finite(p: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(lost_B.view(-1, *[1] * (p.ndim - 1)), 0.0, p), lost_B
 
 
-@torch.no_grad()
-def one_vs_rest(
-    tickets: Tickets, x: Tensor, calibration: Calibration | None, routed: Routed | None
-) -> Prediction:
+def one_vs_rest(tickets: TicketModel, x: Tensor) -> Prediction:
     """All K tickets are asked, and their scores coupled: the context is the answer, no router is needed.
 
     Where there is one, it lowers the confidence of inputs that are unlike those that it knows.
     """
+    calibration, router = tickets.calibration, tickets.router
     with in_mode(tickets.backbone, training=False):
-        asked = enumerate(tickets.names)
-        columns = [tickets(x, ticket=name)[:, output_of(tickets, k)].cpu() for k, name in asked]
+        routed = tickets.route(x) if router is not None and router.needs_fit else None
+        columns = [_own(tickets, x, name) for name in tickets.names]
     score_BK = torch.stack(columns, 1)
     if calibration is None:
         p_BK, how = score_BK.double().softmax(1), "highest of plain scores, not calibrated"
@@ -165,26 +140,22 @@ def one_vs_rest(
         p_BK, said_BK = calibration.coupled(score_BK), calibration.yes(score_BK)
         how = f"coupled by {calibration.options['coupling']}"
     p_BK, lost_B = _finite(p_BK)
-    best_B = p_BK.argmax(1)
-    top_B = p_BK.gather(1, best_B[:, None])[:, 0]
+    top_B, best_B = p_BK.max(1)
     names = [tickets.names[k] for k in best_B.tolist()]
     lines = []
     for i, name in enumerate(names):
         yes = [tickets.names[k] for k in said_BK[i].nonzero()[:, 0].tolist()]
         line = f"{name} {float(top_B[i]):.2f}, {how}; {', '.join(yes) or 'no ticket'} above threshold"
-        lines.append(line + (routed.unlike(i) if routed is not None else "") + (LOST if lost_B[i] else ""))
+        lines.append(line + (routed.unlike(i) if routed is not None else ""))
     sure_B = top_B if routed is None else top_B * routed.usual_B
-    return Prediction(score_BK, names, best_B, top_B, sure_B, lines)
+    return Prediction(score_BK, names, best_B, top_B, sure_B, _told(lines, lost_B))
 
 
-@torch.no_grad()
-def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | None) -> Prediction:
+def one_of(tickets: TicketModel, x: Tensor, name: str) -> Prediction:
     """One-vs-rest: is it ``name``? Answer 1 or 0 for each sample."""
-    if name not in tickets.names:
-        raise UnknownTicket(name, tickets.names)
-    k = tickets.names.index(name)
+    k, calibration = tickets.index(name), tickets.calibration
     with in_mode(tickets.backbone, training=False):
-        score_B = tickets(x, ticket=name)[:, output_of(tickets, k)].cpu()
+        score_B = _own(tickets, x, name)
     p_B, limit = torch.sigmoid(score_B.double()), 0.5
     if calibration is not None:
         every = score_B[:, None].expand(-1, len(tickets.names))
@@ -193,31 +164,44 @@ def one_of(tickets: Tickets, x: Tensor, name: str, calibration: Calibration | No
     yes_B = p_B >= limit
     how = f"threshold {limit:.2f}" + ("" if calibration else ", not calibrated")
     why = [f"named; {'yes' if y else 'no'}: {float(p):.2f}, {how}" for y, p in zip(yes_B, p_B, strict=True)]
-    why = [line + (LOST if lost else "") for line, lost in zip(why, lost_B, strict=True)]
     sure_B = torch.where(yes_B, p_B, 1 - p_B).masked_fill(lost_B, 0)
-    return Prediction(score_B, [name] * len(x), yes_B.long(), sure_B, sure_B, why)
+    return Prediction(score_B, [name] * len(x), yes_B.long(), sure_B, sure_B, _told(why, lost_B))
 
 
-def within(tickets: Answering, asked: Sequence[_Asked], routed: Routed | None) -> Prediction:
-    """A context's own ticket has answered, named or routed; classes if it is a classifier.
+def within(tickets: TicketModel, parts: Sequence[_Asked], routed: Routed | None) -> Prediction:
+    """A context's own ticket has answered, named or routed: a class, labels, or the outputs themselves.
 
     Where the router mixes two tickets, it is the mean of their probabilities, and the ticket that is named is
     the one with the greater part in the answer.
 
     Raises:
-        TombolaError: a classifier's outputs are not ``[B, C]``.
+        TombolaError: outputs of classes or labels that are not ``[B, C]``.
     """
-    first = asked[0]
-    outputs = mixed([a.outputs for a in asked], [a.share_B for a in asked], [a.classes_BC for a in asked])
-    sure_B = torch.ones(len(first.names)) if routed is None else routed.confidence(len(asked)).cpu()
+    first, outputs, answer = parts[0], parts[0].outputs, answer_of(tickets)
+    if len(parts) > 1:
+        from tombola.tickets.routing import mixed
+
+        outputs = mixed([a.outputs for a in parts], [a.share_B for a in parts], [a.classes_BC for a in parts])
+    sure_B = torch.ones(len(first.names)) if routed is None else routed.confidence(len(parts)).cpu()
     why = ["named" if routed is None else routed.why(i) for i in range(len(first.names))]
-    objective = tickets.metadata.get("objective")
-    if objective != "Classification" and (objective != "OneVsRest" or _against_rest(tickets)):
+    if answer not in ("class", "labels"):
         return Prediction(outputs, first.names, None, None, sure_B, why)
-    parts_BC = [a.share_B[:, None] * a.probabilities(tickets) for a in asked]
-    p_BC, lost_B = _finite(torch.stack(parts_BC).sum(0))
-    why = [line + (LOST if lost else "") for line, lost in zip(why, lost_B, strict=True)]
+    each_BC = [a.share_B[:, None] * a.probabilities() for a in parts]
+    p_BC, lost_B = _finite(torch.stack(each_BC).sum(0))
+    if answer == "labels":
+        answer_BC = p_BC > 0.5
+        top_B = torch.where(answer_BC, p_BC, 1 - p_BC).prod(1).masked_fill(lost_B, 0)
+        return Prediction(outputs, first.names, answer_BC.long(), top_B, sure_B * top_B, _told(why, lost_B))
     top_B, answer_B = p_BC.max(1)
-    by_B = torch.stack([part.gather(1, answer_B[:, None])[:, 0] for part in parts_BC]).argmax(0).tolist()
-    names = [asked[i].names[b] for b, i in enumerate(by_B)]
-    return Prediction(outputs, names, answer_B, top_B, sure_B * top_B, why)
+    by_B = torch.stack([part.gather(1, answer_B[:, None])[:, 0] for part in each_BC]).argmax(0).tolist()
+    names = [parts[i].names[b] for b, i in enumerate(by_B)]
+    return Prediction(outputs, names, answer_B, top_B, sure_B * top_B, _told(why, lost_B))
+
+
+def _own(tickets: TicketModel, x: Tensor, name: str) -> Tensor:
+    """The score of one-vs-rest ticket ``name``, ``[B]``."""
+    return tickets(x, ticket=name)[:, output_of(tickets, tickets.index(name))].cpu()
+
+
+def _told(why: list[str], lost_B: Tensor) -> list[str]:
+    return [line + LOST * lost for line, lost in zip(why, lost_B.tolist(), strict=True)]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tombola.data.dataset import Data
 from tombola.methods.pipeline import predict
-from tombola.objectives.classes import mask_logits
+from tombola.objectives.classification import mask_logits
 from tombola.tickets.routing import Routed, mixed
 
 IN_MEMORY = 2**28  # bytes; what is larger (spectrograms) lies in a temporary file

@@ -13,9 +13,9 @@ from torch import Tensor
 from tombola.lab.evaluation.values import Values, rows
 from tombola.lab.evaluation.world import LoadedRun
 from tombola.methods.pipeline import predict
-from tombola.objectives.classes import allowed, mask_logits
-from tombola.objectives.readings import decisions
-from tombola.objectives.subset_softmax import SubsetSoftmax
+from tombola.objectives import SubsetSoftmax
+from tombola.objectives.classification import allowed, mask_logits
+from tombola.objectives.protocols import decisions
 from tombola.tickets.calibration import (
     Calibration,
     brier,

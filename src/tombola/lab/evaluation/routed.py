@@ -19,7 +19,7 @@ from tombola.lab.evaluation.windows import windows
 from tombola.lab.evaluation.world import LoadedRun
 from tombola.tickets.model import TicketModel
 from tombola.tickets.routing import Routed, Router, router
-from tombola.tickets.routing.looked import RouterFeatures
+from tombola.tickets.routing.features import FeatureCache
 
 SINGLE = ("dense", "imp", "union_size_imp")  # networks for all contexts, which need no router
 
@@ -64,7 +64,7 @@ def measure(
     title = "oracle (leakage: the context is the label)" if leak else "oracle"
     values = rows({"router": title}, {**judge(judge.truth_S), "routing_accuracy": 1.0})
     made: dict[str, Router] = {}
-    looked: RouterFeatures = {}
+    looked: FeatureCache = {}
     for who, options in wanted.items():
         kind = who.partition(",")[0]
         now(f"{who}, fitting")

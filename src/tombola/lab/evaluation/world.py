@@ -23,7 +23,7 @@ from tombola.lab.evaluation.inputs import described
 from tombola.lab.launch import Order, order_of
 from tombola.lab.report.rows import names_of
 from tombola.objectives import Classification, Objective
-from tombola.objectives.classes import classes_of, differ
+from tombola.objectives.classification import classes_of, differ
 from tombola.runs.log import read_config
 from tombola.tickets.fitted import take_over
 from tombola.tickets.model import TicketModel, load

@@ -18,12 +18,12 @@ from tombola._utils.rng import generator
 from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
-from tombola.objectives.classes import allowed, mask_logits
+from tombola.objectives.classification import allowed, mask_logits
 from tombola.tickets.calibration import coupling as couplings
 from tombola.tickets.calibration import scaling
 from tombola.tickets.calibration.prior import log_odds, shifted
 from tombola.tickets.calibration.thresholds import parse, threshold
-from tombola.tickets.routing.router import State, Tickets, fingerprint_of, output_of
+from tombola.tickets.fitted import State, Tickets, fingerprint_of, output_of
 
 BATCH = 500
 

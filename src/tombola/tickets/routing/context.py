@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import RouterError, unknown
-from tombola.data.dataset import Data
-from tombola.data.partition import Partition
-from tombola.tickets.routing.looked import RouterFeatures
+from tombola.tickets.fitted import State, Tickets
 from tombola.tickets.routing.routed import Routed
-from tombola.tickets.routing.router import Router, State, Tickets
+from tombola.tickets.routing.router import Router
 
 Value = str | int | float | bool
 
@@ -36,6 +34,7 @@ class ContextRouter(Router):
 
     kind = "context"
     needs_fit = False
+    deciding = ("map_HW",)
 
     def __init__(self, contexts: Mapping[Value, str] | None = None, *, mix: int = 1) -> None:
         super().__init__(mix=mix)
@@ -65,16 +64,6 @@ class ContextRouter(Router):
         router = cls()
         router.names, router.tensors = tuple(names), {"map_HW": found.to(torch.int32)}
         return router
-
-    def fit(
-        self,
-        tickets: Tickets,  # noqa: ARG002
-        data: Data,  # noqa: ARG002
-        partition: Partition,  # noqa: ARG002
-        looked: RouterFeatures | None = None,  # noqa: ARG002
-    ) -> ContextRouter:
-        """Nothing is learned."""
-        return self
 
     def route(self, tickets: Tickets | None, x: Tensor, context: Any = None) -> Routed:
         """The tickets of these contexts, or of the places ``x[:, :2]`` on the map."""
@@ -133,9 +122,6 @@ class ContextRouter(Router):
     def passes(self, K: int) -> str:  # noqa: ARG002
         """None."""
         return "none"
-
-    def _deciding(self) -> tuple[str, ...]:
-        return ("map_HW",) if self.tensors else ()
 
     @classmethod
     def restored(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ContextRouter:

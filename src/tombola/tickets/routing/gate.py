@@ -6,11 +6,11 @@ Shape letters: S samples, B batch, K tickets, D features.
 from __future__ import annotations
 
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from tombola.tickets.routing.looked import Looked
-from tombola.tickets.routing.router import Router, Tickets
+from tombola.tickets.fitted import Tickets
+from tombola.tickets.routing.features import RouterFeatures
+from tombola.tickets.routing.router import Router
 
 
 class GateRouter(Router):
@@ -26,12 +26,17 @@ class GateRouter(Router):
     """
 
     kind = "gate"
+    deciding = ("gate_KD", "bias_K")
 
     def __init__(self, *, C: float = 1.0, **options: int) -> None:
         super().__init__(**options)
         self.options["C"] = C
 
-    def _fit(self, tickets: Tickets, found: Looked) -> None:  # noqa: ARG002
+    def _fit(self, tickets: Tickets, found: RouterFeatures) -> None:  # noqa: ARG002
+        from sklearn.linear_model import (
+            LogisticRegression,
+        )  # a second to import; ticket files are read without
+
         z = found.features_SD.double().cpu() @ self.tensors["whiten_DD"].double()
         shift_D = z.mean(0)
         gate = LogisticRegression(C=float(self.options["C"]), max_iter=2000)
@@ -48,10 +53,3 @@ class GateRouter(Router):
         """Logits of the gate."""
         gate_KD, bias_K = self.tensors["gate_KD"].to(features_BD), self.tensors["bias_K"].to(features_BD)
         return features_BD @ gate_KD.T + bias_K
-
-    def passes(self, K: int) -> str:  # noqa: ARG002
-        """A part of one."""
-        return "shallow layers, once"
-
-    def _deciding(self) -> tuple[str, ...]:
-        return ("gate_KD", "bias_K")

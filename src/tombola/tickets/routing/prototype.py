@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from tombola._utils.errors import RouterError
-from tombola.tickets.routing.router import Router, Tickets
+from tombola.tickets.fitted import Tickets
+from tombola.tickets.routing.router import Router
 
 
 class PrototypeRouter(Router):
@@ -35,7 +36,3 @@ class PrototypeRouter(Router):
     def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
         """Minus half the squared distance."""
         return -distances_BK / 2
-
-    def passes(self, K: int) -> str:  # noqa: ARG002
-        """A part of one."""
-        return "shallow layers, once"

@@ -1,10 +1,16 @@
-"""What a router answers. Shape letters: B batch, K tickets."""
+"""What a router answers, and the outputs that follow. Shape letters: B batch, K tickets, C classes."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from tombola.objectives.classification import mask_logits
 
 USUAL = 0.05  # an input as far from every context as the outermost twentieth of known samples is unusual
 
@@ -19,7 +25,6 @@ class Routed:
         familiarity_B: the share of known samples that were as unusual, 0 to 1, ``[B]``.
         kind: of the router.
 
-    >>> import torch
     >>> routed = Routed(("cat", "dog"), torch.tensor([[0.9, 0.1]]).log(), torch.tensor([0.01]), "prototype")
     >>> routed.names, round(float(routed.confidence_B), 2)
     (['cat'], 0.18)
@@ -79,3 +84,32 @@ class Routed:
 
 def _two(value: Tensor) -> str:
     return f"{float(value):.2f}".removeprefix("0")
+
+
+def mixed(outputs: Sequence[Any], shares: Sequence[Tensor], classes: Sequence[Tensor | None] = ()) -> Any:
+    """The mean of the outputs of one or two tickets per sample, weighed.
+
+    Tickets that answer with different classes have no logits in common. Of them it is probabilities that are
+    weighed, and the outputs are their logarithms, very low for classes of neither.
+
+    Args:
+        outputs: of each of them, ``[B, ...]`` or any structure of tensors.
+        shares: the weight of each, ``[B]``; they sum to one (`Routed.likeliest`).
+        classes: with which each answers, boolean ``[B, C]``; None or nothing for all outputs.
+
+    >>> mixed([torch.zeros(1, 1), torch.ones(1, 1)], [torch.tensor([0.75]), torch.tensor([0.25])]).tolist()
+    [[0.25]]
+    """
+
+    def weighed(*parts: Tensor) -> Tensor:
+        return sum(  # type: ignore[return-value]
+            part * share.to(part).view(-1, *[1] * (part.ndim - 1))
+            for part, share in zip(parts, shares, strict=True)
+        )
+
+    if len(outputs) == 1:
+        return outputs[0]
+    if known := [rows for rows in classes if rows is not None]:
+        p = weighed(*(mask_logits(each, own).softmax(1) for each, own in zip(outputs, known, strict=True)))
+        return p.clamp(min=torch.finfo(p.dtype).tiny).log()  # finite, so that gradients are
+    return tree_map(weighed, *outputs)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tombola._utils.device import device_of
@@ -20,43 +20,12 @@ from tombola._utils.errors import RouterError
 from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
-from tombola.masks.layout import Layout
-from tombola.tickets.files import fingerprint
-from tombola.tickets.routing.gaussians import Gaussians
-from tombola.tickets.routing.looked import Looked, RouterFeatures
+from tombola.tickets.fitted import State, Tickets, answer_of, fingerprint_of
+from tombola.tickets.routing.features import BATCH, FeatureCache, Gaussians, RouterFeatures
 from tombola.tickets.routing.routed import Routed
-from tombola.tickets.routing.samples import BATCH
 from tombola.tickets.routing.shallow import Shallow
 
-State = tuple[dict[str, Any], dict[str, Tensor]]  # facts that JSON can hold, and tensors
 QUANTILES = 101  # of the distances of known samples, kept to say how unusual an input is
-
-
-class Tickets(Protocol):
-    """What a router needs to know of a `tombola.TicketModel`."""
-
-    backbone: nn.Module
-    scope: Layout
-    names: tuple[str, ...]
-    metadata: dict[str, Any]
-    masks_KN: Tensor
-    private: Layout
-    private_KP: nn.Parameter
-    statistics: Layout
-    statistics_KS: Tensor
-
-    def __call__(self, x: Tensor, ticket: str) -> Any:
-        """Outputs of one ticket."""
-        ...
-
-    def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Shared weights, mask and private tensors of one ticket."""
-        ...
-
-
-def output_of(tickets: Tickets, k: int) -> int:
-    """The output that one-vs-rest ticket k was trained at: that of its subset, in any network."""
-    return int(tickets.metadata.get("outputs", range(len(tickets.names)))[k])
 
 
 class Router(ABC):
@@ -75,12 +44,14 @@ class Router(ABC):
 
     Attributes:
         kind: its name, as on the command line and in the ticket file.
-        needs_fit: whether `fit` has to be called before it can be used.
-        made_for: the hash of the tickets that it was fitted on (`print_of`); None if it is for any.
+        needs_fit: whether `fit` has to be called before it can be used; if not, it learns nothing.
+        deciding: names of the tensors that it decides by; others say how familiar an input is.
+        made_for: the hash of the tickets that it was fitted on (`fingerprint_of`); None if it is for any.
     """
 
     kind: ClassVar[str]
     needs_fit: ClassVar[bool] = True
+    deciding: ClassVar[tuple[str, ...]] = ("means_KPD", "whiten_DD")
 
     def __init__(self, *, mix: int = 1, depth: int = 0, bands: int = 1, limit: int = 1000) -> None:
         for name, value, least in (("depth", depth, 0), ("bands", bands, 1), ("limit", limit, 2)):
@@ -103,7 +74,7 @@ class Router(ABC):
 
     @torch.no_grad()
     def fit(
-        self, tickets: Tickets, data: Data, partition: Partition, looked: RouterFeatures | None = None
+        self, tickets: Tickets, data: Data, partition: Partition, looked: FeatureCache | None = None
     ) -> Self:
         """Learn the contexts of ``partition`` from training data, and confidence from validation data.
 
@@ -114,7 +85,9 @@ class Router(ABC):
             RouterError: one-vs-rest tickets that are to be mixed, one context only, contexts that are no
                 tickets, tickets without a context, or a context with fewer than two samples of its own.
         """
-        if self.options["mix"] > 1 and tickets.metadata.get("objective") == "OneVsRest":
+        if not self.needs_fit:
+            return self
+        if self.options["mix"] > 1 and answer_of(tickets) == "subset":
             raise RouterError(
                 "one-vs-rest tickets are read at one output each, so outputs of two cannot be mixed: mix=1"
             )
@@ -123,11 +96,11 @@ class Router(ABC):
         options = (self.options["depth"], self.options["bands"], self.options["limit"])
         with in_mode(tickets.backbone, training=False):
             if (key := (self.made_for, *options)) not in looked:
-                looked[key] = Looked.of(tickets, data, partition, *options)
+                looked[key] = RouterFeatures.of(tickets, data, partition, *options)
             found = looked[key]
             self.shallow, where_S = found.shallow, found.train.where_S
             gaussians = Gaussians.of(found.features_SD, where_S, len(self.names), self._prototypes())
-            self.tensors = dict(gaussians.tensors())
+            self.tensors = dict(vars(gaussians))
             raw_HK = self._fit(tickets, found)
             if raw_HK is None:
                 batches = found.held_batches(device_of(tickets.backbone))
@@ -142,7 +115,7 @@ class Router(ABC):
         """Means per ticket that familiarity is measured from."""
         return 1
 
-    def _fit(self, tickets: Tickets, found: Looked) -> Tensor | None:  # noqa: ARG002
+    def _fit(self, tickets: Tickets, found: RouterFeatures) -> Tensor | None:  # noqa: ARG002
         """Learn what else the decision needs; returns `raw_BK` of the held-out samples if that read it."""
         return None
 
@@ -152,15 +125,15 @@ class Router(ABC):
     def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:
         """Scores ``[B, K]`` of any scale, high = this ticket; distances are squared Mahalanobis ones."""
 
-    @abstractmethod
-    def passes(self, K: int) -> str:
+    def passes(self, K: int) -> str:  # noqa: ARG002
         """What routing a sample costs, in words: forward and backward passes of the network."""
+        return "shallow layers, once"
 
     @torch.no_grad()
     def _look(self, tickets: Tickets, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.shallow is not None
         features_BD = self.shallow(tickets, x)
-        distances_BK = Gaussians.from_tensors(self.tensors)(features_BD)
+        distances_BK = Gaussians(self.tensors["means_KPD"], self.tensors["whiten_DD"])(features_BD)
         raw = self.raw_BK(tickets, x, features_BD, distances_BK)  # all that follows is on the CPU
         return raw.float(), distances_BK.min(1).values
 
@@ -202,10 +175,7 @@ class Router(ABC):
 
     def numbers(self) -> int:
         """Numbers that decide; see `stored` for all that are kept."""
-        return sum(self.tensors[name].numel() for name in self._deciding())
-
-    def _deciding(self) -> tuple[str, ...]:
-        return ("means_KPD", "whiten_DD")
+        return sum(t.numel() for name, t in self.tensors.items() if name in self.deciding)
 
     def stored(self) -> int:
         """All numbers that the router adds to the ticket file."""
@@ -234,14 +204,6 @@ class Router(ABC):
         router.made_for = metadata["made_for"]
         router.tensors = {name: t for name, t in tensors.items() if name != "statistics"}
         return router
-
-
-def fingerprint_of(tickets: Tickets) -> str:
-    """The hash of tickets as they act (`tombola._utils.io.fingerprint`)."""
-    weights_N, _, _ = tickets.state(tickets.names[0])
-    private = tickets.private.unflatten(tickets.private_KP)
-    private |= tickets.statistics.unflatten(tickets.statistics_KS)
-    return fingerprint(weights_N, tickets.masks_KN, private)
 
 
 def _scale(raw_SK: Tensor, where_S: Tensor) -> float:

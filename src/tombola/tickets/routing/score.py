@@ -8,18 +8,18 @@ from torch.nn import functional as F
 
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError, unknown
-from tombola.objectives.classes import allowed, mask_logits
-from tombola.tickets.routing.looked import Looked
-from tombola.tickets.routing.router import Router, Tickets
+from tombola.objectives.classification import allowed, mask_logits
+from tombola.tickets.fitted import Tickets, router_score_of
+from tombola.tickets.routing.features import RouterFeatures
+from tombola.tickets.routing.router import Router
 
 READINGS = ("energy", "max_logit", "own_output", "consistency")
-OF_OBJECTIVE = {"OneVsRest": "own_output", "Classification": "energy", "Enhancement": "consistency"}
 
 
 class ScoreRouter(Router):
     """K passes; the score of ticket k is ``a_k s_k + b_k`` of what is read off its outputs.
 
-    What is read, by the objective of the tickets:
+    What is read, by the objective of the tickets (`Objective.router_score`):
 
     - ``energy``, the log-sum-exp of the logits (Liu et al., arXiv 2010.03759), or ``max_logit``, for
       classes within a context. Entropy is not offered: tickets are sure of themselves away from home.
@@ -36,6 +36,7 @@ class ScoreRouter(Router):
     """
 
     kind = "score"
+    deciding = ("a_K", "b_K")
 
     def __init__(self, *, reading: str = "", **options: int) -> None:
         super().__init__(**options)
@@ -43,15 +44,14 @@ class ScoreRouter(Router):
             raise RouterError(unknown("reading of the score router", reading, READINGS))
         self.options["reading"] = reading
 
-    def _fit(self, tickets: Tickets, found: Looked) -> Tensor:
+    def _fit(self, tickets: Tickets, found: RouterFeatures) -> Tensor:
         if not self.options["reading"]:
-            objective = str(tickets.metadata.get("objective", ""))
-            if objective not in OF_OBJECTIVE:
-                raise RouterError(
-                    f"what the outputs of {objective or 'these'} tickets say of their context is not known: "
-                    f"pass reading= one of {', '.join(READINGS)}, or take another router"
-                )
-            self.options["reading"] = OF_OBJECTIVE[objective]
+            self.options["reading"] = router_score_of(tickets)
+        if self.options["reading"] not in READINGS:
+            raise RouterError(
+                f"what the outputs of {tickets.metadata.get('objective', 'these')} tickets say of their "
+                f"context is not known: pass reading= one of {', '.join(READINGS)}, or take another router"
+            )
         read_HK = torch.cat(
             [self._read_BK(tickets, x) for x in found.held.batches(device_of(tickets.backbone))]
         )
@@ -73,9 +73,6 @@ class ScoreRouter(Router):
     def passes(self, K: int) -> str:
         """K, or twice as many."""
         return f"{2 * K if self.options['reading'] == 'consistency' else K} forward"
-
-    def _deciding(self) -> tuple[str, ...]:
-        return ("a_K", "b_K")
 
 
 def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from functools import reduce
+from contextlib import ExitStack, suppress
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -18,12 +19,12 @@ from torch.func import functional_call
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError
 from tombola.masks.layout import Layout
-from tombola.tickets.routing.samples import Samples
+from tombola.tickets.fitted import Tickets
 from tombola.training import norm
 from tombola.training.model import FunctionalModel
 
 if TYPE_CHECKING:
-    from tombola.tickets.routing.router import Tickets
+    from tombola.tickets.routing.features import Samples
 
 BATCHES = 16  # that norm statistics are estimated from
 
@@ -54,40 +55,29 @@ class Shallow:
         Raises:
             RouterError: a shallow layer has no weight that all tickets keep, or no layer can be read.
         """
-        few = next(samples.batches(device_of(tickets.backbone)))[:2]
-        order = called(tickets.backbone, core(tickets), few)
+        backbone = tickets.backbone
+        few, every = next(samples.batches(device_of(backbone)))[:2], dict(backbone.named_modules())
+        passed = list(inputs_of(backbone, core(tickets), few, list(every)))
+        order = [n for n in passed if any(p.ndim > 1 for p in every[n].parameters(recurse=False))]
         if not order:
             raise RouterError("the network has no layers (modules with weights) that could be read")
         if depth >= len(order):
             raise RouterError(f"depth={depth}: only {len(order) - 1} layers lie before the last one")
         depth = depth or min(-(-len(order) // 3), len(order) - 1)
-        taps = list(dict.fromkeys([order[min(1, depth)], order[depth]]))
         for name in order[:depth]:
             _check_core(tickets, name)
-        statistics = _statistics(tickets, samples)
-        return cls(taps, statistics, bands)._pruned(tickets, few)
+        reached = passed[: passed.index(order[depth])]
+        statistics = {
+            n: t for n, t in _statistics(tickets, samples).items() if n.rpartition(".")[0] in reached
+        }
+        return cls(list(dict.fromkeys([order[min(1, depth)], order[depth]])), statistics, bands)
 
     def __call__(self, tickets: Tickets, x: Tensor) -> Tensor:
         """Features ``[B, D]``, float32, on the CPU; each sample's are its own."""
         named = core(tickets) | {n: t.to(x.device) for n, t in self.statistics.items()}
-        seen = callback(tickets.backbone, named, x, self.taps)
+        seen = inputs_of(tickets.backbone, named, x, self.taps)
         layers = {name: tickets.backbone.get_submodule(name) for name in self.taps}
         return torch.cat([pooled(seen[name], layer, self.bands) for name, layer in layers.items()], 1).cpu()
-
-    def _pruned(self, tickets: Tickets, x: Tensor) -> Self:
-        """Without the statistics of layers that the pass never reaches."""
-        used: set[str] = set()
-        handles = [
-            layer.register_forward_pre_hook(lambda *_, name=name: used.add(name))
-            for name, layer in tickets.backbone.named_modules()
-        ]
-        try:
-            self(tickets, x)
-        finally:
-            for handle in handles:
-                handle.remove()
-        self.statistics = {n: t for n, t in self.statistics.items() if n.rpartition(".")[0] in used}
-        return self
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Facts, and all statistics as one vector."""
@@ -121,47 +111,23 @@ def _check_core(tickets: Tickets, layer: str) -> None:
             )
 
 
-def called(module: nn.Module, named: Mapping[str, Tensor], x: Tensor) -> list[str]:
-    """Names of the layers with weight matrices of their own, in the order in which a pass calls them."""
-    layers = [
-        name
-        for name, layer in module.named_modules()
-        if any(p.ndim > 1 for p in layer.parameters(recurse=False))
-    ]
-    order: list[str] = []
-    callback(module, named, x, layers, order)
-    return order
-
-
-def callback(
-    module: nn.Module,
-    named: Mapping[str, Tensor],
-    x: Tensor,
-    taps: Sequence[str],
-    order: list[str] | None = None,
+def inputs_of(
+    module: nn.Module, named: Mapping[str, Tensor], x: Tensor, layers: Sequence[str]
 ) -> dict[str, Tensor]:
-    """What flows into these layers, by name; their names in order, if a list is given for them."""
+    """Inputs of these layers, by name, in the order of a pass, which ends with the last of them."""
     seen: dict[str, Tensor] = {}
 
-    def look(name: str, inputs: tuple[Any, ...]) -> None:
+    def look(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
         if name not in seen and inputs and isinstance(inputs[0], Tensor):
             seen[name] = inputs[0]
-            if order is not None:
-                order.append(name)
-            elif len(seen) == len(taps):
+            if len(seen) == len(layers):
                 raise _Reached
 
-    handles = [
-        module.get_submodule(name).register_forward_pre_hook(lambda _, inputs, name=name: look(name, inputs))
-        for name in taps
-    ]
-    try:
+    with suppress(_Reached), ExitStack() as hooks:
+        for name in layers:
+            hook = module.get_submodule(name).register_forward_pre_hook(partial(look, name))
+            hooks.enter_context(hook)
         functional_call(module, dict(named), (x,))
-    except _Reached:
-        pass
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 

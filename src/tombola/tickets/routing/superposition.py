@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.func import functional_call, grad, jvp, vmap
 
 from tombola._utils.errors import RouterError, unknown
-from tombola.tickets.routing.router import Router, Tickets
+from tombola.tickets.fitted import Tickets
+from tombola.tickets.routing.router import Router
 
 OBJECTIVES = ("entropy", "log_sum_exp")
 SEARCHES = ("one_shot", "binary")
@@ -39,6 +40,7 @@ class SuperpositionRouter(Router):
     """
 
     kind = "superposition"
+    deciding = ()
 
     def __init__(self, *, search: str = "one_shot", objective: str = "entropy", **options: int) -> None:
         super().__init__(**options)
@@ -82,9 +84,7 @@ class SuperpositionRouter(Router):
             mine = (which_B == i).nonzero()[:, 0]
             try:
                 found_BK[mine] = helps.forward(alive_K, x[mine])
-            except (
-                NotImplementedError
-            ):  # an operation without a forward mode; all other errors are the user's
+            except NotImplementedError:  # of an operation without a forward mode
                 found_BK[mine] = helps.reverse(alive_K, x[mine])
         return found_BK
 
@@ -92,9 +92,6 @@ class SuperpositionRouter(Router):
         """One forward and backward pass per round."""
         count = 1 if self.options["search"] == "one_shot" else len(_rounds(K))
         return f"{count} forward and {count} backward"
-
-    def _deciding(self) -> tuple[str, ...]:
-        return ()
 
 
 class Certainty:

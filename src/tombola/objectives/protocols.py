@@ -1,9 +1,10 @@
-"""Two readings of one score matrix ``scores_SK``: S samples, K subsets, high = belongs.
+"""Evaluation protocols: two readings of one score matrix ``scores_SK`` (high = belongs).
 
 The paper reads balanced binary heads at a neutral threshold and the single model at its argmax: two
 operating points, so their precision and recall cannot be compared. The second reading treats every
 method alike: areas under curves, thresholds chosen on validation data, and one multi-class answer
-from the scores, coupled by the same small model fitted on validation data.
+from the scores, coupled by the same small model fitted on validation data. Shape letters: S samples,
+K subsets.
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from tombola._utils.errors import PartitionError
@@ -33,6 +31,8 @@ def over_subsets(scores: Mapping[str, Tensor], yes_SK: Tensor, partition: Partit
         yes_SK: the paper's decisions on the test split, boolean ``[S, K]``.
         partition: who belongs to what.
     """
+    from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import
+
     val, test = (scores[s].double().numpy() for s in ("validation", "test"))
     val_true, test_true = (partition.members[s].numpy() for s in ("validation", "test"))
     found: list[Metric] = []
@@ -83,6 +83,8 @@ def best_threshold(true: Bools, scores: Floats) -> float:
     >>> best_threshold(np.array([False, False, True]), np.array([0.0, 1.0, 2.0]))
     1.5
     """
+    from sklearn.metrics import roc_curve
+
     false_rate, true_rate, thresholds = roc_curve(true, scores, drop_intermediate=False)
     best = int(np.argmax(true_rate - false_rate))
     below = scores[scores < thresholds[best]]
@@ -92,6 +94,9 @@ def best_threshold(true: Bools, scores: Floats) -> float:
 
 def accuracies(val: Floats, val_true: Bools, test: Floats, test_true: Bools) -> list[Metric]:
     """Multi-class accuracy of samples in exactly one subset: coupled scores, and the plain argmax."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
     fit, judge = (val_true.sum(1) == 1), (test_true.sum(1) == 1)
     if not judge.any() or val.shape[1] < 2:
         return []
