@@ -99,7 +99,7 @@ def show(made: Iterable[Table], plain: Any, as_json: bool) -> None:
         if of:
             out_console.print(Text(f"\n{of}", "bold underline"))
         for table in together:
-            out_console.print(table.rich())
+            out_console.print(table)
 
 
 def show_rows(
@@ -130,7 +130,7 @@ def print_tickets(metadata: Mapping[str, Any]) -> None:
         [layer, *(f"{metadata['layers'][t][layer]:.3f}" for t in metadata["tickets"])] for layer in layers
     ]
     total = ["all", *(f"{n / metadata['weights_in_scope']:.3f}" for n in metadata["tickets"].values())]
-    out_console.print(Table("Density per layer", ["layer", *metadata["tickets"]], [*body, total]).rich())
+    out_console.print(Table("Density per layer", ["layer", *metadata["tickets"]], [*body, total]))
 
 
 def _named(fact: str | Mapping[str, Any] | None) -> str:

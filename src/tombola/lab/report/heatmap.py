@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from tombola.lab.report.figures import WIDTH, Figure
-from tombola.lab.report.svg import el, shortened, text
+from tombola.lab.report.figures import WIDTH, Figure, el, shortened, text
 from tombola.lab.report.tables import Format
 
 # From dark to light, even steps of lightness, blue to yellow: told apart by everybody, and in grey.
