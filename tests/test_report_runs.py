@@ -135,6 +135,7 @@ def test_a_hundred_tickets(hundred):
     text = page([hundred])
     found = checked(text)
     assert len(text) < 3_000_000
+    assert "<image " in text
     values = of_tickets(hundred, "rtl", 0.6, "auc")
     assert len(values) == 100
     by_ticket = shown(hundred)["AUC, like for like, means over seeds"]
@@ -146,6 +147,7 @@ def test_a_hundred_tickets(hundred):
 
 def test_a_crashed_round(crashed):
     found = checked(page([crashed]))
+    assert "seed 0 is not finished: " in found
     assert "rtl at 60%" in found
     assert "is missing. The program of your own that made it goes on" in found
     there = shown(crashed)
@@ -171,7 +173,9 @@ def test_no_run(tmp_path):
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_a_browser_draws_all_of_it(name, width, scheme, request, tmp_path, browser):
     write_report([request.getfixturevalue(name)], tmp_path / "x.html")
-    tab, errors = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme), []
+    tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    errors, requests = [], []
+    tab.on("request", lambda request: requests.append(request.url))
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.goto((tmp_path / "x.html").as_uri())
@@ -188,3 +192,4 @@ def test_a_browser_draws_all_of_it(name, width, scheme, request, tmp_path, brows
         slider.nth(i).press("ArrowRight")
         assert slider.nth(i).get_attribute("aria-valuetext") != before
     assert not errors
+    assert all(url.startswith(("file:", "data:")) for url in requests)

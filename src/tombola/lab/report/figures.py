@@ -125,16 +125,25 @@ def _axes(across: Scale, up: Scale, x: Axis, y: Axis, height: float) -> str:
         at = up(value)
         parts.append(el("line", x1=across.begin, x2=across.end, y1=at, y2=at, class_="grid"))
         parts.append(text(across.begin - 6, at + 4, y.fmt(value), "end"))
-    for value in x.ticks if x.ticks is not None else ticks(across.low, across.high):
-        at = across(value)
-        parts.append(el("line", x1=at, x2=at, y1=up.begin, y2=up.begin + 4, class_="edge"))
-        parts.append(text(at, up.begin + 18, x.fmt(value), "middle"))
+    marks = x.ticks if x.ticks is not None else ticks(across.low, across.high)
+    parts += _scale(across, marks, up.begin, x.fmt)
     parts.append(el("line", x1=across.begin, x2=across.end, y1=up.begin, y2=up.begin, class_="edge"))
     middle = (across.begin + across.end) / 2
     parts.append(text(middle, height - 8, x.label, "middle", "label"))
     turned = f"rotate(-90 13 {(up.begin + up.end) / 2:.1f})"
     parts.append(text(13, (up.begin + up.end) / 2, y.label, "middle", "label", transform=turned))
     return "".join(parts)
+
+
+def _scale(
+    across: Scale, values: Sequence[float], y: float, fmt: Format, below: float = 18, class_: str = ""
+) -> list[str]:
+    """Marks along the lower edge, and what they stand for."""
+    places = [(across(value), fmt(value)) for value in values]
+    return [
+        el("line", x1=at, x2=at, y1=y, y2=y + 4, class_="edge") + text(at, y + below, words, "middle", class_)
+        for at, words in places
+    ]
 
 
 def _drawn(series: Series, across: Scale, up: Scale, x: Format, y: Format) -> str:
@@ -163,9 +172,7 @@ def dots(title: str, names: Sequence[str], series: Sequence[Series], axis: Axis)
         y = 12 + (i + 0.5) * row
         parts.append(el("line", x1=left, x2=WIDTH - 12, y1=y, y2=y, class_="grid"))
         parts.append(text(left - 6, y + 4, shortened(name), "end", "small"))
-    for value in ticks(across.low, across.high):
-        parts.append(el("line", x1=across(value), x2=across(value), y1=bottom, y2=bottom + 4, class_="edge"))
-        parts.append(text(across(value), bottom + 18, axis.fmt(value), "middle"))
+    parts += _scale(across, ticks(across.low, across.high), bottom, axis.fmt)
     for each in series:
         for at, value, _ in each.points:
             said = f"{each.name}, {names[int(at)]}: {axis.fmt(value)}"
@@ -214,9 +221,7 @@ def bars(title: str, rows: Sequence[Bar], label: str, kinds: Mapping[str, str]) 
             parts.append(el("rect", said, x=x, y=y + 2, width=wide, height=15, class_=kinds[kind]))
             x += wide
         parts.append(text(x + 4, y + 13, short(sum(row.pieces.values())), "start", "small"))
-    for value in ticks(0.0, most, 5):
-        parts.append(el("line", x1=across(value), x2=across(value), y1=bottom, y2=bottom + 4, class_="edge"))
-        parts.append(text(across(value), bottom + 17, short(value), "middle", "small"))
+    parts += _scale(across, ticks(0.0, most, 5), bottom, short, 17, "small")
     parts.append(el("line", x1=left, x2=WIDTH - 70, y1=bottom, y2=bottom, class_="edge"))
     parts.append(text((left + WIDTH - 70) / 2, height - 8, label, "middle", "label"))
     swatch = {kind: el("rect", x=5, y=1, width=20, height=12, class_=fill) for kind, fill in kinds.items()}
