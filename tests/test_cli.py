@@ -22,9 +22,9 @@ from tombola.cli import terminal
 from tombola.cli.options import apart
 from tombola.lab.experiments import EXPERIMENTS, Experiment, Preset
 from tombola.lab.report.page import made_by
-from tombola.lab.report.rows import LED
 from tombola.lab.report.rows import rows as rows_of
 from tombola.methods.table import STANDARD
+from tombola.objectives.metrics import metric_info
 
 COMMANDS = (
     *("run", "sweep", "resume", "compare", "draw", "report", "enhance", "inspect", "experiments"),
@@ -174,7 +174,7 @@ def test_compare_gives_the_mean_and_interval_of_the_seeds(runs, capsys):
             if record["event"] == "metric" and "ticket" not in record:
                 key = (record["method"], record.get("reading"), record["metric"])
                 values.setdefault(key, []).append(record["value"])
-    for _, reading, metric in [key for key in values if key[0] == "rtl" and key[2] in LED]:
+    for _, reading, metric in [key for key in values if key[0] == "rtl" and metric_info(key[2]).headline]:
         both = zip(values["rtl", reading, metric], values["imp", reading, metric], strict=True)
         values["rtl", reading, f"{metric}_lead"] = [ours - single for ours, single in both]
     assert len([key for key in values if key[2].endswith("_lead")]) == 4  # one metric has both readings

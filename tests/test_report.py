@@ -1,11 +1,16 @@
 """From records to rows, tables and pages."""
 
+import io
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
 from scipy import stats
 
 from tombola._utils.errors import RunError, TicketFileError, UsageError
@@ -13,7 +18,8 @@ from tombola.lab.experiments import EXPERIMENTS
 from tombola.lab.report.inspect import describe
 from tombola.lab.report.page import made_by, place_of, put_tables
 from tombola.lab.report.rows import find_runs, interval, rows
-from tombola.lab.report.tables import Table, decimal, share, tables, whole
+from tombola.lab.report.tables import Table, parts, tables
+from tombola.objectives.metrics import METRICS, MetricInfo, register_metric, share
 from tombola.runs.directory import Run
 
 VALUES = [0.71, 0.78, 0.745]
@@ -259,12 +265,6 @@ def test_minutes_of_a_told_method_are_those_of_its_own_search(tmp_path):
 # -- tables -----------------------------------------------------------------------------------------------
 
 
-def test_numbers_are_written_as_in_the_paper():
-    assert [share(v) for v in (0.7813, 1.0, 0.0)] == [".781", "1.000", ".000"]
-    assert whole(71_999.6) == "72,000"
-    assert decimal(1.25) == "1.2"
-
-
 def test_the_papers_figures_have_columns_of_their_own(three):
     found = tables(rows(three))
     paper, alike = found[0], found[1]
@@ -368,10 +368,74 @@ def test_a_value_of_fewer_seeds_than_its_line_says_so(tmp_path):
     assert like.body == [["rtl", "50%", "2", ".550 ± .635", ".400 (n = 1)"]]
 
 
+def test_a_new_metric_is_one_entry(tmp_path):
+    info = MetricInfo(
+        "perplexity", "Perplexity", format="decimal", higher_is_better=False, table="quality", headline=("",)
+    )
+    register_metric(info)
+    try:
+        run = write_run(tmp_path / "run", 0, 0.5)
+        head = {"event": "metric", "sparsity": 0.5, "metric": "perplexity"}
+        lines = [json.dumps({**head, "method": m, "value": v}) for m, v in (("rtl", 8.0), ("imp", 10.5))]
+        (run / "records.jsonl").write_text("\n".join(lines) + "\n")
+        found = rows([run])
+        assert row_of(found, "rtl", "perplexity_lead")["mean"] == 2.5  # less is better
+        plain, ahead = (t for t in tables(found) if "What" not in t.title and "cost" not in t.title)
+        assert (plain.header[-1], plain.body[0][-1]) == ("perplexity", "8.0")
+        assert (ahead.header[-1], ahead.body[0][-1]) == ("perplexity: of imp", "+2.5")
+        with pytest.raises(UsageError, match="already"):
+            register_metric(replace(info, label="Other"))
+    finally:
+        METRICS.pop("perplexity")
+
+
 def test_a_table_is_markdown():
     table = Table("T", ["a", "b"], [["x", "1"]])
     assert table.markdown() == "### T\n\n| a | b |\n| --- | ---: |\n| x | 1 |\n"
-    assert table.rich().header == ["a", "b"]
+
+
+# -- on a terminal -----------------------------------------------------------------------------------------
+
+WIDE = Table(
+    "digits, preset quick. Ahead of a single mask (imp; union_size_imp), differences within a seed and item",
+    ["method", "sparsity", "seeds", *(f"column {i}" for i in range(9))],
+    [["rtl", "50%", "3", *(f"+.{i}00 ± .0{i}0" for i in range(9))], ["imp", "50%", "3", *([""] * 9)]],
+)
+
+
+def shown(table, width):
+    file = io.StringIO()
+    Console(file=file, width=width, color_system=None).print(table)
+    return file.getvalue()
+
+
+def test_a_wide_table_is_printed_in_parts_that_begin_alike():
+    text = shown(WIDE, 80)
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert max(map(len, lines)) <= 80
+    assert all(text.count(cell) == 1 for cell in WIDE.header[3:] + WIDE.body[0][3:])
+    assert text.count("method") == text.count("sparsity") == text.count("rtl") > 1
+    assert "…" not in text
+
+
+def test_a_caption_has_the_width_of_the_terminal():
+    lines = [line.rstrip() for line in shown(WIDE, 80).splitlines() if line.strip()]
+    assert lines[0] == "digits, preset quick. Ahead of a single mask (imp; union_size_imp), differences"
+    assert len(shown(Table("a short title", ["a"], [["1"]]), 80).splitlines()[1].rstrip()) == 13
+
+
+def test_words_in_brackets_are_no_markup():
+    assert "[bold]" in shown(Table("t [bold]", ["[red]a"], [["[/x]"]]), 80)
+
+
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=12), st.integers(1, 120))
+def test_every_column_is_somewhere_once_and_parts_fit_if_they_can(widths, width):
+    header, body = ["x" * w for w in widths], [["y"] * len(widths)]
+    found = parts(header, body, width)
+    assert all(part[0] == 0 for part in found)
+    assert [i for part in found for i in part[1:]] == list(range(1, len(widths)))
+    for part in found:
+        assert len(part) == 2 or sum(widths[i] + 3 for i in part) + 1 <= width
 
 
 # -- pages ------------------------------------------------------------------------------------------------

@@ -7,12 +7,15 @@ import signal
 import numpy as np
 import pytest
 import torch
-from test_html_report import checked
+from test_html_report import checked, tabled
 from torch import nn
 
 import tombola as tb
 from tombola._utils.errors import RunError
 from tombola.cli.main import main
+from tombola.lab.report.blocks import Shelf
+from tombola.lab.report.chapters import section
+from tombola.lab.report.findings import gather
 from tombola.lab.report.html import page, write_report
 from tombola.lab.report.rows import rows
 from tombola.lab.report.tables import share, tables
@@ -110,38 +113,47 @@ def of_tickets(run, method, sparsity, metric):
     }
 
 
+def shown(run):
+    """The tables of its section, by title."""
+    measured = rows([run])
+    head = measured[0]["experiment"], measured[0].get("preset", "")
+    return tabled(section(gather(head, [run]), measured, Shelf()))
+
+
 def test_one_ticket(one):
     found = checked(page([one]))
-    assert "There is no second method to compare with." in found.text
-    assert "With one ticket there is no pair." in found.text
+    assert "There is no second method to compare with." in found
+    assert "With one ticket there is no pair." in found
     value = of_tickets(one, "rtl", 0.6, "accuracy")["all"]
-    like = next(t for title, t in found.tables.items() if title.startswith("Like for like"))[0]
-    row = next(line for line in like if line[:2] == ["rtl", "60%"])
-    assert row[like[0].index("accuracy")] == share(value)
-    assert "Missing" not in found.text
+    like = next(t for title, t in shown(one).items() if title.startswith("Like for like"))
+    row = next(line for line in like.body if line[:2] == ["rtl", "60%"])
+    assert row[like.header.index("accuracy")] == share(value)
+    assert "Missing" not in found
 
 
 def test_a_hundred_tickets(hundred):
     text = page([hundred])
     found = checked(text)
     assert len(text) < 3_000_000
+    assert "<image " in text
     values = of_tickets(hundred, "rtl", 0.6, "auc")
     assert len(values) == 100
-    by_ticket = found.tables["AUC, like for like, means over seeds"][0]
-    line = next(line for line in by_ticket if line[:2] == ["rtl", "60%"])
-    assert line[2:] == [share(values[name]) for name in by_ticket[0][2:]]
-    assert "over 4950 pairs of 100 names" in found.text
-    assert "Missing" not in found.text
+    by_ticket = shown(hundred)["AUC, like for like, means over seeds"]
+    line = next(line for line in by_ticket.body if line[:2] == ["rtl", "60%"])
+    assert line[2:] == [share(values[name]) for name in by_ticket.header[2:]]
+    assert "over 4950 pairs of 100 names" in found
+    assert "Missing" not in found
 
 
 def test_a_crashed_round(crashed):
     found = checked(page([crashed]))
-    assert "rtl at 60%" in found.text
-    assert "is missing. The program of your own that made it goes on" in found.text
-    for table in tables(rows([crashed])):
-        assert found.tables[table.title] == [[table.header, *table.body]]
+    assert "seed 0 is not finished: " in found
+    assert "rtl at 60%" in found
+    assert "is missing. The program of your own that made it goes on" in found
+    there = shown(crashed)
+    assert all(there[table.title] == table for table in tables(rows([crashed])))
     make_run(crashed)  # goes on
-    assert "Missing" not in checked(page([crashed])).text
+    assert "Missing" not in checked(page([crashed]))
 
 
 def test_no_run(tmp_path):
@@ -161,7 +173,9 @@ def test_no_run(tmp_path):
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
 def test_a_browser_draws_all_of_it(name, width, scheme, request, tmp_path, browser):
     write_report([request.getfixturevalue(name)], tmp_path / "x.html")
-    tab, errors = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme), []
+    tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    errors, requests = [], []
+    tab.on("request", lambda request: requests.append(request.url))
     tab.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     tab.on("pageerror", lambda error: errors.append(str(error)))
     tab.goto((tmp_path / "x.html").as_uri())
@@ -178,3 +192,4 @@ def test_a_browser_draws_all_of_it(name, width, scheme, request, tmp_path, brows
         slider.nth(i).press("ArrowRight")
         assert slider.nth(i).get_attribute("aria-valuetext") != before
     assert not errors
+    assert all(url.startswith(("file:", "data:")) for url in requests)

@@ -43,7 +43,7 @@ def _print(metadata: Mapping[str, Any]) -> None:
         [layer, *(f"{metadata['layers'][t][layer]:.3f}" for t in metadata["tickets"])] for layer in layers
     ]
     total = ["all", *(f"{n / metadata['weights_in_scope']:.3f}" for n in metadata["tickets"].values())]
-    out_console.print(Table("Density per layer", ["layer", *metadata["tickets"]], [*body, total]).rich())
+    out_console.print(Table("Density per layer", ["layer", *metadata["tickets"]], [*body, total]))
 
 
 def _named(fact: str | Mapping[str, Any] | None) -> str:

@@ -56,7 +56,7 @@ def show(made: Iterable[Table], plain: Any, as_json: bool) -> None:
         if of:
             out_console.print(Text(f"\n{of}", "bold underline"))
         for table in together:
-            out_console.print(table.rich())
+            out_console.print(table)
 
 
 def show_rows(

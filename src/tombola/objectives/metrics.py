@@ -1,23 +1,222 @@
-"""Metrics by their names: how each is labelled and formatted, and whether more of it is better."""
+"""The table of metrics: how each one is called, written, ordered and judged.
+
+All that prints, orders, draws or compares metrics reads it, so a new metric is one entry. An objective
+registers its own beside its class, at the level of the module.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+from tombola._utils.errors import UsageError
+
+LIKE_FOR_LIKE = "like_for_like"
+READINGS = {"paper": "the paper's reading", LIKE_FOR_LIKE: "like for like", "": ""}  # in the order of pages
+
+_LEADING_ZERO = re.compile(r"^([+-]?)0\.")
+
+
+def share(value: float) -> str:
+    """Write a share with three digits, the leading zero dropped as in the paper.
+
+    >>> share(0.7813), share(1.0), share(-0.2)
+    ('.781', '1.000', '-.200')
+    """
+    return _LEADING_ZERO.sub(r"\1.", f"{value:.3f}")
+
+
+def decibel(value: float) -> str:
+    """Write two decimals."""
+    return f"{value:.2f}"
+
+
+def decimal(value: float) -> str:
+    """Write one decimal."""
+    return f"{value:.1f}"
+
+
+def whole(value: float) -> str:
+    """Write a count, thousands separated."""
+    return f"{value:,.0f}"
+
+
+def signed(fmt: Callable[[float], str]) -> Callable[[float], str]:
+    """The format of differences: the sign is always shown.
+
+    >>> signed(share)(0.0213), signed(share)(-0.2)
+    ('+.021', '-.200')
+    """
+    return lambda value: ("-" if math.copysign(1, value) < 0 else "+") + fmt(abs(value))
+
+
+FORMATS: Mapping[str, Callable[[float], str]] = {
+    "share": share,
+    "decibel": decibel,
+    "decimal": decimal,
+    "whole": whole,
+}
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """How a metric is shown: its ``name`` in records, its label in tables, and the format of its values."""
+    """One metric.
+
+    Attributes:
+        name: as in records; ``_at_*`` stands for a family, as ``si_snri_at_*`` for ``si_snri_at_-5``.
+        label: for captions and axes; ``{}`` is the condition of a family.
+        short: heading of a column; the label in lower case by default.
+        format: how values are written, a key of `FORMATS`.
+        higher_is_better: which of two methods is ahead.
+        table: where comparisons show it; nowhere by default.
+        readings: those whose table of quality shows it; all by default.
+        headline: readings in which it decides comparisons; one with any is compared within seeds.
+        primary: whether it stands for the whole task where there is room for one metric.
+        by_subset: whether each ticket is judged on its own subset, so that its values are shown too.
+    """
 
     name: str
     label: str
-    format: str = "number"
-    higher_is_better: bool | None = None
+    short: str = ""
+    format: Literal["share", "decibel", "decimal", "whole"] = "share"
+    higher_is_better: bool = True
+    table: Literal["", "quality", "stored", "cost"] = ""
+    readings: tuple[str, ...] = ()
+    headline: tuple[str, ...] = ()
+    primary: bool = False
+    by_subset: bool = False
+
+    @property
+    def inside(self) -> str:
+        """The label in the middle of a sentence: ``accuracy``, but ``AUC``."""
+        return self.label if self.label[:2].isupper() else self.label[0].lower() + self.label[1:]
+
+    @property
+    def column(self) -> str:
+        """The heading of a column."""
+        return self.short or self.inside
+
+    @property
+    def spread(self) -> bool:
+        """Whether a mean is printed with its interval; counts and costs are not."""
+        return self.format in ("share", "decibel")
+
+    def write(self, value: float) -> str:
+        """Write a value.
+
+        >>> metric_info("auc").write(0.5), metric_info("psnr").write(24.0)
+        ('.500', '24.00')
+        """
+        return FORMATS[self.format](value)
+
+    def write_difference(self, value: float) -> str:
+        """Write a difference of two values, with its sign."""
+        return signed(FORMATS[self.format])(value)
+
+    def ahead(self, ours: float, theirs: float) -> float:
+        """By how much the first of two values is the better one."""
+        return ours - theirs if self.higher_is_better else theirs - ours
 
 
-METRICS: dict[str, MetricInfo] = {}
+METRICS: dict[str, MetricInfo] = {}  # in the order of columns
 
 
 def register_metric(info: MetricInfo) -> None:
-    """Add a metric to `METRICS`."""
-    METRICS[info.name] = info
+    """Add a metric to `METRICS`.
+
+    Raises:
+        UsageError: another metric has the name.
+
+    >>> register_metric(MetricInfo("perplexity", "Perplexity", format="decimal", higher_is_better=False))
+    >>> metric_info("perplexity").write(12.34), METRICS.pop("perplexity").column
+    ('12.3', 'perplexity')
+    """
+    if METRICS.setdefault(info.name, info) != info:
+        raise UsageError(f"there is a metric {info.name!r} already: {METRICS[info.name].label}")
+
+
+def metric_info(name: str) -> MetricInfo:
+    """The entry of a metric, or of its family; one that is not registered is taken for a share.
+
+    >>> metric_info("si_snri_at_-5").label, metric_info("my_metric").label
+    ('SI-SNRi at -5 dB', 'My metric')
+    """
+    if name in METRICS:
+        return METRICS[name]
+    stem, _, condition = name.rpartition("_at_")
+    if family := METRICS.get(f"{stem}_at_*"):
+        label, short = family.label.format(condition), family.short.format(condition)
+        return replace(family, name=name, label=label, short=short)
+    words = name.replace("_", " ")
+    return MetricInfo(name, words[:1].upper() + words[1:])
+
+
+def ordered(names: Iterable[str]) -> list[MetricInfo]:
+    """The entries of those names that are registered, in the order of `METRICS`; a family by condition.
+
+    >>> [info.name for info in ordered(["psnr", "si_snri_at_10", "si_snri_at_-5", "mine", "auc"])]
+    ['auc', 'psnr', 'si_snri_at_-5', 'si_snri_at_10']
+    """
+    order = list(METRICS)
+    found = {}
+    for name in dict.fromkeys(names):
+        stem, at, condition = name.rpartition("_at_")
+        entry = name if name in METRICS else f"{stem}{at}*"
+        if entry in METRICS:
+            found[name] = order.index(entry), _number(condition), condition
+    return [metric_info(name) for name in sorted(found, key=found.__getitem__)]
+
+
+def _number(condition: str) -> float:
+    try:
+        return float(condition)
+    except ValueError:
+        return math.inf
+
+
+_quality = partial(MetricInfo, table="quality")
+_decibels = partial(MetricInfo, table="quality", format="decibel")
+_count = partial(MetricInfo, table="stored", format="whole", higher_is_better=False)
+_cost = partial(MetricInfo, table="cost")
+for _info in (
+    _quality("auc", "AUC", headline=(LIKE_FOR_LIKE,)),
+    _quality("average_precision", "Average precision", "avg. precision"),
+    _quality("accuracy", "Accuracy", headline=(LIKE_FOR_LIKE,), primary=True, by_subset=True),
+    _quality("accuracy_argmax", "Accuracy of the argmax", "acc. (argmax)"),
+    _quality("accuracy_open", "Accuracy among all classes", "acc. (all classes)"),
+    _quality("balanced_accuracy", "Balanced accuracy", "bal. acc.", headline=("paper",), primary=True),
+    _quality("precision", "Precision", readings=("paper",)),
+    _quality("recall", "Recall", readings=("paper",)),
+    _decibels("psnr", "PSNR in dB", "PSNR", headline=("",), primary=True),
+    _decibels("psnr_region", "PSNR in dB, mean of regions", "PSNR, mean of regions", headline=("",)),
+    _decibels("psnr_floor", "PSNR in dB, one colour per region", "one colour per region"),
+    _decibels("si_snri", "SI-SNRi in dB", "SI-SNRi", headline=("",), primary=True, by_subset=True),
+    _decibels("si_snri_at_*", "SI-SNRi at {} dB", "at {} dB"),
+    _decibels("si_snr_noisy", "SI-SNR of the input in dB", "SI-SNR of the input"),
+    _count("per_ticket", "Numbers per ticket", "per ticket"),
+    _count("union", "Union"),
+    _count("core", "Core", higher_is_better=True),
+    _count("private", "Private"),
+    _count("dense_rest", "Dense remainder", "rest"),
+    _count("mask_bytes", "Mask bytes"),
+    _count("file_bytes", "File bytes"),
+    _cost("jaccard", "Mean Jaccard similarity", "mean J"),
+    _cost("kappa", "Kappa"),
+    _cost("kappa_twin", "Kappa of twins", "kappa, twins"),
+    _count("samples_search", "Samples of the search", "samples: search", table="cost"),
+    _count("samples_train", "Samples of the training", "training", table="cost"),
+    _cost("minutes", "Minutes", format="decimal", higher_is_better=False),
+    _cost("reached", "Runs that reached it"),
+    # Of routers and of probabilities.
+    MetricInfo("gap_closed", "Gap closed"),
+    MetricInfo("routing_accuracy", "Right ticket"),
+    MetricInfo("confidence", "Confidence"),
+    MetricInfo("ece", "Calibration error", higher_is_better=False),
+    MetricInfo("brier", "Brier score", "Brier score", higher_is_better=False),
+    MetricInfo("set_size", "Answers in a set", format="decibel", higher_is_better=False),
+):
+    register_metric(_info)

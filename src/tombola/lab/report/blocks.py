@@ -1,23 +1,32 @@
-"""What a page is made of; the template has a macro for each ``kind``."""
+"""What a page is made of: blocks, and the pictures and sounds that lie beside runs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Literal
 
 from tombola.lab.report.figures import Figure
-from tombola.lab.report.media import Medium
 from tombola.lab.report.tables import Table
 
 Mark = Literal["", "up", "down", "unsure", "printed"]
 
 
+class Block:
+    """A part of a chapter; the template has a macro for each ``kind``."""
+
+    @property
+    def kind(self) -> str:
+        """The name of the class in lower case."""
+        return type(self).__name__.lower()
+
+
 @dataclass(frozen=True)
-class Words:
+class Words(Block):
     """Paragraphs; ``missing`` ones say what is not there, ``lead`` ones are the answer."""
 
-    kind: ClassVar[str] = "words"
     lines: Sequence[str]
     missing: bool = False
     lead: bool = False
@@ -51,19 +60,17 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Cards:
+class Cards(Block):
     """Headline figures side by side; ``name`` is whose."""
 
-    kind: ClassVar[str] = "cards"
     name: str
     cards: Sequence[Card]
 
 
 @dataclass(frozen=True)
-class Standings:
+class Standings(Block):
     """Differences: a named group of columns per measure, a named part per kind of rival, a row per rival."""
 
-    kind: ClassVar[str] = "standings"
     title: str
     columns: Sequence[tuple[str, Sequence[str]]]
     parts: Sequence[tuple[str, Sequence[tuple[str, Sequence[Cell]]]]]
@@ -71,58 +78,49 @@ class Standings:
 
 
 @dataclass(frozen=True)
-class Figures:
+class Figures(Block):
     """Charts side by side, as many as fit."""
 
-    kind: ClassVar[str] = "figures"
     figures: Sequence[Figure]
 
 
 @dataclass(frozen=True)
-class Tabled:
+class Tabled(Block):
     """A table, folded away or not, of numbers or of words."""
 
-    kind: ClassVar[str] = "table"
     table: Table
     folded: bool = True
     words: bool = False
 
 
 @dataclass(frozen=True)
-class Slides:
+class Slides(Block):
     """Named frames of figures, one frame at a time under a slider; all without a script and in print."""
 
-    kind: ClassVar[str] = "slides"
     label: str
     frames: Sequence[tuple[str, Sequence[Figure]]]
 
 
 @dataclass(frozen=True)
-class Folded:
+class Folded(Block):
     """Slides for those who want to know more."""
 
-    kind: ClassVar[str] = "folded"
     title: str
     slides: Sequence[Slides]
 
 
 @dataclass(frozen=True)
-class Commands:
+class Commands(Block):
     """Lines for a shell."""
 
-    kind: ClassVar[str] = "commands"
     lines: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Gallery:
+class Gallery(Block):
     """Pictures and sounds."""
 
-    kind: ClassVar[str] = "gallery"
     media: Sequence[Medium]
-
-
-Block = Words | Cards | Standings | Figures | Tabled | Slides | Folded | Commands | Gallery
 
 
 @dataclass(frozen=True)
@@ -139,3 +137,60 @@ class Section:
 
     title: str
     chapters: Sequence[Chapter] = field(default_factory=list)
+
+
+# -- pictures and sounds -------------------------------------------------------------------------------------
+
+FOLDER = "pictures"
+KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".wav": "audio/wav"}
+LARGEST = 6_500_000  # bytes of all files of a page before base64, which adds a third
+
+
+@dataclass(frozen=True)
+class Medium:
+    """A picture or a sound as a data address, with words for those who do not see or hear it."""
+
+    words: str
+    uri: str
+    sound: bool
+
+
+class Shelf:
+    """Takes files for one page until it is full.
+
+    Attributes:
+        left_out: names and sizes of files that found no place.
+    """
+
+    def __init__(self, room: int = LARGEST) -> None:
+        self.room, self.left_out = room, list[str]()
+        self._seen: set[Path] = set()
+
+    def take(self, runs: Iterable[Path], items: bool = False) -> list[Medium]:
+        """What lies in ``pictures`` in a run or beside it, by name, each file once per page.
+
+        Args:
+            runs: run directories.
+            items: whether they lie one folder deeper, below that of their item.
+        """
+        above = 2 if items else 1
+        places = [place / FOLDER for run in runs for place in [run, *list(run.resolve().parents)[:above]]]
+        found = []
+        for folder in filter(Path.is_dir, dict.fromkeys(places)):
+            for file in sorted(folder.iterdir()):
+                if file.suffix.lower() in KINDS and file.is_file() and file.resolve() not in self._seen:
+                    self._seen.add(file.resolve())
+                    found += self._carried(file)
+        return found
+
+    def _carried(self, file: Path) -> list[Medium]:
+        size = file.stat().st_size
+        if size > self.room:
+            self.left_out.append(f"{file.name} ({size / 1e6:.1f} MB)")
+            return []
+        self.room -= size
+        kind = KINDS[file.suffix.lower()]
+        data = base64.b64encode(file.read_bytes()).decode()
+        sound = kind.startswith("audio")
+        words = file.stem.replace("_", " ").replace("-", " ")
+        return [Medium(f"{'Sound' if sound else 'Picture'}: {words}", f"data:{kind};base64,{data}", sound)]

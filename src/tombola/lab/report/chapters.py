@@ -5,51 +5,66 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tombola.lab.experiments import EXPERIMENTS
-from tombola.lab.report import answering, certain, collapsing, semantics
-from tombola.lab.report.again import commands, runs_table, settings_table
-from tombola.lab.report.answer import answer
-from tombola.lab.report.blocks import Block, Chapter, Commands, Gallery, Section, Tabled, Words
+from tombola.lab.report import calibration, collapsing, routing, semantics
+from tombola.lab.report.blocks import (
+    Block,
+    Chapter,
+    Commands,
+    Figures,
+    Gallery,
+    Section,
+    Shelf,
+    Tabled,
+    Words,
+)
+from tombola.lab.report.figures import Axis, Bar, Figure, Series, Style, bars, dots, method_style, percent, xy
 from tombola.lab.report.findings import Findings, Ran
 from tombola.lab.report.likeness import course, layers, likeness
-from tombola.lab.report.media import Shelf
-from tombola.lab.report.rows import Row
-from tombola.lab.report.scores import SIMILAR, by_ticket, quality, stored, titled
-from tombola.lab.report.tables import Table, heading, tables
-from tombola.lab.report.verdicts import Paper
+from tombola.lab.report.reproduce import commands, runs_table, settings_table
+from tombola.lab.report.rows import Row, spread
+from tombola.lab.report.tables import SIMILAR, STORED, Paper, Table, heading, paper_of, tables
+from tombola.lab.report.verdicts import Headline, answer, headlines
 from tombola.methods.table import METHODS, dense
+from tombola.objectives.metrics import LIKE_FOR_LIKE
 
 _FEW = 5  # runs that stand side by side
+_PIECES = {  # of what is stored: which metric, how it is filled
+    "core: kept by every ticket": "fill0",
+    "union without the core": "fill1",
+    "private to a ticket": "fill2",
+    "dense remainder": "fill3",
+}
 
 
 def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
     """All chapters; those without anything to show say what is missing, or are left out."""
-    named, paper = tables(rows), _paper(found)
-    chapters = [Chapter("What was compared, and what came out", _headline(found, paper))]
-    if found.methods:
-        chapters += [
-            Chapter("Sparsity and quality", quality(found, paper, named)),
-            Chapter("The score of each ticket", by_ticket(found, named)),
-            Chapter("What is stored", stored(found, named)),
-            Chapter("Where the weights went", layers(found)),
-            Chapter("How alike the tickets are", [*likeness(found), *titled(named, SIMILAR)]),
-        ]
-    chapters.append(Chapter("Has pruning gone too far?", collapsing.chapter(found)))
-    chapters.append(Chapter("Do tickets of related subsets look alike?", semantics.chapter(found)))
-    chapters.append(Chapter("Who answers where no context is given?", answering.chapter(found)))
-    chapters.append(Chapter("What are the probabilities worth?", certain.chapter(found)))
-    chapters.append(Chapter("The course of training", course(found)))
-    if media := shelf.take([ran.path for ran in found.runs], any(ran.unit[0] for ran in found.runs)):
-        chapters.append(Chapter("Pictures and sounds", [Gallery(media)]))
-    chapters.append(Chapter("Configuration, and how to run it again", _configuration(found)))
-    return Section(heading(found.head), [chapter for chapter in chapters if chapter.blocks])
+    named, paper = tables(rows), paper_of(found.head)
+    media = shelf.take([ran.path for ran in found.runs], any(ran.unit[0] for ran in found.runs))
+    judged = bool(found.methods)
+    chapters: dict[str, list[Block]] = {
+        "What was compared, and what came out": _headline(found, paper),
+        "Sparsity and quality": _quality(found, paper, named) if judged else [],
+        "The score of each ticket": _by_ticket(found, named) if judged else [],
+        "What is stored": _stored(found, named) if judged else [],
+        "Where the weights went": layers(found) if judged else [],
+        "How alike the tickets are": [*likeness(found), *_titled(named, SIMILAR)] if judged else [],
+        "Has pruning gone too far?": collapsing.chapter(found),
+        "Do tickets of related subsets look alike?": semantics.chapter(found),
+        "Who answers where no context is given?": routing.chapter(found),
+        "What are the probabilities worth?": calibration.chapter(found),
+        "The course of training": course(found),
+        "Pictures and sounds": [Gallery(media)] if media else [],
+        "Configuration, and how to run it again": _configuration(found),
+    }
+    return Section(heading(found.head), [Chapter(*each) for each in chapters.items() if each[1]])
 
 
-def _paper(found: Findings) -> Paper:
-    """The paper's figures, unless something stands in for the data."""
-    known = EXPERIMENTS.get(found.head[0])
-    if known is None or (known.stand_in and f"(on {known.stand_in})" in found.head[1]):
-        return {}
-    return known.paper
+def _figures(charts: Sequence[Figure]) -> list[Block]:
+    return [Figures(charts)] if charts else []
+
+
+def _titled(named: Sequence[Table], *titles: str) -> list[Block]:
+    return [Tabled(table) for table in named if table.title in titles]
 
 
 # -- what came out ----------------------------------------------------------------------------------------
@@ -67,22 +82,14 @@ def _headline(found: Findings, paper: Paper) -> list[Block]:
         blocks.append(Words(missing, missing=True))
     if not found.methods:
         return [*blocks, Words(["Nothing was judged yet, so there is nothing to compare."], missing=True)]
-    return [*blocks, *answer(found, paper), Tabled(_methods(found), words=True)]
+    names = [[name, METHODS[name].summary] for name in found.methods]
+    methods = Table("What the methods are", ["method", "in a line"], names)
+    return [*blocks, *answer(found, paper), Tabled(methods, words=True)]
 
 
 def _onwards(ran: Ran) -> str:
     known = ran.config.get("experiment")
     return "`tombola resume` with its directory" if known else "The program of your own that made it"
-
-
-def _methods(found: Findings) -> Table:
-    """What the names mean."""
-    body = [[name, METHODS[name].summary] for name in found.methods]
-    return Table("What the methods are", ["method", "in a line"], body)
-
-
-def _items(found: Findings) -> int:
-    return len({ran.unit[0] for ran in found.runs})
 
 
 def _compared(found: Findings) -> str:
@@ -98,9 +105,113 @@ def _compared(found: Findings) -> str:
     if sparsities:
         words.append(f"Share of weights removed: {', '.join(f'{s:.0%}' for s in sparsities)}.")
     words.append(f"{'Seeds' if len(seeds) > 1 else 'Seed'}: {', '.join(map(str, seeds))}.")
-    if _items(found) > 1:
-        words.append(f"Items, each with a network of its own: {_items(found)}.")
+    if found.items > 1:
+        words.append(f"Items, each with a network of its own: {found.items}.")
     return " ".join(words)
+
+
+# -- scores -----------------------------------------------------------------------------------------------
+
+
+def _quality(found: Findings, paper: Paper, named: Sequence[Table]) -> list[Block]:
+    """A chart per headline metric and reading, and all tables of readings."""
+    charts = []
+    usual = [name for name in found.methods if not METHODS[name].control]
+    controls = [name for name in found.methods if METHODS[name].control]
+    for headline in headlines(found):
+        printed = {} if headline.reading == LIKE_FOR_LIKE else paper
+        charts.append(_curves(found, headline, headline.title, usual or found.methods, printed))
+        if usual and controls:
+            title = f"{headline.title}: {found.subject} and its controls"
+            charts.append(_curves(found, headline, title, [found.subject, *controls], {}))
+    elsewhere = (STORED, SIMILAR)
+    others = [t for t in named if t.title not in elsewhere and "by subset" not in t.title]
+    return [*_figures(charts), *map(Tabled, others)]
+
+
+def _curves(found: Findings, headline: Headline, title: str, methods: Sequence[str], paper: Paper) -> Figure:
+    """Means and intervals over sparsity; dotted what the paper prints; a dense network is a level."""
+    series, metric = [], headline.info.name
+    for method in methods:
+        points = [
+            (sparsity, measured.mean, measured.ci95)
+            for name, sparsity in found.outcomes
+            if name == method
+            and (measured := spread(found.values.get((name, sparsity, *headline.key, ""), {})))
+        ]
+        figures = {s: f[metric] for (m, s), f in paper.items() if m == method and metric in f}
+        chosen = method_style(method)
+        series.append(Series(method, chosen, points))
+        if points and METHODS[method].masks is dense:
+            most = max(sparsity for _, sparsity in found.outcomes)
+            level = [(0.0, points[0][1], None), (most, points[0][1], None)]
+            series.append(Series(method, chosen, level, marked=False))
+        if points and figures:
+            dotted = Style(chosen.number, hollow=True, dotted=True)
+            printed = [(s, figures[s], None) for s in sorted(figures)]
+            series.append(Series(f"{method}, in the paper", dotted, printed))
+    series = [each for each in series if each.points]
+    levels = sorted({p[0] for each in series for p in each.points})
+    x = Axis("share of weights removed", percent, levels, (min(levels) - 0.04, max(levels) + 0.04))
+    return xy(title, series, x, Axis(headline.info.label, headline.info.write))
+
+
+def _by_ticket(found: Findings, named: Sequence[Table]) -> list[Block]:
+    """Dots at the middle sparsity, and everything in tables."""
+    charts, folded = [], []
+    for headline in headlines(found):
+        keys = [k for k in found.values if k[2:4] == headline.key and k[4]]
+        names = list(dict.fromkeys(k[4] for k in keys))
+        if not names:
+            continue
+        own = sorted({k[1] for k in keys if k[0] == found.subject}) or sorted({k[1] for k in keys})
+        middle = own[len(own) // 2]
+        series = []
+        for method in found.methods:
+            means = _means(found, headline, method, 0.0 if METHODS[method].masks is dense else middle, names)
+            points = [(float(i), mean, None) for i, mean in enumerate(means) if mean is not None]
+            if points and not METHODS[method].control:
+                series.append(Series(method, method_style(method), points))
+        if series:
+            axis = Axis(headline.info.label, headline.info.write)
+            charts.append(dots(f"{headline.title}, {middle:.0%} removed", names, series, axis))
+        body = []
+        for method, sparsity in found.outcomes:
+            means = _means(found, headline, method, sparsity, names)
+            written = ["" if mean is None else headline.info.write(mean) for mean in means]
+            body += [[method, f"{sparsity:.0%}", *written]] if any(written) else []
+        title = f"{headline.title}, means over seeds"
+        folded.append(Tabled(Table(title, ["method", "sparsity", *names], body)))
+    by_subset = [Tabled(table) for table in named if table.title.endswith("ahead of imp by subset")]
+    return [*_figures(charts), *folded, *by_subset]
+
+
+def _means(
+    found: Findings, headline: Headline, method: str, sparsity: float, tickets: Sequence[str]
+) -> list[float | None]:
+    return [found.mean((method, sparsity, *headline.key, ticket)) for ticket in tickets]
+
+
+def _stored(found: Findings, named: Sequence[Table]) -> list[Block]:
+    """Numbers and bytes as bars and as a table; bars of controls only where there is nothing else."""
+    numbers, sizes = [], []
+    usual = [outcome for outcome in found.outcomes if not METHODS[outcome[0]].control]
+    for method, sparsity in usual or found.outcomes:
+        metrics = ("core", "union", "private", "dense_rest", "mask_bytes", "file_bytes")
+        core, union, private, rest, masks, file = (
+            found.mean((method, sparsity, "", metric, "")) for metric in metrics
+        )
+        name = f"{method} {sparsity:.0%}"
+        if core is not None and union is not None and private is not None and rest is not None:
+            pieces = zip(_PIECES, (core, union - core, private, rest), strict=True)
+            numbers.append(Bar(name, dict(pieces)))
+        if file is not None:
+            kept = masks or 0.0
+            sizes.append(Bar(name, {"masks": kept, "all else": file - kept}))
+    charts = [bars("Numbers stored", numbers, "numbers", _PIECES)] if numbers else []
+    fills = {"masks": "fill0", "all else": "fill1"}
+    charts += [bars("Ticket files", sizes, "bytes", fills)] if sizes else []
+    return [*_figures(charts), *_titled(named, STORED)]
 
 
 # -- configuration ----------------------------------------------------------------------------------------
@@ -109,20 +220,8 @@ def _compared(found: Findings) -> str:
 def _configuration(found: Findings) -> list[Block]:
     lines = commands(found.runs)
     again: Block = Commands(lines) if lines else Words(["Made by a program of your own: run that again."])
-    runs = runs_table(found.runs)
-    turned = _turned(runs) if len(found.runs) <= _FEW else runs
-    settings = _filled(settings_table(found.runs[0]))
-    return [again, Tabled(settings, words=True), Tabled(turned, words=True)]
-
-
-def _filled(table: Table) -> Table:
-    """Without columns that are empty."""
-    kept = [i for i in range(len(table.header)) if any(line[i] for line in table.body)]
-    header, *body = [[line[i] for i in kept] for line in (table.header, *table.body)]
-    return Table(table.title, header, body)
-
-
-def _turned(table: Table) -> Table:
-    """Rows as columns: few runs have many facts."""
-    header, *body = map(list, zip(table.header, *table.body, strict=True))
-    return Table(table.title, header, body)
+    runs, settings = runs_table(found.runs), settings_table(found.runs[0])
+    if len(found.runs) <= _FEW:  # few runs have many facts: rows as columns
+        header, *body = map(list, zip(runs.header, *runs.body, strict=True))
+        runs = Table(runs.title, header, body)
+    return [again, Tabled(settings, words=True), Tabled(runs, words=True)]

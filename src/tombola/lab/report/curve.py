@@ -8,16 +8,16 @@ from pathlib import Path
 
 from tombola._utils.errors import UsageError, unknown
 from tombola._utils.io import write_bytes
+from tombola.lab.report import kept
 from tombola.lab.report.blocks import Block, Chapter, Figures, Section, Tabled
-from tombola.lab.report.figures import Axis, Figure, Series, Style, percent, xy
+from tombola.lab.report.figures import Axis, Figure, Series, Style, el, percent, text, xy
 from tombola.lab.report.heatmap import heat
 from tombola.lab.report.html import render
-from tombola.lab.report.rows import LED, Row
-from tombola.lab.report.svg import el, text
-from tombola.lab.report.tables import Format, Table, decibel, share
+from tombola.lab.report.rows import Row
+from tombola.lab.report.tables import Table, mean_and_half
 from tombola.methods.table import METHODS
+from tombola.objectives.metrics import LIKE_FOR_LIKE, metric_info, ordered
 
-FIRST = ("accuracy", "balanced_accuracy", "psnr", "si_snri")  # the measure that is drawn, if none is named
 Grid = Sequence[tuple[Mapping[str, str], Sequence[Row]]]  # the values of each point and its rows
 
 # Colours of a file that stands alone: those of the report's style sheet on paper.
@@ -35,10 +35,11 @@ def measure(rows: Sequence[Row], wanted: str | None = None) -> str:
     Raises:
         UsageError: the runs have no such measure.
     """
-    there = [m for m in dict.fromkeys(row["metric"] for row in rows) if m in LED]
-    if wanted is not None and wanted not in there:
-        raise UsageError(unknown("metric of a curve", wanted, there))
-    return wanted or next((name for name in FIRST if name in there), there[0])
+    there = [info for info in ordered(row["metric"] for row in rows) if info.headline]
+    names = [info.name for info in sorted(there, key=lambda info: not info.primary)]
+    if wanted is not None and wanted not in names:
+        raise UsageError(unknown("metric of a curve", wanted, names))
+    return wanted or names[0]
 
 
 def values(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
@@ -46,7 +47,7 @@ def values(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     chosen = [r for r in rows if r["metric"] == metric and not r.get("ticket")]
     both = {r.get("reading", "") for r in chosen}
-    reading = "like_for_like" if "like_for_like" in both else next(iter(both), "")
+    reading = LIKE_FOR_LIKE if LIKE_FOR_LIKE in both else next(iter(both), "")
     for name in METHODS:
         own = [r for r in chosen if r["method"] == name and r.get("reading", "") == reading]
         if own:
@@ -56,42 +57,29 @@ def values(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
 
 def curve(rows: Sequence[Row], metric: str, title: str) -> Figure:
     """Quality over sparsity, a line per method; controls are dashed, what is not pruned is a level line."""
-    by_method, levels = values(rows, metric), sorted({r["sparsity"] for r in rows if r["sparsity"]})
+    info, by_method = metric_info(metric), values(rows, metric)
+    levels = sorted({r["sparsity"] for r in rows if r["sparsity"]})
     series = []
     for i, (name, own) in enumerate(by_method.items()):  # by place: numbers of methods repeat their colours
-        points = [(r["sparsity"], r["mean"], r["ci95"]) for r in own]
+        points = kept.points(own)
         if [r["sparsity"] for r in own] == [0.0] and levels:
             points = [(level, *points[0][1:]) for level in (levels[0], levels[-1])][: len(levels)]
         series.append(Series(name, Style(i, hollow=METHODS[name].control), points))
-    return xy(title, series, Axis("sparsity", percent, levels), Axis(label(metric), fmt(metric)))
+    return xy(title, series, Axis("sparsity", percent, levels), Axis(info.inside, info.write))
 
 
 def table(rows: Sequence[Row], metric: str, title: str) -> Table:
     """The same in numbers: a row per method, a column per sparsity, mean and half the 95% interval."""
-    by_method = values(rows, metric)
+    info, by_method = metric_info(metric), values(rows, metric)
     levels = sorted({r["sparsity"] for own in by_method.values() for r in own})
     body = []
     for name, own in by_method.items():
         at = {r["sparsity"]: r for r in own}
-        cells = [_cell(at[level], fmt(metric)) if level in at else "" for level in levels]
+        cells = [mean_and_half(at.get(level), info.write) for level in levels]
         seeds = max(r["seeds"] for r in own)
         body.append([f"{name} (control)" if METHODS[name].control else name, *cells, str(seeds)])
     heads = ["dense" if level == 0 else percent(level) for level in levels]
-    return Table(title, [label(metric), *heads, "seeds"], body)
-
-
-def _cell(row: Row, written: Format) -> str:
-    return written(row["mean"]) + (f" ± {written(row['ci95'])}" if row["ci95"] is not None else "")
-
-
-def fmt(metric: str) -> Format:
-    """How values of a measure are written."""
-    return decibel if metric.startswith(("psnr", "si_snr")) else share
-
-
-def label(metric: str) -> str:
-    """A measure in words."""
-    return metric.replace("_", " ")
+    return Table(title, [info.inside, *heads, "seeds"], body)
 
 
 def heats(points: Grid, metric: str, methods: Sequence[str]) -> list[Figure]:
@@ -99,6 +87,7 @@ def heats(points: Grid, metric: str, methods: Sequence[str]) -> list[Figure]:
     names = list(points[0][0])
     if len(names) != 2:
         return []
+    info = metric_info(metric)
     down, across = (list(dict.fromkeys(at[name] for at, _ in points)) for name in names)
     cells: dict[tuple[str, float], dict[tuple[str, str], float]] = {}
     for at, rows in points:
@@ -109,17 +98,9 @@ def heats(points: Grid, metric: str, methods: Sequence[str]) -> list[Figure]:
     for (name, sparsity), found in cells.items():
         matrix = [[found.get((r, c), float("nan")) for c in across] for r in down]
         limits = min(found.values()), max(found.values())
-        title = f"{name} at {percent(sparsity)}: {label(metric)} over {names[0]} (down) and {names[1]}"
-        figures.append(
-            heat(
-                title,
-                [f"{names[0]}={r}" for r in down],
-                [f"{names[1]}={c}" for c in across],
-                matrix,
-                limits,
-                fmt(metric),
-            )
-        )
+        title = f"{name} at {percent(sparsity)}: {info.inside} over {names[0]} (down) and {names[1]}"
+        beside, below = [f"{names[0]}={r}" for r in down], [f"{names[1]}={c}" for c in across]
+        figures.append(heat(title, beside, below, matrix, limits, info.write))
     return figures
 
 
@@ -145,14 +126,14 @@ def write_sweep(
         title: the experiment and its preset.
         points: the values of each point of the grid, and its rows.
         methods: those of heat maps.
-        metric: what is drawn; the first of `FIRST` that there is by default.
+        metric: what is drawn; the first primary one that there is by default.
     """
     metric = measure([row for _, rows in points for row in rows], metric)
     chapters, files = [], []
     for number, (at, rows) in enumerate(points):
         name = ", ".join(f"{k}={v}" for k, v in at.items()) or "Sparsity and quality"
         drawn = curve(rows, metric, name)
-        numbers = table(rows, metric, f"{label(metric)}, {name}")
+        numbers = table(rows, metric, f"{metric_info(metric).inside}, {name}")
         blocks: list[Block] = [Figures([drawn]), Tabled(numbers, folded=False)]
         chapters.append(Chapter(name, blocks))
         files.append((f"sweep{f'-{number}' if len(points) > 1 else ''}.svg", standalone(drawn)))

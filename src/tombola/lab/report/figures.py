@@ -1,4 +1,7 @@
-"""Charts of a page: curves, dots and bars as inline SVG that can be read, spoken and printed."""
+"""Charts of a page: curves, dots and bars as inline SVG that can be read, spoken and printed.
+
+Colours are classes, so the style sheet of the page decides them for light and dark.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from typing import Any
 
-from tombola.lab.report.svg import SHAPES, Scale, el, marker, path, shortened, span, text, ticks
 from tombola.lab.report.tables import Format, whole
 from tombola.methods.table import METHODS
 
@@ -66,13 +69,16 @@ def percent(value: float) -> str:
     return f"{value:.0%}"
 
 
+Point = tuple[float, float, float | None]  # x, y, half an interval
+
+
 @dataclass(frozen=True)
 class Series:
-    """Named points ``(x, y, half an interval or None)`` in one style."""
+    """Named points in one style."""
 
     name: str
     style: Style
-    points: Sequence[tuple[float, float, float | None]]
+    points: Sequence[Point]
     names: Sequence[str] = ()  # of the points, shown where a pointer rests
     marked: bool = True
 
@@ -119,16 +125,25 @@ def _axes(across: Scale, up: Scale, x: Axis, y: Axis, height: float) -> str:
         at = up(value)
         parts.append(el("line", x1=across.begin, x2=across.end, y1=at, y2=at, class_="grid"))
         parts.append(text(across.begin - 6, at + 4, y.fmt(value), "end"))
-    for value in x.ticks if x.ticks is not None else ticks(across.low, across.high):
-        at = across(value)
-        parts.append(el("line", x1=at, x2=at, y1=up.begin, y2=up.begin + 4, class_="edge"))
-        parts.append(text(at, up.begin + 18, x.fmt(value), "middle"))
+    marks = x.ticks if x.ticks is not None else ticks(across.low, across.high)
+    parts += _scale(across, marks, up.begin, x.fmt)
     parts.append(el("line", x1=across.begin, x2=across.end, y1=up.begin, y2=up.begin, class_="edge"))
     middle = (across.begin + across.end) / 2
     parts.append(text(middle, height - 8, x.label, "middle", "label"))
     turned = f"rotate(-90 13 {(up.begin + up.end) / 2:.1f})"
     parts.append(text(13, (up.begin + up.end) / 2, y.label, "middle", "label", transform=turned))
     return "".join(parts)
+
+
+def _scale(
+    across: Scale, values: Sequence[float], y: float, fmt: Format, below: float = 18, class_: str = ""
+) -> list[str]:
+    """Marks along the lower edge, and what they stand for."""
+    places = [(across(value), fmt(value)) for value in values]
+    return [
+        el("line", x1=at, x2=at, y1=y, y2=y + 4, class_="edge") + text(at, y + below, words, "middle", class_)
+        for at, words in places
+    ]
 
 
 def _drawn(series: Series, across: Scale, up: Scale, x: Format, y: Format) -> str:
@@ -157,9 +172,7 @@ def dots(title: str, names: Sequence[str], series: Sequence[Series], axis: Axis)
         y = 12 + (i + 0.5) * row
         parts.append(el("line", x1=left, x2=WIDTH - 12, y1=y, y2=y, class_="grid"))
         parts.append(text(left - 6, y + 4, shortened(name), "end", "small"))
-    for value in ticks(across.low, across.high):
-        parts.append(el("line", x1=across(value), x2=across(value), y1=bottom, y2=bottom + 4, class_="edge"))
-        parts.append(text(across(value), bottom + 18, axis.fmt(value), "middle"))
+    parts += _scale(across, ticks(across.low, across.high), bottom, axis.fmt)
     for each in series:
         for at, value, _ in each.points:
             said = f"{each.name}, {names[int(at)]}: {axis.fmt(value)}"
@@ -208,9 +221,7 @@ def bars(title: str, rows: Sequence[Bar], label: str, kinds: Mapping[str, str]) 
             parts.append(el("rect", said, x=x, y=y + 2, width=wide, height=15, class_=kinds[kind]))
             x += wide
         parts.append(text(x + 4, y + 13, short(sum(row.pieces.values())), "start", "small"))
-    for value in ticks(0.0, most, 5):
-        parts.append(el("line", x1=across(value), x2=across(value), y1=bottom, y2=bottom + 4, class_="edge"))
-        parts.append(text(across(value), bottom + 17, short(value), "middle", "small"))
+    parts += _scale(across, ticks(0.0, most, 5), bottom, short, 17, "small")
     parts.append(el("line", x1=left, x2=WIDTH - 70, y1=bottom, y2=bottom, class_="edge"))
     parts.append(text((left + WIDTH - 70) / 2, height - 8, label, "middle", "label"))
     swatch = {kind: el("rect", x=5, y=1, width=20, height=12, class_=fill) for kind, fill in kinds.items()}
@@ -230,3 +241,129 @@ def short(value: float) -> str:
             scaled = value / size
             return f"{scaled:.0f}{sign}" if scaled >= 10 else f"{scaled:.1f}".removesuffix(".0") + sign
     return f"{value:.0f}"
+
+
+# -- elements of SVG ----------------------------------------------------------------------------------------
+
+
+def el(tag: str, body: str = "", **attributes: Any) -> str:
+    """An element; ``_`` in names becomes ``-``, ``class_`` becomes ``class``, numbers get one decimal.
+
+    >>> el("line", x1=0, y1=0.25, stroke_width=2)
+    '<line x1="0" y1="0.2" stroke-width="2"/>'
+    >>> el("text", escape("a < b"), class_="small")
+    '<text class="small">a &lt; b</text>'
+    """
+    named = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{escape(number(value))}"'
+        for name, value in attributes.items()
+        if value is not None
+    )
+    return f"<{tag}{named}>{body}</{tag}>" if body else f"<{tag}{named}/>"
+
+
+def number(value: Any) -> str:
+    """A coordinate with at most one decimal; anything else as it is.
+
+    >>> number(3.04), number(-0.04), number("red")
+    ('3', '0', 'red')
+    """
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:.1f}".removesuffix(".0")
+    return "0" if short == "-0" else short
+
+
+def text(x: float, y: float, words: str, anchor: str = "start", class_: str = "", **more: Any) -> str:
+    """A line of text."""
+    return el("text", escape(words) or " ", x=x, y=y, text_anchor=anchor, class_=class_ or None, **more)
+
+
+def shortened(name: str, most: int = 26) -> str:
+    """A name without its middle if it is too long: names of layers and tickets differ at their ends.
+
+    >>> shortened("blocks.0.expand.primary.0.weight", 15)
+    'blocks.….weight'
+    """
+    half = most // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
+def ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers between two others, at most so many: steps of 1, 2 or 5 times a power of ten.
+
+    >>> ticks(0.68, 0.77)
+    [0.68, 0.7, 0.72, 0.74, 0.76]
+    >>> ticks(3.0, 3.0)
+    [3.0]
+    """
+    if not high > low:
+        return [low]
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(s * power for s in (1, 2, 5, 10, 20) if (high - low) / (s * power) <= most - 1 + 1e-9)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """From values to positions, linear."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        """The position of a value; the middle if all values are one."""
+        if self.high == self.low:
+            return (self.begin + self.end) / 2
+        return self.begin + (value - self.low) / (self.high - self.low) * (self.end - self.begin)
+
+
+def span(values: list[float], margin: float = 0.06) -> tuple[float, float]:
+    """Least and greatest of the finite values, and a margin; 0 to 1 if there are none."""
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return 0.0, 1.0
+    low, high = min(finite), max(finite)
+    wide = (high - low) * margin or abs(high) * 0.05 or 0.5
+    return low - wide, high + wide
+
+
+# Shapes tell series apart without colour; each is drawn around (x, y) with radius r.
+_POLYGONS: dict[str, list[tuple[float, float]]] = {
+    "square": [(-0.9, -0.9), (0.9, -0.9), (0.9, 0.9), (-0.9, 0.9)],
+    "diamond": [(0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)],
+    "up": [(0, -1.2), (1.15, 0.9), (-1.15, 0.9)],
+    "down": [(0, 1.2), (1.15, -0.9), (-1.15, -0.9)],
+    "left": [(-1.2, 0), (0.9, 1.15), (0.9, -1.15)],
+    "right": [(1.2, 0), (-0.9, 1.15), (-0.9, -1.15)],
+}
+_STROKES: dict[str, str] = {
+    "cross": "M{a} {b}L{c} {d}M{a} {d}L{c} {b}",
+    "plus": "M{x} {b}L{x} {d}M{a} {y}L{c} {y}",
+    "bar": "M{x} {b}L{x} {d}",
+}
+SHAPES = ("circle", *_POLYGONS, *_STROKES)
+
+
+def marker(shape: str, x: float, y: float, class_: str, title: str = "", r: float = 4.5) -> str:
+    """A marker, with a title that pointers show."""
+    body = el("title", escape(title)) if title else ""
+    if shape in _POLYGONS:
+        points = " ".join(f"{number(x + r * dx)},{number(y + r * dy)}" for dx, dy in _POLYGONS[shape])
+        return el("polygon", body, points=points, class_=class_)
+    if shape in _STROKES:
+        places = {"x": x, "y": y, "a": x - r, "b": y - r, "c": x + r, "d": y + r}
+        path = _STROKES[shape].format(**{name: number(place) for name, place in places.items()})
+        return el("path", body, d=path, class_=class_)
+    return el("circle", body, cx=x, cy=y, r=r, class_=class_)
+
+
+def path(points: list[tuple[float, float]], class_: str) -> str:
+    """A line through points; nothing for fewer than two."""
+    if len(points) < 2:
+        return ""
+    places = " ".join(f"{number(float(x))},{number(float(y))}" for x, y in points)
+    return el("polyline", points=places, class_=class_)

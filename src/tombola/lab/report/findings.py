@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tombola._utils.errors import TicketFileError
 from tombola.lab.report.inspect import describe
-from tombola.lab.report.rows import Unit, interval
+from tombola.lab.report.rows import Unit, spread
 from tombola.methods.table import METHODS, dense
 from tombola.runs.log import full_settings, read_config, read_environment, read_records
+from tombola.runs.stages import Stage
 from tombola.training.callbacks.collapse import alarms
 
 Arm = tuple[str, float]  # of an experiment: method, sparsity
 Key = tuple[str, float, str, str, str]  # method, sparsity, reading, metric, ticket; "" where there is none
 Curve = list[tuple[float, float]]
-_TRAINED = re.compile(r"train-(?P<method>\w+)-(?P<sparsity>\d[\d.]*(e-\d+)?)")
 
 
 @dataclass(frozen=True)
@@ -53,21 +50,6 @@ class Likeness:
     density: float
     tickets: Sequence[str]
     matrix: Sequence[Sequence[float]]
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A mean, half its 95% interval, and over how many values."""
-
-    mean: float
-    ci95: float | None
-    count: int
-
-    def mean_and_interval(self, fmt: Callable[[float], str]) -> str:
-        """``+.036 (+.018 to +.054)``; the mean alone where there is no interval."""
-        if self.ci95 is None:
-            return fmt(self.mean)
-        return f"{fmt(self.mean)} ({fmt(self.mean - self.ci95)} to {fmt(self.mean + self.ci95)})"
 
 
 @dataclass
@@ -117,6 +99,16 @@ class Findings:
         return next((name for name in self.methods if name == "rtl"), self.methods[0] if self.methods else "")
 
     @property
+    def sparsities(self) -> list[float]:
+        """Of the subject, the lowest first."""
+        return [s for method, s in self.outcomes if method == self.subject]
+
+    @property
+    def items(self) -> int:
+        """How many items the runs are of."""
+        return len({ran.unit[0] for ran in self.runs})
+
+    @property
     def tickets(self) -> list[str]:
         """Names, in the order of the records."""
         return list(dict.fromkeys(key[4] for key in self.values if key[4]))
@@ -125,18 +117,6 @@ class Findings:
         """Over items, each the mean over its seeds."""
         found = spread(self.values.get(key, {}))
         return None if found is None else found.mean
-
-
-def spread(by_unit: Mapping[Unit, float]) -> Spread | None:
-    """Mean and interval as in the rows: over items if there are several, else over seeds."""
-    if not by_unit:
-        return None
-    by_item: dict[str, list[float]] = defaultdict(list)
-    for (item, _), value in by_unit.items():
-        by_item[item].append(value)
-    items = [float(np.mean(values)) for values in by_item.values()]
-    independent = items if len(items) > 1 else list(by_unit.values())
-    return Spread(float(np.mean(items)), interval(independent), len(independent))
 
 
 def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
@@ -152,21 +132,21 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
         mine: list[dict[str, Any]] = []
         raised: list[dict[str, Any]] = []
         for record in read_records(path):
-            event, stage = record["event"], record.get("stage", "")
+            event = record["event"]
             if event == "metric":
                 key = (record["method"], record["sparsity"], record.get("reading", ""), record["metric"])
                 found.values[(*key, record.get("ticket", ""))][unit] = record["value"]
                 done.add(key[:2])
-            elif event == "retrain" and (trained := _TRAINED.match(stage)):
-                outcome = trained["method"], float(trained["sparsity"])
+            elif event == "retrain" and record.get("phase") == "train":
+                outcome = record["method"], record["sparsity"]
                 losses[outcome][record["ticket"]].append((record["step"], record["loss"]))
             elif event == "prune" and "loss" in record:
-                searched.setdefault(stage, []).append(record["ticket"])
-                if _search(stage) == "own":
+                searched.setdefault(record.get("stage", ""), []).append(record["ticket"])
+                if _search(record) == "own":
                     rounds[record["ticket"]].append((record["round"] + 1, record["loss"]))
             elif event == "similarity":
                 mine.append(record)
-            elif event == "watch" and _search(stage) == "own":
+            elif event == "watch" and _search(record) == "own":
                 found.watched.setdefault(unit, []).append(record)
             elif event == "alarm":
                 raised.append(record)
@@ -189,19 +169,19 @@ def expected(config: Mapping[str, Any]) -> list[Arm]:
     return [(name, s) for name in named for s in ([0.0] if METHODS[name].masks is dense else sparsities)]
 
 
-def _search(stage: str) -> str:
-    """Whose search: ``own`` of ``search-own-0.25``."""
-    return stage.removeprefix("search-").rpartition("-")[0] if stage.startswith("search-") else ""
+def _search(record: Mapping[str, Any]) -> str:
+    """Whose search a record is of: ``own`` for that of the tickets."""
+    stage = Stage.parse(record.get("stage", ""))
+    return stage.search if stage else ""
 
 
 def _read_tickets(found: Findings) -> None:
     """Layers and similarity of the subject's tickets, from the first run whose files can be read."""
     if not found.subject or not METHODS[found.subject].shared:
         return
-    sparsities = [s for method, s in found.outcomes if method == found.subject]
     for ran in found.runs:
         metadata: dict[float, dict[str, Any]] = {}
-        for sparsity in sparsities:
+        for sparsity in found.sparsities:
             name = f"{found.subject}-{sparsity}.tickets"
             try:
                 metadata[sparsity] = describe(ran.path / "tickets" / name)
@@ -225,14 +205,14 @@ def _from_records(
     states: Sequence[Mapping[str, Any]], searched: Mapping[str, Sequence[str]]
 ) -> dict[tuple[str, str], list[Likeness]]:
     """Similarity as recorded round by round: of the search on the own subsets, if that is there."""
-    sources = list(dict.fromkeys(_search(record.get("stage", "")) for record in states))
+    sources = list(dict.fromkeys(_search(record) for record in states))
     chosen = "own" if "own" in sources else sources[0]
     found: dict[tuple[str, str], list[Likeness]] = defaultdict(list)
     for record in states:
-        matrix, stage = record["matrix"], record.get("stage", "")
-        if _search(stage) != chosen or len(matrix) < 2:
+        matrix = record["matrix"]
+        if _search(record) != chosen or len(matrix) < 2:
             continue
-        names = list(dict.fromkeys(searched.get(stage, ())))
+        names = list(dict.fromkeys(searched.get(record.get("stage", ""), ())))
         if len(names) != len(matrix):
             names = [f"ticket {k + 1}" for k in range(len(matrix))]
         words = f"round {record['round'] + 1}, {1 - record['density']:.0%} removed"

@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
-from tombola.lab.report.figures import WIDTH, Figure
-from tombola.lab.report.svg import el, shortened, text
+from tombola.lab.report.figures import WIDTH, Figure, el, shortened, text
 from tombola.lab.report.tables import Format
 
 # From dark to light, even steps of lightness, blue to yellow: told apart by everybody, and in grey.
@@ -26,8 +26,13 @@ Matrix = Sequence[Sequence[float]]
 
 @dataclass(frozen=True)
 class _Grid:
-    """Where the cells lie."""
+    """A matrix, and where its cells lie."""
 
+    rows: Sequence[str]
+    columns: Sequence[str]
+    values: Matrix
+    limits: tuple[float, float]
+    fmt: Format
     left: float
     top: float
     wide: float
@@ -50,12 +55,12 @@ def heat(
     left = max(14 + 6.1 * names[0], 3.9 * names[1])  # turned names reach to the left
     wide = min((WIDTH - left - 10) / len(columns), 42.0)
     high = wide if len(rows) == len(columns) else min(12.0, 1200.0 / len(rows))
-    grid = _Grid(left, 8.0, wide, high)
+    grid = _Grid(rows, columns, values, limits, fmt, left, 8.0, wide, high)
     beside, below = _thinned(rows, high), _thinned(columns, wide)
     bottom = grid.top + high * len(rows)
     deep = 14 + 4.6 * max(map(len, below.values()))
     draw = _cells if len(rows) * len(columns) <= _CELLS else _picture
-    parts = [draw(rows, columns, values, limits, fmt, grid)]
+    parts = [draw(grid)]
     for i, name in beside.items():
         parts.append(text(left - 5, grid.top + (i + 0.5) * high + 4, name, "end", "small"))
     for i, name in below.items():
@@ -92,20 +97,13 @@ def _thinned(names: Sequence[str], size: float) -> dict[int, str]:
     return {i: shortened(name) for i, name in enumerate(names) if i % step == 0}
 
 
-def _cells(
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: Matrix,
-    limits: tuple[float, float],
-    fmt: Format,
-    grid: _Grid,
-) -> str:
+def _cells(grid: _Grid) -> str:
     written = grid.wide >= 26 and grid.high >= 14  # there is room for the value itself
     parts = []
-    for i, (row, line) in enumerate(zip(rows, values, strict=True)):
-        for j, (column, value) in enumerate(zip(columns, line, strict=True)):
+    for i, (row, line) in enumerate(zip(grid.rows, grid.values, strict=True)):
+        for j, (column, value) in enumerate(zip(grid.columns, line, strict=True)):
             x, y = grid.left + j * grid.wide, grid.top + i * grid.high
-            rgb, words = colour(value, limits), fmt(value) if math.isfinite(value) else "none"
+            rgb, words = colour(value, grid.limits), grid.fmt(value) if math.isfinite(value) else "none"
             title = el("title", escape(f"{row}, {column}: {words}"))
             place = {"x": x, "y": y, "width": grid.wide + _SEAM, "height": grid.high + _SEAM}
             parts.append(el("rect", title, **place, fill=_hex(rgb), class_="cell"))
@@ -115,26 +113,18 @@ def _cells(
     return "".join(parts)
 
 
-def _picture(
-    rows: Sequence[str],
-    columns: Sequence[str],
-    values: Matrix,
-    limits: tuple[float, float],
-    fmt: Format,  # noqa: ARG001
-    grid: _Grid,
-) -> str:
-    pixels = [[colour(value, limits) for value in line] for line in values]
+def _picture(grid: _Grid) -> str:
+    pixels = [[colour(value, grid.limits) for value in line] for line in grid.values]
     data = base64.b64encode(png(pixels)).decode()
-    return el(
-        "image",
-        x=grid.left,
-        y=grid.top,
-        width=grid.wide * len(columns),
-        height=grid.high * len(rows),
-        preserveAspectRatio="none",
-        class_="pixels",
-        href=f"data:image/png;base64,{data}",
-    )
+    wide, high = grid.wide * len(grid.columns), grid.high * len(grid.rows)
+    shape: dict[str, Any] = {
+        "x": grid.left,
+        "y": grid.top,
+        "width": wide,
+        "height": high,
+        "preserveAspectRatio": "none",
+    }
+    return el("image", **shape, class_="pixels", href=f"data:image/png;base64,{data}")
 
 
 def png(pixels: Sequence[Sequence[tuple[int, int, int]]]) -> bytes:
@@ -153,17 +143,9 @@ def _bar(left: float, y: float, limits: tuple[float, float], fmt: Format) -> str
     low, high = limits
     if not high > low:
         return text(left, y + 11, f"all: {fmt(high)}", "start", "small")
-    parts = [
-        el(
-            "rect",
-            x=left + i * wide / steps,
-            y=y,
-            width=wide / steps + 0.5,
-            height=10,
-            fill=_hex(colour(low + (high - low) * i / (steps - 1), limits)),
-        )
-        for i in range(steps)
-    ]
+    shape: dict[str, Any] = {"y": y, "width": wide / steps + 0.5, "height": 10}
+    fills = [_hex(colour(low + (high - low) * i / (steps - 1), limits)) for i in range(steps)]
+    parts = [el("rect", x=left + i * wide / steps, **shape, fill=fill) for i, fill in enumerate(fills)]
     ends = text(left, y + 23, fmt(low), "start", "small")
     return "".join(parts) + ends + text(left + wide, y + 23, fmt(high), "end", "small")
 

@@ -15,10 +15,9 @@ from markupsafe import Markup
 import tombola
 from tombola._utils.errors import UsageError
 from tombola._utils.io import write_bytes
-from tombola.lab.report.blocks import Section
+from tombola.lab.report.blocks import LARGEST, Section, Shelf
 from tombola.lab.report.chapters import section
 from tombola.lab.report.findings import gather
-from tombola.lab.report.media import LARGEST, Shelf
 from tombola.lab.report.rows import Row, find_runs, names_of, rows
 from tombola.runs.log import read_config
 

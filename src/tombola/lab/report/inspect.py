@@ -12,6 +12,7 @@ from tombola._utils import io
 from tombola._utils.errors import TicketFileError
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import kappa
+from tombola.runs.stages import Stage
 from tombola.tickets import files
 
 
@@ -29,7 +30,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     private = [t[0].numel() for name, t in tensors.items() if name.startswith("private.")]
     return {
         "file": str(path),
-        "method": str(header["facts"].get("label", "")).rpartition("-")[0] or None,
+        "method": _method(str(header["facts"].get("label", ""))),
         **_fitted(header),
         "bytes": Path(path).stat().st_size,
         "weights_in_scope": scope.size,
@@ -44,6 +45,12 @@ def describe(path: Path | str) -> dict[str, Any]:
         "kappa": [[round(v, 4) for v in row] for row in kappa(masks, masks).tolist()],
         "facts": header["facts"],
     }
+
+
+def _method(label: str) -> str | None:
+    """Of a label such as ``rtl-0.5``."""
+    stage = Stage.parse(f"train-{label}")
+    return stage.method if stage else None
 
 
 def _used(calibration: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def collapse(found: Findings) -> list[Figure]:
         paths = _paths(found, headline, at)
         if any(len(path) > 1 for path in paths.values()):
             label = "mean similarity to the other tickets"
-            x, y = Axis(label, share), Axis(headline.name, headline.fmt)
+            x, y = Axis(label, share), Axis(headline.info.label, headline.info.write)
             names = [percent(s) for s in at]
             figures.append(xy(f"{headline.title} against similarity", _bundle(paths, names), x, y))
     return figures
@@ -124,9 +124,7 @@ def _paths(found: Findings, headline: Headline, at: Mapping[float, Likeness]) ->
         matrix = np.array(state.matrix, dtype=float)
         np.fill_diagonal(matrix, np.nan)
         for ticket, line in zip(state.tickets, matrix, strict=True):
-            by_unit = found.values.get(
-                (found.subject, sparsity, headline.reading, headline.metric, ticket), {}
-            )
+            by_unit = found.values.get((found.subject, sparsity, *headline.key, ticket), {})
             unit = found.described.unit if found.described else next(iter(by_unit), None)
             others = line[np.isfinite(line)]
             if unit in by_unit and len(others):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +16,15 @@ from scipy import stats
 from tombola._utils.errors import RunError
 from tombola.lab.experiments import EXPERIMENTS
 from tombola.methods.table import METHODS
+from tombola.objectives.metrics import metric_info
 from tombola.runs.log import full_settings, read_config, read_records, read_timings
+from tombola.runs.stages import Stage
 
-Row = dict[
-    str, Any
-]  # experiment, preset, method, sparsity, reading, metric, ticket, mean, ci95, seeds, items
+# experiment, preset, method, sparsity, reading, metric, ticket, mean, ci95, seeds, items
+Row = dict[str, Any]
 Unit = tuple[str, int]  # item and seed of one run
-# Metrics compared within a seed, with what, and how the difference is called.
-LED = ("balanced_accuracy", "auc", "accuracy", "psnr", "psnr_region", "si_snri")
-BY_TICKET = ("accuracy", "si_snri")  # metrics of tickets that are judged on their own subsets
+# What metrics that decide a comparison are compared with, and how the difference is called.
 REFERENCES = {"imp": "lead", "union_size_imp": "lead_union", "same_mask": "lead_same"}
-_STAGE = re.compile(r"(train|judge)-(?P<method>\w+)-(?P<sparsity>\d[\d.]*(e-\d+)?)")
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[Path]:
@@ -69,9 +67,7 @@ def rows(runs: Sequence[Path]) -> list[Row]:
         unit = config.get("item", ""), config["seed"]
         for record in read_records(run):
             ticket = record.get("ticket", "")
-            if record["event"] == "metric" and (
-                not ticket or (record["metric"] in BY_TICKET and not unit[0])
-            ):
+            if record["event"] == "metric" and (not ticket or _by_subset(record, unit)):
                 key = (record["method"], record["sparsity"], record.get("reading", ""), record["metric"])
                 values[(*head, *key, ticket)][unit] = record["value"]
             elif record["event"] == "stopped":
@@ -84,6 +80,10 @@ def rows(runs: Sequence[Path]) -> list[Row]:
     return [_row(key, by_unit) for key, by_unit in ranked]
 
 
+def _by_subset(record: Mapping[str, Any], unit: Unit) -> bool:
+    return not unit[0] and metric_info(record["metric"]).by_subset
+
+
 def _leads(values: Mapping[tuple, Mapping[Unit, float]]) -> dict[tuple, dict[Unit, float]]:
     """What every method is ahead of a single mask at the same sparsity, seed and item.
 
@@ -92,11 +92,10 @@ def _leads(values: Mapping[tuple, Mapping[Unit, float]]) -> dict[tuple, dict[Uni
     leads: dict[tuple, dict[Unit, float]] = {}
     for key, by_unit in values.items():
         *head, method, sparsity, reading, metric, ticket = key
-        for reference, suffix in REFERENCES.items() if metric in LED else ():
+        for reference, suffix in REFERENCES.items() if metric_info(metric).headline else ():
             single = values.get((*head, reference, sparsity, reading, metric, ticket), {})
-            difference = {unit: by_unit[unit] - single[unit] for unit in by_unit if unit in single}
-            if method != reference and difference:
-                leads[(*head, method, sparsity, reading, f"{metric}_{suffix}", ticket)] = difference
+            if method != reference and (ahead := difference(metric, by_unit, single)):
+                leads[(*head, method, sparsity, reading, f"{metric}_{suffix}", ticket)] = ahead
     return leads
 
 
@@ -122,18 +121,28 @@ def names_of(run: Path, config: dict[str, Any]) -> tuple[str, str]:
     if not experiment:
         return (run.resolve().parent.name if run.name.startswith("seed") else run.name), preset
     if experiment in EXPERIMENTS and preset in EXPERIMENTS[experiment].presets:
-        defaults = _flat(EXPERIMENTS[experiment].presets[preset].settings.plain())
-        changes = {k: v for k, v in _flat(config["settings"]).items() if defaults.get(k) != v}
-        preset += "".join(f" {name}={value}" for name, value in changes.items())
+        defaults = flat(EXPERIMENTS[experiment].presets[preset].settings.plain())
+        changes = {k: v for k, v in flat(config["settings"]).items() if defaults.get(k) != v}
+        nested_last = sorted(changes, key=lambda name: "." in name)
+        preset += "".join(f" {name}={changes[name]}" for name in nested_last)
     if experiment in EXPERIMENTS and config.get("source") is None and EXPERIMENTS[experiment].stand_in:
         preset += f" (on {EXPERIMENTS[experiment].stand_in})"
     return experiment, preset + (" (judged on validation)" if config.get("tune") else "")
 
 
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    nested = {k: v for k, v in settings.items() if isinstance(v, dict)}
-    flat = {f"{part}.{k}": v for part, recipe in nested.items() for k, v in recipe.items()}
-    return {k: v for k, v in settings.items() if k not in nested} | flat
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by the names that ``--set`` knows: ``train.lr`` for what is nested.
+
+    >>> flat({"T": 3, "train": {"lr": 0.1, "options": {}}})
+    {'T': 3, 'train.lr': 0.1, 'train.options': {}}
+    """
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and name in ("search", "train"):
+            found |= {f"{name}.{inner}": part for inner, part in value.items()}
+        else:
+            found[name] = value
+    return found
 
 
 def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict]]) -> None:
@@ -161,15 +170,18 @@ def _minutes(run: Path) -> list[tuple[str, float, float]]:
     """
     timings = read_timings(run)
     parts: dict[tuple[str, float], list[float | None]] = defaultdict(list)
-    for stage, seconds in timings.items():
-        if found := _STAGE.match(stage):
-            parts[found["method"], float(found["sparsity"])].append(seconds)
-    for (name, sparsity), spent in parts.items():
-        composed = METHODS[name]
-        variant = ("told-" if composed.conditioned else "") + (f"{name}-" if composed.changes else "")
-        own = f"{variant}{composed.search}"
-        stages = (f"search-{own}-{sparsity}", f"first-{own}-{sparsity}", f"first-{own}")
-        spent += [timings[stage] for stage in stages if stage in timings]
+    for name, seconds in timings.items():
+        stage = Stage.parse(name)
+        if stage and stage.phase in ("train", "judge") and stage.sparsity is not None:
+            parts[stage.method, stage.sparsity].append(seconds)
+    for (method, sparsity), spent in parts.items():
+        chosen = METHODS[method]
+        whose = Stage(
+            "first", method if chosen.changes else "", chosen.search or "", None, "", chosen.conditioned
+        )
+        at = replace(whose, sparsity=sparsity)
+        names = map(str, (replace(at, phase="search"), at, whose))
+        spent += [timings[name] for name in names if name in timings]
     whole = {key: [s for s in seconds if s is not None] for key, seconds in parts.items()}
     return [(*key, sum(whole[key]) / 60) for key in parts if len(whole[key]) == len(parts[key])]
 
@@ -177,14 +189,46 @@ def _minutes(run: Path) -> list[tuple[str, float, float]]:
 def _row(key: tuple, by_unit: Mapping[Unit, float]) -> Row:
     names = ("experiment", "preset", "method", "sparsity", "reading", "metric", "ticket")
     row: Row = {name: value for name, value in zip(names, key, strict=True) if value != ""}
+    found, items = spread(by_unit), len({item for item, _ in by_unit})
+    assert found is not None
+    row |= {"mean": found.mean, "ci95": found.ci95, "seeds": len({seed for _, seed in by_unit})}
+    return row | ({"items": items} if items > 1 else {})
+
+
+# -- means and intervals -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean, half its 95% interval, and over how many values."""
+
+    mean: float
+    ci95: float | None
+    count: int
+
+    def mean_and_interval(self, fmt: Callable[[float], str]) -> str:
+        """``+.036 (+.018 to +.054)``; the mean alone where there is no interval."""
+        if self.ci95 is None:
+            return fmt(self.mean)
+        return f"{fmt(self.mean)} ({fmt(self.mean - self.ci95)} to {fmt(self.mean + self.ci95)})"
+
+
+def spread(by_unit: Mapping[Unit, float]) -> Spread | None:
+    """Mean and interval: over items, each the mean over its seeds, if there are several; else over seeds."""
+    if not by_unit:
+        return None
     by_item: dict[str, list[float]] = defaultdict(list)
     for (item, _), value in by_unit.items():
         by_item[item].append(value)
     items = [float(np.mean(values)) for values in by_item.values()]
     independent = items if len(items) > 1 else list(by_unit.values())
-    seeds = len({seed for _, seed in by_unit})
-    row |= {"mean": float(np.mean(items)), "ci95": interval(independent), "seeds": seeds}
-    return row | ({"items": len(items)} if len(items) > 1 else {})
+    return Spread(float(np.mean(items)), interval(independent), len(independent))
+
+
+def difference(metric: str, ours: Mapping[Unit, float], theirs: Mapping[Unit, float]) -> dict[Unit, float]:
+    """By how much one is ahead of the other, within the items and seeds that both have."""
+    ahead = metric_info(metric).ahead
+    return {unit: ahead(ours[unit], theirs[unit]) for unit in ours if unit in theirs}
 
 
 def interval(values: Sequence[float]) -> float | None:

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, ConsoleOptions
+from rich.table import Table as RichTable
+from rich.text import Text
+
 from tombola.lab.experiments import EXPERIMENTS
 from tombola.lab.report.rows import REFERENCES, Row
-from tombola.lab.report.shown import Shown
+from tombola.objectives.metrics import (
+    LIKE_FOR_LIKE,
+    METRICS,
+    MetricInfo,
+    decibel,
+    decimal,
+    ordered,
+    share,
+    whole,
+)
+
+__all__ = [
+    "Format", "Paper", "Table", "by_outcome", "decibel", "decimal", "heading", "mean_and_half", "paper_of",
+    "parts", "share", "tables", "under_headings", "whole",
+]  # fmt: skip
 
 Format = Callable[[float], str]
-_LEADING_ZERO = re.compile(r"^([+-]?)0\.")
+Paper = Mapping[tuple[str, float], Mapping[str, float]]  # figures by method and sparsity, then by metric
+Columns = list[tuple[str, str, Format, Format | None]]  # metric, heading, format, that of half an interval
+_BESIDE = 3  # signs between two columns of a terminal
 
 
 def heading(head: tuple[str, str]) -> str:
@@ -29,6 +49,9 @@ def heading(head: tuple[str, str]) -> str:
 class Table:
     """A title, a header, and rows of text.
 
+    On a terminal that is too narrow it is printed in parts, one below the other, and each begins with the
+    columns that say whose the numbers are.
+
     Attributes:
         of: the heading under which it stands, together with the tables before it that have the same.
     """
@@ -38,9 +61,16 @@ class Table:
     body: list[list[str]]
     of: str = ""
 
-    def rich(self) -> Shown:
-        """For a terminal."""
-        return Shown(self.title, self.header, self.body)
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | RichTable]:
+        """For a terminal: the caption over its whole width, and no column cut off."""
+        yield Text(f"\n{self.title}", style="bold")
+        for columns in parts(self.header, self.body, options.max_width):
+            table = RichTable(box=SIMPLE_HEAD)
+            for i in columns:
+                table.add_column(Text(self.header[i]), justify="left" if i == 0 else "right", no_wrap=True)
+            for line in self.body:
+                table.add_row(*(Text(line[i]) for i in columns))
+            yield table
 
     def markdown(self) -> str:
         """For a page; headings stand above titles."""
@@ -49,154 +79,61 @@ class Table:
         return f"{'####' if self.of else '###'} {self.title}\n\n{lines}\n"
 
 
+def parts(header: Sequence[str], body: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """Numbers of columns that fit beside each other; the first ones are in every part.
+
+    >>> parts(["method", "sparsity", "union", "core"], [["rtl", "50%", "1,000", "900"]], 30)
+    [[0, 1, 2], [0, 1, 3]]
+    """
+    wide = [max(len(line[i]) for line in (header, *body)) + _BESIDE for i in range(len(header))]
+    keys = list(range(2 if list(header[:2]) == ["method", "sparsity"] else 1))
+    found = [list(keys)]
+    for i in range(len(keys), len(header)):
+        if len(found[-1]) > len(keys) and sum(wide[j] for j in [*found[-1], i]) + 1 > width:
+            found.append(list(keys))
+        found[-1].append(i)
+    return found
+
+
 def under_headings(made: Iterable[Table]) -> Iterator[tuple[str, list[Table]]]:
     """Neighbours of one heading together."""
     for of, tables in itertools.groupby(made, lambda table: table.of):
         yield of, list(tables)
 
 
-def share(value: float) -> str:
-    """A share with three digits, the leading zero dropped as in the paper.
+def by_outcome(rows: Iterable[Row], *names: str) -> dict[tuple, dict[str, Row]]:
+    """Rows by the values of some fields, then by metric."""
+    cells: dict[tuple, dict[str, Row]] = {}
+    for row in rows:
+        cells.setdefault(tuple(row.get(name, "") for name in names), {})[row["metric"]] = row
+    return cells
 
-    >>> share(0.7813), share(1.0), share(-0.2)
-    ('.781', '1.000', '-.200')
+
+def mean_and_half(row: Row | None, fmt: Format, half: Format | None = None) -> str:
+    """A mean ± half its 95% interval; nothing without a row.
+
+    >>> mean_and_half({"mean": 0.5, "ci95": 0.01}, share), mean_and_half({"mean": 0.5, "ci95": None}, share)
+    ('.500 ± .010', '.500')
     """
-    return _LEADING_ZERO.sub(r"\1.", f"{value:.3f}")
+    if row is None:
+        return ""
+    return fmt(row["mean"]) + (f" ± {(half or fmt)(row['ci95'])}" if row["ci95"] is not None else "")
 
 
-def whole(value: float) -> str:
-    """A count with thousands separated."""
-    return f"{value:,.0f}"
+def paper_of(head: tuple[str, str]) -> Paper:
+    """The paper's figures of an experiment, unless something stands in for the data."""
+    known = EXPERIMENTS.get(head[0])
+    if known is None or (known.stand_in and f"(on {known.stand_in})" in head[1]):
+        return {}
+    return known.paper
 
 
-def decimal(value: float) -> str:
-    """One decimal."""
-    return f"{value:.1f}"
+# -- the tables of a comparison ------------------------------------------------------------------------------
 
-
-def decibel(value: float) -> str:
-    """Two decimals."""
-    return f"{value:.2f}"
-
-
-def signed_share(value: float) -> str:
-    """A difference of shares, its sign always shown.
-
-    >>> signed_share(0.0213), signed_share(-0.2)
-    ('+.021', '-.200')
-    """
-    return _LEADING_ZERO.sub(r"\1.", f"{value:+.3f}")
-
-
-def signed_decibel(value: float) -> str:
-    """A difference in decibels, its sign always shown."""
-    return f"{value:+.2f}"
-
-
-# What is printed with an interval, and how that is.
-WIDTHS: dict[Format, Format] = {share: share, signed_share: share, decibel: decibel, signed_decibel: decibel}
-
-
-LIKE = "like_for_like"  # the paper has no such reading, so its figures do not stand beside it
-Columns = list[tuple[str, str, Format]]  # metric, heading, format
-
-
-def _ahead(metric: str, label: str, fmt: Format) -> Columns:
-    """What a metric is ahead of each single mask (`tombola.lab.report.rows.REFERENCES`)."""
-    heads = {"imp": f"{label}: of imp", "union_size_imp": "of union size", "same_mask": "of same mask"}
-    return [(f"{metric}_{REFERENCES[name]}", head, fmt) for name, head in heads.items()]
-
-
-# (title, reading, columns); rows of counts and costs have no reading.
-TABLES: list[tuple[str, str | None, Columns]] = [
-    (
-        "The paper's reading: tickets at probability one half, single networks at their argmax",
-        "paper",
-        [
-            ("balanced_accuracy", "bal. acc.", share),
-            ("precision", "precision", share),
-            ("recall", "recall", share),
-        ],
-    ),
-    (
-        "Like for like: one score matrix, one reading; thresholds and coupling from validation data",
-        LIKE,
-        [
-            ("auc", "AUC", share),
-            ("average_precision", "avg. precision", share),
-            ("accuracy", "accuracy", share),
-            ("accuracy_argmax", "acc. (argmax)", share),
-            ("accuracy_open", "acc. (all classes)", share),
-            ("balanced_accuracy", "bal. acc.", share),
-        ],
-    ),
-    (
-        "Quality in decibels, and what a floor and a ceiling give",
-        None,
-        [
-            ("psnr", "PSNR", decibel),
-            ("psnr_region", "PSNR, mean of regions", decibel),
-            ("psnr_floor", "one colour per region", decibel),
-            ("si_snri", "SI-SNRi", decibel),
-            ("si_snri_at_-5", "at -5 dB", decibel),
-            ("si_snri_at_0", "at 0 dB", decibel),
-            ("si_snri_at_5", "at 5 dB", decibel),
-            ("si_snri_at_10", "at 10 dB", decibel),
-            ("si_snr_noisy", "SI-SNR of the input", decibel),
-        ],
-    ),
-    (
-        "Ahead of a single mask (imp; union_size_imp; same_mask), like for like, differences within a seed",
-        LIKE,
-        [
-            *_ahead("auc", "AUC", signed_share),
-            *_ahead("accuracy", "accuracy", signed_share),
-            *_ahead("balanced_accuracy", "bal. acc.", signed_share),
-        ],
-    ),
-    (
-        "Ahead of a single mask (imp; union_size_imp; same_mask), differences within a seed and item",
-        None,
-        [
-            *_ahead("psnr", "PSNR", signed_decibel),
-            *_ahead("psnr_region", "PSNR, mean of regions", signed_decibel),
-            *_ahead("si_snri", "SI-SNRi", signed_decibel),
-        ],
-    ),
-    (
-        "What is stored",
-        None,
-        [
-            ("per_ticket", "per ticket", whole),
-            ("union", "union", whole),
-            ("core", "core", whole),
-            ("private", "private", whole),
-            ("dense_rest", "rest", whole),
-            ("mask_bytes", "mask bytes", whole),
-            ("file_bytes", "file bytes", whole),
-        ],
-    ),
-    (
-        "Similarity of the masks, and cost",
-        None,
-        [
-            ("jaccard", "mean J", share),
-            ("kappa", "kappa", share),
-            ("kappa_twin", "kappa, twins", share),
-            ("samples_search", "samples: search", whole),
-            ("samples_train", "training", whole),
-            ("minutes", "minutes", decimal),
-            ("reached", "runs that reached it", share),
-        ],
-    ),
-]
-
-BY_TICKET: Columns = [
-    ("accuracy", "Accuracy", share),
-    ("si_snri", "SI-SNRi", decibel),
-    ("si_snri_lead", "SI-SNRi ahead of imp", signed_decibel),
-    ("accuracy_lead", "Accuracy ahead of imp", signed_share),
-]
+PAPER_READING = "The paper's reading: tickets at probability one half, single networks at their argmax"
+LIKE = "Like for like: one score matrix, one reading; thresholds and coupling from validation data"
+AHEAD = "Ahead of a single mask (imp; union_size_imp; same_mask)"
+STORED, SIMILAR = "What is stored", "Similarity of the masks, and cost"
 
 
 def tables(rows: Sequence[Row]) -> list[Table]:
@@ -204,60 +141,88 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     found: list[Table] = []
     for head in dict.fromkeys((row["experiment"], row.get("preset", "")) for row in rows):
         mine = [row for row in rows if (row["experiment"], row.get("preset", "")) == head]
-        of = heading(head)
         over_all = [row for row in mine if "ticket" not in row]
-        known = EXPERIMENTS.get(head[0])
-        other_data = known is not None and known.stand_in and f"(on {known.stand_in})" in head[1]
-        paper = {} if known is None or other_data else known.paper
-        for title, reading, columns in TABLES:
-            metrics = {metric for metric, _, _ in columns}
+        of, known = heading(head), ordered([*METRICS, *(row["metric"] for row in mine)])
+        for title, reading, columns in _layout(known):
+            metrics = {metric for metric, *_ in columns}
             part = [row for row in over_all if row.get("reading") == reading and row["metric"] in metrics]
-            if part:
-                found.append(_table(of, title, part, columns, {} if reading == LIKE else paper))
-        found += [_by_ticket(of, mine, *column) for column in BY_TICKET]
+            paper = {} if reading == LIKE_FOR_LIKE else paper_of(head)  # which has no such reading
+            found += [_table(of, title, part, columns, paper)] if part else []
+        for info in known:
+            found += _by_ticket(of, mine, info) if info.by_subset else []
     return [table for table in found if table.body]
 
 
-def _by_ticket(of: str, rows: Sequence[Row], metric: str, label: str, fmt: Format) -> Table:
-    """A table with a column per ticket."""
-    mine = [{**row, "metric": row["ticket"]} for row in rows if row["metric"] == metric and "ticket" in row]
-    columns = [(ticket, ticket, fmt) for ticket in dict.fromkeys(row["ticket"] for row in mine)]
-    return _table(of, f"{label} by subset", mine, columns, {})
+def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, Columns]]:
+    """Title, reading and columns of each table; rows of counts and costs have no reading."""
+    ahead = [column for info in known if info.headline for column in _leads(info)]
+
+    def quality(reading: str) -> Columns:
+        shown = [i for i in known if i.table == "quality" and (not i.readings or reading in i.readings)]
+        return [_column(info) for info in shown]
+
+    def of(table: str) -> Columns:
+        return [_column(info) for info in known if info.table == table]
+
+    return [
+        (PAPER_READING, "paper", quality("paper")),
+        (LIKE, LIKE_FOR_LIKE, quality(LIKE_FOR_LIKE)),
+        ("Quality in decibels, and what a floor and a ceiling give", None, quality("")),
+        (f"{AHEAD}, like for like, differences within a seed", LIKE_FOR_LIKE, ahead),
+        (f"{AHEAD}, differences within a seed and item", None, ahead),
+        (STORED, None, of("stored")),
+        (SIMILAR, None, of("cost")),
+    ]
 
 
-def _table(
-    of: str,
-    title: str,
-    rows: Sequence[Row],
-    columns: Columns,
-    paper: Mapping[tuple[str, float], Mapping[str, float]],
-) -> Table:
-    cells: dict[tuple[str, float], dict[str, Row]] = {}
-    for row in rows:
-        cells.setdefault((row["method"], row["sparsity"]), {})[row["metric"]] = row
+def _column(info: MetricInfo) -> tuple[str, str, Format, Format | None]:
+    return info.name, info.column, info.write, info.write if info.spread else None
+
+
+def _leads(info: MetricInfo) -> Columns:
+    """By how much a metric is ahead of each single mask (`tombola.lab.report.rows.REFERENCES`)."""
+    heads = {"imp": f"{info.column}: of imp", "union_size_imp": "of union size", "same_mask": "of same mask"}
+    return [
+        (f"{info.name}_{REFERENCES[name]}", head, info.write_difference, info.write)
+        for name, head in heads.items()
+    ]
+
+
+def _by_ticket(of: str, rows: Sequence[Row], info: MetricInfo) -> list[Table]:
+    """Tables with a column per ticket: values, and what they are ahead of imp."""
+    name, made = info.column[0].upper() + info.column[1:], []
+    for metric, title, fmt in (
+        (info.name, f"{name} by subset", info.write),
+        (f"{info.name}_lead", f"{name} ahead of imp by subset", info.write_difference),
+    ):
+        mine = [{**r, "metric": r["ticket"]} for r in rows if r["metric"] == metric and "ticket" in r]
+        columns: Columns = [(t, t, fmt, info.write) for t in dict.fromkeys(row["ticket"] for row in mine)]
+        made.append(_table(of, title, mine, columns, {}))
+    return made
+
+
+def _table(of: str, title: str, rows: Sequence[Row], columns: Columns, paper: Paper) -> Table:
+    cells = by_outcome(rows, "method", "sparsity")
     shown = [column for column in columns if any(column[0] in cell for cell in cells.values())]
     printed = {metric for key in cells for metric in paper.get(key, {})}
     beside = [column for column in shown if column[0] in printed]
     counted = ["seeds", "items"] if any("items" in row for row in rows) else ["seeds"]
-    header = ["method", "sparsity", *counted, *(label for _, label, _ in shown)]
-    header += [f"paper: {label}" for _, label, _ in beside]
+    header = ["method", "sparsity", *counted, *(label for _, label, *_ in shown)]
+    header += [f"paper: {label}" for _, label, *_ in beside]
     body = []
     for key, cell in cells.items():
-        line = [key[0], f"{key[1]:.0%}"]
         seeds = max(row["seeds"] for row in cell.values())
+        line = [key[0], f"{key[1]:.0%}"]
         line += [str(max(row.get(name, 1) for row in cell.values())) for name in counted]
-        line += [_value(cell.get(metric), fmt, seeds) for metric, _, fmt in shown]
+        line += [_value(cell.get(metric), fmt, half, seeds) for metric, _, fmt, half in shown]
         figures = paper.get(key, {})
-        line += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt in beside]
+        line += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt, _ in beside]
         body.append(line)
     return Table(title, header, body, of)
 
 
-def _value(row: Row | None, fmt: Format, seeds: int) -> str:
+def _value(row: Row | None, fmt: Format, half: Format | None, seeds: int) -> str:
     """A mean, its interval, and over how many seeds where the line has more."""
-    if row is None:
-        return ""
-    width = WIDTHS.get(fmt)
-    fewer = f" (n = {row['seeds']})" if width and row["seeds"] < seeds else ""
-    around = f" ± {width(row['ci95'])}" if width and row["ci95"] is not None else ""
-    return fmt(row["mean"]) + around + fewer
+    if row is None or half is None:
+        return fmt(row["mean"]) if row else ""
+    return mean_and_half(row, fmt, half) + (f" (n = {row['seeds']})" if row["seeds"] < seeds else "")

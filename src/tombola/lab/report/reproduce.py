@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
-from tombola.lab.experiments import EXPERIMENTS
+from tombola.lab.experiments import EXPERIMENTS, Preset
 from tombola.lab.report.findings import Ran
+from tombola.lab.report.rows import flat
 from tombola.lab.report.tables import Table
 from tombola.runs.log import full_settings
 
@@ -36,8 +37,7 @@ def _without_seed(ran: Ran) -> str:
     words += ["--method", *config["methods"]] if config.get("methods") else []
     settings = full_settings(dict(config))
     words += ["--sparsity", *(f"{s}" for s in settings.pop("sparsity", []))]
-    known = EXPERIMENTS.get(config["experiment"])
-    preset = known.presets.get(config.get("preset", "")) if known else None
+    preset = _preset(ran)
     defaults = flat(preset.settings.plain()) if preset else {}
     changed = {name: value for name, value in flat(settings).items() if defaults.get(name) != value}
     words += ["--set", *(f"{name}={_yaml(value)}" for name, value in changed.items())] if changed else []
@@ -58,39 +58,29 @@ def _seeds(group: Sequence[Ran]) -> str:
     return shlex.join(["", "--seed", *seeds, *(["--item", *items] if items else [])]).removeprefix("''")
 
 
-def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by the names that ``--set`` knows: ``train.lr`` for what is nested.
-
-    >>> flat({"T": 3, "train": {"lr": 0.1, "options": {}}})
-    {'T': 3, 'train.lr': 0.1, 'train.options': {}}
-    """
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and name in ("search", "train"):
-            found |= {f"{name}.{inner}": part for inner, part in value.items()}
-        else:
-            found[name] = value
-    return found
-
-
 def _yaml(value: Any) -> str:
     """As ``--set`` reads it."""
     written: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
     return written.removesuffix("\n").removesuffix("\n...").strip()
 
 
+def _preset(ran: Ran) -> Preset | None:
+    known = EXPERIMENTS.get(ran.config.get("experiment") or "")
+    return known.presets.get(ran.config.get("preset") or "") if known else None
+
+
 def settings_table(ran: Ran) -> Table:
-    """Every setting, with what the preset says where that differs."""
-    config = ran.config
-    known = EXPERIMENTS.get(config.get("experiment") or "")
-    preset = known.presets.get(config.get("preset") or "") if known else None
+    """Every setting, with what the preset says where one differs."""
+    config, preset = ran.config, _preset(ran)
     defaults = flat(preset.settings.plain()) if preset else {}
     plain = {k: v for k, v in config.items() if k not in ("settings", "seed", "item", "methods", *_HASHES)}
     body = [[name, _yaml(value), ""] for name, value in plain.items()]
     for name, value in flat(full_settings(dict(config))).items():
         other = _yaml(defaults[name]) if name in defaults and defaults[name] != value else ""
         body.append([name, _yaml(value), other])
-    return Table("Settings", ["name", "value", "the preset's, where it differs"], body)
+    header = ["name", "value", "the preset's, where it differs"]
+    shown = 3 if any(line[2] for line in body) else 2
+    return Table("Settings", header[:shown], [line[:shown] for line in body])
 
 
 def runs_table(runs: Sequence[Ran]) -> Table:
