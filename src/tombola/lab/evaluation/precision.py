@@ -27,7 +27,7 @@ from tombola.tickets.calibration import (
     threshold,
 )
 from tombola.tickets.calibration.coupling import COUPLINGS
-from tombola.tickets.calibration.scaling import KINDS
+from tombola.tickets.calibration.maps import KINDS
 from tombola.tickets.model import TicketModel
 
 Scores = Mapping[str, Tensor]  # of validation and test, [S, K]
