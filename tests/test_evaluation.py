@@ -14,10 +14,10 @@ from tombola._utils.rng import generator
 from tombola.cli.main import main
 from tombola.data.dataset import Data
 from tombola.lab.evaluation.inputs import described, inputs_of
+from tombola.lab.evaluation.loaded_run import open_run
 from tombola.lab.evaluation.precision import macro, measure, single_recall
-from tombola.lab.evaluation.summary import over_seeds
-from tombola.lab.evaluation.windows import HOLD, stream
-from tombola.lab.evaluation.world import open_run
+from tombola.lab.evaluation.router_evaluator import HOLD, stream
+from tombola.lab.evaluation.rows import over_seeds
 from tombola.lab.report.inspect import describe
 from tombola.lab.report.page import made_by, put_tables
 from tombola.lab.report.tables import Table

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tombola._utils.rng import generator
 from tombola.lab import audio
-from tombola.lab.evaluation.world import LoadedRun
+from tombola.lab.evaluation.loaded_run import LoadedRun
 from tombola.lab.experiments import speech_stream
 from tombola.lab.experiments.speech_stream import AHEAD, STEP, Recording
 from tombola.tickets.model import TicketModel

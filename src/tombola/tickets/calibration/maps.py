@@ -91,7 +91,8 @@ def _logistic(inputs_SD: np.ndarray, target_S: np.ndarray, offset: float = 0.0) 
         value = float((np.logaddexp(0, logits) - target_S * logits).mean() + 0.5e-6 * w @ w)
         return value, x.T @ (expit(logits) - target_S) / len(x) + 1e-6 * w
 
-    found = minimize(loss, np.zeros(x.shape[1]), jac=True, options={"gtol": 1e-12, "ftol": 1e-16})
+    start, exact = np.zeros(x.shape[1]), {"gtol": 1e-12, "ftol": 1e-16}
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", options=exact)
     coefficients: np.ndarray = found.x / size
     return coefficients
 

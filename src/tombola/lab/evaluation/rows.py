@@ -1,13 +1,26 @@
-"""Rows of an evaluation: means and intervals over seeds."""
+"""Rows of an evaluation: one per measured value of a run, then means and intervals over seeds."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from tombola.lab.report.rows import Row, interval
+
+Values = list[Row]
+
+
+def rows(what: Mapping[str, Any], found: Mapping[str, float | Tensor]) -> Values:
+    """A row per metric: what was measured, the metric's name, the value.
+
+    >>> rows({"router": "gate"}, {"accuracy": 0.5})
+    [{'router': 'gate', 'metric': 'accuracy', 'value': 0.5}]
+    """
+    return [{**what, "metric": name, "value": float(value)} for name, value in found.items()]
 
 
 def over_seeds(values: Sequence[Row]) -> list[Row]:
@@ -19,8 +32,9 @@ def over_seeds(values: Sequence[Row]) -> list[Row]:
     """
     groups: dict[tuple, list[float]] = defaultdict(list)
     for row in values:
-        key = tuple((name, v) for name, v in row.items() if name not in ("value", "seed"))
-        groups[key].append(row["value"])
+        groups[tuple((name, v) for name, v in row.items() if name not in ("value", "seed"))].append(
+            row["value"]
+        )
     return [
         {**dict(key), "mean": float(np.mean(found)), "ci95": interval(found), "seeds": len(found)}
         for key, found in groups.items()
