@@ -9,8 +9,7 @@ from tombola.cli.fitted_options import FittedOptions
 from tombola.cli.terminal import err_console
 from tombola.lab.evaluation.loaded_run import LoadedRun
 from tombola.lab.evaluation.precision import measure, scores, single_recall, within
-from tombola.lab.evaluation.rows import Values
-from tombola.lab.evaluation.tables import calibration_tables
+from tombola.lab.evaluation.tables import Values, calibration_tables
 from tombola.objectives import Classification, OneVsRest
 from tombola.tickets.calibration import Calibration
 from tombola.tickets.model import TicketModel

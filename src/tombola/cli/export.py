@@ -19,7 +19,6 @@ from tombola.cli.terminal import print_json
 from tombola.lab.experiments import experiment
 from tombola.runs.log import read_config
 from tombola.tickets.export.compact import compact as compacted
-from tombola.tickets.export.compact import guessed
 from tombola.tickets.export.files import (
     PROGRAMS,
     format_of,
@@ -73,9 +72,10 @@ def export(
         size, weights = write_state(out, state_of(file, name), form, {"ticket": name}), None
     else:
         tickets = load(file, _network(file, metadata, backbone))
-        module, x = _made(tickets, name, compact, shape, form)
+        x = _example(tickets, shape, form)
+        module = _compact(tickets, name, x) if compact else tickets.bake(name).eval()
         weights = sum(p.numel() for p in module.parameters())
-        if form in PROGRAMS:
+        if form in PROGRAMS and x is not None:
             size = write_program(out, module, form, x)
         else:
             about = {"ticket": name, "compact": str(compact).lower()}
@@ -99,31 +99,25 @@ def _ticket(names: Sequence[str], name: str | None) -> str:
     return name or (names[0] if names else "")
 
 
-def _made(
-    tickets: TicketModel, name: str, small: bool, shape: tuple[int, ...], form: str
-) -> tuple[nn.Module, Tensor]:
-    given = _example(tickets, shape)
-    if given is None and form in PROGRAMS:
+def _example(tickets: TicketModel, shape: tuple[int, ...], form: str) -> Tensor | None:
+    size = shape or tuple(tickets.metadata.get("shape", ()))
+    if any(n < 1 for n in size):
+        raise UsageError(f"--shape needs positive numbers: got {' '.join(map(str, size))}")
+    if size:
+        return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    if form in PROGRAMS:
         raise UsageError(f"{form} is made for inputs of one shape, which the file does not say: give --shape")
-    x = guessed(tickets.backbone) if given is None else given
-    if not small:
-        return tickets.bake(name).eval(), x
+    return None
+
+
+def _compact(tickets: TicketModel, name: str, example: Tensor | None) -> nn.Module:
     share = whole_channels(tickets.scope, tickets[name])
     if share < 0.5:
         raise UsageError(
             f"--compact takes out whole channels, but ticket {name} was pruned otherwise: {share:.0%} of "
             "what it removes are whole channels. Search with --set granularity=channel, or leave it out"
         )
-    return compacted(tickets, name, given).eval(), x
-
-
-def _example(tickets: TicketModel, shape: tuple[int, ...]) -> Tensor | None:
-    size = shape or tuple(tickets.metadata.get("shape", ()))
-    if any(n < 1 for n in size):
-        raise UsageError(f"--shape needs positive numbers: got {' '.join(map(str, size))}")
-    if not size:
-        return None
-    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    return compacted(tickets, name, example).eval()
 
 
 def _network(file: Path, metadata: Mapping[str, Any], maker: str | None) -> nn.Module:

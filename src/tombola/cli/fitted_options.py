@@ -13,7 +13,7 @@ from cyclopts import Parameter
 from tombola.cli.options import Flag, Numbers, apart
 from tombola.cli.terminal import runs_of, show_rows
 from tombola.lab.evaluation.loaded_run import LoadedRun, open_run
-from tombola.lab.evaluation.rows import over_seeds
+from tombola.lab.evaluation.tables import over_seeds
 from tombola.lab.report.page import made_by
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table

@@ -13,8 +13,7 @@ from tombola.cli.fitted_options import FittedOptions
 from tombola.cli.options import Words
 from tombola.cli.terminal import busy, err_console
 from tombola.lab.evaluation.router_evaluator import SINGLE, defaults, measure
-from tombola.lab.evaluation.rows import Values
-from tombola.lab.evaluation.tables import routing_tables
+from tombola.lab.evaluation.tables import Values, routing_tables
 from tombola.tickets.routing import ROUTERS
 
 

@@ -13,10 +13,10 @@ from tombola.cli.options import Flag, Numbers, Words, apart
 from tombola.cli.route import fitted_options
 from tombola.cli.terminal import busy, err_console, runs_of, show_rows
 from tombola.lab.evaluation.loaded_run import LoadedRun, open_run
-from tombola.lab.evaluation.rows import over_seeds
 from tombola.lab.evaluation.stream_picture import write as draw
 from tombola.lab.evaluation.stream_tables import tables
 from tombola.lab.evaluation.streamed import Streamed, measure
+from tombola.lab.evaluation.tables import over_seeds
 from tombola.lab.report.page import made_by
 from tombola.lab.report.rows import Row
 from tombola.objectives import Enhancement

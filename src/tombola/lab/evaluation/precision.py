@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 
 from tombola.lab.evaluation.loaded_run import LoadedRun
-from tombola.lab.evaluation.rows import Values, rows
+from tombola.lab.evaluation.tables import Values, rows
 from tombola.methods.pipeline import predict
 from tombola.objectives.classes import allowed, mask_logits
 from tombola.objectives.readings import decisions
@@ -161,7 +161,7 @@ def within(loaded: LoadedRun, tickets: TicketModel) -> tuple[Values, Calibration
 
 def macro(yes_SK: Tensor, true_SK: Tensor) -> dict[str, float]:
     """Means over tickets of balanced accuracy, precision and recall."""
-    each = [decisions(true_SK[:, k].numpy(), yes_SK[:, k].numpy()) for k in range(true_SK.shape[1])]
+    each = [decisions(*pair) for pair in zip(true_SK.numpy().T, yes_SK.numpy().T, strict=True)]
     return {name: float(np.mean([found[name] for found in each])) for name in each[0]}
 
 
@@ -195,8 +195,8 @@ def _of_tickets(measure: Callable[..., float], p_SK: Tensor, true_SK: Tensor, *m
 
 
 def _probabilities(p_SK: Tensor, true_SK: Tensor) -> dict[str, float]:
-    named = {"ece": calibration_error, "brier": brier}
-    return {name: _of_tickets(measure, p_SK, true_SK) for name, measure in named.items()}
+    error = _of_tickets(calibration_error, p_SK, true_SK)
+    return {"ece": error, "brier": _of_tickets(brier, p_SK, true_SK)}
 
 
 def _error_of_prior(p_SK: Tensor, true_SK: Tensor) -> dict[str, float]:
@@ -206,9 +206,8 @@ def _error_of_prior(p_SK: Tensor, true_SK: Tensor) -> dict[str, float]:
 
 def _at_recall(val_SK: Tensor, val_true: Tensor, test_SK: Tensor, recall: float) -> Tensor:
     """Decisions on the test split at thresholds that have this recall on validation data."""
-    K = range(val_SK.shape[1])
-    limits = [threshold(f"recall={recall:.6f}", val_SK[:, k], val_true[:, k]) for k in K]
-    return test_SK >= torch.tensor(limits)
+    pairs = zip(val_SK.unbind(1), val_true.unbind(1), strict=True)
+    return test_SK >= torch.tensor([threshold(f"recall={recall:.6f}", *pair) for pair in pairs])
 
 
 def _curve(reading: str, score_SK: Tensor, true_SK: Tensor) -> Values:

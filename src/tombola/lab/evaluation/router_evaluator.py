@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
 from tombola.lab.evaluation.loaded_run import Answers, LoadedRun, Quality
-from tombola.lab.evaluation.rows import Values, rows
+from tombola.lab.evaluation.tables import Values, rows
 from tombola.tickets.model import TicketModel
 from tombola.tickets.routing import Routed, Router, Window, router
 from tombola.tickets.routing.looked import RouterFeatures
