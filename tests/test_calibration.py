@@ -19,10 +19,10 @@ from tombola.tickets.calibration import (
     coupling,
     estimated,
     log_odds,
+    maps,
     own_scores,
     precision_at_recall,
     reliability,
-    scaling,
     shifted,
     threshold,
 )
@@ -82,7 +82,7 @@ def test_a_prior_that_is_none_is_refused(prior):
 
 def test_platt_undoes_a_bend_and_is_logistic_regression():
     s, truth = drawn(20_000, 0.3, slope=2.0, bias=-1.0)
-    state = scaling.fit("platt", s, truth)
+    state = maps.fit("platt", s, truth)
     assert float(state["a"]) == pytest.approx(2.0, rel=0.05)
     assert float(state["b"]) == pytest.approx(-1.0, abs=0.06)
     found = LogisticRegression(C=1e9, tol=1e-10).fit(s[:, None].numpy(), truth.numpy())
@@ -94,7 +94,7 @@ def test_temperature_knows_the_shift_of_the_prior():
     truth = torch.arange(30_000) % 10 == 0
     x = torch.randn(30_000, generator=g).double() + 2 * truth
     balanced = 2 * (x - 1)  # exact log-odds where both are as frequent
-    state = scaling.fit("temperature", 3 * balanced, truth)
+    state = maps.fit("temperature", 3 * balanced, truth)
     assert float(state["a"]) == pytest.approx(1 / 3, rel=0.05)
     assert float(state["b"]) == pytest.approx(float(torch.tensor(1 / 9).log()), abs=1e-6)
 
@@ -103,28 +103,28 @@ def test_isotonic_is_monotone_and_that_of_scikit_learn():
     from sklearn.isotonic import IsotonicRegression
 
     s, truth = drawn(800, 0.4)
-    state = scaling.fit("isotonic", s, truth)
+    state = maps.fit("isotonic", s, truth)
     grid = torch.linspace(-20, 20, 999).double()
-    p = scaling.apply("isotonic", state, grid)
+    p = maps.apply("isotonic", state, grid)
     oracle = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(s.numpy(), truth.double().numpy())
     np.testing.assert_allclose(p.numpy(), oracle.predict(grid.numpy()), atol=1e-9)
     assert bool((p.diff() >= 0).all())
 
 
-@pytest.mark.parametrize("kind", scaling.KINDS)
+@pytest.mark.parametrize("kind", maps.KINDS)
 def test_every_kind_lowers_the_calibration_error_of_bent_scores(kind):
     s, truth = drawn(4000, 0.3, slope=0.3)
     held, judged = slice(0, 2000), slice(2000, 4000)
     before = calibration_error(torch.sigmoid(s[judged]), truth[judged])
-    state = scaling.fit(kind, s[held], truth[held])
-    after = calibration_error(scaling.apply(kind, state, s[judged]), truth[judged])
+    state = maps.fit(kind, s[held], truth[held])
+    after = calibration_error(maps.apply(kind, state, s[judged]), truth[judged])
     assert after < 0.6 * before
 
 
-@pytest.mark.parametrize("kind", scaling.KINDS)
+@pytest.mark.parametrize("kind", maps.KINDS)
 def test_separable_scores_stay_finite(kind):
     s, truth = torch.tensor([-2.0, -1.0, 1.0, 2.0]), torch.tensor([False, False, True, True])
-    p = scaling.apply(kind, scaling.fit(kind, s, truth), torch.tensor([-50.0, 0.0, 50.0]))
+    p = maps.apply(kind, maps.fit(kind, s, truth), torch.tensor([-50.0, 0.0, 50.0]))
     assert bool(torch.isfinite(p).all())
     assert p.tolist() == sorted(p.tolist())
 
@@ -139,7 +139,7 @@ def test_separable_scores_stay_finite(kind):
 )
 def test_what_cannot_be_calibrated_is_named(kind, s, truth, words):
     with pytest.raises(CalibrationError, match=words):
-        scaling.fit(kind, torch.tensor(s), torch.tensor(truth))
+        maps.fit(kind, torch.tensor(s), torch.tensor(truth))
 
 
 # -- measures and thresholds ----------------------------------------------------------------------------
@@ -296,7 +296,7 @@ def make(convnet, random_masks):
     return tickets
 
 
-@pytest.mark.parametrize("method", scaling.KINDS)
+@pytest.mark.parametrize("method", maps.KINDS)
 @pytest.mark.parametrize("how", coupling.COUPLINGS)
 def test_a_calibration_comes_back_from_the_ticket_file(method, how, make, images, by_class, tmp_path):
     tickets, x = make("OneVsRest"), images.test.x

@@ -14,10 +14,10 @@ from tombola._utils.rng import generator
 from tombola.cli.main import main
 from tombola.data.dataset import Data
 from tombola.lab.evaluation.inputs import described, inputs_of
+from tombola.lab.evaluation.loaded_run import open_run
 from tombola.lab.evaluation.precision import macro, measure, single_recall
-from tombola.lab.evaluation.summary import over_seeds
-from tombola.lab.evaluation.windows import HOLD, stream
-from tombola.lab.evaluation.world import open_run
+from tombola.lab.evaluation.router_evaluator import HOLD, stream
+from tombola.lab.evaluation.tables import over_seeds
 from tombola.lab.report.inspect import describe
 from tombola.lab.report.page import made_by, put_tables
 from tombola.lab.report.tables import Table
@@ -319,6 +319,20 @@ def test_calibrating_a_run_saves_copies_and_leaves_the_run(runs, capsys, tmp_pat
     (named,) = rows_of(capsys, "predict", file, image, "--ticket", "eight")
     assert named["answer"] in ("yes", "no")
     assert named["ticket"] == "eight"
+
+
+def test_several_sparsities_are_calibrated_each_by_itself(runs, capsys, tmp_path):
+    run = tmp_path / "seed0"
+    shutil.copytree(runs / "digits-quick" / "seed0", run)
+    loaded = open_run(run)
+    tickets = loaded.tickets("rtl", 0.5)
+    tickets.masks_KN[0, :9] = False  # others, so that what was fitted at one sparsity does not fit them
+    tickets.save(run / "tickets" / "rtl-0.75.tickets")
+    capsys.readouterr()
+    rows = rows_of(capsys, "calibrate", run, "--save", tmp_path / "out")
+    assert {r["sparsity"] for r in rows} == {0.5, 0.75}
+    files = sorted((tmp_path / "out" / "seed0").iterdir())
+    assert len({load(file, loaded.backbone).calibration.made_for for file in files}) == 2
 
 
 def test_classes_within_contexts_are_calibrated_by_temperature(run, capsys, tmp_path):

@@ -19,7 +19,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.pruning import prune
 from tombola.tickets.export import compact, state_of, write_program
-from tombola.tickets.export.plain import whole_channels
+from tombola.tickets.export.files import whole_channels
 from tombola.tickets.model import TicketModel, load
 from tombola.training.norm import statistics_names
 

@@ -12,7 +12,7 @@ from tombola._utils.rng import generator
 from tombola.cli.main import main
 from tombola.lab import audio
 from tombola.lab.evaluation import streamed
-from tombola.lab.evaluation.world import LoadedRun
+from tombola.lab.evaluation.loaded_run import LoadedRun
 from tombola.lab.experiments import speech_stream
 from tombola.lab.experiments.speech import SCOPE, SPEECH
 from tombola.lab.experiments.speech_data import LENGTH, NOISE, SNR, mixtures

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,9 +19,14 @@ from tombola.cli.terminal import print_json
 from tombola.lab.experiments import experiment
 from tombola.runs.log import read_config
 from tombola.tickets.export.compact import compact as compacted
-from tombola.tickets.export.compact import guessed
-from tombola.tickets.export.files import PROGRAMS, format_of, write_program, write_state
-from tombola.tickets.export.plain import state_of, whole_channels
+from tombola.tickets.export.files import (
+    PROGRAMS,
+    format_of,
+    state_of,
+    whole_channels,
+    write_program,
+    write_state,
+)
 from tombola.tickets.model import TicketModel, load
 
 
@@ -60,31 +66,32 @@ def export(
     json: bool
         Print what was written, for machines.
     """
-    form, name = format_of(out, format), _ticket(file, ticket)
+    form, header = format_of(out, format), io.read(file)[1]
+    name, metadata = _ticket(header.get("names", []), ticket), header.get("facts", {})
     if form not in PROGRAMS and not compact:
         size, weights = write_state(out, state_of(file, name), form, {"ticket": name}), None
     else:
-        tickets = load(file, _network(file, backbone))
-        module, x = _made(tickets, name, compact, shape, form)
+        tickets = load(file, _network(file, metadata, backbone))
+        x = _example(tickets, shape, form)
+        module = _compact(tickets, name, x) if compact else tickets.bake(name).eval()
         weights = sum(p.numel() for p in module.parameters())
-        metadata = {"ticket": name, "compact": str(compact).lower()}
-        if form in PROGRAMS:
+        if form in PROGRAMS and x is not None:
             size = write_program(out, module, form, x)
         else:
-            size = write_state(out, module.state_dict(), form, metadata)
-    classes = io.read(file)[1].get("facts", {}).get("classes", {}).get(name)
+            about = {"ticket": name, "compact": str(compact).lower()}
+            size = write_state(out, module.state_dict(), form, about)
+    classes = metadata.get("classes", {}).get(name)
     if json:
         made = {"file": str(out), "format": form, "ticket": name, "bytes": size, "parameters": weights}
         print_json({**made, "classes": classes})
-    else:
-        if classes:
-            which = ", ".join(map(str, classes))
-            sys.stderr.write(f"ticket {name} answers with classes {which}: its other outputs mean nothing\n")
-        sys.stdout.write(f"{out}: ticket {name}, {form}, {size:,} bytes\n")
+        return
+    if classes:
+        which = ", ".join(map(str, classes))
+        sys.stderr.write(f"ticket {name} answers with classes {which}: its other outputs mean nothing\n")
+    sys.stdout.write(f"{out}: ticket {name}, {form}, {size:,} bytes\n")
 
 
-def _ticket(file: Path, name: str | None) -> str:
-    names = io.read(file)[1].get("names", [])
+def _ticket(names: Sequence[str], name: str | None) -> str:
     if name is None and len(names) > 1:
         raise UsageError(f"which ticket? Give --ticket NAME, one of {', '.join(names)}")
     if name is not None and names and name not in names:
@@ -92,48 +99,40 @@ def _ticket(file: Path, name: str | None) -> str:
     return name or (names[0] if names else "")
 
 
-def _made(
-    tickets: TicketModel, name: str, small: bool, shape: tuple[int, ...], form: str
-) -> tuple[nn.Module, Tensor]:
-    given = _example(tickets, shape)
-    if given is None and form in PROGRAMS:
+def _example(tickets: TicketModel, shape: tuple[int, ...], form: str) -> Tensor | None:
+    size = shape or tuple(tickets.metadata.get("shape", ()))
+    if any(n < 1 for n in size):
+        raise UsageError(f"--shape needs positive numbers: got {' '.join(map(str, size))}")
+    if size:
+        return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+    if form in PROGRAMS:
         raise UsageError(f"{form} is made for inputs of one shape, which the file does not say: give --shape")
-    x = guessed(tickets.backbone) if given is None else given
-    if not small:
-        return tickets.bake(name).eval(), x
+    return None
+
+
+def _compact(tickets: TicketModel, name: str, example: Tensor | None) -> nn.Module:
     share = whole_channels(tickets.scope, tickets[name])
     if share < 0.5:
         raise UsageError(
             f"--compact takes out whole channels, but ticket {name} was pruned otherwise: {share:.0%} of "
             "what it removes are whole channels. Search with --set granularity=channel, or leave it out"
         )
-    return compacted(tickets, name, given).eval(), x
+    return compacted(tickets, name, example).eval()
 
 
-def _example(tickets: TicketModel, shape: tuple[int, ...]) -> Tensor | None:
-    size = shape or tuple(tickets.metadata.get("shape", ()))
-    if any(n < 1 for n in size):
-        raise UsageError(f"--shape needs positive numbers: got {' '.join(map(str, size))}")
-    if not size:
-        return None
-    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
-
-
-def _network(file: Path, maker: str | None) -> nn.Module:
+def _network(file: Path, metadata: Mapping[str, Any], maker: str | None) -> nn.Module:
     if maker is not None:
         return _from(maker)
-    name = io.read(file)[1].get("facts", {}).get("experiment") or _of_run(file)
+    run = file.resolve().parent.parent
+    name = metadata.get("experiment")
+    if not name and (run / "config.yaml").is_file():
+        name = read_config(run).get("experiment")
     if not name:
         raise UsageError(
             f"{file} does not say which network its tickets belong to: give --backbone MODULE:FUNCTION, or "
             "write a plain state dict (safetensors or pt without --compact), which needs none"
         )
     return experiment(name).backbone(torch.Generator())
-
-
-def _of_run(file: Path) -> Any:
-    folder = file.resolve().parent.parent
-    return read_config(folder).get("experiment") if (folder / "config.yaml").is_file() else None
 
 
 def _from(maker: str) -> nn.Module:

@@ -14,9 +14,9 @@ from tombola._utils.errors import UsageError
 from tombola.cli.options import Flag, Numbers, Words, apart
 from tombola.cli.route import fitted_options
 from tombola.cli.terminal import busy, err_console, runs_of, show_rows
+from tombola.lab.evaluation.loaded_run import LoadedRun, open_run
 from tombola.lab.evaluation.streamed import Streamed, draw, measure
-from tombola.lab.evaluation.summary import over_seeds
-from tombola.lab.evaluation.world import LoadedRun, open_run
+from tombola.lab.evaluation.tables import over_seeds
 from tombola.lab.report.page import made_by
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Format, Table, decibel, decimal, share, whole

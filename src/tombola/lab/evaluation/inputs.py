@@ -47,12 +47,12 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
 
 
 def inputs_of(
-    path: Path, metadata: Mapping[str, Any], on_progress: Callable[[str], None] | None = None
+    path: Path, metadata: Mapping[str, Any], on_progress: Callable[[str], None] = lambda _: None
 ) -> Tensor:
     """The network's inputs in a file, ``[B, ...]``: one image or sound, or samples as rows or in an array.
 
-    Images are brought to the network's size and channels; ``tell`` is told so, in a line. Tables are CSV of
-    numbers, a header or none. Arrays (``.npy``) hold one sample or several, as they were in training.
+    Images are brought to the network's size and channels; ``on_progress`` is told so, in a line. Tables are
+    CSV of numbers, a header or none. Arrays (``.npy``) hold one sample or several, as they were in training.
 
     Raises:
         DataError: no such file, another kind than these tickets take, not readable, or of another size.
@@ -74,25 +74,19 @@ def inputs_of(
         x = _table(path, metadata["shape"])
     else:
         x = _array(path, metadata) if suffix == ".npy" else _image(path, metadata, on_progress)
-    if on_progress is not None and (words := _other_scale(x, metadata.get("range"))):
-        on_progress(f"{path}: {words}")
+    least, most = float(x.min()), float(x.max())
+    low, high = metadata.get("range") or (least, most)
+    if least < low - (high - low) or most > high + (high - low):
+        on_progress(
+            f"{path}: numbers from {least:g} to {most:g}, in training they were from {low:g} to {high:g}: "
+            "is the scale the same?"
+        )
     if metadata["mean"] is None:
         return x
     return Normalise(tuple(metadata["mean"]), tuple(metadata["std"]))(x)
 
 
-def _other_scale(x: Tensor, known: list[float] | None) -> str:
-    """What to say of numbers far outside of those in training; nothing if they are not."""
-    least, most = float(x.min()), float(x.max())
-    if known is None or known[0] - (reach := known[1] - known[0]) <= least <= most <= known[1] + reach:
-        return ""
-    return (
-        f"numbers from {least:g} to {most:g}, in training they were from {known[0]:g} to {known[1]:g}: "
-        "is the scale the same?"
-    )
-
-
-def _image(path: Path, metadata: Mapping[str, Any], on_progress: Callable[[str], None] | None) -> Tensor:
+def _image(path: Path, metadata: Mapping[str, Any], on_progress: Callable[[str], None]) -> Tensor:
     shape = metadata["shape"]
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise DataError(f"{path} is an image, but these tickets take {shape} values: give a CSV of numbers")
@@ -103,7 +97,7 @@ def _image(path: Path, metadata: Mapping[str, Any], on_progress: Callable[[str],
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"{path} is no image that can be read ({error})") from None
     wanted = (shape[2], shape[1])
-    if on_progress is not None and (size != wanted or bands != shape[0]):
+    if size != wanted or bands != shape[0]:
         on_progress(
             f"{path}: {size[0]}x{size[1]} in {bands} channels was brought to {wanted[0]}x{wanted[1]} in "
             f"{shape[0]}, which these tickets take"

@@ -21,7 +21,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tombola._utils.io import write_bytes
 from tombola._utils.rng import generator
 from tombola.lab import audio
-from tombola.lab.evaluation.world import LoadedRun
+from tombola.lab.evaluation.loaded_run import LoadedRun
 from tombola.lab.experiments.pictures import decibels, new_figure, power, show_spectrogram, write_sounds
 from tombola.lab.experiments.speech_stream import (
     AHEAD,

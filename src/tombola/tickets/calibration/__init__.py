@@ -1,9 +1,17 @@
 """Probabilities one can act on: calibration, priors, thresholds, and one answer from K tickets."""
 
 from tombola.tickets.calibration.calibration import Calibration, own_scores
-from tombola.tickets.calibration.measures import Bin, brier, calibration_error, reliability
-from tombola.tickets.calibration.prior import estimated, log_odds, shifted
-from tombola.tickets.calibration.thresholds import precision_at_recall, threshold
+from tombola.tickets.calibration.maps import (
+    Bin,
+    brier,
+    calibration_error,
+    estimated,
+    log_odds,
+    precision_at_recall,
+    reliability,
+    shifted,
+    threshold,
+)
 
 __all__ = [
     "Bin",

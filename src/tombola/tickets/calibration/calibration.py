@@ -1,17 +1,20 @@
-"""What was learned on validation data about the scores of tickets, kept in the ticket file.
+"""The calibration of tickets: fitted on validation data, used in predictions, kept in the ticket file.
 
 Shape letters: S samples, B batch, K tickets.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
+from tombola._utils.checkpoint import part
 from tombola._utils.device import device_of
 from tombola._utils.errors import CalibrationError, unknown
 from tombola._utils.rng import generator
@@ -20,12 +23,12 @@ from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.objectives.classification import allowed, mask_logits
 from tombola.tickets.calibration import coupling as couplings
-from tombola.tickets.calibration import scaling
-from tombola.tickets.calibration.prior import log_odds, shifted
-from tombola.tickets.calibration.thresholds import parse, threshold
+from tombola.tickets.calibration import maps
+from tombola.tickets.calibration.maps import log_odds, parse, shifted, threshold
 from tombola.tickets.fitted import State, Tickets, fingerprint_of, output_of
 
 BATCH = 500
+_OF = {"one_vs_rest": "one-vs-rest tickets", "classes": "classes within a context", "": "nothing yet"}
 
 
 class Calibration:
@@ -36,9 +39,9 @@ class Calibration:
     context: a temperature for each ticket (arXiv 1706.04599).
 
     Args:
-        method: ``temperature``, ``platt`` or ``isotonic`` (`scaling.fit`).
+        method: ``temperature``, ``platt`` or ``isotonic`` (`maps.fit`).
         coupling: ``argmax``, ``calibrated``, ``vector`` or ``matrix`` (`coupling.fit`).
-        target: what thresholds are for (`thresholds.threshold`).
+        target: what thresholds are for (`maps.threshold`).
         miss: share of each class that may be missing in its sets (`coupling.conformal`); 0 for no sets.
 
     Raises:
@@ -51,8 +54,8 @@ class Calibration:
     def __init__(
         self, method: str = "platt", coupling: str = "vector", target: str = "f1", miss: float = 0.0
     ) -> None:
-        if method not in scaling.KINDS:
-            raise CalibrationError(unknown("calibration", method, scaling.KINDS))
+        if method not in maps.KINDS:
+            raise CalibrationError(unknown("calibration", method, maps.KINDS))
         if coupling not in couplings.COUPLINGS:
             raise CalibrationError(unknown("coupling", coupling, couplings.COUPLINGS))
         parse(target)
@@ -124,8 +127,8 @@ class Calibration:
             others, theirs = (score_SK[apart], members_SK[apart])
             score_SK, members_SK = score_SK[~apart], members_SK[~apart]
         method, target = self.options["method"], self.options["target"]
-        maps = [scaling.fit(method, score_SK[:, k], members_SK[:, k]) for k in range(K)]
-        self.tensors = {f"map.{k}.{n}": t for k, state in enumerate(maps) for n, t in state.items()}
+        states = [maps.fit(method, score_SK[:, k], members_SK[:, k]) for k in range(K)]
+        self.tensors = {f"map.{k}.{n}": t for k, state in enumerate(states) for n, t in state.items()}
         self.tensors["prior_K"] = members_SK.double().mean(0).clamp(1e-6, 1 - 1e-6)
         p_SK = self.probability(score_SK)
         chosen = [threshold(target, p_SK[:, k], members_SK[:, k]) for k in range(K)]
@@ -141,16 +144,12 @@ class Calibration:
             self.tensors["conformal_K"] = couplings.conformal(p_SK, truth, self.options["miss"])
         return self
 
-    @torch.no_grad()
     def _fit_temperatures(self, tickets: Tickets, data: Data, members_SK: Tensor) -> None:
         self.names, self.about, found = tuple(tickets.names), "classes", []
-        device = device_of(tickets.backbone)
         for k, name in enumerate(tickets.names):
             index = members_SK[:, k].nonzero()[:, 0]
-            with in_mode(tickets.backbone, training=False):
-                inputs = (data.inputs("validation", i, device=device) for i in index.split(BATCH))
-                parts = [tickets(x, ticket=name).cpu() for x in inputs]
-            outputs_SC, truth_S = torch.cat(parts), data.validation.y[index].long()
+            outputs_SC = _outputs(tickets, name, data, "validation", index)
+            truth_S = data.validation.y[index].long()
             if (own_SC := allowed(tickets.metadata, [name] * len(index))) is not None:
                 known_S = (truth_S[:, None] == own_SC[0].nonzero()[:, 0]).any(1)  # no others can be right
                 outputs_SC, truth_S = mask_logits(outputs_SC, own_SC)[known_S], truth_S[known_S]
@@ -160,16 +159,10 @@ class Calibration:
     # -- use --------------------------------------------------------------------------------------
 
     def probability(self, score_BK: Tensor, prior_K: Tensor | None = None) -> Tensor:
-        """Probabilities of yes ``[B, K]``, at the validation data's prior or another one (`prior`)."""
+        """Probabilities of yes ``[B, K]``, at the validation data's prior or another one (`maps.shifted`)."""
         self._needs("one_vs_rest")
-        method, columns = self.options["method"], []
-        for k in range(len(self.names)):
-            state = {
-                n: self.tensors[f"map.{k}.{n}"]
-                for n in ("a", "b", "x", "y")
-                if f"map.{k}.{n}" in self.tensors
-            }
-            columns.append(scaling.apply(method, state, score_BK[:, k]))
+        states = [part(self.tensors, f"map.{k}.") for k in range(len(self.names))]
+        columns = [maps.apply(self.options["method"], states[k], score_BK[:, k]) for k in range(len(states))]
         p_BK = torch.stack(columns, 1)
         if prior_K is None:
             return p_BK
@@ -182,9 +175,7 @@ class Calibration:
     def coupled(self, score_BK: Tensor) -> Tensor:
         """Probabilities of the K answers ``[B, K]``, rows sum to 1."""
         self._needs("one_vs_rest")
-        state = {
-            n: self.tensors[f"coupling.{n}"] for n in ("weight", "bias") if f"coupling.{n}" in self.tensors
-        }
+        state = part(self.tensors, "coupling.")
         return couplings.apply(self.options["coupling"], state, score_BK, self.probability(score_BK))
 
     def sets(self, score_BK: Tensor) -> Tensor:
@@ -200,13 +191,8 @@ class Calibration:
 
     def _needs(self, about: str) -> None:
         if self.about != about:
-            what = {
-                "one_vs_rest": "one-vs-rest tickets",
-                "classes": "classes within a context",
-                "": "nothing yet",
-            }
             raise CalibrationError(
-                f"this calibration is of {what[self.about]}, not of {what[about]}: fit another"
+                f"this calibration is of {_OF[self.about]}, not of {_OF[about]}: fit another"
             )
 
     # -- the file ---------------------------------------------------------------------------------
@@ -225,35 +211,32 @@ class Calibration:
     def restored(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `state`."""
         made = cls(**metadata["options"])
-        made.names, made.about, made.made_for = (
-            tuple(metadata["names"]),
-            metadata["about"],
-            metadata["made_for"],
-        )
-        made.tensors = dict(tensors)
+        made.names, made.tensors = tuple(metadata["names"]), dict(tensors)
+        made.about, made.made_for = metadata["about"], metadata["made_for"]
         return made
 
 
-@torch.no_grad()
 def own_scores(tickets: Tickets, data: Data, split: str) -> Tensor:
     """Output k of ticket k for all samples of a split, ``[S, K]`` on the CPU."""
-    columns, device = [], device_of(tickets.backbone)
-    with in_mode(tickets.backbone, training=False):
-        for k, name in enumerate(tickets.names):
-            batches = torch.arange(len(data.split(split))).split(BATCH)
-            inputs = (data.inputs(split, b, device=device) for b in batches)
-            output = output_of(tickets, k)
-            columns.append(torch.cat([tickets(x, ticket=name)[:, output].cpu() for x in inputs]))
+    every = torch.arange(len(data.split(split)))
+    named = enumerate(tickets.names)
+    columns = [_outputs(tickets, n, data, split, every)[:, output_of(tickets, k)] for k, n in named]
     return torch.stack(columns, 1)
+
+
+@torch.no_grad()
+def _outputs(tickets: Tickets, name: str, data: Data, split: str, index_S: Tensor) -> Tensor:
+    device = device_of(tickets.backbone)
+    with in_mode(tickets.backbone, training=False):
+        inputs = (data.inputs(split, i, device=device) for i in index_S.split(BATCH))
+        return torch.cat([tickets(x, ticket=name).cpu() for x in inputs])
 
 
 def _temperature(outputs_SC: Tensor, truth_S: Tensor) -> float:
     """The divisor of the logits with the highest likelihood; a search on the logarithm, from 1/20 to 20."""
-    from scipy.optimize import minimize_scalar
-
     logits = outputs_SC.detach().double().cpu()
 
     def loss(log_t: float) -> float:
-        return float(F.cross_entropy(logits / float(torch.tensor(log_t).exp()), truth_S.cpu()))
+        return float(F.cross_entropy(logits / math.exp(log_t), truth_S.cpu()))
 
-    return float(torch.tensor(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x).exp())
+    return math.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x)

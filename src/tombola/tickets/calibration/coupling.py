@@ -97,7 +97,7 @@ def conformal(p_SK: Tensor, truth_S: Tensor, miss: float) -> Tensor:
         raise CalibrationError(f"the share that may be missed lies between 0 and 1: got {miss}")
     found = []
     for k in range(p_SK.shape[1]):
-        strange = (1 - p_SK[truth_S == k, k].double()).sort().values
+        strange = 1 - p_SK[truth_S == k, k].double()
         rank = math.ceil((len(strange) + 1) * (1 - miss))
-        found.append(float(strange[rank - 1]) if rank <= len(strange) else 1.0)
+        found.append(float(strange.kthvalue(rank).values) if rank <= len(strange) else 1.0)
     return torch.tensor(found, dtype=torch.double)

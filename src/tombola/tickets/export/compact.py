@@ -8,15 +8,19 @@ then they are taken out of every layer that holds them. Weights that are zero on
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from tombola._utils.errors import TombolaError
-from tombola.tickets.export.fold import at_other_sizes, fold
-from tombola.tickets.export.plain import whole_channels
-from tombola.tickets.export.wires import ChannelGraph, Layer, Tracer
+from tombola.tickets.export.channel_graph import ChannelGraph, Channels, Layer
+from tombola.tickets.export.files import whole_channels
 from tombola.tickets.model import TicketModel
+
+SIZES = (0.25, 0.5, 1.5)  # of the guessed input: where constants are tried as well
 
 
 def compact(tickets: TicketModel, ticket: str, example: Tensor | None = None) -> nn.Module:
@@ -87,34 +91,83 @@ def _shrink(module: nn.Module, x: Tensor, maps: bool) -> None:
     except Exception as error:  # whatever the forward pass of a stranger raises under tracing
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise TombolaError(f"{type(module).__name__} cannot be traced by torch.fx: {first}") from None
-    tracer = Tracer(graph, module)
-    tracer.run(x.clone())
-    others = [] if maps else at_other_sizes(graph, module, x)
-    extra = {id(a): fold(a, maps, [o[i] for o in others]) for i, a in enumerate(tracer.layers)}
-    kept = _needed(tracer)
+    channels = ChannelGraph(graph, module)
+    channels.run(x.clone())
+    others = [] if maps else _at_other_sizes(graph, module, x)
+    extra = [_fold(layer, maps, [o[i] for o in others]) for i, layer in enumerate(channels.layers)]
+    kept = _needed(channels)
 
-    def keep(channels: ChannelGraph) -> Tensor:
-        return torch.tensor([i for i, wire in enumerate(channels.ids) if tracer.find(wire) in kept])
+    def keep(part: Channels) -> Tensor:
+        return torch.tensor([i for i, number in enumerate(part.ids) if channels.together[number] in kept])
 
-    for norm, channels in tracer.norms:
-        _cut_norm(norm, keep(channels))
-    for layer in tracer.layers:
-        _cut_layer(module, layer, keep(layer.ins), keep(layer.outs), extra[id(layer)])
+    for norm, passing in channels.norms:
+        _cut_norm(norm, keep(passing))
+    for layer, constant in zip(channels.layers, extra, strict=True):
+        _cut_layer(module, layer, keep(layer.ins), keep(layer.outs), constant)
 
 
-def _needed(tracer: Tracer) -> set[int]:
-    """The sets of wires to keep: those that a layer reads with weights, and those that are pinned."""
-    kept = {tracer.find(i) for i in tracer.pinned}
-    for layer in tracer.layers:
+def _needed(channels: ChannelGraph) -> set[int]:
+    """The sets of channels to keep: those that a layer reads with weights, and those that are pinned."""
+    find = channels.together.__getitem__
+    kept = {find(i) for i in channels.pinned}
+    for layer in channels.layers:
         if not layer.depthwise:
             read = (getattr(layer.owner, layer.weight) != 0).transpose(0, 1).flatten(1).any(1)
-            kept |= {tracer.find(i) for i, used in zip(layer.ins.ids, read.tolist(), strict=True) if used}
-    for channels in (
-        w for layer in tracer.layers for w in (layer.outs, layer.ins)
-    ):  # no layer without channels
-        if not any(tracer.find(i) in kept for i in channels.ids):
-            kept.add(tracer.find(channels.ids[0]))
+            kept |= {find(i) for i, used in zip(layer.ins.ids, read.tolist(), strict=True) if used}
+    for part in (part for layer in channels.layers for part in (layer.outs, layer.ins)):
+        if not any(find(i) in kept for i in part.ids):
+            kept.add(find(part.ids[0]))  # no layer without channels
     return kept
+
+
+# -- constants of dead channels, moved into the bias of the layer that reads them ----------------------------
+
+
+def _at_other_sizes(graph: fx.GraphModule, module: nn.Module, x: Tensor) -> list[list[Layer]]:
+    """The same layers for smaller and larger inputs: only what is the same there is a constant.
+
+    What padding does to a constant differs at the border, and its pooled mean with the size.
+    """
+    found = []
+    for share in SIZES:
+        other = ChannelGraph(graph, module)
+        with suppress(RuntimeError):  # too small, or a network for inputs of one size
+            other.run(x.new_zeros(*x.shape[:2], *(int(share * n) for n in x.shape[2:])))
+            found.append(other.layers)
+    return found
+
+
+def _fold(layer: Layer, maps: bool, others: Sequence[Layer]) -> Tensor | None:
+    """Move what constant inputs contribute into the bias; returns what differs from place to place."""
+    if layer.depthwise or layer.bias is None or not bool(layer.ins.constant.any()):
+        return None
+    constant = layer.ins.constant.clone()
+    if not maps:
+        padding = getattr(layer.module, "padding", ())
+        padded = padding != "valid" if isinstance(padding, str) else any(padding)
+        here = layer.x.transpose(0, 1).flatten(1)
+        value = torch.zeros_like(here[:, :1]) if padded else here[:, :1]
+        constant &= (here == value).all(1)
+        for other in others:
+            there = other.x.transpose(0, 1).flatten(1)
+            constant &= torch.isclose(there, value, rtol=1e-5, atol=1e-7).all(1)
+    alone, weight = layer.x[:1].clone(), getattr(layer.owner, layer.weight)
+    alone[:, ~constant] = 0
+    if layer.module is not None:
+        whole = layer.module(alone)  # [1, O, ...], the bias in it
+    else:
+        whole = F.linear(alone, weight, getattr(layer.owner, layer.bias))
+    weight.data[:, constant] = 0
+    flat = whole[0].flatten(1) if whole.dim() > 2 else whole[0][:, None]
+    if torch.equal(flat, flat[:, :1].expand_as(flat)):
+        setattr(layer.owner, layer.bias, nn.Parameter(flat[:, 0].clone(), requires_grad=False))
+        return None
+    setattr(layer.owner, layer.bias, None)
+    constants: Tensor = whole[0]
+    return constants
+
+
+# -- cutting ----------------------------------------------------------------------------------------------
 
 
 def _cut_norm(norm: nn.Module, keep: Tensor) -> None:
@@ -124,36 +177,26 @@ def _cut_norm(norm: nn.Module, keep: Tensor) -> None:
 
 
 def _cut_layer(root: nn.Module, layer: Layer, ins: Tensor, outs: Tensor, extra: Tensor | None) -> None:
-    module = layer.module
-    if layer.depthwise:
-        _replace(layer.owner, layer.weight, lambda t: t[outs])
-    else:
-        _replace(layer.owner, layer.weight, lambda t: t[outs][:, ins])
+    module: nn.Module | None = layer.module
+    _replace(layer.owner, layer.weight, lambda t: t[outs] if layer.depthwise else t[outs][:, ins])
     if layer.bias is not None:
         _replace(layer.owner, layer.bias, lambda t: t[outs])
-    if module is None:
-        return
     if isinstance(module, nn.Linear):
         module.in_features, module.out_features = len(ins), len(outs)
-        return
-    conv = module
-    conv.in_channels, conv.out_channels = len(ins), len(outs)  # type: ignore[assignment]
-    if layer.depthwise:
-        conv.groups = len(outs)  # type: ignore[assignment]
-    if extra is not None:
-        name = next(name for name, m in root.named_modules() if m is conv)
-        root.set_submodule(name, WithMap(conv, extra[outs]))
+    elif module is not None:
+        module.in_channels, module.out_channels = len(ins), len(outs)  # type: ignore[assignment]
+        if layer.depthwise:
+            module.groups = len(outs)  # type: ignore[assignment]
+        if extra is not None:
+            name = next(name for name, m in root.named_modules() if m is module)
+            root.set_submodule(name, WithMap(module, extra[outs]))
 
 
-def _replace(owner: nn.Module, name: str, cut: object) -> None:
+def _replace(owner: nn.Module, name: str, cut: Callable[[Tensor], Tensor]) -> None:
     t = getattr(owner, name, None)
-    if t is None:
-        return
-    new = cut(t.detach()).clone()  # type: ignore[operator]
-    if isinstance(t, nn.Parameter):
-        setattr(owner, name, nn.Parameter(new, requires_grad=False))
-    else:
-        setattr(owner, name, new)
+    if t is not None:
+        new = cut(t.detach()).clone()
+        setattr(owner, name, nn.Parameter(new, requires_grad=False) if isinstance(t, nn.Parameter) else new)
 
 
 class WithMap(nn.Module):

@@ -5,11 +5,11 @@ What is written is a plain dense network: it needs no Tombola to run. Files appe
 
 from __future__ import annotations
 
-import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,19 @@ import torch
 from safetensors.torch import save as safetensors_bytes
 from torch import Tensor, nn
 
-from tombola._utils.errors import TombolaError, UsageError, needs, unknown
-from tombola._utils.io import write_bytes
+from tombola._utils import io
+from tombola._utils.checkpoint import part
+from tombola._utils.errors import (
+    TicketFileError,
+    TombolaError,
+    UnknownTicket,
+    UsageError,
+    needs,
+    unknown,
+)
 from tombola._utils.torch_state import in_mode
+from tombola.masks.layout import Layout
+from tombola.tickets import files
 
 STATES = ("safetensors", "pt")  # state dicts; the others hold the network's operations too
 PROGRAMS = ("pt2", "onnx")
@@ -43,6 +53,48 @@ def format_of(path: Path, name: str | None = None) -> str:
     return found
 
 
+def state_of(path: Path | str, ticket: str) -> dict[str, Tensor]:
+    """A ticket under the backbone's own names: zeros outside the mask, its private tensors in place.
+
+    Raises:
+        UnknownTicket: the file has no such ticket.
+        TicketFileError: it is missing, damaged, or holds no tickets.
+        TombolaError: layers of the network share weights, which the file names once.
+    """
+    tensors, header = io.read(path)
+    if "architecture" not in header:
+        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
+    masks = files.masks_of(path, tensors, header)
+    if ticket not in masks.names:
+        raise UnknownTicket(ticket, masks.names)
+    weights_N = torch.zeros(masks.scope.size, dtype=tensors["weights"].dtype)
+    weights_N[masks.union()] = tensors["weights"]
+    k = masks.names.index(ticket)
+    own = {name: t[k] for name, t in part(tensors, "private.").items()}
+    state = part(tensors, "rest.") | masks.scope.unflatten(weights_N * masks.masks_KN[k]) | own
+    names = [key.removeprefix("tensor ") for key in header["architecture"] if key.startswith("tensor ")]
+    if missing := [name for name in names if name not in state]:
+        raise TombolaError(f"{', '.join(missing)} shares the weights of another layer: give the network too")
+    return {name: state[name] for name in names}
+
+
+def whole_channels(scope: Layout, mask_N: Tensor) -> float:
+    """The share of removed weights that lie in output channels without any weight left; 1 if none is removed.
+
+    >>> scope = Layout(("w",), ((3, 2),))
+    >>> whole_channels(scope, torch.tensor([[1, 1], [0, 0], [0, 1]]).flatten() > 0)
+    0.6666666666666666
+    """
+    removed = int((~mask_N).sum())
+    if not removed:
+        return 1.0
+    whole = 0
+    for mask in scope.unflatten(mask_N).values():
+        sides = [mask.flatten(1), mask.transpose(0, 1).flatten(1)] if mask.dim() > 1 else [mask[:, None]]
+        whole += max(int((~rows.any(1)).sum()) * rows.shape[1] for rows in sides)  # transposed ones turn it
+    return whole / removed
+
+
 def write_state(path: Path, state: Mapping[str, Tensor], form: str, metadata: Mapping[str, str]) -> int:
     """Write a state dict, as safetensors or for ``torch.load(weights_only=True)``; returns the bytes.
 
@@ -50,7 +102,7 @@ def write_state(path: Path, state: Mapping[str, Tensor], form: str, metadata: Ma
         path: the file; one that is there is replaced.
         state: named tensors.
         form: ``safetensors`` or ``pt``.
-        facts: kept in the metadata of safetensors.
+        metadata: kept in the metadata of safetensors.
 
     Raises:
         OSError: it cannot be written, for lack of room too; an older file stays as it was.
@@ -59,10 +111,10 @@ def write_state(path: Path, state: Mapping[str, Tensor], form: str, metadata: Ma
     if form == "safetensors":
         content = bytes(safetensors_bytes(plain, metadata=dict(metadata)))
     else:
-        file = io.BytesIO()
+        file = BytesIO()
         torch.save(plain, file)
         content = file.getvalue()
-    write_bytes(path, content)
+    io.write_bytes(path, content)
     return len(content)
 
 
@@ -105,7 +157,7 @@ def write_program(path: Path, module: nn.Module, form: str, example: Tensor) -> 
             )
             if not furthest <= CLOSE * max(1.0, float(expected.abs().max())):
                 raise TombolaError(f"what {form} computes differs from the network by {furthest:.2g}")
-    write_bytes(path, content)
+    io.write_bytes(path, content)
     return len(content)
 
 
@@ -115,7 +167,7 @@ Program = tuple[bytes, Callable[[Tensor], Tensor]]
 def _exported(module: nn.Module, x: Tensor) -> Program:
     with _failures("torch.export", module):
         program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("batch")},))
-        file = io.BytesIO()
+        file = BytesIO()
         torch.export.save(program, file)
         return file.getvalue(), program.module()
 

@@ -1,15 +1,19 @@
 """A finished run with its data, opened again: what routers and calibrations are fitted on and judged by.
 
-Shape letters: S samples of a split, B batch, K tickets, C classes.
+Shape letters: S samples of a split, B batch, K tickets or other networks, C classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from math import prod
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,17 +22,21 @@ from tombola._utils.errors import RunError, UsageError, unknown
 from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
-from tombola.lab.evaluation.answers import Answers
 from tombola.lab.evaluation.inputs import described
 from tombola.lab.launch import Order, order_of
 from tombola.lab.report.rows import names_of
+from tombola.methods.pipeline import predict
 from tombola.objectives import Classification, Objective
-from tombola.objectives.classification import classes_of, differ
+from tombola.objectives.classification import classes_of, differ, mask_logits
 from tombola.runs.log import read_config
 from tombola.tickets.fitted import take_over
 from tombola.tickets.model import TicketModel, load
+from tombola.tickets.routing import Routed, mixed
 
 MAIN = ("accuracy_open", "accuracy", "psnr", "si_snri")  # what a task is judged by: the first that it has
+IN_MEMORY = 2**28  # bytes; what is larger (spectrograms) lies in a temporary file
+LARGE = 2**14  # numbers in one answer; such inputs go through the network in small batches
+Quality = tuple[str, float]  # a metric: name and value
 
 
 @dataclass(frozen=True)
@@ -109,28 +117,28 @@ class LoadedRun:
         classes_KC = classes_of(self.data, self.partition)
         return classes_KC if differ(classes_KC) else None
 
-    def quality(
-        self, networks: Sequence[nn.Module], answering_S: Tensor, known: bool = True
-    ) -> tuple[str, float]:
-        """The task's own metric on the test split by name and value; network ``answering_S[i]`` answers i.
+    def answers(self, networks: Sequence[nn.Module], known: bool = True) -> Answers:
+        """All answers of these networks on the test split.
 
         A ticket answers among the classes that its own context has in training (``known``): whoever is
         answered by it knows no more. A network for all contexts answers among all.
         """
-        return self.judged(self.answers(networks, known), answering_S)
-
-    def answers(self, networks: Sequence[nn.Module], known: bool = True) -> Answers:
-        """All answers of these networks on the test split; ``known`` as in `quality`."""
         return Answers.of(networks, self.data, self.classes_KC if known else None)
 
-    def judged(self, answers: Answers, answering_S: Tensor) -> tuple[str, float]:
-        """`quality` of answers that are there already."""
+    def quality(self, networks: Sequence[nn.Module], answering_S: Tensor, known: bool = True) -> Quality:
+        """The task's own metric where network ``answering_S[i]`` answers test sample i."""
+        return self.judge(partial(self.answers(networks, known).chosen, answering_S))
+
+    def judge(self, answered: Callable[[Tensor], Tensor]) -> Quality:
+        """The task's own metric of any way to answer test samples, given by their numbers ``[B]``."""
 
         def outputs(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
-            samples = torch.arange(len(answering_S)) if index is None else index
-            return answers.chosen(answering_S, samples)
+            return answered(torch.arange(len(self.data.test)) if index is None else index)
 
-        return self.judge(outputs)
+        found = self.objective.evaluate(outputs, self.data, self.partition)
+        means = {metric.name: metric.value for metric in found if not metric.ticket}
+        name = next(name for name in MAIN if name in means)
+        return name.removesuffix("_open"), means[name]
 
     def save(self, tickets: TicketModel, folder: Path, name: str) -> Path:
         """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs.
@@ -146,12 +154,55 @@ class LoadedRun:
         tickets.save(file)
         return file
 
-    def judge(self, outputs: object) -> tuple[str, float]:
-        """The task's own metric of any way to answer (`tombola.objectives.Predict`)."""
-        found = self.objective.evaluate(outputs, self.data, self.partition)  # type: ignore[arg-type]
-        means = {metric.name: metric.value for metric in found if not metric.ticket}
-        name = next(name for name in MAIN if name in means)
-        return name.removesuffix("_open"), means[name]
+
+@dataclass(frozen=True)
+class Answers:
+    """Outputs of K networks on all samples of the test split, ``[K, S, ...]``, asked once.
+
+    ``classes_KC``: which classes network k may answer with; None for all.
+    """
+
+    outputs_KS: Tensor
+    classes_KC: Tensor | None = None
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, networks: Sequence[nn.Module], data: Data, classes_KC: Tensor | None = None) -> Self:
+        """Ask each network for every sample of the test split."""
+        S = len(data.test)
+        one = predict(networks[0], data, "test", torch.arange(1))
+        kept = _space((len(networks), S, *one.shape[1:]), one.dtype)
+        for row, network in zip(kept, networks, strict=True):
+            for index in torch.arange(S).split(16 if one[0].numel() > LARGE else 500):
+                row[index] = predict(network, data, "test", index)
+        return cls(kept, classes_KC)
+
+    def chosen(self, answering_S: Tensor, samples: Tensor) -> Tensor:
+        """Answers to these samples ``[B, ...]``, sample i by network ``answering_S[i]``."""
+        who = answering_S[samples]
+        found = self.outputs_KS[who, samples]
+        return found if self.classes_KC is None else mask_logits(found, self.classes_KC[who])
+
+    def mixed(self, routed: Routed, samples: Tensor) -> Tensor:
+        """Answers to these samples by the two likeliest tickets, weighed (`tombola.routing.mixed`)."""
+        part = replace(
+            routed, scores_BK=routed.scores_BK[samples], familiarity_B=routed.familiarity_B[samples]
+        )
+        likeliest = part.likeliest(2)
+        who = [torch.tensor([routed.tickets.index(name) for name in names]) for names, _ in likeliest]
+        outputs = [self.outputs_KS[k, samples] for k in who]
+        classes = [None if self.classes_KC is None else self.classes_KC[k] for k in who]
+        found: Tensor = mixed(outputs, [share_B for _, share_B in likeliest], classes)
+        return found
+
+
+def _space(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Room for a tensor: memory, or a file without a name that goes when the tensor does."""
+    if prod(shape) * dtype.itemsize <= IN_MEMORY:
+        return torch.empty(shape, dtype=dtype)
+    kept = torch.empty(0, dtype=dtype).numpy().dtype
+    with tempfile.TemporaryFile() as file:  # the mapping outlives the name and the handle
+        return torch.from_numpy(np.memmap(file, kept, "w+", shape=shape))
 
 
 def open_run(path: Path, source: str | None = None) -> LoadedRun:
