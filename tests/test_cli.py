@@ -570,9 +570,6 @@ assert set(tickets.masks.counts) == {"even", "odd"}
 """
 
 
-@pytest.mark.xfail(
-    strict=False, reason="the search imports the alarm of the laboratory, a ticket model its routers"
-)
 def test_tickets_are_found_without_the_laboratory_and_what_serves_tickets_later():
     found = loaded("".join(f"sys.modules[{name!r}] = None\n" for name in LAB) + TOY)
     apart = [
