@@ -244,7 +244,7 @@ def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem):
 def test_a_state_that_an_older_version_saved_is_one_clear_error(problem, interrupted):
     checkpoint = interrupted(-1)
     checkpoint.saved = {}, {"done": 2, "seen": 16}  # counted tickets instead of rounds
-    with pytest.raises(RunError, match="under an older version.*finish it with that version"):
+    with pytest.raises(RunError, match=r"under an older version.*finish it with that version"):
         search(problem, [100], checkpoint=checkpoint)
 
 
