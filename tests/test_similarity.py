@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tombola._utils.errors import MaskError, UnknownTicket
+from tombola._utils.errors import MaskError
 from tombola.masks import maskset
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
-from tombola.masks.similarity import compare, depths, kappa, mean_over_pairs, specialisation
+from tombola.masks.similarity import compare, depths, kappa, mean_over_pairs
 
 SCOPE = Layout(("a", "b", "c"), ((40, 10), (20, 10), (100,)))
 SMALL = Layout(("a", "b", "c"), ((4,), (4,), (2,)))
@@ -139,26 +139,6 @@ def test_means_leave_out_pairs_that_are_not_defined():
         mean_over_pairs(torch.ones(2, 3))
 
 
-def test_specialisation_with_all_twins_is_the_difference_of_the_means():
-    a, twins = masks(0, 4), masks(1, 4)
-    expected = kappa(a, twins).diagonal().mean() - mean_over_pairs(kappa(a, a))
-    assert specialisation(a, twins) == pytest.approx(float(expected))
-
-
-def test_one_twin_is_compared_with_its_own_ticket():
-    a, twins = masks(0, 4), masks(1, 4)
-    across = kappa(a, a)[2]
-    expected = kappa(a, twins)[2, 2] - (across.sum() - across[2]) / 3
-    assert specialisation(a, twins.select(["2"])) == pytest.approx(float(expected))
-
-
-def test_specialisation_of_a_part_is_that_of_its_layers_alone():
-    a, twins = masks(0, 4), masks(1, 4)
-    last = Layout(("c",), ((100,),))
-    cut = [MaskSet.stacked(last, m.names, m.masks_KN[:, -100:].clone()) for m in (a, twins)]
-    assert specialisation(a, twins, ["c"]) == pytest.approx(specialisation(*cut))
-
-
 def test_what_cannot_be_compared_is_refused():
     a = masks(0, 2)
     with pytest.raises(MaskError, match="same scope"):
@@ -169,10 +149,6 @@ def test_what_cannot_be_compared_is_refused():
         compare(a).only(["d"])
     with pytest.raises(MaskError, match="at least one layer"):
         compare(a).only([])
-    with pytest.raises(MaskError, match="at least two"):
-        specialisation(masks(0, 1), masks(1, 1))
-    with pytest.raises(UnknownTicket, match="Known: 0, 1"):
-        specialisation(a, masks(1, 3))
 
 
 @settings(max_examples=60, deadline=None)

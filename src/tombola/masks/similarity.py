@@ -157,37 +157,3 @@ def mean_over_pairs(similarity_KK: Tensor) -> float:
         raise MaskError(f"a mean over pairs needs a square matrix of two tickets or more: got shape {shape}")
     pairs = similarity_KK[~torch.eye(K, dtype=torch.bool, device=similarity_KK.device)]
     return float(pairs.double().nanmean())
-
-
-def specialisation(masks: MaskSet, twins: MaskSet, layers: Sequence[str] | None = None) -> float:
-    """kappa of twins − kappa across tickets: how much more alike tickets of the same subset are.
-
-    A twin is a ticket of the same subset found in another data order. For every ticket k that has one, it
-    is ``kappa(m_k, twin_k) − mean_{j≠k} kappa(m_k, m_j)``; the result is the mean over these tickets. 0:
-    a mask says nothing of its subset. Twins may be given for some of the tickets only; one is enough. With
-    all twins it is the mean kappa of twins less the mean over pairs. NaN where no ticket has both.
-
-    Args:
-        masks: all tickets.
-        twins: twins under the names of their tickets.
-        layers: which layers are compared, for instance a third of `depths`; all if absent.
-
-    Raises:
-        MaskError: another scope, or fewer than two tickets.
-        UnknownTicket: a twin without its ticket.
-
-    >>> from tombola.masks.layout import Layout
-    >>> w = Layout(("w",), ((4,),))
-    >>> masks = MaskSet(w, {"cat": torch.tensor([1, 1, 0, 0]), "dog": torch.tensor([1, 0, 1, 0])})
-    >>> specialisation(masks, masks)  # twins that are equal: 1 − 0
-    1.0
-    """
-    if len(masks) < 2:
-        raise MaskError("specialisation compares tickets with each other: it needs at least two")
-    at = [masks.index(name) for name in twins.names]
-    across, alike = compare(masks), compare(masks.select(twins.names), twins)
-    if layers is not None:
-        across, alike = across.only(layers), alike.only(layers)
-    others = ~torch.eye(len(masks), dtype=torch.bool)[at]
-    own_T, others_TK = alike.kappa().diagonal(), across.kappa()[at].where(others, torch.nan)
-    return float((own_T - others_TK.nanmean(-1)).nanmean())  # NaN: not defined, left out of either mean

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from tombola import objectives
@@ -17,9 +19,8 @@ if TYPE_CHECKING:
     from tombola.tickets.routing import Router
 
 Tickets: TypeAlias = "TicketModel"
-State = tuple[
-    dict[str, Any], dict[str, Tensor]
-]  # of a router, a calibration: what JSON can hold, and tensors
+# Of a router, a calibration: what JSON can hold, and tensors.
+State = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 class Holder(nn.Module):
@@ -138,3 +139,19 @@ def _objective(tickets: Tickets) -> type[objectives.Objective]:
 def output_of(tickets: Tickets, k: int) -> int:
     """The output that one-vs-rest ticket k was trained at: that of its subset, in any network."""
     return int(tickets.metadata.get("outputs", range(len(tickets.names)))[k])
+
+
+@torch.enable_grad()
+def minimised(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
+    """The double vector of least loss that L-BFGS finds from ``start``."""
+    found = start.double().clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([found], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = loss(found)
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    return found.detach()

@@ -25,7 +25,7 @@ from tombola.objectives.classification import allowed, mask_logits
 from tombola.tickets.calibration import coupling as couplings
 from tombola.tickets.calibration import maps
 from tombola.tickets.calibration.maps import log_odds, parse, shifted, threshold
-from tombola.tickets.fitted import State, Tickets, fingerprint_of, output_of
+from tombola.tickets.fitted import State, Tickets, answer_of, fingerprint_of, output_of
 
 BATCH = 500
 _OF = {"one_vs_rest": "one-vs-rest tickets", "classes": "classes within a context", "": "nothing yet"}
@@ -84,15 +84,14 @@ class Calibration:
         Raises:
             CalibrationError: no classifiers, other contexts than tickets, or an option that makes no sense.
         """
-        objective = tickets.metadata.get("objective")
         if tuple(partition.names) != tuple(tickets.names):
             raise CalibrationError(
                 f"the partition names {list(partition.names)}, the tickets {list(tickets.names)}"
             )
-        members_SK = partition.members["validation"]
-        if objective == "OneVsRest":
+        members_SK, answer = partition.members["validation"], answer_of(tickets)
+        if answer == "subset":
             self.fit_scores(own_scores(tickets, data, "validation"), members_SK, tickets.names)
-        elif objective == "Classification":
+        elif answer == "class":
             if self.options != Calibration().options:
                 raise CalibrationError(
                     "classes within a context get a temperature: method, coupling, target and miss are for "
@@ -101,7 +100,7 @@ class Calibration:
             self._fit_temperatures(tickets, data, members_SK)
         else:
             raise CalibrationError(
-                f"{objective} tickets give no probabilities: there is nothing to calibrate"
+                f"{tickets.metadata.get('objective')} tickets give no probabilities: there is nothing to calibrate"
             )
         return self.bind(tickets)
 

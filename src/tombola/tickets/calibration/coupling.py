@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tombola._utils.errors import CalibrationError, unknown
+from tombola.tickets.fitted import minimised
 
 COUPLINGS = ("argmax", "calibrated", "vector", "matrix")
 PENALTY = {"vector": 1e-4, "matrix": 1e-3}  # on the mean squared change from plain scores
@@ -43,21 +44,17 @@ def fit(kind: str, score_SK: Tensor, truth_S: Tensor) -> dict[str, Tensor]:
     mean, std = s.mean(0), s.std(0).clamp(min=1e-9)
     z = (s - mean) / std
     start = torch.ones(K) if kind == "vector" else torch.eye(K)
-    weight = start.double().requires_grad_()
-    bias = torch.zeros(K, dtype=torch.double, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
+    def parts(both: Tensor) -> tuple[Tensor, Tensor]:
+        return both[:-K].view_as(start), both[-K:]
+
+    def loss(both: Tensor) -> Tensor:
+        weight, bias = parts(both)
         logits = z * weight + bias if kind == "vector" else z @ weight.T + bias
         penalty = (weight - start).square().sum() + bias.square().sum()
-        loss = F.cross_entropy(logits, truth_S.cpu()) + PENALTY[kind] * penalty
-        loss.backward()
-        return loss
+        return F.cross_entropy(logits, truth_S.cpu()) + PENALTY[kind] * penalty
 
-    with torch.enable_grad():
-        optimiser.step(closure)
-    w, b = weight.detach(), bias.detach()
+    w, b = parts(minimised(loss, torch.cat([start.flatten(), torch.zeros(K)]), 300))
     if kind == "vector":
         return {"weight": w / std, "bias": b - w * mean / std}
     return {"weight": w / std, "bias": b - w @ (mean / std)}

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError, unknown
 from tombola.objectives.classification import allowed, mask_logits
-from tombola.tickets.fitted import Tickets, router_score_of
+from tombola.tickets.fitted import Tickets, minimised, router_score_of
 from tombola.tickets.routing.features import RouterFeatures
 from tombola.tickets.routing.router import Router
 
@@ -93,22 +93,15 @@ def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tenso
     return outputs.logsumexp(1) if reading == "energy" else outputs.max(1).values
 
 
-@torch.enable_grad()
 def _affine(read_SK: Tensor, where_S: Tensor) -> tuple[Tensor, Tensor]:
     """``a`` and ``b [K]`` of highest likelihood of the true contexts, a weak penalty on both."""
     s = read_SK.double().detach().cpu()
     mean_K, std_K = s.mean(0), s.std(0).clamp(min=1e-9)
     z, K = (s - mean_K) / std_K, s.shape[1]
-    both = torch.cat([torch.ones(K), torch.zeros(K)]).double().requires_grad_()
-    optimiser = torch.optim.LBFGS([both], max_iter=200, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
+    def loss(both: Tensor) -> Tensor:
         a, b = both.split(K)
-        loss = F.cross_entropy(z * a + b, where_S.cpu()) + both.square().mean() * 1e-3
-        loss.backward()
-        return loss
+        return F.cross_entropy(z * a + b, where_S.cpu()) + both.square().mean() * 1e-3
 
-    optimiser.step(closure)
-    a, b = both.detach().split(K)
+    a, b = minimised(loss, torch.cat([torch.ones(K), torch.zeros(K)]), 200).split(K)
     return (a / std_K).float(), (b - a * mean_K / std_K).float()
