@@ -20,7 +20,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import classifier
 from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer
-from tombola.pruning.scores.movement import away_from_zero
+from tombola.pruning.scores.simple import away_from_zero
 from tombola.training.model import FunctionalModel, Params
 
 if TYPE_CHECKING:

@@ -29,23 +29,9 @@ from tombola.masks.prunable import NORMS
 from tombola.pruning.scores.criterion import PruningContext
 
 LINEAR = (
-    F.linear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
+    *(F.linear, F.conv1d, F.conv2d, F.conv3d),
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
 )
-
-
-def activation_scaled(weights_N: Tensor, squares_N: Tensor) -> Tensor:
-    """``|θ| · ‖x‖₂`` from weights and the sums of their squared inputs, ``[N]``.
-
-    >>> activation_scaled(torch.tensor([-2.0, 1.0]), torch.tensor([9.0, 0.25])).tolist()
-    [6.0, 0.5]
-    """
-    return weights_N.abs() * squares_N.sqrt()
 
 
 class _Watch(TorchFunctionMode):
@@ -121,4 +107,4 @@ def wanda(context: PruningContext, batches: int = 1) -> Tensor:
     """Weights times the norm of their inputs over batches of ``d_k``, float64 ``[N]``."""
     inputs = (context.inputs(batch) for batch in range(batches))
     squares_N = squared_inputs(context.network(), context.scope, inputs)
-    return activation_scaled(context.weights_N.double(), squares_N)
+    return context.weights_N.double().abs() * squares_N.sqrt()

@@ -99,8 +99,9 @@ class Calibration:
                 )
             self._fit_temperatures(tickets, data, members_SK)
         else:
+            objective = tickets.metadata.get("objective")
             raise CalibrationError(
-                f"{tickets.metadata.get('objective')} tickets give no probabilities: there is nothing to calibrate"
+                f"{objective} tickets give no probabilities: there is nothing to calibrate"
             )
         return self.bind(tickets)
 
