@@ -47,10 +47,5 @@ class Checkpoint:
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, under the rest of their names.
-
-    >>> import torch
-    >>> list(part({"theta.rest": torch.ones(1), "optimizer.0": torch.ones(1)}, "theta."))
-    ['rest']
-    """
+    """The tensors whose names begin so, under the rest of their names."""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

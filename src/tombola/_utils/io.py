@@ -92,7 +92,6 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _seal(tensors: Mapping[str, Tensor], header: str) -> str:
-    """The hash of everything in a file."""
     return hashlib.sha256(f"{digest(tensors)} {header}".encode()).hexdigest()
 
 
@@ -108,6 +107,6 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where Tombola keeps what it can make again: ``tombola`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    """The folder of what can be made again: ``tombola`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "tombola"

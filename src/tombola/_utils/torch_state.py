@@ -37,14 +37,7 @@ def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
 def uncompiled(recursive: bool = True) -> Callable[[Called], Called]:
     """``torch.compiler.disable`` without its price: the compiler is imported when something is compiled.
 
-    Args:
-        recursive: keep ``torch.compile`` out of what the function calls, too.
-
-    >>> @uncompiled()
-    ... def double(x):
-    ...     return 2 * x
-    >>> double(3)
-    6
+    ``recursive`` keeps ``torch.compile`` out of what the function calls, too.
     """
 
     def wrap(function: Called) -> Called:

@@ -1,4 +1,4 @@
-"""Whether the fields of a dataclass hold what their defaults are."""
+"""A check that the fields of a dataclass hold what their defaults are."""
 
 from __future__ import annotations
 

@@ -175,7 +175,6 @@ def _chosen(names: Sequence[str] | Mapping[str, Corruption]) -> dict[str, Corrup
 
 
 def _laid(split: Split, chosen: Mapping[str, Corruption], severity: int, key: tuple) -> Split:
-    """The split with its environments."""
     check_images(split.x)
     order = torch.randperm(len(split), generator=random_generator(*key))
     if split.y.ndim == 1 and not split.y.is_floating_point():

@@ -231,13 +231,7 @@ class Data:
 
 
 def with_context(x: Tensor, context: Tensor) -> Tensor:
-    """Inputs ``[B, C, ...]`` with one more channel that holds the number of each sample's context.
-
-    What networks that are told the context take (`tombola.methods.context`).
-
-    >>> with_context(torch.zeros(2, 3, 8, 8), torch.tensor([0, 4])).shape
-    torch.Size([2, 4, 8, 8])
-    """
+    """Inputs ``[B, C, ...]`` with one more channel: the number of each sample's context."""
     numbers = context.to(x.dtype).view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
     return torch.cat([x, numbers], 1)
 

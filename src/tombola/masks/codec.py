@@ -160,7 +160,7 @@ def _read_counts(tensors: dict[str, Tensor], K: int, N: int) -> Array:
 
 
 def _places(count_N: Array, K: int) -> Iterator[Array]:
-    """Where the count is of each class: one by one up to 64 tickets, in 64 ranges beyond."""
+    """The places of each class of counts: one by one up to 64 tickets, in 64 ranges beyond."""
     edges = np.linspace(1, K, min(K - 1, _CLASSES) + 1).astype(np.int64)  # from 1 to K; of one ticket just 1
     for low, high in pairwise(edges):
         yield np.flatnonzero((count_N >= low) & (count_N < high))

@@ -1,4 +1,4 @@
-"""How tickets look in a notebook: a table and a figure, from plain values.
+"""Tickets in a notebook: a table and a figure, from plain values.
 
 Shape letters: K tickets, L layers.
 """
@@ -20,18 +20,7 @@ SHOWN = 20  # tickets in a table; a notebook is no place for hundreds of rows
 
 
 def table(title: str, names: Sequence[str], kept: Sequence[int], size: int, likeness_KK: np.ndarray) -> str:
-    """An HTML table of tickets: what each keeps, and how alike it is to the others.
-
-    Args:
-        title: a line above the table.
-        names: of the K tickets.
-        kept: weights that each keeps.
-        size: weights in scope.
-        likeness_KK: pairwise Jaccard similarity, float ``[K, K]``.
-
-    >>> "<td>cat</td>" in table("two", ["cat", "dog"], [3, 4], 10, np.eye(2))
-    True
-    """
+    """An HTML table of tickets: weights kept of ``size``, likeness to the others (``[K, K]``)."""
     K = len(names)
     others_K = (likeness_KK.sum(1) - likeness_KK.diagonal()) / max(K - 1, 1)
     rows = [
@@ -50,17 +39,7 @@ def table(title: str, names: Sequence[str], kept: Sequence[int], size: int, like
 def figure(
     names: Sequence[str], layers: Sequence[str], density_KL: np.ndarray, likeness_KK: np.ndarray
 ) -> Figure:
-    """Two heat maps: density of every ticket in every layer, and Jaccard similarity of all pairs.
-
-    Args:
-        names: of the K tickets.
-        layers: of the L layers, first to last.
-        density_KL: kept / all, float ``[K, L]``.
-        likeness_KK: float ``[K, K]``.
-
-    >>> figure(["a", "b"], ["x"], np.ones((2, 1)), np.eye(2)).axes[0].get_title()
-    'density by layer'
-    """
+    """Heat maps: density of tickets in layers ``[K, L]``, Jaccard similarity of pairs ``[K, K]``."""
     with needs("lab", "pictures of tickets"):
         from matplotlib.figure import Figure  # only here: it takes a second to import
 
@@ -83,6 +62,5 @@ def figure(
 
 
 def _ticks(place: object, names: Sequence[str], **style: object) -> None:
-    """A name per row or column; with many of them only every so many."""
     every = range(0, len(names), -(-len(names) // 40))
     place(list(every), [names[i] for i in every], fontsize=7, **style)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Which weights may be pruned: the scope."""
+"""The scope: weights that may be pruned."""
 
 from __future__ import annotations
 
@@ -84,18 +84,10 @@ def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Itera
 
 
 def left_out(model: nn.Module, found: Layout, share: float = 0.1) -> str:
-    """What to tell a user of matrices that are not in scope, though nobody excluded them; empty if few.
+    """A warning of matrices that are not in scope, though nobody excluded them; empty if few.
 
-    Attention keeps its projections, and recurrent layers all weights, outside of linear layers.
-
-    Args:
-        model: the network.
-        found: its default scope.
-        share: of all weights in matrices and kernels that may be left out in silence.
-
-    >>> net = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 8), nn.Linear(8, 2))
-    >>> left_out(net, scope(net))[:58]
-    '1.weight_hh_l0 (192), 1.weight_ih_l0 (96) are not in scope'
+    Attention keeps its projections, and recurrent layers all weights, outside of linear layers. ``share`` of
+    all weights in matrices and kernels may be left out in silence.
     """
     meant = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     if last := output_layer(model):

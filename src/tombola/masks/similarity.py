@@ -23,13 +23,13 @@ DEPTHS = ("shallow", "middle", "deep")
 
 @dataclass(frozen=True)
 class Overlaps:
-    """What two mask sets share, layer by layer: counts from which every similarity follows.
+    """Counts that two mask sets share, layer by layer, from which every similarity follows.
 
     ``sizes_L`` weights, ``a_KL`` and ``b_JL`` kept weights, ``both_KJL`` weights kept by both; all int64.
 
-    NaN policy: a layer in which one of the two masks is full or empty says nothing about likeness, since
-    the overlap is then given by the counts; it adds nothing to `kappa`, which is NaN if no other layer is
-    left. `jaccard` of two empty masks is 1 and never NaN.
+    A layer in which one of the two masks is full or empty says nothing about likeness, since the overlap is
+    then given by the counts; it adds nothing to `kappa`, which is NaN if no other layer is left. `jaccard` of
+    two empty masks is 1 and never NaN.
     """
 
     layers: tuple[str, ...]
@@ -141,16 +141,7 @@ def kappa(a: MaskSet, b: MaskSet) -> Tensor:
 
 
 def mean_over_pairs(similarity_KK: Tensor) -> float:
-    """Mean over all pairs of different tickets of a matrix ``[K, K]``; pairs that are NaN are left out.
-
-    NaN if no pair is left.
-
-    Raises:
-        MaskError: a matrix that is not square, or of fewer than two tickets.
-
-    >>> mean_over_pairs(torch.tensor([[1.0, 0.25], [0.75, 1.0]]))
-    0.5
-    """
+    """Mean over all pairs of different tickets of a matrix ``[K, K]`` without NaN; NaN if no pair is left."""
     K = len(similarity_KK)
     if tuple(similarity_KK.shape) != (K, K) or K < 2:
         shape = tuple(similarity_KK.shape)

@@ -62,7 +62,6 @@ class Enhancement(InSubset):
 
     @staticmethod
     def _improvements(predict: Predict, data: Data, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """SI-SNR of the mixtures, and what ticket k adds to it, in dB, each double ``[B]``."""
         noisy, better = [], []
         for part in index.split(CHUNK):
             truth = clean(data.test.y[part])
@@ -106,10 +105,7 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
 
 
 def spectrogram(waves: Tensor) -> Tensor:
-    """Waveforms ``[B, T]`` to real and imaginary parts ``[B, 2, frames, bins]``.
-
-    There are ``T // 256 + 1`` frames and 513 bins; ``T`` is at least 513, half a window (reflected at the
-    ends).
+    """Waveforms ``[B, T]`` (T of 513 or more) to real and imaginary parts ``[B, 2, T // 256 + 1, 513]``.
 
     >>> spectrogram(torch.zeros(3, 16_000)).shape
     torch.Size([3, 2, 63, 513])

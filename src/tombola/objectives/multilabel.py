@@ -79,23 +79,13 @@ class MultiLabel(InSubset):
 
 
 def f1(truth: Tensor, said: Tensor) -> Tensor:
-    """F1 of each label, double ``[C]``, from booleans ``[B, C]``; NaN where nothing is true or said.
-
-    >>> truth, said = torch.tensor([[True, False], [True, False]]), torch.tensor([[True, False]] * 2)
-    >>> f1(truth, said).tolist()
-    [1.0, nan]
-    """
+    """F1 of each label, double ``[C]``, from booleans ``[B, C]``; NaN where nothing is true or said."""
     hits_C, errors_C = (truth & said).sum(0).double(), (truth ^ said).sum(0).double()
     return 2 * hits_C / (2 * hits_C + errors_C)
 
 
 def average_precision(truth: Tensor, scores: Tensor) -> Tensor:
-    """Average precision of each label that is ever true, double ``[<= C]``; inputs are ``[B, C]``.
-
-    >>> scores = torch.tensor([[0.9], [0.5], [0.1]])
-    >>> average_precision(torch.tensor([[True], [False], [True]]), scores).tolist()
-    [0.8333333333333333]
-    """
+    """Average precision of each label that is ever true, double ``[<= C]``; inputs are ``[B, C]``."""
     from sklearn.metrics import average_precision_score  # a second to import
 
     kept = truth.any(0)

@@ -1,4 +1,4 @@
-"""Which subset is it? One binary classifier per subset, or one network with a softmax over all of them.
+"""Membership in a subset: one binary classifier each, or one network with a softmax over all of them.
 
 Shape letters: S samples of a split, B batch, K subsets (tickets).
 """
@@ -160,13 +160,7 @@ class SubsetSoftmax(Objective):
 
 
 def over_subsets(scores: Mapping[str, Tensor], yes_SK: Tensor, partition: Partition) -> list[Metric]:
-    """All metrics of one-vs-rest decisions on the test split, per ticket and averaged (macro).
-
-    Args:
-        scores: ``validation`` and ``test`` scores ``[S, K]``.
-        yes_SK: the paper's decisions on the test split, boolean ``[S, K]``.
-        partition: who belongs to what.
-    """
+    """Metrics of scores ``[S, K]`` and of the paper's decisions, per ticket and averaged."""
     from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import
 
     val, test = (scores[s].double().numpy() for s in ("validation", "test"))
@@ -198,11 +192,7 @@ def macro(metrics: list[Metric]) -> list[Metric]:
 
 
 def decisions(true: Bools, yes: Bools) -> dict[str, float]:
-    """Balanced accuracy ``(TPR + TNR) / 2``, precision and recall; precision is 0 without a yes.
-
-    >>> decisions(np.array([True, True, False, False]), np.array([True, False, False, False]))
-    {'balanced_accuracy': 0.75, 'precision': 1.0, 'recall': 0.5}
-    """
+    """Balanced accuracy ``(TPR + TNR) / 2``, precision and recall; precision is 0 without a yes."""
     hits = int((true & yes).sum())
     recall = hits / int(true.sum())
     rejected = int((~true & ~yes).sum()) / int((~true).sum())
@@ -214,11 +204,7 @@ def decisions(true: Bools, yes: Bools) -> dict[str, float]:
 
 
 def best_threshold(true: Bools, scores: Floats) -> float:
-    """The threshold of highest balanced accuracy; between two scores, so that it carries over.
-
-    >>> best_threshold(np.array([False, False, True]), np.array([0.0, 1.0, 2.0]))
-    1.5
-    """
+    """The threshold of highest balanced accuracy; between two scores, so that it carries over."""
     from sklearn.metrics import roc_curve
 
     false_rate, true_rate, thresholds = roc_curve(true, scores, drop_intermediate=False)

@@ -147,14 +147,7 @@ def transposed(model: nn.Module) -> dict[str, int]:
 
 
 def members(kind: Granularity, scope: Layout, transposed: Mapping[str, int]) -> list[Tensor]:
-    """Per layer the flat positions of the weights of each group, int64 ``[G, s]``.
-
-    Raises:
-        PruningError: a layer that the granularity does not divide; it is named.
-
-    >>> [m.tolist() for m in members(Channel(), Layout(("up",), ((2, 2),)), {"up": 1})]
-    [[[0, 2], [1, 3]]]
-    """
+    """Per layer the flat positions of the weights of each group, int64 ``[G, s]``."""
     found = []
     for name, shape in zip(scope.names, scope.shapes, strict=True):
         at = torch.arange(prod(shape)).reshape(shape if len(shape) > 1 else (-1, 1))

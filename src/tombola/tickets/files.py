@@ -31,7 +31,7 @@ Parts = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Tensor]]]
 
 
 def architecture(module: nn.Module) -> dict[str, str]:
-    """What must agree between two networks: kind of every module, shape and dtype of every tensor."""
+    """Kind of every module, shape and dtype of every tensor: all that must agree between two networks."""
     kinds = {
         f"module {name or '(root)'}": re.sub(r" at 0x[0-9a-f]+", "", f"{type(m).__name__}({m.extra_repr()})")
         for name, m in module.named_modules()
@@ -48,11 +48,7 @@ def pack(
     parts: Parts | None = None,
     coding: str = "auto",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The content of a ticket file, from what makes up a `tombola.TicketModel`.
-
-    ``parts`` is what was made for these tickets: a router, a calibration. ``coding`` is how masks are
-    written (`tombola.masks.codec.encode`).
-    """
+    """Tensors and header of a ticket file; ``coding`` is that of `tombola.masks.codec.encode`."""
     weights_N = masks.scope.flatten(dict(backbone.named_parameters())).cpu()
     first = private[masks.names[0]]
     every = {name for name, _ in backbone.named_parameters(remove_duplicate=False)}
@@ -82,7 +78,7 @@ def pack(
 def unpack(
     path: Path | str, backbone: nn.Module
 ) -> tuple[nn.Module, MaskSet, dict[str, dict[str, Tensor]], dict[str, Any], Parts]:
-    """What makes up a `tombola.TicketModel` from a file, on a copy of ``backbone``; then its parts, if any.
+    """The parts of a `tombola.TicketModel` from a file, on a copy of ``backbone``.
 
     Raises:
         TicketFileError: the file is missing, truncated, altered, of a newer format, or belongs to

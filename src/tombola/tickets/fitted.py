@@ -1,8 +1,9 @@
-"""What is fitted to tickets, a router and a calibration, and what it has to know of them."""
+"""Routers and calibrations as parts of tickets, and what they have to know of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -23,61 +24,42 @@ Tickets: TypeAlias = "TicketModel"
 State = tuple[dict[str, Any], dict[str, Tensor]]
 
 
+_KINDS = {"router": "tickets.routing:Router", "calibration": "tickets.calibration:Calibration"}
+
+
 class Holder(nn.Module):
     """Holds a router and a calibration, each fitted on the tickets that hold it; neither is imported for it.
+
+    Attributes:
+        router: chooses the ticket where none is named (`tombola.routing`).
+        calibration: makes probabilities of scores (`tombola.calibration`).
 
     Raises:
         TombolaError: something else is set, or what was fitted on other tickets.
     """
 
-    _router: Router | None = None
-    _calibration: Calibration | None = None
+    router: Router | None = None
+    calibration: Calibration | None = None
 
-    @property
-    def router(self) -> Router | None:
-        """Chooses the ticket where none is named (`tombola.routing`)."""
-        return self._router
-
-    @router.setter
-    def router(self, router: Router | None) -> None:
-        if router is not None:
-            from tombola.tickets.routing import Router
-
-            self._check("router", router, Router)
-        self._router = router
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """Makes probabilities of scores (`tombola.calibration`)."""
-        return self._calibration
-
-    @calibration.setter
-    def calibration(self, calibration: Calibration | None) -> None:
-        if calibration is not None:
-            from tombola.tickets.calibration import Calibration
-
-            self._check("calibration", calibration, Calibration)
-        self._calibration = calibration
-
-    def _check(self, name: str, part: Any, kind: type) -> None:
-        if not isinstance(part, kind):
-            got = f"the class {part.__name__} itself" if isinstance(part, type) else type(part).__name__
-            raise TombolaError(f"tickets.{name} is a {kind.__name__} or None: got {got}")
-        if not _fits(part, self):
-            raise TombolaError(f"the {name} was fitted on other tickets: fit it on these")
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _KINDS and value is not None:
+            kind: type = resolve_name(f"tombola.{_KINDS[name]}")
+            if not isinstance(value, kind):
+                got = (
+                    f"the class {value.__name__} itself" if isinstance(value, type) else type(value).__name__
+                )
+                raise TombolaError(f"tickets.{name} is a {kind.__name__} or None: got {got}")
+            if not _fits(value, self):
+                raise TombolaError(f"the {name} was fitted on other tickets: fit it on these")
+        super().__setattr__(name, value)
 
 
 def _fits(part: Any, tickets: Any) -> bool:
-    """Whether it was fitted on these tickets as they are now, or needs no fitting."""
     return part.made_for in (None, fingerprint_of(tickets))
 
 
 def states(tickets: Tickets) -> Parts:
-    """The parts of the ticket file.
-
-    Raises:
-        TombolaError: a part was fitted on other tickets, or on these before they changed.
-    """
+    """The parts of the ticket file; an error where one was fitted on other tickets."""
     found = {name: part for name in ("router", "calibration") if (part := getattr(tickets, name)) is not None}
     for name, part in found.items():
         if not _fits(part, tickets):
@@ -98,10 +80,7 @@ def restore(tickets: Tickets, parts: Parts) -> None:
 
 
 def take_over(tickets: Tickets, others: Tickets) -> None:
-    """Give tickets what the same tickets, from another file, have and they have not.
-
-    What was fitted on other tickets is left behind.
-    """
+    """Give tickets what the same tickets, from another file, have and they have not."""
     for name in ("router", "calibration"):
         part = getattr(others, name)
         if getattr(tickets, name) is None and part is not None and _fits(part, tickets):
@@ -117,7 +96,7 @@ def fingerprint_of(tickets: Tickets) -> str:
 
 
 def answer_of(tickets: Tickets) -> Answer:
-    """How the outputs of these tickets are read (`tombola.objectives.Objective.answer`)."""
+    """The reading of the outputs of these tickets (`tombola.objectives.Objective.answer`)."""
     known = tickets.metadata
     if "answer" in known:
         return known["answer"]
@@ -128,7 +107,7 @@ def answer_of(tickets: Tickets) -> Answer:
 
 
 def router_score_of(tickets: Tickets) -> str:
-    """What says of these outputs that a ticket is at home (`tombola.objectives.Objective.router_score`)."""
+    """The sign that a ticket is at home, in its outputs (`tombola.objectives.Objective.router_score`)."""
     return str(tickets.metadata.get("router_score", _objective(tickets).router_score))
 
 

@@ -1,4 +1,4 @@
-"""What a criterion reads of a ticket, its gradients too, and what one is: from that to a score per weight.
+"""Criteria: what they read of a ticket, its gradients too, and from that a score per weight.
 
 Shape letters: N weights in scope.
 """
@@ -34,7 +34,7 @@ class PruningContext(Protocol):
 
     @property
     def start_N(self) -> Tensor:
-        """Where they started this round."""
+        """The weights at the start of this round."""
 
     @property
     def mask_N(self) -> Tensor:
@@ -132,7 +132,7 @@ class Criterion(Spec):
 
 
 def needs_trajectory(score: Score) -> bool:
-    """Whether a score reads ``moved_N``; a plain function does not."""
+    """True if a score reads ``moved_N``; a plain function does not."""
     return isinstance(score, Criterion) and score.trajectory
 
 

@@ -23,7 +23,7 @@ from tombola.pruning.scores.wanda import LINEAR
 
 
 class _Follow(TorchFunctionMode):
-    """Which scale each weight's output is multiplied with, seen while a network runs once."""
+    """Finds the scale that each weight's output is multiplied with, while a network runs once."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -51,12 +51,6 @@ def channel_scales(network: nn.Module, scope: Layout, example: Tensor) -> Tensor
 
     Raises:
         PruningError: a layer in scope has no batch norm with a scale directly behind it.
-
-    >>> net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2))
-    >>> with torch.no_grad():
-    ...     _ = net[1].weight.copy_(torch.tensor([-3.0, 0.5]))
-    >>> channel_scales(net, Layout(("0.weight",), ((2, 1, 1, 1),)), torch.zeros(1, 1, 2, 2)).tolist()
-    [3.0, 0.5]
     """
     parameters = dict(network.eval().named_parameters())
     follow = _Follow({name: parameters[name] for name in scope.names})

@@ -37,8 +37,8 @@ LINEAR = (
 class _Watch(TorchFunctionMode):
     """Adds up the squared inputs of every weight while a network runs.
 
-    It watches the linear operations instead of hooking modules: the input of a module need not be what its
-    weight is multiplied with (a convolution that pads, a layer that embeds a context).
+    It watches linear operations instead of hooking modules, whose input need not be what meets their weight
+    (a convolution that pads, a layer that embeds a context).
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -77,13 +77,6 @@ def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor])
 
     Norm layers take the statistics of the batch and dropout is off; the modes and buffers of the network
     are changed. Nothing but the sums is kept from one batch to the next.
-
-    Raises:
-        PruningError: a weight in scope is not used by a linear layer or a convolution.
-
-    >>> net = nn.Linear(2, 1)
-    >>> squared_inputs(net, Layout(("weight",), ((1, 2),)), [torch.tensor([[3.0, 1.0], [4.0, 1.0]])]).tolist()
-    [25.0, 2.0]
     """
     network.eval()
     for layer in network.modules():

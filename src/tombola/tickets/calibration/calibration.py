@@ -169,7 +169,7 @@ class Calibration:
         return torch.sigmoid(shifted(log_odds(p_BK), prior_K.to(p_BK), self.tensors["prior_K"].to(p_BK)))
 
     def yes(self, score_BK: Tensor) -> Tensor:
-        """Which tickets say yes, boolean ``[B, K]``."""
+        """Yes or no of each ticket, boolean ``[B, K]``."""
         return self.probability(score_BK) >= self.tensors["threshold_K"].to(score_BK.device)
 
     def coupled(self, score_BK: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Calibration:
         return couplings.apply(self.options["coupling"], state, score_BK, self.probability(score_BK))
 
     def sets(self, score_BK: Tensor) -> Tensor:
-        """Which answers cannot be excluded, boolean ``[B, K]``; an error if fitted without ``miss``."""
+        """Answers that cannot be excluded, boolean ``[B, K]``; an error if fitted without ``miss``."""
         if "conformal_K" not in self.tensors:
             raise CalibrationError("no sets were fitted: pass miss=0.1, the share that may be missed")
         return 1 - self.coupled(score_BK) <= self.tensors["conformal_K"].to(score_BK.device)

@@ -19,7 +19,7 @@ PENALTY = {"vector": 1e-4, "matrix": 1e-3}  # on the mean squared change from pl
 
 
 def fit(kind: str, score_SK: Tensor, truth_S: Tensor) -> dict[str, Tensor]:
-    """What makes one answer of K scores, fitted on held-out samples.
+    """A small model that makes one answer of K scores, fitted on held-out samples.
 
     ``argmax`` and ``calibrated`` (the argmax of calibrated probabilities, normalised) learn nothing.
     ``vector`` is ``softmax(a ⊙ s + b)``, 2K numbers: a scale and a bias for each ticket make heads that were
@@ -61,14 +61,7 @@ def fit(kind: str, score_SK: Tensor, truth_S: Tensor) -> dict[str, Tensor]:
 
 
 def apply(kind: str, state: dict[str, Tensor], score_SK: Tensor, p_SK: Tensor) -> Tensor:
-    """Probabilities of the classes, double ``[S, K]``, rows sum to 1.
-
-    Args:
-        kind: of `fit`.
-        state: what it found.
-        score_SK: scores.
-        p_SK: calibrated probabilities of yes, which ``calibrated`` reads.
-    """
+    """Probabilities of the classes, double ``[S, K]``, rows sum to 1; ``p_SK`` are calibrated ones of yes."""
     s = score_SK.detach().double()
     if kind == "argmax":
         return s.softmax(1)
@@ -79,16 +72,12 @@ def apply(kind: str, state: dict[str, Tensor], score_SK: Tensor, p_SK: Tensor) -
 
 
 def conformal(p_SK: Tensor, truth_S: Tensor, miss: float) -> Tensor:
-    """How improbable a class may be and still be named, ``[K]``: class-conditional split conformal sets.
+    """Class-conditional split conformal sets: the improbability up to which a class is named, ``[K]``.
 
     Class k is named where ``1 − p_k ≤ q_k``, ``q_k`` the ``⌈(n_k + 1)(1 − miss)⌉``-th smallest of ``1 − p_k``
     among its n_k held-out samples: at least ``1 − miss`` of each class are named in the long run, whatever
     the probabilities are worth (Vovk, 2012; Mondrian sets), if they were not fitted on these samples. 1 where
     samples are too few to exclude anything.
-
-    >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
-    >>> [round(q, 2) for q in conformal(p, torch.tensor([0, 0, 1]), 0.5).tolist()]
-    [0.2, 0.3]
     """
     if not 0 < miss < 1:
         raise CalibrationError(f"the share that may be missed lies between 0 and 1: got {miss}")

@@ -147,7 +147,7 @@ def estimated(p_SK: Tensor, trained_K: Tensor | float = 0.5, rounds: int = 1000)
 
 @dataclass(frozen=True)
 class Target(spec.Spec):
-    """What a threshold is for: a form, and its beta, recall or precision."""
+    """The form of a threshold, and its beta, recall or precision."""
 
     form: str
     value: float = 0.5

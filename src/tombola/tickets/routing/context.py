@@ -79,11 +79,7 @@ class ContextRouter(Router):
         )
 
     def tickets_of(self, context: Any, names: Sequence[str], count: int) -> list[str]:
-        """The ticket of each of ``count`` samples; one context serves them all.
-
-        Raises:
-            RouterError: no context, an unknown one (with the near miss), or another number of them.
-        """
+        """The ticket of each of ``count`` samples, from one context each or one for all."""
         if context is None:
             raise RouterError(
                 "a context is needed: pass context=VALUE or one per sample, or set another router"

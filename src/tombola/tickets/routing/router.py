@@ -112,7 +112,6 @@ class Router(ABC):
         return self
 
     def _prototypes(self) -> int:
-        """Means per ticket that familiarity is measured from."""
         return 1
 
     def _fit(self, tickets: Tickets, found: RouterFeatures) -> Tensor | None:  # noqa: ARG002
@@ -126,7 +125,7 @@ class Router(ABC):
         """Scores ``[B, K]`` of any scale, high = this ticket; distances are squared Mahalanobis ones."""
 
     def passes(self, K: int) -> str:  # noqa: ARG002
-        """What routing a sample costs, in words: forward and backward passes of the network."""
+        """Forward and backward passes of the network that routing a sample costs, in words."""
         return "shallow layers, once"
 
     @torch.no_grad()

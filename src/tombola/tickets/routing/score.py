@@ -76,7 +76,6 @@ class ScoreRouter(Router):
 
 
 def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tensor:
-    """What the outputs of ticket k say, ``[B]``, high = at home."""
     outputs = tickets(x, ticket=name)
     if reading == "consistency":
         if not isinstance(outputs, Tensor) or outputs.shape != x.shape:
@@ -94,7 +93,6 @@ def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tenso
 
 
 def _affine(read_SK: Tensor, where_S: Tensor) -> tuple[Tensor, Tensor]:
-    """``a`` and ``b [K]`` of highest likelihood of the true contexts, a weak penalty on both."""
     s = read_SK.double().detach().cpu()
     mean_K, std_K = s.mean(0), s.std(0).clamp(min=1e-9)
     z, K = (s - mean_K) / std_K, s.shape[1]

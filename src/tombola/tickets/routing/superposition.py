@@ -136,11 +136,7 @@ class Certainty:
 
 
 def _rounds(K: int) -> list[int]:
-    """How many tickets are left after each round.
-
-    >>> _rounds(10)
-    [5, 3, 2, 1]
-    """
+    """Numbers of tickets left after each round: 5, 3, 2, 1 of ten."""
     left = []
     while K > 1:
         K = math.ceil(K / 2)
