@@ -24,7 +24,7 @@ KEY = "tombola"  # of the file's metadata: a hash over all, a space, and the fac
 def write(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
     """Write tensors and facts to a safetensors file at once or not at all; returns its size in bytes.
 
-    Equal content gives equal bytes. A full disk leaves the old file as it was.
+    Equal content gives equal bytes.
     """
     content = to_content(tensors, metadata)
     write_bytes(Path(path), content)

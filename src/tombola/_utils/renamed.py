@@ -26,9 +26,6 @@ def renewed(given: Mapping[str, Any], quiet: bool = False) -> dict[str, Any]:
 
     Raises:
         UsageError: a thing has both its names.
-
-    >>> renewed({"during": "", "train": {"decay": "cosine"}}, quiet=True)
-    {'callback': '', 'train': {'lr_schedule': 'cosine'}}
     """
     notes: dict[str, None] = {}
     found = _renewed(given, notes)

@@ -14,9 +14,9 @@ from tombola._utils.rng import generator
 class Stream:
     """Endless batches: the epochs of a subset one after another, cut into B samples each.
 
-    ``epoch(generator)`` returns the sample numbers of one epoch in a new order. Batch i is a function
-    of the seed, the purpose and i alone, so a run goes on where it stopped; a subset smaller than the
-    others begins again (the cyclic repetition of Algorithm 2), and every batch has exactly B samples.
+    Batch i is a function of the seed, the purpose and i alone, so a run goes on where it stopped; a subset
+    smaller than the others begins again (the cyclic repetition of Algorithm 2), and every batch has exactly B
+    samples.
     """
 
     def __init__(self, epoch: Callable[[torch.Generator], Tensor], batch: int, *key: Any) -> None:

@@ -198,9 +198,7 @@ class MaskSet:
     def jaccard(self) -> Tensor:
         """``J_ij = |m_i ∧ m_j| / |m_i ∨ m_j|`` (Eq. 8), float64 ``[K, K]``; 1 for two empty masks."""
         both = self.overlaps()
-        kept = both.diagonal()
-        either = kept[:, None] + kept[None, :] - both
-        return torch.where(either > 0, both.double() / either.clamp(min=1), 1.0)
+        return jaccard(both, both.diagonal(), both.diagonal())
 
     # -- bytes ------------------------------------------------------------------------------------
 
@@ -238,6 +236,12 @@ def overlaps(a_KN: Tensor, b_JN: Tensor) -> Tensor:
         x = a.float()
         total += (x @ (x if same else b.float()).T).long().cpu()
     return total
+
+
+def jaccard(both_KJ: Tensor, a_K: Tensor, b_J: Tensor) -> Tensor:
+    """``|a ∧ b| / |a ∨ b|`` from counts, float64 ``[K, J]``; 1 for two empty masks."""
+    either = a_K[:, None] + b_J[None] - both_KJ
+    return torch.where(either > 0, both_KJ.double() / either.clamp(min=1), 1.0)
 
 
 def _row(scope: Layout, name: str, mask_N: Tensor) -> Tensor:

@@ -10,16 +10,8 @@ from torch import nn
 from tombola._utils.errors import ScopeError, unknown
 from tombola.masks.layout import Layout
 
-PRUNABLE = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -28,9 +20,6 @@ def output_layer(model: nn.Module) -> str | None:
 
     None where it is the only one, or a convolution with a norm after it: that one computes features
     (the network has no output layer, or has it in another place).
-
-    >>> output_layer(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1)))
-    '2'
     """
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, (*PRUNABLE, *NORMS))]
     layers = [(name, m) for name, m in found if isinstance(m, PRUNABLE)]
@@ -41,11 +30,7 @@ def output_layer(model: nn.Module) -> str | None:
 
 
 def classifier(model: nn.Module) -> str | None:
-    """Name of the output layer if row k of its weight computes output k: not if it is transposed.
-
-    >>> classifier(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
-    '2'
-    """
+    """Name of the output layer if row k of its weight computes output k: not if it is transposed."""
     name = output_layer(model)
     return None if name is None or isinstance(model.get_submodule(name), TRANSPOSED) else name
 

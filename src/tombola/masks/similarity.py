@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import MaskError, unknown
-from tombola.masks.maskset import MaskSet, overlaps
+from tombola.masks.maskset import MaskSet, jaccard, overlaps
 
 DEPTHS = ("shallow", "middle", "deep")
 
@@ -49,16 +49,10 @@ class Overlaps:
 
     def jaccard(self) -> Tensor:
         """``J = |a ∧ b| / |a ∨ b|`` (Eq. 8), float64 ``[K, J]``; 1 for two empty masks."""
-        both = self.both_KJL.sum(-1)
-        either = self.a_KL.sum(-1)[:, None] + self.b_JL.sum(-1)[None] - both
-        return torch.where(either > 0, both.double() / either.clamp(min=1), 1.0)
+        return jaccard(self.both_KJL.sum(-1), self.a_KL.sum(-1), self.b_JL.sum(-1))
 
     def only(self, layers: Sequence[str]) -> Overlaps:
-        """The same counts for these layers alone.
-
-        Raises:
-            MaskError: a layer that does not exist, or none.
-        """
+        """The same counts for these layers alone; `MaskError` for a layer that does not exist, or none."""
         for layer in layers:
             if layer not in self.layers:
                 raise MaskError(unknown("layer", layer, self.layers))
@@ -78,14 +72,7 @@ class Overlaps:
 
 
 def depths(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Layers, in the order of the scope, cut into thirds by their number; the first are the larger.
-
-    Raises:
-        MaskError: fewer than three layers.
-
-    >>> depths(["stem", "a", "b", "head"])
-    {'shallow': ('stem', 'a'), 'middle': ('b',), 'deep': ('head',)}
-    """
+    """Layers, in the order of the scope, cut into thirds by their number; the first are the larger."""
     if len(layers) < len(DEPTHS):
         raise MaskError(f"thirds of depth need at least three layers in scope: got {len(layers)}")
     third = [i * len(DEPTHS) // len(layers) for i in range(len(layers))]
@@ -96,20 +83,7 @@ def depths(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def compare(a: MaskSet, b: MaskSet | None = None) -> Overlaps:
-    """Counts of every mask of ``a`` against every mask of ``b`` (of ``a`` itself if absent).
-
-    Beyond the masks it needs ``8 K J L`` bytes for the result and about a MiB.
-
-    Raises:
-        MaskError: masks over different scopes.
-
-    >>> from tombola.masks.layout import Layout
-    >>> layout = Layout(("a", "b"), ((2,), (4,)))
-    >>> pair = {"cat": torch.tensor([1, 0, 1, 1, 0, 0]), "dog": torch.tensor([1, 1, 1, 0, 1, 0])}
-    >>> found = compare(MaskSet(layout, pair))
-    >>> found.jaccard()[0, 1].item(), found.kappa()[0, 1].item()  # layer a: dog is full, which tells nothing
-    (0.4, 0.0)
-    """
+    """Counts of every mask of ``a`` against every mask of ``b`` (of ``a`` itself if absent)."""
     same = b is None or b is a
     b = a if b is None else b
     if a.scope != b.scope:
@@ -130,12 +104,6 @@ def kappa(a: MaskSet, b: MaskSet) -> Tensor:
     ``kappa = Σ(I_l − E_l) / Σ(min(a_l, b_l) − E_l)``. 0 for independent masks of the same layer
     densities, 1 for nested ones; NaN where in every layer one of the two is full or empty. With equal
     counts in one layer it is Cohen's kappa of the two masks.
-
-    >>> from tombola.masks.layout import Layout
-    >>> w = Layout(("w",), ((4,),))
-    >>> a = MaskSet(w, {"a": torch.tensor([1, 1, 0, 0])})
-    >>> kappa(a, a).item(), kappa(a, MaskSet(w, {"b": torch.tensor([1, 0, 1, 0])})).item()
-    (1.0, 0.0)
     """
     return compare(a, b).kappa()
 

@@ -15,7 +15,7 @@ from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.objectives.metrics import MetricInfo, register_metric
-from tombola.objectives.objective import InSubset, Metric, Predict, mean_and_each
+from tombola.objectives.objective import InSubset, Metric, Predict, check_shapes, mean_and_each
 
 for name, label in (
     ("f1_macro", "F1, macro"),
@@ -54,11 +54,7 @@ class MultiLabel(InSubset):
 
     def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:  # noqa: ARG002
         """Binary cross-entropy, the mean over samples and labels."""
-        if outputs.shape != targets.shape:
-            raise DataError(
-                f"the network gives outputs of shape {tuple(outputs.shape)}, the targets have "
-                f"{tuple(targets.shape)}: one output per label is needed"
-            )
+        check_shapes(outputs, targets, "one output per label is needed")
         return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))
 
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:

@@ -160,6 +160,15 @@ def own_rows(shared: Layout, head: str | None, rows: Tensor) -> Tensor:
     return owned_R
 
 
+def check_shapes(outputs: Tensor, targets: Tensor, needed: str) -> None:
+    """Raise `DataError` unless outputs and targets have one shape."""
+    if outputs.shape != targets.shape:
+        raise DataError(
+            f"the network gives outputs of shape {tuple(outputs.shape)}, the targets have "
+            f"{tuple(targets.shape)}: {needed}"
+        )
+
+
 def check_outputs(outputs: Tensor, needed: int) -> None:
     """Raise `DataError` unless the network has an output for every subset up to this number."""
     if outputs.ndim != 2 or outputs.shape[1] < needed:

@@ -126,13 +126,7 @@ KINDS: tuple[type[Granularity], ...] = (Weight, Channel, Block, Pattern)
 
 
 def parse(granularity: str | spec.Spec) -> Granularity:
-    """A granularity from its text, or itself.
-
-    >>> parse("block:4x1")
-    Block(rows=4, columns=1)
-    >>> parse("2:4"), str(Pattern(2, 4, "input"))
-    (Pattern(keep=2, of=4, along='row'), '2:4/input')
-    """
+    """A granularity from its text, or itself."""
     return spec.parse(granularity, KINDS, "granularity")
 
 

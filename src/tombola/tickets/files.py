@@ -1,9 +1,8 @@
 """The ticket file: K specialists at about the storage cost of one network.
 
-One safetensors file, never pickle. It holds the shared weights that any ticket keeps (the union), the
-masks at one bit per weight and ticket, the dense remainder, the private state, and a header with
-hashes of the content, the architecture and theta0. Weights that no ticket keeps are not stored and
-come back as zero.
+One safetensors file, never pickle: the shared weights that any ticket keeps (the union), masks, the dense
+remainder, private state, and a header with hashes of the content, the architecture and theta0. Weights that
+no ticket keeps are not stored and come back as zero.
 """
 
 from __future__ import annotations
@@ -84,14 +83,17 @@ def unpack(
         TicketFileError: the file is missing, truncated, altered, of a newer format, or belongs to
             another architecture (the first difference is named).
     """
-    tensors, header = read(path)
-    _check(path, header, backbone)
-    masks = masks_of(path, tensors, header)
-    scope = masks.scope
-    weights_N = torch.zeros(scope.size, dtype=tensors["weights"].dtype)
-    weights_N[masks.union()] = tensors["weights"]
+    tensors, header, masks = opened(path)
+    stored, given = header["architecture"], architecture(backbone)
+    for name in dict.fromkeys([*stored, *given]):
+        if stored.get(name) != given.get(name):
+            raise TicketFileError(
+                f"{path} belongs to another architecture: {name} is {stored.get(name, 'absent')} in the "
+                f"file and {given.get(name, 'absent')} in the given backbone"
+            )
     backbone = copy.deepcopy(backbone)
-    backbone.load_state_dict({**part(tensors, "rest."), **scope.unflatten(weights_N)}, strict=False)
+    weights = masks.scope.unflatten(shared_weights(tensors, masks))
+    backbone.load_state_dict({**part(tensors, "rest."), **weights}, strict=False)
     stacked = part(tensors, "private.")
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
     parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
@@ -105,30 +107,25 @@ def fingerprint(weights_N: Tensor, masks_KN: Tensor, private: Mapping[str, Tenso
     return digest({"weights": kept, "masks": masks_KN.cpu(), **acting})
 
 
-def masks_of(path: Path | str, tensors: dict[str, Tensor], header: dict[str, Any]) -> MaskSet:
-    """The masks in the content of a ticket file."""
-    scope, names = _layout(header["scope"]), header["names"]
+def opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:
+    """The content of a ticket file, its header and masks; a `TicketFileError` where it cannot be read."""
+    tensors, header = read(path)
+    if "architecture" not in header:
+        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
+    if header["format"] > FORMAT:
+        raise TicketFileError(
+            f"{path} has format {header['format']}, this version reads {FORMAT}: update tombola"
+        )
+    stored, names = header["scope"], header["names"]
+    scope = Layout(tuple(stored["names"]), tuple(map(tuple, stored["shapes"])))
     try:
-        return MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
+        return tensors, header, MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
     except MaskError as error:
         raise TicketFileError(f"{path}: {error}") from None
 
 
-def _layout(stored: dict[str, Any]) -> Layout:
-    return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
-
-
-def _check(path: Path | str, metadata: dict[str, Any], backbone: nn.Module) -> None:
-    if "architecture" not in metadata:
-        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    if metadata["format"] > FORMAT:
-        raise TicketFileError(
-            f"{path} has format {metadata['format']}, this version reads {FORMAT}: update tombola"
-        )
-    stored, given = metadata["architecture"], architecture(backbone)
-    for name in dict.fromkeys([*stored, *given]):
-        if stored.get(name) != given.get(name):
-            raise TicketFileError(
-                f"{path} belongs to another architecture: {name} is {stored.get(name, 'absent')} in the "
-                f"file and {given.get(name, 'absent')} in the given backbone"
-            )
+def shared_weights(tensors: dict[str, Tensor], masks: MaskSet) -> Tensor:
+    """The weights ``[N]`` in the content of a ticket file, zero where no ticket keeps any."""
+    weights_N = torch.zeros(masks.scope.size, dtype=tensors["weights"].dtype)
+    weights_N[masks.union()] = tensors["weights"]
+    return weights_N

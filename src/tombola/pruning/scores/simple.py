@@ -70,8 +70,8 @@ def taylor(context: PruningContext, batches: int = 1) -> Tensor:
 
     Float64 ``[N]``: in float32 the squares of small products would be zero. Molchanov et al., arXiv
     1906.10771 (Eq. 8), for single weights: ``L(θ) − L(θ without i) ≈ g_i θ_i``. Each batch is squared by
-    itself and the squares are averaged, so a weight whose gradients cancel over batches still counts. With one
-    batch the order is that of SNIP.
+    itself and the squares are averaged, so a weight whose gradients cancel over batches still counts. With
+    one batch the order is that of SNIP.
     """
     total_N = torch.zeros_like(context.weights_N, dtype=torch.float64)
     for batch in range(batches):

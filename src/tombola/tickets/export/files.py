@@ -19,14 +19,7 @@ from torch import Tensor, nn
 
 from tombola._utils import io
 from tombola._utils.checkpoint import part
-from tombola._utils.errors import (
-    TicketFileError,
-    TombolaError,
-    UnknownTicket,
-    UsageError,
-    needs,
-    unknown,
-)
+from tombola._utils.errors import TombolaError, UnknownTicket, UsageError, needs, unknown
 from tombola._utils.torch_state import in_mode
 from tombola.masks.layout import Layout
 from tombola.tickets import files
@@ -53,17 +46,16 @@ def state_of(path: Path | str, ticket: str) -> dict[str, Tensor]:
         UnknownTicket, TicketFileError: no such ticket, or the file is missing, damaged, or holds no tickets.
         TombolaError: layers of the network share weights, which the file names once.
     """
-    tensors, header = io.read(path)
-    if "architecture" not in header:
-        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    masks = files.masks_of(path, tensors, header)
+    tensors, header, masks = files.opened(path)
     if ticket not in masks.names:
         raise UnknownTicket(ticket, masks.names)
-    weights_N = torch.zeros(masks.scope.size, dtype=tensors["weights"].dtype)
-    weights_N[masks.union()] = tensors["weights"]
     k = masks.names.index(ticket)
     own = {name: t[k] for name, t in part(tensors, "private.").items()}
-    state = part(tensors, "rest.") | masks.scope.unflatten(weights_N * masks.masks_KN[k]) | own
+    state = (
+        part(tensors, "rest.")
+        | masks.scope.unflatten(files.shared_weights(tensors, masks) * masks.masks_KN[k])
+        | own
+    )
     names = [key.removeprefix("tensor ") for key in header["architecture"] if key.startswith("tensor ")]
     if missing := [name for name in names if name not in state]:
         raise TombolaError(f"{', '.join(missing)} shares the weights of another layer: give the network too")

@@ -25,7 +25,7 @@ BATCH = 64  # samples in memory at once: spectrograms are large
 
 @dataclass(frozen=True)
 class Samples:
-    """Numbers of samples of a split ``[S]``, and the number of the ticket of each ``[S]``."""
+    """Numbers of samples of a split, and the number of the ticket of each, both ``[S]``."""
 
     data: Data
     split: str
@@ -106,7 +106,7 @@ class RouterFeatures:
         return cls(train, held, shallow, features[0], features[1])
 
     def held_batches(self, device: torch.device = CPU) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and features of the validation samples, batch by batch."""
+        """Inputs and features of the validation samples."""
         yield from zip(self.held.batches(device), self.features_HD.split(BATCH), strict=True)
 
 
