@@ -39,10 +39,6 @@ def encode(masks_KN: Tensor, coding: str = "auto") -> dict[str, Tensor]:
     """Tensors that hold boolean masks ``[K, N]``; their names say in which coding.
 
     ``auto`` is the smallest of ``counts``, ``patterns`` and ``plain`` that can be had.
-
-    Raises:
-        MissingExtra: ``counts`` without `constriction`.
-        MaskError: there is no such coding.
     """
     bits_KN = masks_KN.numpy().view(np.uint8)
     if coding == "auto":
@@ -58,12 +54,7 @@ def encode(masks_KN: Tensor, coding: str = "auto") -> dict[str, Tensor]:
 
 
 def decode(tensors: dict[str, Tensor], K: int, N: int) -> Tensor:
-    """The masks, boolean ``[K, N]``.
-
-    Raises:
-        MissingExtra: coded with `constriction`, which is not installed.
-        MaskError: the tensors do not hold K masks of N weights, or are damaged.
-    """
+    """The masks, boolean ``[K, N]``; a `MaskError` where the tensors do not hold them, or are damaged."""
     try:
         if "masks" in tensors:
             bits = _read_plain(tensors["masks"], K, N)

@@ -234,9 +234,9 @@ def keep_whole(scores_G: Tensor, left_G: Tensor, budget: int) -> Tensor:
 
     Groups are taken from the highest score down until the next one would exceed the budget of weights;
     smaller ones after it are not pulled forward, so that keeping less keeps a subset. Of equal scores the
-    later is taken first. ``left_G`` are the weights left in each group (0: it is gone), boolean if every group is one
-    weight: then exactly ``budget`` are kept. Each pass takes the better half of what is in question, or looks
-    for the end in it: O(G).
+    later is taken first. ``left_G`` are the weights left in each group (0: it is gone), boolean if every
+    group is one weight: then exactly ``budget`` are kept. Each pass takes the better half of what is in
+    question, or looks for the end in it: O(G).
     """
     if left_G.dtype == torch.bool:
         return keep_top(scores_G, budget, left_G)

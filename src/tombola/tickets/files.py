@@ -77,12 +77,7 @@ def pack(
 def unpack(
     path: Path | str, backbone: nn.Module
 ) -> tuple[nn.Module, MaskSet, dict[str, dict[str, Tensor]], dict[str, Any], Parts]:
-    """The parts of a `tombola.TicketModel` from a file, on a copy of ``backbone``.
-
-    Raises:
-        TicketFileError: the file is missing, truncated, altered, of a newer format, or belongs to
-            another architecture (the first difference is named).
-    """
+    """The parts of a `tombola.TicketModel` from a file, on a copy of a ``backbone`` like it."""
     tensors, header, masks = opened(path)
     stored, given = header["architecture"], architecture(backbone)
     for name in dict.fromkeys([*stored, *given]):

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from tombola._utils.errors import DataError, UsageError
 from tombola._utils.rng import drawn_from, generator
-from tombola.data.batches import Stream
-from tombola.data.dataset import Data
+from tombola.data.dataset import Data, Stream
 from tombola.data.partition import Partition
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import classifier

@@ -83,9 +83,8 @@ class Criterion(Spec):
     batches: int = 0
     trajectory: bool = False
     zeros: bool = False
-    usual: int = field(
-        default=-1, repr=False
-    )  # batches, as the name alone stands for; by default ``batches``
+    # Batches that the name alone stands for; by default ``batches``.
+    usual: int = field(default=-1, repr=False)
 
     def __post_init__(self) -> None:
         if self.usual < 0:

@@ -47,11 +47,7 @@ class _Follow(TorchFunctionMode):
 
 
 def channel_scales(network: nn.Module, scope: Layout, example: Tensor) -> Tensor:
-    """``|γ|`` of the output channel of every weight, ``[N]``; the network is run once, in evaluation mode.
-
-    Raises:
-        PruningError: a layer in scope has no batch norm with a scale directly behind it.
-    """
+    """``|γ|`` of the output channel of every weight, ``[N]``; runs the network once, in evaluation mode."""
     parameters = dict(network.eval().named_parameters())
     follow = _Follow({name: parameters[name] for name in scope.names})
     with torch.no_grad(), follow:

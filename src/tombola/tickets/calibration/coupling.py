@@ -25,9 +25,6 @@ def fit(kind: str, score_SK: Tensor, truth_S: Tensor) -> dict[str, Tensor]:
     ``vector`` is ``softmax(a ⊙ s + b)``, 2K numbers: a scale and a bias for each ticket make heads that were
     never compared in training comparable. ``matrix`` is ``softmax(A s + b)``, K² + K numbers: a ticket may
     also speak against others (arXiv 1706.04599, Section 4.2).
-
-    Raises:
-        CalibrationError: an unknown kind, fewer than two tickets, or a class without samples.
     """
     if kind not in COUPLINGS:
         raise CalibrationError(unknown("coupling", kind, COUPLINGS))

@@ -34,15 +34,11 @@ class _Reached(Exception):
 
 
 class Shallow:
-    """Pooled inputs of a few layers of the network under the core mask: ``x`` to float ``[B, D]``.
+    """Pooled inputs of a few layers (``taps``) of the network under the core mask: ``x`` to float ``[B, D]``.
 
     Of the tensor that flows into a layer, the mean and the logarithm of the deviation of each channel over
     places are features; of one without places, its values. The pass ends where the last of them was seen.
-
-    Attributes:
-        taps: names of the layers whose inputs are read, in the order of the pass.
-        statistics: norm statistics under the core, by the names of the backbone.
-        bands: see `tombola.routing.Router`.
+    ``statistics`` are those of norms under the core.
     """
 
     def __init__(self, taps: Sequence[str], statistics: Mapping[str, Tensor], bands: int = 1) -> None:
