@@ -99,7 +99,7 @@ def test_the_counts_by_hand():
     assert found.both_KJL.tolist() == [[[1, 2, 0]]]
     # E = 1, 1.5, .5; I − E = 0, .5, −.5; min − E = 1, .5, .5
     assert float(found.kappa()) == 0.0
-    layers = {name: float(layer.kappa()) for name, layer in found.by_layer().items()}
+    layers = {name: float(found.only([name]).kappa()) for name in found.layers}
     assert layers == {"a": 0.0, "b": 1.0, "c": -1.0}
     assert float(found.jaccard()) == 3 / (6 + 5 - 3)
     assert float(found.only(["a", "b"]).kappa()) == 0.5 / 1.5
@@ -128,7 +128,7 @@ def test_kappa_is_nan_where_chance_leaves_no_room():
 def test_a_layer_that_is_full_or_empty_in_one_mask_does_not_count():
     one, two = torch.tensor([1, 1, 0, 0, 1, 1, 1, 1, 1, 0]), torch.tensor([1, 0, 1, 0, 1, 0, 0, 0, 1, 0])
     found = compare(MaskSet(SMALL, {"one": one}), MaskSet(SMALL, {"two": two}))
-    assert bool(found.by_layer()["b"].kappa().isnan())
+    assert bool(found.only(["b"]).kappa().isnan())
     assert float(found.kappa()) == float(found.only(["a", "c"]).kappa()) == 0.5 / 1.5
 
 

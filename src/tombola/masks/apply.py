@@ -106,9 +106,7 @@ class _Product(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative may be asked for
             return torch.cat([g.reshape(-1) for g in gradients]) * mask_N, None, None
         gradient_N = torch.empty(mask_N.shape, dtype=gradients[0].dtype)
-        parts = zip(
-            mask_N.split(ctx.layout.sizes), gradients, gradient_N.split(ctx.layout.sizes), strict=True
-        )
-        for mask, g, out in parts:
+        sizes = ctx.layout.sizes
+        for mask, g, out in zip(mask_N.split(sizes), gradients, gradient_N.split(sizes), strict=True):
             _select(mask, g.contiguous(), out)
         return gradient_N, None, None

@@ -62,10 +62,6 @@ class Overlaps:
         counts = (self.sizes_L, self.a_KL, self.b_JL, self.both_KJL)
         return Overlaps(tuple(layers), *(count[..., at] for count in counts))
 
-    def by_layer(self) -> dict[str, Overlaps]:
-        """The counts of every layer by its name."""
-        return {layer: self.only([layer]) for layer in self.layers}
-
     def by_depth(self) -> dict[str, Overlaps]:
         """The counts of the shallow, middle and deep third of the layers (`depths`)."""
         return {depth: self.only(layers) for depth, layers in depths(self.layers).items()}

@@ -111,11 +111,9 @@ class Criterion(Spec):
         return scores_N
 
     def _check(self, scores_N: Tensor, context: PruningContext) -> None:
-        sizes = context.scope.sizes
-        layers = zip(
-            context.scope.names, scores_N.split(sizes), context.mask_N.cpu().split(sizes), strict=True
-        )
-        for layer, scores, mask in layers:
+        names, sizes = context.scope.names, context.scope.sizes
+        parts = zip(names, scores_N.split(sizes), context.mask_N.cpu().split(sizes), strict=True)
+        for layer, scores, mask in parts:
             kept = scores[mask]
             if not bool(kept.isfinite().all()):
                 raise PruningError(

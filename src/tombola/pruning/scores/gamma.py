@@ -58,10 +58,8 @@ def channel_scales(network: nn.Module, scope: Layout, example: Tensor) -> Tensor
             f"gamma needs a batch norm with a scale behind every layer in scope, {', '.join(bare)} has none: "
             "exclude it, or choose another score"
         )
-    found = []
-    for name, size, at_Cs in zip(
-        scope.names, scope.sizes, members(Channel(), scope, transposed(network)), strict=True
-    ):
+    found, groups = [], members(Channel(), scope, transposed(network))
+    for name, size, at_Cs in zip(scope.names, scope.sizes, groups, strict=True):
         scores = torch.empty(size, dtype=parameters[name].dtype)
         scores[at_Cs] = follow.scales[name].detach().cpu().abs()[:, None].expand(at_Cs.shape).to(scores.dtype)
         found.append(scores)

@@ -115,10 +115,6 @@ class ContextRouter(Router):
         """Not read: a context is no score."""
         raise NotImplementedError
 
-    def passes(self, K: int) -> str:  # noqa: ARG002
-        """None."""
-        return "none"
-
     @classmethod
     def restored(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ContextRouter:
         """The inverse of `state`."""

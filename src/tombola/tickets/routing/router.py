@@ -124,10 +124,6 @@ class Router(ABC):
     def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:
         """Scores ``[B, K]`` of any scale, high = this ticket; distances are squared Mahalanobis ones."""
 
-    def passes(self, K: int) -> str:  # noqa: ARG002
-        """Forward and backward passes of the network that routing a sample costs, in words."""
-        return "shallow layers, once"
-
     @torch.no_grad()
     def _look(self, tickets: Tickets, x: Tensor) -> tuple[Tensor, Tensor]:
         assert self.shallow is not None

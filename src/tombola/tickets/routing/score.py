@@ -52,9 +52,8 @@ class ScoreRouter(Router):
                 f"what the outputs of {tickets.metadata.get('objective', 'these')} tickets say of their "
                 f"context is not known: pass reading= one of {', '.join(READINGS)}, or take another router"
             )
-        read_HK = torch.cat(
-            [self._read_BK(tickets, x) for x in found.held.batches(device_of(tickets.backbone))]
-        )
+        batches = found.held.batches(device_of(tickets.backbone))
+        read_HK = torch.cat([self._read_BK(tickets, x) for x in batches])
         self.tensors["a_K"], self.tensors["b_K"] = _affine(read_HK, found.held.where_S)
         return self._calibrated(read_HK)
 
@@ -69,10 +68,6 @@ class ScoreRouter(Router):
         reading = self.options["reading"]
         columns = [_read(reading, tickets, name, k, x) for k, name in enumerate(tickets.names)]
         return torch.stack(columns, 1).float().cpu()
-
-    def passes(self, K: int) -> str:
-        """K, or twice as many."""
-        return f"{2 * K if self.options['reading'] == 'consistency' else K} forward"
 
 
 def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tensor:
