@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tombola._utils.checkpoint import part
 from tombola._utils.errors import MaskError, TicketFileError
-from tombola._utils.io import digest, read
+from tombola._utils.io import read
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
@@ -93,13 +93,6 @@ def unpack(
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
     parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
     return backbone, masks, private, header["facts"], parts
-
-
-def fingerprint(weights_N: Tensor, masks_KN: Tensor, private: Mapping[str, Tensor]) -> str:
-    """A hash of tickets as they act, for what is made for them; weights that none keeps do not count."""
-    acting = {f"private.{name}": t.detach().float().cpu() for name, t in private.items()}
-    kept = weights_N.detach().float().cpu()[masks_KN.any(0).cpu()]
-    return digest({"weights": kept, "masks": masks_KN.cpu(), **acting})
 
 
 def opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from tombola import objectives
 from tombola._utils.errors import TombolaError
+from tombola._utils.io import digest
 from tombola.objectives.objective import Answer
-from tombola.tickets.files import Parts, fingerprint
+from tombola.tickets.files import Parts
 
 if TYPE_CHECKING:
     from tombola.tickets.calibration import Calibration
@@ -88,11 +89,13 @@ def take_over(tickets: Tickets, others: Tickets) -> None:
 
 
 def fingerprint_of(tickets: Tickets) -> str:
-    """The hash of tickets as they act (`tombola.tickets.files.fingerprint`)."""
+    """A hash of tickets as they act, for what is made for them; weights that none keeps do not count."""
     weights_N, _, _ = tickets.state(tickets.names[0])
     private = tickets.private.unflatten(tickets.private_KP)
     private |= tickets.statistics.unflatten(tickets.statistics_KS)
-    return fingerprint(weights_N, tickets.masks_KN, private)
+    acting = {f"private.{name}": t.detach().float().cpu() for name, t in private.items()}
+    kept = weights_N.detach().float().cpu()[tickets.masks_KN.any(0).cpu()]
+    return digest({"weights": kept, "masks": tickets.masks_KN.cpu(), **acting})
 
 
 def answer_of(tickets: Tickets) -> Answer:

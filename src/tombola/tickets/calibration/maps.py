@@ -163,10 +163,9 @@ def parse(target: str) -> Target:
     >>> parse("recall=0.8").value
     0.8
     """
+    forms = ("half", "f{value}", "recall={value}", "precision={value}")
     try:
-        return spec.parse(
-            target, [Target(f) for f in ("half", "f{value}", "recall={value}", "precision={value}")], "target"
-        )
+        return spec.parse(target, map(Target, forms), "target")
     except UsageError:
         raise CalibrationError(
             f"a threshold is for half, f1, f0.5, recall=0.8 or precision=0.5: got {target!r}"
