@@ -15,7 +15,7 @@ from tombola.lab.evaluation.tables import Values, rows
 from tombola.methods.pipeline import predict
 from tombola.objectives import SubsetSoftmax
 from tombola.objectives.classification import allowed, mask_logits
-from tombola.objectives.protocols import decisions
+from tombola.objectives.one_vs_rest import decisions
 from tombola.tickets.calibration import (
     Calibration,
     brier,

@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tombola._utils import io
-from tombola._utils.errors import TicketFileError
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import kappa
 from tombola.runs.stages import Stage
@@ -22,7 +20,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     Raises:
         TicketFileError: the file is missing, damaged, or holds no tickets.
     """
-    tensors, header, masks = _opened(path)
+    tensors, header, masks = files.opened(path)
     scope = masks.scope
     # The dense remainder is parameters: the counters and running statistics of norms, which the file keeps
     # beside it, are left out. It does not say which other numbers are buffers or frozen: those count.
@@ -76,14 +74,7 @@ def masks_of(path: Path | str) -> MaskSet:
     Raises:
         TicketFileError: the file is missing, damaged, or holds no tickets.
     """
-    return _opened(path)[2]
-
-
-def _opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:
-    tensors, header = io.read(path)
-    if "architecture" not in header:
-        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    return tensors, header, files.masks_of(path, tensors, header)
+    return files.opened(path)[2]
 
 
 def _is_statistic(name: str, tensor: Tensor) -> bool:
