@@ -142,11 +142,9 @@ def _budgets(path: Path) -> str:
         for row in read_records(path)
         if row.get("metric") == "samples_train"
     }
-    if len(set(counts.values())) == 1:
-        return f"equal budgets: every outcome was trained on {next(iter(counts.values())):,.0f} samples"
-    if not counts:
-        return "no outcome: the alarm for collapse stopped the search before any round was good"
-    return f"unequal budgets: samples in training differ: {counts}"
+    if len(set(counts.values())) > 1:
+        return f"unequal budgets: samples in training differ: {counts}"
+    return f"equal budgets: every outcome was trained on {next(iter(counts.values())):,.0f} samples"
 
 
 def order_of(path: Path) -> tuple[Order, int, str]:

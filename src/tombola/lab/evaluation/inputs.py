@@ -18,7 +18,7 @@ from tombola.data.dataset import Data, same
 from tombola.lab import audio
 from tombola.lab.audio import read
 from tombola.lab.experiments.images import SUFFIXES, Normalise
-from tombola.objectives import Enhancement, Objective
+from tombola.objectives import Objective
 
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3"}
 
@@ -30,7 +30,7 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
     >>> described(Data.of((torch.arange(160.0) % 2).view(20, 8), torch.arange(20) % 2), OneVsRest())
     {'kind': 'values', 'shape': [8], 'bytes': False, 'range': [0.0, 1.0], 'mean': None, 'std': None}
     """
-    if isinstance(objective, Enhancement):
+    if objective.sound:
         return {"kind": "sound"}
     x, prepare = data.test.x, data.prepare
     if not isinstance(prepare, Normalise) and prepare is not same:

@@ -26,7 +26,7 @@ from tombola.lab.evaluation.inputs import described
 from tombola.lab.launch import Order, order_of
 from tombola.lab.report.rows import names_of
 from tombola.methods.pipeline import predict
-from tombola.objectives import Classification, Objective
+from tombola.objectives import Objective
 from tombola.objectives.classification import classes_of, differ, mask_logits
 from tombola.runs.log import read_config
 from tombola.tickets.fitted import take_over
@@ -112,7 +112,7 @@ class LoadedRun:
     @cached_property
     def classes_KC(self) -> Tensor | None:
         """Which classes each context has in training, boolean ``[K, C]``; None where all have the same."""
-        if not isinstance(self.objective, Classification):
+        if self.objective.answer != "class":
             return None
         classes_KC = classes_of(self.data, self.partition)
         return classes_KC if differ(classes_KC) else None

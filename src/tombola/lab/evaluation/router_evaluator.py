@@ -18,6 +18,7 @@ from tombola._utils.rng import generator
 from tombola.data.dataset import Data
 from tombola.lab.evaluation.loaded_run import Answers, LoadedRun, Quality
 from tombola.lab.evaluation.tables import Values, rows
+from tombola.objectives import Objective
 from tombola.tickets.model import TicketModel
 from tombola.tickets.routing import Routed, Router, Window, router
 from tombola.tickets.routing.features import FeatureCache
@@ -110,19 +111,20 @@ class RouterEvaluator:
         return self.loaded.judge(partial(self.answers.chosen, chosen_S))
 
 
-def defaults(objective: str) -> dict[str, dict[str, Any]]:
-    """The routers that are measured where none is named, with their options, by the objective's name.
+def defaults(objective: Objective) -> dict[str, dict[str, Any]]:
+    """The routers that are measured for a task where none is named, with their options.
 
-    >>> list(defaults("Enhancement"))
+    >>> from tombola.objectives import Enhancement
+    >>> list(defaults(Enhancement()))
     ['prototype', 'gate', 'score', 'prototype, top 2']
     """
-    bands = {"bands": 16} if objective == "Enhancement" else {}  # the last axis is frequency
-    found: dict[str, dict[str, Any]] = {"prototype": dict(bands), "gate": dict(bands)}
-    if objective != "Reconstruction":
-        found["score"] = dict(bands)
-    if objective in ("Classification", "OneVsRest"):
+    bands = {"bands": 16} if objective.sound else {}  # the last axis is frequency
+    found: dict[str, dict[str, Any]] = {"prototype": {**bands}, "gate": {**bands}}
+    if objective.router_score:
+        found["score"] = {**bands}
+    if objective.answer in ("class", "subset"):
         found |= {"superposition": {}, "superposition, binary": {"search": "binary"}}
-    if objective != "OneVsRest":
+    if objective.answer != "subset":
         found["prototype, top 2"] = {"mix": 2, **bands}
     return found
 
