@@ -57,14 +57,7 @@ def stage_bar(console: Console, timer: Callable[[], float] = time.monotonic) -> 
 
 
 class Display:
-    """Listens to runs, one after another.
-
-    Args:
-        console: where it shows; nothing moves unless it is a terminal.
-        runs: the directories of all runs, done or to come.
-        wanted: the outcomes that each of them wants.
-        timer: gives seconds.
-    """
+    """Listens to runs, one after another."""
 
     def __init__(
         self,
@@ -133,11 +126,7 @@ class Display:
 
 
 def run_and_compare(order: Order, data: Mapping[str, Data], where: Where, as_json: bool) -> None:
-    """Carry out an order for each seed and item, show how far it is, then the comparison.
-
-    Raises:
-        UsageError: an item that the data do not have.
-    """
+    """Carry out an order for each seed and item, show how far it is, then the comparison."""
     work(order, data, where)
     rows = rows_of([path for _, _, path in where])
     show(tables(rows), rows, as_json)

@@ -56,7 +56,7 @@ class FittedOptions:
     def runs(
         self, paths: Sequence[Path], command: str, option: str = "--save", folder: Path | None = None
     ) -> Iterator[LoadedRun]:
-        """The runs among and below these paths, one after another; each has a place of its own in a folder."""
+        """The runs among and below these paths, each with a place of its own in the folder of an option."""
         for path in apart(runs_of(paths, command), option, folder or self.save):
             yield open_run(path, self.data)
 

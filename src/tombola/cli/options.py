@@ -79,14 +79,6 @@ def say_overridden(orders: Iterable[Order], changes: Sequence[str]) -> None:
 def overridden(methods: Sequence[str], settings: Settings, changes: Iterable[str]) -> list[str]:
     """A line for each method that fixes a setting of its own to another value than was given.
 
-    Args:
-        methods: of the command.
-        settings: with the changes.
-        changes: as given to ``--set``: ``NAME=VALUE``.
-
-    Raises:
-        UsageError: none of the methods takes it, so it would change nothing.
-
     >>> overridden(["imp", "snip"], Settings(T=9), ["T=9"])
     ['T=9 is not for snip, which has T=0']
     """

@@ -36,12 +36,7 @@ def busy(where: str) -> Iterator[Callable[[str], None]]:
 
 
 def runs_of(paths: Sequence[Path], command: str) -> list[Path]:
-    """The run directories that a command is to read.
-
-    Raises:
-        UsageError: no path was given.
-        RunError: a path is no run and holds none.
-    """
+    """The run directories that a command is to read."""
     if not paths:
         raise UsageError(f"{command} needs at least one run directory")
     return find_runs(paths)

@@ -59,9 +59,6 @@ class Order:
     ) -> Order:
         """An order for the experiment of this name; what is left open is as the preset has it.
 
-        Raises:
-            UsageError: no such experiment, preset, setting or method.
-
         >>> order = Order.of("digits", sparsity=(0.9,), changes=["T=7"], source=None)
         >>> order.preset, order.settings.T, order.settings.sparsity
         ('quick', 7, (0.9,))
@@ -148,11 +145,7 @@ def _budgets(path: Path) -> str:
 
 
 def order_of(path: Path) -> tuple[Order, int, str]:
-    """The order, the seed and the item of a run directory.
-
-    Raises:
-        RunError: it is no run, or was made by a program of the user's own.
-    """
+    """The order, the seed and the item of a run directory."""
     config = read_config(path)
     if not config.get("experiment"):
         raise RunError(
@@ -175,12 +168,7 @@ def order_of(path: Path) -> tuple[Order, int, str]:
 
 
 def finished(paths: Sequence[Path]) -> tuple[Draw, list[Finished]]:
-    """What draws an experiment's pictures, and its runs with their data.
-
-    Raises:
-        UsageError: the experiment has none.
-        RunError: they are of several experiments, or hold items that the data no longer have.
-    """
+    """What draws an experiment's pictures, and its runs with their data."""
     found = {path: order_of(path) for path in paths}
     names = list(dict.fromkeys(order.experiment.name for order, _, _ in found.values()))
     if len(names) > 1:

@@ -17,13 +17,7 @@ SHARED = "shared"  # the folder, beside the runs, of dense trainings and rewind 
 
 @dataclass(frozen=True)
 class Point:
-    """One combination of the grid.
-
-    Attributes:
-        values: setting to value, as written.
-        order: what is run there.
-        folder: where its runs are, ``seedN`` each.
-    """
+    """One combination of the grid."""
 
     values: dict[str, str]
     order: Order
@@ -39,9 +33,6 @@ def split(change: str) -> tuple[str, list[str]]:
     """A setting and its values: ``NAME=V1,V2``; with semicolons where a value has commas of its own.
 
     One such value alone has a semicolon behind it.
-
-    Raises:
-        UsageError: it is not written like that.
 
     >>> split("T=10,20"), split("sparsity=[0.5,0.9]"), split("schedule=explicit:0.1,0.2;one_shot")[1]
     (('T', ['10', '20']), ('sparsity', ['[0.5,0.9]']), ['explicit:0.1,0.2', 'one_shot'])
@@ -70,9 +61,6 @@ def grid(base: Order, folder: Path, changes: Iterable[str]) -> list[Point]:
     """Every combination of the values of some settings, in order, the last setting fastest.
 
     What has one value is changed everywhere; what has several makes the grid.
-
-    Raises:
-        UsageError: an unknown setting, or a value that makes no sense.
     """
     given = dict(map(split, changes))
     varied = {name: values for name, values in given.items() if len(values) > 1}

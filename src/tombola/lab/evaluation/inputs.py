@@ -53,9 +53,6 @@ def inputs_of(
 
     Images are brought to the network's size and channels; ``on_progress`` is told so, in a line. Tables are
     CSV of numbers, a header or none. Arrays (``.npy``) hold one sample or several, as they were in training.
-
-    Raises:
-        DataError: no such file, another kind than these tickets take, not readable, or of another size.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}")

@@ -67,12 +67,7 @@ class LoadedRun:
         return load(file, self.backbone) if file.is_file() else None
 
     def of_subsets(self, method: str, sparsity: float) -> TicketModel:
-        """The tickets of one outcome, one per subset.
-
-        Raises:
-            UsageError: the run has none at this sparsity, or the method has a single network.
-            RunError: the run has none of the method.
-        """
+        """The tickets of one outcome, one per subset."""
         tickets = self.tickets(method, sparsity)
         if tickets is None:
             known = [f"{s:g}" for s in self.sparsities(method)]
@@ -85,11 +80,7 @@ class LoadedRun:
         return tickets
 
     def sparsities(self, method: str) -> list[float]:
-        """At which sparsities the run has tickets of a method.
-
-        Raises:
-            RunError: at none.
-        """
+        """At which sparsities the run has tickets of a method."""
         files = (self.path / "tickets").glob(f"{method}-*.tickets")
         found = [file.stem.removeprefix(f"{method}-") for file in files]
         numbers = sorted(float(text) for text in found if text.replace(".", "", 1).isdigit())
@@ -206,15 +197,7 @@ def _space(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def open_run(path: Path, source: str | None = None) -> LoadedRun:
-    """A run directory with its data, which must be those that it was made with.
-
-    Args:
-        path: the run.
-        source: where its data are now, if they have moved.
-
-    Raises:
-        RunError: no run of an experiment, or other data.
-    """
+    """A run directory with its data, which must be those that it was made with."""
     order, seed, item = order_of(path)
     order = replace(order, source=source or order.source)
     items = order.load()

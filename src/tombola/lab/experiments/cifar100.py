@@ -127,9 +127,6 @@ def group_of(names: Sequence[str], groups: Mapping[str, str]) -> list[str]:
 
     >>> group_of(["ant", "cat", "bee"], {"insects": "ant bee", "pets": "cat"})
     ['insects', 'pets', 'insects']
-
-    Raises:
-        DataError: the table holds an unknown class, or one class twice, or lacks one.
     """
     listed = [(name, group) for group, members in groups.items() for name in members.split()]
     found, counts = dict(listed), Counter(name for name, _ in listed)

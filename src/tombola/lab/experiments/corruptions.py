@@ -10,8 +10,8 @@ from tombola.data.corruptions import ENVIRONMENTS, environments
 from tombola.data.dataset import Data
 from tombola.data.partition import by_column
 from tombola.lab.experiments import cifar10, digits
-from tombola.lab.experiments.domain_pictures import DomainPictures
 from tombola.lab.experiments.experiment import LATE_ONE_SHOT, Experiment, Preset, preset_settings
+from tombola.lab.experiments.pictures import DomainPictures
 from tombola.objectives import Classification
 
 

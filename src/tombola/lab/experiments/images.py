@@ -79,9 +79,6 @@ def list_images(
         label: the label column of Parquet files.
         columns: further columns of whole numbers (a domain, a superclass), int64 ``[S]``; folders of
             classes have none.
-
-    Raises:
-        DataError: nothing there, an unknown class, a missing column, labels that are no whole numbers.
     """
     folder, wanted = Path(source).expanduser(), (label, *columns)
     if not folder.exists():
@@ -241,11 +238,7 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, margin: int = 4) -> Ten
 
 
 def set_aside(rest: Listed, count: int, source: object, key: str) -> tuple[Listed, Listed]:
-    """Training images without a fixed random ``count`` of them, and those, for validation.
-
-    Raises:
-        DataError: there are not more than that.
-    """
+    """Training images without a fixed random ``count`` of them, and those, for validation."""
     if len(rest) <= count:
         raise DataError(f"{source} has {len(rest)} training images; more than {count} are needed")
     order = torch.randperm(len(rest), generator=random_generator(0, key, "validation"))
@@ -267,9 +260,6 @@ def decode(size: int, train: Listed, validation: Listed, test: Listed) -> tuple[
     """The listed images as splits: ``x`` uint8 ``[S, 3, size, size]``, ``y`` int64 ``[S]``, and columns.
 
     Images that would take too much memory are decoded once, into a mapped file (`tombola.data.memmap`).
-
-    Raises:
-        DataError: an image of another size, or what is no image.
     """
     parts = (train, validation, test)
     held = fits(3 * size * size * sum(map(len, parts)))

@@ -57,10 +57,6 @@ def read_clips(folder: Path | str) -> list[Clip]:
     Columns: ``path`` below the folder, ``kind`` (speech or noise), ``scene`` (of noise), ``split``
     (train, validation or test), ``speaker`` (of speech), ``recording``, and if wanted ``label``.
     Files of other rates are resampled, stereo ones averaged.
-
-    Raises:
-        DataError: no manifest, a column, scene or file is missing, an unknown kind or split, no sound, or
-            a silent or very short file.
     """
     manifest = Path(folder).expanduser() / "manifest.csv"
     if not manifest.is_file():
@@ -119,9 +115,6 @@ def with_validation(clips: Sequence[Clip]) -> list[Clip]:
 
     About one in six speakers, and one in four recordings of every kind of noise. Clips that have a
     validation split already stay as they are.
-
-    Raises:
-        DataError: a speaker or recording is in two splits, or too few are there to set some aside.
     """
     _check_disjoint(clips)
     if any(clip.split == "validation" for clip in clips):
@@ -266,9 +259,6 @@ def mixtures(clips: Sequence[Clip], augment: bool) -> Data:
     Training has every second of speech once in every scene, at random ratios from -5 to 10 dB, and with
     ``augment`` draws noise and ratio afresh for each batch. Validation and test have the same number of
     mixtures in each scene at -5, 0, 5 and 10 dB. Columns ``scene`` and ``snr``.
-
-    Raises:
-        DataError: a split lacks speech of the length of a crop, or noise of a scene.
     """
     clips = with_validation(clips)
     bank, names = Bank.of(clips), scenes(clips)
