@@ -70,6 +70,11 @@ def show_rows(
     show(tables(rows), rows, as_json)
 
 
+def say(text: str, plain: Any, as_json: bool) -> None:
+    """A text on standard output, or for machines what it says."""
+    sys.stdout.write(to_json(plain) if as_json else text)
+
+
 def print_json(value: Any) -> None:
     """Any plain value as JSON, on standard output."""
     sys.stdout.write(to_json(value))

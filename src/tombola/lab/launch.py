@@ -89,18 +89,16 @@ class Order:
     ) -> Iterator[str]:
         """Carry out what is not done yet for one item; yields a word for each outcome."""
         device = begun_on(path, self.device)
-        theta0 = self.experiment.backbone(generator(seed, "theta0")).to(parse(device))
-        partition = self.experiment.partition(data)
-        pipeline = Pipeline(
-            theta0, self.experiment.objective, data, partition, self.settings, seed, StageCache()
-        )
+        of = self.experiment
+        theta0, partition = of.backbone(generator(seed, "theta0")).to(parse(device)), of.partition(data)
+        pipeline = Pipeline(theta0, of.objective, data, partition, self.settings, seed, StageCache())
         for name in self.methods:  # what cannot go together is said before anything is trained
             if changes := method(name).changes:
                 pipeline.under(name, changes)
         if any(method(name).conditioned for name in self.methods):
             _ = pipeline.with_context  # refused before the run notes down a method that it could never finish
         config: dict[str, Any] = {
-            "experiment": self.experiment.name,
+            "experiment": of.name,
             "preset": self.preset,
             "seed": seed,
             **({"item": item} if item else {}),
@@ -118,9 +116,7 @@ class Order:
                 for sparsity in sparsities_of(pipeline, name):
                     if is_done(pipeline, name, sparsity):
                         mended = repair(pipeline, name, sparsity)
-                        yield f"{name} at {sparsity:.0%}: " + (
-                            "ticket file mended" if mended else "done before"
-                        )
+                        yield f"{name} at {sparsity:.0%}: {'ticket file mended' if mended else 'done before'}"
                         continue
                     outcome = run_method(pipeline, name, sparsity)
                     samples = {m.name: m.value for m in outcome.metrics if m.name.startswith("samples")}

@@ -68,21 +68,15 @@ def grid(base: Order, folder: Path, changes: Iterable[str]) -> list[Point]:
     points = []
     for combination in itertools.product(*varied.values()):
         values = dict(zip(varied, combination, strict=True))
+        changed = [f"{name}={value}" for name, value in values.items()]
         try:
-            settings = base.settings.changed([*fixed, *(f"{name}={value}" for name, value in values.items())])
+            settings = base.settings.changed([*fixed, *changed])
         except UsageError as error:
-            raise UsageError(
-                f"{error}{_HINT if any(':' in v for vs in varied.values() for v in vs) else ''}"
-            ) from None
-        where = folder / _flat(values) if values else folder
-        order = replace(base, settings=settings, shared=folder / SHARED)
-        points.append(Point(values, order, where))
+            hint = _HINT if any(":" in v for vs in varied.values() for v in vs) else ""
+            raise UsageError(f"{error}{hint}") from None
+        name = ",".join(changed).replace("/", "%2F").replace(":", "-")
+        points.append(Point(values, replace(base, settings=settings, shared=folder / SHARED), folder / name))
     return points
-
-
-def _flat(values: dict[str, str]) -> str:
-    """A name for a folder."""
-    return ",".join(f"{name}={value}" for name, value in values.items()).replace("/", "%2F").replace(":", "-")
 
 
 def with_controls(names: Sequence[str]) -> list[str]:

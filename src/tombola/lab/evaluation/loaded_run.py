@@ -28,12 +28,12 @@ from tombola.lab.report.rows import names_of
 from tombola.methods.pipeline import predict
 from tombola.objectives import Objective
 from tombola.objectives.classification import classes_of, differ, mask_logits
+from tombola.objectives.metrics import METRICS
 from tombola.runs.log import read_config
 from tombola.tickets.fitted import take_over
 from tombola.tickets.model import TicketModel, load
 from tombola.tickets.routing import Routed, mixed
 
-MAIN = ("accuracy_open", "accuracy", "psnr", "si_snri")  # what a task is judged by: the first that it has
 IN_MEMORY = 2**28  # bytes; what is larger (spectrograms) lies in a temporary file
 LARGE = 2**14  # numbers in one answer; such inputs go through the network in small batches
 Quality = tuple[str, float]  # a metric: name and value
@@ -128,8 +128,11 @@ class LoadedRun:
 
         found = self.objective.evaluate(outputs, self.data, self.partition)
         means = {metric.name: metric.value for metric in found if not metric.ticket}
-        name = next(name for name in MAIN if name in means)
-        return name.removesuffix("_open"), means[name]
+        known = (name for name, info in METRICS.items() if info.primary and name in means)
+        name = next(known, next(iter(means)))
+        return name, means.get(
+            f"{name}_open", means[name]
+        )  # among all classes, where contexts differ in theirs
 
     def save(self, tickets: TicketModel, folder: Path, name: str) -> Path:
         """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs.

@@ -57,13 +57,8 @@ class Listed:
         return replace(self, index=self.index[index], y=self.y[index], columns=columns)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A split of a source: its wanted columns, the labels first, and its pictures (see `Listed`)."""
-
-    columns: Mapping[str, Sequence[Any]]
-    pictures: Callable[[], Iterator[Any]]
-    stamp: Callable[[], object]
+# A split of a source: its wanted columns, the labels first, its pictures and its stamp (see `Listed`).
+_Source = tuple[Mapping[str, Sequence[Any]], Callable[[], Iterator[Any]], Callable[[], object]]
 
 
 def list_images(
@@ -86,22 +81,23 @@ def list_images(
             raise DataError(
                 f"there is no folder {source}: give --data a folder or the name of a hub data set"
             )
-        found = [_hub(source, split, wanted) for split in ("train", "test")]
+        read = partial(_hub, source, wanted=wanted)
     elif list(folder.glob("train*.parquet")):
-        found = [_parquet(folder, split, wanted) for split in ("train", "test")]
-    elif (folder / "train").is_dir():
-        if columns:
-            raise DataError(f"{source} has a folder per class, but {', '.join(columns)} needs Parquet files")
-        found = [_folder(folder, split, names) for split in ("train", "test")]
-    else:
+        read = partial(_parquet, folder, wanted=wanted)
+    elif not (folder / "train").is_dir():
         raise DataError(f"{source} has neither train*.parquet nor a folder train/ with one folder per class")
-    train, test = found
-    return _checked(train, len(names), source, "train"), _checked(test, len(names), source, "test")
+    elif columns:
+        raise DataError(f"{source} has a folder per class, but {', '.join(columns)} needs Parquet files")
+    else:
+        read = partial(_folder, folder, names=names)
+    train, test = (_checked(read(split), len(names), source, split) for split in ("train", "test"))
+    return train, test
 
 
 def _checked(found: _Source, classes: int, source: str, split: str) -> Listed:
+    given, pictures, stamp = found
     where, columns = f"{source} ({split})", {}
-    for i, (name, values) in enumerate(found.columns.items()):
+    for i, (name, values) in enumerate(given.items()):
         for row, value in enumerate(values):
             if isinstance(value, bool) or not isinstance(value, int):
                 what = name if i else "label"
@@ -113,7 +109,7 @@ def _checked(found: _Source, classes: int, source: str, split: str) -> Listed:
     wrong = y[(y < 0) | (y >= classes)]
     if len(wrong):
         raise DataError(f"{source} holds class {int(wrong[0])}, but there are {classes} names")
-    return Listed(where, found.pictures, found.stamp, torch.arange(len(y)), y, columns)
+    return Listed(where, pictures, stamp, torch.arange(len(y)), y, columns)
 
 
 def _parquet(folder: Path, split: str, wanted: Sequence[str]) -> _Source:
@@ -128,7 +124,7 @@ def _parquet(folder: Path, split: str, wanted: Sequence[str]) -> _Source:
             table = parquet.read_table(file, columns=list(wanted))
         for name, values in columns.items():
             values += table[name].to_pylist()
-    return _Source(columns, lambda: _parquet_pictures(images), lambda: _stamp(files))
+    return columns, lambda: _parquet_pictures(images), lambda: _stamp(files)
 
 
 def _parquet_pictures(images: Mapping[Path, str]) -> Iterator[Any]:
@@ -168,7 +164,7 @@ def _folder(folder: Path, split: str, names: Sequence[str]) -> _Source:
         found = [file for file in sorted(directory.iterdir()) if file.suffix.lower() in SUFFIXES]
         files += found
         labels += [names.index(directory.name)] * len(found)
-    return _Source({"label": labels}, lambda: map(_content, files), lambda: _stamp(files))
+    return {"label": labels}, lambda: map(_content, files), lambda: _stamp(files)
 
 
 def _content(file: Path) -> bytes:
@@ -199,9 +195,7 @@ def _hub(name: str, split: str, wanted: Sequence[str]) -> _Source:
     image = _image_column(name, table.column_names, wanted)
     rows, pictures = list(table.select_columns(list(wanted))), table.select_columns([image])
     columns = {column: [row[column] for row in rows] for column in wanted}
-    return _Source(
-        columns, lambda: (row[image] for row in pictures), lambda: (name, split, table._fingerprint)
-    )
+    return columns, lambda: (row[image] for row in pictures), lambda: (name, split, table._fingerprint)
 
 
 @dataclass(frozen=True)
@@ -246,10 +240,7 @@ def set_aside(rest: Listed, count: int, source: object, key: str) -> tuple[Liste
 
 
 def image_data(
-    size: int,
-    parts: tuple[Listed, Listed, Listed],
-    prepare: Callable[[Tensor], Tensor],
-    augment: bool,
+    size: int, parts: tuple[Listed, Listed, Listed], prepare: Callable[[Tensor], Tensor], augment: bool
 ) -> Data:
     """Decoded train, validation and test images; ``augment`` crops and mirrors, with an eighth as margin."""
     crop = partial(crop_and_flip, margin=size // 8) if augment else None

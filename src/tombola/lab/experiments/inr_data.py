@@ -180,13 +180,9 @@ def reduced(photograph: Bytes, labels: Ints, side: int) -> tuple[Bytes, Ints]:
     if scale == 1.0:
         return photograph, labels
     found = np.unique(labels)
-    shares = [_box((labels == label).astype(np.float32), size) for label in found]
-    small = Image.fromarray(photograph).resize(size, Image.Resampling.BOX)
-    return np.asarray(small), found[np.argmax(shares, 0)]
-
-
-def _box(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
+    each = [photograph, *((labels == label).astype(np.float32) for label in found)]
+    small, *shares = (np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX)) for one in each)
+    return small, found[np.argmax(shares, 0)]
 
 
 def regions(
