@@ -35,20 +35,13 @@ class RouterEvaluator:
     """The tickets of a run, asked once, and judged for as many choices among them as are wished.
 
     Class tickets are the answer themselves: a choice is right or wrong, and the oracle is leakage.
-
-    Attributes:
-        loaded: the run.
-        truth_S: the number of the context of each test sample.
-        answers: of all tickets to the test split; None for class tickets.
-        fixed: the ticket that serves all contexts best on validation data.
-        K: how many tickets there are.
     """
 
-    loaded: LoadedRun
-    truth_S: Tensor
-    answers: Answers | None
-    fixed: int
-    K: int
+    loaded: LoadedRun  # the run
+    truth_S: Tensor  # the number of the context of each test sample
+    answers: Answers | None  # of all tickets to the test split; None for class tickets
+    fixed: int  # the ticket that serves all contexts best on validation data
+    K: int  # how many tickets there are
 
     @classmethod
     def of(cls, loaded: LoadedRun, tickets: TicketModel) -> Self:
@@ -139,13 +132,8 @@ def measure(
 ) -> tuple[Values, dict[str, Router]]:
     """All values of one run at one sparsity, and the routers, fitted.
 
-    Args:
-        loaded: the run.
-        tickets: one per context.
-        wanted: routers by the name of their row, with options; the name begins with the router's.
-        single: networks for all contexts, by method.
-        on_progress: is told of every router when it is measured.
-        now: is told what begins.
+    ``wanted`` are routers by the name of their row, which begins with the router's, with options; ``single``
+    are networks for all contexts, by method. ``on_progress`` is told what was measured, ``now`` what begins.
     """
     evaluator, leak = RouterEvaluator.of(loaded, tickets), loaded.objective.context_is_answer
     title = "oracle (leakage: the context is the label)" if leak else "oracle"

@@ -55,26 +55,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What came of one recording.
+    """What came of one recording."""
 
-    Attributes:
-        recording: what was enhanced.
-        choice: how the router was read.
-        who_I: the ticket of each block, int64.
-        confidence_I: of the router at each block.
-        sounds: waveforms ``[T]``: noisy, router, oracle, clean.
-        values: metric to value; see `measure`.
-        who: metric ``si_snri`` by who chooses: oracle, router, best fixed ticket, random ticket.
-        delays: of each change of scene: its time, and how long another ticket went on, both in seconds.
-    """
-
-    recording: Recording
-    choice: Choice
-    who_I: Tensor
-    confidence_I: Tensor
-    sounds: dict[str, Tensor]
-    values: dict[str, float]
+    recording: Recording  # what was enhanced
+    choice: Choice  # how the router was read
+    who_I: Tensor  # the ticket of each block, int64
+    confidence_I: Tensor  # of the router at each block
+    sounds: dict[str, Tensor]  # waveforms ``[T]``: noisy, router, oracle, clean
+    values: dict[str, float]  # metric to value; see `measure`
+    # metric ``si_snri`` by who chooses: oracle, router, best fixed ticket, random ticket
     who: dict[str, float]
+    # of each change of scene: its time, and how long another ticket went on, both in seconds
     delays: list[tuple[float, float | None]]
 
 

@@ -32,19 +32,13 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 @dataclass(frozen=True)
 class Listed:
-    """Images that are not decoded yet, with labels ``y`` int64 ``[S]`` and further columns ``[S]``.
+    """Images that are not decoded yet, with labels ``y`` int64 ``[S]`` and further columns ``[S]``."""
 
-    Attributes:
-        where: for messages.
-        pictures: an iteration over all images of the source, encoded, or as the hub's library decodes them.
-        stamp: what changes when the source does.
-        index: which images of the source these are, each at most once, int64 ``[S]``.
-    """
-
-    where: str
+    where: str  # for messages
+    # an iteration over all images of the source, encoded, or as the hub's library decodes them
     pictures: Callable[[], Iterator[Any]]
-    stamp: Callable[[], object]
-    index: Tensor
+    stamp: Callable[[], object]  # what changes when the source does
+    index: Tensor  # which images of the source these are, each at most once, int64 ``[S]``
     y: Tensor
     columns: Mapping[str, np.ndarray]
 

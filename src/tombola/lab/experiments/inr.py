@@ -27,7 +27,7 @@ from tombola.lab.experiments.experiment import (
     preset_settings,
 )
 from tombola.lab.experiments.inr_data import as_image, load
-from tombola.lab.experiments.pictures import Backbone, new_figure, outputs, save
+from tombola.lab.experiments.pictures import Backbone, legend_below, new_figure, outputs, save
 from tombola.lab.models.coordinate_mlp import CoordinateMLP
 from tombola.objectives.reconstruction import Reconstruction, psnr, squared
 from tombola.runs.log import read_records
@@ -99,16 +99,9 @@ def _given(figure: Any, columns: int, photograph: NDArray[Any], part: Partition,
     labels.set_title("regions, one ticket each", fontsize=8)
     for panel in (target, labels):
         panel.axis("off")
-    figure.legend(
-        [Patch(color=colour) for colour in colours],
-        part.names,
-        loc="outside lower center",
-        ncols=2 * columns,
-        fontsize=6,
-        frameon=False,
-        handlelength=1,
-        columnspacing=1,
-    )
+    patches = [Patch(color=colour) for colour in colours]
+    style = {"ncols": 2 * columns, "fontsize": 6, "frameon": False, "handlelength": 1, "columnspacing": 1}
+    figure.legend(patches, part.names, loc="outside lower center", **style)
 
 
 def similarity(runs: Sequence[Finished], out: Path, backbone: Backbone) -> list[Path]:
@@ -132,8 +125,7 @@ def similarity(runs: Sequence[Finished], out: Path, backbone: Backbone) -> list[
         panel.set_xlabel("mean Jaccard similarity to the other masks", fontsize=8)
         panel.tick_params(labelsize=7)
     panels[0].set_ylabel("PSNR of the region, dB", fontsize=8)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=min(5, len(items)), fontsize=6)
+    legend_below(figure, panels[0], ncols=min(5, len(items)), fontsize=6)
     numbers = out / "similarity.json"
     numbers.write_text("[\n" + ",\n".join(json.dumps(p) for p in points) + "\n]\n")
     return [save(figure, out / "similarity.png"), numbers]
@@ -164,12 +156,9 @@ def _points(run: Finished, sparsity: float, backbone: Backbone) -> list[dict[str
     masks = run.tickets("rtl", sparsity, backbone(torch.Generator())).masks
     others = ~torch.eye(len(masks), dtype=torch.bool)
     jaccard = (masks.jaccard() * others).sum(1) / others.sum(1)
-    recorded = {
-        row["ticket"]: row["value"]
-        for row in read_records(run.path)
-        if (row.get("metric"), row.get("method"), row.get("sparsity")) == ("psnr", "rtl", sparsity)
-        and "ticket" in row
-    }
+    wanted = {"metric": "psnr", "method": "rtl", "sparsity": sparsity}.items()
+    rows = (row for row in read_records(run.path) if wanted <= row.items() and "ticket" in row)
+    recorded = {row["ticket"]: row["value"] for row in rows}
     metadata = {"item": run.item, "seed": run.seed, "sparsity": sparsity}
     return [
         {**metadata, "region": name, "jaccard": float(jaccard[k]), "psnr": recorded[name]}

@@ -62,6 +62,11 @@ def new_figure(width: float, height: float, title: str = "", fontsize: int = 10)
     return figure
 
 
+def legend_below(figure: Figure, panel: Axes, **options: Any) -> None:
+    """The legend of one panel, below all of them."""
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", **options)
+
+
 def save(figure: Figure, file: Path, **options: Any) -> Path:
     """Write a figure at 110 dots an inch, as the suffix of the file says."""
     if file.suffix == ".jpg":
@@ -121,21 +126,13 @@ Accuracies = dict[tuple[str, float], dict[str, list[float]]]  # (method, sparsit
 
 @dataclass(frozen=True)
 class DomainPictures:
-    """The pictures of an experiment: call it with finished runs of one preset and a folder.
+    """The pictures of an experiment: call it with finished runs of one preset and a folder."""
 
-    Attributes:
-        name: what its files begin with.
-        backbone: the network of these runs.
-        partition: the subsets, one ticket each.
-        classes: the names of the classes.
-        title: what the pictures are headed with.
-    """
-
-    name: str
-    backbone: Backbone
-    partition: Callable[[Data], Partition]
-    classes: Callable[[Data], Sequence[str]]
-    title: Callable[[Data], str]
+    name: str  # what its files begin with
+    backbone: Backbone  # the network of these runs
+    partition: Callable[[Data], Partition]  # the subsets, one ticket each
+    classes: Callable[[Data], Sequence[str]]  # the names of the classes
+    title: Callable[[Data], str]  # what the pictures are headed with
 
     def __call__(self, runs: Sequence[Finished], out: Path) -> list[Path]:
         """One sheet of answers, from the first seed, and one chart of accuracies, over all seeds."""
@@ -253,8 +250,7 @@ def chart(found: Accuracies, title: str, file: Path) -> Path:
         panel.tick_params(axis="x", length=0)
         panel.margins(y=0.12)
         panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    legend_below(figure, panels[0], ncols=3, fontsize=8, frameon=False)
     return save(figure, file)
 
 

@@ -127,12 +127,8 @@ def with_validation(clips: Sequence[Clip]) -> list[Clip]:
             found = _sources(clips, scene=scene, label=label)
             of_scene |= set(_order(found, scene, label)[: (len(found) + 2) // 4])
         held |= of_scene or _drawn(f"noise of scene {scene!r}", "recordings", _sources(clips, scene=scene), 1)
-    return [
-        replace(clip, split="validation")
-        if clip.split == "train" and (clip.kind, clip.source) in held
-        else clip
-        for clip in clips
-    ]
+    moved = [clip.split == "train" and (clip.kind, clip.source) in held for clip in clips]
+    return [replace(c, split="validation") if out else c for c, out in zip(clips, moved, strict=True)]
 
 
 def scenes(clips: Iterable[Clip]) -> list[str]:
@@ -306,11 +302,11 @@ def _weights(clips: Sequence[Clip], split: str, names: Sequence[str]) -> Tensor:
     """Chances ``[scenes, clips]`` of the noise clips of a split: every label of a scene has the same."""
     weights = torch.zeros(len(names), len(clips))
     count = Counter((clip.scene, clip.label) for clip in clips if clip.split == split)
-    for s, scene in enumerate(names):
-        for number, clip in enumerate(clips):
-            if (clip.scene, clip.split) == (scene, split):
-                weights[s, number] = 1 / count[scene, clip.label]
-        if not weights[s].any():
+    for number, clip in enumerate(clips):
+        if clip.scene and clip.split == split:
+            weights[names.index(clip.scene), number] = 1 / count[clip.scene, clip.label]
+    for scene, chances in zip(names, weights, strict=True):
+        if not chances.any():
             raise DataError(f"there is no noise of scene {scene!r} in {split}")
     return weights
 

@@ -122,19 +122,12 @@ def _ticket(tickets: TicketModel, name: str | None) -> str:
 
 @dataclass(frozen=True)
 class Recording:
-    """One mixture of pieces, with what is in it.
+    """One mixture of pieces, with what is in it."""
 
-    Attributes:
-        clean_T: the speech, float ``[T]``, 16 kHz.
-        noisy_T: speech and noise.
-        scene_P: the number of each piece's scene in ``scenes``, int64 ``[P]``; pieces are equally long.
-        scenes: their names.
-    """
-
-    clean_T: Tensor
-    noisy_T: Tensor
-    scene_P: Tensor
-    scenes: tuple[str, ...]
+    clean_T: Tensor  # the speech, float ``[T]``, 16 kHz
+    noisy_T: Tensor  # speech and noise
+    scene_P: Tensor  # the number of each piece's scene in ``scenes``, int64 ``[P]``; pieces are equally long
+    scenes: tuple[str, ...]  # their names
 
     @property
     def blocks(self) -> int:
