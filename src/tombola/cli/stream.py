@@ -18,7 +18,7 @@ from tombola.cli.terminal import busy, err_console
 from tombola.lab.evaluation.streamed import draw, measure
 from tombola.lab.evaluation.tables import rows
 from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Format, Table, decibel, decimal, share, whole
+from tombola.lab.report.tables import Table, decibel, decimal, share, whole
 from tombola.tickets.routing import router as router_of
 
 WHO = {"oracle": "oracle", "router": "router", "best_fixed": "fixed", "random": "random"}
@@ -116,13 +116,9 @@ def _tables(rows: Sequence[Row]) -> list[Table]:
     body = []
     for (experiment, preset, sparsity, router), cell in cells.items():
         line = [f"{experiment} {preset}", f"{sparsity:.0%}", router]
-        line += [_mean(cell.get(who), decibel) for who in WHO]
-        body.append(line + [_mean(cell.get(name), fmt) for name, (_, fmt) in VALUES.items()])
+        formats = {**dict.fromkeys(WHO, decibel), **{name: fmt for name, (_, fmt) in VALUES.items()}}
+        body.append(line + [fmt(cell[name]["mean"]) if name in cell else "" for name, fmt in formats.items()])
     header = ["run", "removed", "router", *WHO.values(), *(label for label, _ in VALUES.values())]
     return [
         Table("A stream of scenes: SI-SNRi in dB by who chooses, and how the router follows", header, body)
     ]
-
-
-def _mean(row: Row | None, fmt: Format) -> str:
-    return "" if row is None else fmt(row["mean"])

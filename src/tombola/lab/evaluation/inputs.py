@@ -35,14 +35,14 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
     x, prepare = data.test.x, data.prepare
     if not isinstance(prepare, Normalise) and prepare is not same:
         return None
-    normal = (prepare.mean, prepare.std) if isinstance(prepare, Normalise) else (None, None)
+    normal = [list(prepare.mean), list(prepare.std)] if isinstance(prepare, Normalise) else [None, None]
     return {
         "kind": "values",
         "shape": list(x.shape[1:]),
         "bytes": x.dtype == torch.uint8,
         "range": [float(data.train.x.min()), float(data.train.x.max())],
-        "mean": normal[0] and list(normal[0]),
-        "std": normal[1] and list(normal[1]),
+        "mean": normal[0],
+        "std": normal[1],
     }
 
 

@@ -10,6 +10,7 @@ import io
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -114,12 +115,11 @@ def measure(loaded: LoadedRun, tickets: TicketModel, snr: float, seconds: int, s
 
 def choose(tickets: TicketModel, held: Sequence[Recording]) -> Choice:
     """The choice whose ticket is the right one for most of the time; among equals, the quickest."""
-    best, most = Choice(LISTENS[0], 1, 0.0), -1.0
+    found = []
     for listens in LISTENS:
         window, share = best_window([(scores(r.noisy_T, tickets, listens)[0], r.scene_I()) for r in held])
-        if share > most:
-            best, most = Choice(listens, window.size, window.margin), share
-    return best
+        found.append((share, Choice(listens, window.size, window.margin)))
+    return max(found, key=itemgetter(0))[1]
 
 
 def improvement(made: Recording, sound_T: Tensor) -> float:
@@ -196,12 +196,11 @@ def _picture(found: Streamed, file: Path, title: str) -> Path:
 
 
 def _words(found: Streamed) -> str:
-    waits = [
-        f"change at {at:.0f} s: its ticket "
-        + ("never came" if wait is None else f"first came {wait:.1f} s later")
-        for at, wait in found.delays
-    ]
-    return "; ".join([f"right ticket {found.values['routing_accuracy']:.0%} of the time", *waits])
+    words = [f"right ticket {found.values['routing_accuracy']:.0%} of the time"]
+    for at, wait in found.delays:
+        came = "never came" if wait is None else f"first came {wait:.1f} s later"
+        words.append(f"change at {at:.0f} s: its ticket {came}")
+    return "; ".join(words)
 
 
 def _loudness(wave: Tensor) -> np.ndarray:
