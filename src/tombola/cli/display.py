@@ -73,13 +73,6 @@ class Display:
         self.where, self.path, self.now = "loading", Path(), StageStatus()
         self._timings = {path: read_timings(path) for path in runs}
 
-    def __enter__(self) -> Display:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
-
     def turn_to(self, where: str, path: Path) -> None:
         """Another run comes now."""
         self.where, self.path, self.now = where, path, StageStatus()
@@ -141,7 +134,8 @@ def work(order: Order, data: Mapping[str, Data], where: Where, note: str = "") -
         if item not in data:
             raise UsageError(unknown("item", item, data))
     wanted = expected({"methods": list(order.methods), "settings": order.settings.plain()})
-    with Display(err_console, [path for _, _, path in where], wanted) as display:
+    display = Display(err_console, [path for _, _, path in where], wanted)
+    with display.bar:
         for seed, item, path in where:
             display.turn_to(note + (f"{item}, seed {seed}" if item else f"seed {seed}"), path)
             try:

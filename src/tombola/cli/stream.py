@@ -113,10 +113,10 @@ def _tables(rows: Sequence[Row]) -> list[Table]:
     for row in rows:
         key = (row["experiment"], row["preset"], row["sparsity"], row["router"])
         cells.setdefault(key, {})[row.get("who", "") or row["metric"]] = row
+    formats = {**dict.fromkeys(WHO, decibel), **{name: fmt for name, (_, fmt) in VALUES.items()}}
     body = []
     for (experiment, preset, sparsity, router), cell in cells.items():
         line = [f"{experiment} {preset}", f"{sparsity:.0%}", router]
-        formats = {**dict.fromkeys(WHO, decibel), **{name: fmt for name, (_, fmt) in VALUES.items()}}
         body.append(line + [fmt(cell[name]["mean"]) if name in cell else "" for name, fmt in formats.items()])
     header = ["run", "removed", "router", *WHO.values(), *(label for label, _ in VALUES.values())]
     return [

@@ -6,7 +6,7 @@ Shape letters: S samples of a split, T samples of a stream, K tickets.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Self
@@ -212,15 +212,19 @@ def _windows(
 @torch.no_grad()
 def latency(made: Router, tickets: TicketModel, data: Data, repeats: int = 7) -> dict[str, float]:
     """Milliseconds of processor time of routing and of a ticket's pass, for 1 sample and a batch; medians."""
-    found = {}
+    found: dict[str, float] = {}
     for size in BATCHES:
         x = data.inputs("test", torch.arange(min(size, len(data.test))))
         jobs = {"route": partial(made.route, tickets, x), "ticket": partial(tickets, x, tickets.names[0])}
-        for name, job in jobs.items():
-            spent = []
-            for _ in range(repeats):
-                begin = time.process_time()  # not that of other programs on the machine
-                job()
-                spent.append(time.process_time() - begin)
-            found[f"ms_{name}_{size}"] = 1e3 * sorted(spent)[repeats // 2]
+        found |= {f"ms_{name}_{size}": median_ms([job] * repeats) for name, job in jobs.items()}
     return found
+
+
+def median_ms(jobs: Iterable[Callable[[], Any]]) -> float:
+    """The median of milliseconds of processor time: not that of other programs on the machine."""
+    spent = []
+    for job in jobs:
+        begin = time.process_time()
+        job()
+        spent.append(time.process_time() - begin)
+    return 1e3 * sorted(spent)[len(spent) // 2]

@@ -7,9 +7,9 @@ Shape letters: K tickets, I blocks, T samples in time.
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from tombola._utils.io import write_bytes
 from tombola._utils.rng import generator
 from tombola.lab import audio
 from tombola.lab.evaluation.loaded_run import LoadedRun
+from tombola.lab.evaluation.router_evaluator import median_ms
 from tombola.lab.experiments.pictures import decibels, new_figure, power, show_spectrogram, write_sounds
 from tombola.lab.experiments.speech_stream import (
     AHEAD,
@@ -149,16 +150,16 @@ def _best_fixed(tickets: TicketModel, held: Recording) -> int:
 
 
 def _times(tickets: TicketModel, made: Recording, choice: Choice) -> dict[str, float]:
-    """Medians of processor time: not that of other programs on the machine."""
-    clock = []
-    for i in range(min(TIMED, made.blocks)):
-        begin = time.process_time()
-        tickets.route(audio.spectrogram(heard(made.noisy_T, i, choice.listens)))
-        middle = time.process_time()
-        block(made.noisy_T, i, tickets, tickets.names[0])
-        clock.append((middle - begin, time.process_time() - middle))
-    route, ticket = (sorted(each)[len(each) // 2] for each in zip(*clock, strict=True))
-    return {"ms_route": 1e3 * route, "ms_ticket": 1e3 * ticket, "ms_wait": 1e3 * (STEP + AHEAD) / audio.RATE}
+    blocks, wave_T, name = range(min(TIMED, made.blocks)), made.noisy_T, tickets.names[0]
+
+    def route(i: int) -> None:
+        tickets.route(audio.spectrogram(heard(wave_T, i, choice.listens)))
+
+    return {
+        "ms_route": median_ms(partial(route, i) for i in blocks),
+        "ms_ticket": median_ms(partial(block, wave_T, i, tickets, name) for i in blocks),
+        "ms_wait": 1e3 * (STEP + AHEAD) / audio.RATE,
+    }
 
 
 def draw(found: Streamed, out: Path, title: str) -> list[Path]:

@@ -14,6 +14,7 @@ from tombola._utils.errors import RunError
 from tombola.data.dataset import Data
 from tombola.data.partition import by_column
 from tombola.lab import audio
+from tombola.lab.experiments import pictures
 from tombola.lab.experiments.experiment import (
     Experiment,
     Finished,
@@ -21,14 +22,6 @@ from tombola.lab.experiments.experiment import (
     constant_settings,
     figures,
     preset_settings,
-)
-from tombola.lab.experiments.pictures import (
-    decibels,
-    new_figure,
-    power,
-    save,
-    show_spectrogram,
-    write_sounds,
 )
 from tombola.lab.experiments.speech_data import mixtures, read_clips
 from tombola.lab.experiments.speech_synthetic import synthetic_clips
@@ -95,7 +88,10 @@ def draw(runs: Sequence[Finished], out: Path) -> list[Path]:
             f"{scene}, {source}, mixed at {snrs[number]:g} dB, {sparsity:.0%} of the weights removed, "
             f"seed {run.seed}"
         )
-        files += [_figure(waves, title, out / f"{scene}.png"), *write_sounds(waves, out, f"{scene}-")]
+        files += [
+            _figure(waves, title, out / f"{scene}.png"),
+            *pictures.write_sounds(waves, out, f"{scene}-"),
+        ]
     return files
 
 
@@ -115,13 +111,13 @@ def _waves(run: Finished, sparsity: float, scene: str, number: int) -> dict[str,
 def _figure(waves: dict[str, Tensor], title: str, file: Path) -> Path:
     """Four spectrograms on one scale of loudness."""
     titles = {"noisy": "noisy", "clean": "clean", **METHODS}
-    loudness = {name: decibels(power(wave)) for name, wave in waves.items()}
+    loudness = {name: pictures.decibels(pictures.power(wave)) for name, wave in waves.items()}
     top = max(float(each.max()) for each in loudness.values())
-    figure = new_figure(11, 5.6, title, fontsize=11)
+    figure = pictures.new_figure(11, 5.6, title, fontsize=11)
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
     speech = waves["clean"].double()
     for panel, (name, wave) in zip(panels.flat, waves.items(), strict=True):
-        image = show_spectrogram(panel, loudness[name], len(wave) / audio.RATE, top)
+        image = pictures.show_spectrogram(panel, loudness[name], len(wave) / audio.RATE, top)
         quality = f", SI-SNR {float(audio.si_snr(wave.double(), speech)):.1f} dB" if name != "clean" else ""
         panel.set_title(f"{titles[name]}{quality}", fontsize=10)
     for panel in panels[:, 0]:
@@ -129,7 +125,7 @@ def _figure(waves: dict[str, Tensor], title: str, file: Path) -> Path:
     for panel in panels[-1]:
         panel.set_xlabel("time, s")
     figure.colorbar(image, ax=panels, label="level, dB", shrink=0.9)
-    return save(figure, file)
+    return pictures.save(figure, file)
 
 
 SPEECH = Experiment(
