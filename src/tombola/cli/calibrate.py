@@ -54,16 +54,14 @@ def calibrate(
                 "--target and --miss do nothing there: leave them out"
             )
         if loaded.objective.answer not in ("class", "subset"):
-            raise UsageError(
-                f"{loaded.path}: {type(loaded.objective).__name__} tickets give no probabilities"
-            )
+            task = type(loaded.objective).__name__
+            raise UsageError(f"{loaded.path}: {task} tickets give no probabilities")
         for sparsity, tickets in options.tickets(loaded):
             found = _fitted(loaded, options.method, sparsity, tickets, Calibration(**wished))
             values += [{**options.head(loaded, sparsity), **row} for row in found]
             options.saved(loaded, tickets, sparsity)
-            err_console.print(
-                f"{loaded.path}: {options.method} at {sparsity:.0%} calibrated", highlight=False
-            )
+            said = f"{loaded.path}: {options.method} at {sparsity:.0%} calibrated"
+            err_console.print(said, highlight=False)
     options.show(values, calibration_tables, "calibrate")
 
 

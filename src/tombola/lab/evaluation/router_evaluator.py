@@ -64,10 +64,6 @@ class RouterEvaluator:
             return self(routed.index_B)
         return self.scaled(self.loaded.judge(partial(self.answers.mixed, routed)))
 
-    def best_fixed(self) -> dict[str, float]:
-        """What the ticket that serves all contexts best is worth."""
-        return self.scaled(self._best)
-
     def random(self) -> dict[str, float]:
         """What random choices are worth, in the mean of `DRAWS`."""
         generators = [generator(self.loaded.seed, "random router", i) for i in range(DRAWS)]
@@ -150,7 +146,7 @@ def measure(
         values += rows({"router": who}, latency(made[who], tickets, loaded.data))
         on_progress(f"{who} sends {evaluator.right(routed.index_B):.1%} to the right ticket")
     now("one ticket, a random ticket, one network")
-    values += rows({"router": "best_fixed"}, evaluator.best_fixed())
+    values += rows({"router": "best_fixed"}, evaluator(torch.full_like(evaluator.truth_S, evaluator.fixed)))
     values += rows({"router": "random"}, evaluator.random())
     if not leak:  # where the context is the answer, `tombola calibrate` reads them beside coupled tickets
         for method, model in single.items():

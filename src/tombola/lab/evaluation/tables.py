@@ -70,9 +70,8 @@ def over_seeds(values: Sequence[Row]) -> list[Row]:
     """
     groups: dict[tuple, list[float]] = defaultdict(list)
     for row in values:
-        groups[tuple((name, v) for name, v in row.items() if name not in ("value", "seed"))].append(
-            row["value"]
-        )
+        key = tuple((name, v) for name, v in row.items() if name not in ("value", "seed"))
+        groups[key].append(row["value"])
     return [
         {**dict(key), "mean": float(np.mean(found)), "ci95": interval(found), "seeds": len(found)}
         for key, found in groups.items()
