@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from tombola.lab.experiments.cifar100_classes import CLUSTERS, NAMES, SUPERCLASSES
+from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
 
 from tombola import TicketModel, scope
 from tombola._utils.errors import RunError, UsageError
