@@ -10,7 +10,8 @@ from tombola.cli.options import Flag
 from tombola.cli.terminal import runs_of, show
 from tombola.lab.report.page import place_of, put_tables
 from tombola.lab.report.rows import Row, names_of
-from tombola.lab.report.tables import LIKE, Table, heading
+from tombola.lab.report.tables import Table, heading
+from tombola.objectives.metrics import LIKE_FOR_LIKE
 from tombola.runs.log import read_config, read_records
 from tombola.training.callbacks.collapse import cusum, first_alarm
 
@@ -74,7 +75,7 @@ def _run(path: Path, metric: str, method: str, points: float, threshold: float |
         own = row.get("view") == "own" and not row.get("method") and not row.get("conditioned")
         if row["event"] == "watch" and own:
             rounds[row["round"]] = row
-        elif row["event"] == "metric" and asked and row.get("reading") in (None, LIKE):
+        elif row["event"] == "metric" and asked and row.get("reading") in (None, LIKE_FOR_LIKE):
             scores[row["sparsity"]] = row["value"]
     if not rounds:
         return None

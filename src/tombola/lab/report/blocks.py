@@ -156,11 +156,7 @@ class Medium:
 
 
 class Shelf:
-    """Takes files for one page until it is full.
-
-    Attributes:
-        left_out: names and sizes of files that found no place.
-    """
+    """Takes files for one page until it is full; ``left_out`` are those that found no place."""
 
     def __init__(self, room: int = LARGEST) -> None:
         self.room, self.left_out = room, list[str]()
@@ -169,9 +165,7 @@ class Shelf:
     def take(self, runs: Iterable[Path], items: bool = False) -> list[Medium]:
         """What lies in ``pictures`` in a run or beside it, by name, each file once per page.
 
-        Args:
-            runs: run directories.
-            items: whether they lie one folder deeper, below that of their item.
+        Runs of ``items`` lie one folder deeper, below that of their item.
         """
         above = 2 if items else 1
         places = [place / FOLDER for run in runs for place in [run, *list(run.resolve().parents)[:above]]]

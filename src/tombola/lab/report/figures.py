@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -101,16 +101,12 @@ def xy(title: str, series: Sequence[Series], x: Axis, y: Axis, height: float = 2
     up = Scale(*(y.bounds or span(heights)), height - 46, 12.0)
     parts = [_axes(across, up, x, y, height)]
     parts += [_drawn(each, across, up, x.fmt, y.fmt) for each in series]
-    legend = {each.name: each.style.sample() for each in series if each.points and not each.style.faint}
-    spoken = [each for each in series if each.points and not each.style.faint]
-    spoken = list({each.name: each for each in reversed(spoken)}.values())[::-1] or list(series)
-    return Figure(
-        title,
-        f"{y.label} over {x.label}. " + " ".join(_spoken(each, x.fmt, y.fmt) for each in spoken[:12]),
-        "".join(parts),
-        height,
-        tuple((sample, name) for name, sample in legend.items()),
-    )
+    shown = [each for each in series if each.points and not each.style.faint]
+    legend = {each.name: each.style.sample() for each in shown}
+    spoken = list({each.name: each for each in reversed(shown)}.values())[::-1] or list(series)
+    desc = f"{y.label} over {x.label}. " + " ".join(_spoken(each, x.fmt, y.fmt) for each in spoken[:12])
+    named = tuple((sample, name) for name, sample in legend.items())
+    return Figure(title, desc, "".join(parts), height, named)
 
 
 def _spoken(series: Series, x: Format, y: Format) -> str:
@@ -180,54 +176,37 @@ def dots(title: str, names: Sequence[str], series: Sequence[Series], axis: Axis)
     parts.append(el("line", x1=left, x2=WIDTH - 12, y1=bottom, y2=bottom, class_="edge"))
     parts.append(text((left + WIDTH) / 2, height - 8, axis.label, "middle", "label"))
     legend = tuple((each.style.sample(), each.name) for each in series)
-    return Figure(
-        title, f"{axis.label} of each ticket. " + _ends(names, series, axis), "".join(parts), height, legend
-    )
-
-
-def _ends(names: Sequence[str], series: Sequence[Series], axis: Axis) -> str:
-    """Lowest and highest of each series, in words."""
-    said = []
+    words = [f"{axis.label} of each ticket."]
     for each in series:
-        low, high = (pick(each.points, key=lambda p: p[1]) for pick in (min, max))
-        said.append(
-            f"{each.name}: lowest {names[int(low[0])]}, {axis.fmt(low[1])}; "
-            f"highest {names[int(high[0])]}, {axis.fmt(high[1])}."
-        )
-    return " ".join(said)
+        ends = (pick(each.points, key=lambda p: p[1]) for pick in (min, max))
+        low, high = (f"{names[int(at)]}, {axis.fmt(value)}" for at, value, _ in ends)
+        words.append(f"{each.name}: lowest {low}; highest {high}.")
+    return Figure(title, " ".join(words), "".join(parts), height, legend)
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A named row of pieces, left to right."""
-
-    name: str
-    pieces: Mapping[str, float] = field(default_factory=dict)
-
-
-def bars(title: str, rows: Sequence[Bar], label: str, kinds: Mapping[str, str]) -> Figure:
-    """Horizontal stacked bars; ``kinds`` names the pieces and how each is filled (a class)."""
-    left = 14 + 6.4 * max(len(row.name) for row in rows)
+def bars(title: str, rows: Mapping[str, Mapping[str, float]], label: str, kinds: Mapping[str, str]) -> Figure:
+    """Horizontal stacked bars by name; ``kinds`` names the pieces and how each is filled (a class)."""
+    left = 14 + 6.4 * max(map(len, rows))
     height = 8 + 20.0 * len(rows) + 46
-    most = max(sum(row.pieces.values()) for row in rows) or 1.0
+    totals = {name: sum(pieces.values()) for name, pieces in rows.items()}
+    most = max(totals.values()) or 1.0
     across, bottom = Scale(0.0, most, left, WIDTH - 70), height - 46
     parts = []
-    for i, row in enumerate(rows):
+    for i, (name, pieces) in enumerate(rows.items()):
         y, x = 8 + i * 20.0, left
-        parts.append(text(left - 6, y + 13, row.name, "end", "small"))
-        for kind, count in row.pieces.items():
+        parts.append(text(left - 6, y + 13, name, "end", "small"))
+        for kind, count in pieces.items():
             wide = across(count) - left
-            said = el("title", escape(f"{row.name}, {kind}: {whole(count)}"))
+            said = el("title", escape(f"{name}, {kind}: {whole(count)}"))
             parts.append(el("rect", said, x=x, y=y + 2, width=wide, height=15, class_=kinds[kind]))
             x += wide
-        parts.append(text(x + 4, y + 13, short(sum(row.pieces.values())), "start", "small"))
+        parts.append(text(x + 4, y + 13, short(totals[name]), "start", "small"))
     parts += _scale(across, ticks(0.0, most, 5), bottom, short, 17, "small")
     parts.append(el("line", x1=left, x2=WIDTH - 70, y1=bottom, y2=bottom, class_="edge"))
     parts.append(text((left + WIDTH - 70) / 2, height - 8, label, "middle", "label"))
-    swatch = {kind: el("rect", x=5, y=1, width=20, height=12, class_=fill) for kind, fill in kinds.items()}
-    said = " ".join(f"{row.name}: {whole(sum(row.pieces.values()))}." for row in rows)
-    legend = tuple((sample, kind) for kind, sample in swatch.items()) if len(kinds) > 1 else ()
-    return Figure(title, f"{label}. {said}", "".join(parts), height, legend)
+    said = " ".join(f"{name}: {whole(total)}." for name, total in totals.items())
+    legend = ((el("rect", x=5, y=1, width=20, height=12, class_=fill), kind) for kind, fill in kinds.items())
+    return Figure(title, f"{label}. {said}", "".join(parts), height, tuple(legend))
 
 
 def short(value: float) -> str:
