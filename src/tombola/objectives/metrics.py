@@ -51,31 +51,18 @@ FORMATS = {"share": share, "decibel": decibel, "decimal": decimal, "whole": whol
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """One metric.
+    """One metric: how it is called, written, ordered and judged."""
 
-    Attributes:
-        name: as in records; ``_at_*`` stands for a family, as ``si_snri_at_*`` for ``si_snri_at_-5``.
-        label: for captions and axes; ``{}`` is the condition of a family.
-        short: heading of a column; the label in lower case by default.
-        format: how values are written, a key of `FORMATS`.
-        higher_is_better: which of two methods is ahead.
-        table: where comparisons show it; nowhere by default.
-        readings: those whose table of quality shows it; all by default.
-        headline: readings in which it decides comparisons; one with any is compared within seeds.
-        primary: whether it stands for the whole task where there is room for one metric.
-        by_subset: whether each ticket is judged on its own subset, so that its values are shown too.
-    """
-
-    name: str
-    label: str
-    short: str = ""
+    name: str  # as in records; _at_* stands for a family, as si_snri_at_* for si_snri_at_-5
+    label: str  # for captions and axes; {} is the condition of a family
+    short: str = ""  # heading of a column; the label in lower case by default
     format: Literal["share", "decibel", "decimal", "whole"] = "share"
     higher_is_better: bool = True
-    table: Literal["", "quality", "stored", "cost"] = ""
-    readings: tuple[str, ...] = ()
-    headline: tuple[str, ...] = ()
-    primary: bool = False
-    by_subset: bool = False
+    table: Literal["", "quality", "stored", "cost"] = ""  # where comparisons show it
+    readings: tuple[str, ...] = ()  # those whose table of quality shows it; all by default
+    headline: tuple[str, ...] = ()  # readings in which it decides comparisons; any: compared within seeds
+    primary: bool = False  # whether it stands for the whole task where there is room for one metric
+    by_subset: bool = False  # whether each ticket is judged on its own subset, so its values are shown too
 
     @property
     def inside(self) -> str:

@@ -6,12 +6,9 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from tombola.lab.report.figures import Figure
 from tombola.lab.report.tables import Table
-
-Mark = Literal["", "up", "down", "unsure", "printed"]
 
 
 class Block:
@@ -37,7 +34,7 @@ class Cell:
     """A difference and its interval: ``up`` or ``down`` if certain, ``unsure``, ``printed`` in the paper."""
 
     text: str = ""
-    mark: Mark = ""
+    mark: str = ""
     interval: str = ""
 
 

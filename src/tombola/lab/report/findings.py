@@ -38,8 +38,7 @@ class Ran:
     @property
     def label(self) -> str:
         """For readers."""
-        item, seed = self.unit
-        return f"{item}, seed {seed}" if item else f"seed {seed}"
+        return ", ".join(filter(None, [self.unit[0], f"seed {self.unit[1]}"]))
 
 
 @dataclass(frozen=True)
@@ -178,13 +177,11 @@ def _read_tickets(found: Findings) -> None:
                 break
         if metadata:
             found.described, found.layers = ran, {s: f["layers"] for s, f in metadata.items()}
-            for kind in ("kappa", "jaccard"):
-                states = [
-                    Likeness(f"{s:.0%} removed", 1 - s, list(f["tickets"]), f[kind])
-                    for s, f in metadata.items()
+            for kind in ("kappa", "jaccard") if all(len(f["tickets"]) > 1 for f in metadata.values()) else ():
+                states = ((s, list(f["tickets"]), f[kind]) for s, f in metadata.items())
+                found.likenesses[kind, "all"] = [
+                    Likeness(f"{s:.0%} removed", 1 - s, tickets, matrix) for s, tickets, matrix in states
                 ]
-                if all(len(state.tickets) > 1 for state in states):
-                    found.likenesses[kind, "all"] = states
             return
 
 
@@ -192,12 +189,12 @@ def _from_records(
     states: Sequence[Mapping[str, Any]], searched: Mapping[str, Sequence[str]]
 ) -> dict[tuple[str, str], list[Likeness]]:
     """Similarity as recorded round by round: of the search on the own subsets, if that is there."""
-    sources = list(dict.fromkeys(_search(record) for record in states))
+    sources = [_search(record) for record in states]
     chosen = "own" if "own" in sources else sources[0]
     found: dict[tuple[str, str], list[Likeness]] = defaultdict(list)
-    for record in states:
+    for source, record in zip(sources, states, strict=True):
         matrix = record["matrix"]
-        if _search(record) != chosen or len(matrix) < 2:
+        if source != chosen or len(matrix) < 2:
             continue
         names = list(dict.fromkeys(searched.get(record.get("stage", ""), ())))
         if len(names) != len(matrix):

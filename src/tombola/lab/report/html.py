@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import webbrowser
 from collections.abc import Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,9 @@ def page(runs: Sequence[Path], shelf: Shelf | None = None) -> str:
 
 def render(sections: Sequence[Section], left_out: Sequence[str] = ()) -> str:
     """Sections as HTML."""
-    environment = _environment()
-    loader = environment.loader
-    assert loader is not None
+    loader = PackageLoader("tombola.lab.report")
+    options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)  # type: ignore[arg-type]
     parts = {name: Markup(loader.get_source(environment, f"report.{name}")[0]) for name in ("css", "js")}
     numbers = itertools.count(1)
     written: str = environment.get_template("report.html.j2").render(
@@ -71,15 +70,3 @@ def render(sections: Sequence[Section], left_out: Sequence[str] = ()) -> str:
         **parts,
     )
     return written
-
-
-@cache
-def _environment() -> Environment:
-    return Environment(
-        loader=PackageLoader("tombola.lab.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )

@@ -48,10 +48,6 @@ def _by_method(row: Row) -> tuple[Any, ...]:
     return row["experiment"], row.get("preset", ""), place, row["sparsity"]
 
 
-def _by_sparsity(row: Row) -> tuple[Any, ...]:
-    return row["experiment"], row["preset"], row["sparsity"]
-
-
 def made_by(command: str) -> Place:
     """The place of a command's tables on a page; those of `tombola stream` may share one with others.
 
@@ -62,7 +58,8 @@ def made_by(command: str) -> Place:
     if command == "compare":
         return Place(begin, end, ("experiment", "preset", "method", "sparsity"), _by_method)
     twin = "-stream" if command == "stream" else ""
-    return Place(begin, end, ("experiment", "preset", "sparsity"), _by_sparsity, twin)
+    outcome = ("experiment", "preset", "sparsity")
+    return Place(begin, end, outcome, lambda row: tuple(row[name] for name in outcome), twin)
 
 
 def place_of(head: tuple[str, str]) -> Place:

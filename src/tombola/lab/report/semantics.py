@@ -20,13 +20,11 @@ import numpy as np
 
 from tombola._utils.errors import RunError, TicketFileError, UsageError, unknown
 from tombola.data.partition.clusters import sentence_encoder
-from tombola.lab.analysis.named import Measure, Named, path_similarity
-from tombola.lab.analysis.semantics import Alignment, agreement, align, by_depth
+from tombola.lab.analysis.semantics import Measure, Named, agreement, align, by_depth, path_similarity
 from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
 from tombola.lab.report.blocks import Block, Figures, Tabled, Words
-from tombola.lab.report.figures import Axis, Figure, Series, Style, percent, xy
+from tombola.lab.report.figures import Axis, Figure, Series, Style, heat, percent, xy
 from tombola.lab.report.findings import Findings
-from tombola.lab.report.heatmap import heat
 from tombola.lab.report.inspect import masks_of
 from tombola.lab.report.kept import contents
 from tombola.lab.report.rows import Row, names_of
@@ -66,11 +64,12 @@ class Snapshot:
         """Over pairs."""
         return float(np.nanmean(self.similarity.pairs()))
 
-    def row(self, found: Alignment) -> Row:
+    def row(self, meaning: Named, permutations: int) -> Row:
         """Its alignment with the meaning of names, for machines."""
+        found = align(self.similarity, meaning, permutations)
         low, high = found.ci95
-        numbers = {"rho": found.rho, "p": found.p, "names": found.names, "pairs": found.pairs}
-        numbers |= {"low": low, "high": high, "mean": self.mean}
+        numbers = {"rho": found.rho, "p": found.p, "names": found.names, "pairs": found.pairs, "low": low}
+        numbers |= {"high": high, "mean": self.mean}
         where = {name: getattr(self, name) for name in ("source", "depth", "removed", "round", "seeds")}
         return where | {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
@@ -82,9 +81,6 @@ def states(
 
     Runs that differ in how masks were trained after the search are of one kind. ``unread`` gets why ticket
     files could not be read.
-
-    Raises:
-        RunError: no run holds tickets that could be compared.
     """
     groups: dict[tuple[str, str], dict[tuple, dict[Path, Named]]] = defaultdict(lambda: defaultdict(dict))
     for path in paths:
@@ -153,7 +149,7 @@ def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[Snapshot]:
 
 def aligned(states: Sequence[Snapshot], meaning: Named, permutations: int = 9999) -> list[Row]:
     """The alignment of every state, a row each."""
-    return [state.row(align(state.similarity, meaning, permutations)) for state in states]
+    return [state.row(meaning, permutations) for state in states]
 
 
 def grouped(states: Sequence[Snapshot], known: Path | None) -> list[Row]:
@@ -181,9 +177,6 @@ def meaning(names: Sequence[str], source: str = "wordnet") -> tuple[Named, str]:
     (or of the 100 class names of CIFAR-100 in the order of their labels), ``wordnet`` (the extra
     ``tombola[semantics]``, first noun senses) or ``text`` (the extra ``tombola[text]``). Superclasses and
     clusters of CIFAR-100 mean what their classes mean: the mean over pairs of these.
-
-    Raises:
-        UsageError: no such file, names without a meaning, or an extra that is missing.
     """
     members = {name: [name] for name in names}
     for known in (SUPERCLASSES, CLUSTERS):  # the classes behind each ticket
@@ -239,15 +232,13 @@ def groups(names: Sequence[str], source: Path | None = None) -> tuple[dict[str, 
         of = {name: group for group, members in known.items() for name in members.split()}
         if set(names) <= set(of):
             return {name: of[name] for name in names}, what
-    if set(names) <= set(SUPERCLASSES):
-        return {name: _cluster_of(name) for name in names}, "the eight clusters (ours, see cifar100)"
-    return {}, ""
-
-
-def _cluster_of(superclass: str) -> str:
-    """The cluster that most classes of a superclass are in."""
-    mine = set(SUPERCLASSES[superclass].split())
-    return max(CLUSTERS, key=lambda cluster: len(mine & set(CLUSTERS[cluster].split())))
+    if not set(names) <= set(SUPERCLASSES):
+        return {}, ""
+    of = {}
+    for name in names:  # the cluster that most classes of a superclass are in
+        mine = set(SUPERCLASSES[name].split())
+        of[name] = max(CLUSTERS, key=lambda cluster: len(mine & set(CLUSTERS[cluster].split())))
+    return of, "the eight clusters (ours, see cifar100)"
 
 
 # -- tables and the chapter -------------------------------------------------------------------------------
@@ -332,9 +323,6 @@ def draw(states: Sequence[Snapshot], rows: Sequence[Row], meaning: Named, what: 
     A, B: similarity of the masks in shallow and in deep layers, at the sparsity nearest to 50%. C: that of
     the names. D: their rank correlation over sparsity, a line per third of the depth, dashed the controls
     over all layers. E: mean similarity over sparsity per third of the depth.
-
-    Raises:
-        UsageError: a format that is not drawn.
     """
     if file.suffix.lower() not in _FORMATS:
         raise UsageError(f"--figure takes {', '.join('NAME' + each for each in _FORMATS)}: got {file}")

@@ -51,15 +51,12 @@ class Table:
 
     On a terminal that is too narrow it is printed in parts, one below the other, and each begins with the
     columns that say whose the numbers are.
-
-    Attributes:
-        of: the heading under which it stands, together with the tables before it that have the same.
     """
 
     title: str
     header: list[str]
     body: list[list[str]]
-    of: str = ""
+    of: str = ""  # the heading under which it stands, with the tables before it that have the same
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | RichTable]:
         """For a terminal: the caption over its whole width, and no column cut off."""
@@ -180,12 +177,10 @@ def _column(info: MetricInfo) -> tuple[str, str, Format, Format | None]:
 
 
 def _leads(info: MetricInfo) -> Columns:
-    """By how much a metric is ahead of each single mask (`tombola.lab.report.rows.REFERENCES`)."""
-    heads = {"imp": f"{info.column}: of imp", "union_size_imp": "of union size", "same_mask": "of same mask"}
-    return [
-        (f"{info.name}_{REFERENCES[name]}", head, info.write_difference, info.write)
-        for name, head in heads.items()
-    ]
+    """By how much a metric is ahead of each single mask."""
+    heads = (f"{info.column}: of imp", "of union size", "of same mask")
+    named = zip(REFERENCES.values(), heads, strict=True)
+    return [(f"{info.name}_{suffix}", head, info.write_difference, info.write) for suffix, head in named]
 
 
 def _by_ticket(of: str, rows: Sequence[Row], info: MetricInfo) -> list[Table]:
@@ -212,12 +207,11 @@ def _table(of: str, title: str, rows: Sequence[Row], columns: Columns, paper: Pa
     body = []
     for key, cell in cells.items():
         seeds = max(row["seeds"] for row in cell.values())
-        line = [key[0], f"{key[1]:.0%}"]
-        line += [str(max(row.get(name, 1) for row in cell.values())) for name in counted]
-        line += [_value(cell.get(metric), fmt, half, seeds) for metric, _, fmt, half in shown]
+        counts = [str(max(row.get(name, 1) for row in cell.values())) for name in counted]
+        values = [_value(cell.get(metric), fmt, half, seeds) for metric, _, fmt, half in shown]
         figures = paper.get(key, {})
-        line += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt, _ in beside]
-        body.append(line)
+        values += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt, _ in beside]
+        body.append([key[0], f"{key[1]:.0%}", *counts, *values])
     return Table(title, header, body, of)
 
 
