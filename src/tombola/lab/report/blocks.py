@@ -171,17 +171,16 @@ class Shelf:
             for file in sorted(folder.iterdir()):
                 if file.suffix.lower() in KINDS and file.is_file() and file.resolve() not in self._seen:
                     self._seen.add(file.resolve())
-                    found += self._carried(file)
+                    size = file.stat().st_size
+                    if size <= self.room:
+                        self.room -= size
+                        found.append(_medium(file))
+                    else:
+                        self.left_out.append(f"{file.name} ({size / 1e6:.1f} MB)")
         return found
 
-    def _carried(self, file: Path) -> list[Medium]:
-        size = file.stat().st_size
-        if size > self.room:
-            self.left_out.append(f"{file.name} ({size / 1e6:.1f} MB)")
-            return []
-        self.room -= size
-        kind = KINDS[file.suffix.lower()]
-        data = base64.b64encode(file.read_bytes()).decode()
-        sound = kind.startswith("audio")
-        words = file.stem.replace("_", " ").replace("-", " ")
-        return [Medium(f"{'Sound' if sound else 'Picture'}: {words}", f"data:{kind};base64,{data}", sound)]
+
+def _medium(file: Path) -> Medium:
+    kind, data = KINDS[file.suffix.lower()], base64.b64encode(file.read_bytes()).decode()
+    sound, words = kind.startswith("audio"), file.stem.replace("_", " ").replace("-", " ")
+    return Medium(f"{'Sound' if sound else 'Picture'}: {words}", f"data:{kind};base64,{data}", sound)

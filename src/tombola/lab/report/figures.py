@@ -146,11 +146,12 @@ def _scale(
     across: Scale, values: Sequence[float], y: float, fmt: Format, below: float = 18, class_: str = ""
 ) -> list[str]:
     """Marks along the lower edge, and what they stand for."""
-    places = [(across(value), fmt(value)) for value in values]
-    return [
-        el("line", x1=at, x2=at, y1=y, y2=y + 4, class_="edge") + text(at, y + below, words, "middle", class_)
-        for at, words in places
-    ]
+    parts = []
+    for value in values:
+        at = across(value)
+        parts.append(el("line", x1=at, x2=at, y1=y, y2=y + 4, class_="edge"))
+        parts.append(text(at, y + below, fmt(value), "middle", class_))
+    return parts
 
 
 def _drawn(series: Series, across: Scale, up: Scale, x: Format, y: Format) -> str:

@@ -106,13 +106,12 @@ def _recorded(path: Path, measure: str) -> dict[tuple, Named]:
                 names[row["ticket"]] = None
             elif row["event"] == "similarity" and row["kind"] == measure and row["view"] in SOURCES:
                 rows.append(row)
-    return {
-        (row["view"], row.get("depth", "all"), round(1 - row["density"], 4), row["round"]): Named.of(
-            list(names), np.array(row["matrix"], dtype=float)
-        )
-        for row in rows
-        if len(row["matrix"]) == len(names) >= 3
-    }
+    found = {}
+    for row in rows if len(names) >= 3 else ():
+        if len(row["matrix"]) == len(names):
+            key = row["view"], row.get("depth", "all"), round(1 - row["density"], 4), row["round"]
+            found[key] = Named.of(list(names), np.array(row["matrix"], dtype=float))
+    return found
 
 
 def _filed(path: Path, measure: Measure, known: set[str], unread: list[str] | None) -> dict[tuple, Named]:

@@ -154,26 +154,19 @@ def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, Columns]
     """Title, reading and columns of each table; rows of counts and costs have no reading."""
     ahead = [column for info in known if info.headline for column in _leads(info)]
 
-    def quality(reading: str) -> Columns:
-        shown = [i for i in known if i.table == "quality" and (not i.readings or reading in i.readings)]
-        return [_column(info) for info in shown]
-
-    def of(table: str) -> Columns:
-        return [_column(info) for info in known if info.table == table]
+    def of(table: str, reading: str = "") -> Columns:
+        shown = [i for i in known if i.table == table and (not i.readings or reading in i.readings)]
+        return [(i.name, i.column, i.write, i.write if i.spread else None) for i in shown]
 
     return [
-        (PAPER_READING, "paper", quality("paper")),
-        (LIKE, LIKE_FOR_LIKE, quality(LIKE_FOR_LIKE)),
-        ("Quality in decibels, and what a floor and a ceiling give", None, quality("")),
+        (PAPER_READING, "paper", of("quality", "paper")),
+        (LIKE, LIKE_FOR_LIKE, of("quality", LIKE_FOR_LIKE)),
+        ("Quality in decibels, and what a floor and a ceiling give", None, of("quality")),
         (f"{AHEAD}, like for like, differences within a seed", LIKE_FOR_LIKE, ahead),
         (f"{AHEAD}, differences within a seed and item", None, ahead),
         (STORED, None, of("stored")),
         (SIMILAR, None, of("cost")),
     ]
-
-
-def _column(info: MetricInfo) -> tuple[str, str, Format, Format | None]:
-    return info.name, info.column, info.write, info.write if info.spread else None
 
 
 def _leads(info: MetricInfo) -> Columns:

@@ -71,11 +71,6 @@ class Verdict:
     theirs: str
     ahead: Sequence[Ahead]
 
-    @property
-    def control(self) -> bool:
-        """Whether the rival is there to be compared with only."""
-        return METHODS[self.theirs].control
-
 
 def headlines(found: Findings) -> list[Headline]:
     """Those that were measured, reading after reading."""
@@ -176,7 +171,7 @@ def sentences(made: Sequence[Verdict]) -> list[str]:
 
     The last one says how sure that is, once: a single run gives directions, and several give leads.
     """
-    chosen = [verdict for verdict in made if not verdict.control] or list(made)
+    chosen = [verdict for verdict in made if not METHODS[verdict.theirs].control] or list(made)
     sure = any(ahead.measured.ci95 is not None for verdict in chosen for ahead in verdict.ahead)
     readings = dict.fromkeys(verdict.headline.reading for verdict in chosen)
     said = [_sentence([v for v in chosen if v.headline.reading == reading], sure) for reading in readings]
@@ -232,7 +227,8 @@ def standings(made: Sequence[Verdict], over: str) -> Standings:
     parts = []
     for name, control in (("Other methods", False), ("Controls", True)):
         rows: list[tuple[str, list[Cell]]] = []
-        for rival in dict.fromkeys(verdict.theirs for verdict in made if verdict.control == control):
+        rivals = dict.fromkeys(verdict.theirs for verdict in made)
+        for rival in (name for name in rivals if METHODS[name].control == control):
             rows.append((rival, line(rival, _measured)))
             printed = line(rival, _printed)
             rows += [("in the paper", printed)] if any(cell.text for cell in printed) else []
