@@ -1,5 +1,6 @@
 # make demo: set up, find tickets in the digits of scikit-learn, compare them with every baseline,
 #   and make a page of it to open in a browser.
+# make bench: hold ratios of times against those of docs/performance.md, then measure all of them.
 # make test: set up, lint, check types and floors, run all tests.
 PY := .venv/bin/python
 export OMP_WAIT_POLICY := passive
@@ -18,6 +19,7 @@ test: .venv/.stamp
 	$(PY) -m pytest -n 2
 
 bench: .venv/.stamp
+	$(PY) -m pytest benchmarks/test_ratios.py
 	$(PY) -m benchmarks
 
 .venv/.stamp: pyproject.toml constraints.txt

@@ -8,8 +8,7 @@ from benchmarks.measure import Side, interleave
 from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet, half
 from benchmarks.training import masked_step
-from tombola.data.batches import Stream
-from tombola.data.dataset import Data, Split
+from tombola.data.dataset import Data, Split, Stream
 from tombola.lab.experiments.cifar10 import NORMALISE
 from tombola.lab.experiments.images import crop_and_flip
 from tombola.masks.prunable import scope

@@ -51,7 +51,7 @@ def layered(K: int, N: int) -> MaskSet:
 
 def readings(masks: MaskSet) -> None:
     found = compare(masks)
-    for part in (found, *found.by_layer().values(), *found.by_depth().values()):
+    for part in (found, *(found.only([layer]) for layer in found.layers), *found.by_depth().values()):
         part.kappa()
         part.jaccard()
 

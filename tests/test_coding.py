@@ -1,5 +1,6 @@
 """Coded masks come back as they were, in about their joint entropy; damage is an error."""
 
+import sys
 from importlib.util import find_spec
 
 import numpy as np
@@ -47,12 +48,10 @@ def size(tensors):
     st.integers(1, 11), st.integers(0, 70), st.sampled_from([0.0, 0.1, 0.5, 0.9, 1.0]), st.integers(0, 2**32)
 )
 @settings(max_examples=25, deadline=None)
-def test_masks_come_back_together_and_one_by_one(name, K, N, density, seed):
+def test_masks_come_back(name, K, N, density, seed):
     masks = torch.rand(K, N, generator=torch.Generator().manual_seed(seed)) < density
     tensors = coding.encode(masks, name)
     assert torch.equal(coding.decode(tensors, K, N), masks)
-    for k in range(K):
-        assert torch.equal(coding.decode(tensors, K, N, only=k)[0], masks[k])
 
 
 @every_coding
@@ -72,7 +71,7 @@ def test_ten_tickets_take_little_more_than_their_joint_entropy(density):
 
 
 def test_without_the_coder_patterns_take_less_than_plain_bits(monkeypatch):
-    monkeypatch.setattr(coding, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "constriction", None)
     masks = alike(10, 50_000, 0.05)
     tensors = coding.encode(masks)
     assert size(tensors) * 8 < 1.5 * joint_entropy(masks) * 50_000 < 0.5 * masks.numel()
@@ -84,7 +83,7 @@ def test_without_the_coder_patterns_take_less_than_plain_bits(monkeypatch):
 @needs_coder
 def test_reading_counts_without_the_coder_says_what_to_install(monkeypatch):
     tensors = coding.encode(alike(3, 500, 0.1), "counts")
-    monkeypatch.setattr(coding, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "constriction", None)
     with pytest.raises(MissingExtra, match="pip install"):
         coding.decode(tensors, 3, 500)
 
@@ -93,16 +92,6 @@ def test_independent_masks_stay_plain():
     assert list(coding.encode(torch.rand(6, 4000, generator=torch.Generator().manual_seed(0)) < 0.5)) == [
         "masks"
     ]
-
-
-@needs_coder
-def test_one_ticket_needs_no_stream_of_another():
-    masks = alike(4, 2000, 0.1)
-    tensors = coding.encode(masks, "counts")
-    part = {n: t for n, t in tensors.items() if n not in ("masks.0", "masks.1", "masks.3")}
-    assert torch.equal(coding.decode(part, 4, 2000, only=2)[0], masks[2])
-    with pytest.raises(MaskError, match="damaged"):
-        coding.decode(part, 4, 2000, only=1)
 
 
 def not_read(tensors, masks):

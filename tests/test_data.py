@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from tombola._utils.errors import DataError
-from tombola.data.batches import Stream
-from tombola.data.dataset import Data, Split, with_context
+from tombola.data.dataset import Data, Split, Stream, with_context
 from tombola.data.partition import Partition
 
 

@@ -143,7 +143,7 @@ def test_the_line_is_never_wider_than_the_terminal(where, width):
 
 def test_a_file_gets_one_line_per_stage(shown):
     display, clock, file, run = shown(terminal=False)
-    with display:
+    with display.bar:
         for _ in work(display, clock, run):
             pass
     assert file.getvalue().splitlines() == [

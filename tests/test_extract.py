@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tombola._utils.checkpoint import Checkpoint
-from tombola._utils.errors import DataError, LayerCollapse, PruningError
+from tombola._utils.errors import DataError, LayerCollapse, PruningError, RunError
 from tombola.data import partition as partitions
 from tombola.data.dataset import Data
 from tombola.masks.layout import Layout
@@ -239,3 +239,27 @@ def test_a_loss_that_is_not_finite_names_the_ticket(convnet, make_problem):
     problem = make_problem(convnet, config=TrainConfig("SGD", 1e30, 8))
     with pytest.raises(DataError, match=r"loss of ticket 'top' became (nan|inf): lower the learning rate"):
         search(problem, [100], T=5)
+
+
+def test_a_state_that_an_older_version_saved_is_one_clear_error(problem, interrupted):
+    checkpoint = interrupted(-1)
+    checkpoint.saved = {}, {"done": 2, "seen": 16}  # counted tickets instead of rounds
+    with pytest.raises(RunError, match=r"under an older version.*finish it with that version"):
+        search(problem, [100], checkpoint=checkpoint)
+
+
+def test_tickets_may_be_run_by_a_function_of_ones_own(problem):
+    class Backwards:
+        def __init__(self, train_ticket):
+            self.train_ticket, self.closed = train_ticket, False
+            made.append(self)
+
+        def __call__(self, jobs):
+            return iter([self.train_ticket(job) for job in reversed(jobs)][::-1])
+
+        def close(self):
+            self.closed = True
+
+    made = []
+    assert search(problem, [200, 100], map_tickets=Backwards) == search(problem, [200, 100])
+    assert made[0].closed

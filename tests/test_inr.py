@@ -13,7 +13,7 @@ from torchmetrics.functional.image import peak_signal_noise_ratio
 from tombola._utils.errors import DataError, RunError, UsageError
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
-from tombola.lab.experiments import INR, INR_SIREN, inr_pictures
+from tombola.lab.experiments import INR, INR_SIREN, inr
 from tombola.lab.experiments.experiment import Finished, Preset
 from tombola.lab.experiments.inr_data import as_image, load, reduced, regions, segmented
 from tombola.lab.experiments.pictures import outputs
@@ -155,11 +155,11 @@ def test_reducing_takes_the_mean_colour_and_the_most_frequent_label():
     labels = np.full((4, 8), 5)
     labels[0, :2], labels[1, 0] = 7, 9
     labels[2, 2:4], labels[3, 2] = 7, 7
-    small = reduced(photograph, labels, 4)
-    assert small.photograph.shape == (2, 4, 3)
-    assert small.photograph[0, 0].tolist() == [150, 0, 0]
-    assert small.labels.tolist() == [[7, 5, 5, 5], [5, 7, 5, 5]]
-    assert reduced(photograph, labels, 8).labels is labels
+    small, reduced_labels = reduced(photograph, labels, 4)
+    assert small.shape == (2, 4, 3)
+    assert small[0, 0].tolist() == [150, 0, 0]
+    assert reduced_labels.tolist() == [[7, 5, 5, 5], [5, 7, 5, 5]]
+    assert reduced(photograph, labels, 8)[1] is labels
 
 
 def test_segmentation_is_the_same_every_time_and_has_solid_areas():
@@ -409,6 +409,6 @@ def test_spearman_within_and_over_pictures():
 
     up = [point("a", 0.1 * i, 20.0 + i) for i in range(4)]
     down = [point("b", 0.1 * i, 10.0 - i) for i in range(4)]
-    assert inr_pictures.spearman(up) == (pytest.approx(1), pytest.approx(1))
-    assert inr_pictures.spearman(up + down)[1] == pytest.approx(0)
-    assert all(np.isnan(inr_pictures.spearman(up[:2])))
+    assert inr.spearman(up) == (pytest.approx(1), pytest.approx(1))
+    assert inr.spearman(up + down)[1] == pytest.approx(0)
+    assert all(np.isnan(inr.spearman(up[:2])))

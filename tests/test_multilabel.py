@@ -10,8 +10,10 @@ from torch.nn import functional as F
 import tombola as tb
 from tombola._utils.errors import DataError
 from tombola._utils.rng import generator
+from tombola.cli.predict import _answers, _text
 from tombola.data.dataset import Data, Split
 from tombola.data.partition import by_column
+from tombola.lab.evaluation.inputs import described
 from tombola.objectives import MultiLabel
 from tombola.objectives.metrics import METRICS
 
@@ -185,3 +187,12 @@ def test_other_methods_take_it_as_it_is(method, data, by_site, tmp_path):
     assert 0 <= found.of("mean_average_precision", "north") <= 1
     if method == "imp":
         assert found.tickets.predict(data.test.x).answer_B.shape == data.test.y.shape
+
+
+def test_the_command_predict_answers_with_a_one_or_a_zero_for_each_label(tickets, data, tmp_path):
+    tickets.metadata["input"] = described(data, MultiLabel())
+    np.savetxt(tmp_path / "two.csv", data.test.x[:2].numpy(), delimiter=",")
+    rows = _answers(tickets, tmp_path / "two.csv", "north")
+    expected = tickets.predict(data.test.x[:2], "north").answer_B
+    assert [row["answer"] for row in rows] == expected.tolist()
+    assert _text(rows[0]["answer"]) == " ".join(map(str, expected[0].tolist()))

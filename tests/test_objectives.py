@@ -9,8 +9,7 @@ from torch.nn import functional as F
 
 from tombola._utils.errors import DataError, PartitionError, UsageError
 from tombola._utils.rng import generator
-from tombola.data.batches import Stream
-from tombola.data.dataset import Data, Split
+from tombola.data.dataset import Data, Split, Stream
 from tombola.data.partition import by_column, by_label, by_rule
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet

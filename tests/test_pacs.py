@@ -15,8 +15,8 @@ from tombola._utils.errors import DataError, PartitionError, RunError
 from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS
 from tombola.lab.experiments import CORRUPTIONS, PACS, PACS64, pacs
-from tombola.lab.experiments.domain_pictures import accuracies, pixels
 from tombola.lab.experiments.experiment import Finished
+from tombola.lab.experiments.pictures import accuracies, pixels
 from tombola.lab.launch import Order
 from tombola.masks.prunable import scope
 from tombola.settings import Settings

@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from tombola._utils.errors import PartitionError
 from tombola.data.partition import Partition
 from tombola.objectives.objective import Metric
-from tombola.objectives.protocols import accuracies, best_threshold, decisions, macro, over_subsets
+from tombola.objectives.one_vs_rest import accuracies, best_threshold, decisions, macro, over_subsets
 
 
 def example(seed=0, samples=90, K=3):

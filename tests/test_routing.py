@@ -293,7 +293,6 @@ def test_consistency_finds_the_ticket_that_leaves_its_own_output_alone():
     assert made.options["reading"] == "consistency"
     right = made.route(model, data.test.x).index_B == part.members["test"].int().argmax(1)
     assert float(right.double().mean()) > 0.9
-    assert made.passes(2) == "4 forward"
 
 
 def test_the_gradient_of_superposition_is_that_of_the_definition(tickets, x):
@@ -406,7 +405,6 @@ def test_binary_search_with_two_tickets_is_one_shot(convnet, random_masks, x):
     made = [SuperpositionRouter(search=s) for s in ("one_shot", "binary")]
     raw = [m.raw_BK(two, x, x, x) for m in made]
     assert torch.equal(raw[0].argmax(1), raw[1].argmax(1))
-    assert made[1].passes(10) == "4 forward and 4 backward"
 
 
 def test_binary_search_drops_half_of_the_tickets_by_gradient(tickets, x, monkeypatch):

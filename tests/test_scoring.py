@@ -14,11 +14,8 @@ from tombola.methods.context import conditioned
 from tombola.pruning import prune
 from tombola.pruning.scores import CRITERIA, Criterion, needs_trajectory, parse, register, registry
 from tombola.pruning.scores.grasp import grasp, hessian_product
-from tombola.pruning.scores.magnitude import absolute
-from tombola.pruning.scores.random import uniform
-from tombola.pruning.scores.snip import snip
+from tombola.pruning.scores.simple import absolute, snip, taylor, uniform
 from tombola.pruning.scores.synflow import synaptic_flow
-from tombola.pruning.scores.taylor import taylor
 from tombola.pruning.scores.wanda import squared_inputs, wanda
 
 

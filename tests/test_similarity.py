@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tombola._utils.errors import MaskError, UnknownTicket
+from tombola._utils.errors import MaskError
 from tombola.masks import maskset
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
-from tombola.masks.similarity import compare, depths, kappa, mean_over_pairs, specialisation
+from tombola.masks.similarity import compare, depths, kappa, mean_over_pairs
 
 SCOPE = Layout(("a", "b", "c"), ((40, 10), (20, 10), (100,)))
 SMALL = Layout(("a", "b", "c"), ((4,), (4,), (2,)))
@@ -99,7 +99,7 @@ def test_the_counts_by_hand():
     assert found.both_KJL.tolist() == [[[1, 2, 0]]]
     # E = 1, 1.5, .5; I − E = 0, .5, −.5; min − E = 1, .5, .5
     assert float(found.kappa()) == 0.0
-    layers = {name: float(layer.kappa()) for name, layer in found.by_layer().items()}
+    layers = {name: float(found.only([name]).kappa()) for name in found.layers}
     assert layers == {"a": 0.0, "b": 1.0, "c": -1.0}
     assert float(found.jaccard()) == 3 / (6 + 5 - 3)
     assert float(found.only(["a", "b"]).kappa()) == 0.5 / 1.5
@@ -128,7 +128,7 @@ def test_kappa_is_nan_where_chance_leaves_no_room():
 def test_a_layer_that_is_full_or_empty_in_one_mask_does_not_count():
     one, two = torch.tensor([1, 1, 0, 0, 1, 1, 1, 1, 1, 0]), torch.tensor([1, 0, 1, 0, 1, 0, 0, 0, 1, 0])
     found = compare(MaskSet(SMALL, {"one": one}), MaskSet(SMALL, {"two": two}))
-    assert bool(found.by_layer()["b"].kappa().isnan())
+    assert bool(found.only(["b"]).kappa().isnan())
     assert float(found.kappa()) == float(found.only(["a", "c"]).kappa()) == 0.5 / 1.5
 
 
@@ -137,26 +137,6 @@ def test_means_leave_out_pairs_that_are_not_defined():
     assert mean_over_pairs(torch.full((2, 2), torch.nan)) != mean_over_pairs(torch.ones(2, 2))
     with pytest.raises(MaskError, match="square"):
         mean_over_pairs(torch.ones(2, 3))
-
-
-def test_specialisation_with_all_twins_is_the_difference_of_the_means():
-    a, twins = masks(0, 4), masks(1, 4)
-    expected = kappa(a, twins).diagonal().mean() - mean_over_pairs(kappa(a, a))
-    assert specialisation(a, twins) == pytest.approx(float(expected))
-
-
-def test_one_twin_is_compared_with_its_own_ticket():
-    a, twins = masks(0, 4), masks(1, 4)
-    across = kappa(a, a)[2]
-    expected = kappa(a, twins)[2, 2] - (across.sum() - across[2]) / 3
-    assert specialisation(a, twins.select(["2"])) == pytest.approx(float(expected))
-
-
-def test_specialisation_of_a_part_is_that_of_its_layers_alone():
-    a, twins = masks(0, 4), masks(1, 4)
-    last = Layout(("c",), ((100,),))
-    cut = [MaskSet.stacked(last, m.names, m.masks_KN[:, -100:].clone()) for m in (a, twins)]
-    assert specialisation(a, twins, ["c"]) == pytest.approx(specialisation(*cut))
 
 
 def test_what_cannot_be_compared_is_refused():
@@ -169,10 +149,6 @@ def test_what_cannot_be_compared_is_refused():
         compare(a).only(["d"])
     with pytest.raises(MaskError, match="at least one layer"):
         compare(a).only([])
-    with pytest.raises(MaskError, match="at least two"):
-        specialisation(masks(0, 1), masks(1, 1))
-    with pytest.raises(UnknownTicket, match="Known: 0, 1"):
-        specialisation(a, masks(1, 3))
 
 
 @settings(max_examples=60, deadline=None)

@@ -11,7 +11,7 @@ from torch import nn
 from tombola._utils.errors import DataError, RunError, TicketFileError, UsageError
 from tombola._utils.rng import generator
 from tombola.cli import main as cli
-from tombola.lab.experiments import speech_pictures, speech_stream
+from tombola.lab.experiments import speech, speech_stream
 from tombola.lab.experiments.experiment import Finished
 from tombola.lab.experiments.speech import SCOPE, SPEECH
 from tombola.lab.experiments.speech_stream import enhance_file, find_tickets
@@ -171,11 +171,11 @@ def test_pictures_and_sounds_are_made_for_every_scene(tmp_path, tickets):
     (run / "config.yaml").write_text("source: null\n")
     finished = [Finished(run, "", 0, SPEECH.load(None, False))]
     with pytest.raises(RunError, match="has no finished rtl and imp"):
-        speech_pictures.draw(finished, out)
+        speech.draw(finished, out)
     tickets.save(run / "tickets" / "rtl-0.5.tickets")
     net = SpeechUNet(generator=generator(0))
     TicketModel(net, MaskSet.dense(scope(net, SCOPE), ["all"])).save(run / "tickets" / "imp-0.5.tickets")
-    files = speech_pictures.draw(finished, out)
+    files = speech.draw(finished, out)
     names = {"", "-noisy", "-clean", "-rtl", "-imp"}
     assert {f.name for f in files} == {f"{s}{n}.{'wav' if n else 'png'}" for s in SCENES for n in names}
     assert Image.open(out / "indoor.png").size[0] > 800

@@ -1,1 +1,1 @@
-"""What every floor uses: errors, devices, random generators, files, and the C kernels."""
+"""Tools of every floor: errors, devices, random generators, files, and the C kernels."""

@@ -17,13 +17,7 @@ State = tuple[dict[str, Tensor], dict[str, Any]]  # tensors, and small facts tha
 
 @dataclass
 class Checkpoint:
-    """A stage in memory: rows are collected, states are dropped.
-
-    >>> checkpoint = Checkpoint()
-    >>> checkpoint.record(round=1, density=0.5)
-    >>> checkpoint.rows
-    [{'round': 1, 'density': 0.5}]
-    """
+    """A stage in memory: rows are collected, states are dropped."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
 
@@ -36,10 +30,9 @@ class Checkpoint:
         return None
 
     def save(self, tensors: Callable[[], dict[str, Tensor]], metadata: dict[str, Any]) -> None:
-        """Offer a state from which the rest of the stage gives the same bytes.
+        """Offer a state from which the rest of the stage gives the same bytes; most are not wanted.
 
-        Called for its tensors at once or not at all: most states are not wanted, and packing one may
-        cost more than the step that led to it.
+        Called for its tensors at once or not at all: packing them may cost more than the step before.
         """
 
     def advance(self, done: int, total: int) -> None:
@@ -47,10 +40,5 @@ class Checkpoint:
 
 
 def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, under the rest of their names.
-
-    >>> import torch
-    >>> list(part({"theta.rest": torch.ones(1), "optimizer.0": torch.ones(1)}, "theta."))
-    ['rest']
-    """
+    """The tensors whose names begin so, under the rest of their names."""
     return {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Where a network computes: where its weights are.
+"""The device of a network: where its weights are.
 
 Weights in training, the masks in use and batches are there. Data, partitions, `tombola.MaskSet` and saved
 states stay on the CPU, scores are cut into masks there, and data orders and augmentations are drawn there:
@@ -18,24 +18,13 @@ CPU = torch.device("cpu")
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where the first parameter of a module is; the CPU where it has none.
-
-    >>> device_of(nn.Linear(2, 1))
-    device(type='cpu')
-    """
+    """The device of the first parameter of a module; the CPU where it has none."""
     first = next(module.parameters(), None)
     return CPU if first is None else first.device
 
 
 def parse(name: str) -> torch.device:
-    """A device by its name: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, ...
-
-    Raises:
-        UsageError: torch knows no such device, or this machine has none.
-
-    >>> parse("cpu")
-    device(type='cpu')
-    """
+    """A device by its name: ``cpu``, ``cuda:1``, ``mps``, ...; `UsageError` where there is none."""
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     known = " or ".join(["cpu", *([here.type] if here else [])])
     try:

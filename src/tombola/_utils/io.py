@@ -24,7 +24,7 @@ KEY = "tombola"  # of the file's metadata: a hash over all, a space, and the fac
 def write(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
     """Write tensors and facts to a safetensors file at once or not at all; returns its size in bytes.
 
-    Equal content gives equal bytes. A full disk leaves the old file as it was.
+    Equal content gives equal bytes.
     """
     content = to_content(tensors, metadata)
     write_bytes(Path(path), content)
@@ -63,11 +63,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of `write`.
-
-    Raises:
-        TicketFileError: no such file, not of this kind, truncated, or altered.
-    """
+    """The inverse of `write`; `TicketFileError`: no such file, not of this kind, truncated, or altered."""
     path = Path(path)
     if not path.is_file():
         raise TicketFileError(f"there is no file {path}")
@@ -92,7 +88,6 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _seal(tensors: Mapping[str, Tensor], header: str) -> str:
-    """The hash of everything in a file."""
     return hashlib.sha256(f"{digest(tensors)} {header}".encode()).hexdigest()
 
 
@@ -108,6 +103,6 @@ def digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def cache_folder() -> Path:
-    """Where Tombola keeps what it can make again: ``tombola`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
+    """The folder of what can be made again: ``tombola`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "tombola"

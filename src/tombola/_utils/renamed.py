@@ -22,14 +22,7 @@ class Renamed(FutureWarning):
 
 
 def renewed(given: Mapping[str, Any], quiet: bool = False) -> dict[str, Any]:
-    """The same by today's names, in groups of settings too; one `Renamed` warning lists them.
-
-    Raises:
-        UsageError: a thing has both its names.
-
-    >>> renewed({"during": "", "train": {"decay": "cosine"}}, quiet=True)
-    {'callback': '', 'train': {'lr_schedule': 'cosine'}}
-    """
+    """The same by today's names, in groups of settings too; one `Renamed` warning lists them."""
     notes: dict[str, None] = {}
     found = _renewed(given, notes)
     if notes and not quiet:

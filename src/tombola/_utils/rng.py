@@ -31,16 +31,7 @@ def generator(seed: int, *purpose: object) -> torch.Generator:
 
 @contextmanager
 def drawn_from(seed: int, *purpose: object, device: torch.device = CPU) -> Iterator[None]:
-    """Inside, what draws from PyTorch's global generators (dropout) draws from ours instead.
-
-    That of the CPU, and that of the device; both are afterwards as they were before.
-
-    >>> before = torch.get_rng_state()
-    >>> with drawn_from(0, "dropout"):
-    ...     _ = torch.rand(3)
-    >>> bool((torch.get_rng_state() == before).all())
-    True
-    """
+    """Inside, draw from PyTorch's global generators as from ours; restore them afterwards."""
     ours, before = generator(seed, *purpose), torch.get_rng_state()
     there = None if device.type == "cpu" else torch.get_device_module(device)
     before_there = None if there is None else there.get_rng_state(device)

@@ -16,15 +16,7 @@ Called = TypeVar("Called", bound=Callable[..., Any])
 
 @contextmanager
 def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
-    """Inside, a module is in training or evaluation mode; afterwards every part is in the mode it was in.
-
-    >>> net = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
-    >>> with in_mode(net, training=True):
-    ...     net[1].training
-    True
-    >>> [part.training for part in net]
-    [True, False]
-    """
+    """Inside, a module is in training or evaluation mode; afterwards every part is in the mode it was in."""
     modes = [(part, part.training) for part in module.modules()]
     module.train(training)
     try:
@@ -37,14 +29,7 @@ def in_mode(module: nn.Module, training: bool) -> Iterator[None]:
 def uncompiled(recursive: bool = True) -> Callable[[Called], Called]:
     """``torch.compiler.disable`` without its price: the compiler is imported when something is compiled.
 
-    Args:
-        recursive: keep ``torch.compile`` out of what the function calls, too.
-
-    >>> @uncompiled()
-    ... def double(x):
-    ...     return 2 * x
-    >>> double(3)
-    6
+    ``recursive`` keeps ``torch.compile`` out of what the function calls, too.
     """
 
     def wrap(function: Called) -> Called:

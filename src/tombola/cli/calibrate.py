@@ -10,7 +10,6 @@ from tombola.cli.terminal import err_console
 from tombola.lab.evaluation.loaded_run import LoadedRun
 from tombola.lab.evaluation.precision import measure, scores, single_recall, within
 from tombola.lab.evaluation.tables import Values, calibration_tables
-from tombola.objectives import Classification, OneVsRest
 from tombola.tickets.calibration import Calibration
 from tombola.tickets.model import TicketModel
 
@@ -49,22 +48,20 @@ def calibrate(
         raise UsageError(str(error)) from None
     values: Values = []
     for loaded in options.runs(paths, "calibrate"):
-        if wished != Calibration().options and isinstance(loaded.objective, Classification):
+        if wished != Calibration().options and loaded.objective.answer == "class":
             raise UsageError(
                 f"{loaded.path}: classes within a context get a temperature, so --scaling, --coupling, "
                 "--target and --miss do nothing there: leave them out"
             )
-        if not isinstance(loaded.objective, OneVsRest | Classification):
-            raise UsageError(
-                f"{loaded.path}: {type(loaded.objective).__name__} tickets give no probabilities"
-            )
+        if loaded.objective.answer not in ("class", "subset"):
+            task = type(loaded.objective).__name__
+            raise UsageError(f"{loaded.path}: {task} tickets give no probabilities")
         for sparsity, tickets in options.tickets(loaded):
             found = _fitted(loaded, options.method, sparsity, tickets, Calibration(**wished))
             values += [{**options.head(loaded, sparsity), **row} for row in found]
             options.saved(loaded, tickets, sparsity)
-            err_console.print(
-                f"{loaded.path}: {options.method} at {sparsity:.0%} calibrated", highlight=False
-            )
+            said = f"{loaded.path}: {options.method} at {sparsity:.0%} calibrated"
+            err_console.print(said, highlight=False)
     options.show(values, calibration_tables, "calibrate")
 
 
@@ -72,7 +69,7 @@ def _fitted(
     loaded: LoadedRun, method: str, sparsity: float, tickets: TicketModel, wished: Calibration
 ) -> Values:
     """Rows of the tickets, and of the single mask where the run has one; the calibration is set."""
-    if isinstance(loaded.objective, Classification):
+    if loaded.objective.answer == "class":
         values, tickets.calibration = within(loaded, tickets)
         return values
     if len(tickets.names) != len(loaded.partition):

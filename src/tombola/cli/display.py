@@ -56,14 +56,7 @@ def stage_bar(console: Console, timer: Callable[[], float] = time.monotonic) -> 
 
 
 class Display:
-    """Listens to runs, one after another.
-
-    Args:
-        console: where it shows; nothing moves unless it is a terminal.
-        runs: the directories of all runs, done or to come.
-        wanted: the outcomes that each of them wants.
-        timer: gives seconds.
-    """
+    """Listens to runs, one after another."""
 
     def __init__(
         self,
@@ -78,13 +71,6 @@ class Display:
         self.task = self.bar.add_task("", total=None, words=self.words)
         self.where, self.path, self.now = "loading", Path(), StageStatus()
         self._timings = {path: read_timings(path) for path in runs}
-
-    def __enter__(self) -> Display:
-        self.bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bar.stop()
 
     def turn_to(self, where: str, path: Path) -> None:
         """Another run comes now."""
@@ -132,11 +118,7 @@ class Display:
 
 
 def run_and_compare(order: Order, data: Mapping[str, Data], where: Where, as_json: bool) -> None:
-    """Carry out an order for each seed and item, show how far it is, then the comparison.
-
-    Raises:
-        UsageError: an item that the data do not have.
-    """
+    """Carry out an order for each seed and item, show how far it is, then the comparison."""
     work(order, data, where)
     rows = rows_of([path for _, _, path in where])
     show(tables(rows), rows, as_json)
@@ -151,7 +133,8 @@ def work(order: Order, data: Mapping[str, Data], where: Where, note: str = "") -
         if item not in data:
             raise UsageError(unknown("item", item, data))
     wanted = expected({"methods": list(order.methods), "settings": order.settings.plain()})
-    with Display(err_console, [path for _, _, path in where], wanted) as display:
+    display = Display(err_console, [path for _, _, path in where], wanted)
+    with display.bar:
         for seed, item, path in where:
             display.turn_to(note + (f"{item}, seed {seed}" if item else f"seed {seed}"), path)
             try:

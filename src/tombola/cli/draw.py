@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from tombola.cli.options import Flag
-from tombola.cli.terminal import print_json, runs_of
+from tombola.cli.terminal import runs_of, say
 from tombola.lab.launch import finished
 
 
@@ -27,7 +26,4 @@ def draw(*paths: Path, out: Path = Path("pictures"), json: Flag = False) -> None
     drawn, runs = finished(runs_of(paths, "draw"))
     out.mkdir(parents=True, exist_ok=True)
     files = [str(file) for file in drawn(runs, out)]
-    if json:
-        print_json(files)
-    else:
-        sys.stdout.write("\n".join(files) + "\n")
+    say("\n".join(files) + "\n", files, json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,7 @@ from cyclopts import Parameter
 from rich.progress import Progress
 
 from tombola.cli.options import Flag
-from tombola.cli.terminal import err_console, print_json
+from tombola.cli.terminal import err_console, say
 from tombola.lab.experiments.speech_stream import enhance_file, find_tickets
 
 
@@ -44,7 +43,4 @@ def enhance(
     with Progress(console=err_console, transient=True, disable=not err_console.is_terminal) as bar:
         task = bar.add_task("enhancing")
         made = enhance_file(file, found, ticket, out, lambda n, of: bar.update(task, completed=n, total=of))
-    if json:
-        print_json({"file": str(made)})
-    else:
-        sys.stdout.write(f"{made}\n")
+    say(f"{made}\n", {"file": str(made)}, json)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tombola._utils import io
 from tombola._utils.errors import UnknownTicket, UsageError
 from tombola.cli.options import Flag, Integers
-from tombola.cli.terminal import print_json
+from tombola.cli.terminal import say
 from tombola.lab.experiments import experiment
 from tombola.runs.log import read_config
 from tombola.tickets.export.compact import compact as compacted
@@ -81,14 +81,11 @@ def export(
             about = {"ticket": name, "compact": str(compact).lower()}
             size = write_state(out, module.state_dict(), form, about)
     classes = metadata.get("classes", {}).get(name)
-    if json:
-        made = {"file": str(out), "format": form, "ticket": name, "bytes": size, "parameters": weights}
-        print_json({**made, "classes": classes})
-        return
-    if classes:
+    made = {"file": str(out), "format": form, "ticket": name, "bytes": size, "parameters": weights}
+    if classes and not json:
         which = ", ".join(map(str, classes))
         sys.stderr.write(f"ticket {name} answers with classes {which}: its other outputs mean nothing\n")
-    sys.stdout.write(f"{out}: ticket {name}, {form}, {size:,} bytes\n")
+    say(f"{out}: ticket {name}, {form}, {size:,} bytes\n", {**made, "classes": classes}, json)
 
 
 def _ticket(names: Sequence[str], name: str | None) -> str:

@@ -53,9 +53,11 @@ class FittedOptions:
     write: Path | None = None
     json: Flag = False
 
-    def runs(self, paths: Sequence[Path], command: str) -> Iterator[LoadedRun]:
-        """The runs among and below these paths, one after another."""
-        for path in apart(runs_of(paths, command), "--save", self.save):
+    def runs(
+        self, paths: Sequence[Path], command: str, option: str = "--save", folder: Path | None = None
+    ) -> Iterator[LoadedRun]:
+        """The runs among and below these paths, each with a place of its own in the folder of an option."""
+        for path in apart(runs_of(paths, command), option, folder or self.save):
             yield open_run(path, self.data)
 
     def tickets(self, loaded: LoadedRun) -> Iterator[tuple[float, TicketModel]]:

@@ -79,33 +79,22 @@ def say_overridden(orders: Iterable[Order], changes: Sequence[str]) -> None:
 def overridden(methods: Sequence[str], settings: Settings, changes: Iterable[str]) -> list[str]:
     """A line for each method that fixes a setting of its own to another value than was given.
 
-    Args:
-        methods: of the command.
-        settings: with the changes.
-        changes: as given to ``--set``: ``NAME=VALUE``.
-
-    Raises:
-        UsageError: none of the methods takes it, so it would change nothing.
-
     >>> overridden(["imp", "snip"], Settings(T=9), ["T=9"])
     ['T=9 is not for snip, which has T=0']
     """
     plain, lines = settings.plain(), []
     for name in dict.fromkeys(change.partition("=")[0] for change in changes):
-        fixed = {
-            method: METHODS[method].changes[name] for method in methods if name in METHODS[method].changes
-        }
-        others = {method: value for method, value in fixed.items() if value != plain.get(name)}
+        value = plain.get(name)
+        fixed = {method: METHODS[method].changes.get(name, value) for method in methods}
+        others = {method: own for method, own in fixed.items() if own != value}
         if others and len(others) == len(methods):
-            each = ", ".join(f"{method} has {name}={value}" for method, value in others.items())
+            each = ", ".join(f"{method} has {name}={own}" for method, own in others.items())
             raise UsageError(
-                f"--set {name}={plain[name]} would change nothing: {each}. Leave it out, or set all of the "
+                f"--set {name}={value} would change nothing: {each}. Leave it out, or set all of the "
                 "method's settings under rtl (docs/methods)"
             )
-        lines += [
-            f"{name}={plain[name]} is not for {method}, which has {name}={value}"
-            for method, value in others.items()
-        ]
+        said = f"{name}={value} is not for"
+        lines += [f"{said} {method}, which has {name}={own}" for method, own in others.items()]
     return lines
 
 

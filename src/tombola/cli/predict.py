@@ -16,6 +16,7 @@ from tombola.cli.terminal import show
 from tombola.lab.evaluation.inputs import inputs_of
 from tombola.lab.experiments import experiment
 from tombola.lab.report.tables import Table
+from tombola.tickets.fitted import answer_of
 from tombola.tickets.model import TicketModel, load
 
 FEW = 16  # numbers that fit into a line
@@ -70,13 +71,13 @@ def _loaded(file: Path) -> TicketModel:
 def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[str, Any]]:
     x = inputs_of(path, tickets.metadata["input"], _tell)
     found = tickets.predict(x, ticket)
-    K, against_rest = len(tickets.names), tickets.metadata.get("objective") == "OneVsRest"
+    of_subsets = answer_of(tickets) == "subset" and len(tickets.names) > 1
     rows = []
     for i in range(len(x)):
-        number = None if found.answer_B is None else int(found.answer_B[i])
-        answer: Any = number if number is not None else _few(found.outputs, i)
-        if against_rest and K > 1 and number is not None:
-            answer = tickets.names[number] if ticket is None else ("yes" if number else "no")
+        # The number of a class, or 1 and 0 for each label; the outputs themselves where nothing is chosen.
+        answer: Any = _few(found.outputs, i) if found.answer_B is None else found.answer_B[i].tolist()
+        if of_subsets and found.answer_B is not None:
+            answer = tickets.names[answer] if ticket is None else ("yes" if answer else "no")
         rows.append(
             {
                 "input": f"{path.name}:{i + 1}" if len(x) > 1 else path.name,
@@ -105,5 +106,5 @@ def _text(value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        return " ".join(f"{each:.3f}" for each in value)
+        return " ".join(str(each) if isinstance(each, int) else f"{each:.3f}" for each in value)
     return f"{value:.2f}" if isinstance(value, float) else str(value)

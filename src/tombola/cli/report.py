@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from tombola.cli.options import Flag
-from tombola.cli.terminal import print_json
+from tombola.cli.terminal import say
 from tombola.lab.report.html import write_report
 
 
@@ -35,7 +34,4 @@ def report(
         Print what was written, for machines.
     """
     made = write_report(paths, out, show=open)
-    if json:
-        print_json(made)
-    else:
-        sys.stdout.write(f"{made['file']}\n")
+    say(f"{made['file']}\n", made, json)

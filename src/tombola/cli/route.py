@@ -53,7 +53,7 @@ def route(
                 err_console.print(f"{where}, {word}", highlight=False, soft_wrap=True)
 
             with busy(where) as now:
-                wanted = named or defaults(type(loaded.objective).__name__)
+                wanted = named or defaults(loaded.objective)
                 found, made = measure(loaded, tickets, wanted, single, on_progress, now)
             values += [{**options.head(loaded, sparsity), **row} for row in found]
             if options.save is not None:

@@ -66,14 +66,8 @@ def semantics(
     rows, groups = aligned(mine, of_names, permutations), grouped(mine, known)
     chances = {f"{rho:g}": power(of_names, rho) for rho in _POWER}
     experiment = {"experiment": head[0], "preset": head[1], "what": what}
-    content = {
-        **experiment,
-        "measure": measure,
-        "rows": rows,
-        "groups": groups,
-        "power": chances,
-        "names": {"tickets": list(of_names.names), "matrix": of_names.values_KK.tolist()},
-    }
+    content = {**experiment, "measure": measure, "rows": rows, "groups": groups, "power": chances}
+    content["names"] = {"tickets": list(of_names.names), "matrix": of_names.values_KK.tolist()}
     of, K, pairs = heading(head), len(of_names.names), len(of_names.pairs())
     title = f"Power: how often a test of {K} names ({pairs} pairs) finds a correlation, at p = .05"
     tables = [

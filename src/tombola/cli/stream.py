@@ -6,21 +6,19 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import Parameter
 
 from tombola._utils.errors import UsageError
-from tombola.cli.options import Flag, Numbers, Words, apart
+from tombola.cli.fitted_options import FittedOptions
+from tombola.cli.options import Flag, Numbers, Words
 from tombola.cli.route import fitted_options
-from tombola.cli.terminal import busy, err_console, runs_of, show_rows
-from tombola.lab.evaluation.loaded_run import LoadedRun, open_run
-from tombola.lab.evaluation.streamed import Streamed, draw, measure
-from tombola.lab.evaluation.tables import over_seeds
-from tombola.lab.report.page import made_by
+from tombola.cli.terminal import busy, err_console
+from tombola.lab.evaluation.streamed import draw, measure
+from tombola.lab.evaluation.tables import rows
 from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Format, Table, decibel, decimal, share, whole
-from tombola.objectives import Enhancement
+from tombola.lab.report.tables import Table, decibel, decimal, share, whole
 from tombola.tickets.routing import router as router_of
 
 WHO = {"oracle": "oracle", "router": "router", "best_fixed": "fixed", "random": "random"}
@@ -84,41 +82,29 @@ def stream(
     json: bool
         Print rows for machines instead of the table.
     """
-    options, values = fitted_options((router,), set), list[Row]()
-    for path in apart(runs_of(paths, "stream"), "--out", out):
-        loaded = open_run(path, data)
-        if not isinstance(loaded.objective, Enhancement):
-            raise UsageError(f"{path}: stream enhances sound, and this is a run of {loaded.experiment}")
-        for level in sparsity or loaded.sparsities(method):
-            tickets = loaded.of_subsets(method, level)
-            with busy(f"{path}: {method} at {level:.0%}") as now:
+    options = FittedOptions(method=method, sparsity=sparsity, data=data, write=write, json=json)
+    of_router, values = fitted_options((router,), set)[router], list[Row]()
+    for loaded in options.runs(paths, "stream", "--out", out):
+        if not loaded.objective.sound:
+            raise UsageError(
+                f"{loaded.path}: stream enhances sound, and this is a run of {loaded.experiment}"
+            )
+        for level, tickets in options.tickets(loaded):
+            with busy(f"{loaded.path}: {method} at {level:.0%}") as now:
                 now(f"fitting the router {router}")
-                fitted = router_of(router, **options[router]).fit(tickets, loaded.data, loaded.partition)
-                tickets.router = fitted
+                tickets.router = router_of(router, **of_router).fit(tickets, loaded.data, loaded.partition)
                 now("enhancing recordings")
                 found = measure(loaded, tickets, snr, seconds, seed)
-            values += _rows(loaded, method, level, router, found)
+            head = {**options.head(loaded, level), "router": router}
+            for who, improvement in found.who.items():
+                values += rows({**head, "who": who}, {"si_snri": improvement})
+            values += rows(head, asdict(found.choice) | found.values)
             if out is not None:
                 title = f"{loaded.experiment}, seed {loaded.seed}, {level:.0%} removed, mixed at {snr:g} dB"
-                for file in draw(found, out / f"{path.name}-{level:g}", title):
+                for file in draw(found, out / f"{loaded.path.name}-{level:g}", title):
                     sys.stderr.write(f"{file}\n")
-            err_console.print(f"{path}: {method} at {level:.0%} streamed", highlight=False)
-    show_rows(over_seeds(values), _tables, json, write, made_by("stream"))
-
-
-def _rows(loaded: LoadedRun, method: str, level: float, router: str, found: Streamed) -> list[Row]:
-    head: dict[str, Any] = {
-        "experiment": loaded.experiment,
-        "preset": loaded.preset,
-        "method": method,
-        "sparsity": level,
-        "router": router,
-        "seed": loaded.seed,
-    }
-    numbers = asdict(found.choice) | found.values
-    values = [{**head, "metric": name, "value": float(v)} for name, v in numbers.items()]
-    who = [{**head, "who": name, "metric": "si_snri", "value": v} for name, v in found.who.items()]
-    return who + values
+            err_console.print(f"{loaded.path}: {method} at {level:.0%} streamed", highlight=False)
+    options.show(values, _tables, "stream")
 
 
 def _tables(rows: Sequence[Row]) -> list[Table]:
@@ -127,16 +113,12 @@ def _tables(rows: Sequence[Row]) -> list[Table]:
     for row in rows:
         key = (row["experiment"], row["preset"], row["sparsity"], row["router"])
         cells.setdefault(key, {})[row.get("who", "") or row["metric"]] = row
+    formats = {**dict.fromkeys(WHO, decibel), **{name: fmt for name, (_, fmt) in VALUES.items()}}
     body = []
     for (experiment, preset, sparsity, router), cell in cells.items():
         line = [f"{experiment} {preset}", f"{sparsity:.0%}", router]
-        line += [_mean(cell.get(who), decibel) for who in WHO]
-        body.append(line + [_mean(cell.get(name), fmt) for name, (_, fmt) in VALUES.items()])
+        body.append(line + [fmt(cell[name]["mean"]) if name in cell else "" for name, fmt in formats.items()])
     header = ["run", "removed", "router", *WHO.values(), *(label for label, _ in VALUES.values())]
     return [
         Table("A stream of scenes: SI-SNRi in dB by who chooses, and how the router follows", header, body)
     ]
-
-
-def _mean(row: Row | None, fmt: Format) -> str:
-    return "" if row is None else fmt(row["mean"])

@@ -36,12 +36,7 @@ def busy(where: str) -> Iterator[Callable[[str], None]]:
 
 
 def runs_of(paths: Sequence[Path], command: str) -> list[Path]:
-    """The run directories that a command is to read.
-
-    Raises:
-        UsageError: no path was given.
-        RunError: a path is no run and holds none.
-    """
+    """The run directories that a command is to read."""
     if not paths:
         raise UsageError(f"{command} needs at least one run directory")
     return find_runs(paths)
@@ -73,6 +68,11 @@ def show_rows(
     if write is not None:
         put_tables(write, place, rows, tables)
     show(tables(rows), rows, as_json)
+
+
+def say(text: str, plain: Any, as_json: bool) -> None:
+    """A text on standard output, or for machines what it says."""
+    sys.stdout.write(to_json(plain) if as_json else text)
 
 
 def print_json(value: Any) -> None:

@@ -175,7 +175,6 @@ def _chosen(names: Sequence[str] | Mapping[str, Corruption]) -> dict[str, Corrup
 
 
 def _laid(split: Split, chosen: Mapping[str, Corruption], severity: int, key: tuple) -> Split:
-    """The split with its environments."""
     check_images(split.x)
     order = torch.randperm(len(split), generator=random_generator(*key))
     if split.y.ndim == 1 and not split.y.is_floating_point():
@@ -185,19 +184,16 @@ def _laid(split: Split, chosen: Mapping[str, Corruption], severity: int, key: tu
     x = torch.empty_like(split.x)
     for k, (name, corruption) in enumerate(chosen.items()):
         for i, index in enumerate((number == k).nonzero()[:, 0].split(CHUNK)):
-            x[index] = _corrupted(name, corruption, split.x[index], severity, (*key, name, i))
+            part = split.x[index]
+            found = corruption(part, severity, random_generator(*key, name, i))
+            if found.shape != part.shape or found.dtype != part.dtype:
+                raise DataError(
+                    f"environment {name!r} made {found.dtype} {tuple(found.shape)} of {part.dtype} "
+                    f"{tuple(part.shape)}: a corruption keeps shape and dtype"
+                )
+            x[index] = found
     columns = {**split.columns, "environment": np.array(list(chosen))[number.numpy()]}
     return Split(x, split.y, columns)
-
-
-def _corrupted(name: str, corruption: Corruption, x: Tensor, severity: int, key: tuple) -> Tensor:
-    found = corruption(x, severity, random_generator(*key))
-    if found.shape != x.shape or found.dtype != x.dtype:
-        raise DataError(
-            f"environment {name!r} made {found.dtype} {tuple(found.shape)} of {x.dtype} {tuple(x.shape)}: "
-            "a corruption keeps shape and dtype"
-        )
-    return found
 
 
 def check_images(x: Tensor) -> None:

@@ -37,12 +37,9 @@ class Split:
 
     def __post_init__(self) -> None:
         columns = {name: np.asarray(values) for name, values in self.columns.items()}
-        for field_name, value in (
-            ("x", _tensor("x", self.x)),
-            ("y", _tensor("y", self.y)),
-            ("columns", columns),
-        ):
-            object.__setattr__(self, field_name, value)
+        object.__setattr__(self, "x", _tensor("x", self.x))
+        object.__setattr__(self, "y", _tensor("y", self.y))
+        object.__setattr__(self, "columns", columns)
         if min(self.x.ndim, self.y.ndim) == 0:
             raise DataError("x or y is a single number: one value per sample is needed")
         if len(self.x) == 0:
@@ -216,11 +213,7 @@ class Data:
         return part
 
     def inputs(
-        self,
-        split: str,
-        index: Tensor,
-        augment: torch.Generator | None = None,
-        device: torch.device = CPU,
+        self, split: str, index: Tensor, augment: torch.Generator | None = None, device: torch.device = CPU
     ) -> Tensor:
         """The network's input for these samples on a device, augmented there if a generator is given."""
         x = self.split(split).x[index].to(device)
@@ -231,13 +224,7 @@ class Data:
 
 
 def with_context(x: Tensor, context: Tensor) -> Tensor:
-    """Inputs ``[B, C, ...]`` with one more channel that holds the number of each sample's context.
-
-    What networks that are told the context take (`tombola.methods.context`).
-
-    >>> with_context(torch.zeros(2, 3, 8, 8), torch.tensor([0, 4])).shape
-    torch.Size([2, 4, 8, 8])
-    """
+    """Inputs ``[B, C, ...]`` with one more channel: the number of each sample's context."""
     numbers = context.to(x.dtype).view(-1, *[1] * (x.ndim - 1)).expand(-1, 1, *x.shape[2:])
     return torch.cat([x, numbers], 1)
 
@@ -245,3 +232,34 @@ def with_context(x: Tensor, context: Tensor) -> Tensor:
 def number(x: Tensor) -> Tensor:
     """The number of each sample's context ``[B]``, from the last channel of ``[B, C + 1, ...]``."""
     return x[:, -1].flatten(1)[:, 0] if x.ndim > 2 else x[:, -1]
+
+
+class Stream:
+    """Endless batches: the epochs of a subset one after another, cut into B samples each.
+
+    Batch i is a function of the seed, the purpose and i alone, so a run goes on where it stopped; a subset
+    smaller than the others begins again (the cyclic repetition of Algorithm 2), and every batch has exactly B
+    samples.
+    """
+
+    def __init__(self, epoch: Callable[[torch.Generator], Tensor], batch: int, *key: Any) -> None:
+        self.epoch, self.batch, self.key = epoch, batch, key
+        self._cache: tuple[int, Tensor] = (-1, torch.empty(0))
+
+    def _epoch(self, number: int) -> Tensor:
+        if self._cache[0] != number:
+            self._cache = number, self.epoch(generator(*self.key, "epoch", number))
+        return self._cache[1]
+
+    def __getitem__(self, i: int) -> Tensor:
+        """Sample numbers of batch i, int64 ``[B]``."""
+        length = len(self._epoch(max(self._cache[0], 0)))  # the same for every epoch
+        number, offset = divmod(i * self.batch, length)
+        parts: list[Tensor] = []
+        missing = self.batch
+        while missing:
+            part = self._epoch(number)[offset : offset + missing]
+            parts.append(part)
+            missing -= len(part)
+            number, offset = number + 1, 0
+        return torch.cat(parts)

@@ -34,11 +34,7 @@ _SEAL = 4  # bytes at the end of a file: CRC-32 of all before; SHA-256 would tak
 
 
 def fits(size: int) -> bool:
-    """Whether so many bytes may be held in memory.
-
-    Raises:
-        UsageError: the share in the environment is no number, or negative.
-    """
+    """True if so many bytes may be held in memory."""
     given = os.environ.get(VARIABLE, "")
     try:
         share = float(given or SHARE)
@@ -65,16 +61,7 @@ def free_memory() -> int:
 
 
 def mapped(key: object, shape: Sequence[int], rows: Rows) -> Tensor:
-    """Rows as a tensor of uint8 over a file, which is made if it is not there, or damaged.
-
-    Args:
-        key: what the rows depend on; its ``repr`` counts.
-        shape: of all rows, ``[S, ...]``.
-        rows: makes them; called only where there is no file.
-
-    Raises:
-        DataError: the file cannot be written; there is too little room, say.
-    """
+    """Rows ``[S, ...]`` as uint8 over a file for this ``key``, made where missing or damaged."""
     name = hashlib.sha256(repr((key, tuple(shape))).encode()).hexdigest()[:32]
     path = cache_folder() / f"rows-{name}"
     try:
@@ -93,7 +80,6 @@ def mapped(key: object, shape: Sequence[int], rows: Rows) -> Tensor:
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """One process at a time: those that want the same file find it made."""
     with path.with_name(f"{path.name}.lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -114,7 +100,6 @@ def _write(path: Path, shape: Sequence[int], rows: Rows) -> None:
 
 
 def _is_whole(path: Path, size: int) -> bool:
-    """Whether the file is there as it was written."""
     if not path.exists() or path.stat().st_size != size + _SEAL:
         return False
     with path.open("rb") as file:
@@ -122,7 +107,6 @@ def _is_whole(path: Path, size: int) -> bool:
 
 
 def _sealed(file: BinaryIO, size: int) -> bytes:
-    """The checksum of so many bytes from the beginning on; the file is read to their end."""
     found = 0
     file.seek(0)
     while size and (part := file.read(min(size, 1 << 20))):

@@ -13,7 +13,7 @@ from scipy import signal
 from torch import Tensor
 
 from tombola._utils.errors import DataError
-from tombola.objectives.sound import HOP, WINDOW, si_snr, spectrogram, waveform
+from tombola.objectives.enhancement import HOP, WINDOW, si_snr, spectrogram, waveform
 
 __all__ = ["HOP", "RATE", "WINDOW", "mix", "read", "resample", "si_snr", "spectrogram", "waveform", "write"]
 

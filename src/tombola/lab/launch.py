@@ -59,9 +59,6 @@ class Order:
     ) -> Order:
         """An order for the experiment of this name; what is left open is as the preset has it.
 
-        Raises:
-            UsageError: no such experiment, preset, setting or method.
-
         >>> order = Order.of("digits", sparsity=(0.9,), changes=["T=7"], source=None)
         >>> order.preset, order.settings.T, order.settings.sparsity
         ('quick', 7, (0.9,))
@@ -92,18 +89,16 @@ class Order:
     ) -> Iterator[str]:
         """Carry out what is not done yet for one item; yields a word for each outcome."""
         device = begun_on(path, self.device)
-        theta0 = self.experiment.backbone(generator(seed, "theta0")).to(parse(device))
-        partition = self.experiment.partition(data)
-        pipeline = Pipeline(
-            theta0, self.experiment.objective, data, partition, self.settings, seed, StageCache()
-        )
+        of = self.experiment
+        theta0, partition = of.backbone(generator(seed, "theta0")).to(parse(device)), of.partition(data)
+        pipeline = Pipeline(theta0, of.objective, data, partition, self.settings, seed, StageCache())
         for name in self.methods:  # what cannot go together is said before anything is trained
             if changes := method(name).changes:
                 pipeline.under(name, changes)
         if any(method(name).conditioned for name in self.methods):
             _ = pipeline.with_context  # refused before the run notes down a method that it could never finish
         config: dict[str, Any] = {
-            "experiment": self.experiment.name,
+            "experiment": of.name,
             "preset": self.preset,
             "seed": seed,
             **({"item": item} if item else {}),
@@ -121,9 +116,7 @@ class Order:
                 for sparsity in sparsities_of(pipeline, name):
                     if is_done(pipeline, name, sparsity):
                         mended = repair(pipeline, name, sparsity)
-                        yield f"{name} at {sparsity:.0%}: " + (
-                            "ticket file mended" if mended else "done before"
-                        )
+                        yield f"{name} at {sparsity:.0%}: {'ticket file mended' if mended else 'done before'}"
                         continue
                     outcome = run_method(pipeline, name, sparsity)
                     samples = {m.name: m.value for m in outcome.metrics if m.name.startswith("samples")}
@@ -142,19 +135,13 @@ def _budgets(path: Path) -> str:
         for row in read_records(path)
         if row.get("metric") == "samples_train"
     }
-    if len(set(counts.values())) == 1:
-        return f"equal budgets: every outcome was trained on {next(iter(counts.values())):,.0f} samples"
-    if not counts:
-        return "no outcome: the alarm for collapse stopped the search before any round was good"
-    return f"unequal budgets: samples in training differ: {counts}"
+    if len(set(counts.values())) > 1:
+        return f"unequal budgets: samples in training differ: {counts}"
+    return f"equal budgets: every outcome was trained on {next(iter(counts.values())):,.0f} samples"
 
 
 def order_of(path: Path) -> tuple[Order, int, str]:
-    """The order, the seed and the item of a run directory.
-
-    Raises:
-        RunError: it is no run, or was made by a program of the user's own.
-    """
+    """The order, the seed and the item of a run directory."""
     config = read_config(path)
     if not config.get("experiment"):
         raise RunError(
@@ -177,12 +164,7 @@ def order_of(path: Path) -> tuple[Order, int, str]:
 
 
 def finished(paths: Sequence[Path]) -> tuple[Draw, list[Finished]]:
-    """What draws an experiment's pictures, and its runs with their data.
-
-    Raises:
-        UsageError: the experiment has none.
-        RunError: they are of several experiments, or hold items that the data no longer have.
-    """
+    """What draws an experiment's pictures, and its runs with their data."""
     found = {path: order_of(path) for path in paths}
     names = list(dict.fromkeys(order.experiment.name for order, _, _ in found.values()))
     if len(names) > 1:

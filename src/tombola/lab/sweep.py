@@ -17,13 +17,7 @@ SHARED = "shared"  # the folder, beside the runs, of dense trainings and rewind 
 
 @dataclass(frozen=True)
 class Point:
-    """One combination of the grid.
-
-    Attributes:
-        values: setting to value, as written.
-        order: what is run there.
-        folder: where its runs are, ``seedN`` each.
-    """
+    """One combination of the grid."""
 
     values: dict[str, str]
     order: Order
@@ -39,9 +33,6 @@ def split(change: str) -> tuple[str, list[str]]:
     """A setting and its values: ``NAME=V1,V2``; with semicolons where a value has commas of its own.
 
     One such value alone has a semicolon behind it.
-
-    Raises:
-        UsageError: it is not written like that.
 
     >>> split("T=10,20"), split("sparsity=[0.5,0.9]"), split("schedule=explicit:0.1,0.2;one_shot")[1]
     (('T', ['10', '20']), ('sparsity', ['[0.5,0.9]']), ['explicit:0.1,0.2', 'one_shot'])
@@ -70,9 +61,6 @@ def grid(base: Order, folder: Path, changes: Iterable[str]) -> list[Point]:
     """Every combination of the values of some settings, in order, the last setting fastest.
 
     What has one value is changed everywhere; what has several makes the grid.
-
-    Raises:
-        UsageError: an unknown setting, or a value that makes no sense.
     """
     given = dict(map(split, changes))
     varied = {name: values for name, values in given.items() if len(values) > 1}
@@ -80,21 +68,15 @@ def grid(base: Order, folder: Path, changes: Iterable[str]) -> list[Point]:
     points = []
     for combination in itertools.product(*varied.values()):
         values = dict(zip(varied, combination, strict=True))
+        changed = [f"{name}={value}" for name, value in values.items()]
         try:
-            settings = base.settings.changed([*fixed, *(f"{name}={value}" for name, value in values.items())])
+            settings = base.settings.changed([*fixed, *changed])
         except UsageError as error:
-            raise UsageError(
-                f"{error}{_HINT if any(':' in v for vs in varied.values() for v in vs) else ''}"
-            ) from None
-        where = folder / _flat(values) if values else folder
-        order = replace(base, settings=settings, shared=folder / SHARED)
-        points.append(Point(values, order, where))
+            hint = _HINT if any(":" in v for vs in varied.values() for v in vs) else ""
+            raise UsageError(f"{error}{hint}") from None
+        name = ",".join(changed).replace("/", "%2F").replace(":", "-")
+        points.append(Point(values, replace(base, settings=settings, shared=folder / SHARED), folder / name))
     return points
-
-
-def _flat(values: dict[str, str]) -> str:
-    """A name for a folder."""
-    return ",".join(f"{name}={value}" for name, value in values.items()).replace("/", "%2F").replace(":", "-")
 
 
 def with_controls(names: Sequence[str]) -> list[str]:

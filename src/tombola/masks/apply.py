@@ -24,17 +24,7 @@ _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[str, Tensor]:
-    """The weights of a scope by name, zero outside the mask; gradients come out masked.
-
-    Args:
-        layout: names and shapes.
-        weights_N: floating ``[N]``.
-        mask_N: boolean ``[N]``.
-
-    >>> layout = Layout(("a", "b"), ((1, 2), (1,)))
-    >>> {n: w.tolist() for n, w in masked_weights(layout, torch.ones(3), torch.tensor([1, 0, 1]) > 0).items()}
-    {'a': [[1.0, 0.0]], 'b': [1.0]}
-    """
+    """The weights of a scope by name, zero outside the boolean mask; gradients come out masked."""
     if weights_N.shape != (layout.size,) or not _fits(layout, [weights_N], mask_N):
         return layout.unflatten(weights_N * mask_N)
     parts: Sequence[Tensor] = _Product.apply(weights_N, mask_N, layout)
@@ -43,20 +33,9 @@ def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[st
 
 @torch.no_grad()
 def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> dict[str, Tensor]:
-    """`masked_weights` of tensors that lie apart, without gradients: one pass, and no flat copy before it.
+    """`masked_weights` of tensors that lie apart, without gradients, as views of one new vector ``[N]``.
 
-    Args:
-        layout: names and shapes.
-        parts: floating tensors of these shapes, in this order.
-        mask_N: boolean ``[N]``.
-
-    Returns:
-        Views of one new vector ``[N]``, by name.
-
-    >>> layout = Layout(("a", "b"), ((1, 2), (1,)))
-    >>> made = masked_parts(layout, [torch.ones(1, 2), torch.ones(1)], torch.tensor([1, 0, 1]) > 0)
-    >>> {n: w.tolist() for n, w in made.items()}
-    {'a': [[1.0, 0.0]], 'b': [1.0]}
+    One pass, and no flat copy before it. ``parts`` have the shapes of the layout, in its order.
     """
     if tuple(part.numel() for part in parts) != layout.sizes:
         raise MaskError("the weights have other sizes than the masks are for: was a layer replaced?")
@@ -72,13 +51,12 @@ def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> dic
 
 
 def plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether these are ordinary tensors, seen neither by ``torch.compile`` nor by ``torch.func``."""
+    """True of ordinary tensors, seen neither by ``torch.compile`` nor by ``torch.func``."""
     kinds = (Tensor, torch.nn.Parameter)
     return not torch.compiler.is_compiling() and all(type(t) in kinds for t in tensors) and not transformed()
 
 
 def _fits(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> bool:
-    """Whether a kernel may read these; torch finds out by itself what does not fit together."""
     return (
         layout.size >= SMALLEST
         and mask_N.shape == (layout.size,)
@@ -91,7 +69,7 @@ def _fits(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> bool:
 
 
 def transformed() -> bool:
-    """Whether ``torch.func`` is at work (vmap, grad, ...), which wants torch's own operations."""
+    """True where ``torch.func`` is at work (vmap, grad, ...), which wants torch's own operations."""
     peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
     return peek is None or peek() is not None
 
@@ -128,9 +106,7 @@ class _Product(torch.autograd.Function):
         if torch.is_grad_enabled():  # a second derivative may be asked for
             return torch.cat([g.reshape(-1) for g in gradients]) * mask_N, None, None
         gradient_N = torch.empty(mask_N.shape, dtype=gradients[0].dtype)
-        parts = zip(
-            mask_N.split(ctx.layout.sizes), gradients, gradient_N.split(ctx.layout.sizes), strict=True
-        )
-        for mask, g, out in parts:
+        sizes = ctx.layout.sizes
+        for mask, g, out in zip(mask_N.split(sizes), gradients, gradient_N.split(sizes), strict=True):
             _select(mask, g.contiguous(), out)
         return gradient_N, None, None

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import lzma
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tombola._utils.errors import MaskError, MissingExtra
+from tombola._utils.errors import MaskError, needs
 
 Array = NDArray[Any]
 _CLASSES = 64
@@ -36,21 +36,9 @@ _LZMA_MOST = 1 << 25  # bytes of patterns that LZMA is given: at preset 6 it wri
 
 
 def encode(masks_KN: Tensor, coding: str = "auto") -> dict[str, Tensor]:
-    """Tensors that hold the masks; the names say which coding it is.
+    """Tensors that hold boolean masks ``[K, N]``; their names say in which coding.
 
-    Args:
-        masks_KN: boolean ``[K, N]``.
-        coding: ``counts``, ``patterns``, ``plain``, or ``auto``: the smallest of those that can be had.
-
-    Raises:
-        MissingExtra: ``counts`` without `constriction`.
-        MaskError: there is no such coding.
-
-    >>> masks = torch.tensor([[1, 0, 1, 1], [1, 0, 0, 1]]).bool()
-    >>> {name: t.tolist() for name, t in encode(masks, "plain").items()}
-    {'masks': [[176], [144]]}
-    >>> torch.equal(decode(encode(masks, "patterns"), 2, 4), masks)
-    True
+    ``auto`` is the smallest of ``counts``, ``patterns`` and ``plain`` that can be had.
     """
     bits_KN = masks_KN.numpy().view(np.uint8)
     if coding == "auto":
@@ -65,22 +53,17 @@ def encode(masks_KN: Tensor, coding: str = "auto") -> dict[str, Tensor]:
     return _WRITERS[coding](bits_KN)
 
 
-def decode(tensors: dict[str, Tensor], K: int, N: int, only: int | None = None) -> Tensor:
-    """The masks, boolean ``[K, N]``; or that of one ticket, ``[1, N]``, from what belongs to it.
-
-    Raises:
-        MissingExtra: coded with `constriction`, which is not installed.
-        MaskError: the tensors do not hold K masks of N weights, or are damaged.
-    """
-    rows = range(K) if only is None else [only]
+def decode(tensors: dict[str, Tensor], K: int, N: int) -> Tensor:
+    """The masks, boolean ``[K, N]``; a `MaskError` where the tensors do not hold them, or are damaged."""
     try:
         if "masks" in tensors:
-            bits = _read_plain(tensors["masks"], rows, K, N)
+            bits = _read_plain(tensors["masks"], K, N)
         elif "masks.patterns" in tensors:
-            bits = _read_patterns(tensors["masks.patterns"], rows, K, N)
+            bits = _read_patterns(tensors["masks.patterns"], K, N)
         else:
-            bits = _read_counts(tensors, rows, K, N)
-        _verify(tensors.get("masks.checks"), rows, bits)
+            bits = _read_counts(tensors, K, N)
+        if (checks := tensors.get("masks.checks")) is not None and (wrong := _checks(bits) != checks).any():
+            raise ValueError(f"the mask of ticket {int(wrong.nonzero()[0])} is not what was written")
     except _DAMAGE as error:
         raise MaskError(f"the coded masks are damaged, or not {K} masks of {N:,} weights: {error}") from None
     return torch.from_numpy(bits.view(np.bool_))
@@ -93,10 +76,10 @@ def _plain(bits_KN: Array) -> dict[str, Tensor]:
     return {"masks": torch.from_numpy(np.packbits(bits_KN, axis=1))}
 
 
-def _read_plain(packed: Tensor, rows: Sequence[int], K: int, N: int) -> Array:
+def _read_plain(packed: Tensor, K: int, N: int) -> Array:
     if packed.dtype != torch.uint8 or packed.shape != (K, -(-N // 8)):
         raise ValueError(f"packed masks have the shape {tuple(packed.shape)}")
-    return np.unpackbits(packed.numpy()[list(rows)], axis=1, count=N)
+    return np.unpackbits(packed.numpy(), axis=1, count=N)
 
 
 def _patterns(bits_KN: Array) -> dict[str, Tensor]:
@@ -105,13 +88,13 @@ def _patterns(bits_KN: Array) -> dict[str, Tensor]:
     return {"masks.patterns": torch.from_numpy(data.copy()), "masks.checks": _checks(bits_KN)}
 
 
-def _read_patterns(coded: Tensor, rows: Sequence[int], K: int, N: int) -> Array:
+def _read_patterns(coded: Tensor, K: int, N: int) -> Array:
     reader = lzma.LZMADecompressor()
     length = N * -(-K // 8)
     # No more than there should be, whatever the stream claims.
     patterns = reader.decompress(coded.numpy().tobytes(), max_length=length + 1)
     flat = np.frombuffer(patterns, dtype=np.uint8).reshape(N, -(-K // 8))
-    return np.stack([(flat[:, k // 8] >> (7 - k % 8)) & 1 for k in rows])
+    return np.stack([(flat[:, k // 8] >> (7 - k % 8)) & 1 for k in range(K)])
 
 
 # -- counts, and who given the count --------------------------------------------------------------------
@@ -140,7 +123,7 @@ def _counts(bits_KN: Array) -> dict[str, Tensor]:
     return {**tensors, "masks.ones": torch.from_numpy(ones_KC).to(width), "masks.checks": _checks(bits_KN)}
 
 
-def _read_counts(tensors: dict[str, Tensor], rows: Sequence[int], K: int, N: int) -> Array:
+def _read_counts(tensors: dict[str, Tensor], K: int, N: int) -> Array:
     histogram, ones_KC = tensors["masks.histogram"].numpy(), tensors["masks.ones"].numpy()
     if histogram.shape != (K + 1,) or histogram.min() < 0 or histogram.sum() != N:
         raise ValueError("the histogram of counts does not fit")
@@ -148,19 +131,19 @@ def _read_counts(tensors: dict[str, Tensor], rows: Sequence[int], K: int, N: int
     varied = histogram.max() < N
     count_N = coder.decode(_categorical(histogram), N) if varied else np.full(N, histogram.argmax())
     places = list(_places(count_N, K))
-    bits_RN = np.tile((count_N == K).view(np.uint8), (len(rows), 1))
-    for row, k in zip(bits_RN, rows, strict=True):
+    bits_KN = np.tile((count_N == K).view(np.uint8), (K, 1))
+    for k, row in enumerate(bits_KN):
         coder = _coder(tensors[f"masks.{k}"])
         for place, ones in zip(places, ones_KC[k].astype(np.int64), strict=True):
             if 0 < ones < len(place):
                 row[place] = coder.decode(_categorical([len(place) - ones, ones]), len(place))
             else:
                 row[place] = ones > 0
-    return bits_RN
+    return bits_KN
 
 
 def _places(count_N: Array, K: int) -> Iterator[Array]:
-    """Where the count is of each class: one by one up to 64 tickets, in 64 ranges beyond."""
+    """The places of each class of counts: one by one up to 64 tickets, in 64 ranges beyond."""
     edges = np.linspace(1, K, min(K - 1, _CLASSES) + 1).astype(np.int64)  # from 1 to K; of one ticket just 1
     for low, high in pairwise(edges):
         yield np.flatnonzero((count_N >= low) & (count_N < high))
@@ -168,17 +151,17 @@ def _places(count_N: Array, K: int) -> Iterator[Array]:
 
 def _categorical(counts: Sequence[int] | Array) -> Any:
     share = np.asarray(counts, dtype=np.float64)
-    import constriction
+    return _constriction().model.Categorical((share / share.sum()).astype(np.float32), perfect=False)
 
-    return constriction.stream.model.Categorical((share / share.sum()).astype(np.float32), perfect=False)
+
+def _constriction() -> Any:
+    with needs("coding", "masks coded by counts"):
+        import constriction
+    return constriction.stream
 
 
 def _coder(words: Tensor | None = None) -> Any:
-    if find_spec("constriction") is None:
-        raise MissingExtra("constriction", "coding", "masks coded by counts")
-    import constriction
-
-    coder = constriction.stream.stack.AnsCoder
+    coder = _constriction().stack.AnsCoder
     return coder() if words is None else coder(words.numpy().view(np.uint32))
 
 
@@ -188,21 +171,7 @@ def _words(coder: Any) -> Tensor:
 
 def _checks(bits_KN: Array) -> Tensor:
     """CRC-32 of every mask, packed: int64 ``[K]``."""
-    return torch.tensor([_check(row) for row in bits_KN], dtype=torch.int64)
+    return torch.tensor([zlib.crc32(np.packbits(row).tobytes()) for row in bits_KN], dtype=torch.int64)
 
 
-def _verify(checks: Tensor | None, rows: Sequence[int], bits_RN: Array) -> None:
-    for k, row in zip(rows, bits_RN, strict=True):
-        if checks is not None and _check(row) != int(checks[k]):
-            raise ValueError(f"the mask of ticket {k} is not what was written")
-
-
-def _check(bits_N: Array) -> int:
-    return zlib.crc32(np.packbits(bits_N).tobytes())
-
-
-_WRITERS: dict[str, Callable[[Array], dict[str, Tensor]]] = {
-    "counts": _counts,
-    "patterns": _patterns,
-    "plain": _plain,
-}
+_WRITERS = {"counts": _counts, "patterns": _patterns, "plain": _plain}

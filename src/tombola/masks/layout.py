@@ -45,7 +45,7 @@ class Layout:
 
     @cached_property
     def bounds(self) -> tuple[int, ...]:
-        """Where each tensor begins, and the end: one more than there are tensors."""
+        """The places where tensors begin, and the end: one more than there are tensors."""
         return tuple(itertools.accumulate(self.sizes, initial=0))
 
     @property

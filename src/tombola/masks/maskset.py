@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
+from html import escape
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tombola._utils.errors import MaskError, UnknownTicket
-from tombola.masks import display
+from tombola._utils.errors import MaskError, UnknownTicket, needs
 from tombola.masks.layout import Layout
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # a block is below 2^24 weights.
 _BLOCK_BYTES = 1 << 20
 _WIDEST = 1 << 20
+SHOWN = 20  # tickets in a table; a notebook is no place for hundreds of rows
 
 
 class MaskSet:
@@ -117,12 +118,12 @@ class MaskSet:
     def _repr_html_(self) -> str:
         """A table for notebooks."""
         counts = list(self.counts.values())
-        return display.table(repr(self), self.names, counts, self.scope.size, self.jaccard().numpy())
+        return _table(repr(self), self.names, counts, self.scope.size, self.jaccard().numpy())
 
     def plot(self) -> Figure:
         """Density by layer and Jaccard similarity of all pairs, as a figure; ``.savefig(FILE)`` keeps it."""
         density_KL = self.counts_KL().numpy() / np.array(self.scope.sizes)
-        return display.figure(self.names, self.scope.names, density_KL, self.jaccard().numpy())
+        return _figure(self.names, self.scope.names, density_KL, self.jaccard().numpy())
 
     # -- counts -----------------------------------------------------------------------------------
 
@@ -198,9 +199,7 @@ class MaskSet:
     def jaccard(self) -> Tensor:
         """``J_ij = |m_i ∧ m_j| / |m_i ∨ m_j|`` (Eq. 8), float64 ``[K, K]``; 1 for two empty masks."""
         both = self.overlaps()
-        kept = both.diagonal()
-        either = kept[:, None] + kept[None, :] - both
-        return torch.where(either > 0, both.double() / either.clamp(min=1), 1.0)
+        return jaccard(both, both.diagonal(), both.diagonal())
 
     # -- bytes ------------------------------------------------------------------------------------
 
@@ -240,6 +239,12 @@ def overlaps(a_KN: Tensor, b_JN: Tensor) -> Tensor:
     return total
 
 
+def jaccard(both_KJ: Tensor, a_K: Tensor, b_J: Tensor) -> Tensor:
+    """``|a ∧ b| / |a ∨ b|`` from counts, float64 ``[K, J]``; 1 for two empty masks."""
+    either = a_K[:, None] + b_J[None] - both_KJ
+    return torch.where(either > 0, both_KJ.double() / either.clamp(min=1), 1.0)
+
+
 def _row(scope: Layout, name: str, mask_N: Tensor) -> Tensor:
     mask_N = torch.as_tensor(mask_N)
     if tuple(mask_N.shape) != (scope.size,):
@@ -256,3 +261,53 @@ def _row(scope: Layout, name: str, mask_N: Tensor) -> Tensor:
 def _count(masks_KN: Tensor) -> Tensor:
     # Row by row: on a CPU a reduction of booleans along one dimension takes ten times as long.
     return torch.stack([row.count_nonzero() for row in masks_KN])
+
+
+# -- notebooks --------------------------------------------------------------------------------
+
+
+def _table(title: str, names: Sequence[str], kept: Sequence[int], size: int, likeness_KK: np.ndarray) -> str:
+    """An HTML table of tickets: weights kept of ``size``, likeness to the others (``[K, K]``)."""
+    K = len(names)
+    others_K = (likeness_KK.sum(1) - likeness_KK.diagonal()) / max(K - 1, 1)
+    rows = [
+        f"<tr><td>{escape(name)}</td><td>{count:,}</td><td>{count / size:.1%}</td>"
+        f"<td>{f'{like:.3f}' if K > 1 else ''}</td></tr>"
+        for name, count, like in list(zip(names, kept, others_K, strict=True))[:SHOWN]
+    ]
+    if K > SHOWN:
+        rows.append(f"<tr><td colspan='4'>and {K - SHOWN} more</td></tr>")
+    heads = "".join(f"<th>{head}</th>" for head in ("ticket", "kept", "density", "mean J with others"))
+    return (
+        f"<p>{escape(title)}</p><table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    )
+
+
+def _figure(
+    names: Sequence[str], layers: Sequence[str], density_KL: np.ndarray, likeness_KK: np.ndarray
+) -> Figure:
+    """Heat maps: density of tickets in layers ``[K, L]``, Jaccard similarity of pairs ``[K, K]``."""
+    with needs("lab", "pictures of tickets"):
+        from matplotlib.figure import Figure  # only here: it takes a second to import
+
+    K, L = density_KL.shape
+    height = min(2.2 + 0.28 * K, 12)
+    made = Figure((min(4 + 0.25 * L, 14) + height, height + 1), layout="constrained")
+    left, right = made.subplots(1, 2, width_ratios=(min(4 + 0.25 * L, 14), height))
+    # Every ticket is like itself: without the diagonal the colours are left to the pairs.
+    pairs_KK = np.where(np.eye(K, dtype=bool) & (K > 1), np.nan, likeness_KK)
+    for axes, values, title, columns, range_ in (
+        (left, density_KL, "density by layer", layers, {"vmin": 0, "vmax": 1}),
+        (right, pairs_KK, "Jaccard similarity", names, {}),
+    ):
+        image = axes.imshow(values, aspect="auto", cmap="cividis", **range_)
+        axes.set_title(title)
+        _ticks(axes.set_xticks, columns, rotation=90)
+        _ticks(axes.set_yticks, names)
+        made.colorbar(image, ax=axes, shrink=0.8)
+    return made
+
+
+def _ticks(place: object, names: Sequence[str], **style: object) -> None:
+    every = range(0, len(names), -(-len(names) // 40))
+    place(list(every), [names[i] for i in every], fontsize=7, **style)  # type: ignore[operator]

@@ -1,4 +1,4 @@
-"""Which weights may be pruned: the scope."""
+"""The scope: weights that may be pruned."""
 
 from __future__ import annotations
 
@@ -10,16 +10,8 @@ from torch import nn
 from tombola._utils.errors import ScopeError, unknown
 from tombola.masks.layout import Layout
 
-PRUNABLE = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -28,9 +20,6 @@ def output_layer(model: nn.Module) -> str | None:
 
     None where it is the only one, or a convolution with a norm after it: that one computes features
     (the network has no output layer, or has it in another place).
-
-    >>> output_layer(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 2, 1)))
-    '2'
     """
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, (*PRUNABLE, *NORMS))]
     layers = [(name, m) for name, m in found if isinstance(m, PRUNABLE)]
@@ -41,11 +30,7 @@ def output_layer(model: nn.Module) -> str | None:
 
 
 def classifier(model: nn.Module) -> str | None:
-    """Name of the output layer if row k of its weight computes output k: not if it is transposed.
-
-    >>> classifier(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)))
-    '2'
-    """
+    """Name of the output layer if row k of its weight computes output k: not if it is transposed."""
     name = output_layer(model)
     return None if name is None or isinstance(model.get_submodule(name), TRANSPOSED) else name
 
@@ -84,18 +69,10 @@ def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Itera
 
 
 def left_out(model: nn.Module, found: Layout, share: float = 0.1) -> str:
-    """What to tell a user of matrices that are not in scope, though nobody excluded them; empty if few.
+    """A warning of matrices that are not in scope, though nobody excluded them; empty if few.
 
-    Attention keeps its projections, and recurrent layers all weights, outside of linear layers.
-
-    Args:
-        model: the network.
-        found: its default scope.
-        share: of all weights in matrices and kernels that may be left out in silence.
-
-    >>> net = nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 8), nn.Linear(8, 2))
-    >>> left_out(net, scope(net))[:58]
-    '1.weight_hh_l0 (192), 1.weight_ih_l0 (96) are not in scope'
+    Attention keeps its projections, and recurrent layers all weights, outside of linear layers. ``share`` of
+    all weights in matrices and kernels may be left out in silence.
     """
     meant = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     if last := output_layer(model):

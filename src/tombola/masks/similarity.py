@@ -16,20 +16,20 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import MaskError, unknown
-from tombola.masks.maskset import MaskSet, overlaps
+from tombola.masks.maskset import MaskSet, jaccard, overlaps
 
 DEPTHS = ("shallow", "middle", "deep")
 
 
 @dataclass(frozen=True)
 class Overlaps:
-    """What two mask sets share, layer by layer: counts from which every similarity follows.
+    """Counts that two mask sets share, layer by layer, from which every similarity follows.
 
     ``sizes_L`` weights, ``a_KL`` and ``b_JL`` kept weights, ``both_KJL`` weights kept by both; all int64.
 
-    NaN policy: a layer in which one of the two masks is full or empty says nothing about likeness, since
-    the overlap is then given by the counts; it adds nothing to `kappa`, which is NaN if no other layer is
-    left. `jaccard` of two empty masks is 1 and never NaN.
+    A layer in which one of the two masks is full or empty says nothing about likeness, since the overlap is
+    then given by the counts; it adds nothing to `kappa`, which is NaN if no other layer is left. `jaccard` of
+    two empty masks is 1 and never NaN.
     """
 
     layers: tuple[str, ...]
@@ -49,16 +49,10 @@ class Overlaps:
 
     def jaccard(self) -> Tensor:
         """``J = |a ∧ b| / |a ∨ b|`` (Eq. 8), float64 ``[K, J]``; 1 for two empty masks."""
-        both = self.both_KJL.sum(-1)
-        either = self.a_KL.sum(-1)[:, None] + self.b_JL.sum(-1)[None] - both
-        return torch.where(either > 0, both.double() / either.clamp(min=1), 1.0)
+        return jaccard(self.both_KJL.sum(-1), self.a_KL.sum(-1), self.b_JL.sum(-1))
 
     def only(self, layers: Sequence[str]) -> Overlaps:
-        """The same counts for these layers alone.
-
-        Raises:
-            MaskError: a layer that does not exist, or none.
-        """
+        """The same counts for these layers alone; `MaskError` for a layer that does not exist, or none."""
         for layer in layers:
             if layer not in self.layers:
                 raise MaskError(unknown("layer", layer, self.layers))
@@ -68,24 +62,13 @@ class Overlaps:
         counts = (self.sizes_L, self.a_KL, self.b_JL, self.both_KJL)
         return Overlaps(tuple(layers), *(count[..., at] for count in counts))
 
-    def by_layer(self) -> dict[str, Overlaps]:
-        """The counts of every layer by its name."""
-        return {layer: self.only([layer]) for layer in self.layers}
-
     def by_depth(self) -> dict[str, Overlaps]:
         """The counts of the shallow, middle and deep third of the layers (`depths`)."""
         return {depth: self.only(layers) for depth, layers in depths(self.layers).items()}
 
 
 def depths(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Layers, in the order of the scope, cut into thirds by their number; the first are the larger.
-
-    Raises:
-        MaskError: fewer than three layers.
-
-    >>> depths(["stem", "a", "b", "head"])
-    {'shallow': ('stem', 'a'), 'middle': ('b',), 'deep': ('head',)}
-    """
+    """Layers, in the order of the scope, cut into thirds by their number; the first are the larger."""
     if len(layers) < len(DEPTHS):
         raise MaskError(f"thirds of depth need at least three layers in scope: got {len(layers)}")
     third = [i * len(DEPTHS) // len(layers) for i in range(len(layers))]
@@ -96,20 +79,7 @@ def depths(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
 
 
 def compare(a: MaskSet, b: MaskSet | None = None) -> Overlaps:
-    """Counts of every mask of ``a`` against every mask of ``b`` (of ``a`` itself if absent).
-
-    Beyond the masks it needs ``8 K J L`` bytes for the result and about a MiB.
-
-    Raises:
-        MaskError: masks over different scopes.
-
-    >>> from tombola.masks.layout import Layout
-    >>> layout = Layout(("a", "b"), ((2,), (4,)))
-    >>> pair = {"cat": torch.tensor([1, 0, 1, 1, 0, 0]), "dog": torch.tensor([1, 1, 1, 0, 1, 0])}
-    >>> found = compare(MaskSet(layout, pair))
-    >>> found.jaccard()[0, 1].item(), found.kappa()[0, 1].item()  # layer a: dog is full, which tells nothing
-    (0.4, 0.0)
-    """
+    """Counts of every mask of ``a`` against every mask of ``b`` (of ``a`` itself if absent)."""
     same = b is None or b is a
     b = a if b is None else b
     if a.scope != b.scope:
@@ -130,64 +100,15 @@ def kappa(a: MaskSet, b: MaskSet) -> Tensor:
     ``kappa = Σ(I_l − E_l) / Σ(min(a_l, b_l) − E_l)``. 0 for independent masks of the same layer
     densities, 1 for nested ones; NaN where in every layer one of the two is full or empty. With equal
     counts in one layer it is Cohen's kappa of the two masks.
-
-    >>> from tombola.masks.layout import Layout
-    >>> w = Layout(("w",), ((4,),))
-    >>> a = MaskSet(w, {"a": torch.tensor([1, 1, 0, 0])})
-    >>> kappa(a, a).item(), kappa(a, MaskSet(w, {"b": torch.tensor([1, 0, 1, 0])})).item()
-    (1.0, 0.0)
     """
     return compare(a, b).kappa()
 
 
 def mean_over_pairs(similarity_KK: Tensor) -> float:
-    """Mean over all pairs of different tickets of a matrix ``[K, K]``; pairs that are NaN are left out.
-
-    NaN if no pair is left.
-
-    Raises:
-        MaskError: a matrix that is not square, or of fewer than two tickets.
-
-    >>> mean_over_pairs(torch.tensor([[1.0, 0.25], [0.75, 1.0]]))
-    0.5
-    """
+    """Mean over all pairs of different tickets of a matrix ``[K, K]`` without NaN; NaN if no pair is left."""
     K = len(similarity_KK)
     if tuple(similarity_KK.shape) != (K, K) or K < 2:
         shape = tuple(similarity_KK.shape)
         raise MaskError(f"a mean over pairs needs a square matrix of two tickets or more: got shape {shape}")
     pairs = similarity_KK[~torch.eye(K, dtype=torch.bool, device=similarity_KK.device)]
     return float(pairs.double().nanmean())
-
-
-def specialisation(masks: MaskSet, twins: MaskSet, layers: Sequence[str] | None = None) -> float:
-    """kappa of twins − kappa across tickets: how much more alike tickets of the same subset are.
-
-    A twin is a ticket of the same subset found in another data order. For every ticket k that has one, it
-    is ``kappa(m_k, twin_k) − mean_{j≠k} kappa(m_k, m_j)``; the result is the mean over these tickets. 0:
-    a mask says nothing of its subset. Twins may be given for some of the tickets only; one is enough. With
-    all twins it is the mean kappa of twins less the mean over pairs. NaN where no ticket has both.
-
-    Args:
-        masks: all tickets.
-        twins: twins under the names of their tickets.
-        layers: which layers are compared, for instance a third of `depths`; all if absent.
-
-    Raises:
-        MaskError: another scope, or fewer than two tickets.
-        UnknownTicket: a twin without its ticket.
-
-    >>> from tombola.masks.layout import Layout
-    >>> w = Layout(("w",), ((4,),))
-    >>> masks = MaskSet(w, {"cat": torch.tensor([1, 1, 0, 0]), "dog": torch.tensor([1, 0, 1, 0])})
-    >>> specialisation(masks, masks)  # twins that are equal: 1 − 0
-    1.0
-    """
-    if len(masks) < 2:
-        raise MaskError("specialisation compares tickets with each other: it needs at least two")
-    at = [masks.index(name) for name in twins.names]
-    across, alike = compare(masks), compare(masks.select(twins.names), twins)
-    if layers is not None:
-        across, alike = across.only(layers), alike.only(layers)
-    others = ~torch.eye(len(masks), dtype=torch.bool)[at]
-    own_T, others_TK = alike.kappa().diagonal(), across.kappa()[at].where(others, torch.nan)
-    return float((own_T - others_TK.nanmean(-1)).nanmean())  # NaN: not defined, left out of either mean

@@ -20,8 +20,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.methods.pipeline import DataView, Pipeline
 from tombola.pruning import prune, transposed
 from tombola.pruning.schedules import kept
-from tombola.pruning.scores.magnitude import absolute
-from tombola.pruning.scores.random import uniform
+from tombola.pruning.scores.simple import absolute, uniform
 from tombola.training.model import Params
 
 

@@ -88,7 +88,7 @@ class Classification(InSubset):
         return {name: row.nonzero()[:, 0].tolist() for name, row in zip(names, self._known_KC, strict=True)}
 
     def choices(self) -> dict[str, str]:
-        """Whether training is among the classes of the subset."""
+        """The choice of classes that training is among, where it is one."""
         return {} if self._own_KC is None else {"among": self.among}
 
     def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:
@@ -155,20 +155,16 @@ class Classification(InSubset):
 
 
 def _strange(y: Tensor) -> bool:
-    """Whether these are no numbers of classes, of which `targets` and `loss` tell."""
     return y.is_floating_point() or int(y.min()) < 0 or int(y.max()) >= MOST
 
 
 def classes_of(data: Data, partition: Partition) -> Tensor:
-    """Which classes each subset has in training, boolean ``[K, C]``."""
+    """Classes that each subset has in training, boolean ``[K, C]``."""
     return _held(data.train.y.long(), partition)
 
 
 def labels_held(data: Data, partition: Partition) -> Tensor | None:
-    """Which labels, whatever their numbers, each subset has in training, boolean ``[K, C]``.
-
-    None where ``y`` is not one label of several for each sample.
-    """
+    """Labels, whatever they are, of each subset in training, boolean ``[K, C]``; None if not one each"""
     y = torch.as_tensor(data.train.y)
     if y.ndim != 1 or y.is_floating_point():
         return None
@@ -182,21 +178,15 @@ def _held(y: Tensor, partition: Partition) -> Tensor:
 
 
 def differ(classes_KC: Tensor) -> bool:
-    """Whether some subsets have other classes than others."""
+    """True if some subsets have other classes than others."""
     return bool((classes_KC != classes_KC[0]).any())
 
 
 def allowed(metadata: Mapping[str, Any], names: Sequence[str], x: Tensor | None = None) -> Tensor | None:
     """The classes with which tickets answer, by their metadata, boolean ``[B, C]``; None for all outputs.
 
-    Args:
-        metadata: of the tickets: ``classes`` by the name of the subset; ``told``, the names in order, where
-            one network answers for all subsets and is told which.
-        names: of the ticket that answers each sample.
-        x: the samples, which tell such a network.
-
-    >>> allowed({"classes": {"a": [0, 1], "b": [2]}}, ["b", "a"]).tolist()
-    [[False, False, True], [True, True, False]]
+    ``names`` are those of the ticket that answers each sample. A network for all subsets that is told which
+    (``told`` in the metadata) reads it off the samples ``x``.
     """
     classes: Mapping[str, Sequence[int]] = metadata.get("classes", {})
     if not classes or not names:
@@ -211,18 +201,7 @@ def allowed(metadata: Mapping[str, Any], names: Sequence[str], x: Tensor | None 
 
 
 def mask_logits(outputs: Tensor, classes: Tensor) -> Tensor:
-    """Outputs ``[B, C, ...]``, minus infinity at other classes than these.
-
-    Args:
-        outputs: a number per class; those beyond the last class that is known are of none.
-        classes: boolean, ``[C]`` for all samples or ``[B, C]``.
-
-    Raises:
-        DataError: more classes than outputs.
-
-    >>> mask_logits(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([False, True])).tolist()
-    [[-inf, 2.0, -inf]]
-    """
+    """Outputs ``[B, C, ...]``, minus infinity at other classes than these, boolean ``[C]`` or ``[B, C]``."""
     known = classes.shape[-1]
     if known > outputs.shape[1]:
         raise DataError(f"class {known - 1} in y, but the network has {outputs.shape[1]} outputs")

@@ -14,8 +14,8 @@ from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.objectives.objective import InSubset, Metric, Predict, mean_and_each
-from tombola.objectives.sound import si_snr, waveform
 
+WINDOW, HOP = 1024, 256  # of spectrograms: samples (Hann), and samples a step
 CHUNK = 16  # test samples in memory at once: spectrograms are large
 
 
@@ -62,7 +62,6 @@ class Enhancement(InSubset):
 
     @staticmethod
     def _improvements(predict: Predict, data: Data, index: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """SI-SNR of the mixtures, and what ticket k adds to it, in dB, each double ``[B]``."""
         noisy, better = [], []
         for part in index.split(CHUNK):
             truth = clean(data.test.y[part])
@@ -88,10 +87,6 @@ def weighted_sdr(estimate: Tensor, speech: Tensor, mixture: Tensor) -> Tensor:
 
     ``n = x − y`` and ``n̂ = x − ŷ`` are the true and the estimated noise in the mixture x, and
     ``a = |y|² / (|y|² + |n|²)`` weighs them by energy (arXiv 1903.03107, Eq. 7 and 8).
-
-    >>> speech, noise = torch.randn(2, 100), torch.randn(2, 100)
-    >>> round(float(weighted_sdr(speech, speech, speech + noise)), 4)
-    -1.0
     """
     noise, left = mixture - speech, mixture - estimate
     energies = speech.square().sum(-1), noise.square().sum(-1)
@@ -103,3 +98,40 @@ def _cosine(a: Tensor, b: Tensor) -> Tensor:
     # A root has no finite slope at 0, which an output of silence would reach.
     lengths = (a.square().sum(-1) + 1e-8).sqrt() * (b.square().sum(-1) + 1e-8).sqrt()
     return (a * b).sum(-1) / lengths
+
+
+def spectrogram(waves: Tensor) -> Tensor:
+    """Waveforms ``[B, T]`` (T of 513 or more) to real and imaginary parts ``[B, 2, T // 256 + 1, 513]``.
+
+    >>> spectrogram(torch.zeros(3, 16_000)).shape
+    torch.Size([3, 2, 63, 513])
+    """
+    window = torch.hann_window(WINDOW, dtype=waves.dtype, device=waves.device)
+    parts = torch.stft(waves, WINDOW, HOP, window=window, return_complex=True)
+    return torch.view_as_real(parts).permute(0, 3, 2, 1).contiguous()
+
+
+def waveform(x: Tensor, length: int) -> Tensor:
+    """The inverse of `spectrogram`: ``[B, 2, frames, bins]`` to ``[B, length]``."""
+    if length >= (longest := x.shape[2] * HOP):
+        raise DataError(
+            f"a spectrogram of {x.shape[2]} frames holds fewer than {longest:,} samples, not {length:,}: "
+            "make inputs and targets from waveforms of one length"
+        )
+    window = torch.hann_window(WINDOW, dtype=x.dtype, device=x.device)
+    parts = torch.view_as_complex(x[:, :2].permute(0, 3, 2, 1).contiguous())
+    return torch.istft(parts, WINDOW, HOP, window=window, length=length)
+
+
+def si_snr(estimate: Tensor, clean: Tensor) -> Tensor:
+    """Scale-invariant signal-to-noise ratio of each estimate in dB: ``[B, T]`` twice to ``[B]``.
+
+    ``10 log10 |a s|² / |a s − ŝ|²`` with ``a = <ŝ, s> / |s|²``, both without their mean (Le Roux et al.,
+    arXiv 1811.02508).
+    """
+    e = estimate - estimate.mean(-1, keepdim=True)
+    s = clean - clean.mean(-1, keepdim=True)
+    tiny = torch.finfo(e.dtype).eps
+    target = ((e * s).sum(-1, keepdim=True) + tiny) / (s.square().sum(-1, keepdim=True) + tiny) * s
+    ratio = (target.square().sum(-1) + tiny) / ((target - e).square().sum(-1) + tiny)
+    return 10 * ratio.log10()

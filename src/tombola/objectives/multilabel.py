@@ -15,7 +15,7 @@ from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.objectives.metrics import MetricInfo, register_metric
-from tombola.objectives.objective import InSubset, Metric, Predict, mean_and_each
+from tombola.objectives.objective import InSubset, Metric, Predict, check_shapes, mean_and_each
 
 for name, label in (
     ("f1_macro", "F1, macro"),
@@ -54,11 +54,7 @@ class MultiLabel(InSubset):
 
     def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:  # noqa: ARG002
         """Binary cross-entropy, the mean over samples and labels."""
-        if outputs.shape != targets.shape:
-            raise DataError(
-                f"the network gives outputs of shape {tuple(outputs.shape)}, the targets have "
-                f"{tuple(targets.shape)}: one output per label is needed"
-            )
+        check_shapes(outputs, targets, "one output per label is needed")
         return F.binary_cross_entropy_with_logits(outputs, targets.to(outputs.dtype))
 
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
@@ -79,23 +75,13 @@ class MultiLabel(InSubset):
 
 
 def f1(truth: Tensor, said: Tensor) -> Tensor:
-    """F1 of each label, double ``[C]``, from booleans ``[B, C]``; NaN where nothing is true or said.
-
-    >>> truth, said = torch.tensor([[True, False], [True, False]]), torch.tensor([[True, False]] * 2)
-    >>> f1(truth, said).tolist()
-    [1.0, nan]
-    """
+    """F1 of each label, double ``[C]``, from booleans ``[B, C]``; NaN where nothing is true or said."""
     hits_C, errors_C = (truth & said).sum(0).double(), (truth ^ said).sum(0).double()
     return 2 * hits_C / (2 * hits_C + errors_C)
 
 
 def average_precision(truth: Tensor, scores: Tensor) -> Tensor:
-    """Average precision of each label that is ever true, double ``[<= C]``; inputs are ``[B, C]``.
-
-    >>> scores = torch.tensor([[0.9], [0.5], [0.1]])
-    >>> average_precision(torch.tensor([[True], [False], [True]]), scores).tolist()
-    [0.8333333333333333]
-    """
+    """Average precision of each label that is ever true, double ``[<= C]``; inputs are ``[B, C]``."""
     from sklearn.metrics import average_precision_score  # a second to import
 
     kept = truth.any(0)

@@ -41,9 +41,7 @@ class Metric:
 
 
 class Objective(ABC):
-    """What ticket k is trained and judged by.
-
-    Everything that depends on the task is answered here: a new objective is one file.
+    """The task of tickets: what they are trained and judged by. A new objective is one file.
 
     Attributes:
         answer: how outputs ``[B, C]`` are read: ``class``, logits of one class out of C; ``labels``, logits
@@ -66,11 +64,11 @@ class Objective(ABC):
 
     @abstractmethod
     def epoch_size(self, partition: Partition, k: int) -> int:
-        """How many samples `epoch` returns."""
+        """Number of samples that `epoch` returns."""
 
     @abstractmethod
     def targets(self, data: Data, partition: Partition, index: Tensor, k: int) -> Tensor:
-        """What ticket k should answer for these training samples."""
+        """The answers that ticket k should give for these training samples."""
 
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:
@@ -89,7 +87,7 @@ class Objective(ABC):
         return self
 
     def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:  # noqa: ARG002
-        """Which entries of the dense remainder ticket k may move; None means all of them."""
+        """Entries of the dense remainder that ticket k may move; None means all of them."""
         return None
 
     def answers(self, partition: Partition) -> dict[str, list[int]]:  # noqa: ARG002
@@ -97,7 +95,7 @@ class Objective(ABC):
         return {}
 
     def choices(self) -> dict[str, str]:
-        """What runs need to have in common beside its name."""
+        """Choices that runs need to have in common beside its name."""
         return {}
 
     def doubts(self, data: Data, partition: Partition) -> list[str]:  # noqa: ARG002
@@ -105,7 +103,7 @@ class Objective(ABC):
         return []
 
     def metadata(self) -> dict[str, Any]:
-        """What a ticket file has to say of the task, because its reader may not have this class."""
+        """All that a ticket file has to say of the task, because its reader may not have this class."""
         return {"answer": self.answer, "router_score": self.router_score}
 
 
@@ -152,13 +150,7 @@ def mean_and_each(name: str, values: dict[str, float], reading: str = "") -> lis
 
 
 def own_rows(shared: Layout, head: str | None, rows: Tensor) -> Tensor:
-    """All of the dense remainder but those rows of the classifier that are not among ``rows``.
-
-    Args:
-        shared: its layout.
-        head: name of the classifier, if there is one.
-        rows: boolean; a classifier with fewer rows than these has none of its own for a ticket.
-    """
+    """All of the dense remainder but rows of the classifier that are not among ``rows``."""
     names = () if head is None else (f"{head}.weight", f"{head}.bias")
     owned_R = torch.ones(shared.size, dtype=torch.bool)
     for name, view in shared.unflatten(owned_R).items():
@@ -166,6 +158,15 @@ def own_rows(shared: Layout, head: str | None, rows: Tensor) -> Tensor:
             view[: len(rows)][~rows] = False
             view[len(rows) :] = False
     return owned_R
+
+
+def check_shapes(outputs: Tensor, targets: Tensor, needed: str) -> None:
+    """Raise `DataError` unless outputs and targets have one shape."""
+    if outputs.shape != targets.shape:
+        raise DataError(
+            f"the network gives outputs of shape {tuple(outputs.shape)}, the targets have "
+            f"{tuple(targets.shape)}: {needed}"
+        )
 
 
 def check_outputs(outputs: Tensor, needed: int) -> None:

@@ -126,13 +126,7 @@ KINDS: tuple[type[Granularity], ...] = (Weight, Channel, Block, Pattern)
 
 
 def parse(granularity: str | spec.Spec) -> Granularity:
-    """A granularity from its text, or itself.
-
-    >>> parse("block:4x1")
-    Block(rows=4, columns=1)
-    >>> parse("2:4"), str(Pattern(2, 4, "input"))
-    (Pattern(keep=2, of=4, along='row'), '2:4/input')
-    """
+    """A granularity from its text, or itself."""
     return spec.parse(granularity, KINDS, "granularity")
 
 
@@ -147,14 +141,7 @@ def transposed(model: nn.Module) -> dict[str, int]:
 
 
 def members(kind: Granularity, scope: Layout, transposed: Mapping[str, int]) -> list[Tensor]:
-    """Per layer the flat positions of the weights of each group, int64 ``[G, s]``.
-
-    Raises:
-        PruningError: a layer that the granularity does not divide; it is named.
-
-    >>> [m.tolist() for m in members(Channel(), Layout(("up",), ((2, 2),)), {"up": 1})]
-    [[[0, 2], [1, 3]]]
-    """
+    """Per layer the flat positions of the weights of each group, int64 ``[G, s]``."""
     found = []
     for name, shape in zip(scope.names, scope.shapes, strict=True):
         at = torch.arange(prod(shape)).reshape(shape if len(shape) > 1 else (-1, 1))

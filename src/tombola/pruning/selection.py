@@ -123,7 +123,7 @@ def _kept(
     transposed: Mapping[str, int],
     floor: int,
 ) -> Sequence[Tensor]:
-    """Which units of each layer are kept, boolean ``[U]``: firm ones, by the floor, and the best others."""
+    """Units of each layer that are kept, boolean ``[U]``: firm ones, by the floor, and the best others."""
     firm = [layer.best(floor) for layer in layers]
     low = [layer.count(kept_U) for layer, kept_U in zip(layers, firm, strict=True)]
     if sum(low) > keep:
@@ -142,7 +142,6 @@ def _kept(
 
 
 def _across(layers: Sequence[_Units], firm: Sequence[Tensor], budget: int) -> Sequence[Tensor]:
-    """The best units of all layers together, beside the firm ones."""
     scores = torch.cat([layer.scores_U for layer in layers])
     left = torch.cat([layer.left_U for layer in layers])
     every = _Units(scores, left, left)
@@ -233,18 +232,11 @@ def _refuse_nan(nan: object) -> None:
 def keep_whole(scores_G: Tensor, left_G: Tensor, budget: int) -> Tensor:
     """Boolean ``[G]``: the highest scores among groups of several sizes, as long as they fit.
 
-    Groups are taken from the highest score down until the next one would exceed the budget; smaller ones
-    after it are not pulled forward, so that keeping less keeps a subset. Of equal scores the later is
-    taken first. Each pass takes the better half of what is in question, or looks for the end in it: O(G).
-
-    Args:
-        scores_G: floating scores of the groups ``[G]``.
-        left_G: weights left in each group, int64 ``[G]``; 0: the group is gone and is not kept. Boolean
-            if every group is one weight: then exactly ``budget`` are kept.
-        budget: how many weights may be kept.
-
-    >>> keep_whole(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([1, 4, 4]), 7).tolist()
-    [False, True, False]
+    Groups are taken from the highest score down until the next one would exceed the budget of weights;
+    smaller ones after it are not pulled forward, so that keeping less keeps a subset. Of equal scores the
+    later is taken first. ``left_G`` are the weights left in each group (0: it is gone), boolean if every
+    group is one weight: then exactly ``budget`` are kept. Each pass takes the better half of what is in
+    question, or looks for the end in it: O(G).
     """
     if left_G.dtype == torch.bool:
         return keep_top(scores_G, budget, left_G)
@@ -265,7 +257,7 @@ def keep_whole(scores_G: Tensor, left_G: Tensor, budget: int) -> Tensor:
 
 @dataclass
 class _Units:
-    """What one layer can keep or lose: its weights or groups, with their scores and the weights left in each.
+    """Weights or groups of one layer, with their scores and the weights left in each.
 
     Where units are groups, ``members_Us`` holds the positions of their weights in the layer; where they
     are weights it is None, and ``left_U`` is the layer's mask.
@@ -277,22 +269,18 @@ class _Units:
     members_Us: Tensor | None = None
 
     def count(self, kept_U: Tensor | None = None) -> int:
-        """Weights left in these units (None: in all)."""
         return int(self.left_U.sum() if kept_U is None else self.left_U[kept_U].sum())
 
     def best(self, floor: int) -> Tensor:
-        """The best units, boolean ``[U]``: as many as the floor says, or all there are."""
         alive_U = self.left_U > 0
         if not floor:
             return torch.zeros_like(alive_U)
         return keep_top(self.scores_U, min(floor, int(alive_U.count_nonzero())), alive_U)
 
     def more(self, kept_U: Tensor, weights: int) -> Tensor:
-        """These units, and of the others the best that fit into so many weights."""
         return kept_U | keep_whole(self.scores_U, self.left_U.masked_fill(kept_U, 0), weights)
 
     def mask(self, kept_U: Tensor) -> Tensor:
-        """The layer's mask ``[n]`` if these units are kept."""
         if self.members_Us is None:
             return kept_U
         inside_n = torch.zeros_like(self.mask_n)
@@ -303,7 +291,6 @@ class _Units:
 def _units(
     mask_N: Tensor, scores_N: Tensor, scope: Layout, kind: Granularity, transposed: Mapping[str, int]
 ) -> list[_Units]:
-    """Per layer its weights or groups, with the mean score of the weights that are left in each."""
     layers = list(zip(mask_N.split(scope.sizes), scores_N.split(scope.sizes), strict=True))
     if kind == Weight():
         return [_Units(scores, mask, mask) for mask, scores in layers]

@@ -29,7 +29,6 @@ class _Kept:
     own_versions: list[int]
 
     def current(self, sources: Sequence[Tensor]) -> bool:
-        """Whether nothing was written to, and nothing replaced."""
         return (
             _versions(sources) == self.versions
             and [t.data_ptr() for t in sources] == [t.data_ptr() for t in self.sources]
@@ -73,12 +72,12 @@ class WeightCache:
 
     @property
     def bytes(self) -> int:
-        """What is held now."""
+        """Bytes that are held now."""
         return sum(kept.bytes for kept in self._kept.values())
 
     @property
     def tickets(self) -> list[str]:
-        """Whose weights are held; the first will go first."""
+        """Names of the tickets whose weights are held; the first will go first."""
         return list(self._kept)
 
     def clear(self) -> None:
@@ -87,12 +86,7 @@ class WeightCache:
             self._kept.clear()
 
     def get(self, ticket: str, sources: Sequence[Tensor], make: Callable[[], Named]) -> Named:
-        """The named tensors of a ticket: those that are kept, if they are current, or new ones.
-
-        Args:
-            ticket: its name.
-            sources: all tensors that ``make`` reads.
-            make: what makes them.
+        """The named tensors of a ticket, kept or new ones from ``make``; ``sources`` are all that it reads.
 
         Raises:
             TombolaError: one ticket alone has no room.

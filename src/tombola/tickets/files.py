@@ -1,9 +1,8 @@
 """The ticket file: K specialists at about the storage cost of one network.
 
-One safetensors file, never pickle. It holds the shared weights that any ticket keeps (the union), the
-masks at one bit per weight and ticket, the dense remainder, the private state, and a header with
-hashes of the content, the architecture and theta0. Weights that no ticket keeps are not stored and
-come back as zero.
+One safetensors file, never pickle: the shared weights that any ticket keeps (the union), masks, the dense
+remainder, private state, and a header with hashes of the content, the architecture and theta0. Weights that
+no ticket keeps are not stored and come back as zero.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from tombola._utils.checkpoint import part
 from tombola._utils.errors import MaskError, TicketFileError
-from tombola._utils.io import digest, read
+from tombola._utils.io import read
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
@@ -31,7 +30,7 @@ Parts = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Tensor]]]
 
 
 def architecture(module: nn.Module) -> dict[str, str]:
-    """What must agree between two networks: kind of every module, shape and dtype of every tensor."""
+    """Kind of every module, shape and dtype of every tensor: all that must agree between two networks."""
     kinds = {
         f"module {name or '(root)'}": re.sub(r" at 0x[0-9a-f]+", "", f"{type(m).__name__}({m.extra_repr()})")
         for name, m in module.named_modules()
@@ -48,11 +47,7 @@ def pack(
     parts: Parts | None = None,
     coding: str = "auto",
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The content of a ticket file, from what makes up a `tombola.TicketModel`.
-
-    ``parts`` is what was made for these tickets: a router, a calibration. ``coding`` is how masks are
-    written (`tombola.masks.codec.encode`).
-    """
+    """Tensors and header of a ticket file; ``coding`` is that of `tombola.masks.codec.encode`."""
     weights_N = masks.scope.flatten(dict(backbone.named_parameters())).cpu()
     first = private[masks.names[0]]
     every = {name for name, _ in backbone.named_parameters(remove_duplicate=False)}
@@ -82,57 +77,43 @@ def pack(
 def unpack(
     path: Path | str, backbone: nn.Module
 ) -> tuple[nn.Module, MaskSet, dict[str, dict[str, Tensor]], dict[str, Any], Parts]:
-    """What makes up a `tombola.TicketModel` from a file, on a copy of ``backbone``; then its parts, if any.
-
-    Raises:
-        TicketFileError: the file is missing, truncated, altered, of a newer format, or belongs to
-            another architecture (the first difference is named).
-    """
-    tensors, header = read(path)
-    _check(path, header, backbone)
-    masks = masks_of(path, tensors, header)
-    scope = masks.scope
-    weights_N = torch.zeros(scope.size, dtype=tensors["weights"].dtype)
-    weights_N[masks.union()] = tensors["weights"]
-    backbone = copy.deepcopy(backbone)
-    backbone.load_state_dict({**part(tensors, "rest."), **scope.unflatten(weights_N)}, strict=False)
-    stacked = part(tensors, "private.")
-    private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
-    parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
-    return backbone, masks, private, header["facts"], parts
-
-
-def fingerprint(weights_N: Tensor, masks_KN: Tensor, private: Mapping[str, Tensor]) -> str:
-    """A hash of tickets as they act, for what is made for them; weights that none keeps do not count."""
-    acting = {f"private.{name}": t.detach().float().cpu() for name, t in private.items()}
-    kept = weights_N.detach().float().cpu()[masks_KN.any(0).cpu()]
-    return digest({"weights": kept, "masks": masks_KN.cpu(), **acting})
-
-
-def masks_of(path: Path | str, tensors: dict[str, Tensor], header: dict[str, Any]) -> MaskSet:
-    """The masks in the content of a ticket file."""
-    scope, names = _layout(header["scope"]), header["names"]
-    try:
-        return MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
-    except MaskError as error:
-        raise TicketFileError(f"{path}: {error}") from None
-
-
-def _layout(stored: dict[str, Any]) -> Layout:
-    return Layout(tuple(stored["names"]), tuple(tuple(shape) for shape in stored["shapes"]))
-
-
-def _check(path: Path | str, metadata: dict[str, Any], backbone: nn.Module) -> None:
-    if "architecture" not in metadata:
-        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    if metadata["format"] > FORMAT:
-        raise TicketFileError(
-            f"{path} has format {metadata['format']}, this version reads {FORMAT}: update tombola"
-        )
-    stored, given = metadata["architecture"], architecture(backbone)
+    """The parts of a `tombola.TicketModel` from a file, on a copy of a ``backbone`` like it."""
+    tensors, header, masks = opened(path)
+    stored, given = header["architecture"], architecture(backbone)
     for name in dict.fromkeys([*stored, *given]):
         if stored.get(name) != given.get(name):
             raise TicketFileError(
                 f"{path} belongs to another architecture: {name} is {stored.get(name, 'absent')} in the "
                 f"file and {given.get(name, 'absent')} in the given backbone"
             )
+    backbone = copy.deepcopy(backbone)
+    weights = masks.scope.unflatten(shared_weights(tensors, masks))
+    backbone.load_state_dict({**part(tensors, "rest."), **weights}, strict=False)
+    stacked = part(tensors, "private.")
+    private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
+    parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
+    return backbone, masks, private, header["facts"], parts
+
+
+def opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:
+    """The content of a ticket file, its header and masks; a `TicketFileError` where it cannot be read."""
+    tensors, header = read(path)
+    if "architecture" not in header:
+        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
+    if header["format"] > FORMAT:
+        raise TicketFileError(
+            f"{path} has format {header['format']}, this version reads {FORMAT}: update tombola"
+        )
+    stored, names = header["scope"], header["names"]
+    scope = Layout(tuple(stored["names"]), tuple(map(tuple, stored["shapes"])))
+    try:
+        return tensors, header, MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
+    except MaskError as error:
+        raise TicketFileError(f"{path}: {error}") from None
+
+
+def shared_weights(tensors: dict[str, Tensor], masks: MaskSet) -> Tensor:
+    """The weights ``[N]`` in the content of a ticket file, zero where no ticket keeps any."""
+    weights_N = torch.zeros(masks.scope.size, dtype=tensors["weights"].dtype)
+    weights_N[masks.union()] = tensors["weights"]
+    return weights_N

@@ -1,15 +1,19 @@
-"""What is fitted to tickets, a router and a calibration, and what it has to know of them."""
+"""Routers and calibrations as parts of tickets, and what they have to know of them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from tombola import objectives
 from tombola._utils.errors import TombolaError
+from tombola._utils.io import digest
 from tombola.objectives.objective import Answer
-from tombola.tickets.files import Parts, fingerprint
+from tombola.tickets.files import Parts
 
 if TYPE_CHECKING:
     from tombola.tickets.calibration import Calibration
@@ -17,66 +21,46 @@ if TYPE_CHECKING:
     from tombola.tickets.routing import Router
 
 Tickets: TypeAlias = "TicketModel"
-State = tuple[
-    dict[str, Any], dict[str, Tensor]
-]  # of a router, a calibration: what JSON can hold, and tensors
+# Of a router, a calibration: what JSON can hold, and tensors.
+State = tuple[dict[str, Any], dict[str, Tensor]]
+
+
+_KINDS = {"router": "tickets.routing:Router", "calibration": "tickets.calibration:Calibration"}
 
 
 class Holder(nn.Module):
     """Holds a router and a calibration, each fitted on the tickets that hold it; neither is imported for it.
 
+    Attributes:
+        router: chooses the ticket where none is named (`tombola.routing`).
+        calibration: makes probabilities of scores (`tombola.calibration`).
+
     Raises:
         TombolaError: something else is set, or what was fitted on other tickets.
     """
 
-    _router: Router | None = None
-    _calibration: Calibration | None = None
+    router: Router | None = None
+    calibration: Calibration | None = None
 
-    @property
-    def router(self) -> Router | None:
-        """Chooses the ticket where none is named (`tombola.routing`)."""
-        return self._router
-
-    @router.setter
-    def router(self, router: Router | None) -> None:
-        if router is not None:
-            from tombola.tickets.routing import Router
-
-            self._check("router", router, Router)
-        self._router = router
-
-    @property
-    def calibration(self) -> Calibration | None:
-        """Makes probabilities of scores (`tombola.calibration`)."""
-        return self._calibration
-
-    @calibration.setter
-    def calibration(self, calibration: Calibration | None) -> None:
-        if calibration is not None:
-            from tombola.tickets.calibration import Calibration
-
-            self._check("calibration", calibration, Calibration)
-        self._calibration = calibration
-
-    def _check(self, name: str, part: Any, kind: type) -> None:
-        if not isinstance(part, kind):
-            got = f"the class {part.__name__} itself" if isinstance(part, type) else type(part).__name__
-            raise TombolaError(f"tickets.{name} is a {kind.__name__} or None: got {got}")
-        if not _fits(part, self):
-            raise TombolaError(f"the {name} was fitted on other tickets: fit it on these")
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _KINDS and value is not None:
+            kind: type = resolve_name(f"tombola.{_KINDS[name]}")
+            if not isinstance(value, kind):
+                got = (
+                    f"the class {value.__name__} itself" if isinstance(value, type) else type(value).__name__
+                )
+                raise TombolaError(f"tickets.{name} is a {kind.__name__} or None: got {got}")
+            if not _fits(value, self):
+                raise TombolaError(f"the {name} was fitted on other tickets: fit it on these")
+        super().__setattr__(name, value)
 
 
 def _fits(part: Any, tickets: Any) -> bool:
-    """Whether it was fitted on these tickets as they are now, or needs no fitting."""
     return part.made_for in (None, fingerprint_of(tickets))
 
 
 def states(tickets: Tickets) -> Parts:
-    """The parts of the ticket file.
-
-    Raises:
-        TombolaError: a part was fitted on other tickets, or on these before they changed.
-    """
+    """The parts of the ticket file; an error where one was fitted on other tickets."""
     found = {name: part for name in ("router", "calibration") if (part := getattr(tickets, name)) is not None}
     for name, part in found.items():
         if not _fits(part, tickets):
@@ -97,10 +81,7 @@ def restore(tickets: Tickets, parts: Parts) -> None:
 
 
 def take_over(tickets: Tickets, others: Tickets) -> None:
-    """Give tickets what the same tickets, from another file, have and they have not.
-
-    What was fitted on other tickets is left behind.
-    """
+    """Give tickets what the same tickets, from another file, have and they have not."""
     for name in ("router", "calibration"):
         part = getattr(others, name)
         if getattr(tickets, name) is None and part is not None and _fits(part, tickets):
@@ -108,15 +89,17 @@ def take_over(tickets: Tickets, others: Tickets) -> None:
 
 
 def fingerprint_of(tickets: Tickets) -> str:
-    """The hash of tickets as they act (`tombola.tickets.files.fingerprint`)."""
+    """A hash of tickets as they act, for what is made for them; weights that none keeps do not count."""
     weights_N, _, _ = tickets.state(tickets.names[0])
     private = tickets.private.unflatten(tickets.private_KP)
     private |= tickets.statistics.unflatten(tickets.statistics_KS)
-    return fingerprint(weights_N, tickets.masks_KN, private)
+    acting = {f"private.{name}": t.detach().float().cpu() for name, t in private.items()}
+    kept = weights_N.detach().float().cpu()[tickets.masks_KN.any(0).cpu()]
+    return digest({"weights": kept, "masks": tickets.masks_KN.cpu(), **acting})
 
 
 def answer_of(tickets: Tickets) -> Answer:
-    """How the outputs of these tickets are read (`tombola.objectives.Objective.answer`)."""
+    """The reading of the outputs of these tickets (`tombola.objectives.Objective.answer`)."""
     known = tickets.metadata
     if "answer" in known:
         return known["answer"]
@@ -127,7 +110,7 @@ def answer_of(tickets: Tickets) -> Answer:
 
 
 def router_score_of(tickets: Tickets) -> str:
-    """What says of these outputs that a ticket is at home (`tombola.objectives.Objective.router_score`)."""
+    """The sign that a ticket is at home, in its outputs (`tombola.objectives.Objective.router_score`)."""
     return str(tickets.metadata.get("router_score", _objective(tickets).router_score))
 
 
@@ -138,3 +121,19 @@ def _objective(tickets: Tickets) -> type[objectives.Objective]:
 def output_of(tickets: Tickets, k: int) -> int:
     """The output that one-vs-rest ticket k was trained at: that of its subset, in any network."""
     return int(tickets.metadata.get("outputs", range(len(tickets.names)))[k])
+
+
+@torch.enable_grad()
+def minimised(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Tensor:
+    """The double vector of least loss that L-BFGS finds from ``start``."""
+    found = start.double().clone().requires_grad_()
+    optimiser = torch.optim.LBFGS([found], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = loss(found)
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+    return found.detach()

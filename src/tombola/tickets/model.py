@@ -152,7 +152,7 @@ class TicketModel(fitted.Holder):
     @uncompiled()
     @torch.no_grad()
     def route(self, x: Tensor, context: Any = None) -> Routed:
-        """Which ticket is to answer each sample, and how sure that is; an error without a router."""
+        """The ticket that is to answer each sample, and how sure that is; an error without a router."""
         if self.router is None:
             raise TombolaError(
                 f"which ticket? Pass ticket=NAME (--ticket NAME; one of {', '.join(self.names)}) or one name "
@@ -179,7 +179,7 @@ class TicketModel(fitted.Holder):
     @uncompiled()
     @torch.no_grad()
     def weights(self, ticket: str) -> dict[str, Tensor]:
-        """What the network runs on, by name: ``m_k ⊙ θ`` and private tensors, to be read (`WeightCache`)."""
+        """Weights of the network by name: ``m_k ⊙ θ`` and private tensors, to be read (`WeightCache`)."""
         k, parts = self.index(ticket), parameters_of(self.backbone, self.scope)
 
         def make() -> dict[str, Tensor]:
@@ -192,7 +192,7 @@ class TicketModel(fitted.Holder):
 
     @uncompiled()
     def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """What a ticket runs on: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
+        """A ticket as tensors: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
         k = self.index(ticket)
         weights_N = self.scope.flatten(dict(self.backbone.named_parameters()))
         return weights_N, self.masks_KN[k], self._own(k)
@@ -222,7 +222,7 @@ class TicketModel(fitted.Holder):
         return MaskSet.stacked(self.scope, self.names, self.masks_KN.cpu())
 
     def private_state(self, ticket: str) -> dict[str, Tensor]:
-        """What belongs to this ticket alone, by the names of the backbone."""
+        """Tensors of this ticket alone, by the names of the backbone."""
         return {name: tensor.detach() for name, tensor in self._own(self.index(ticket)).items()}
 
     @torch.no_grad()
@@ -266,14 +266,7 @@ class TicketModel(fitted.Holder):
 
 @uncompiled()
 def asked(ticket: object, known: Sequence[str]) -> str | list[str]:
-    """A name, or one name per sample; the first ticket where none is asked for.
-
-    Raises:
-        TombolaError: something that is no name.
-
-    >>> asked(("dog", "cat"), ["cat", "dog"])
-    ['dog', 'cat']
-    """
+    """A name, or one name per sample; the first ticket where none is asked for."""
     if ticket is None:
         return known[0]
     if isinstance(ticket, str):
@@ -292,16 +285,6 @@ def asked(ticket: object, known: Sequence[str]) -> str | list[str]:
 @uncompiled(recursive=False)
 def grouped(x: Tensor, names: Sequence[str], known: Sequence[str], run: Callable[[str, Tensor], Any]) -> Any:
     """Outputs of one ticket per sample, in the order of the samples.
-
-    Args:
-        x: inputs ``[B, ...]``.
-        names: B names.
-        known: the tickets that there are.
-        run: outputs of one ticket for a batch; tensors or any structure of them.
-
-    Raises:
-        TombolaError: another number of names than samples.
-        UnknownTicket: a name that is not there.
 
     >>> run = lambda name, x: x * {"cat": 10, "dog": 100}[name]
     >>> grouped(torch.arange(1, 4), ["dog", "cat", "dog"], ["cat", "dog"], run).tolist()
@@ -336,14 +319,7 @@ def check_batch(x: Tensor, shape: Sequence[int] | None) -> None:
 
 @contextmanager
 def inputs_named(x: Tensor, dtype: torch.dtype, shape: Sequence[int] | None) -> Iterator[None]:
-    """Inputs of another dtype or shape than the network's: an error that names both, in place of torch's.
-
-    Args:
-        x: inputs ``[B, ...]``.
-        dtype: of the network.
-        shape: of one sample in training, where that is known. Another shape is no error by itself: many
-            networks take several.
-    """
+    """Name both dtypes or shapes where inputs do not fit the network; another ``shape`` alone is no error."""
     try:
         yield
     except (RuntimeError, ValueError) as error:

@@ -56,7 +56,7 @@ class Prediction:
 
 @torch.no_grad()
 def predict(tickets: TicketModel, x: Tensor, ticket: str | Sequence[str] | None, context: Any) -> Prediction:
-    """What `tombola.TicketModel.predict` answers: by the task, and by what is known of the context.
+    """The answer of `tombola.TicketModel.predict`: by the task, and by what is known of the context.
 
     One-vs-rest tickets are all asked where none is named, because there the context is the answer.
     """
@@ -94,11 +94,7 @@ class _Asked:
         self.classes_BC = allowed(tickets.metadata, names, x)
 
     def probabilities(self) -> Tensor:
-        """Of the classes or labels, ``[B, C]`` double, by each ticket's own temperature if there is one.
-
-        Raises:
-            TombolaError: outputs that are not ``[B, C]``.
-        """
+        """Of classes or labels, double ``[B, C]``, by each ticket's temperature if there is one."""
         calibration = self.tickets.calibration
         if not isinstance(self.outputs, Tensor) or self.outputs.ndim != 2:
             known = self.tickets.metadata.get("objective", "this objective")
@@ -124,10 +120,7 @@ def _finite(p: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def one_vs_rest(tickets: TicketModel, x: Tensor) -> Prediction:
-    """All K tickets are asked, and their scores coupled: the context is the answer, no router is needed.
-
-    Where there is one, it lowers the confidence of inputs that are unlike those that it knows.
-    """
+    """Ask all K tickets and couple their scores; a router lowers the confidence of unusual inputs."""
     calibration, router = tickets.calibration, tickets.router
     with in_mode(tickets.backbone, training=False):
         routed = tickets.route(x) if router is not None and router.needs_fit else None
@@ -169,13 +162,10 @@ def one_of(tickets: TicketModel, x: Tensor, name: str) -> Prediction:
 
 
 def within(tickets: TicketModel, parts: Sequence[_Asked], routed: Routed | None) -> Prediction:
-    """A context's own ticket has answered, named or routed: a class, labels, or the outputs themselves.
+    """A class, labels, or the outputs themselves of a context's own ticket, named or routed.
 
-    Where the router mixes two tickets, it is the mean of their probabilities, and the ticket that is named is
-    the one with the greater part in the answer.
-
-    Raises:
-        TombolaError: outputs of classes or labels that are not ``[B, C]``.
+    Where two tickets are mixed, it is the mean of their probabilities, and the one with the greater part in
+    the answer is named.
     """
     first, outputs, answer = parts[0], parts[0].outputs, answer_of(tickets)
     if len(parts) > 1:
@@ -199,7 +189,6 @@ def within(tickets: TicketModel, parts: Sequence[_Asked], routed: Routed | None)
 
 
 def _own(tickets: TicketModel, x: Tensor, name: str) -> Tensor:
-    """The score of one-vs-rest ticket ``name``, ``[B]``."""
     return tickets(x, ticket=name)[:, output_of(tickets, tickets.index(name))].cpu()
 
 

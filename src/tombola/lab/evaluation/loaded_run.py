@@ -26,14 +26,14 @@ from tombola.lab.evaluation.inputs import described
 from tombola.lab.launch import Order, order_of
 from tombola.lab.report.rows import names_of
 from tombola.methods.pipeline import predict
-from tombola.objectives import Classification, Objective
+from tombola.objectives import Objective
 from tombola.objectives.classification import classes_of, differ, mask_logits
+from tombola.objectives.metrics import METRICS
 from tombola.runs.log import read_config
 from tombola.tickets.fitted import take_over
 from tombola.tickets.model import TicketModel, load
 from tombola.tickets.routing import Routed, mixed
 
-MAIN = ("accuracy_open", "accuracy", "psnr", "si_snri")  # what a task is judged by: the first that it has
 IN_MEMORY = 2**28  # bytes; what is larger (spectrograms) lies in a temporary file
 LARGE = 2**14  # numbers in one answer; such inputs go through the network in small batches
 Quality = tuple[str, float]  # a metric: name and value
@@ -67,12 +67,7 @@ class LoadedRun:
         return load(file, self.backbone) if file.is_file() else None
 
     def of_subsets(self, method: str, sparsity: float) -> TicketModel:
-        """The tickets of one outcome, one per subset.
-
-        Raises:
-            UsageError: the run has none at this sparsity, or the method has a single network.
-            RunError: the run has none of the method.
-        """
+        """The tickets of one outcome, one per subset."""
         tickets = self.tickets(method, sparsity)
         if tickets is None:
             known = [f"{s:g}" for s in self.sparsities(method)]
@@ -85,11 +80,7 @@ class LoadedRun:
         return tickets
 
     def sparsities(self, method: str) -> list[float]:
-        """At which sparsities the run has tickets of a method.
-
-        Raises:
-            RunError: at none.
-        """
+        """At which sparsities the run has tickets of a method."""
         files = (self.path / "tickets").glob(f"{method}-*.tickets")
         found = [file.stem.removeprefix(f"{method}-") for file in files]
         numbers = sorted(float(text) for text in found if text.replace(".", "", 1).isdigit())
@@ -112,7 +103,7 @@ class LoadedRun:
     @cached_property
     def classes_KC(self) -> Tensor | None:
         """Which classes each context has in training, boolean ``[K, C]``; None where all have the same."""
-        if not isinstance(self.objective, Classification):
+        if self.objective.answer != "class":
             return None
         classes_KC = classes_of(self.data, self.partition)
         return classes_KC if differ(classes_KC) else None
@@ -137,8 +128,11 @@ class LoadedRun:
 
         found = self.objective.evaluate(outputs, self.data, self.partition)
         means = {metric.name: metric.value for metric in found if not metric.ticket}
-        name = next(name for name in MAIN if name in means)
-        return name.removesuffix("_open"), means[name]
+        known = (name for name, info in METRICS.items() if info.primary and name in means)
+        name = next(known, next(iter(means)))
+        return name, means.get(
+            f"{name}_open", means[name]
+        )  # among all classes, where contexts differ in theirs
 
     def save(self, tickets: TicketModel, folder: Path, name: str) -> Path:
         """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs.
@@ -206,15 +200,7 @@ def _space(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def open_run(path: Path, source: str | None = None) -> LoadedRun:
-    """A run directory with its data, which must be those that it was made with.
-
-    Args:
-        path: the run.
-        source: where its data are now, if they have moved.
-
-    Raises:
-        RunError: no run of an experiment, or other data.
-    """
+    """A run directory with its data, which must be those that it was made with."""
     order, seed, item = order_of(path)
     order = replace(order, source=source or order.source)
     items = order.load()

@@ -15,7 +15,7 @@ from tombola.lab.evaluation.tables import Values, rows
 from tombola.methods.pipeline import predict
 from tombola.objectives import SubsetSoftmax
 from tombola.objectives.classification import allowed, mask_logits
-from tombola.objectives.protocols import decisions
+from tombola.objectives.one_vs_rest import decisions
 from tombola.tickets.calibration import (
     Calibration,
     brier,
@@ -47,21 +47,14 @@ def scores(loaded: LoadedRun, tickets: TicketModel) -> dict[str, Tensor]:
 
 
 def measure(score: Mapping[str, Tensor], members: Mapping[str, Tensor], single_recall: float) -> Values:
-    """All readings of one score matrix; whatever is chosen is chosen on validation data.
+    """All readings of one score matrix ``[S, K]`` by split; whatever is chosen is chosen on validation data.
 
-    Args:
-        score: ``validation`` and ``test``, ``[S, K]``.
-        members: who belongs to what, boolean, by split.
-        single_recall: the macro recall of the single mask's argmax on validation data, at which precisions
-            are compared.
+    Precisions are compared at the macro recall of the single mask's argmax on validation data.
     """
     plain = _Held(*(score[split].double() for split in SPLITS), *(members[split] for split in SPLITS))
-    values = _uncalibrated(plain)
-    for method in KINDS:
-        values += _calibrated(method, plain, single_recall)
-    for kind in COUPLINGS:
-        values += _coupled(kind, plain, single_recall)
-    return values
+    calibrated = [row for method in KINDS for row in _calibrated(method, plain, single_recall)]
+    coupled = [row for kind in COUPLINGS for row in _coupled(kind, plain, single_recall)]
+    return [*_uncalibrated(plain), *calibrated, *coupled]
 
 
 class _Held(NamedTuple):
@@ -212,11 +205,11 @@ def _at_recall(val_SK: Tensor, val_true: Tensor, test_SK: Tensor, recall: float)
 
 def _curve(reading: str, score_SK: Tensor, true_SK: Tensor) -> Values:
     """The precision-recall curve, mean over tickets, as highest precisions from given recalls on."""
-    values: Values = []
-    for recall in RECALLS:
-        best = _of_tickets(precision_at_recall, score_SK, true_SK, recall)
-        values += rows({"reading": reading, "recall": recall}, {"precision_at_recall": best})
-    return values
+    best = {recall: _of_tickets(precision_at_recall, score_SK, true_SK, recall) for recall in RECALLS}
+    return [
+        {"reading": reading, "recall": recall, "metric": "precision_at_recall", "value": value}
+        for recall, value in best.items()
+    ]
 
 
 def _bars(reading: str, p_SK: Tensor, true_SK: Tensor) -> Values:

@@ -6,7 +6,7 @@ Shape letters: S samples of a split, T samples of a stream, K tickets.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Self
@@ -18,6 +18,7 @@ from tombola._utils.rng import generator
 from tombola.data.dataset import Data
 from tombola.lab.evaluation.loaded_run import Answers, LoadedRun, Quality
 from tombola.lab.evaluation.tables import Values, rows
+from tombola.objectives import Objective
 from tombola.tickets.model import TicketModel
 from tombola.tickets.routing import Routed, Router, Window, router
 from tombola.tickets.routing.features import FeatureCache
@@ -34,20 +35,13 @@ class RouterEvaluator:
     """The tickets of a run, asked once, and judged for as many choices among them as are wished.
 
     Class tickets are the answer themselves: a choice is right or wrong, and the oracle is leakage.
-
-    Attributes:
-        loaded: the run.
-        truth_S: the number of the context of each test sample.
-        answers: of all tickets to the test split; None for class tickets.
-        fixed: the ticket that serves all contexts best on validation data.
-        K: how many tickets there are.
     """
 
-    loaded: LoadedRun
-    truth_S: Tensor
-    answers: Answers | None
-    fixed: int
-    K: int
+    loaded: LoadedRun  # the run
+    truth_S: Tensor  # the number of the context of each test sample
+    answers: Answers | None  # of all tickets to the test split; None for class tickets
+    fixed: int  # the ticket that serves all contexts best on validation data
+    K: int  # how many tickets there are
 
     @classmethod
     def of(cls, loaded: LoadedRun, tickets: TicketModel) -> Self:
@@ -69,10 +63,6 @@ class RouterEvaluator:
         if mix == 1 or self.answers is None:
             return self(routed.index_B)
         return self.scaled(self.loaded.judge(partial(self.answers.mixed, routed)))
-
-    def best_fixed(self) -> dict[str, float]:
-        """What the ticket that serves all contexts best is worth."""
-        return self.scaled(self._best)
 
     def random(self) -> dict[str, float]:
         """What random choices are worth, in the mean of `DRAWS`."""
@@ -110,19 +100,20 @@ class RouterEvaluator:
         return self.loaded.judge(partial(self.answers.chosen, chosen_S))
 
 
-def defaults(objective: str) -> dict[str, dict[str, Any]]:
-    """The routers that are measured where none is named, with their options, by the objective's name.
+def defaults(objective: Objective) -> dict[str, dict[str, Any]]:
+    """The routers that are measured for a task where none is named, with their options.
 
-    >>> list(defaults("Enhancement"))
+    >>> from tombola.objectives import Enhancement
+    >>> list(defaults(Enhancement()))
     ['prototype', 'gate', 'score', 'prototype, top 2']
     """
-    bands = {"bands": 16} if objective == "Enhancement" else {}  # the last axis is frequency
-    found: dict[str, dict[str, Any]] = {"prototype": dict(bands), "gate": dict(bands)}
-    if objective != "Reconstruction":
-        found["score"] = dict(bands)
-    if objective in ("Classification", "OneVsRest"):
+    bands = {"bands": 16} if objective.sound else {}  # the last axis is frequency
+    found: dict[str, dict[str, Any]] = {"prototype": {**bands}, "gate": {**bands}}
+    if objective.router_score:
+        found["score"] = {**bands}
+    if objective.answer in ("class", "subset"):
         found |= {"superposition": {}, "superposition, binary": {"search": "binary"}}
-    if objective != "OneVsRest":
+    if objective.answer != "subset":
         found["prototype, top 2"] = {"mix": 2, **bands}
     return found
 
@@ -137,13 +128,8 @@ def measure(
 ) -> tuple[Values, dict[str, Router]]:
     """All values of one run at one sparsity, and the routers, fitted.
 
-    Args:
-        loaded: the run.
-        tickets: one per context.
-        wanted: routers by the name of their row, with options; the name begins with the router's.
-        single: networks for all contexts, by method.
-        on_progress: is told of every router when it is measured.
-        now: is told what begins.
+    ``wanted`` are routers by the name of their row, which begins with the router's, with options; ``single``
+    are networks for all contexts, by method. ``on_progress`` is told what was measured, ``now`` what begins.
     """
     evaluator, leak = RouterEvaluator.of(loaded, tickets), loaded.objective.context_is_answer
     title = "oracle (leakage: the context is the label)" if leak else "oracle"
@@ -160,7 +146,7 @@ def measure(
         values += rows({"router": who}, latency(made[who], tickets, loaded.data))
         on_progress(f"{who} sends {evaluator.right(routed.index_B):.1%} to the right ticket")
     now("one ticket, a random ticket, one network")
-    values += rows({"router": "best_fixed"}, evaluator.best_fixed())
+    values += rows({"router": "best_fixed"}, evaluator(torch.full_like(evaluator.truth_S, evaluator.fixed)))
     values += rows({"router": "random"}, evaluator.random())
     if not leak:  # where the context is the answer, `tombola calibrate` reads them beside coupled tickets
         for method, model in single.items():
@@ -222,15 +208,19 @@ def _windows(
 @torch.no_grad()
 def latency(made: Router, tickets: TicketModel, data: Data, repeats: int = 7) -> dict[str, float]:
     """Milliseconds of processor time of routing and of a ticket's pass, for 1 sample and a batch; medians."""
-    found = {}
+    found: dict[str, float] = {}
     for size in BATCHES:
         x = data.inputs("test", torch.arange(min(size, len(data.test))))
         jobs = {"route": partial(made.route, tickets, x), "ticket": partial(tickets, x, tickets.names[0])}
-        for name, job in jobs.items():
-            spent = []
-            for _ in range(repeats):
-                begin = time.process_time()  # not that of other programs on the machine
-                job()
-                spent.append(time.process_time() - begin)
-            found[f"ms_{name}_{size}"] = 1e3 * sorted(spent)[repeats // 2]
+        found |= {f"ms_{name}_{size}": median_ms([job] * repeats) for name, job in jobs.items()}
     return found
+
+
+def median_ms(jobs: Iterable[Callable[[], Any]]) -> float:
+    """The median of milliseconds of processor time: not that of other programs on the machine."""
+    spent = []
+    for job in jobs:
+        begin = time.process_time()
+        job()
+        spent.append(time.process_time() - begin)
+    return 1e3 * sorted(spent)[len(spent) // 2]

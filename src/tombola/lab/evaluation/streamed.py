@@ -7,9 +7,10 @@ Shape letters: K tickets, I blocks, T samples in time.
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from tombola._utils.io import write_bytes
 from tombola._utils.rng import generator
 from tombola.lab import audio
 from tombola.lab.evaluation.loaded_run import LoadedRun
+from tombola.lab.evaluation.router_evaluator import median_ms
 from tombola.lab.experiments.pictures import decibels, new_figure, power, show_spectrogram, write_sounds
 from tombola.lab.experiments.speech_stream import (
     AHEAD,
@@ -55,26 +57,17 @@ class Choice:
 
 @dataclass(frozen=True)
 class Streamed:
-    """What came of one recording.
+    """What came of one recording."""
 
-    Attributes:
-        recording: what was enhanced.
-        choice: how the router was read.
-        who_I: the ticket of each block, int64.
-        confidence_I: of the router at each block.
-        sounds: waveforms ``[T]``: noisy, router, oracle, clean.
-        values: metric to value; see `measure`.
-        who: metric ``si_snri`` by who chooses: oracle, router, best fixed ticket, random ticket.
-        delays: of each change of scene: its time, and how long another ticket went on, both in seconds.
-    """
-
-    recording: Recording
-    choice: Choice
-    who_I: Tensor
-    confidence_I: Tensor
-    sounds: dict[str, Tensor]
-    values: dict[str, float]
+    recording: Recording  # what was enhanced
+    choice: Choice  # how the router was read
+    who_I: Tensor  # the ticket of each block, int64
+    confidence_I: Tensor  # of the router at each block
+    sounds: dict[str, Tensor]  # waveforms ``[T]``: noisy, router, oracle, clean
+    values: dict[str, float]  # metric to value; see `measure`
+    # metric ``si_snri`` by who chooses: oracle, router, best fixed ticket, random ticket
     who: dict[str, float]
+    # of each change of scene: its time, and how long another ticket went on, both in seconds
     delays: list[tuple[float, float | None]]
 
 
@@ -123,12 +116,11 @@ def measure(loaded: LoadedRun, tickets: TicketModel, snr: float, seconds: int, s
 
 def choose(tickets: TicketModel, held: Sequence[Recording]) -> Choice:
     """The choice whose ticket is the right one for most of the time; among equals, the quickest."""
-    best, most = Choice(LISTENS[0], 1, 0.0), -1.0
+    found = []
     for listens in LISTENS:
         window, share = best_window([(scores(r.noisy_T, tickets, listens)[0], r.scene_I()) for r in held])
-        if share > most:
-            best, most = Choice(listens, window.size, window.margin), share
-    return best
+        found.append((share, Choice(listens, window.size, window.margin)))
+    return max(found, key=itemgetter(0))[1]
 
 
 def improvement(made: Recording, sound_T: Tensor) -> float:
@@ -158,16 +150,16 @@ def _best_fixed(tickets: TicketModel, held: Recording) -> int:
 
 
 def _times(tickets: TicketModel, made: Recording, choice: Choice) -> dict[str, float]:
-    """Medians of processor time: not that of other programs on the machine."""
-    clock = []
-    for i in range(min(TIMED, made.blocks)):
-        begin = time.process_time()
-        tickets.route(audio.spectrogram(heard(made.noisy_T, i, choice.listens)))
-        middle = time.process_time()
-        block(made.noisy_T, i, tickets, tickets.names[0])
-        clock.append((middle - begin, time.process_time() - middle))
-    route, ticket = (sorted(each)[len(each) // 2] for each in zip(*clock, strict=True))
-    return {"ms_route": 1e3 * route, "ms_ticket": 1e3 * ticket, "ms_wait": 1e3 * (STEP + AHEAD) / audio.RATE}
+    blocks, wave_T, name = range(min(TIMED, made.blocks)), made.noisy_T, tickets.names[0]
+
+    def route(i: int) -> None:
+        tickets.route(audio.spectrogram(heard(wave_T, i, choice.listens)))
+
+    return {
+        "ms_route": median_ms(partial(route, i) for i in blocks),
+        "ms_ticket": median_ms(partial(block, wave_T, i, tickets, name) for i in blocks),
+        "ms_wait": 1e3 * (STEP + AHEAD) / audio.RATE,
+    }
 
 
 def draw(found: Streamed, out: Path, title: str) -> list[Path]:
@@ -205,12 +197,11 @@ def _picture(found: Streamed, file: Path, title: str) -> Path:
 
 
 def _words(found: Streamed) -> str:
-    waits = [
-        f"change at {at:.0f} s: its ticket "
-        + ("never came" if wait is None else f"first came {wait:.1f} s later")
-        for at, wait in found.delays
-    ]
-    return "; ".join([f"right ticket {found.values['routing_accuracy']:.0%} of the time", *waits])
+    words = [f"right ticket {found.values['routing_accuracy']:.0%} of the time"]
+    for at, wait in found.delays:
+        came = "never came" if wait is None else f"first came {wait:.1f} s later"
+        words.append(f"change at {at:.0f} s: its ticket {came}")
+    return "; ".join(words)
 
 
 def _loudness(wave: Tensor) -> np.ndarray:

@@ -11,17 +11,19 @@ from torch import Tensor
 
 from tombola.lab.report.rows import Row, interval
 from tombola.lab.report.tables import Table, decibel, heading, share, whole
+from tombola.objectives.metrics import metric_info
 
 Values = list[Row]
 Format = Callable[[float], str]
 Columns = list[tuple[str, str, Format]]  # metric, heading, format
 Cells = dict[tuple, dict[str, Row]]  # lines of a table: what they are of, and their rows by metric
 
-QUALITY: Columns = [
-    ("accuracy", "accuracy", share),
-    ("si_snri", "SI-SNRi", decibel),
-    ("psnr", "PSNR", decibel),
-]
+
+def _columns(*names: str) -> Columns:
+    return [(name, metric_info(name).column, metric_info(name).write) for name in names]
+
+
+QUALITY = _columns("accuracy", "si_snri", "psnr")
 GAP, RIGHT = ("gap_closed", "gap", share), ("routing_accuracy", "right", share)
 COSTS: Columns = [
     ("numbers", "decide", whole),
@@ -39,19 +41,12 @@ NAMES = {
     "imp": "single mask (IMP)",
     "union_size_imp": "union-size mask",
 }
-DECISIONS: Columns = [
-    ("precision", "precision", share),
-    ("recall", "recall", share),
-    ("balanced_accuracy", "bal. acc.", share),
-    ("accuracy", "accuracy", share),
-    ("auc", "AUC", share),
-    ("average_precision", "avg. precision", share),
-]
+DECISIONS = _columns("precision", "recall", "balanced_accuracy", "accuracy", "auc", "average_precision")
 PROBABILITIES: Columns = [
-    ("ece", "calibration error", share),
+    *_columns("ece"),
     ("brier", "Brier", share),
     ("error_of_prior", "error of the prior", share),
-    ("set_size", "answers in a set", decibel),
+    *_columns("set_size"),
     ("missed", "missed by sets", share),
     ("missed_most", "missed most", share),
 ]
@@ -75,9 +70,8 @@ def over_seeds(values: Sequence[Row]) -> list[Row]:
     """
     groups: dict[tuple, list[float]] = defaultdict(list)
     for row in values:
-        groups[tuple((name, v) for name, v in row.items() if name not in ("value", "seed"))].append(
-            row["value"]
-        )
+        key = tuple((name, v) for name, v in row.items() if name not in ("value", "seed"))
+        groups[key].append(row["value"])
     return [
         {**dict(key), "mean": float(np.mean(found)), "ci95": interval(found), "seeds": len(found)}
         for key, found in groups.items()

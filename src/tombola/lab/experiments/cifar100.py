@@ -19,7 +19,7 @@ from typing import TypeVar
 import numpy as np
 
 from tombola._utils.errors import DataError, PartitionError, UsageError, unknown
-from tombola.data.dataset import SPLITS, Data, Split
+from tombola.data.dataset import Data, Split
 from tombola.data.partition import Partition, by_column, by_text
 from tombola.lab.experiments import digits
 from tombola.lab.experiments.cifar10 import OURS, PAPERS
@@ -127,9 +127,6 @@ def group_of(names: Sequence[str], groups: Mapping[str, str]) -> list[str]:
 
     >>> group_of(["ant", "cat", "bee"], {"insects": "ant bee", "pets": "cat"})
     ['insects', 'pets', 'insects']
-
-    Raises:
-        DataError: the table holds an unknown class, or one class twice, or lacks one.
     """
     listed = [(name, group) for group, members in groups.items() for name in members.split()]
     found, counts = dict(listed), Counter(name for name, _ in listed)
@@ -145,10 +142,9 @@ def group_of(names: Sequence[str], groups: Mapping[str, str]) -> list[str]:
 def by_cluster_of_several(data: Data) -> Partition:
     """One subset per cluster, each of several classes: within one class there is nothing to answer."""
     clusters = by_column(data, "cluster")
-    for split in SPLITS:
-        for k, name in enumerate(clusters.names):
-            held = data.split(split).y[clusters.members[split][:, k]].unique()
-            if len(held) < 2:
+    for split, members_SK in clusters.members.items():
+        for name, mine_S in zip(clusters.names, members_SK.unbind(1), strict=True):
+            if len(data.split(split).y[mine_S].unique()) < 2:
                 raise PartitionError(
                     f"cluster {name!r} holds a single class in the {split} split, so there is nothing to "
                     "tell apart within it: merge it with another cluster"

@@ -10,8 +10,8 @@ from tombola.data.corruptions import ENVIRONMENTS, environments
 from tombola.data.dataset import Data
 from tombola.data.partition import by_column
 from tombola.lab.experiments import cifar10, digits
-from tombola.lab.experiments.domain_pictures import DomainPictures
 from tombola.lab.experiments.experiment import LATE_ONE_SHOT, Experiment, Preset, preset_settings
+from tombola.lab.experiments.pictures import DomainPictures
 from tombola.objectives import Classification
 
 
@@ -54,14 +54,13 @@ CORRUPTIONS = Experiment(
 )
 
 QUICK_CIFAR10 = preset_settings(1e-3, 6e-3, 160, **LATE_ONE_SHOT, rewind=60, steps=180)
-CIFAR10_CORRUPTIONS = Experiment(
+CIFAR10_CORRUPTIONS = replace(
+    CORRUPTIONS,
     name="cifar10_corruptions",
     summary=f"CIFAR-10 under {', '.join(ENVIRONMENTS)}, one ticket each (K = 4), GhostNet",
     data=cifar10.CIFAR10.data,
     load=load_cifar10,
     backbone=cifar10.CIFAR10.backbone,
-    partition=by_environment,
-    objective=Classification(),
     presets={
         "quick": Preset(
             QUICK_CIFAR10, "late rewinding, private norm affines; two and a half epochs a sparsity"

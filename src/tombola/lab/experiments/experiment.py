@@ -80,33 +80,22 @@ class Finished:
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that `tombola run` needs.
+    """Everything that `tombola run` needs."""
 
-    Attributes:
-        name: as on the command line.
-        summary: one line.
-        data: what the data is, where it comes from and how large it is.
-        load: from a source (a directory, a name, or None for what ships inside a dependency) to the
-            data; where every item (photograph) has a network of its own, a mapping from their names.
-        backbone: the dense network, initialised by the generator.
-        partition: the subsets.
-        objective: the task.
-        presets: by name; the first is the default.
-        paper: the paper's figures, ``(method, sparsity)`` to metric to value.
-        stand_in: what takes the place of the data where no source is given, if it is something else.
-        draw: pictures and sounds from finished runs into a folder; returns the files.
-    """
-
-    name: str
-    summary: str
-    data: str
+    name: str  # as on the command line
+    summary: str  # one line
+    data: str  # what the data is, where it comes from and how large it is
+    # from a source (a directory, a name, or None for what ships inside a dependency) to the data; where
+    # every item (photograph) has a network of its own, a mapping from their names
     load: Callable[[str | None, bool], Data | Mapping[str, Data]]
-    backbone: Callable[[torch.Generator], nn.Module]
-    partition: Callable[[Data], Partition]
-    objective: Objective
-    presets: Mapping[str, Preset]
+    backbone: Callable[[torch.Generator], nn.Module]  # the dense network, initialised by the generator
+    partition: Callable[[Data], Partition]  # the subsets
+    objective: Objective  # the task
+    presets: Mapping[str, Preset]  # by name; the first is the default
+    # the paper's figures, ``(method, sparsity)`` to metric to value
     paper: Mapping[tuple[str, float], Mapping[str, float]] = field(default_factory=dict)
-    stand_in: str = ""
+    stand_in: str = ""  # what takes the place of the data where no source is given, if it is something else
+    # pictures and sounds from finished runs into a folder; returns the files
     draw: Callable[[Sequence[Finished], Path], list[Path]] | None = None
 
     def methods(self) -> list[str]:

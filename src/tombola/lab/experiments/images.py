@@ -32,19 +32,13 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 @dataclass(frozen=True)
 class Listed:
-    """Images that are not decoded yet, with labels ``y`` int64 ``[S]`` and further columns ``[S]``.
+    """Images that are not decoded yet, with labels ``y`` int64 ``[S]`` and further columns ``[S]``."""
 
-    Attributes:
-        where: for messages.
-        pictures: an iteration over all images of the source, encoded, or as the hub's library decodes them.
-        stamp: what changes when the source does.
-        index: which images of the source these are, each at most once, int64 ``[S]``.
-    """
-
-    where: str
+    where: str  # for messages
+    # an iteration over all images of the source, encoded, or as the hub's library decodes them
     pictures: Callable[[], Iterator[Any]]
-    stamp: Callable[[], object]
-    index: Tensor
+    stamp: Callable[[], object]  # what changes when the source does
+    index: Tensor  # which images of the source these are, each at most once, int64 ``[S]``
     y: Tensor
     columns: Mapping[str, np.ndarray]
 
@@ -57,13 +51,8 @@ class Listed:
         return replace(self, index=self.index[index], y=self.y[index], columns=columns)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A split of a source: its wanted columns, the labels first, and its pictures (see `Listed`)."""
-
-    columns: Mapping[str, Sequence[Any]]
-    pictures: Callable[[], Iterator[Any]]
-    stamp: Callable[[], object]
+# A split of a source: its wanted columns, the labels first, its pictures and its stamp (see `Listed`).
+_Source = tuple[Mapping[str, Sequence[Any]], Callable[[], Iterator[Any]], Callable[[], object]]
 
 
 def list_images(
@@ -79,9 +68,6 @@ def list_images(
         label: the label column of Parquet files.
         columns: further columns of whole numbers (a domain, a superclass), int64 ``[S]``; folders of
             classes have none.
-
-    Raises:
-        DataError: nothing there, an unknown class, a missing column, labels that are no whole numbers.
     """
     folder, wanted = Path(source).expanduser(), (label, *columns)
     if not folder.exists():
@@ -89,22 +75,23 @@ def list_images(
             raise DataError(
                 f"there is no folder {source}: give --data a folder or the name of a hub data set"
             )
-        found = [_hub(source, split, wanted) for split in ("train", "test")]
+        read = partial(_hub, source, wanted=wanted)
     elif list(folder.glob("train*.parquet")):
-        found = [_parquet(folder, split, wanted) for split in ("train", "test")]
-    elif (folder / "train").is_dir():
-        if columns:
-            raise DataError(f"{source} has a folder per class, but {', '.join(columns)} needs Parquet files")
-        found = [_folder(folder, split, names) for split in ("train", "test")]
-    else:
+        read = partial(_parquet, folder, wanted=wanted)
+    elif not (folder / "train").is_dir():
         raise DataError(f"{source} has neither train*.parquet nor a folder train/ with one folder per class")
-    train, test = found
-    return _checked(train, len(names), source, "train"), _checked(test, len(names), source, "test")
+    elif columns:
+        raise DataError(f"{source} has a folder per class, but {', '.join(columns)} needs Parquet files")
+    else:
+        read = partial(_folder, folder, names=names)
+    train, test = (_checked(read(split), len(names), source, split) for split in ("train", "test"))
+    return train, test
 
 
 def _checked(found: _Source, classes: int, source: str, split: str) -> Listed:
+    given, pictures, stamp = found
     where, columns = f"{source} ({split})", {}
-    for i, (name, values) in enumerate(found.columns.items()):
+    for i, (name, values) in enumerate(given.items()):
         for row, value in enumerate(values):
             if isinstance(value, bool) or not isinstance(value, int):
                 what = name if i else "label"
@@ -116,7 +103,7 @@ def _checked(found: _Source, classes: int, source: str, split: str) -> Listed:
     wrong = y[(y < 0) | (y >= classes)]
     if len(wrong):
         raise DataError(f"{source} holds class {int(wrong[0])}, but there are {classes} names")
-    return Listed(where, found.pictures, found.stamp, torch.arange(len(y)), y, columns)
+    return Listed(where, pictures, stamp, torch.arange(len(y)), y, columns)
 
 
 def _parquet(folder: Path, split: str, wanted: Sequence[str]) -> _Source:
@@ -131,7 +118,7 @@ def _parquet(folder: Path, split: str, wanted: Sequence[str]) -> _Source:
             table = parquet.read_table(file, columns=list(wanted))
         for name, values in columns.items():
             values += table[name].to_pylist()
-    return _Source(columns, lambda: _parquet_pictures(images), lambda: _stamp(files))
+    return columns, lambda: _parquet_pictures(images), lambda: _stamp(files)
 
 
 def _parquet_pictures(images: Mapping[Path, str]) -> Iterator[Any]:
@@ -171,7 +158,7 @@ def _folder(folder: Path, split: str, names: Sequence[str]) -> _Source:
         found = [file for file in sorted(directory.iterdir()) if file.suffix.lower() in SUFFIXES]
         files += found
         labels += [names.index(directory.name)] * len(found)
-    return _Source({"label": labels}, lambda: map(_content, files), lambda: _stamp(files))
+    return {"label": labels}, lambda: map(_content, files), lambda: _stamp(files)
 
 
 def _content(file: Path) -> bytes:
@@ -202,9 +189,7 @@ def _hub(name: str, split: str, wanted: Sequence[str]) -> _Source:
     image = _image_column(name, table.column_names, wanted)
     rows, pictures = list(table.select_columns(list(wanted))), table.select_columns([image])
     columns = {column: [row[column] for row in rows] for column in wanted}
-    return _Source(
-        columns, lambda: (row[image] for row in pictures), lambda: (name, split, table._fingerprint)
-    )
+    return columns, lambda: (row[image] for row in pictures), lambda: (name, split, table._fingerprint)
 
 
 @dataclass(frozen=True)
@@ -241,11 +226,7 @@ def crop_and_flip(x: Tensor, generator: torch.Generator, margin: int = 4) -> Ten
 
 
 def set_aside(rest: Listed, count: int, source: object, key: str) -> tuple[Listed, Listed]:
-    """Training images without a fixed random ``count`` of them, and those, for validation.
-
-    Raises:
-        DataError: there are not more than that.
-    """
+    """Training images without a fixed random ``count`` of them, and those, for validation."""
     if len(rest) <= count:
         raise DataError(f"{source} has {len(rest)} training images; more than {count} are needed")
     order = torch.randperm(len(rest), generator=random_generator(0, key, "validation"))
@@ -253,10 +234,7 @@ def set_aside(rest: Listed, count: int, source: object, key: str) -> tuple[Liste
 
 
 def image_data(
-    size: int,
-    parts: tuple[Listed, Listed, Listed],
-    prepare: Callable[[Tensor], Tensor],
-    augment: bool,
+    size: int, parts: tuple[Listed, Listed, Listed], prepare: Callable[[Tensor], Tensor], augment: bool
 ) -> Data:
     """Decoded train, validation and test images; ``augment`` crops and mirrors, with an eighth as margin."""
     crop = partial(crop_and_flip, margin=size // 8) if augment else None
@@ -267,9 +245,6 @@ def decode(size: int, train: Listed, validation: Listed, test: Listed) -> tuple[
     """The listed images as splits: ``x`` uint8 ``[S, 3, size, size]``, ``y`` int64 ``[S]``, and columns.
 
     Images that would take too much memory are decoded once, into a mapped file (`tombola.data.memmap`).
-
-    Raises:
-        DataError: an image of another size, or what is no image.
     """
     parts = (train, validation, test)
     held = fits(3 * size * size * sum(map(len, parts)))

@@ -56,9 +56,6 @@ def load(source: str | None, augment: bool, side: int = SIDE) -> dict[str, Data]
             ``class_names.json`` and ``manifest.json``, where they are, give names and an order.
         augment: must be False.
         side: photographs and label maps are reduced to so many pixels on the longer side.
-
-    Raises:
-        DataError: a file is missing or no image, sizes differ, a photograph has a single region.
     """
     if augment:
         raise UsageError("inr has no augmentation: it represents this picture and no other")
@@ -71,9 +68,9 @@ def pixels(one: Labelled, side: int) -> Data:
 
     Even pixels come before odd ones, so that either half of a split holds every region.
     """
-    small = reduced(one.photograph, one.labels, side)
+    photograph, labels = reduced(one.photograph, one.labels, side)
     try:
-        names = regions(small.labels, one.names, one.ignored)
+        names = regions(labels, one.names, one.ignored)
     except DataError as error:
         raise DataError(f"{one.name}: {error}") from None
     if len(np.unique(names)) < 2:
@@ -85,7 +82,7 @@ def pixels(one: Labelled, side: int) -> Data:
     rows, columns = np.meshgrid(np.linspace(-1, 1, H), np.linspace(-1, 1, W), indexing="ij")
     order = np.argsort(np.arange(H * W) % 2, kind="stable")
     xy = np.stack([columns, rows], -1).reshape(-1, 2)[order]
-    rgb = small.photograph.reshape(-1, 3)[order] / 255
+    rgb = photograph.reshape(-1, 3)[order] / 255
     split = Split(torch.tensor(xy).float(), torch.tensor(rgb).float(), {"region": names.reshape(-1)[order]})
     return Data(split, split, split)
 
@@ -175,32 +172,17 @@ def _json(file: Path, default: Any) -> Any:
 # -- regions -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Reduced:
-    """A smaller photograph uint8 ``[h, w, 3]`` and its label map ``[h, w]``."""
-
-    photograph: Bytes
-    labels: Ints
-
-
-def reduced(photograph: Bytes, labels: Ints, side: int) -> Reduced:
-    """Both with at most ``side`` pixels on the longer side: mean colour and most frequent label.
-
-    Smaller ones stay as they are.
-    """
+def reduced(photograph: Bytes, labels: Ints, side: int) -> tuple[Bytes, Ints]:
+    """Both with at most ``side`` pixels on the longer side: mean colour and most frequent label."""
     H, W = labels.shape
     scale = min(1.0, side / max(H, W))
     size = max(1, round(W * scale)), max(1, round(H * scale))
     if scale == 1.0:
-        return Reduced(photograph, labels)
+        return photograph, labels
     found = np.unique(labels)
-    shares = [_box((labels == label).astype(np.float32), size) for label in found]
-    small = Image.fromarray(photograph).resize(size, Image.Resampling.BOX)
-    return Reduced(np.asarray(small), found[np.argmax(shares, 0)])
-
-
-def _box(values: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
-    return np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BOX))
+    each = [photograph, *((labels == label).astype(np.float32) for label in found)]
+    small, *shares = (np.asarray(Image.fromarray(one).resize(size, Image.Resampling.BOX)) for one in each)
+    return small, found[np.argmax(shares, 0)]
 
 
 def regions(
@@ -210,9 +192,6 @@ def regions(
 
     Pixels without a class, regions of less than 2% of the picture, and pieces of fewer than 8 pixels are
     given to the region of the nearest pixel that has one.
-
-    Raises:
-        DataError: no pixel has a class.
 
     >>> regions(np.array([[1, 1, 2, 2], [1, 0, 2, 2]]), {1: "sky", 2: "sea"}, frozenset({0}))[1].tolist()
     ['sky', 'sky', 'sea', 'sea']
@@ -252,7 +231,7 @@ def segmented(photograph: Bytes, side: int = SIDE) -> tuple[Ints, dict[int, str]
     from sklearn.cluster import KMeans
 
     H, W = photograph.shape[:2]
-    small = reduced(photograph, np.zeros((H, W), np.int64), side).photograph
+    small, _ = reduced(photograph, np.zeros((H, W), np.int64), side)
     h, w = small.shape[:2]
     y, x = np.mgrid[0:h, 0:w] / max(h, w)
     colour = ndimage.gaussian_filter(small / 255, (1.5, 1.5, 0))  # leaves and tiles are no regions

@@ -57,10 +57,6 @@ def read_clips(folder: Path | str) -> list[Clip]:
     Columns: ``path`` below the folder, ``kind`` (speech or noise), ``scene`` (of noise), ``split``
     (train, validation or test), ``speaker`` (of speech), ``recording``, and if wanted ``label``.
     Files of other rates are resampled, stereo ones averaged.
-
-    Raises:
-        DataError: no manifest, a column, scene or file is missing, an unknown kind or split, no sound, or
-            a silent or very short file.
     """
     manifest = Path(folder).expanduser() / "manifest.csv"
     if not manifest.is_file():
@@ -119,9 +115,6 @@ def with_validation(clips: Sequence[Clip]) -> list[Clip]:
 
     About one in six speakers, and one in four recordings of every kind of noise. Clips that have a
     validation split already stay as they are.
-
-    Raises:
-        DataError: a speaker or recording is in two splits, or too few are there to set some aside.
     """
     _check_disjoint(clips)
     if any(clip.split == "validation" for clip in clips):
@@ -134,12 +127,8 @@ def with_validation(clips: Sequence[Clip]) -> list[Clip]:
             found = _sources(clips, scene=scene, label=label)
             of_scene |= set(_order(found, scene, label)[: (len(found) + 2) // 4])
         held |= of_scene or _drawn(f"noise of scene {scene!r}", "recordings", _sources(clips, scene=scene), 1)
-    return [
-        replace(clip, split="validation")
-        if clip.split == "train" and (clip.kind, clip.source) in held
-        else clip
-        for clip in clips
-    ]
+    moved = [clip.split == "train" and (clip.kind, clip.source) in held for clip in clips]
+    return [replace(c, split="validation") if out else c for c, out in zip(clips, moved, strict=True)]
 
 
 def scenes(clips: Iterable[Clip]) -> list[str]:
@@ -266,9 +255,6 @@ def mixtures(clips: Sequence[Clip], augment: bool) -> Data:
     Training has every second of speech once in every scene, at random ratios from -5 to 10 dB, and with
     ``augment`` draws noise and ratio afresh for each batch. Validation and test have the same number of
     mixtures in each scene at -5, 0, 5 and 10 dB. Columns ``scene`` and ``snr``.
-
-    Raises:
-        DataError: a split lacks speech of the length of a crop, or noise of a scene.
     """
     clips = with_validation(clips)
     bank, names = Bank.of(clips), scenes(clips)
@@ -316,11 +302,11 @@ def _weights(clips: Sequence[Clip], split: str, names: Sequence[str]) -> Tensor:
     """Chances ``[scenes, clips]`` of the noise clips of a split: every label of a scene has the same."""
     weights = torch.zeros(len(names), len(clips))
     count = Counter((clip.scene, clip.label) for clip in clips if clip.split == split)
-    for s, scene in enumerate(names):
-        for number, clip in enumerate(clips):
-            if (clip.scene, clip.split) == (scene, split):
-                weights[s, number] = 1 / count[scene, clip.label]
-        if not weights[s].any():
+    for number, clip in enumerate(clips):
+        if clip.scene and clip.split == split:
+            weights[names.index(clip.scene), number] = 1 / count[clip.scene, clip.label]
+    for scene, chances in zip(names, weights, strict=True):
+        if not chances.any():
             raise DataError(f"there is no noise of scene {scene!r} in {split}")
     return weights
 

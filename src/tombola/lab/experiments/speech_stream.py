@@ -33,12 +33,7 @@ FADE = 1024  # samples in which one block gives way to the next
 
 
 def find_tickets(path: Path) -> TicketModel:
-    """The tickets of a file; of a run directory, those of RTL at its lowest sparsity.
-
-    Raises:
-        RunError: a directory without such tickets.
-        TicketFileError: no ticket file, a damaged one, or one of another network.
-    """
+    """The tickets of a file; of a run directory, those of RTL at its lowest sparsity."""
     if path.is_dir():
         files = list((path / "tickets").glob("rtl-*.tickets"))
         if not files:
@@ -60,17 +55,6 @@ def enhance_file(
 
     Rate and channels stay; nothing above 8 kHz does, because the network works at 16 kHz. Every channel
     is enhanced by itself. Ten seconds at a time are in memory, faded into each other over one second.
-
-    Args:
-        source: WAV, FLAC, OGG, MP3.
-        tickets: of `SpeechUNet`.
-        ticket: its name; may be left out where there is one only.
-        out: where to; SOURCE-TICKET.wav beside the source by default.
-        on_progress: is told how many samples are done, and of how many.
-
-    Raises:
-        UsageError: an unknown ticket, or an output that is no WAV file, is the source, or lies in no folder.
-        DataError: no sound file, an empty one, or NaN in it.
     """
     ticket = _ticket(tickets, ticket)
     out = source.with_name(f"{source.stem}-{ticket}.wav") if out is None else out
@@ -138,19 +122,12 @@ def _ticket(tickets: TicketModel, name: str | None) -> str:
 
 @dataclass(frozen=True)
 class Recording:
-    """One mixture of pieces, with what is in it.
+    """One mixture of pieces, with what is in it."""
 
-    Attributes:
-        clean_T: the speech, float ``[T]``, 16 kHz.
-        noisy_T: speech and noise.
-        scene_P: the number of each piece's scene in ``scenes``, int64 ``[P]``; pieces are equally long.
-        scenes: their names.
-    """
-
-    clean_T: Tensor
-    noisy_T: Tensor
-    scene_P: Tensor
-    scenes: tuple[str, ...]
+    clean_T: Tensor  # the speech, float ``[T]``, 16 kHz
+    noisy_T: Tensor  # speech and noise
+    scene_P: Tensor  # the number of each piece's scene in ``scenes``, int64 ``[P]``; pieces are equally long
+    scenes: tuple[str, ...]  # their names
 
     @property
     def blocks(self) -> int:
@@ -175,21 +152,7 @@ class Recording:
 def recording(
     data: Data, partition: Partition, split: str, order: Sequence[int], snr: float, seconds: int, seed: int
 ) -> Recording:
-    """Held-out voices in held-out noises, scene after scene, at one signal-to-noise ratio.
-
-    Args:
-        data: of the experiment speech: rows that `Mixer` makes sounds of.
-        partition: by scene.
-        split: validation or test.
-        order: numbers of the scenes, one after another; a scene may come again.
-        snr: in dB, one of those that the split has.
-        seconds: how long each scene lasts.
-        seed: which voices and noises.
-
-    Raises:
-        DataError: data of another kind, or too few mixtures of a scene at this ratio.
-        UsageError: ``seconds`` is no multiple of `PIECE`.
-    """
+    """Held-out voices in held-out noises, scene after scene, at one signal-to-noise ratio."""
     if not isinstance(data.prepare, Mixer) or "snr" not in data.split(split).columns:
         raise DataError(
             "a stream is made of the mixtures of the experiment speech, and these data are others"

@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from tombola._utils import io
-from tombola._utils.errors import TicketFileError
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import kappa
 from tombola.runs.stages import Stage
@@ -21,7 +19,7 @@ def describe(path: Path | str) -> dict[str, Any]:
 
     A TicketFileError where the file is missing, damaged, or holds no tickets.
     """
-    tensors, header, masks = _opened(path)
+    tensors, header, masks = files.opened(path)
     stage = Stage.parse(f"train-{header['facts'].get('label', '')}")  # of a label such as rtl-0.5
     scope = masks.scope
     # The dense remainder is parameters: the counters and running statistics of norms, which the file keeps
@@ -63,14 +61,7 @@ def _fitted(header: Mapping[str, Any]) -> dict[str, Any]:
 
 def masks_of(path: Path | str) -> MaskSet:
     """The masks in a ticket file; errors as in `describe`."""
-    return _opened(path)[2]
-
-
-def _opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:
-    tensors, header = io.read(path)
-    if "architecture" not in header:
-        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    return tensors, header, files.masks_of(path, tensors, header)
+    return files.opened(path)[2]
 
 
 def _is_statistic(name: str, tensor: Tensor) -> bool:

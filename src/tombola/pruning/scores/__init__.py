@@ -1,4 +1,4 @@
-"""Scores: a number per weight, low = prune first. One file per criterion."""
+"""Scores: a number per weight, low = prune first."""
 
 from tombola.pruning.scores.criterion import Criterion, PruningContext, Score, needs_trajectory
 from tombola.pruning.scores.registry import CRITERIA, parse, register

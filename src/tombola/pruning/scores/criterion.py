@@ -1,4 +1,4 @@
-"""What a criterion reads of a ticket, its gradients too, and what one is: from that to a score per weight.
+"""Criteria: what they read of a ticket, its gradients too, and from that a score per weight.
 
 Shape letters: N weights in scope.
 """
@@ -34,7 +34,7 @@ class PruningContext(Protocol):
 
     @property
     def start_N(self) -> Tensor:
-        """Where they started this round."""
+        """The weights at the start of this round."""
 
     @property
     def mask_N(self) -> Tensor:
@@ -83,9 +83,8 @@ class Criterion(Spec):
     batches: int = 0
     trajectory: bool = False
     zeros: bool = False
-    usual: int = field(
-        default=-1, repr=False
-    )  # batches, as the name alone stands for; by default ``batches``
+    # Batches that the name alone stands for; by default ``batches``.
+    usual: int = field(default=-1, repr=False)
 
     def __post_init__(self) -> None:
         if self.usual < 0:
@@ -112,11 +111,9 @@ class Criterion(Spec):
         return scores_N
 
     def _check(self, scores_N: Tensor, context: PruningContext) -> None:
-        sizes = context.scope.sizes
-        layers = zip(
-            context.scope.names, scores_N.split(sizes), context.mask_N.cpu().split(sizes), strict=True
-        )
-        for layer, scores, mask in layers:
+        names, sizes = context.scope.names, context.scope.sizes
+        parts = zip(names, scores_N.split(sizes), context.mask_N.cpu().split(sizes), strict=True)
+        for layer, scores, mask in parts:
             kept = scores[mask]
             if not bool(kept.isfinite().all()):
                 raise PruningError(
@@ -132,7 +129,7 @@ class Criterion(Spec):
 
 
 def needs_trajectory(score: Score) -> bool:
-    """Whether a score reads ``moved_N``; a plain function does not."""
+    """True if a score reads ``moved_N``; a plain function does not."""
     return isinstance(score, Criterion) and score.trajectory
 
 

@@ -23,7 +23,7 @@ from tombola.pruning.scores.wanda import LINEAR
 
 
 class _Follow(TorchFunctionMode):
-    """Which scale each weight's output is multiplied with, seen while a network runs once."""
+    """Finds the scale that each weight's output is multiplied with, while a network runs once."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -47,17 +47,7 @@ class _Follow(TorchFunctionMode):
 
 
 def channel_scales(network: nn.Module, scope: Layout, example: Tensor) -> Tensor:
-    """``|γ|`` of the output channel of every weight, ``[N]``; the network is run once, in evaluation mode.
-
-    Raises:
-        PruningError: a layer in scope has no batch norm with a scale directly behind it.
-
-    >>> net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2))
-    >>> with torch.no_grad():
-    ...     _ = net[1].weight.copy_(torch.tensor([-3.0, 0.5]))
-    >>> channel_scales(net, Layout(("0.weight",), ((2, 1, 1, 1),)), torch.zeros(1, 1, 2, 2)).tolist()
-    [3.0, 0.5]
-    """
+    """``|γ|`` of the output channel of every weight, ``[N]``; runs the network once, in evaluation mode."""
     parameters = dict(network.eval().named_parameters())
     follow = _Follow({name: parameters[name] for name in scope.names})
     with torch.no_grad(), follow:
@@ -68,10 +58,8 @@ def channel_scales(network: nn.Module, scope: Layout, example: Tensor) -> Tensor
             f"gamma needs a batch norm with a scale behind every layer in scope, {', '.join(bare)} has none: "
             "exclude it, or choose another score"
         )
-    found = []
-    for name, size, at_Cs in zip(
-        scope.names, scope.sizes, members(Channel(), scope, transposed(network)), strict=True
-    ):
+    found, groups = [], members(Channel(), scope, transposed(network))
+    for name, size, at_Cs in zip(scope.names, scope.sizes, groups, strict=True):
         scores = torch.empty(size, dtype=parameters[name].dtype)
         scores[at_Cs] = follow.scales[name].detach().cpu().abs()[:, None].expand(at_Cs.shape).to(scores.dtype)
         found.append(scores)

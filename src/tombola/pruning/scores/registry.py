@@ -11,12 +11,8 @@ from tombola._utils.errors import UsageError
 from tombola.pruning.scores.criterion import Criterion
 from tombola.pruning.scores.gamma import gamma
 from tombola.pruning.scores.grasp import grasp
-from tombola.pruning.scores.magnitude import magnitude
-from tombola.pruning.scores.movement import movement
-from tombola.pruning.scores.random import random
-from tombola.pruning.scores.snip import snip
+from tombola.pruning.scores.simple import magnitude, movement, random, snip, taylor
 from tombola.pruning.scores.synflow import synflow
-from tombola.pruning.scores.taylor import taylor
 from tombola.pruning.scores.wanda import wanda
 
 CRITERIA: dict[str, Criterion] = {

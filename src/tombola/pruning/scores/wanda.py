@@ -29,30 +29,16 @@ from tombola.masks.prunable import NORMS
 from tombola.pruning.scores.criterion import PruningContext
 
 LINEAR = (
-    F.linear,
-    F.conv1d,
-    F.conv2d,
-    F.conv3d,
-    F.conv_transpose1d,
-    F.conv_transpose2d,
-    F.conv_transpose3d,
+    *(F.linear, F.conv1d, F.conv2d, F.conv3d),
+    *(F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d),
 )
-
-
-def activation_scaled(weights_N: Tensor, squares_N: Tensor) -> Tensor:
-    """``|θ| · ‖x‖₂`` from weights and the sums of their squared inputs, ``[N]``.
-
-    >>> activation_scaled(torch.tensor([-2.0, 1.0]), torch.tensor([9.0, 0.25])).tolist()
-    [6.0, 0.5]
-    """
-    return weights_N.abs() * squares_N.sqrt()
 
 
 class _Watch(TorchFunctionMode):
     """Adds up the squared inputs of every weight while a network runs.
 
-    It watches the linear operations instead of hooking modules: the input of a module need not be what its
-    weight is multiplied with (a convolution that pads, a layer that embeds a context).
+    It watches linear operations instead of hooking modules, whose input need not be what meets their weight
+    (a convolution that pads, a layer that embeds a context).
     """
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
@@ -91,13 +77,6 @@ def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor])
 
     Norm layers take the statistics of the batch and dropout is off; the modes and buffers of the network
     are changed. Nothing but the sums is kept from one batch to the next.
-
-    Raises:
-        PruningError: a weight in scope is not used by a linear layer or a convolution.
-
-    >>> net = nn.Linear(2, 1)
-    >>> squared_inputs(net, Layout(("weight",), ((1, 2),)), [torch.tensor([[3.0, 1.0], [4.0, 1.0]])]).tolist()
-    [25.0, 2.0]
     """
     network.eval()
     for layer in network.modules():
@@ -121,4 +100,4 @@ def wanda(context: PruningContext, batches: int = 1) -> Tensor:
     """Weights times the norm of their inputs over batches of ``d_k``, float64 ``[N]``."""
     inputs = (context.inputs(batch) for batch in range(batches))
     squares_N = squared_inputs(context.network(), context.scope, inputs)
-    return activation_scaled(context.weights_N.double(), squares_N)
+    return context.weights_N.double().abs() * squares_N.sqrt()

@@ -25,7 +25,7 @@ from tombola.objectives.classification import allowed, mask_logits
 from tombola.tickets.calibration import coupling as couplings
 from tombola.tickets.calibration import maps
 from tombola.tickets.calibration.maps import log_odds, parse, shifted, threshold
-from tombola.tickets.fitted import State, Tickets, fingerprint_of, output_of
+from tombola.tickets.fitted import State, Tickets, answer_of, fingerprint_of, output_of
 
 BATCH = 500
 _OF = {"one_vs_rest": "one-vs-rest tickets", "classes": "classes within a context", "": "nothing yet"}
@@ -84,15 +84,14 @@ class Calibration:
         Raises:
             CalibrationError: no classifiers, other contexts than tickets, or an option that makes no sense.
         """
-        objective = tickets.metadata.get("objective")
         if tuple(partition.names) != tuple(tickets.names):
             raise CalibrationError(
                 f"the partition names {list(partition.names)}, the tickets {list(tickets.names)}"
             )
-        members_SK = partition.members["validation"]
-        if objective == "OneVsRest":
+        members_SK, answer = partition.members["validation"], answer_of(tickets)
+        if answer == "subset":
             self.fit_scores(own_scores(tickets, data, "validation"), members_SK, tickets.names)
-        elif objective == "Classification":
+        elif answer == "class":
             if self.options != Calibration().options:
                 raise CalibrationError(
                     "classes within a context get a temperature: method, coupling, target and miss are for "
@@ -100,6 +99,7 @@ class Calibration:
                 )
             self._fit_temperatures(tickets, data, members_SK)
         else:
+            objective = tickets.metadata.get("objective")
             raise CalibrationError(
                 f"{objective} tickets give no probabilities: there is nothing to calibrate"
             )
@@ -169,7 +169,7 @@ class Calibration:
         return torch.sigmoid(shifted(log_odds(p_BK), prior_K.to(p_BK), self.tensors["prior_K"].to(p_BK)))
 
     def yes(self, score_BK: Tensor) -> Tensor:
-        """Which tickets say yes, boolean ``[B, K]``."""
+        """Yes or no of each ticket, boolean ``[B, K]``."""
         return self.probability(score_BK) >= self.tensors["threshold_K"].to(score_BK.device)
 
     def coupled(self, score_BK: Tensor) -> Tensor:
@@ -179,7 +179,7 @@ class Calibration:
         return couplings.apply(self.options["coupling"], state, score_BK, self.probability(score_BK))
 
     def sets(self, score_BK: Tensor) -> Tensor:
-        """Which answers cannot be excluded, boolean ``[B, K]``; an error if fitted without ``miss``."""
+        """Answers that cannot be excluded, boolean ``[B, K]``; an error if fitted without ``miss``."""
         if "conformal_K" not in self.tensors:
             raise CalibrationError("no sets were fitted: pass miss=0.1, the share that may be missed")
         return 1 - self.coupled(score_BK) <= self.tensors["conformal_K"].to(score_BK.device)

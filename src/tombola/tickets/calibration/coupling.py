@@ -12,21 +12,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tombola._utils.errors import CalibrationError, unknown
+from tombola.tickets.fitted import minimised
 
 COUPLINGS = ("argmax", "calibrated", "vector", "matrix")
 PENALTY = {"vector": 1e-4, "matrix": 1e-3}  # on the mean squared change from plain scores
 
 
 def fit(kind: str, score_SK: Tensor, truth_S: Tensor) -> dict[str, Tensor]:
-    """What makes one answer of K scores, fitted on held-out samples.
+    """A small model that makes one answer of K scores, fitted on held-out samples.
 
     ``argmax`` and ``calibrated`` (the argmax of calibrated probabilities, normalised) learn nothing.
     ``vector`` is ``softmax(a ⊙ s + b)``, 2K numbers: a scale and a bias for each ticket make heads that were
     never compared in training comparable. ``matrix`` is ``softmax(A s + b)``, K² + K numbers: a ticket may
     also speak against others (arXiv 1706.04599, Section 4.2).
-
-    Raises:
-        CalibrationError: an unknown kind, fewer than two tickets, or a class without samples.
     """
     if kind not in COUPLINGS:
         raise CalibrationError(unknown("coupling", kind, COUPLINGS))
@@ -43,35 +41,24 @@ def fit(kind: str, score_SK: Tensor, truth_S: Tensor) -> dict[str, Tensor]:
     mean, std = s.mean(0), s.std(0).clamp(min=1e-9)
     z = (s - mean) / std
     start = torch.ones(K) if kind == "vector" else torch.eye(K)
-    weight = start.double().requires_grad_()
-    bias = torch.zeros(K, dtype=torch.double, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weight, bias], max_iter=300, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
+    def parts(both: Tensor) -> tuple[Tensor, Tensor]:
+        return both[:-K].view_as(start), both[-K:]
+
+    def loss(both: Tensor) -> Tensor:
+        weight, bias = parts(both)
         logits = z * weight + bias if kind == "vector" else z @ weight.T + bias
         penalty = (weight - start).square().sum() + bias.square().sum()
-        loss = F.cross_entropy(logits, truth_S.cpu()) + PENALTY[kind] * penalty
-        loss.backward()
-        return loss
+        return F.cross_entropy(logits, truth_S.cpu()) + PENALTY[kind] * penalty
 
-    with torch.enable_grad():
-        optimiser.step(closure)
-    w, b = weight.detach(), bias.detach()
+    w, b = parts(minimised(loss, torch.cat([start.flatten(), torch.zeros(K)]), 300))
     if kind == "vector":
         return {"weight": w / std, "bias": b - w * mean / std}
     return {"weight": w / std, "bias": b - w @ (mean / std)}
 
 
 def apply(kind: str, state: dict[str, Tensor], score_SK: Tensor, p_SK: Tensor) -> Tensor:
-    """Probabilities of the classes, double ``[S, K]``, rows sum to 1.
-
-    Args:
-        kind: of `fit`.
-        state: what it found.
-        score_SK: scores.
-        p_SK: calibrated probabilities of yes, which ``calibrated`` reads.
-    """
+    """Probabilities of the classes, double ``[S, K]``, rows sum to 1; ``p_SK`` are calibrated ones of yes."""
     s = score_SK.detach().double()
     if kind == "argmax":
         return s.softmax(1)
@@ -82,16 +69,12 @@ def apply(kind: str, state: dict[str, Tensor], score_SK: Tensor, p_SK: Tensor) -
 
 
 def conformal(p_SK: Tensor, truth_S: Tensor, miss: float) -> Tensor:
-    """How improbable a class may be and still be named, ``[K]``: class-conditional split conformal sets.
+    """Class-conditional split conformal sets: the improbability up to which a class is named, ``[K]``.
 
     Class k is named where ``1 − p_k ≤ q_k``, ``q_k`` the ``⌈(n_k + 1)(1 − miss)⌉``-th smallest of ``1 − p_k``
     among its n_k held-out samples: at least ``1 − miss`` of each class are named in the long run, whatever
     the probabilities are worth (Vovk, 2012; Mondrian sets), if they were not fitted on these samples. 1 where
     samples are too few to exclude anything.
-
-    >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
-    >>> [round(q, 2) for q in conformal(p, torch.tensor([0, 0, 1]), 0.5).tolist()]
-    [0.2, 0.3]
     """
     if not 0 < miss < 1:
         raise CalibrationError(f"the share that may be missed lies between 0 and 1: got {miss}")

@@ -5,7 +5,6 @@ Shape letters: S samples, K tickets.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,12 +14,12 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional as F
 
-from tombola._utils.errors import CalibrationError, unknown
+from tombola._utils import spec
+from tombola._utils.errors import CalibrationError, UsageError, unknown
 
 # scikit-learn takes a second to import, and ticket files are read without: it is imported where it is used.
 
 KINDS = ("temperature", "platt", "isotonic")
-_TARGET = re.compile(r"half|f(?P<beta>\d*\.?\d+)|(?P<name>recall|precision)=(?P<value>\d*\.?\d+)")
 
 # -- from scores to probabilities -------------------------------------------------------------------------
 
@@ -146,18 +145,31 @@ def estimated(p_SK: Tensor, trained_K: Tensor | float = 0.5, rounds: int = 1000)
 # -- thresholds -------------------------------------------------------------------------------------------
 
 
-def parse(target: str) -> re.Match[str]:
-    """The parts of a target; an error that names what there is.
+@dataclass(frozen=True)
+class Target(spec.Spec):
+    """The form of a threshold, and its beta, recall or precision."""
 
-    >>> parse("recall=0.8")["value"]
-    '0.8'
+    form: str
+    value: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.value <= (1 if "=" in self.form else 1e6):
+            raise UsageError(f"the value is out of range: got {self.value}")
+
+
+def parse(target: str) -> Target:
+    """A target from its text; an error that names what there is.
+
+    >>> parse("recall=0.8").value
+    0.8
     """
-    found = _TARGET.fullmatch(target)
-    if found is None or (found["value"] and not 0 < float(found["value"]) <= 1) or found["beta"] == "0":
+    forms = ("half", "f{value}", "recall={value}", "precision={value}")
+    try:
+        return spec.parse(target, map(Target, forms), "target")
+    except UsageError:
         raise CalibrationError(
             f"a threshold is for half, f1, f0.5, recall=0.8 or precision=0.5: got {target!r}"
-        )
-    return found
+        ) from None
 
 
 def threshold(target: str, p_S: Tensor, truth_S: Tensor) -> float:
@@ -177,21 +189,20 @@ def threshold(target: str, p_S: Tensor, truth_S: Tensor) -> float:
     >>> [round(threshold(t, p, true), 2) for t in ("half", "recall=1", "precision=1", "f1")]
     [0.5, 0.4, 0.9, 0.4]
     """
-    found = parse(target)
-    if target == "half":
+    wanted = parse(target)
+    if wanted.form == "half":
         return 0.5
     if not bool(truth_S.any()):
         raise CalibrationError("no positives among the held-out samples: a threshold cannot be chosen")
     precision, recall, thresholds = _curve(truth_S, p_S)
     precision, recall = precision[:-1], recall[:-1]  # the last has no threshold
-    if found["beta"]:
-        beta = float(found["beta"]) ** 2
+    if wanted.form.startswith("f"):
+        beta = wanted.value**2
         score = (1 + beta) * precision * recall / np.maximum(beta * precision + recall, 1e-12)
         return float(thresholds[int(np.argmax(score))])
-    wanted = float(found["value"])
-    if found["name"] == "recall":
-        return float(thresholds[np.flatnonzero(recall >= wanted)[-1]])
-    enough = np.flatnonzero(precision >= wanted)
+    if wanted.form.startswith("recall"):
+        return float(thresholds[np.flatnonzero(recall >= wanted.value)[-1]])
+    enough = np.flatnonzero(precision >= wanted.value)
     return float(thresholds[enough[0] if len(enough) else int(np.argmax(precision))])
 
 

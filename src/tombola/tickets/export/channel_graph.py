@@ -37,7 +37,7 @@ _PRODUCTS = {"mul", "imul", "mul_"}
 
 @dataclass(frozen=True)
 class Channels:
-    """The channels (dimension 1) of one tensor: their numbers, and which are constant, boolean ``[C]``."""
+    """Numbers of the channels (dimension 1) of one tensor, and which are constant, boolean ``[C]``."""
 
     ids: list[int]
     constant: Tensor
@@ -60,11 +60,8 @@ class Layer:
 class ChannelGraph(fx.Interpreter):
     """Runs a traced network once and follows its channels.
 
-    Attributes:
-        layers: convolutions and linear maps, as they were met.
-        norms: batch norms with the channels that pass them.
-        pinned: numbers of channels that must stay.
-        together: sets of numbers that are kept or removed together.
+    ``layers`` and ``norms`` are as they were met, ``pinned`` channels must stay, and those in one set of
+    ``together`` are kept or removed together.
     """
 
     def __init__(self, graph_module: fx.GraphModule, root: nn.Module) -> None:
@@ -178,7 +175,6 @@ class ChannelGraph(fx.Interpreter):
         ins: Channels,
         depthwise: bool = False,
     ) -> Channels | None:
-        """Keep a layer (`Layer`) that gives this value; returns the channels that it begins."""
         zero = getattr(owner, weight) == 0
         if depthwise:
             constant = ins.constant | zero.flatten(1).all(1)
@@ -234,7 +230,6 @@ def _sliced(index: tuple[Any, ...], channels: Channels) -> Channels | None:
 
 
 def _flattened(x: Tensor, channels: Channels, value: Tensor) -> Channels | None:
-    """Rows ``[B, C · places]`` of samples; None where it is another reshaping."""
     if value.dim() != 2 or value.shape[0] != x.shape[0] or value.numel() != x.numel():
         return None
     repeat = value.shape[1] // len(channels.ids)
@@ -243,7 +238,6 @@ def _flattened(x: Tensor, channels: Channels, value: Tensor) -> Channels | None:
 
 
 def _spatial(n: fx.Node, x: Tensor) -> bool:
-    """Whether a mean is over other dimensions than samples and channels."""
     dims: Any = n.args[1] if len(n.args) > 1 else n.kwargs.get("dim")
     dims = dims if isinstance(dims, list | tuple) else [dims]
     return all(isinstance(d, int) and d % x.dim() >= 2 for d in dims)

@@ -107,7 +107,6 @@ def _shrink(module: nn.Module, x: Tensor, maps: bool) -> None:
 
 
 def _needed(channels: ChannelGraph) -> set[int]:
-    """The sets of channels to keep: those that a layer reads with weights, and those that are pinned."""
     find = channels.together.__getitem__
     kept = {find(i) for i in channels.pinned}
     for layer in channels.layers:
@@ -124,10 +123,7 @@ def _needed(channels: ChannelGraph) -> set[int]:
 
 
 def _at_other_sizes(graph: fx.GraphModule, module: nn.Module, x: Tensor) -> list[list[Layer]]:
-    """The same layers for smaller and larger inputs: only what is the same there is a constant.
-
-    What padding does to a constant differs at the border, and its pooled mean with the size.
-    """
+    """The same layers at other sizes: what padding does to a constant, and pooled means, differ there."""
     found = []
     for share in SIZES:
         other = ChannelGraph(graph, module)
@@ -138,7 +134,6 @@ def _at_other_sizes(graph: fx.GraphModule, module: nn.Module, x: Tensor) -> list
 
 
 def _fold(layer: Layer, maps: bool, others: Sequence[Layer]) -> Tensor | None:
-    """Move what constant inputs contribute into the bias; returns what differs from place to place."""
     if layer.depthwise or layer.bias is None or not bool(layer.ins.constant.any()):
         return None
     constant = layer.ins.constant.clone()
@@ -210,16 +205,12 @@ class WithMap(nn.Module):
         self.register_buffer("map", values.clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The convolution's output plus the constant; the size must be the one that it was made for."""
+        """The output plus the constant; the size must be the one that it was made for."""
         return self.conv(x) + self.map
 
 
 def guessed(module: nn.Module) -> Tensor:
-    """A random input of two samples for the first convolution or linear layer; images are 32 wide.
-
-    Raises:
-        TombolaError: the network has neither.
-    """
+    """A random input of two samples for the first convolution or linear layer; images are 32 wide."""
     for m in module.modules():
         if isinstance(m, nn.Linear):
             shape = [m.in_features]

@@ -19,14 +19,7 @@ from torch import Tensor, nn
 
 from tombola._utils import io
 from tombola._utils.checkpoint import part
-from tombola._utils.errors import (
-    TicketFileError,
-    TombolaError,
-    UnknownTicket,
-    UsageError,
-    needs,
-    unknown,
-)
+from tombola._utils.errors import TombolaError, UnknownTicket, UsageError, needs, unknown
 from tombola._utils.torch_state import in_mode
 from tombola.masks.layout import Layout
 from tombola.tickets import files
@@ -38,14 +31,7 @@ CLOSE = 1e-5  # largest difference of outputs, over the largest output or 1
 
 
 def format_of(path: Path, name: str | None = None) -> str:
-    """The format that is named, else that of the suffix of a path.
-
-    Raises:
-        UsageError: no such format, or a suffix that is none.
-
-    >>> format_of(Path("cat.onnx")), format_of(Path("cat.bin"), "pt")
-    ('onnx', 'pt')
-    """
+    """The format that is named, else that of the suffix of a path; `UsageError` where there is none."""
     found = path.suffix.lstrip(".") if name is None else name
     if found not in FORMATS:
         hint = "; give --format, or a file with one of these suffixes" if name is None else ""
@@ -57,21 +43,19 @@ def state_of(path: Path | str, ticket: str) -> dict[str, Tensor]:
     """A ticket under the backbone's own names: zeros outside the mask, its private tensors in place.
 
     Raises:
-        UnknownTicket: the file has no such ticket.
-        TicketFileError: it is missing, damaged, or holds no tickets.
+        UnknownTicket, TicketFileError: no such ticket, or the file is missing, damaged, or holds no tickets.
         TombolaError: layers of the network share weights, which the file names once.
     """
-    tensors, header = io.read(path)
-    if "architecture" not in header:
-        raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    masks = files.masks_of(path, tensors, header)
+    tensors, header, masks = files.opened(path)
     if ticket not in masks.names:
         raise UnknownTicket(ticket, masks.names)
-    weights_N = torch.zeros(masks.scope.size, dtype=tensors["weights"].dtype)
-    weights_N[masks.union()] = tensors["weights"]
     k = masks.names.index(ticket)
     own = {name: t[k] for name, t in part(tensors, "private.").items()}
-    state = part(tensors, "rest.") | masks.scope.unflatten(weights_N * masks.masks_KN[k]) | own
+    state = (
+        part(tensors, "rest.")
+        | masks.scope.unflatten(files.shared_weights(tensors, masks) * masks.masks_KN[k])
+        | own
+    )
     names = [key.removeprefix("tensor ") for key in header["architecture"] if key.startswith("tensor ")]
     if missing := [name for name in names if name not in state]:
         raise TombolaError(f"{', '.join(missing)} shares the weights of another layer: give the network too")
@@ -79,12 +63,7 @@ def state_of(path: Path | str, ticket: str) -> dict[str, Tensor]:
 
 
 def whole_channels(scope: Layout, mask_N: Tensor) -> float:
-    """The share of removed weights that lie in output channels without any weight left; 1 if none is removed.
-
-    >>> scope = Layout(("w",), ((3, 2),))
-    >>> whole_channels(scope, torch.tensor([[1, 1], [0, 0], [0, 1]]).flatten() > 0)
-    0.6666666666666666
-    """
+    """The share of removed weights in output channels without any weight left; 1 if none is removed."""
     removed = int((~mask_N).sum())
     if not removed:
         return 1.0
@@ -96,16 +75,9 @@ def whole_channels(scope: Layout, mask_N: Tensor) -> float:
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], form: str, metadata: Mapping[str, str]) -> int:
-    """Write a state dict, as safetensors or for ``torch.load(weights_only=True)``; returns the bytes.
+    """Write a state dict (``safetensors`` or ``pt``), with ``metadata`` in the former; returns the bytes.
 
-    Args:
-        path: the file; one that is there is replaced.
-        state: named tensors.
-        form: ``safetensors`` or ``pt``.
-        metadata: kept in the metadata of safetensors.
-
-    Raises:
-        OSError: it cannot be written, for lack of room too; an older file stays as it was.
+    An `OSError`, for lack of room say, leaves an older file as it was.
     """
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
     if form == "safetensors":
@@ -120,16 +92,11 @@ def write_state(path: Path, state: Mapping[str, Tensor], form: str, metadata: Ma
 
 @torch.no_grad()
 def write_program(path: Path, module: nn.Module, form: str, example: Tensor) -> int:
-    """Write a network with its operations; the number of samples stays free. Returns the bytes.
+    """Write a network with its operations (``pt2`` or ``onnx``); the number of samples stays free.
 
     The outputs of what is written are compared with those of the network first: of ``torch.export`` by
-    torch, of ONNX by onnxruntime.
-
-    Args:
-        path: the file; one that is there is replaced.
-        module: a network of one tensor, on the CPU.
-        form: ``pt2`` (``torch.export.load``) or ``onnx``.
-        example: an input ``[B, ...]``; all sizes but B are those that the file will take.
+    torch, of ONNX by onnxruntime. ``example`` is ``[B, ...]``; the file takes its sizes, all but B. Returns
+    the bytes.
 
     Raises:
         MissingExtra: ONNX without the extra ``onnx``.
@@ -194,7 +161,7 @@ def _onnx(module: nn.Module, x: Tensor) -> Program:
 
 @contextmanager
 def _failures(what: str, module: nn.Module) -> Iterator[None]:
-    """Whatever an exporter raises as one line; what it tells of its own insides is kept back."""
+    """Turn all that an exporter raises into one line, without its insides."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

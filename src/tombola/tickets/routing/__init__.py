@@ -1,4 +1,4 @@
-"""Routers: what chooses the ticket where no context is given, one file each."""
+"""Routers: parts that choose the ticket where no context is given."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from torch import Tensor
 
 from tombola._utils.errors import RouterError, unknown
 from tombola.tickets.routing.context import ContextRouter
-from tombola.tickets.routing.gate import GateRouter
-from tombola.tickets.routing.prototype import PrototypeRouter
+from tombola.tickets.routing.linear import GateRouter, PrototypeRouter
 from tombola.tickets.routing.routed import Routed, mixed
 from tombola.tickets.routing.router import Router
 from tombola.tickets.routing.score import ScoreRouter

@@ -79,11 +79,7 @@ class ContextRouter(Router):
         )
 
     def tickets_of(self, context: Any, names: Sequence[str], count: int) -> list[str]:
-        """The ticket of each of ``count`` samples; one context serves them all.
-
-        Raises:
-            RouterError: no context, an unknown one (with the near miss), or another number of them.
-        """
+        """The ticket of each of ``count`` samples, from one context each or one for all."""
         if context is None:
             raise RouterError(
                 "a context is needed: pass context=VALUE or one per sample, or set another router"
@@ -118,10 +114,6 @@ class ContextRouter(Router):
     def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:
         """Not read: a context is no score."""
         raise NotImplementedError
-
-    def passes(self, K: int) -> str:  # noqa: ARG002
-        """None."""
-        return "none"
 
     @classmethod
     def restored(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ContextRouter:

@@ -1,4 +1,4 @@
-"""What every router reads before it decides: samples of one context each, and their shallow features.
+"""Samples of one context each and their shallow features, which every router reads before it decides.
 
 Shape letters: S training samples, H held-out samples, B batch, K tickets, P prototypes of each, D features.
 """
@@ -25,7 +25,7 @@ BATCH = 64  # samples in memory at once: spectrograms are large
 
 @dataclass(frozen=True)
 class Samples:
-    """Numbers of samples of a split ``[S]``, and the number of the ticket of each ``[S]``."""
+    """Numbers of samples of a split, and the number of the ticket of each, both ``[S]``."""
 
     data: Data
     split: str
@@ -45,11 +45,7 @@ class Samples:
 
 
 def contexts(names: Sequence[str], data: Data, partition: Partition, split: str, limit: int) -> Samples:
-    """Samples of a split that belong to one context alone, at most ``limit`` of each, drawn once and for all.
-
-    Raises:
-        RouterError: see `tombola.routing.Router.fit`.
-    """
+    """Samples of a split that belong to one context alone, at most ``limit`` of each, always the same."""
     if len(partition) < 2:
         raise RouterError(f"there is one context only ({partition.names[0]}): nothing to choose between")
     extra = [name for name in partition.names if name not in names]
@@ -81,15 +77,7 @@ def contexts(names: Sequence[str], data: Data, partition: Partition, split: str,
 
 @dataclass(frozen=True)
 class RouterFeatures:
-    """The samples that a router is fitted on, and their shallow features.
-
-    Attributes:
-        train: training samples, of one context each.
-        held: validation samples.
-        shallow: how features are made.
-        features_SD: of the training samples, float ``[S, D]``.
-        features_HD: of the validation samples, float ``[H, D]``.
-    """
+    """Samples that a router is fitted on (``held``: of validation data), and their features."""
 
     train: Samples
     held: Samples
@@ -108,13 +96,7 @@ class RouterFeatures:
         bands: int = 1,
         limit: int = 1000,
     ) -> Self:
-        """Read training and validation samples of these tickets; options as in `tombola.routing.Router`.
-
-        The network has to be in evaluation mode.
-
-        Raises:
-            RouterError: as `tombola.routing.Router.fit`.
-        """
+        """Read samples of these tickets, in evaluation mode (options of `tombola.routing.Router`)."""
         train, held = (
             contexts(tickets.names, data, partition, split, limit) for split in ("train", "validation")
         )
@@ -124,7 +106,7 @@ class RouterFeatures:
         return cls(train, held, shallow, features[0], features[1])
 
     def held_batches(self, device: torch.device = CPU) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and features of the validation samples, batch by batch."""
+        """Inputs and features of the validation samples."""
         yield from zip(self.held.batches(device), self.features_HD.split(BATCH), strict=True)
 
 
@@ -134,21 +116,10 @@ FeatureCache = dict[tuple[str, int, int, int], RouterFeatures]
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Contexts as Gaussians: their means, and what makes their common covariance the identity.
+    """Contexts as Gaussians: whitened means ``[K, P, D]``; features times ``whiten_DD`` have covariance one.
 
     The covariance is that of features around the nearest mean of their own context, shrunk towards a multiple
     of the identity (Ledoit and Wolf, 2004) after each feature was scaled to deviation 1.
-
-    Attributes:
-        means_KPD: whitened means, float ``[K, P, D]``.
-        whiten_DD: features times this have covariance one, ``[D, D]``.
-
-    >>> x = torch.randn(200, 3, generator=torch.Generator().manual_seed(0))
-    >>> where = torch.arange(200) % 2
-    >>> x[where == 1, 0] += 9
-    >>> distances_BK = Gaussians.of(x, where, tickets=2)(torch.tensor([[0.0, 0, 0], [9.0, 0, 0]]))
-    >>> distances_BK.argmin(1).tolist()
-    [0, 1]
     """
 
     means_KPD: Tensor
@@ -156,11 +127,7 @@ class Gaussians:
 
     @classmethod
     def of(cls, features_SD: Tensor, where_S: Tensor, tickets: int, prototypes: int = 1) -> Self:
-        """From features ``[S, D]`` and the number of each sample's ticket ``[S]``.
-
-        Raises:
-            RouterError: features that are not finite, or fewer samples of a ticket than prototypes.
-        """
+        """From finite features ``[S, D]`` and the number of each sample's ticket ``[S]``."""
         from sklearn.covariance import LedoitWolf  # a second to import; ticket files are read without
 
         x = features_SD.detach().double().cpu()

@@ -1,4 +1,4 @@
-"""What a router answers, and the outputs that follow. Shape letters: B batch, K tickets, C classes."""
+"""A router's decision, and the outputs that follow. Shape letters: B batch, K tickets, C classes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Routed:
         return self.confidence(1)
 
     def confidence(self, count: int) -> Tensor:
-        """That one of the so many likeliest is the right one, lowered in the same way, ``[B]``."""
+        """Probability that one of the likeliest is the right one, lowered in the same way, ``[B]``."""
         mass_B = self.scores_BK.exp().topk(min(count, len(self.tickets)), 1).values.sum(1)
         return mass_B * self.usual_B
 
@@ -75,7 +75,7 @@ class Routed:
         return ", then ".join(f"{self.tickets[k]} {_two(share[k])}" for k in first) + self.unlike(i)
 
     def unlike(self, i: int) -> str:
-        """How far out sample i is; empty if it is not."""
+        """A note on how far out sample i is; empty if it is not."""
         familiarity = float(self.familiarity_B[i])
         if familiarity >= USUAL:
             return ""

@@ -112,7 +112,6 @@ class Router(ABC):
         return self
 
     def _prototypes(self) -> int:
-        """Means per ticket that familiarity is measured from."""
         return 1
 
     def _fit(self, tickets: Tickets, found: RouterFeatures) -> Tensor | None:  # noqa: ARG002
@@ -124,10 +123,6 @@ class Router(ABC):
     @abstractmethod
     def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:
         """Scores ``[B, K]`` of any scale, high = this ticket; distances are squared Mahalanobis ones."""
-
-    def passes(self, K: int) -> str:  # noqa: ARG002
-        """What routing a sample costs, in words: forward and backward passes of the network."""
-        return "shallow layers, once"
 
     @torch.no_grad()
     def _look(self, tickets: Tickets, x: Tensor) -> tuple[Tensor, Tensor]:

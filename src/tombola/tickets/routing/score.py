@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError, unknown
 from tombola.objectives.classification import allowed, mask_logits
-from tombola.tickets.fitted import Tickets, router_score_of
+from tombola.tickets.fitted import Tickets, minimised, router_score_of
 from tombola.tickets.routing.features import RouterFeatures
 from tombola.tickets.routing.router import Router
 
@@ -52,9 +52,8 @@ class ScoreRouter(Router):
                 f"what the outputs of {tickets.metadata.get('objective', 'these')} tickets say of their "
                 f"context is not known: pass reading= one of {', '.join(READINGS)}, or take another router"
             )
-        read_HK = torch.cat(
-            [self._read_BK(tickets, x) for x in found.held.batches(device_of(tickets.backbone))]
-        )
+        batches = found.held.batches(device_of(tickets.backbone))
+        read_HK = torch.cat([self._read_BK(tickets, x) for x in batches])
         self.tensors["a_K"], self.tensors["b_K"] = _affine(read_HK, found.held.where_S)
         return self._calibrated(read_HK)
 
@@ -70,13 +69,8 @@ class ScoreRouter(Router):
         columns = [_read(reading, tickets, name, k, x) for k, name in enumerate(tickets.names)]
         return torch.stack(columns, 1).float().cpu()
 
-    def passes(self, K: int) -> str:
-        """K, or twice as many."""
-        return f"{2 * K if self.options['reading'] == 'consistency' else K} forward"
-
 
 def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tensor:
-    """What the outputs of ticket k say, ``[B]``, high = at home."""
     outputs = tickets(x, ticket=name)
     if reading == "consistency":
         if not isinstance(outputs, Tensor) or outputs.shape != x.shape:
@@ -93,22 +87,14 @@ def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tenso
     return outputs.logsumexp(1) if reading == "energy" else outputs.max(1).values
 
 
-@torch.enable_grad()
 def _affine(read_SK: Tensor, where_S: Tensor) -> tuple[Tensor, Tensor]:
-    """``a`` and ``b [K]`` of highest likelihood of the true contexts, a weak penalty on both."""
     s = read_SK.double().detach().cpu()
     mean_K, std_K = s.mean(0), s.std(0).clamp(min=1e-9)
     z, K = (s - mean_K) / std_K, s.shape[1]
-    both = torch.cat([torch.ones(K), torch.zeros(K)]).double().requires_grad_()
-    optimiser = torch.optim.LBFGS([both], max_iter=200, line_search_fn="strong_wolfe")
 
-    def closure() -> Tensor:
-        optimiser.zero_grad()
+    def loss(both: Tensor) -> Tensor:
         a, b = both.split(K)
-        loss = F.cross_entropy(z * a + b, where_S.cpu()) + both.square().mean() * 1e-3
-        loss.backward()
-        return loss
+        return F.cross_entropy(z * a + b, where_S.cpu()) + both.square().mean() * 1e-3
 
-    optimiser.step(closure)
-    a, b = both.detach().split(K)
+    a, b = minimised(loss, torch.cat([torch.ones(K), torch.zeros(K)]), 200).split(K)
     return (a / std_K).float(), (b - a * mean_K / std_K).float()

@@ -34,15 +34,11 @@ class _Reached(Exception):
 
 
 class Shallow:
-    """Pooled inputs of a few layers of the network under the core mask: ``x`` to float ``[B, D]``.
+    """Pooled inputs of a few layers (``taps``) of the network under the core mask: ``x`` to float ``[B, D]``.
 
     Of the tensor that flows into a layer, the mean and the logarithm of the deviation of each channel over
     places are features; of one without places, its values. The pass ends where the last of them was seen.
-
-    Attributes:
-        taps: names of the layers whose inputs are read, in the order of the pass.
-        statistics: norm statistics under the core, by the names of the backbone.
-        bands: see `tombola.routing.Router`.
+    ``statistics`` are those of norms under the core.
     """
 
     def __init__(self, taps: Sequence[str], statistics: Mapping[str, Tensor], bands: int = 1) -> None:
@@ -50,11 +46,7 @@ class Shallow:
 
     @classmethod
     def of(cls, tickets: Tickets, samples: Samples, depth: int = 0, bands: int = 1) -> Self:
-        """The features of these tickets; statistics come from the samples, batches in a mixed order.
-
-        Raises:
-            RouterError: a shallow layer has no weight that all tickets keep, or no layer can be read.
-        """
+        """Taps and statistics for these tickets (`RouterError` where no shallow layer can be read)."""
         backbone = tickets.backbone
         few, every = next(samples.batches(device_of(backbone)))[:2], dict(backbone.named_modules())
         passed = list(inputs_of(backbone, core(tickets), few, list(every)))
@@ -93,7 +85,7 @@ class Shallow:
 
 
 def core(tickets: Tickets) -> dict[str, Tensor]:
-    """What the backbone runs on under the core: what all tickets keep, and the mean of private tensors."""
+    """The tensors of the backbone under the core: what all tickets keep, and the mean of private tensors."""
     weights_N, _, _ = tickets.state(tickets.names[0])
     kept_N = reduce(torch.bitwise_and, tickets.masks_KN)  # far faster on a CPU than a reduction of booleans
     own = tickets.private.unflatten(tickets.private_KP.mean(0))
@@ -132,11 +124,7 @@ def inputs_of(
 
 
 def pooled(h: Tensor, layer: nn.Module, bands: int) -> Tensor:
-    """Mean and log-deviation of each channel over places, float ``[B, D]``; ``[B, D]`` stays as it is.
-
-    >>> pooled(torch.rand(5, 4, 8, 8), nn.Conv2d(4, 2, 3), bands=2).shape
-    torch.Size([5, 16])
-    """
+    """Mean and log-deviation of each channel over places, float ``[B, D]``; ``[B, D]`` stays as it is."""
     h = h.float()
     if h.ndim <= 2:
         return h.flatten(1)
@@ -150,7 +138,6 @@ def pooled(h: Tensor, layer: nn.Module, bands: int) -> Tensor:
 
 
 def _statistics(tickets: Tickets, samples: Samples) -> dict[str, Tensor]:
-    """Norm statistics under the core, the mean over mixed batches."""
     plain = copy.deepcopy(tickets.backbone).requires_grad_(True)
     plain.load_state_dict(core(tickets), strict=False)
     if not norm.statistics_names(plain):

@@ -64,9 +64,7 @@ class Window:
 
 
 def best_window(
-    streams: Sequence[tuple[Tensor, Tensor]],
-    sizes: Sequence[int] = SIZES,
-    margins: Sequence[float] = MARGINS,
+    streams: Sequence[tuple[Tensor, Tensor]], sizes: Sequence[int] = SIZES, margins: Sequence[float] = MARGINS
 ) -> tuple[Window, float]:
     """The window under which the right ticket is at work for most samples, and for which share of them.
 

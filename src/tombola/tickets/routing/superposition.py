@@ -60,7 +60,9 @@ class SuperpositionRouter(Router):
         if self.options["search"] == "one_shot":
             return helps_BK
         survived_BK = torch.zeros_like(helps_BK)
-        for left in _rounds(K):
+        left = K
+        while left > 1:  # of ten tickets 5, 3, 2, 1 are left
+            left = math.ceil(left / 2)
             ranked = helps_BK.masked_fill(~alive_BK, -torch.inf)
             order_BK = ranked.argsort(dim=1, descending=True, stable=True)
             alive_BK = torch.zeros_like(alive_BK).scatter(1, order_BK[:, :left], True)
@@ -87,11 +89,6 @@ class SuperpositionRouter(Router):
             except NotImplementedError:  # of an operation without a forward mode
                 found_BK[mine] = helps.reverse(alive_K, x[mine])
         return found_BK
-
-    def passes(self, K: int) -> str:
-        """One forward and backward pass per round."""
-        count = 1 if self.options["search"] == "one_shot" else len(_rounds(K))
-        return f"{count} forward and {count} backward"
 
 
 class Certainty:
@@ -133,16 +130,3 @@ class Certainty:
 
     def _uniform(self, alive_K: Tensor) -> Tensor:
         return alive_K.to(self.weights_N.dtype) / alive_K.sum()
-
-
-def _rounds(K: int) -> list[int]:
-    """How many tickets are left after each round.
-
-    >>> _rounds(10)
-    [5, 3, 2, 1]
-    """
-    left = []
-    while K > 1:
-        K = math.ceil(K / 2)
-        left.append(K)
-    return left

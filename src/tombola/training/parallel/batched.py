@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from tombola._utils.errors import UsageError
-from tombola.pruning.scores.movement import away_from_zero
+from tombola.pruning.scores.simple import away_from_zero
 from tombola.training.model import FunctionalModel, Params
 from tombola.training.pruning_context import TicketContext
 from tombola.training.trainer import Problem, finite, set_rate

@@ -1,0 +1,27 @@
+"""The page of measurements."""
+
+import json
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_rows_that_a_run_does_not_measure_stay_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    found = json.loads((ROOT / "docs" / "performance.json").read_text())
+    committed = {row["name"]: row for row in found}
+    from benchmarks import page
+    from benchmarks.row import Row
+
+    for name in ("performance.json", "performance.md"):
+        (tmp_path / name).write_text((ROOT / "docs" / name).read_text())
+    page.update([Row("select_10m_vs_kthvalue", 0.5, "×", "something")], "a machine", "a day", tmp_path)
+    new = {row["name"]: row for row in json.loads((tmp_path / "performance.json").read_text())}
+    assert {name for name in new if new[name] != committed.get(name)} == {"select_10m_vs_kthvalue"}
+    assert new.keys() == committed.keys()
+    lines = [(folder / "performance.md").read_text().splitlines() for folder in (ROOT / "docs", tmp_path)]
+    changed = set(lines[1]) - set(lines[0])
+    assert changed == {
+        "| `select_10m_vs_kthvalue` | 0.5× |  |  | something | B, a day |",
+        "Machine B: a machine.",
+    }
