@@ -11,8 +11,7 @@ import yaml
 from tombola import TicketModel, scope
 from tombola._utils.errors import RunError, UsageError
 from tombola.cli.main import main
-from tombola.lab.analysis.named import Named
-from tombola.lab.analysis.semantics import power
+from tombola.lab.analysis.semantics import Named, power
 from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
 from tombola.lab.report.html import page
 from tombola.lab.report.semantics import groups, meaning, states

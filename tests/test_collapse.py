@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tombola._utils.errors import RunError
 from tombola.cli.collapse import collapse
 from tombola.cli.main import main
-from tombola.lab.report.collapsing import chapter
+from tombola.lab.report.chapters import collapse as chapter
 from tombola.lab.report.findings import gather
 from tombola.lab.report.html import page
 from tombola.masks.layout import Layout

@@ -10,9 +10,8 @@ from rich.console import Console
 
 import tombola as tb
 from tombola.cli.display import Display
-from tombola.lab.report.eta import clock, seconds_left
 from tombola.lab.report.findings import expected
-from tombola.lab.report.stage_status import StageStatus, stage_words
+from tombola.lab.report.stage_status import StageStatus, clock, seconds_left, stage_words
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import run_method
 from tombola.runs.directory import Run

@@ -20,14 +20,12 @@ import tombola
 from tombola import TicketModel, scope
 from tombola._utils.errors import RunError, UsageError
 from tombola.lab.experiments import EXPERIMENTS
-from tombola.lab.report import calibration, routing
+from tombola.lab.report import kept
 from tombola.lab.report.blocks import Shelf, Tabled
-from tombola.lab.report.chapters import section
-from tombola.lab.report.figures import SHAPES, Style, ticks
+from tombola.lab.report.chapters import commands, section
+from tombola.lab.report.figures import SHAPES, Style, colour, heat, png, ticks
 from tombola.lab.report.findings import Ran, gather
-from tombola.lab.report.heatmap import colour, heat, png
 from tombola.lab.report.html import page, write_report
-from tombola.lab.report.reproduce import commands
 from tombola.lab.report.rows import Spread, difference, rows, spread
 from tombola.lab.report.tables import share, tables
 from tombola.lab.report.verdicts import Ahead, Headline, Verdict, sentences, standings, verdicts
@@ -499,7 +497,7 @@ def calibrated_rows():
 def found_figures(runs):
     """Charts of the two chapters, by title."""
     found = gather(("cifar10", "quick"), runs)
-    blocks = (*routing.chapter(found), *calibration.chapter(found))
+    blocks = (*kept.routing(found), *kept.calibration(found))
     return {figure.title: figure.desc for b in blocks if b.kind == "figures" for figure in b.figures}
 
 

@@ -15,8 +15,15 @@ from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_mutual_info_score
 
 from tombola._utils.errors import UsageError
-from tombola.lab.analysis.named import Named, path_similarity
-from tombola.lab.analysis.semantics import agreement, align, by_depth, cluster, spearman
+from tombola.lab.analysis.semantics import (
+    Named,
+    agreement,
+    align,
+    by_depth,
+    cluster,
+    path_similarity,
+    spearman,
+)
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import compare, kappa

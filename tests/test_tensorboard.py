@@ -16,7 +16,7 @@ from tombola.runs.stages import Stage
 
 HEAD = {"stage": "search-own-0.5", "round": 1}
 PRUNE = {"event": "prune", **HEAD, "ticket": "a/b c", "kept": 9, "loss": 0.5}
-WATCH = {"event": "watch", **HEAD, "density": 0.6, "kappa": None, "specialisation": 0.25}
+WATCH = {"event": "watch", **HEAD, "density": 0.6, "kappa": None}
 MATRIX = {"event": "similarity", **HEAD, "kind": "jaccard", "depth": "all", "matrix": [[1, 0.5], [0.7, 1]]}
 TRAIN = {"event": "retrain", "stage": "train-imp_per_subset-0.5-a", "ticket": "a", "step": 50, "loss": 0.25}
 METRIC = {"event": "metric", "stage": "judge-rtl-0.5", "method": "rtl", "sparsity": 0.5, "metric": "auc"}
@@ -32,7 +32,6 @@ def test_records_become_curves():
         Scalar("search own", "loss/a/b c", 2, 0.5),
         Scalar("search own", "kept/a/b c", 2, 9.0),
         Scalar("search own", "density", 2, 0.6),
-        Scalar("search own", "specialisation", 2, 0.25),
         Scalar("search own", "jaccard", 2, 0.6),
         Scalar("imp_per_subset", "loss_at_0.5/a", 50, 0.25),
         Scalar("rtl", "like_for_like/auc/a", 500, 0.75),

@@ -21,8 +21,8 @@ from tombola.lab.experiments import experiment
 from tombola.lab.experiments.images import Normalise, crop_and_flip
 from tombola.lab.launch import Order
 from tombola.lab.models.convnet import SmallConvNet
+from tombola.lab.report.chapters import commands
 from tombola.lab.report.findings import Ran
-from tombola.lab.report.reproduce import commands
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import run_method, sparsities_of
 from tombola.methods.table import METHODS

@@ -16,10 +16,9 @@ from tombola._utils.errors import UsageError, unknown
 from tombola.cli.terminal import err_console, show
 from tombola.data.dataset import Data
 from tombola.lab.launch import Order
-from tombola.lab.report.eta import clock, seconds_left
 from tombola.lab.report.findings import Arm, expected
 from tombola.lab.report.rows import rows as rows_of
-from tombola.lab.report.stage_status import StageStatus
+from tombola.lab.report.stage_status import StageStatus, clock, seconds_left
 from tombola.lab.report.tables import tables
 from tombola.runs.log import read_timings
 from tombola.runs.stages import Stage

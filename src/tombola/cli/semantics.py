@@ -10,8 +10,7 @@ from tombola.cli.options import Flag
 from tombola.cli.terminal import err_console, runs_of, show, to_json
 from tombola.lab.analysis.semantics import power
 from tombola.lab.report.page import place_of, put_tables
-from tombola.lab.report.semantics import aligned, group_tables, grouped, meaning, states, table
-from tombola.lab.report.semantics_figure import draw
+from tombola.lab.report.semantics import aligned, draw, group_tables, grouped, meaning, states, table
 from tombola.lab.report.tables import Table, heading
 
 _POWER = (0.2, 0.3, 0.4, 0.5, 0.6)  # correlations that a test might find

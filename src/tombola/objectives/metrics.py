@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -18,6 +18,7 @@ from tombola._utils.errors import UsageError
 LIKE_FOR_LIKE = "like_for_like"
 READINGS = {"paper": "the paper's reading", LIKE_FOR_LIKE: "like for like", "": ""}  # in the order of pages
 
+_NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _LEADING_ZERO = re.compile(r"^([+-]?)0\.")
 
 
@@ -45,50 +46,23 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-def signed(fmt: Callable[[float], str]) -> Callable[[float], str]:
-    """The format of differences: the sign is always shown.
-
-    >>> signed(share)(0.0213), signed(share)(-0.2)
-    ('+.021', '-.200')
-    """
-    return lambda value: ("-" if math.copysign(1, value) < 0 else "+") + fmt(abs(value))
-
-
-FORMATS: Mapping[str, Callable[[float], str]] = {
-    "share": share,
-    "decibel": decibel,
-    "decimal": decimal,
-    "whole": whole,
-}
+FORMATS = {"share": share, "decibel": decibel, "decimal": decimal, "whole": whole}
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """One metric.
+    """One metric: how it is called, written, ordered and judged."""
 
-    Attributes:
-        name: as in records; ``_at_*`` stands for a family, as ``si_snri_at_*`` for ``si_snri_at_-5``.
-        label: for captions and axes; ``{}`` is the condition of a family.
-        short: heading of a column; the label in lower case by default.
-        format: how values are written, a key of `FORMATS`.
-        higher_is_better: which of two methods is ahead.
-        table: where comparisons show it; nowhere by default.
-        readings: those whose table of quality shows it; all by default.
-        headline: readings in which it decides comparisons; one with any is compared within seeds.
-        primary: whether it stands for the whole task where there is room for one metric.
-        by_subset: whether each ticket is judged on its own subset, so that its values are shown too.
-    """
-
-    name: str
-    label: str
-    short: str = ""
+    name: str  # as in records; _at_* stands for a family, as si_snri_at_* for si_snri_at_-5
+    label: str  # for captions and axes; {} is the condition of a family
+    short: str = ""  # heading of a column; the label in lower case by default
     format: Literal["share", "decibel", "decimal", "whole"] = "share"
     higher_is_better: bool = True
-    table: Literal["", "quality", "stored", "cost"] = ""
-    readings: tuple[str, ...] = ()
-    headline: tuple[str, ...] = ()
-    primary: bool = False
-    by_subset: bool = False
+    table: Literal["", "quality", "stored", "cost"] = ""  # where comparisons show it
+    readings: tuple[str, ...] = ()  # those whose table of quality shows it; all by default
+    headline: tuple[str, ...] = ()  # readings in which it decides comparisons; any: compared within seeds
+    primary: bool = False  # whether it stands for the whole task where there is room for one metric
+    by_subset: bool = False  # whether each ticket is judged on its own subset, so its values are shown too
 
     @property
     def inside(self) -> str:
@@ -114,8 +88,12 @@ class MetricInfo:
         return FORMATS[self.format](value)
 
     def write_difference(self, value: float) -> str:
-        """Write a difference of two values, with its sign."""
-        return signed(FORMATS[self.format])(value)
+        """Write a difference of two values; the sign is always shown.
+
+        >>> metric_info("auc").write_difference(0.0213), metric_info("auc").write_difference(-0.2)
+        ('+.021', '-.200')
+        """
+        return ("-" if math.copysign(1, value) < 0 else "+") + self.write(abs(value))
 
     def ahead(self, ours: float, theirs: float) -> float:
         """By how much the first of two values is the better one."""
@@ -167,15 +145,9 @@ def ordered(names: Iterable[str]) -> list[MetricInfo]:
         stem, at, condition = name.rpartition("_at_")
         entry = name if name in METRICS else f"{stem}{at}*"
         if entry in METRICS:
-            found[name] = order.index(entry), _number(condition), condition
+            number = float(condition) if _NUMBER.fullmatch(condition) else math.inf
+            found[name] = order.index(entry), number, condition
     return [metric_info(name) for name in sorted(found, key=found.__getitem__)]
-
-
-def _number(condition: str) -> float:
-    try:
-        return float(condition)
-    except ValueError:
-        return math.inf
 
 
 _quality = partial(MetricInfo, table="quality")
@@ -210,7 +182,6 @@ for _info in (
     _count("samples_search", "Samples of the search", "samples: search", table="cost"),
     _count("samples_train", "Samples of the training", "training", table="cost"),
     _cost("minutes", "Minutes", format="decimal", higher_is_better=False),
-    _cost("reached", "Runs that reached it"),
     # Of routers and of probabilities.
     MetricInfo("gap_closed", "Gap closed"),
     MetricInfo("routing_accuracy", "Right ticket"),

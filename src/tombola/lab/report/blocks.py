@@ -6,12 +6,9 @@ import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from tombola.lab.report.figures import Figure
 from tombola.lab.report.tables import Table
-
-Mark = Literal["", "up", "down", "unsure", "printed"]
 
 
 class Block:
@@ -37,7 +34,7 @@ class Cell:
     """A difference and its interval: ``up`` or ``down`` if certain, ``unsure``, ``printed`` in the paper."""
 
     text: str = ""
-    mark: Mark = ""
+    mark: str = ""
     interval: str = ""
 
 
@@ -156,11 +153,7 @@ class Medium:
 
 
 class Shelf:
-    """Takes files for one page until it is full.
-
-    Attributes:
-        left_out: names and sizes of files that found no place.
-    """
+    """Takes files for one page until it is full; ``left_out`` are those that found no place."""
 
     def __init__(self, room: int = LARGEST) -> None:
         self.room, self.left_out = room, list[str]()
@@ -169,9 +162,7 @@ class Shelf:
     def take(self, runs: Iterable[Path], items: bool = False) -> list[Medium]:
         """What lies in ``pictures`` in a run or beside it, by name, each file once per page.
 
-        Args:
-            runs: run directories.
-            items: whether they lie one folder deeper, below that of their item.
+        Runs of ``items`` lie one folder deeper, below that of their item.
         """
         above = 2 if items else 1
         places = [place / FOLDER for run in runs for place in [run, *list(run.resolve().parents)[:above]]]
@@ -180,17 +171,16 @@ class Shelf:
             for file in sorted(folder.iterdir()):
                 if file.suffix.lower() in KINDS and file.is_file() and file.resolve() not in self._seen:
                     self._seen.add(file.resolve())
-                    found += self._carried(file)
+                    size = file.stat().st_size
+                    if size <= self.room:
+                        self.room -= size
+                        found.append(_medium(file))
+                    else:
+                        self.left_out.append(f"{file.name} ({size / 1e6:.1f} MB)")
         return found
 
-    def _carried(self, file: Path) -> list[Medium]:
-        size = file.stat().st_size
-        if size > self.room:
-            self.left_out.append(f"{file.name} ({size / 1e6:.1f} MB)")
-            return []
-        self.room -= size
-        kind = KINDS[file.suffix.lower()]
-        data = base64.b64encode(file.read_bytes()).decode()
-        sound = kind.startswith("audio")
-        words = file.stem.replace("_", " ").replace("-", " ")
-        return [Medium(f"{'Sound' if sound else 'Picture'}: {words}", f"data:{kind};base64,{data}", sound)]
+
+def _medium(file: Path) -> Medium:
+    kind, data = KINDS[file.suffix.lower()], base64.b64encode(file.read_bytes()).decode()
+    sound, words = kind.startswith("audio"), file.stem.replace("_", " ").replace("-", " ")
+    return Medium(f"{'Sound' if sound else 'Picture'}: {words}", f"data:{kind};base64,{data}", sound)

@@ -10,8 +10,7 @@ from tombola._utils.errors import UsageError, unknown
 from tombola._utils.io import write_bytes
 from tombola.lab.report import kept
 from tombola.lab.report.blocks import Block, Chapter, Figures, Section, Tabled
-from tombola.lab.report.figures import Axis, Figure, Series, Style, el, percent, text, xy
-from tombola.lab.report.heatmap import heat
+from tombola.lab.report.figures import Axis, Figure, Series, Style, el, heat, percent, text, xy
 from tombola.lab.report.html import render
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, mean_and_half
@@ -30,11 +29,7 @@ polyline.line{fill:none}.mark.hollow{fill:#fcfcfa;stroke-dasharray:none}"""
 
 
 def measure(rows: Sequence[Row], wanted: str | None = None) -> str:
-    """The measure that is drawn: the one asked for, or the first that there is.
-
-    Raises:
-        UsageError: the runs have no such measure.
-    """
+    """The measure that is drawn: the one asked for, which must be there, or the first that there is."""
     there = [info for info in ordered(row["metric"] for row in rows) if info.headline]
     names = [info.name for info in sorted(there, key=lambda info: not info.primary)]
     if wanted is not None and wanted not in names:
@@ -44,15 +39,12 @@ def measure(rows: Sequence[Row], wanted: str | None = None) -> str:
 
 def values(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
     """Rows of one measure by method, lowest sparsity first; where there are two readings, the common one."""
-    found: dict[str, list[Row]] = {}
     chosen = [r for r in rows if r["metric"] == metric and not r.get("ticket")]
     both = {r.get("reading", "") for r in chosen}
     reading = LIKE_FOR_LIKE if LIKE_FOR_LIKE in both else next(iter(both), "")
-    for name in METHODS:
-        own = [r for r in chosen if r["method"] == name and r.get("reading", "") == reading]
-        if own:
-            found[name] = sorted(own, key=lambda r: r["sparsity"])
-    return found
+    mine = sorted((r for r in chosen if r.get("reading", "") == reading), key=lambda r: r["sparsity"])
+    found = {name: [r for r in mine if r["method"] == name] for name in METHODS}
+    return {name: own for name, own in found.items() if own}
 
 
 def curve(rows: Sequence[Row], metric: str, title: str) -> Figure:
@@ -121,12 +113,7 @@ def write_sweep(
 ) -> list[Path]:
     """Write ``sweep.html``, ``sweep.json`` and the figures as SVG; returns the files.
 
-    Args:
-        folder: where they go.
-        title: the experiment and its preset.
-        points: the values of each point of the grid, and its rows.
-        methods: those of heat maps.
-        metric: what is drawn; the first primary one that there is by default.
+    Heat maps are of ``methods``; drawn is ``metric``, or the first primary one that there is.
     """
     metric = measure([row for _, rows in points for row in rows], metric)
     chapters, files = [], []

@@ -1,13 +1,16 @@
-"""Charts of a page: curves, dots and bars as inline SVG that can be read, spoken and printed.
+"""Charts of a page: curves, dots, bars and heat maps as inline SVG that can be read, spoken and printed.
 
 Colours are classes, so the style sheet of the page decides them for light and dark.
 """
 
 from __future__ import annotations
 
+import base64
 import math
+import struct
+import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -50,9 +53,17 @@ class Style:
         """Of the marker."""
         return SHAPES[self.number % len(SHAPES)]
 
-    def mark(self, x: float, y: float, title: str = "") -> str:
-        """A marker at a place."""
-        return marker(self.shape, x, y, f"mark {self.classes}", title)
+    def mark(self, x: float, y: float, title: str = "", r: float = 4.5) -> str:
+        """A marker at a place, with a title that pointers show."""
+        body, class_ = el("title", escape(title)) if title else "", f"mark {self.classes}"
+        if self.shape in _POLYGONS:
+            corners = (f"{number(x + r * dx)},{number(y + r * dy)}" for dx, dy in _POLYGONS[self.shape])
+            return el("polygon", body, points=" ".join(corners), class_=class_)
+        if self.shape in _STROKES:
+            places = {"x": x, "y": y, "a": x - r, "b": y - r, "c": x + r, "d": y + r}
+            drawn = _STROKES[self.shape].format(**{name: number(place) for name, place in places.items()})
+            return el("path", body, d=drawn, class_=class_)
+        return el("circle", body, cx=x, cy=y, r=r, class_=class_)
 
     def sample(self) -> str:
         """A piece of line with a marker, 30 wide and 14 high, for the legend."""
@@ -101,16 +112,12 @@ def xy(title: str, series: Sequence[Series], x: Axis, y: Axis, height: float = 2
     up = Scale(*(y.bounds or span(heights)), height - 46, 12.0)
     parts = [_axes(across, up, x, y, height)]
     parts += [_drawn(each, across, up, x.fmt, y.fmt) for each in series]
-    legend = {each.name: each.style.sample() for each in series if each.points and not each.style.faint}
-    spoken = [each for each in series if each.points and not each.style.faint]
-    spoken = list({each.name: each for each in reversed(spoken)}.values())[::-1] or list(series)
-    return Figure(
-        title,
-        f"{y.label} over {x.label}. " + " ".join(_spoken(each, x.fmt, y.fmt) for each in spoken[:12]),
-        "".join(parts),
-        height,
-        tuple((sample, name) for name, sample in legend.items()),
-    )
+    shown = [each for each in series if each.points and not each.style.faint]
+    legend = {each.name: each.style.sample() for each in shown}
+    spoken = list({each.name: each for each in reversed(shown)}.values())[::-1] or list(series)
+    desc = f"{y.label} over {x.label}. " + " ".join(_spoken(each, x.fmt, y.fmt) for each in spoken[:12])
+    named = tuple((sample, name) for name, sample in legend.items())
+    return Figure(title, desc, "".join(parts), height, named)
 
 
 def _spoken(series: Series, x: Format, y: Format) -> str:
@@ -139,17 +146,19 @@ def _scale(
     across: Scale, values: Sequence[float], y: float, fmt: Format, below: float = 18, class_: str = ""
 ) -> list[str]:
     """Marks along the lower edge, and what they stand for."""
-    places = [(across(value), fmt(value)) for value in values]
-    return [
-        el("line", x1=at, x2=at, y1=y, y2=y + 4, class_="edge") + text(at, y + below, words, "middle", class_)
-        for at, words in places
-    ]
+    parts = []
+    for value in values:
+        at = across(value)
+        parts.append(el("line", x1=at, x2=at, y1=y, y2=y + 4, class_="edge"))
+        parts.append(text(at, y + below, fmt(value), "middle", class_))
+    return parts
 
 
 def _drawn(series: Series, across: Scale, up: Scale, x: Format, y: Format) -> str:
     classes = series.style.classes
     shown = [(i, p) for i, p in enumerate(series.points) if math.isfinite(p[0]) and math.isfinite(p[1])]
-    parts = [path([(across(p[0]), up(p[1])) for _, p in shown], f"line {classes}")]
+    places = " ".join(f"{number(float(across(p[0])))},{number(float(up(p[1])))}" for _, p in shown)
+    parts = [el("polyline", points=places, class_=f"line {classes}")] if len(shown) > 1 else []
     for i, (a, b, half) in shown if series.marked else ():
         at = across(a)
         if half:
@@ -180,54 +189,37 @@ def dots(title: str, names: Sequence[str], series: Sequence[Series], axis: Axis)
     parts.append(el("line", x1=left, x2=WIDTH - 12, y1=bottom, y2=bottom, class_="edge"))
     parts.append(text((left + WIDTH) / 2, height - 8, axis.label, "middle", "label"))
     legend = tuple((each.style.sample(), each.name) for each in series)
-    return Figure(
-        title, f"{axis.label} of each ticket. " + _ends(names, series, axis), "".join(parts), height, legend
-    )
-
-
-def _ends(names: Sequence[str], series: Sequence[Series], axis: Axis) -> str:
-    """Lowest and highest of each series, in words."""
-    said = []
+    words = [f"{axis.label} of each ticket."]
     for each in series:
-        low, high = (pick(each.points, key=lambda p: p[1]) for pick in (min, max))
-        said.append(
-            f"{each.name}: lowest {names[int(low[0])]}, {axis.fmt(low[1])}; "
-            f"highest {names[int(high[0])]}, {axis.fmt(high[1])}."
-        )
-    return " ".join(said)
+        ends = (pick(each.points, key=lambda p: p[1]) for pick in (min, max))
+        low, high = (f"{names[int(at)]}, {axis.fmt(value)}" for at, value, _ in ends)
+        words.append(f"{each.name}: lowest {low}; highest {high}.")
+    return Figure(title, " ".join(words), "".join(parts), height, legend)
 
 
-@dataclass(frozen=True)
-class Bar:
-    """A named row of pieces, left to right."""
-
-    name: str
-    pieces: Mapping[str, float] = field(default_factory=dict)
-
-
-def bars(title: str, rows: Sequence[Bar], label: str, kinds: Mapping[str, str]) -> Figure:
-    """Horizontal stacked bars; ``kinds`` names the pieces and how each is filled (a class)."""
-    left = 14 + 6.4 * max(len(row.name) for row in rows)
+def bars(title: str, rows: Mapping[str, Mapping[str, float]], label: str, kinds: Mapping[str, str]) -> Figure:
+    """Horizontal stacked bars by name; ``kinds`` names the pieces and how each is filled (a class)."""
+    left = 14 + 6.4 * max(map(len, rows))
     height = 8 + 20.0 * len(rows) + 46
-    most = max(sum(row.pieces.values()) for row in rows) or 1.0
+    totals = {name: sum(pieces.values()) for name, pieces in rows.items()}
+    most = max(totals.values()) or 1.0
     across, bottom = Scale(0.0, most, left, WIDTH - 70), height - 46
     parts = []
-    for i, row in enumerate(rows):
+    for i, (name, pieces) in enumerate(rows.items()):
         y, x = 8 + i * 20.0, left
-        parts.append(text(left - 6, y + 13, row.name, "end", "small"))
-        for kind, count in row.pieces.items():
+        parts.append(text(left - 6, y + 13, name, "end", "small"))
+        for kind, count in pieces.items():
             wide = across(count) - left
-            said = el("title", escape(f"{row.name}, {kind}: {whole(count)}"))
+            said = el("title", escape(f"{name}, {kind}: {whole(count)}"))
             parts.append(el("rect", said, x=x, y=y + 2, width=wide, height=15, class_=kinds[kind]))
             x += wide
-        parts.append(text(x + 4, y + 13, short(sum(row.pieces.values())), "start", "small"))
+        parts.append(text(x + 4, y + 13, short(totals[name]), "start", "small"))
     parts += _scale(across, ticks(0.0, most, 5), bottom, short, 17, "small")
     parts.append(el("line", x1=left, x2=WIDTH - 70, y1=bottom, y2=bottom, class_="edge"))
     parts.append(text((left + WIDTH - 70) / 2, height - 8, label, "middle", "label"))
-    swatch = {kind: el("rect", x=5, y=1, width=20, height=12, class_=fill) for kind, fill in kinds.items()}
-    said = " ".join(f"{row.name}: {whole(sum(row.pieces.values()))}." for row in rows)
-    legend = tuple((sample, kind) for kind, sample in swatch.items()) if len(kinds) > 1 else ()
-    return Figure(title, f"{label}. {said}", "".join(parts), height, legend)
+    said = " ".join(f"{name}: {whole(total)}." for name, total in totals.items())
+    legend = ((el("rect", x=5, y=1, width=20, height=12, class_=fill), kind) for kind, fill in kinds.items())
+    return Figure(title, f"{label}. {said}", "".join(parts), height, tuple(legend))
 
 
 def short(value: float) -> str:
@@ -348,22 +340,134 @@ _STROKES: dict[str, str] = {
 SHAPES = ("circle", *_POLYGONS, *_STROKES)
 
 
-def marker(shape: str, x: float, y: float, class_: str, title: str = "", r: float = 4.5) -> str:
-    """A marker, with a title that pointers show."""
-    body = el("title", escape(title)) if title else ""
-    if shape in _POLYGONS:
-        points = " ".join(f"{number(x + r * dx)},{number(y + r * dy)}" for dx, dy in _POLYGONS[shape])
-        return el("polygon", body, points=points, class_=class_)
-    if shape in _STROKES:
-        places = {"x": x, "y": y, "a": x - r, "b": y - r, "c": x + r, "d": y + r}
-        path = _STROKES[shape].format(**{name: number(place) for name, place in places.items()})
-        return el("path", body, d=path, class_=class_)
-    return el("circle", body, cx=x, cy=y, r=r, class_=class_)
+# -- heat maps: cells as rectangles with their values, or as one small picture when there are many -----------
+
+# From dark to light, even steps of lightness, blue to yellow: told apart by everybody, and in grey.
+_RAMP = ((16, 32, 74), (44, 84, 132), (62, 141, 154), (139, 193, 158), (244, 238, 184))
+_NOTHING = (150, 150, 150)
+_CELLS = 700  # more than these are drawn as a picture: a page with 100 tickets would be megabytes
+_SEAM = 0.6  # cells reach below the next, else a line of the page shines through where a figure is scaled
+_TOP = 8.0
+_LINE = 11.0  # height of a name; cells that are smaller leave some out
+
+RGB = tuple[int, int, int]
+Matrix = Sequence[Sequence[float]]
 
 
-def path(points: list[tuple[float, float]], class_: str) -> str:
-    """A line through points; nothing for fewer than two."""
-    if len(points) < 2:
-        return ""
-    places = " ".join(f"{number(float(x))},{number(float(y))}" for x, y in points)
-    return el("polyline", points=places, class_=class_)
+def heat(
+    title: str,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    values: Matrix,
+    limits: tuple[float, float],
+    fmt: Format,
+) -> Figure:
+    """A matrix ``[R][C]`` as colours between two limits, with a bar that says which is which.
+
+    Values that are not finite are grey. Names are thinned where there are more than fit.
+    """
+    names = max(map(len, map(shortened, rows))), max(map(len, map(shortened, columns)))
+    left = max(14 + 6.1 * names[0], 3.9 * names[1])  # turned names reach to the left
+    wide = min((WIDTH - left - 10) / len(columns), 42.0)
+    high = wide if len(rows) == len(columns) else min(12.0, 1200.0 / len(rows))
+    beside, below = _thinned(rows, high), _thinned(columns, wide)
+    bottom = _TOP + high * len(rows)
+    deep = 14 + 4.6 * max(map(len, below.values()))
+    pixels = [[colour(value, limits) for value in line] for line in values]
+    if len(rows) * len(columns) > _CELLS:
+        place = {"x": left, "y": _TOP, "width": wide * len(columns), "height": high * len(rows)}
+        data = f"data:image/png;base64,{base64.b64encode(png(pixels)).decode()}"
+        parts = [el("image", "", **place, preserveAspectRatio="none", class_="pixels", href=data)]
+    else:
+        named = {(i, j): f"{row}, {column}" for i, row in enumerate(rows) for j, column in enumerate(columns)}
+        parts = [
+            _cell(name, values[i][j], pixels[i][j], fmt, left + j * wide, _TOP + i * high, wide, high)
+            for (i, j), name in named.items()
+        ]
+    for i, name in beside.items():
+        parts.append(text(left - 5, _TOP + (i + 0.5) * high + 4, name, "end", "small"))
+    for i, name in below.items():
+        x, y = left + (i + 0.5) * wide + 3, bottom + 10
+        parts.append(text(x, y, name, "end", "small", transform=f"rotate(-50 {x:.1f} {y:.1f})"))
+    parts.append(_bar(left, bottom + deep, limits, fmt))
+    desc = f"{len(rows)} rows, {len(columns)} columns. {_extremes(rows, columns, values, fmt)}"
+    return Figure(title, desc, "".join(parts), bottom + deep + 34)
+
+
+def colour(value: float, limits: tuple[float, float]) -> RGB:
+    """Red, green and blue, 0 to 255, of a value between two limits; beyond them the outermost.
+
+    >>> colour(0.0, (0, 1)), colour(1.0, (0, 1)), colour(float("nan"), (0, 1))
+    ((16, 32, 74), (244, 238, 184), (150, 150, 150))
+    """
+    if not math.isfinite(value):
+        return _NOTHING
+    low, high = limits
+    share = min(max((value - low) / (high - low), 0.0), 1.0) if high > low else 1.0
+    at = share * (len(_RAMP) - 1)
+    i = min(int(at), len(_RAMP) - 2)
+    r, g, b = (round(x + (y - x) * (at - i)) for x, y in zip(_RAMP[i], _RAMP[i + 1], strict=True))
+    return r, g, b
+
+
+def _hex(rgb: RGB) -> str:
+    return "#" + "".join(f"{part:02x}" for part in rgb)
+
+
+def _thinned(names: Sequence[str], size: float) -> dict[int, str]:
+    """Every n-th name, so that they do not lie on each other, shortened."""
+    step = math.ceil(_LINE / size)
+    return {i: shortened(name) for i, name in enumerate(names) if i % step == 0}
+
+
+def _cell(
+    name: str, value: float, rgb: RGB, fmt: Format, x: float, y: float, wide: float, high: float
+) -> str:
+    """A rectangle, with the value itself where there is room."""
+    words = fmt(value) if math.isfinite(value) else "none"
+    place = {"x": x, "y": y, "width": wide + _SEAM, "height": high + _SEAM}
+    drawn = el("rect", el("title", escape(f"{name}: {words}")), **place, fill=_hex(rgb), class_="cell")
+    if wide >= 26 and high >= 14 and math.isfinite(value):
+        ink = "on-light" if sum(rgb) > 380 else "on-dark"
+        drawn += text(x + wide / 2, y + high / 2 + 4, words, "middle", ink)
+    return drawn
+
+
+def png(pixels: Sequence[Sequence[RGB]]) -> bytes:
+    """A PNG file of 8-bit RGB; equal pixels give equal bytes, whatever library is installed."""
+    lines = b"".join(b"\0" + bytes(part for rgb in line for part in rgb) for line in pixels)
+    header = struct.pack(">IIBBBBB", len(pixels[0]), len(pixels), 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def _bar(left: float, y: float, limits: tuple[float, float], fmt: Format) -> str:
+    steps, wide = 32, min(200.0, WIDTH - left - 10)
+    low, high = limits
+    if not high > low:
+        return text(left, y + 11, f"all: {fmt(high)}", "start", "small")
+    parts = []
+    for i in range(steps):
+        fill = _hex(colour(low + (high - low) * i / (steps - 1), limits))
+        x, across = left + i * wide / steps, wide / steps + 0.5
+        parts.append(el("rect", x=x, y=y, width=across, height=10, fill=fill))
+    ends = text(left, y + 23, fmt(low), "start", "small")
+    return "".join(parts) + ends + text(left + wide, y + 23, fmt(high), "end", "small")
+
+
+def _extremes(rows: Sequence[str], columns: Sequence[str], values: Matrix, fmt: Format) -> str:
+    """Least and greatest, without the diagonal of a square."""
+    square = list(rows) == list(columns)
+    named = [
+        (value, f"{row}, {column}")
+        for i, (row, line) in enumerate(zip(rows, values, strict=True))
+        for j, (column, value) in enumerate(zip(columns, line, strict=True))
+        if math.isfinite(value) and not (square and i == j)
+    ]
+    if not named:
+        return "No values."
+    (low, where_low), (high, where_high) = min(named), max(named)
+    return f"Least {fmt(low)} ({where_low}), greatest {fmt(high)} ({where_high})."

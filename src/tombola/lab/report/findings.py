@@ -38,8 +38,7 @@ class Ran:
     @property
     def label(self) -> str:
         """For readers."""
-        item, seed = self.unit
-        return f"{item}, seed {seed}" if item else f"seed {seed}"
+        return ", ".join(filter(None, [self.unit[0], f"seed {self.unit[1]}"]))
 
 
 @dataclass(frozen=True)
@@ -54,32 +53,21 @@ class Likeness:
 
 @dataclass
 class Findings:
-    """All that the records of the runs of one experiment and preset hold.
-
-    Attributes:
-        head: experiment and preset.
-        values: metrics by key, then by item and seed.
-        courses: loss over steps of each ticket, by outcome, of the first run that has it.
-        rounds: loss at the end of each round of the subject's search, by ticket.
-        likenesses: by kind of similarity and depth of the layers, the densest state first.
-        layers: share of weights kept, by sparsity, ticket and layer.
-        alarms: of each run, the alarms for collapse in words.
-        watched: what the search of the tickets of each run measured after each round.
-        described: the run whose ticket files those come from.
-        notes: what could not be read.
-    """
+    """All that the records of the runs of one experiment and preset (``head``) hold."""
 
     head: tuple[str, str]
     runs: list[Ran]
     values: dict[Key, dict[Unit, float]] = field(default_factory=lambda: defaultdict(dict))
+    # Loss over steps of each ticket, by outcome, of the first run that has it; and at the end of each round.
     courses: dict[Arm, dict[str, Curve]] = field(default_factory=dict)
     rounds: dict[str, Curve] = field(default_factory=dict)
+    # By kind of similarity and depth of the layers, the densest state first.
     likenesses: dict[tuple[str, str], list[Likeness]] = field(default_factory=dict)
-    layers: dict[float, dict[str, dict[str, float]]] = field(default_factory=dict)
-    alarms: dict[Unit, list[str]] = field(default_factory=dict)
-    watched: dict[Unit, list[dict[str, Any]]] = field(default_factory=dict)
-    described: Ran | None = None
-    notes: list[str] = field(default_factory=list)
+    layers: dict[float, dict[str, dict[str, float]]] = field(default_factory=dict)  # share of weights kept
+    alarms: dict[Unit, list[str]] = field(default_factory=dict)  # for collapse, in words
+    watched: dict[Unit, list[dict[str, Any]]] = field(default_factory=dict)  # measured round by round
+    described: Ran | None = None  # whose ticket files those come from
+    notes: list[str] = field(default_factory=list)  # what could not be read
 
     @property
     def outcomes(self) -> list[Arm]:
@@ -96,7 +84,7 @@ class Findings:
     @property
     def subject(self) -> str:
         """The method that a page is about: RTL if it is there."""
-        return next((name for name in self.methods if name == "rtl"), self.methods[0] if self.methods else "")
+        return "rtl" if "rtl" in self.methods else next(iter(self.methods), "")
 
     @property
     def sparsities(self) -> list[float]:
@@ -130,7 +118,6 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
         losses: dict[Arm, dict[str, Curve]] = defaultdict(lambda: defaultdict(list))
         rounds: dict[str, Curve] = defaultdict(list)
         mine: list[dict[str, Any]] = []
-        raised: list[dict[str, Any]] = []
         for record in read_records(path):
             event = record["event"]
             if event == "metric":
@@ -149,11 +136,10 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
             elif event == "watch" and _search(record) == "own":
                 found.watched.setdefault(unit, []).append(record)
             elif event == "alarm":
-                raised.append(record)
+                found.alarms.setdefault(unit, []).extend(alarms([record]))
         found.courses = {**{k: dict(v) for k, v in losses.items()}, **found.courses}
         found.rounds = found.rounds or dict(rounds)
         states = states or mine
-        found.alarms[unit] = [*found.alarms.get(unit, []), *alarms(raised)]
         missing = tuple(outcome for outcome in expected(config) if outcome not in done)
         found.runs.append(Ran(path, config, read_environment(path), missing))
     _read_tickets(found)
@@ -191,13 +177,11 @@ def _read_tickets(found: Findings) -> None:
                 break
         if metadata:
             found.described, found.layers = ran, {s: f["layers"] for s, f in metadata.items()}
-            for kind in ("kappa", "jaccard"):
-                states = [
-                    Likeness(f"{s:.0%} removed", 1 - s, list(f["tickets"]), f[kind])
-                    for s, f in metadata.items()
+            for kind in ("kappa", "jaccard") if all(len(f["tickets"]) > 1 for f in metadata.values()) else ():
+                states = ((s, list(f["tickets"]), f[kind]) for s, f in metadata.items())
+                found.likenesses[kind, "all"] = [
+                    Likeness(f"{s:.0%} removed", 1 - s, tickets, matrix) for s, tickets, matrix in states
                 ]
-                if all(len(state.tickets) > 1 for state in states):
-                    found.likenesses[kind, "all"] = states
             return
 
 
@@ -205,12 +189,12 @@ def _from_records(
     states: Sequence[Mapping[str, Any]], searched: Mapping[str, Sequence[str]]
 ) -> dict[tuple[str, str], list[Likeness]]:
     """Similarity as recorded round by round: of the search on the own subsets, if that is there."""
-    sources = list(dict.fromkeys(_search(record) for record in states))
+    sources = [_search(record) for record in states]
     chosen = "own" if "own" in sources else sources[0]
     found: dict[tuple[str, str], list[Likeness]] = defaultdict(list)
-    for record in states:
+    for source, record in zip(sources, states, strict=True):
         matrix = record["matrix"]
-        if _search(record) != chosen or len(matrix) < 2:
+        if source != chosen or len(matrix) < 2:
             continue
         names = list(dict.fromkeys(searched.get(record.get("stage", ""), ())))
         if len(names) != len(matrix):

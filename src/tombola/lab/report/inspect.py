@@ -17,10 +17,10 @@ from tombola.tickets import files
 def describe(path: Path | str) -> dict[str, Any]:
     """Names, counts, densities per layer, similarity, hashes and bytes of a ticket file.
 
-    Raises:
-        TicketFileError: the file is missing, damaged, or holds no tickets.
+    A TicketFileError where the file is missing, damaged, or holds no tickets.
     """
     tensors, header, masks = files.opened(path)
+    stage = Stage.parse(f"train-{header['facts'].get('label', '')}")  # of a label such as rtl-0.5
     scope = masks.scope
     # The dense remainder is parameters: the counters and running statistics of norms, which the file keeps
     # beside it, are left out. It does not say which other numbers are buffers or frozen: those count.
@@ -28,7 +28,7 @@ def describe(path: Path | str) -> dict[str, Any]:
     private = [t[0].numel() for name, t in tensors.items() if name.startswith("private.")]
     return {
         "file": str(path),
-        "method": _method(str(header["facts"].get("label", ""))),
+        "method": stage.method if stage else None,
         **_fitted(header),
         "bytes": Path(path).stat().st_size,
         "weights_in_scope": scope.size,
@@ -45,35 +45,22 @@ def describe(path: Path | str) -> dict[str, Any]:
     }
 
 
-def _method(label: str) -> str | None:
-    """Of a label such as ``rtl-0.5``."""
-    stage = Stage.parse(f"train-{label}")
-    return stage.method if stage else None
-
-
-def _used(calibration: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a calibration; classes within a context get a temperature, whatever these say."""
-    if calibration["about"] == "one_vs_rest":
-        return dict(calibration["options"])
-    return {"method": "temperature"}
-
-
 def _fitted(header: Mapping[str, Any]) -> dict[str, Any]:
     """What chooses the ticket and what makes probabilities, with their options; None where nothing does."""
-    parts = {name: header.get("parts", {}).get(name) for name in ("router", "calibration")}
-    router, calibration = parts["router"], parts["calibration"]
+    parts = header.get("parts", {})
+    router, calibration = parts.get("router"), parts.get("calibration")
+    if calibration:  # classes within a context get a temperature, whatever the options say
+        one_vs_rest = calibration["about"] == "one_vs_rest"
+        used = calibration["options"] if one_vs_rest else {"method": "temperature"}
+        calibration = {"of": calibration["about"], **used}
     return {
         "router": router and {"kind": router["kind"], **router.get("options", {})},
-        "calibration": calibration and {"of": calibration["about"], **_used(calibration)},
+        "calibration": calibration,
     }
 
 
 def masks_of(path: Path | str) -> MaskSet:
-    """The masks in a ticket file.
-
-    Raises:
-        TicketFileError: the file is missing, damaged, or holds no tickets.
-    """
+    """The masks in a ticket file; errors as in `describe`."""
     return files.opened(path)[2]
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
 from tombola.lab.report.blocks import Block, Figures, Folded, Slides, Tabled, Words
-from tombola.lab.report.figures import Axis, Figure, Series, Style, percent, xy
+from tombola.lab.report.figures import Axis, Figure, Series, Style, heat, percent, xy
 from tombola.lab.report.findings import Curve, Findings, Likeness
-from tombola.lab.report.heatmap import heat
 from tombola.lab.report.tables import Table, share, whole
 from tombola.lab.report.verdicts import Headline, headlines
 from tombola.methods.table import METHODS
@@ -26,12 +25,11 @@ _KINDS = {"jaccard": "Jaccard", "kappa": "kappa"}  # side by side, in this order
 
 def layers(found: Findings) -> list[Block]:
     """Density per layer and ticket, a picture per sparsity."""
-    blocks: list[Block] = _unread(found)
+    unread = f"Ticket files that could not be read: {'; '.join(found.notes)}."
+    blocks: list[Block] = [Words([unread], missing=True)] if found.notes else []
     if found.described is None:
-        return [
-            *blocks,
-            Words(["There are no ticket files to look into, so layers are missing."], missing=True),
-        ]
+        none = "There are no ticket files to look into, so layers are missing."
+        return [*blocks, Words([none], missing=True)]
     frames = []
     for sparsity, tickets in found.layers.items():
         names = list(next(iter(tickets.values())))
@@ -98,8 +96,10 @@ _COLLAPSE = (
 def collapse(found: Findings) -> list[Figure]:
     """Per headline with scores of tickets: a path per ticket over sparsities; none for one sparsity."""
     states = found.likenesses.get(("kappa", "all")) or found.likenesses.get(("jaccard", "all")) or []
-    sparsities = sorted({s for method, s in found.outcomes if method == found.subject})
-    at = {s: state for s in sparsities if (state := _nearest(states, 1 - s)) is not None}
+    at: dict[float, Likeness] = {}
+    for s in found.sparsities if states else ():
+        best = min(states, key=lambda state: abs(state.density - 1 + s))
+        at |= {s: best} if abs(best.density - 1 + s) < 0.01 else {}
     figures = []
     for headline in headlines(found):
         paths = _paths(found, headline, at)
@@ -109,12 +109,6 @@ def collapse(found: Findings) -> list[Figure]:
             names = [percent(s) for s in at]
             figures.append(xy(f"{headline.title} against similarity", _bundle(paths, names), x, y))
     return figures
-
-
-def _nearest(states: Sequence[Likeness], density: float) -> Likeness | None:
-    """The state at a density, within a hundredth."""
-    best = min(states, key=lambda state: abs(state.density - density), default=None)
-    return best if best is not None and abs(best.density - density) < 0.01 else None
 
 
 def _paths(found: Findings, headline: Headline, at: Mapping[float, Likeness]) -> dict[str, Curve]:
@@ -156,16 +150,17 @@ def course(found: Findings) -> list[Block]:
         if METHODS[method].control:
             continue
         if not any(len(curve) > 1 for curve in curves.values()):
-            last.append([method, f"{sparsity:.0%}", *_ends(curves)])
+            losses = [curve[-1][1] for curve in curves.values()]
+            ends = (min(losses), sum(losses) / len(losses), max(losses))
+            last.append([method, f"{sparsity:.0%}", str(len(losses)), *(f"{loss:.3f}" for loss in ends)])
         elif len(curves) == 1:
             alone[f"{method} {sparsity:.0%}"] = next(iter(curves.values()))
         else:
             charts.append(_course(f"Loss in training, {method}, {sparsity:.0%} removed", curves, "step"))
     charts += [_course("Loss in training, one network each", alone, "step")] if alone else []
     if any(len(curve) > 1 for curve in found.rounds.values()):
-        charts.insert(
-            0, _course("Loss at the end of each round of the search, own subsets", found.rounds, "round")
-        )
+        title = "Loss at the end of each round of the search, own subsets"
+        charts.insert(0, _course(title, found.rounds, "round"))
     blocks: list[Block] = [Figures(charts)] if charts else []
     if last:
         header = ["method", "sparsity", "tickets", "least loss", "mean loss", "greatest loss"]
@@ -174,17 +169,10 @@ def course(found: Findings) -> list[Block]:
     return blocks or [Words(["No loss was recorded yet."], missing=True)]
 
 
-def _ends(curves: Mapping[str, Curve]) -> list[str]:
-    losses = [curve[-1][1] for curve in curves.values()]
-    return [str(len(losses)), *(f"{v:.3f}" for v in (min(losses), sum(losses) / len(losses), max(losses)))]
-
-
 def _course(title: str, curves: Mapping[str, Curve], label: str) -> Figure:
     thinned = {ticket: _evenly(curve, _POINTS) for ticket, curve in curves.items()}
     steps = sorted({a for curve in thinned.values() for a, _ in curve})
-    series = [
-        Series(s.name, s.style, s.points, s.names, s.marked and len(s.points) <= 12) for s in _bundle(thinned)
-    ]
+    series = [replace(s, marked=s.marked and len(s.points) <= 12) for s in _bundle(thinned)]
     marks = steps if len(steps) <= 6 else None
     return xy(title, series, Axis(label, whole, marks), Axis("loss", lambda v: f"{v:.2f}"), 250.0)
 
@@ -198,19 +186,7 @@ def _evenly(values: Sequence[T], most: int) -> list[T]:
 
 def _limits(states: Sequence[Likeness]) -> tuple[float, float]:
     """Least and greatest similarity of different tickets; colours are spent on those."""
-    values = [
-        value
-        for state in states
-        for i, line in enumerate(state.matrix)
-        for j, value in enumerate(line)
-        if i != j and math.isfinite(value)
-    ]
-    return (min(values), max(values)) if values else (0.0, 1.0)
-
-
-def _unread(found: Findings) -> list[Block]:
-    return (
-        [Words([f"Ticket files that could not be read: {'; '.join(found.notes)}."], True)]
-        if found.notes
-        else []
-    )
+    matrices = (np.array(state.matrix, dtype=float) for state in states)
+    pairs = np.concatenate([matrix[~np.eye(len(matrix), dtype=bool)] for matrix in matrices])
+    finite = pairs[np.isfinite(pairs)]
+    return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)

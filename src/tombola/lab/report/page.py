@@ -17,21 +17,13 @@ from tombola.methods.table import METHODS
 
 @dataclass(frozen=True)
 class Place:
-    """Where tables stand on a page, and which rows of the twin they replace.
+    """Where tables stand on a page, and which rows of the twin they replace."""
 
-    Attributes:
-        begin: the line before the tables.
-        end: the line after them.
-        outcome: columns; old rows stay unless new rows have the same values in all of these.
-        rank: what old and new rows are sorted by; without it the new ones come last.
-        twin: ends the twin's name, on a page with the tables of several commands.
-    """
-
-    begin: str
+    begin: str  # the line before the tables
     end: str
-    outcome: tuple[str, ...]
-    rank: Callable[[Row], Any] | None = None
-    twin: str = ""
+    outcome: tuple[str, ...]  # columns; old rows stay unless new rows have the same values in all of these
+    rank: Callable[[Row], Any] | None = None  # of old and new rows; without it the new ones come last
+    twin: str = ""  # ends the twin's name, on a page with the tables of several commands
 
     def merge(self, old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
         """The new rows, and the old ones of outcomes without new.
@@ -40,12 +32,13 @@ class Place:
         >>> place.merge([{"method": "rtl", "n": 1}, {"method": "imp", "n": 2}], [{"method": "rtl", "n": 3}])
         [{'method': 'imp', 'n': 2}, {'method': 'rtl', 'n': 3}]
         """
-        replaced = {self._outcome(row) for row in new}
-        both = [row for row in old if self._outcome(row) not in replaced] + list(new)
-        return sorted(both, key=self.rank) if self.rank else both
 
-    def _outcome(self, row: Row) -> tuple[Any, ...]:
-        return tuple(row.get(name, "") for name in self.outcome)
+        def outcome(row: Row) -> tuple[Any, ...]:
+            return tuple(row.get(name, "") for name in self.outcome)
+
+        replaced = {outcome(row) for row in new}
+        both = [row for row in old if outcome(row) not in replaced] + list(new)
+        return sorted(both, key=self.rank) if self.rank else both
 
 
 def _by_method(row: Row) -> tuple[Any, ...]:
@@ -53,10 +46,6 @@ def _by_method(row: Row) -> tuple[Any, ...]:
     known = list(METHODS)
     place = known.index(row["method"]) if row["method"] in known else len(known)
     return row["experiment"], row.get("preset", ""), place, row["sparsity"]
-
-
-def _by_sparsity(row: Row) -> tuple[Any, ...]:
-    return row["experiment"], row["preset"], row["sparsity"]
 
 
 def made_by(command: str) -> Place:
@@ -69,7 +58,8 @@ def made_by(command: str) -> Place:
     if command == "compare":
         return Place(begin, end, ("experiment", "preset", "method", "sparsity"), _by_method)
     twin = "-stream" if command == "stream" else ""
-    return Place(begin, end, ("experiment", "preset", "sparsity"), _by_sparsity, twin)
+    outcome = ("experiment", "preset", "sparsity")
+    return Place(begin, end, outcome, lambda row: tuple(row[name] for name in outcome), twin)
 
 
 def place_of(head: tuple[str, str]) -> Place:
@@ -90,15 +80,9 @@ def put_tables(
 ) -> None:
     """Write ``NAME.json`` and put tables into ``NAME.md``; the words around the marks stay.
 
-    Args:
-        page: ``NAME.md``; made if absent.
-        place: the marks, and which old rows stay: they may be of runs that lie elsewhere.
-        rows: the new rows.
-        tables: what stands between the marks, or what makes it of all rows that the twin then holds.
-
-    Raises:
-        UsageError: the page is no ``.md`` file that can be read, or exists without the marks, or its twin is
-            damaged.
+    The tables, or what makes them of all rows that the twin then holds: the new ones, and old ones of runs
+    that may lie elsewhere. A UsageError where the page is no ``.md`` file that can be read, exists without
+    the marks, or its twin is damaged.
     """
     before, after = _around(page, place)
     twin = page.with_name(f"{page.stem}{place.twin}.json")
@@ -138,9 +122,8 @@ def _stored(twin: Path, place: Place) -> list[Row]:
         stored = json.loads(twin.read_text())
         if not isinstance(stored, list) or not all(isinstance(row, dict) for row in stored):
             raise ValueError("no list of rows")
-        if lacking := [
-            name for name in place.outcome for row in stored if name not in row and name != "preset"
-        ]:
+        needed = [name for name in place.outcome if name != "preset"]
+        if lacking := [name for name in needed for row in stored if name not in row]:
             raise ValueError(f"a row without {lacking[0]}")
     except (OSError, ValueError) as error:
         raise UsageError(f"{twin} is damaged ({error}): delete it, or restore it") from None

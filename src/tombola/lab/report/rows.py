@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,11 +27,7 @@ REFERENCES = {"imp": "lead", "union_size_imp": "lead_union", "same_mask": "lead_
 
 
 def find_runs(paths: Iterable[Path | str]) -> list[Path]:
-    """The run directories among and below these paths.
-
-    Raises:
-        RunError: a path holds none.
-    """
+    """The run directories among and below these paths; a path without any is a RunError."""
     found: list[Path] = []
     for path in map(Path, paths):
         runs = [file.parent for file in sorted(path.rglob("config.yaml")) if _is_run(file.parent)]
@@ -44,9 +39,7 @@ def find_runs(paths: Iterable[Path | str]) -> list[Path]:
 
 def _is_run(folder: Path) -> bool:
     """Other programs call their files config.yaml too."""
-    if not (folder / "records.jsonl").is_file():
-        return False
-    return {"seed", "settings"} <= set(read_config(folder))
+    return (folder / "records.jsonl").is_file() and {"seed", "settings"} <= set(read_config(folder))
 
 
 def rows(runs: Sequence[Path]) -> list[Row]:
@@ -58,30 +51,25 @@ def rows(runs: Sequence[Path]) -> list[Row]:
     """
     values: dict[tuple, dict[Unit, float]] = defaultdict(dict)
     peers: dict[tuple[str, str], list[tuple[Path, dict]]] = defaultdict(list)
-    missed: dict[tuple[str, str], list[tuple[Unit, list[float], list[str]]]] = defaultdict(list)
     for run in runs:
         config = read_config(run)
         head = names_of(run, config)
         _check_peers(run, config, peers[head])
         peers[head].append((run, config))
-        unit = config.get("item", ""), config["seed"]
+        item, _ = unit = config.get("item", ""), config["seed"]
         for record in read_records(run):
-            ticket = record.get("ticket", "")
-            if record["event"] == "metric" and (not ticket or _by_subset(record, unit)):
-                key = (record["method"], record["sparsity"], record.get("reading", ""), record["metric"])
-                values[(*head, *key, ticket)][unit] = record["value"]
-            elif record["event"] == "stopped":
-                missed[head].append((unit, record["not_reached"], config.get("methods", [])))
+            if record["event"] != "metric":
+                continue
+            ticket, metric = record.get("ticket", ""), record["metric"]
+            if not ticket or (not item and metric_info(metric).by_subset):
+                key = (record["method"], record["sparsity"], record.get("reading", ""), metric, ticket)
+                values[*head, *key][unit] = record["value"]
         for method, sparsity, minutes in _minutes(run):
-            values[(*head, method, sparsity, "", "minutes", "")][unit] = minutes
-    values |= _leads(values) | _reached(values, missed)
-    order = {name: i for i, name in enumerate(METHODS)}
-    ranked = sorted(values.items(), key=lambda item: (item[0][:2], order[item[0][2]], item[0][3]))
+            values[*head, method, sparsity, "", "minutes", ""][unit] = minutes
+    values |= _leads(values)
+    order = list(METHODS)
+    ranked = sorted(values.items(), key=lambda each: (each[0][:2], order.index(each[0][2]), each[0][3]))
     return [_row(key, by_unit) for key, by_unit in ranked]
-
-
-def _by_subset(record: Mapping[str, Any], unit: Unit) -> bool:
-    return not unit[0] and metric_info(record["metric"]).by_subset
 
 
 def _leads(values: Mapping[tuple, Mapping[Unit, float]]) -> dict[tuple, dict[Unit, float]]:
@@ -95,21 +83,8 @@ def _leads(values: Mapping[tuple, Mapping[Unit, float]]) -> dict[tuple, dict[Uni
         for reference, suffix in REFERENCES.items() if metric_info(metric).headline else ():
             single = values.get((*head, reference, sparsity, reading, metric, ticket), {})
             if method != reference and (ahead := difference(metric, by_unit, single)):
-                leads[(*head, method, sparsity, reading, f"{metric}_{suffix}", ticket)] = ahead
+                leads[*head, method, sparsity, reading, f"{metric}_{suffix}", ticket] = ahead
     return leads
-
-
-def _reached(values: Mapping[tuple, Mapping[Unit, float]], missed: Mapping[tuple, list]) -> dict[tuple, dict]:
-    """Whether runs reached a sparsity, 1 or 0, where the alarm for collapse stopped some before it."""
-    reached: dict[tuple, dict[Unit, float]] = {}
-    for head, runs in missed.items():
-        for unit, sparsities, methods in runs:
-            of_tickets = [name for name in methods if name in METHODS and METHODS[name].task == "own"]
-            for name, sparsity in itertools.product(of_tickets, sparsities):
-                row = reached.setdefault((*head, name, sparsity, "", "reached", ""), {})
-                judged = values.get((*head, name, sparsity, "", "per_ticket", ""), {})
-                row |= {**dict.fromkeys(judged, 1.0), unit: 0.0}
-    return reached
 
 
 def names_of(run: Path, config: dict[str, Any]) -> tuple[str, str]:
@@ -138,27 +113,25 @@ def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for name, value in settings.items():
-        if isinstance(value, dict) and name in ("search", "train"):
-            found |= {f"{name}.{inner}": part for inner, part in value.items()}
-        else:
-            found[name] = value
+        nested = isinstance(value, dict) and name in ("search", "train")
+        found |= {f"{name}.{inner}": part for inner, part in value.items()} if nested else {name: value}
     return found
 
 
 def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict]]) -> None:
     """A mean is over seeds: its runs differ in nothing else. A seed may lie in runs of different methods."""
     for other, theirs in peers:
-        same = theirs["seed"] == config["seed"] and theirs.get("item") == config.get("item")
+        same_item = theirs.get("item") == config.get("item")
         both = [name for name in config.get("methods", [""]) if name in theirs.get("methods", [""])]
-        if same and both:
+        if same_item and theirs["seed"] == config["seed"] and both:
             what = f"both seed {config['seed']}" + (f" of {both[0]}" if both[0] else "")
             raise RunError(f"{other} and {run} are {what}: compare them one by one")
-        pairs = [(key, theirs.get(key), config.get(key)) for key in ("augment", "tune", "among")]
-        hashed = (
-            ("data", "partition", "backbone", "objective") if theirs.get("item") == config.get("item") else ()
-        )
-        pairs += [(key, theirs[key], config[key]) for key in hashed if key in theirs and key in config]
-        for key, one, another in [("settings", full_settings(theirs), full_settings(config)), *pairs]:
+        pairs: dict[str, tuple[Any, Any]] = {"settings": (full_settings(theirs), full_settings(config))}
+        pairs |= {key: (theirs.get(key), config.get(key)) for key in ("augment", "tune", "among")}
+        for key in ("data", "partition", "backbone", "objective") if same_item else ():
+            if key in theirs and key in config:
+                pairs[key] = theirs[key], config[key]
+        for key, (one, another) in pairs.items():
             if one != another:
                 raise RunError(f"{other} and {run} have different {key}: compare them one by one")
 
@@ -176,14 +149,12 @@ def _minutes(run: Path) -> list[tuple[str, float, float]]:
             parts[stage.method, stage.sparsity].append(seconds)
     for (method, sparsity), spent in parts.items():
         chosen = METHODS[method]
-        whose = Stage(
-            "first", method if chosen.changes else "", chosen.search or "", None, "", chosen.conditioned
-        )
-        at = replace(whose, sparsity=sparsity)
-        names = map(str, (replace(at, phase="search"), at, whose))
+        whose = chosen.search or ""
+        search = Stage("first", method if chosen.changes else "", whose, None, "", chosen.conditioned)
+        at = replace(search, sparsity=sparsity)
+        names = map(str, (replace(at, phase="search"), at, search))
         spent += [timings[name] for name in names if name in timings]
-    whole = {key: [s for s in seconds if s is not None] for key, seconds in parts.items()}
-    return [(*key, sum(whole[key]) / 60) for key in parts if len(whole[key]) == len(parts[key])]
+    return [(*key, sum(spent) / 60) for key, spent in parts.items() if None not in spent]  # type: ignore[arg-type]
 
 
 def _row(key: tuple, by_unit: Mapping[Unit, float]) -> Row:

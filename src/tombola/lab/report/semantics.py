@@ -20,13 +20,11 @@ import numpy as np
 
 from tombola._utils.errors import RunError, TicketFileError, UsageError, unknown
 from tombola.data.partition.clusters import sentence_encoder
-from tombola.lab.analysis.named import Measure, Named, path_similarity
-from tombola.lab.analysis.semantics import Alignment, agreement, align, by_depth
+from tombola.lab.analysis.semantics import Measure, Named, agreement, align, by_depth, path_similarity
 from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
 from tombola.lab.report.blocks import Block, Figures, Tabled, Words
-from tombola.lab.report.figures import Axis, Figure, Series, Style, percent, xy
+from tombola.lab.report.figures import Axis, Figure, Series, Style, heat, percent, xy
 from tombola.lab.report.findings import Findings
-from tombola.lab.report.heatmap import heat
 from tombola.lab.report.inspect import masks_of
 from tombola.lab.report.kept import contents
 from tombola.lab.report.rows import Row, names_of
@@ -42,6 +40,7 @@ SOURCES = {
     "theta0": ("theta0_magnitude", "masks from |theta0|"),
 }
 AFTERWARDS = ("steps", "form", "shares", "statistics")  # settings of the training, which no mask depends on
+_FORMATS = (".svg", ".png", ".pdf")
 _LAYERS = ("all", *DEPTHS)
 _CIFAR10 = {"vehicle": "airplane automobile ship truck", "animal": "bird cat deer dog frog horse"}
 
@@ -65,11 +64,12 @@ class Snapshot:
         """Over pairs."""
         return float(np.nanmean(self.similarity.pairs()))
 
-    def row(self, found: Alignment) -> Row:
+    def row(self, meaning: Named, permutations: int) -> Row:
         """Its alignment with the meaning of names, for machines."""
+        found = align(self.similarity, meaning, permutations)
         low, high = found.ci95
-        numbers = {"rho": found.rho, "p": found.p, "names": found.names, "pairs": found.pairs}
-        numbers |= {"low": low, "high": high, "mean": self.mean}
+        numbers = {"rho": found.rho, "p": found.p, "names": found.names, "pairs": found.pairs, "low": low}
+        numbers |= {"high": high, "mean": self.mean}
         where = {name: getattr(self, name) for name in ("source", "depth", "removed", "round", "seeds")}
         return where | {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
@@ -81,9 +81,6 @@ def states(
 
     Runs that differ in how masks were trained after the search are of one kind. ``unread`` gets why ticket
     files could not be read.
-
-    Raises:
-        RunError: no run holds tickets that could be compared.
     """
     groups: dict[tuple[str, str], dict[tuple, dict[Path, Named]]] = defaultdict(lambda: defaultdict(dict))
     for path in paths:
@@ -109,13 +106,12 @@ def _recorded(path: Path, measure: str) -> dict[tuple, Named]:
                 names[row["ticket"]] = None
             elif row["event"] == "similarity" and row["kind"] == measure and row["view"] in SOURCES:
                 rows.append(row)
-    return {
-        (row["view"], row.get("depth", "all"), round(1 - row["density"], 4), row["round"]): Named.of(
-            list(names), np.array(row["matrix"], dtype=float)
-        )
-        for row in rows
-        if len(row["matrix"]) == len(names) >= 3
-    }
+    found = {}
+    for row in rows if len(names) >= 3 else ():
+        if len(row["matrix"]) == len(names):
+            key = row["view"], row.get("depth", "all"), round(1 - row["density"], 4), row["round"]
+            found[key] = Named.of(list(names), np.array(row["matrix"], dtype=float))
+    return found
 
 
 def _filed(path: Path, measure: Measure, known: set[str], unread: list[str] | None) -> dict[tuple, Named]:
@@ -152,7 +148,7 @@ def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[Snapshot]:
 
 def aligned(states: Sequence[Snapshot], meaning: Named, permutations: int = 9999) -> list[Row]:
     """The alignment of every state, a row each."""
-    return [state.row(align(state.similarity, meaning, permutations)) for state in states]
+    return [state.row(meaning, permutations) for state in states]
 
 
 def grouped(states: Sequence[Snapshot], known: Path | None) -> list[Row]:
@@ -180,9 +176,6 @@ def meaning(names: Sequence[str], source: str = "wordnet") -> tuple[Named, str]:
     (or of the 100 class names of CIFAR-100 in the order of their labels), ``wordnet`` (the extra
     ``tombola[semantics]``, first noun senses) or ``text`` (the extra ``tombola[text]``). Superclasses and
     clusters of CIFAR-100 mean what their classes mean: the mean over pairs of these.
-
-    Raises:
-        UsageError: no such file, names without a meaning, or an extra that is missing.
     """
     members = {name: [name] for name in names}
     for known in (SUPERCLASSES, CLUSTERS):  # the classes behind each ticket
@@ -238,15 +231,13 @@ def groups(names: Sequence[str], source: Path | None = None) -> tuple[dict[str, 
         of = {name: group for group, members in known.items() for name in members.split()}
         if set(names) <= set(of):
             return {name: of[name] for name in names}, what
-    if set(names) <= set(SUPERCLASSES):
-        return {name: _cluster_of(name) for name in names}, "the eight clusters (ours, see cifar100)"
-    return {}, ""
-
-
-def _cluster_of(superclass: str) -> str:
-    """The cluster that most classes of a superclass are in."""
-    mine = set(SUPERCLASSES[superclass].split())
-    return max(CLUSTERS, key=lambda cluster: len(mine & set(CLUSTERS[cluster].split())))
+    if not set(names) <= set(SUPERCLASSES):
+        return {}, ""
+    of = {}
+    for name in names:  # the cluster that most classes of a superclass are in
+        mine = set(SUPERCLASSES[name].split())
+        of[name] = max(CLUSTERS, key=lambda cluster: len(mine & set(CLUSTERS[cluster].split())))
+    return of, "the eight clusters (ours, see cifar100)"
 
 
 # -- tables and the chapter -------------------------------------------------------------------------------
@@ -320,3 +311,73 @@ def _curves(rows: Sequence[Row]) -> Figure:
         series.append(Series(name, Style(i, hollow=source != "own"), points, marked=len(points) <= 30))
     x, y = Axis("share of weights removed", percent), Axis("Spearman's rho", lambda v: f"{v:+.2f}")
     return xy("Masks against names", [each for each in series if each.points], x, y)
+
+
+# -- one figure ---------------------------------------------------------------------------------------------
+
+
+def draw(states: Sequence[Snapshot], rows: Sequence[Row], meaning: Named, what: str, file: Path) -> None:
+    """Five panels in one file, after Figure 3 of RTL (arXiv 2601.22141): do related classes share weights?
+
+    A, B: similarity of the masks in shallow and in deep layers, at the sparsity nearest to 50%. C: that of
+    the names. D: their rank correlation over sparsity, a line per third of the depth, dashed the controls
+    over all layers. E: mean similarity over sparsity per third of the depth.
+    """
+    if file.suffix.lower() not in _FORMATS:
+        raise UsageError(f"--figure takes {', '.join('NAME' + each for each in _FORMATS)}: got {file}")
+    from matplotlib import figure as figures  # only here: it takes a second to import
+
+    figure = figures.Figure(figsize=(15, 8.4), layout="constrained")
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1))
+    a, b, c = parts[0].subplots(1, 3)
+    for letter, axes, depth in (("A", a, "shallow"), ("B", b, "deep")):
+        mine = [[s for s in states if (s.source, s.depth) == ("own", each)] for each in (depth, "all")]
+        if (chosen := min(mine[0] or mine[1], key=lambda s: abs(s.removed - 0.5), default=None)) is None:
+            axes.set_title(f"{letter}  masks, {depth}", loc="left")
+        else:
+            title = f"{letter}  masks, {chosen.depth} layers, {chosen.removed:.0%} removed"
+            _matrix(figure, axes, title, chosen.similarity)
+    _matrix(figure, c, f"C  {what}", meaning)
+    d, e = parts[1].subplots(1, 2)
+    _lines(d, rows, "rho", "D  rank correlation with the names, 95% interval", "Spearman's rho")
+    _lines(e, rows, "mean", "E  mean similarity of the masks", "mean over pairs")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"Date": None} if file.suffix == ".svg" else None
+    figure.savefig(file, metadata=metadata, dpi=110)
+
+
+def _matrix(figure: Any, axes: Any, title: str, named: Named) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_title(title, loc="left")
+    values = np.where(np.eye(len(named.names), dtype=bool), np.nan, named.values_KK)
+    image = axes.imshow(values, cmap="cividis")
+    figure.colorbar(image, ax=axes, location="bottom", shrink=0.8, ticks=MaxNLocator(4))
+    words = [name.replace("_", " ") for name in named.names]
+    places = range(len(words)) if len(words) <= 24 else []
+    axes.set_yticks(places, words if places else [], fontsize=7)
+    if places and len(words) <= 12:  # more would take the matrix's place; columns have the order of rows
+        axes.set_xticks(places, words, rotation=60, ha="right", fontsize=7)
+    else:
+        axes.set_xticks([])
+
+
+def _lines(axes: Any, rows: Sequence[Row], value: str, title: str, label: str) -> None:
+    """One value over sparsity; of the correlation also its interval, and the controls."""
+    lines = [("own", depth, f"{depth} layers", f"C{i}", f"{'os^'[i]}-") for i, depth in enumerate(DEPTHS)]
+    if value == "rho":
+        axes.axhline(0, color="grey", linewidth=0.8)
+        lines += [
+            (source, "all", f"{name}, all layers", f"C{i + 3}", "x-" if source == "own" else "x--")
+            for i, (source, (_, name)) in enumerate(SOURCES.items())
+        ]
+    for source, depth, name, colour, style in lines:
+        if mine := [row for row in rows if (row["source"], row["depth"]) == (source, depth)]:
+            x, y, low, high = ([row[key] for row in mine] for key in ("removed", value, "low", "high"))
+            axes.plot(x, np.array(y, float), style, label=name, color=colour)
+            if value == "rho" and depth != "all":
+                axes.fill_between(x, np.array(low, float), np.array(high, float), alpha=0.12, color=colour)
+    axes.set_title(title, loc="left")
+    axes.set(xlabel="share of weights removed", ylabel=label)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)

@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tombola.lab.report.eta import clock, seconds_left
 from tombola.lab.report.findings import expected
-from tombola.lab.report.tables import share
+from tombola.lab.report.tables import Format, share
 from tombola.runs.log import read_config, read_records, read_timings
 from tombola.runs.stages import Stage
 from tombola.training.callbacks.collapse import alarms
 
+Timings = Mapping[str, float | None]  # seconds of each stage, in order; None where it was interrupted
+
 
 @dataclass(frozen=True)
 class StageStatus:
-    """Where a stage is.
+    """Where a stage is: what was recorded last."""
 
-    Attributes:
-        stage: its name in the journal; empty before any began.
-        round: the last that recorded something, counted from 1.
-        density: share of weights kept after the last full round, mean over tickets.
-        loss: the last that was recorded.
-        kappa: mean similarity of all pairs of tickets after the last full round, corrected for chance.
-    """
-
-    stage: str = ""
-    round: int | None = None
-    density: float | None = None
+    stage: str = ""  # empty before any began
+    round: int | None = None  # counted from 1
+    density: float | None = None  # share of weights kept, mean over tickets
     loss: float | None = None
-    kappa: float | None = None
+    kappa: float | None = None  # mean similarity of all pairs of tickets, corrected for chance
 
     def after(self, stage: str, record: Mapping[str, Any]) -> StageStatus:
         """The status after one more record; those of another stage begin anew.
@@ -44,23 +37,20 @@ class StageStatus:
         if not stage:
             return self
         found = self if stage == self.stage else StageStatus(stage)
+        new = {"loss": record["loss"]} if "loss" in record else {}
         if "round" in record and record["event"] in ("prune", "watch"):
-            found = replace(found, round=record["round"] + 1)
-        if "loss" in record:
-            found = replace(found, loss=record["loss"])
+            new["round"] = record["round"] + 1
         if record["event"] == "watch":
-            found = replace(found, density=record["density"], kappa=record.get("kappa"))
-        return found
+            new |= {"density": record["density"], "kappa": record.get("kappa")}
+        return replace(found, **new)
 
     @property
     def words(self) -> dict[str, str]:
         """What is known, most telling first."""
         found = {"stage": stage_words(self.stage)} if self.stage else {}
-        found |= {"round": f"round {self.round}"} if self.round is not None else {}
-        found |= {"density": f"density {share(self.density)}"} if self.density is not None else {}
-        found |= {"loss": f"loss {_loss(self.loss)}"} if self.loss is not None else {}
-        found |= {"kappa": f"kappa {share(self.kappa)}"} if self.kappa is not None else {}
-        return found
+        written: dict[str, Format] = {"round": str, "density": share, "loss": _loss, "kappa": share}
+        known = {name: getattr(self, name) for name in written if getattr(self, name) is not None}
+        return found | {name: f"{name} {written[name](value)}" for name, value in known.items()}
 
 
 def stage_words(name: str) -> str:
@@ -83,22 +73,14 @@ def _loss(value: float) -> str:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """Where a run is.
+    """Where a run is."""
 
-    Attributes:
-        state: ``finished``, ``running`` (a process holds its lock), or ``stopped``.
-        done, wanted: outcomes (method and sparsity) that were judged, and that were asked for.
-        now: the last stage that recorded something, and what that was.
-        seconds_left: from the seconds of stages so far; None where too little was timed.
-        alarms: what the alarm for collapse said, in words.
-    """
-
-    state: str
-    done: int
-    wanted: int
+    state: str  # finished, running (a process holds its lock), or stopped
+    done: int  # outcomes (method and sparsity) that were judged
+    wanted: int  # those that were asked for
     now: StageStatus
-    seconds_left: float | None = None
-    alarms: tuple[str, ...] = ()
+    seconds_left: float | None = None  # None where too little was timed
+    alarms: tuple[str, ...] = ()  # for collapse, in words
 
     @property
     def words(self) -> dict[str, str]:
@@ -118,11 +100,7 @@ class RunStatus:
 
 
 def run_status(path: Path) -> RunStatus:
-    """Where a run is; it is only read.
-
-    Raises:
-        RunError: it is no run, or its files are damaged.
-    """
+    """Where a run is; it is only read. A RunError where it is no run or its files are damaged."""
     config = read_config(path)
     rows = list(read_records(path)) if (path / "records.jsonl").exists() else []
     judged = {(row["method"], row["sparsity"]) for row in rows if row["event"] == "metric"}
@@ -146,3 +124,39 @@ def _held(path: Path) -> bool:
     except OSError:
         return False
     return False
+
+
+def seconds_left(runs: Iterable[tuple[Timings, int]]) -> float | None:
+    """Seconds left for some runs: outcomes to come cost what those that are done took on average.
+
+    None before the first outcome that was timed as a whole. An outcome takes the stages up to and with that
+    which judges it. Of each run, the timings of its stages and how many outcomes are missing.
+
+    >>> seconds_left([({"search-own-0.5": 9.0, "judge-rtl-0.5": 1.0, "search-own-0.9": 4.0}, 2)])
+    16.0
+    """
+    spent, judged, begun = 0.0, 0, []
+    for timings, missing in runs:
+        stages: list[float | None] = []
+        for name, seconds in timings.items():
+            stages.append(seconds)
+            if name.startswith("judge-"):
+                if None not in stages:
+                    spent, judged = spent + sum(filter(None, stages)), judged + 1
+                stages = []
+        begun.append((missing, sum(filter(None, stages))))
+    if not judged:
+        return None
+    return sum(max(missing * spent / judged - seconds, 0.0) for missing, seconds in begun)
+
+
+def clock(seconds: float) -> str:
+    """A duration in two units at most.
+
+    >>> clock(41.2), clock(600), clock(7500)
+    ('41 s', '10 min', '2 h 5 min')
+    """
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"

@@ -51,15 +51,12 @@ class Table:
 
     On a terminal that is too narrow it is printed in parts, one below the other, and each begins with the
     columns that say whose the numbers are.
-
-    Attributes:
-        of: the heading under which it stands, together with the tables before it that have the same.
     """
 
     title: str
     header: list[str]
     body: list[list[str]]
-    of: str = ""
+    of: str = ""  # the heading under which it stands, with the tables before it that have the same
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text | RichTable]:
         """For a terminal: the caption over its whole width, and no column cut off."""
@@ -157,17 +154,14 @@ def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, Columns]
     """Title, reading and columns of each table; rows of counts and costs have no reading."""
     ahead = [column for info in known if info.headline for column in _leads(info)]
 
-    def quality(reading: str) -> Columns:
-        shown = [i for i in known if i.table == "quality" and (not i.readings or reading in i.readings)]
-        return [_column(info) for info in shown]
-
-    def of(table: str) -> Columns:
-        return [_column(info) for info in known if info.table == table]
+    def of(table: str, reading: str = "") -> Columns:
+        shown = [i for i in known if i.table == table and (not i.readings or reading in i.readings)]
+        return [(i.name, i.column, i.write, i.write if i.spread else None) for i in shown]
 
     return [
-        (PAPER_READING, "paper", quality("paper")),
-        (LIKE, LIKE_FOR_LIKE, quality(LIKE_FOR_LIKE)),
-        ("Quality in decibels, and what a floor and a ceiling give", None, quality("")),
+        (PAPER_READING, "paper", of("quality", "paper")),
+        (LIKE, LIKE_FOR_LIKE, of("quality", LIKE_FOR_LIKE)),
+        ("Quality in decibels, and what a floor and a ceiling give", None, of("quality")),
         (f"{AHEAD}, like for like, differences within a seed", LIKE_FOR_LIKE, ahead),
         (f"{AHEAD}, differences within a seed and item", None, ahead),
         (STORED, None, of("stored")),
@@ -175,17 +169,11 @@ def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, Columns]
     ]
 
 
-def _column(info: MetricInfo) -> tuple[str, str, Format, Format | None]:
-    return info.name, info.column, info.write, info.write if info.spread else None
-
-
 def _leads(info: MetricInfo) -> Columns:
-    """By how much a metric is ahead of each single mask (`tombola.lab.report.rows.REFERENCES`)."""
-    heads = {"imp": f"{info.column}: of imp", "union_size_imp": "of union size", "same_mask": "of same mask"}
-    return [
-        (f"{info.name}_{REFERENCES[name]}", head, info.write_difference, info.write)
-        for name, head in heads.items()
-    ]
+    """By how much a metric is ahead of each single mask."""
+    heads = (f"{info.column}: of imp", "of union size", "of same mask")
+    named = zip(REFERENCES.values(), heads, strict=True)
+    return [(f"{info.name}_{suffix}", head, info.write_difference, info.write) for suffix, head in named]
 
 
 def _by_ticket(of: str, rows: Sequence[Row], info: MetricInfo) -> list[Table]:
@@ -212,12 +200,11 @@ def _table(of: str, title: str, rows: Sequence[Row], columns: Columns, paper: Pa
     body = []
     for key, cell in cells.items():
         seeds = max(row["seeds"] for row in cell.values())
-        line = [key[0], f"{key[1]:.0%}"]
-        line += [str(max(row.get(name, 1) for row in cell.values())) for name in counted]
-        line += [_value(cell.get(metric), fmt, half, seeds) for metric, _, fmt, half in shown]
+        counts = [str(max(row.get(name, 1) for row in cell.values())) for name in counted]
+        values = [_value(cell.get(metric), fmt, half, seeds) for metric, _, fmt, half in shown]
         figures = paper.get(key, {})
-        line += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt, _ in beside]
-        body.append(line)
+        values += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt, _ in beside]
+        body.append([key[0], f"{key[1]:.0%}", *counts, *values])
     return Table(title, header, body, of)
 
 

@@ -15,28 +15,20 @@ from tombola.runs.log import read_records
 
 
 class Scalar(NamedTuple):
-    """One point of a curve.
+    """One point of a curve."""
 
-    Attributes:
-        group: what is compared under equal names: ``search own``, ``rtl``.
-        name: of the curve.
-        step: where: round (from 1), training step, or weights removed in thousandths.
-        value: how much.
-    """
-
-    group: str
+    group: str  # what is compared under equal names: search own, rtl
     name: str
-    step: int
+    step: int  # round (from 1), training step, or weights removed in thousandths
     value: float
 
 
 def scalars(records: Iterable[Mapping[str, Any]]) -> Iterator[Scalar]:
     """Curves from records (`tombola.runs.log.read_records`), in their order.
 
-    Of a search, over its rounds: ``loss/TICKET``, ``kept/TICKET``, ``density``, ``kappa`` and
-    ``specialisation`` (where a twin is taken along), ``jaccard`` (mean over pairs). Of a training, over its
-    steps: ``loss_at_SPARSITY/TICKET``. Of an outcome, over the weights removed, in thousandths: every metric,
-    ``READING/METRIC/TICKET``.
+    Of a search, over its rounds: ``loss/TICKET``, ``kept/TICKET``, ``density``, ``kappa``, ``jaccard`` (mean
+    over pairs). Of a training, over its steps: ``loss_at_SPARSITY/TICKET``. Of an outcome, over the weights
+    removed, in thousandths: every metric, ``READING/METRIC/TICKET``.
 
     >>> row = {"event": "prune", "phase": "search", "view": "own", "round": 0, "ticket": "a", "loss": 0.5}
     >>> list(scalars([row]))
@@ -62,19 +54,14 @@ def scalars(records: Iterable[Mapping[str, Any]]) -> Iterator[Scalar]:
 
 
 def _of_round(record: Mapping[str, Any]) -> dict[str, Any]:
-    if record["event"] == "prune":
+    event = record["event"]
+    if event == "prune":
         return {f"{name}/{record['ticket']}": record[name] for name in ("loss", "kept") if name in record}
-    if record["event"] == "watch":
-        names = ("density", "kappa", "specialisation", "drift")
-        return {name: record[name] for name in names if name in record}
-    if (
-        record["event"] == "similarity"
-        and record["kind"] == "jaccard"
-        and record.get("depth", "all") == "all"
-    ):
+    if event == "watch":
+        return {name: record[name] for name in ("density", "kappa") if name in record}
+    if event == "similarity" and (record["kind"], record.get("depth", "all")) == ("jaccard", "all"):
         matrix = np.asarray(record["matrix"], dtype=float)
-        pairs = matrix[~np.eye(len(matrix), dtype=bool)]
-        pairs = pairs[~np.isnan(pairs)]
+        pairs = matrix[~np.eye(len(matrix), dtype=bool) & ~np.isnan(matrix)]
         return {"jaccard": pairs.mean()} if len(pairs) else {}
     return {}
 
@@ -84,13 +71,6 @@ class Events(ExitStack):
 
     A second conversion into the same folder takes the place of the first. Records hold no times: the wall
     time that TensorBoard shows is that of the conversion.
-
-    Args:
-        folder: for ``tensorboard --logdir``.
-        runs: run directories; of several, each has a folder named after it.
-
-    Raises:
-        MissingExtra: without tensorboard.
     """
 
     def __init__(self, folder: Path, runs: Sequence[Path]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tombola.lab.report.blocks import Block, Card, Cards, Cell, Line, Mark, Standings, Words
+from tombola.lab.report.blocks import Block, Card, Cards, Cell, Line, Standings, Words
 from tombola.lab.report.findings import Findings
 from tombola.lab.report.rows import Spread, Unit, difference, spread
 from tombola.lab.report.tables import Paper
@@ -52,16 +52,14 @@ class Ahead:
     @property
     def sign(self) -> str:
         """``+`` or ``-`` if the interval leaves out zero, else ``0``; ``1+`` or ``1-`` of one value."""
-        sign = "+" if self.measured.mean > 0 else "-"
-        if self.measured.ci95 is None:
-            return f"1{sign}" if self.measured.mean else "0"
-        return sign if abs(self.measured.mean) > self.measured.ci95 else "0"
+        sign, half = "+" if self.measured.mean > 0 else "-", self.measured.ci95
+        alone = "1" if half is None else ""
+        return alone + sign if abs(self.measured.mean) > (half or 0.0) else "0"
 
     @property
-    def mark(self) -> Mark:
+    def mark(self) -> str:
         """How it is shown."""
-        marks: dict[str, Mark] = {"+": "up", "-": "down"}
-        return marks.get(self.sign, "unsure")
+        return {"+": "up", "-": "down"}.get(self.sign, "unsure")
 
 
 @dataclass(frozen=True)
@@ -72,11 +70,6 @@ class Verdict:
     ours: str
     theirs: str
     ahead: Sequence[Ahead]
-
-    @property
-    def control(self) -> bool:
-        """Whether the rival is there to be compared with only."""
-        return METHODS[self.theirs].control
 
 
 def headlines(found: Findings) -> list[Headline]:
@@ -178,16 +171,14 @@ def sentences(made: Sequence[Verdict]) -> list[str]:
 
     The last one says how sure that is, once: a single run gives directions, and several give leads.
     """
-    chosen = [verdict for verdict in made if not verdict.control] or list(made)
+    chosen = [verdict for verdict in made if not METHODS[verdict.theirs].control] or list(made)
     sure = any(ahead.measured.ci95 is not None for verdict in chosen for ahead in verdict.ahead)
-    by_reading: dict[str, list[Verdict]] = {}
-    for verdict in chosen:
-        by_reading.setdefault(verdict.headline.reading, []).append(verdict)
-    said = [_sentence(reading, mine, sure) for reading, mine in by_reading.items()]
+    readings = dict.fromkeys(verdict.headline.reading for verdict in chosen)
+    said = [_sentence([v for v in chosen if v.headline.reading == reading], sure) for reading in readings]
     return [*said, _SURE if sure else _UNSURE]
 
 
-def _sentence(reading: str, made: Sequence[Verdict], sure: bool) -> str:
+def _sentence(made: Sequence[Verdict], sure: bool) -> str:
     names = list(dict.fromkeys(verdict.headline.info.inside for verdict in made))
     alike: dict[tuple[int, int, int], list[str]] = {}
     for rival in dict.fromkeys(verdict.theirs for verdict in made):
@@ -196,7 +187,8 @@ def _sentence(reading: str, made: Sequence[Verdict], sure: bool) -> str:
         alike.setdefault((signs.count("+"), signs.count("-"), len(signs)), []).append(rival)
     places = ("at", "sparsities") if len(names) == 1 else ("in", "comparisons")
     said = [_outcome(*counts, rivals, sure, places) for counts, rivals in alike.items()]
-    return f"{_INTRODUCED[reading].format(', '.join(names))}, {made[0].ours} {_and(said, ', and ')}."
+    begin = _INTRODUCED[made[0].headline.reading]
+    return f"{begin.format(', '.join(names))}, {made[0].ours} {_and(said, ', and ')}."
 
 
 def _outcome(up: int, down: int, of: int, rivals: Sequence[str], sure: bool, places: tuple[str, str]) -> str:
@@ -228,18 +220,15 @@ def standings(made: Sequence[Verdict], over: str) -> Standings:
         columns[verdict.headline] = sorted(levels)
 
     def line(rival: str, cell: Callable[[MetricInfo, Ahead], Cell]) -> list[Cell]:
-        cells = {
-            (v.headline, a.sparsity): cell(v.headline.info, a)
-            for v in made
-            if v.theirs == rival
-            for a in v.ahead
-        }
+        mine = [(v.headline, a) for v in made if v.theirs == rival for a in v.ahead]
+        cells = {(headline, a.sparsity): cell(headline.info, a) for headline, a in mine}
         return [cells.get((headline, s), Cell()) for headline, levels in columns.items() for s in levels]
 
     parts = []
     for name, control in (("Other methods", False), ("Controls", True)):
         rows: list[tuple[str, list[Cell]]] = []
-        for rival in dict.fromkeys(verdict.theirs for verdict in made if verdict.control == control):
+        rivals = dict.fromkeys(verdict.theirs for verdict in made)
+        for rival in (name for name in rivals if METHODS[name].control == control):
             rows.append((rival, line(rival, _measured)))
             printed = line(rival, _printed)
             rows += [("in the paper", printed)] if any(cell.text for cell in printed) else []
