@@ -4,7 +4,7 @@
 ``layer``    every layer keeps the same share of what it has left.
 ``uniform``  every layer keeps the same share of all its weights. From a dense mask that is ``layer``; after
              a search that has left layers unequal, it makes them equal again as far as it can.
-``erk``      Erdős–Rényi-Kernel densities: small layers are kept denser (`tombola.pruning.shares.erk`).
+``erk``      Erdős–Rényi-Kernel densities: small layers are kept denser (`shares.erk`).
 ``row``      ``uniform``, and within a layer every output row keeps the same share of its weights, as in
              Wanda (arXiv 2306.11695, Section 3): norms of inputs make scores of one row comparable.
 

@@ -99,7 +99,7 @@ class Run(StageCache):
         io.write_bytes(file, yaml.safe_dump(config, sort_keys=False).encode())
 
     def _sweep(self) -> None:
-        """Remove the temporary files of a killed process (`tombola.io.write_bytes`)."""
+        """Remove the temporary files of a killed process (`io.write_bytes`)."""
         for pattern in (".config.yaml.*", ".environment.json.*", "*/.*.safetensors.*", "*/.*.tickets.*"):
             for file in self.path.glob(pattern):
                 file.unlink()

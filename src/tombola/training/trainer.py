@@ -128,7 +128,7 @@ class Problem:
             k: the ticket.
             T: steps.
             purpose: names the data order.
-            moved_N: if given, gets ``−Σ_t g_t ⊙ θ_t`` of the weights in scope (`tombola.scoring.movement`).
+            moved_N: if given, gets ``−Σ_t g_t ⊙ θ_t`` of the weights in scope (the score ``movement``).
             config: another one than the problem's.
             callbacks: look on after every step; a training ends where one of them says so.
         """

@@ -153,7 +153,7 @@ def train(contexts: Sequence[TicketContext], T: int, config: TrainConfig) -> lis
 
 
 def _add_movement(stack: Stack) -> None:
-    """Add this step's share to the trajectory of the tickets that keep one (`tombola.scoring.movement`)."""
+    """Add this step's share to the trajectory of the tickets that keep one (the score ``movement``)."""
     gradient_KN = stack.weights_KN.grad
     for row, e in enumerate(stack.contexts):
         if e.moved_N is not None and gradient_KN is not None:
