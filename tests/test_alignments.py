@@ -73,7 +73,7 @@ def test_alignment_is_found_in_tickets_and_twins_and_not_in_a_shuffled_partition
 ):
     page_file, kept, figure = tmp_path / "s.md", runs[0].parent / "semantics.json", tmp_path / "f.svg"
     page_file.write_text("<!-- tables: g -->\n<!-- end of tables: g -->\n")
-    options = ("--names", table, "--permutations", 99, "--json")
+    options = ("--names", table, "--permutations", 39, "--json")
     call("semantics", runs[0].parent, *options, "--write", page_file, "--keep", kept, "--figure", figure)
     content = json.loads(capsys.readouterr().out)
     assert json.loads(kept.read_text()) == content

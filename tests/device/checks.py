@@ -87,7 +87,11 @@ def compare(here, there):
                 torch.testing.assert_close(other.state_dict()[n].cpu(), t, rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize("name", METHODS)
+# Methods that differ from another one here in their data, not in what they compute where.
+ALIKE = {"twin", "same_mask", "union_size_imp", "one_shot", "lr_rewinding", "dense_context", "random_pruning"}
+
+
+@pytest.mark.parametrize("name", METHODS if REAL else [name for name in METHODS if name not in ALIKE])
 def test_every_method_gives_what_it_gives_on_the_cpu(name):
     objective = tb.objectives.OneVsRest() if name == "shuffled_partition" else None
     changes = {"sparsity": (0.6,), **({"granularity": "channel"} if "channels" in name else {})}
