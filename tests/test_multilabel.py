@@ -10,6 +10,7 @@ from torch.nn import functional as F
 import tombola as tb
 from tombola._utils.errors import DataError
 from tombola._utils.rng import generator
+from tombola.cli.main import main
 from tombola.cli.predict import _answers, _text
 from tombola.data.dataset import Data, Split
 from tombola.data.partition import by_column
@@ -162,6 +163,18 @@ def test_tickets_are_found_and_answer_with_sets_of_labels(tickets, data, by_site
     lost = again.predict(x, names)
     assert (float(lost.confidence_B[0]), lost.answer_B[0].sum()) == (0, 0)
     assert "no answer" in lost.why[0]
+
+
+def test_its_metrics_are_in_the_tables_of_runs(data, by_site, tmp_path, capsys):
+    out = tmp_path / "run"
+    for method in ("rtl", "imp"):
+        tb.find(method, network(), MultiLabel(), data, by_site, sparsity=0.5, T=1, steps=1, out=out)
+    with pytest.raises(SystemExit) as end:
+        main(["compare", str(out)])
+    printed = capsys.readouterr().out
+    assert not end.value.code
+    assert "mAP" in printed
+    assert "F1, macro" in printed
 
 
 @pytest.mark.parametrize("mix", [1, 2])

@@ -101,3 +101,10 @@ def test_what_is_gone_is_left_out(monkeypatch, warned):
 def test_the_options_of_an_optimiser_keep_their_names():
     plain = {"train": {"options": {"decay": 0.1}}}
     assert renamed.renewed(plain) == plain
+
+
+def test_both_names_at_once_and_a_setting_of_a_group_are_one_clear_error():
+    with pytest.raises(UsageError, match="at_once is now called parallel: give parallel alone"):
+        tb.rtl(None, None, None, None, at_once="no", parallel="workers")
+    with pytest.warns(FutureWarning), pytest.raises(UsageError, match=r"set search\.lr_schedule or train\."):
+        tb.Settings().changed(["decay=cosine"])

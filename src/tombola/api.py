@@ -59,6 +59,8 @@ def find(
     Raises:
         UsageError: an argument of the wrong kind, or a setting that does not exist.
     """
+    if "at_once" in changes and parallel != "auto":
+        raise UsageError("at_once is now called parallel: give parallel alone")
     changes = renewed(changes)
     parallel = changes.pop("parallel", parallel)  # under its former name
     settings = _settings(settings, sparsity, changes)
@@ -87,9 +89,11 @@ def _settings(
     known = [field.name for field in fields(Settings)]
     for name in changes:
         if name in [field.name for field in fields(TrainConfig)]:
-            raise UsageError(f"{name} belongs to a recipe: pass train=tb.TrainConfig({name}=...), or search=")
+            raise UsageError(
+                f"{name} belongs to a TrainConfig: pass train=tb.TrainConfig({name}=...), or search="
+            )
         if name not in known:
-            raise UsageError(unknown("setting", name, known))
+            raise UsageError(unknown("setting", name, [*known, "seed", "out", "parallel"]))
     if sparsity is None:
         sparsity = settings.sparsity if settings else 0.75
     several = isinstance(sparsity, Sequence) and not isinstance(sparsity, str)

@@ -188,8 +188,8 @@ class Settings:
             the mask that moves.
         nested: one search serves all sparsities, each going on from the one before; else every sparsity has
             a search of its own from the dense network.
-        search: recipe of Algorithm 1.
-        train: recipe of Algorithm 2, and of the way to the rewind point.
+        search: how Algorithm 1 trains.
+        train: how Algorithm 2 trains, and the way to the rewind point.
         score: what the search prunes by: the name of a criterion of `tombola.scoring`, with ``:N`` the
             batches that it reads (``snip:5``).
         selection: which layers lose how many: ``global``, ``layer``, ``uniform``, ``erk`` or ``row``.
@@ -299,6 +299,8 @@ class Settings:
                 raise UsageError(f"{name} is a group: set {each}")
             if last not in place:
                 known = [*plain, *(f"{part}.{key}" for part in ("search", "train") for key in plain[part])]
+                if not parents and last in plain["train"]:
+                    raise UsageError(f"{name} belongs to a group: set search.{name} or train.{name}")
                 raise UsageError(unknown("setting", name, known))
             try:
                 new = yaml.safe_load(value)

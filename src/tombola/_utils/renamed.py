@@ -63,10 +63,9 @@ def renewed_options(arguments: Iterable[str]) -> list[str]:
     found = []
     for argument in arguments:
         option, equals, value = argument.partition("=")
-        today = RENAMED.get(option.removeprefix("--").replace("-", "_"))
-        if option.startswith("--") and today:
-            warn(f"{option} is now called --{today}", Renamed)
-            argument = f"--{today}{equals}{value}"
+        if option in ("--at-once", "--at_once"):
+            warn(f"{option} is now called --parallel", Renamed)
+            argument = f"--parallel{equals}{value}"
         found.append(argument)
     return found
 

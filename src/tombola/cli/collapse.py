@@ -11,7 +11,7 @@ from tombola.cli.terminal import runs_of, show
 from tombola.lab.report.page import place_of, put_tables
 from tombola.lab.report.rows import Row, names_of
 from tombola.lab.report.tables import Table, heading
-from tombola.objectives.metrics import LIKE_FOR_LIKE
+from tombola.objectives.metrics import LIKE_FOR_LIKE, metric_info
 from tombola.runs.log import read_config, read_records
 from tombola.training.callbacks.collapse import cusum, first_alarm
 
@@ -79,10 +79,16 @@ def _run(path: Path, metric: str, method: str, points: float, threshold: float |
             scores[row["sparsity"]] = row["value"]
     if not rounds:
         return None
+    if not scores:
+        raise UsageError(
+            f"{path} has no {metric} of {method}, read like for like: see tombola compare --json"
+        )
     history, judged = [rounds[r] for r in sorted(rounds)], sorted(scores)
-    best = itertools.accumulate((scores[s] for s in judged), max)
+    sign = 1 if metric_info(metric).higher_is_better else -1
+    best = itertools.accumulate((sign * scores[s] for s in judged), max)
     after = zip(judged[1:], best, strict=False)
-    drop = next((s for s, before in after if scores[s] < before - points - 1e-8), None)  # but for rounding
+    lower = (s for s, before in after if sign * scores[s] < before - points - 1e-8)  # but for rounding
+    drop = next(lower, None)
     alarm = first_alarm(history, threshold)
     experiment, preset = names_of(path, config)
     return {

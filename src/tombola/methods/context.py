@@ -148,13 +148,13 @@ class _Arrived(Exception):
 
 
 def check_arrival(network: nn.Module, x: Tensor) -> None:
-    """Make sure that the number of the context reaches the first layer of a `told` network unchanged.
+    """Make sure that the number of the context reaches the first layer of a `conditioned` network unchanged.
 
     What comes before it may drop, pad, scale or mix channels; the network would then be told another
     context, or none.
 
     Args:
-        network: of `told`.
+        network: of `conditioned`.
         x: some inputs of `tombola.data.dataset.with_context`, of one context that is not 0.
 
     Raises:

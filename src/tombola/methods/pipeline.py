@@ -184,7 +184,9 @@ class Pipeline:
             before, ended = self.search(view, rounds.after)
             start = StartWeights(ended.thetas, keeps=keeps, trained=keeps)
             facts = self.cache.metadata(self._stage("search", view, rounds.after)) or {}
-            for callback, state in zip(callbacks, facts.get("callbacks", ()), strict=False):
+            for callback, state in zip(
+                callbacks, facts.get("callbacks", ()), strict=False
+            ):  # older runs have none
                 callback.restore(state)
         elif s.first:
             before = self._first_masks(view, sparsity, problem, theta0, rounds.first)

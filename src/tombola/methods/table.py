@@ -34,7 +34,7 @@ class Method:
         task: what is trained on: all tickets' own subsets, or everything with one mask.
         masks: what becomes of the search, from the pipeline and the sparsity; its masks by default.
         shared: one set of weights for all tickets (Algorithm 2), or a network each.
-        told: whether the network is told the context as an input.
+        conditioned: whether the network is told the context as an input.
         changes: settings of the search that make the method what it is.
         start: where training starts, if not at the rewind point.
         control: whether it is there to be compared with, not to be used.

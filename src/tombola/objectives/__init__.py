@@ -2,6 +2,7 @@
 
 from tombola.objectives.classification import Classification
 from tombola.objectives.enhancement import Enhancement
+from tombola.objectives.metrics import MetricInfo, register_metric
 from tombola.objectives.multilabel import MultiLabel
 from tombola.objectives.objective import InSubset, Metric, Objective, Predict
 from tombola.objectives.one_vs_rest import OneVsRest, SubsetSoftmax
@@ -12,10 +13,12 @@ __all__ = [
     "Enhancement",
     "InSubset",
     "Metric",
+    "MetricInfo",
     "MultiLabel",
     "Objective",
     "OneVsRest",
     "Predict",
     "Reconstruction",
     "SubsetSoftmax",
+    "register_metric",
 ]

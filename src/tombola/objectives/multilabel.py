@@ -6,6 +6,7 @@ Shape letters: S samples of a split, B batch, C labels.
 from __future__ import annotations
 
 from collections import defaultdict
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -14,15 +15,17 @@ from torch.nn import functional as F
 from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
-from tombola.objectives.metrics import MetricInfo, register_metric
+from tombola.objectives.metrics import LIKE_FOR_LIKE, MetricInfo, register_metric
 from tombola.objectives.objective import InSubset, Metric, Predict, check_shapes, mean_and_each
 
-for name, label in (
-    ("f1_macro", "F1, macro"),
-    ("f1_micro", "F1, micro"),
-    ("mean_average_precision", "mean average precision"),
-):
-    register_metric(MetricInfo(name=name, label=label, format="share", higher_is_better=True))
+_quality = partial(MetricInfo, table="quality", by_subset=True)
+register_metric(_quality("f1_macro", "F1, macro", headline=(LIKE_FOR_LIKE,)))
+register_metric(_quality("f1_micro", "F1, micro"))
+register_metric(
+    _quality(
+        "mean_average_precision", "Mean average precision", "mAP", headline=(LIKE_FOR_LIKE,), primary=True
+    )
+)
 
 
 class MultiLabel(InSubset):

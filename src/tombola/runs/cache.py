@@ -1,6 +1,6 @@
 """Named stages, each done once: the memory of a pipeline.
 
-This journal forgets when the process ends; `tombola.runs.directory.Run` is the one on disk.
+This cache forgets when the process ends; `tombola.runs.directory.Run` is the one on disk.
 """
 
 from __future__ import annotations

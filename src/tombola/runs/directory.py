@@ -43,9 +43,9 @@ class Run(StageCache):
             may grow, and ``source``, where the data may have moved to.
         progress: called as stages advance.
         save_seconds: least time between two saved states of a stage.
-        shared: a folder for results that other runs need as well (stages with a key, `StageCache.once`).
+        shared: a folder for results that other runs need as well (stages with a key).
         parallel: how tickets are run (`tombola.training.parallel`); ``auto`` is as the run began.
-        hear: called with every record as it is made.
+        on_record: called with every record as it is made.
         device: where the network is.
 
     Raises:

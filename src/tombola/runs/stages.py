@@ -47,7 +47,7 @@ class Stage:
     conditioned: bool = False
 
     def __str__(self) -> str:
-        told = "told" if self.conditioned else ""
+        told = "told" if self.conditioned else ""  # the word in the names of files
         number = "" if self.sparsity is None else str(self.sparsity)
         return "-".join(filter(None, (self.phase, told, self.method, self.view, number, self.ticket)))
 

@@ -52,7 +52,7 @@ def train_jointly(
         shares: ``equal``, as many batches for every ticket, or ``size``: the same sum, in proportion to the
             epochs of the tickets, as one network for all data would see them (``sequential`` only).
         tickets: train only these (all by default).
-        purpose: names the data order.
+        purpose: names the data order: another word, other batches.
         save_every: batches per ticket between two saved states.
         checkpoint: where progress, records and states go.
 
@@ -131,10 +131,8 @@ def _begin(problem: Problem, theta: Params, checkpoint: Checkpoint) -> tuple[Par
     if (saved := checkpoint.load()) is None:
         return theta, problem.config.build(theta.leaves()), 0
     tensors, metadata = saved
-    theta, problem.samples_seen = (
-        Params.from_tensors(part(tensors, "theta."), problem.f.device),
-        metadata["seen"],
-    )
+    theta = Params.from_tensors(part(tensors, "theta."), problem.f.device)
+    problem.samples_seen = metadata["seen"]
     optimizer = problem.config.build(theta.leaves())
     optimizer.restore(part(tensors, "optimizer."))
     return theta, optimizer, metadata["step"]

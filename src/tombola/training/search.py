@@ -77,7 +77,7 @@ def find_tickets(
     m, done = _resume(problem, masks, theta, callbacks, checkpoint)
     train_ticket = TicketTrainer(problem, T, pruner or Pruner(), theta.keeps, callbacks)
     with closing(mapper(map_tickets, train_ticket, K, max(T, 1) * K * (R - done))) as run:
-        for r in range(done, R):  # until density < s
+        for r in range(done, R):  # until the target: one round per count
             config = later if r or theta.trained else None
             jobs = [TicketJob(k, first_round + r, m[k], theta[k], counts[r], config) for k in range(K)]
             for k, ticket in enumerate(run(jobs)):  # k = 1 .. K, in turn or at once

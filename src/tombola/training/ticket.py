@@ -102,7 +102,7 @@ class TicketTrainer:
     def train(self, training: Training) -> float:
         """``θ^(k)_T``: T steps on ``d_k``, in place; the mean loss."""
         c, config, callbacks = training
-        order = ("extract", c.round)
+        order = ("extract", c.round)  # names the data order: another word, other batches
         return self.problem.train(
             c.theta, c.mask_N, c.k, self.T, *order, moved_N=c.moved_N, config=config, callbacks=callbacks
         )

@@ -40,7 +40,7 @@ class StepCallback(Protocol):
 class Problem:
     """``f``, the data, the partition ``d_1 .. d_K``, the objective and the config, with one seed.
 
-    ``order`` names a data order: another name, other batches from the same seed (twins). ``seen``
+    ``order`` names a data order: another name, other batches from the same seed (twins). ``samples_seen``
     counts the training samples that went through, so that budgets can be compared.
     """
 
@@ -124,7 +124,7 @@ class Problem:
 
         Args:
             theta: the weights; what ticket k does not own keeps its bits.
-            mask_N: ``m_k``; a watch may change it in place.
+            mask_N: ``m_k``; a callback may change it in place.
             k: the ticket.
             T: steps.
             purpose: names the data order.

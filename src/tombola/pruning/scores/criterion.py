@@ -69,8 +69,8 @@ class Criterion(Spec):
 
     Attributes:
         name: as in `tombola.scoring.CRITERIA`.
-        score: from evidence to scores ``[N]``, low = prune first; a criterion that reads data gets the
-            number of batches as well.
+        score: from a `PruningContext` to scores ``[N]``, low = prune first; a criterion that reads data gets
+            the number of batches as well.
         batches: how many batches of the ticket's data it reads; 0 if it reads none.
         trajectory: whether it needs ``moved_N``.
         zeros: whether a layer of zeros is an answer. To magnitude it is: a weight of zero is as small as

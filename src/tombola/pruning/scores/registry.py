@@ -43,8 +43,8 @@ def register(
         UsageError: the name is taken, or could not be told from ``NAME:N``.
 
     >>> @register("distance")
-    ... def distance(evidence):
-    ...     return (evidence.weights_N - evidence.start_N).abs()
+    ... def distance(context):
+    ...     return (context.weights_N - context.start_N).abs()
     >>> parse("distance").name
     'distance'
     >>> CRITERIA.pop("distance").batches
