@@ -63,7 +63,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of `write`; `TicketFileError`: no such file, not of this kind, truncated, or altered."""
+    """The inverse of `write`.
+
+    Raises:
+        TicketFileError: no such file, not of this kind, truncated, or altered.
+    """
     path = Path(path)
     if not path.is_file():
         raise TicketFileError(f"there is no file {path}")

@@ -24,7 +24,17 @@ _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[str, Tensor]:
-    """The weights of a scope by name, zero outside the boolean mask; gradients come out masked."""
+    """The weights of a scope by name, zero outside the mask; gradients come out masked.
+
+    Args:
+        layout: names and shapes.
+        weights_N: floating ``[N]``.
+        mask_N: boolean ``[N]``.
+
+    >>> layout = Layout(("a", "b"), ((1, 2), (1,)))
+    >>> {n: w.tolist() for n, w in masked_weights(layout, torch.ones(3), torch.tensor([1, 0, 1]) > 0).items()}
+    {'a': [[1.0, 0.0]], 'b': [1.0]}
+    """
     if weights_N.shape != (layout.size,) or not _fits(layout, [weights_N], mask_N):
         return layout.unflatten(weights_N * mask_N)
     parts: Sequence[Tensor] = _Product.apply(weights_N, mask_N, layout)
@@ -33,9 +43,20 @@ def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[st
 
 @torch.no_grad()
 def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> dict[str, Tensor]:
-    """`masked_weights` of tensors that lie apart, without gradients, as views of one new vector ``[N]``.
+    """`masked_weights` of tensors that lie apart, without gradients: one pass, and no flat copy before it.
 
-    One pass, and no flat copy before it. ``parts`` have the shapes of the layout, in its order.
+    Args:
+        layout: names and shapes.
+        parts: floating tensors of these shapes, in this order.
+        mask_N: boolean ``[N]``.
+
+    Returns:
+        Views of one new vector ``[N]``, by name.
+
+    >>> layout = Layout(("a", "b"), ((1, 2), (1,)))
+    >>> made = masked_parts(layout, [torch.ones(1, 2), torch.ones(1)], torch.tensor([1, 0, 1]) > 0)
+    >>> {n: w.tolist() for n, w in made.items()}
+    {'a': [[1.0, 0.0]], 'b': [1.0]}
     """
     if tuple(part.numel() for part in parts) != layout.sizes:
         raise MaskError("the weights have other sizes than the masks are for: was a layer replaced?")

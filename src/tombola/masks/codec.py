@@ -36,9 +36,21 @@ _LZMA_MOST = 1 << 25  # bytes of patterns that LZMA is given: at preset 6 it wri
 
 
 def encode(masks_KN: Tensor, coding: str = "auto") -> dict[str, Tensor]:
-    """Tensors that hold boolean masks ``[K, N]``; their names say in which coding.
+    """Tensors that hold the masks; the names say which coding it is.
 
-    ``auto`` is the smallest of ``counts``, ``patterns`` and ``plain`` that can be had.
+    Args:
+        masks_KN: boolean ``[K, N]``.
+        coding: ``counts``, ``patterns``, ``plain``, or ``auto``: the smallest of those that can be had.
+
+    Raises:
+        MissingExtra: ``counts`` without `constriction`.
+        MaskError: there is no such coding.
+
+    >>> masks = torch.tensor([[1, 0, 1, 1], [1, 0, 0, 1]]).bool()
+    >>> {name: t.tolist() for name, t in encode(masks, "plain").items()}
+    {'masks': [[176], [144]]}
+    >>> torch.equal(decode(encode(masks, "patterns"), 2, 4), masks)
+    True
     """
     bits_KN = masks_KN.numpy().view(np.uint8)
     if coding == "auto":

@@ -100,6 +100,12 @@ def kappa(a: MaskSet, b: MaskSet) -> Tensor:
     ``kappa = Σ(I_l − E_l) / Σ(min(a_l, b_l) − E_l)``. 0 for independent masks of the same layer
     densities, 1 for nested ones; NaN where in every layer one of the two is full or empty. With equal
     counts in one layer it is Cohen's kappa of the two masks.
+
+    >>> from tombola.masks.layout import Layout
+    >>> w = Layout(("w",), ((4,),))
+    >>> a = MaskSet(w, {"a": torch.tensor([1, 1, 0, 0])})
+    >>> kappa(a, a).item(), kappa(a, MaskSet(w, {"b": torch.tensor([1, 0, 1, 0])})).item()
+    (1.0, 0.0)
     """
     return compare(a, b).kappa()
 

@@ -201,7 +201,18 @@ def allowed(metadata: Mapping[str, Any], names: Sequence[str], x: Tensor | None 
 
 
 def mask_logits(outputs: Tensor, classes: Tensor) -> Tensor:
-    """Outputs ``[B, C, ...]``, minus infinity at other classes than these, boolean ``[C]`` or ``[B, C]``."""
+    """Outputs ``[B, C, ...]``, minus infinity at other classes than these.
+
+    Args:
+        outputs: a number per class; those beyond the last class that is known are of none.
+        classes: boolean, ``[C]`` for all samples or ``[B, C]``.
+
+    Raises:
+        DataError: more classes than outputs.
+
+    >>> mask_logits(torch.tensor([[3.0, 2.0, 1.0]]), torch.tensor([False, True])).tolist()
+    [[-inf, 2.0, -inf]]
+    """
     known = classes.shape[-1]
     if known > outputs.shape[1]:
         raise DataError(f"class {known - 1} in y, but the network has {outputs.shape[1]} outputs")

@@ -87,6 +87,10 @@ def weighted_sdr(estimate: Tensor, speech: Tensor, mixture: Tensor) -> Tensor:
 
     ``n = x − y`` and ``n̂ = x − ŷ`` are the true and the estimated noise in the mixture x, and
     ``a = |y|² / (|y|² + |n|²)`` weighs them by energy (arXiv 1903.03107, Eq. 7 and 8).
+
+    >>> speech, noise = torch.randn(2, 100), torch.randn(2, 100)
+    >>> round(float(weighted_sdr(speech, speech, speech + noise)), 4)
+    -1.0
     """
     noise, left = mixture - speech, mixture - estimate
     energies = speech.square().sum(-1), noise.square().sum(-1)
@@ -112,7 +116,15 @@ def spectrogram(waves: Tensor) -> Tensor:
 
 
 def waveform(x: Tensor, length: int) -> Tensor:
-    """The inverse of `spectrogram`: ``[B, 2, frames, bins]`` to ``[B, length]``."""
+    """The inverse of `spectrogram`: ``[B, 2, frames, bins]`` to ``[B, length]``.
+
+    Raises:
+        DataError: so many samples have more frames than there are.
+
+    >>> waves = torch.randn(3, 16_000)
+    >>> torch.allclose(waveform(spectrogram(waves), 16_000), waves, atol=1e-5)
+    True
+    """
     if length >= (longest := x.shape[2] * HOP):
         raise DataError(
             f"a spectrogram of {x.shape[2]} frames holds fewer than {longest:,} samples, not {length:,}: "

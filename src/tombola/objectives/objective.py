@@ -150,7 +150,13 @@ def mean_and_each(name: str, values: dict[str, float], reading: str = "") -> lis
 
 
 def own_rows(shared: Layout, head: str | None, rows: Tensor) -> Tensor:
-    """All of the dense remainder but rows of the classifier that are not among ``rows``."""
+    """All of the dense remainder but those rows of the classifier that are not among ``rows``.
+
+    Args:
+        shared: its layout.
+        head: name of the classifier, if there is one.
+        rows: boolean; a classifier with fewer rows than these has none of its own for a ticket.
+    """
     names = () if head is None else (f"{head}.weight", f"{head}.bias")
     owned_R = torch.ones(shared.size, dtype=torch.bool)
     for name, view in shared.unflatten(owned_R).items():

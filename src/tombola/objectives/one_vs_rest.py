@@ -160,7 +160,13 @@ class SubsetSoftmax(Objective):
 
 
 def over_subsets(scores: Mapping[str, Tensor], yes_SK: Tensor, partition: Partition) -> list[Metric]:
-    """Metrics of scores ``[S, K]`` and of the paper's decisions, per ticket and averaged."""
+    """All metrics of one-vs-rest decisions on the test split, per ticket and averaged (macro).
+
+    Args:
+        scores: ``validation`` and ``test`` scores ``[S, K]``.
+        yes_SK: the paper's decisions on the test split, boolean ``[S, K]``.
+        partition: who belongs to what.
+    """
     from sklearn.metrics import average_precision_score, roc_auc_score  # a second to import
 
     val, test = (scores[s].double().numpy() for s in ("validation", "test"))
@@ -192,7 +198,11 @@ def macro(metrics: list[Metric]) -> list[Metric]:
 
 
 def decisions(true: Bools, yes: Bools) -> dict[str, float]:
-    """Balanced accuracy ``(TPR + TNR) / 2``, precision and recall; precision is 0 without a yes."""
+    """Balanced accuracy ``(TPR + TNR) / 2``, precision and recall; precision is 0 without a yes.
+
+    >>> decisions(np.array([True, True, False, False]), np.array([True, False, False, False]))
+    {'balanced_accuracy': 0.75, 'precision': 1.0, 'recall': 0.5}
+    """
     hits = int((true & yes).sum())
     recall = hits / int(true.sum())
     rejected = int((~true & ~yes).sum()) / int((~true).sum())

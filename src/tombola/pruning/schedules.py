@@ -180,7 +180,11 @@ one_shot, fraction, fixed_count, cubic, geometric = OneShot, Fraction, FixedCoun
 
 
 def explicit(*sparsities: float) -> Explicit:
-    """`Explicit` from single numbers."""
+    """These sparsities, one per round, and the targets among them.
+
+    >>> explicit(0.1, 0.4)(100, [50])
+    (90, 60, 50)
+    """
     return Explicit(sparsities)
 
 

@@ -232,11 +232,18 @@ def _refuse_nan(nan: object) -> None:
 def keep_whole(scores_G: Tensor, left_G: Tensor, budget: int) -> Tensor:
     """Boolean ``[G]``: the highest scores among groups of several sizes, as long as they fit.
 
-    Groups are taken from the highest score down until the next one would exceed the budget of weights;
-    smaller ones after it are not pulled forward, so that keeping less keeps a subset. Of equal scores the
-    later is taken first. ``left_G`` are the weights left in each group (0: it is gone), boolean if every
-    group is one weight: then exactly ``budget`` are kept. Each pass takes the better half of what is in
-    question, or looks for the end in it: O(G).
+    Groups are taken from the highest score down until the next one would exceed the budget; smaller ones
+    after it are not pulled forward, so that keeping less keeps a subset. Of equal scores the later is
+    taken first. Each pass takes the better half of what is in question, or looks for the end in it: O(G).
+
+    Args:
+        scores_G: floating scores of the groups ``[G]``.
+        left_G: weights left in each group, int64 ``[G]``; 0: the group is gone and is not kept. Boolean
+            if every group is one weight: then exactly ``budget`` are kept.
+        budget: how many weights may be kept.
+
+    >>> keep_whole(torch.tensor([1.0, 5.0, 3.0]), torch.tensor([1, 4, 4]), 7).tolist()
+    [False, True, False]
     """
     if left_G.dtype == torch.bool:
         return keep_top(scores_G, budget, left_G)

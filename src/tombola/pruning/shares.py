@@ -28,6 +28,9 @@ def apportion(weights: Sequence[int], low: Sequence[int], high: Sequence[int], t
     that would exceed its bound stays there, and the rest is rescaled. Largest remainders are rounded up;
     of equal ones the last, as in `shares`. All in exact fractions; ``high`` is 0 where a weight is 0.
 
+    Raises:
+        PruningError: the bounds do not allow the total.
+
     >>> apportion([1, 1, 2], [0, 0, 0], [2, 9, 9], 13)
     [2, 4, 7]
     """
@@ -57,7 +60,11 @@ def apportion(weights: Sequence[int], low: Sequence[int], high: Sequence[int], t
 def erk(scope: Layout) -> list[int]:
     """Weights of Erdős–Rényi-Kernel (Mocanu et al., arXiv 1707.04780; Evci et al., arXiv 1911.11134).
 
-    The density of a layer is proportional to the sum of its dimensions over their product (``n_in`` is that
-    of one group), so its count is proportional to the sum alone.
+    The density of a layer is proportional to ``(n_in + n_out + k_w + k_h) / (n_in n_out k_w k_h)``: the sum
+    of its dimensions over their product. Its count is therefore proportional to the sum alone. Of a
+    grouped convolution ``n_in`` is that of one group, as in the shape of its weight.
+
+    >>> erk(Layout(("conv", "linear"), ((8, 4, 3, 3), (10, 8))))
+    [18, 18]
     """
     return [sum(shape) for shape in scope.shapes]

@@ -88,8 +88,14 @@ def by_clusters(
 def density_clusters(points_ND: Floats, min_size: int, selection: str = "eom") -> Integers:
     """The number of the cluster of each point, int64 ``[N]``, by HDBSCAN.
 
-    Noise goes to the cluster with the nearest centre. ``selection`` is ``eom`` (excess of mass: clusters as
-    large as they last) or ``leaf`` (the finest ones).
+    Points that HDBSCAN leaves out as noise go to the cluster with the nearest centre. ``selection`` is
+    ``eom`` (excess of mass: clusters as large as they last) or ``leaf`` (the finest ones).
+
+    Raises:
+        PartitionError: all points are noise, or fewer than ``min_size``.
+
+    >>> density_clusters(np.array([[0.0], [0.1], [0.2], [9.0], [9.1], [9.2], [3.0]]), min_size=2).tolist()
+    [0, 0, 0, 1, 1, 1, 0]
     """
     if not _between(min_size, 2, len(points_ND)):
         raise PartitionError(

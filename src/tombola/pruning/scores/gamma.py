@@ -47,7 +47,17 @@ class _Follow(TorchFunctionMode):
 
 
 def channel_scales(network: nn.Module, scope: Layout, example: Tensor) -> Tensor:
-    """``|γ|`` of the output channel of every weight, ``[N]``; runs the network once, in evaluation mode."""
+    """``|γ|`` of the output channel of every weight, ``[N]``; the network is run once, in evaluation mode.
+
+    Raises:
+        PruningError: a layer in scope has no batch norm with a scale directly behind it.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 2, 1, bias=False), nn.BatchNorm2d(2))
+    >>> with torch.no_grad():
+    ...     _ = net[1].weight.copy_(torch.tensor([-3.0, 0.5]))
+    >>> channel_scales(net, Layout(("0.weight",), ((2, 1, 1, 1),)), torch.zeros(1, 1, 2, 2)).tolist()
+    [3.0, 0.5]
+    """
     parameters = dict(network.eval().named_parameters())
     follow = _Follow({name: parameters[name] for name in scope.names})
     with torch.no_grad(), follow:

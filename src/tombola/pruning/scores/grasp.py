@@ -38,7 +38,15 @@ class _Twice(TorchFunctionMode):
 
 
 def hessian_product(loss: Callable[[Tensor], Tensor], weights_N: Tensor, vector_N: Tensor) -> Tensor:
-    """``H v = ∇_θ (gᵀ v)``, ``[N]``, without the matrix (Pearlmutter's trick)."""
+    """``H v = ∇_θ (gᵀ v)``, ``[N]``, without the matrix (Pearlmutter's trick).
+
+    Raises:
+        PruningError: a part of the network cannot be differentiated twice.
+
+    >>> a = torch.tensor([[2.0, 1.0], [1.0, 3.0]])
+    >>> hessian_product(lambda w: w @ a @ w / 2, torch.ones(2), torch.tensor([1.0, 0.0])).tolist()
+    [2.0, 1.0]
+    """
     theta_N = weights_N.detach().clone().requires_grad_()
     with _Twice():
         value = loss(theta_N)

@@ -24,7 +24,22 @@ from tombola.pruning.scores.criterion import PruningContext
 
 
 def synaptic_flow(network: nn.Module, scope: Layout, example: Tensor) -> Tensor:
-    """``|θ| ⊙ ∂R/∂|θ|`` of the weights in scope, float64 ``[N]``; the network (``m ⊙ θ``) is changed."""
+    """``|θ| ⊙ ∂R/∂|θ|`` of the weights in scope, float64 ``[N]``; the network is changed.
+
+    Args:
+        network: holds ``m ⊙ θ``.
+        scope: the weights to score.
+        example: an input; only its shape counts, and whether it holds floats.
+
+    Raises:
+        PruningError: the network does not take ones in float64.
+
+    >>> net = nn.Sequential(nn.Linear(2, 1, bias=False), nn.Linear(1, 1, bias=False))
+    >>> with torch.no_grad():
+    ...     _ = net[0].weight.copy_(torch.tensor([[1.0, -2.0]])), net[1].weight.fill_(-3.0)
+    >>> synaptic_flow(net, Layout(("0.weight",), ((1, 2),)), torch.zeros(1, 2)).tolist()
+    [3.0, 6.0]
+    """
     network.double().eval()
     with torch.no_grad():
         for name, parameter in network.named_parameters():

@@ -77,6 +77,13 @@ def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor])
 
     Norm layers take the statistics of the batch and dropout is off; the modes and buffers of the network
     are changed. Nothing but the sums is kept from one batch to the next.
+
+    Raises:
+        PruningError: a weight in scope is not used by a linear layer or a convolution.
+
+    >>> net = nn.Linear(2, 1)
+    >>> squared_inputs(net, Layout(("weight",), ((1, 2),)), [torch.tensor([[3.0, 1.0], [4.0, 1.0]])]).tolist()
+    [25.0, 2.0]
     """
     network.eval()
     for layer in network.modules():

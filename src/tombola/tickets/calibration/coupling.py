@@ -69,12 +69,16 @@ def apply(kind: str, state: dict[str, Tensor], score_SK: Tensor, p_SK: Tensor) -
 
 
 def conformal(p_SK: Tensor, truth_S: Tensor, miss: float) -> Tensor:
-    """Class-conditional split conformal sets: the improbability up to which a class is named, ``[K]``.
+    """How improbable a class may be and still be named, ``[K]``: class-conditional split conformal sets.
 
     Class k is named where ``1 − p_k ≤ q_k``, ``q_k`` the ``⌈(n_k + 1)(1 − miss)⌉``-th smallest of ``1 − p_k``
     among its n_k held-out samples: at least ``1 − miss`` of each class are named in the long run, whatever
     the probabilities are worth (Vovk, 2012; Mondrian sets), if they were not fitted on these samples. 1 where
     samples are too few to exclude anything.
+
+    >>> p = torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]])
+    >>> [round(q, 2) for q in conformal(p, torch.tensor([0, 0, 1]), 0.5).tolist()]
+    [0.2, 0.3]
     """
     if not 0 < miss < 1:
         raise CalibrationError(f"the share that may be missed lies between 0 and 1: got {miss}")

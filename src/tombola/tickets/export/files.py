@@ -75,9 +75,16 @@ def whole_channels(scope: Layout, mask_N: Tensor) -> float:
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], form: str, metadata: Mapping[str, str]) -> int:
-    """Write a state dict (``safetensors`` or ``pt``), with ``metadata`` in the former; returns the bytes.
+    """Write a state dict, as safetensors or for ``torch.load(weights_only=True)``; returns the bytes.
 
-    An `OSError`, for lack of room say, leaves an older file as it was.
+    Args:
+        path: the file; one that is there is replaced.
+        state: named tensors.
+        form: ``safetensors`` or ``pt``.
+        metadata: kept in that of safetensors.
+
+    Raises:
+        OSError: it cannot be written, for lack of room too; an older file stays as it was.
     """
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in state.items()}
     if form == "safetensors":
@@ -92,11 +99,16 @@ def write_state(path: Path, state: Mapping[str, Tensor], form: str, metadata: Ma
 
 @torch.no_grad()
 def write_program(path: Path, module: nn.Module, form: str, example: Tensor) -> int:
-    """Write a network with its operations (``pt2`` or ``onnx``); the number of samples stays free.
+    """Write a network with its operations; the number of samples stays free. Returns the bytes.
 
     The outputs of what is written are compared with those of the network first: of ``torch.export`` by
-    torch, of ONNX by onnxruntime. ``example`` is ``[B, ...]``; the file takes its sizes, all but B. Returns
-    the bytes.
+    torch, of ONNX by onnxruntime.
+
+    Args:
+        path: the file; one that is there is replaced.
+        module: a network of one tensor, on the CPU.
+        form: ``pt2`` (``torch.export.load``) or ``onnx``.
+        example: an input ``[B, ...]``; all sizes but B are those that the file will take.
 
     Raises:
         MissingExtra: ONNX without the extra ``onnx``.
