@@ -29,9 +29,10 @@ from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import match, scope
 from tombola.methods.checks import check_fit, check_kinds
 from tombola.methods.context import with_context_input
+from tombola.methods.rounds import Rounds, later, rounds_to
 from tombola.objectives import Objective
 from tombola.pruning import scores
-from tombola.pruning.schedules import kept, parse
+from tombola.pruning.schedules import kept
 from tombola.runs.cache import StageCache
 from tombola.runs.stages import Stage
 from tombola.settings import Settings, TrainConfig
@@ -175,21 +176,10 @@ class Pipeline:
     def search(self, view: DataView, sparsity: float) -> tuple[MaskSet, StartWeights]:
         """The masks of a search at a sparsity, and where its tickets go on (`tombola.training.rewind`)."""
         s = self.settings
-        problem = self.problem(view, s.search)
-        names, theta0, keeps = problem.partition.names, self.rewind_point(view), s.rewinding != "weights"
-        start, before = StartWeights([theta0] * len(names), keeps=keeps), MaskSet.dense(self.f.scope, names)
+        problem, theta0 = self.problem(view, s.search), self.rewind_point(view)
         rounds = rounds_to(s, self.f.scope.size, self.targets(view), sparsity)
         callbacks = self._callbacks()
-        if rounds.after is not None:
-            before, ended = self.search(view, rounds.after)
-            start = StartWeights(ended.thetas, keeps=keeps, trained=keeps)
-            facts = self.cache.metadata(self._stage("search", view, rounds.after)) or {}
-            for callback, state in zip(
-                callbacks, facts.get("callbacks", ()), strict=False
-            ):  # older runs have none
-                callback.restore(state)
-        elif s.first:
-            before = self._first_masks(view, sparsity, problem, theta0, rounds.first)
+        before, start = self._before(view, sparsity, rounds, problem, theta0, callbacks)
         T = self.budget(view, s.T)
 
         def compute(checkpoint: Checkpoint) -> State:
@@ -213,7 +203,33 @@ class Pipeline:
 
         tensors, _ = self.cache.get_or_compute(self._stage("search", view, sparsity), compute)
         start.restore(tensors, self.f.device)
-        return MaskSet.unpack(self.f.scope, names, tensors["masks"]), start
+        return MaskSet.unpack(self.f.scope, problem.partition.names, tensors["masks"]), start
+
+    def _before(
+        self,
+        view: DataView,
+        sparsity: float,
+        rounds: Rounds,
+        problem: Problem,
+        theta0: Params,
+        callbacks: Sequence[Callback],
+    ) -> tuple[MaskSet, StartWeights]:
+        """The masks and weights that a search begins with: those of the sparsity before, or dense ones.
+
+        The callbacks are put into the state in which the sparsity before left them.
+        """
+        names, keeps = problem.partition.names, self.settings.rewinding != "weights"
+        if rounds.after is not None:
+            masks, ended = self.search(view, rounds.after)
+            facts = self.cache.metadata(self._stage("search", view, rounds.after)) or {}
+            states = facts.get("callbacks", ())  # older runs have none
+            for callback, state in zip(callbacks, states, strict=False):
+                callback.restore(state)
+            return masks, StartWeights(ended.thetas, keeps=keeps, trained=keeps)
+        start = StartWeights([theta0] * len(names), keeps=keeps)
+        if self.settings.first:
+            return self._first_masks(view, sparsity, problem, theta0, rounds.first), start
+        return MaskSet.dense(self.f.scope, names), start
 
     def _first_masks(
         self, view: DataView, sparsity: float, problem: Problem, theta0: Params, count: int
@@ -362,58 +378,6 @@ class Pipeline:
         how = {name: s.plain()[name] for name in names}
         whole = [self.origin, self.seed, self.data.augment is not None, how, what]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
-
-
-@dataclass(frozen=True)
-class Rounds:
-    """The rounds of a search that lead to a sparsity.
-
-    Attributes:
-        counts: weights kept after each of these rounds.
-        done: the number of the first of them.
-        after: the sparsity that the search goes on from; None if it begins here.
-        first: weights kept after the very first round of the search.
-    """
-
-    counts: list[int]
-    done: int
-    after: float | None
-    first: int
-
-
-def rounds_to(settings: Settings, size: int, targets: Sequence[int], sparsity: float) -> Rounds:
-    """The rounds of a search over ``size`` weights that lead to one of its sparsities.
-
-    Args:
-        settings: sparsities, schedule, whether searches are nested, whether the first mask is drawn.
-        size: weights in scope.
-        targets: weights kept at each sparsity, largest first.
-        sparsity: one of the settings' sparsities.
-
-    Raises:
-        UsageError: it is none of them.
-
-    >>> rounds_to(Settings((0.5, 0.75), "fraction:0.5"), 100, [50, 25], 0.75)
-    Rounds(counts=[25], done=1, after=0.5, first=50)
-    """
-    sparsities = sorted(settings.sparsity)
-    if sparsity not in sparsities:
-        raise UsageError(f"no search was asked for at sparsity {sparsity}: there are {sparsities}")
-    position = sparsities.index(sparsity)
-    if not settings.nested:  # a search of its own
-        position, targets = 0, [targets[position]]
-    rounds = parse(settings.schedule)(size, targets)
-    done = sum(count >= targets[position - 1] for count in rounds) if position else 0
-    counts = [count for count in rounds[done:] if count >= targets[position]]
-    if settings.first and not position:  # the first round is the one before any training
-        done, counts = 1, counts if settings.moving else counts[1:]
-    return Rounds(counts, done, sparsities[position - 1] if position else None, rounds[0])
-
-
-def later(settings: Settings, T: int) -> TrainConfig:
-    """The config of the search at the learning rate with which its first round, of T steps, ended."""
-    config = settings.search
-    return config.tail(config.rate(T - 1, T)) if T else config
 
 
 def finish(
