@@ -114,14 +114,15 @@ class Order:
             pipeline.cache = run
             for name in run.config["methods"]:
                 for sparsity in sparsities_of(pipeline, name):
+                    at = f"{name} at {100 * sparsity:.4g}%"  # 99.5% is not 100%
                     if is_done(pipeline, name, sparsity):
                         mended = repair(pipeline, name, sparsity)
-                        yield f"{name} at {sparsity:.0%}: {'ticket file mended' if mended else 'done before'}"
+                        yield f"{at}: {'ticket file mended' if mended else 'done before'}"
                         continue
                     outcome = run_method(pipeline, name, sparsity)
                     samples = {m.name: m.value for m in outcome.metrics if m.name.startswith("samples")}
                     yield (
-                        f"{name} at {sparsity:.0%}: {samples['samples_search']:,.0f} samples in search, "
+                        f"{at}: {samples['samples_search']:,.0f} samples in search, "
                         f"{samples['samples_train']:,.0f} in training"
                     )
             yield _budgets(path)

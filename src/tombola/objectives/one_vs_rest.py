@@ -41,11 +41,11 @@ class OneVsRest(Objective):
     def epoch(self, partition: Partition, k: int, generator: torch.Generator) -> Tensor:
         """Positives and negatives in alternation, int64 ``[2 · |d_k|]``."""
         inside = partition.members["train"][:, k]
-        positive, shared = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
-        if len(shared) == 0:
+        positive, rest = inside.nonzero()[:, 0], (~inside).nonzero()[:, 0]
+        if len(rest) == 0:
             raise PartitionError(f"subset {partition.names[k]!r} holds all samples: there is no rest")
         positive = positive[torch.randperm(len(positive), generator=generator)]
-        negative = shared[torch.randperm(len(shared), generator=generator)]
+        negative = rest[torch.randperm(len(rest), generator=generator)]
         repeats = -(-len(positive) // len(negative))
         negative = negative.repeat(repeats)[: len(positive)]
         return torch.stack([positive, negative], 1).flatten()

@@ -141,7 +141,7 @@ def one_vs_rest(tickets: TicketModel, x: Tensor) -> Prediction:
         line = f"{name} {float(top_B[i]):.2f}, {how}; {', '.join(yes) or 'no ticket'} above threshold"
         lines.append(line + (routed.unlike(i) if routed is not None else ""))
     sure_B = top_B if routed is None else top_B * routed.usual_B
-    return Prediction(score_BK, names, best_B, top_B, sure_B, _told(lines, lost_B))
+    return Prediction(score_BK, names, best_B, top_B, sure_B, _explained(lines, lost_B))
 
 
 def one_of(tickets: TicketModel, x: Tensor, name: str) -> Prediction:
@@ -158,7 +158,7 @@ def one_of(tickets: TicketModel, x: Tensor, name: str) -> Prediction:
     how = f"threshold {limit:.2f}" + ("" if calibration else ", not calibrated")
     why = [f"named; {'yes' if y else 'no'}: {float(p):.2f}, {how}" for y, p in zip(yes_B, p_B, strict=True)]
     sure_B = torch.where(yes_B, p_B, 1 - p_B).masked_fill(lost_B, 0)
-    return Prediction(score_B, [name] * len(x), yes_B.long(), sure_B, sure_B, _told(why, lost_B))
+    return Prediction(score_B, [name] * len(x), yes_B.long(), sure_B, sure_B, _explained(why, lost_B))
 
 
 def within(tickets: TicketModel, parts: Sequence[_Asked], routed: Routed | None) -> Prediction:
@@ -181,16 +181,18 @@ def within(tickets: TicketModel, parts: Sequence[_Asked], routed: Routed | None)
     if answer == "labels":
         answer_BC = p_BC > 0.5
         top_B = torch.where(answer_BC, p_BC, 1 - p_BC).prod(1).masked_fill(lost_B, 0)
-        return Prediction(outputs, first.names, answer_BC.long(), top_B, sure_B * top_B, _told(why, lost_B))
+        return Prediction(
+            outputs, first.names, answer_BC.long(), top_B, sure_B * top_B, _explained(why, lost_B)
+        )
     top_B, answer_B = p_BC.max(1)
     by_B = torch.stack([part.gather(1, answer_B[:, None])[:, 0] for part in each_BC]).argmax(0).tolist()
     names = [parts[i].names[b] for b, i in enumerate(by_B)]
-    return Prediction(outputs, names, answer_B, top_B, sure_B * top_B, _told(why, lost_B))
+    return Prediction(outputs, names, answer_B, top_B, sure_B * top_B, _explained(why, lost_B))
 
 
 def _own(tickets: TicketModel, x: Tensor, name: str) -> Tensor:
     return tickets(x, ticket=name)[:, output_of(tickets, tickets.index(name))].cpu()
 
 
-def _told(why: list[str], lost_B: Tensor) -> list[str]:
+def _explained(why: list[str], lost_B: Tensor) -> list[str]:
     return [line + LOST * lost for line, lost in zip(why, lost_B.tolist(), strict=True)]
