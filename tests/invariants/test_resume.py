@@ -22,10 +22,7 @@ from tombola.methods.result import run_method, sparsities_of
 from tombola.runs.directory import Run
 from tombola.runs.log import read_config, read_records, read_timings
 
-# Children come from a fresh process that has imported everything once: started in milliseconds, and
-# killed for real.
-SPAWN = multiprocessing.get_context("forkserver")
-SPAWN.set_forkserver_preload(["tombola", "tombola.runs.directory", "tombola.methods.result"])
+FORKED = multiprocessing.get_context("fork")  # a child that is killed for real, started in milliseconds
 
 
 def network(dropout):
@@ -90,7 +87,7 @@ def go_until_step(path, methods, stage, step, options=None):
 
 
 def start(target, *arguments):
-    child = SPAWN.Process(target=target, args=arguments)
+    child = FORKED.Process(target=target, args=arguments)
     child.start()
     return child
 
@@ -239,7 +236,7 @@ def test_another_method_may_go_first_after_an_interruption(tmp_path, whole):
 def test_two_processes_cannot_write_one_run(tmp_path):
     go(tmp_path, "dense")
     with Run(tmp_path, read_config(tmp_path)):
-        child = SPAWN.Process(target=refused, args=(tmp_path, os.getpid()))
+        child = FORKED.Process(target=refused, args=(tmp_path, os.getpid()))
         child.start()
         child.join()
         assert child.exitcode == 0

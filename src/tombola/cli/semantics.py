@@ -44,7 +44,7 @@ def semantics(
     known: Path
         A JSON file, name to group, to compare clusters of tickets with; those of CIFAR are known.
     permutations: int
-        How often names are shuffled in each test.
+        How often names are shuffled in each test, and drawn for each interval (1,000 times at most).
     figure: Path
         Panels A to E after the paper's Figure 3: NAME.svg, NAME.png or NAME.pdf.
     keep: Path
@@ -63,8 +63,8 @@ def semantics(
         raise UsageError(f"these are runs of several experiments or presets, name one: {heads}")
     ((head, mine),) = found.items()
     of_names, what = meaning(mine[0].similarity.names, names)
-    rows, groups = aligned(mine, of_names, permutations), grouped(mine, known)
-    chances = {f"{rho:g}": power(of_names, rho) for rho in _POWER}
+    rows, groups = aligned(mine, of_names, permutations), grouped(mine, known, permutations)
+    chances = {f"{rho:g}": power(of_names, rho, permutations=min(permutations, 999)) for rho in _POWER}
     experiment = {"experiment": head[0], "preset": head[1], "what": what}
     content = {**experiment, "measure": measure, "rows": rows, "groups": groups, "power": chances}
     content["names"] = {"tickets": list(of_names.names), "matrix": of_names.values_KK.tolist()}

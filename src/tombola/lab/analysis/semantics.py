@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.cluster.hierarchy import cut_tree, linkage
 from scipy.spatial.distance import squareform
-from scipy.stats import norm, permutation_test, rankdata, spearmanr
+from scipy.stats import norm, permutation_test, rankdata
 from sklearn.metrics import adjusted_mutual_info_score
 
 from tombola._utils.errors import UsageError
@@ -266,7 +266,7 @@ def spearman(x: Floats, y: Floats) -> float:
     """
     if len(x) < 2 or not np.ptp(x) or not np.ptp(y):  # scipy warns
         return math.nan
-    return float(spearmanr(x, y).statistic)
+    return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
 def mantel(
@@ -284,20 +284,18 @@ def mantel(
     ranks_KK = squareform(b_P)
 
     def rho(orders: Floats, axis: int) -> Floats:  # noqa: ARG001
-        order = orders[..., 0, :]  # of the names, one for all T
-        rho_T: Floats = ranks_KK[order[..., rows], order[..., columns]] @ a_TP.T / size_T
+        rho_T: Floats = ranks_KK[orders[..., rows], orders[..., columns]] @ a_TP.T / size_T
         return np.abs(rho_T) if alternative == "two-sided" else rho_T
 
-    names_TK = np.broadcast_to(np.arange(K), (len(x_TP), K))
     p_T: Floats = permutation_test(
-        (names_TK,),
+        (np.arange(K),),  # an order of the names serves all T
         rho,
         permutation_type="pairings",
         alternative="greater",
         vectorized=True,
         axis=-1,
         n_resamples=permutations,
-        batch=max(1, _AT_ONCE // max(len(y_P), names_TK.size)),
+        batch=max(1, _AT_ONCE // max(len(y_P), len(x_TP))),
         random_state=np.random.default_rng(seed),
     ).pvalue
     return np.where(np.isnan(size_T), math.nan, p_T)

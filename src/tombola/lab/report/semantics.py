@@ -66,7 +66,7 @@ class Snapshot:
 
     def row(self, meaning: Named, permutations: int) -> Row:
         """Its alignment with the meaning of names, for machines."""
-        found = align(self.similarity, meaning, permutations)
+        found = align(self.similarity, meaning, permutations, bootstraps=min(permutations, 1000))
         low, high = found.ci95
         numbers = {"rho": found.rho, "p": found.p, "names": found.names, "pairs": found.pairs, "low": low}
         numbers |= {"high": high, "mean": self.mean}
@@ -151,14 +151,14 @@ def aligned(states: Sequence[Snapshot], meaning: Named, permutations: int = 9999
     return [state.row(meaning, permutations) for state in states]
 
 
-def grouped(states: Sequence[Snapshot], known: Path | None) -> list[Row]:
+def grouped(states: Sequence[Snapshot], known: Path | None, permutations: int = 199) -> list[Row]:
     """Clusters of tickets against known groups (`groups`), over all layers and in the deep third."""
     of_names, what = groups(states[0].similarity.names, known)
     rows: list[Row] = []
     for state in states if of_names else ():
         if state.depth in ("all", "deep") and state.source != "theta0":  # one mask has no clusters
             try:
-                found = agreement(state.similarity, of_names, permutations=199)
+                found = agreement(state.similarity, of_names, min(permutations, 199))
             except UsageError:  # no kappa between some of them
                 continue
             row = {"source": state.source, "depth": state.depth, "removed": state.removed, "what": what}
