@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 from tombola._utils.errors import RunError, UsageError
-from tombola.cli.options import Flag
+from tombola.cli.options import Flag, Page
 from tombola.cli.terminal import runs_of, show
 from tombola.lab.report.page import place_of, put_tables
 from tombola.lab.report.rows import Row, names_of
@@ -22,7 +22,7 @@ def collapse(
     method: str = "rtl",
     points: float = 2.0,
     threshold: float | None = None,
-    write: Path | None = None,
+    write: Page = None,
     json: Flag = False,
 ) -> None:
     """Say when the alarm for collapse fires in the search of the tickets, and when their score drops.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tombola._utils.errors import RunError, UsageError, unknown
-from tombola.cli.options import Flag, Words
+from tombola.cli.options import Flag, Page, Words
 from tombola.cli.terminal import runs_of, show_rows
 from tombola.lab.report.page import made_by
 from tombola.lab.report.rows import rows as rows_of
@@ -15,7 +15,7 @@ from tombola.lab.report.tables import tables
 def compare(
     *paths: Path,
     method: Words = (),
-    write: Path | None = None,
+    write: Page = None,
     json: Flag = False,
 ) -> None:
     """Compare the methods of runs: both readings, the paper's figures, everything that is stored.

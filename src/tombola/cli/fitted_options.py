@@ -10,7 +10,7 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from tombola.cli.options import Flag, Numbers, apart
+from tombola.cli.options import Flag, Numbers, Page, apart
 from tombola.cli.terminal import runs_of, show_rows
 from tombola.lab.evaluation.loaded_run import LoadedRun, open_run
 from tombola.lab.evaluation.tables import over_seeds
@@ -50,7 +50,7 @@ class FittedOptions:
     data: str | None = None
     save: Path | None = None
     keep: Path | None = None
-    write: Path | None = None
+    write: Page = None
     json: Flag = False
 
     def runs(

@@ -25,6 +25,14 @@ Integers = Annotated[tuple[int, ...], Several]
 Flag = Annotated[bool, Parameter(negative="")]  # without `--no-NAME`
 
 
+def _check_page(_: type, page: Path | None) -> None:
+    if page is not None and page.suffix != ".md":
+        raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
+
+
+Page = Annotated[Path | None, Parameter(validator=_check_page)]  # looked at before anything is computed
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:

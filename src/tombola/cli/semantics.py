@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tombola._utils.errors import UsageError
 from tombola._utils.io import write_bytes
-from tombola.cli.options import Flag
+from tombola.cli.options import Flag, Page
 from tombola.cli.terminal import err_console, runs_of, show, to_json
 from tombola.lab.analysis.semantics import power
 from tombola.lab.report.page import place_of, put_tables
@@ -24,7 +24,7 @@ def semantics(
     permutations: int = 9999,
     figure: Path | None = None,
     keep: Path | None = None,
-    write: Path | None = None,
+    write: Page = None,
     json: Flag = False,
 ) -> None:
     """Compare the similarity of masks with that of the tickets' names, by depth, sparsity and round.

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from tombola._utils.errors import UsageError
 from tombola.cli.fitted_options import FittedOptions
-from tombola.cli.options import Flag, Numbers, Words
+from tombola.cli.options import Flag, Numbers, Page, Words
 from tombola.cli.route import fitted_options
 from tombola.cli.terminal import busy, err_console
 from tombola.lab.evaluation.streamed import draw, measure
@@ -45,7 +45,7 @@ def stream(
     seconds: int = 20,
     seed: int = 0,
     data: str | None = None,
-    write: Path | None = None,
+    write: Page = None,
     json: Flag = False,
 ) -> None:
     """Enhance a recording that passes through all scenes, the ticket chosen from the sound alone.

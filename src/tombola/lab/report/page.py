@@ -99,8 +99,6 @@ def put_tables(
 
 def _around(page: Path, place: Place) -> tuple[str, str]:
     """The words of a page before and after the marks."""
-    if page.suffix != ".md":
-        raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
     fresh = f"# {page.stem}\n\n## Tables\n\n{place.begin}\n{place.end}\n"
     try:
         old = page.read_text() if page.exists() else fresh
