@@ -14,6 +14,7 @@ from cyclopts import Parameter
 from tombola._utils.errors import UsageError
 from tombola.cli.terminal import err_console
 from tombola.lab.launch import Order
+from tombola.lab.report.page import check_page
 from tombola.methods.table import METHODS
 from tombola.settings import Settings
 from tombola.training.parallel import Parallel
@@ -23,14 +24,8 @@ Words = Annotated[tuple[str, ...], Several]
 Numbers = Annotated[tuple[float, ...], Several]
 Integers = Annotated[tuple[int, ...], Several]
 Flag = Annotated[bool, Parameter(negative="")]  # without `--no-NAME`
-
-
-def _check_page(_: type, page: Path | None) -> None:
-    if page is not None and page.suffix != ".md":
-        raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
-
-
-Page = Annotated[Path | None, Parameter(validator=_check_page)]  # looked at before anything is computed
+# A page for tables, looked at before anything is computed.
+Page = Annotated[Path | None, Parameter(validator=lambda _, page: page is None or check_page(page))]
 
 
 @Parameter(name="*")

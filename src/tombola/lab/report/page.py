@@ -84,6 +84,7 @@ def put_tables(
     that may lie elsewhere. A UsageError where the page is no ``.md`` file that can be read, exists without
     the marks, or its twin is damaged.
     """
+    check_page(page)
     before, after = _around(page, place)
     twin = page.with_name(f"{page.stem}{place.twin}.json")
     merged = place.merge(_stored(twin, place), rows)
@@ -95,6 +96,12 @@ def put_tables(
     lines = ",\n".join(json.dumps(row) for row in merged)
     write_bytes(twin, f"[\n{lines}\n]\n".encode())
     write_bytes(page, f"{before}{place.begin}\n\n{words}\n{place.end}{after}".encode())
+
+
+def check_page(page: Path) -> None:
+    """Raise `UsageError` unless the name is that of a Markdown page."""
+    if page.suffix != ".md":
+        raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
 
 
 def _around(page: Path, place: Place) -> tuple[str, str]:
