@@ -106,7 +106,7 @@ def operations(net: nn.Module, x: Tensor) -> int:
     counts: list[int] = []
 
     def count(conv: nn.Module, _: object, y: Tensor) -> None:
-        counts.append(conv.weight.numel() * y[0, 0].numel())  # type: ignore[union-attr, operator]
+        counts.append(conv.weight.numel() * y[0, 0].numel())  # type: ignore[operator]
 
     hooks = [m.register_forward_hook(count) for m in net.modules() if isinstance(m, nn.Conv2d)]
     net(x[:1])

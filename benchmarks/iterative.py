@@ -21,7 +21,7 @@ WIDE, DEEP = 1000, 4
 
 def theirs(net: nn.Module) -> list[Tensor]:
     """Their masks after ten rounds, in the order of the layers; the network is changed."""
-    pairs = [(layer, "weight") for layer in net if isinstance(layer, nn.Linear)]
+    pairs = [(layer, "weight") for layer in net.modules() if isinstance(layer, nn.Linear)]
     for _ in range(ROUNDS):
         torch_prune.global_unstructured(pairs, torch_prune.L1Unstructured, amount=SHARE)
     return [layer.weight_mask for layer, _ in pairs]

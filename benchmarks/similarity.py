@@ -11,7 +11,7 @@ from benchmarks.row import Row, milliseconds
 from benchmarks.sets import build
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
-from tombola.masks.similarity import compare, specialisation
+from tombola.masks.similarity import compare
 
 LAYERS = 30
 TARGET = 60  # seconds on two cores, for 10M weights
@@ -23,10 +23,8 @@ def similarity(full: bool) -> list[Row]:
     before, after = peak_memory(_peak, (K, N))
     masks = layered(K, N)
     numbers = masks.masks_KN.view(torch.int64)
-    replicate = masks.select(masks.names[:1])
     sides = {
         "all": lambda: readings(masks),
-        "specialisation": lambda: specialisation(masks, replicate),
         "read": lambda: numbers.sum(),
     }
     times = interleave(sides, 3, warmup=0)
@@ -35,7 +33,6 @@ def similarity(full: bool) -> list[Row]:
     memory = f"{before / 2**30:.2f} GiB with the masks ({K * N / 2**30:.2f} GiB) before"
     return [
         Row(name, times.median("all"), "s", what, TARGET * N / 10_000_000, times.spread("all")),
-        Row(f"{name}_specialisation", times.median("specialisation"), "s", "the same, and one twin"),
         Row(f"{name}_memory", (after - before) / 2**30, "GiB", memory, 2),
     ]
 
