@@ -13,4 +13,6 @@ def test_a_mask_of_another_size_is_never_read_past_its_end():
     with pytest.raises(RuntimeError):
         masked_weights(layout, torch.ones(SMALLEST), torch.ones(100, dtype=torch.bool))
     with pytest.raises(MaskError, match="other sizes"):
-        masked_parts(layout, [torch.ones(SMALLEST - 1)], torch.ones(SMALLEST, dtype=torch.bool))
+        masked_parts(
+            layout, [torch.ones(SMALLEST - 1)], torch.ones(SMALLEST, dtype=torch.bool), torch.empty(SMALLEST)
+        )

@@ -72,7 +72,7 @@ def test_it_holds_what_was_asked_last_and_never_more_than_its_bound(asked, room)
     cache, source = WeightCache(room * 12), torch.ones(3)
     for k in asked:
         made = cache.get(str(k), [source], lambda k=k: {"w": source * k})
-        assert made["w"].tolist() == [k] * 3
+        assert made.named["w"].tolist() == [k] * 3
         assert cache.bytes <= cache.max_bytes
     recent = list(dict.fromkeys(str(k) for k in reversed(asked)))[:room]
     assert cache.tickets == recent[::-1]

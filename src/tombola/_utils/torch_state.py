@@ -1,4 +1,4 @@
-"""The training mode of a module for a while, and functions left out of ``torch.compile``."""
+"""The training mode of a module for a while, and what ``torch.compile`` sees and does not."""
 
 from __future__ import annotations
 
@@ -46,3 +46,12 @@ def uncompiled(recursive: bool = True) -> Callable[[Called], Called]:
         return call  # type: ignore[return-value]
 
     return wrap
+
+
+@uncompiled(recursive=False)
+def under_compiler() -> bool:
+    """True where ``torch.compile`` runs the calling code, also in functions that it leaves out."""
+    if "torch._dynamo" not in sys.modules:
+        return False
+    callback = torch._C._dynamo.eval_frame.get_eval_frame_callback()
+    return torch.compiler.is_compiling() or callback not in (None, False)

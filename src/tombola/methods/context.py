@@ -6,7 +6,6 @@ the context as an input, instead of a mask per context.
 
 from __future__ import annotations
 
-import copy
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, get_args
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from tombola._utils.device import device_of
 from tombola._utils.errors import PartitionError, UsageError
+from tombola._utils.replica import copied
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data, number, with_context
 from tombola.data.partition import Partition
@@ -98,7 +98,7 @@ def conditioned(backbone: nn.Module, contexts: int, width: int, generator: torch
     >>> conditioned(net, contexts=4, width=16, generator=torch.Generator())(torch.zeros(5, 3)).shape
     torch.Size([5, 3])
     """
-    module = copy.deepcopy(backbone)
+    module = copied(backbone)
     own = ((n, m) for n, m in module.named_modules() if next(m.parameters(recurse=False), None) is not None)
     name, first = next(own, ("", module))
     groups = getattr(first, "groups", 1)
@@ -160,7 +160,7 @@ def check_arrival(network: nn.Module, x: Tensor) -> None:
     Raises:
         UsageError: the number is changed on the way, or is not the last channel.
     """
-    network = copy.deepcopy(network).train()  # dropout acts in training
+    network = copied(network).train()  # dropout acts in training
     name, layer = next((n, m) for n, m in network.named_modules() if isinstance(m, _Told))
     arrived: list[Tensor] = []
 

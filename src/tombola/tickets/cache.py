@@ -9,26 +9,31 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from tombola._utils.errors import TombolaError, UsageError
+from tombola._utils.replica import Replica
 
 Named = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Kept:
+    """The tensors of a ticket, and replicas of the backbone with them that no pass is using now."""
+
     named: Named
     bytes: int
     sources: list[Tensor]  # aliases, not the tensors: as long as they live, nothing else gets their memory
     versions: list[int]
     own: list[Tensor]  # one for each piece of new memory: a network may write to its weights
     own_versions: list[int]
+    idle: list[Replica] = field(default_factory=list)
 
     def current(self, sources: Sequence[Tensor]) -> bool:
+        """Whether nothing was written to the sources or the tensors since."""
         return (
             _versions(sources) == self.versions
             and [t.data_ptr() for t in sources] == [t.data_ptr() for t in self.sources]
@@ -67,7 +72,7 @@ class WeightCache:
             raise UsageError(f"max_bytes must be a positive whole number of bytes: got {max_bytes!r}")
         self.max_bytes = max_bytes
         self.hits, self.made = 0, 0
-        self._kept: OrderedDict[str, _Kept] = OrderedDict()  # asked last is last
+        self._kept: OrderedDict[str, Kept] = OrderedDict()  # asked last is last
         self._lock = threading.Lock()
 
     @property
@@ -85,20 +90,20 @@ class WeightCache:
         with self._lock:
             self._kept.clear()
 
-    def get(self, ticket: str, sources: Sequence[Tensor], make: Callable[[], Named]) -> Named:
-        """The named tensors of a ticket, kept or new ones from ``make``; ``sources`` are all that it reads.
+    def get(self, ticket: str, sources: Sequence[Tensor], make: Callable[[], Named]) -> Kept:
+        """The tensors of a ticket, kept or new ones from ``make``; ``sources`` are all that it reads.
 
         Raises:
             TombolaError: one ticket alone has no room.
         """
         if any(t.is_inference() for t in sources):  # these have no version counters
-            return make()
+            return Kept(make(), 0, [], [], [], [])
         with self._lock:
             kept = self._kept.get(ticket)
             if kept is not None and kept.current(sources):
                 self._kept.move_to_end(ticket)
                 self.hits += 1
-                return kept.named
+                return kept
             self._kept.pop(ticket, None)  # before the new one is made: never both
         kept = _made(sources, make)
         if kept.bytes > self.max_bytes:
@@ -112,7 +117,7 @@ class WeightCache:
                 self._kept.popitem(last=False)
             self._kept[ticket] = kept
             self.made += 1
-        return kept.named
+        return kept
 
     def __reduce__(self) -> tuple[type[WeightCache], tuple[int]]:
         return WeightCache, (self.max_bytes,)
@@ -124,7 +129,7 @@ class WeightCache:
         )
 
 
-def _made(sources: Sequence[Tensor], make: Callable[[], Named]) -> _Kept:
+def _made(sources: Sequence[Tensor], make: Callable[[], Named]) -> Kept:
     aliases, versions = [t.detach() for t in sources], _versions(sources)
     with torch.inference_mode(False), torch.no_grad():  # what is kept serves in both modes
         named = make()
@@ -132,7 +137,7 @@ def _made(sources: Sequence[Tensor], make: Callable[[], Named]) -> _Kept:
     new = {t.untyped_storage().data_ptr(): t for t in named.values()}
     own = [t for place, t in new.items() if place not in shared]
     size = sum(t.untyped_storage().nbytes() for t in own)
-    return _Kept(named, size, aliases, versions, own, _versions(own))
+    return Kept(named, size, aliases, versions, own, _versions(own))
 
 
 def _versions(tensors: Sequence[Tensor]) -> list[int]:

@@ -7,7 +7,6 @@ no ticket keeps are not stored and come back as zero.
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from tombola._utils.checkpoint import part
 from tombola._utils.errors import MaskError, TicketFileError
 from tombola._utils.io import read
+from tombola._utils.replica import copied
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
@@ -86,7 +86,7 @@ def unpack(
                 f"{path} belongs to another architecture: {name} is {stored.get(name, 'absent')} in the "
                 f"file and {given.get(name, 'absent')} in the given backbone"
             )
-    backbone = copy.deepcopy(backbone)
+    backbone = copied(backbone)
     weights = masks.scope.unflatten(shared_weights(tensors, masks))
     backbone.load_state_dict({**part(tensors, "rest."), **weights}, strict=False)
     stacked = part(tensors, "private.")

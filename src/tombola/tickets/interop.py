@@ -5,7 +5,6 @@ Nothing here changes what it is given; modules that come back are copies.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from tombola._utils.errors import MaskError
+from tombola._utils.replica import copied
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope as prunable
@@ -37,10 +37,7 @@ def from_torch_prune(module: nn.Module, name: str = "pruned") -> TicketModel:
     places = list(_pruned(module))
     if not places:
         raise MaskError("torch.nn.utils.prune has pruned nothing here; zeros are read by masks_from_zeros")
-    # The product of weight and mask that torch leaves on a layer is no leaf, which deepcopy refuses: a
-    # stand-in is copied in its place, and goes with the hook.
-    products = [getattr(module.get_submodule(path), attribute) for path, attribute in places]
-    dense = copy.deepcopy(module, {id(product): product.detach().clone() for product in products})
+    dense = copied(module)
     layers = [(dense.get_submodule(path), attribute) for path, attribute in places]
     masks = [getattr(layer, f"{attribute}_mask") != 0 for layer, attribute in layers]
     weights = [getattr(layer, f"{attribute}_orig").detach().clone() for layer, attribute in layers]
@@ -107,7 +104,7 @@ def to_torch_prune(tickets: TicketModel, ticket: str | None = None) -> nn.Module
     (True, 5)
     """
     name = _named(tickets, ticket)
-    module = copy.deepcopy(tickets.backbone)
+    module = copied(tickets.backbone)
     module.load_state_dict(tickets.private_state(name), strict=False)
     uses, masks = _uses(module), tickets.masks.layers(name)
     for first, mask in masks.items():

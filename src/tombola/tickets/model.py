@@ -1,13 +1,13 @@
 """Tickets in use: one backbone, K masks, and what each ticket keeps for itself.
 
-The masks are data. A forward pass runs the untouched backbone on ``m_k ⊙ θ``; there are no renamed
-parameters, hooks or replaced modules, so copying, pickling, ``state_dict`` and ``torch.compile`` work.
+The masks are data. A forward pass runs a replica of the backbone on ``m_k ⊙ θ`` and swaps nothing in it
+(`tombola.tickets.passes`); there are no renamed parameters, hooks or replaced modules, so threads, copying,
+pickling, ``state_dict`` and ``torch.compile`` work.
 Masks alone make nothing faster: a ticket costs what the dense network costs.
 """
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,13 +22,15 @@ from torch.utils._pytree import tree_map
 from tombola._utils import io
 from tombola._utils.device import device_of
 from tombola._utils.errors import TombolaError, UnknownTicket
-from tombola._utils.torch_state import uncompiled
+from tombola._utils.replica import Replica, copied
+from tombola._utils.torch_state import uncompiled, under_compiler
 from tombola.masks.apply import masked_parts, masked_weights, plain
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.objectives.classification import allowed
 from tombola.tickets import files, fitted
 from tombola.tickets.cache import WeightCache
+from tombola.tickets.passes import Passes
 from tombola.training.model import check_network, check_private, check_scope, parameters_of
 
 if TYPE_CHECKING:
@@ -82,6 +84,7 @@ class TicketModel(fitted.Holder):
         self.scope, self.names = masks.scope, masks.names
         self.metadata = dict(metadata or {})
         self.cache: WeightCache | None = None
+        self._passes = Passes()
         private = private or {name: {} for name in masks.names}
         first = check_private(backbone, self.scope, private, masks.names)
         parameters = dict(backbone.named_parameters())
@@ -164,13 +167,22 @@ class TicketModel(fitted.Holder):
 
     @uncompiled(recursive=False)
     def _answer(self, ticket: str, x: Tensor) -> Any:
+        if not under_compiler():
+            return self._passes.run(self, self.index(ticket), x)
         if torch.is_grad_enabled():
             return self._trained(self.state(ticket), x)
         return self._run(self.weights(ticket), x)
 
     def _run(self, named: dict[str, Tensor], x: Tensor) -> Any:
         # torch.compile sees this and the next, where tickets are tensors, never names: one graph serves all.
-        return functional_call(self.backbone, named, (x,))
+        if torch.compiler.is_compiling():
+            return functional_call(self.backbone, named, (x,))
+        return self.replica(named).module(x)
+
+    @uncompiled()
+    def replica(self, named: Mapping[str, Tensor]) -> Replica:
+        """A replica of the backbone with these tensors, in the mode of this thread."""
+        return self._passes.replica(self.backbone, named)
 
     def _trained(self, state: tuple[Tensor, Tensor, dict[str, Tensor]], x: Tensor) -> Any:
         weights_N, mask_N, own = state
@@ -180,21 +192,29 @@ class TicketModel(fitted.Holder):
     @torch.no_grad()
     def weights(self, ticket: str) -> dict[str, Tensor]:
         """Weights of the network by name: ``m_k ⊙ θ`` and private tensors, to be read (`WeightCache`)."""
-        k, parts = self.index(ticket), parameters_of(self.backbone, self.scope)
-
-        def make() -> dict[str, Tensor]:
-            return masked_parts(self.scope, parts, self.masks_KN[k]) | self._own(k)
-
-        sources = [*parts, self.masks_KN, self.private_KP, self.statistics_KS]
+        k, sources = self.index(ticket), self.sources
         if self.cache is None or not plain(sources):
-            return make()
-        return self.cache.get(ticket, sources, make)
+            return self.made(k)
+        return self.cache.get(ticket, sources, lambda: self.made(k)).named
+
+    @property
+    def sources(self) -> list[Tensor]:
+        """All tensors that tickets are made of: the weights in scope, then masks and private tensors."""
+        parts = parameters_of(self.backbone, self.scope)
+        return [*parts, self.masks_KN, self.private_KP, self.statistics_KS]
+
+    def made(self, k: int) -> dict[str, Tensor]:
+        """A new product ``m_k ⊙ θ``, by name, and views of the private tensors of ticket k."""
+        *parts, masks_KN, _, _ = self.sources
+        product_N = torch.empty(self.scope.size, dtype=parts[0].dtype, device=parts[0].device)
+        return self.scope.unflatten(masked_parts(self.scope, parts, masks_KN[k], product_N)) | self._own(k)
 
     @uncompiled()
     def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """A ticket as tensors: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
         k = self.index(ticket)
-        weights_N = self.scope.flatten(dict(self.backbone.named_parameters()))
+        parts = parameters_of(self.backbone, self.scope)
+        weights_N = self.scope.flatten(dict(zip(self.scope.names, parts, strict=True)))
         return weights_N, self.masks_KN[k], self._own(k)
 
     def _own(self, k: int) -> dict[str, Tensor]:
@@ -228,7 +248,7 @@ class TicketModel(fitted.Holder):
     @torch.no_grad()
     def bake(self, ticket: str) -> nn.Module:
         """A plain copy of the backbone with zeros outside the mask and the private state in place."""
-        module = copy.deepcopy(self.backbone)
+        module = copied(self.backbone)
         weights_N, mask_N, own = self.state(ticket)
         module.load_state_dict(self.scope.unflatten(weights_N * mask_N) | own, strict=False)
         return module

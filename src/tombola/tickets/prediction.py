@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from tombola._utils.errors import TombolaError
-from tombola._utils.torch_state import in_mode
 from tombola.objectives.classification import allowed, mask_logits
 from tombola.tickets.fitted import answer_of, output_of
 from tombola.tickets.model import asked
+from tombola.tickets.passes import evaluating
 
 if TYPE_CHECKING:
     from tombola.tickets.model import TicketModel
@@ -67,7 +67,7 @@ def predict(tickets: TicketModel, x: Tensor, ticket: str | Sequence[str] | None,
         if ticket is None or isinstance(ticket, str):
             return one_of(tickets, x, tickets.names[0] if ticket is None else ticket)
         raise TombolaError("one-vs-rest tickets are asked one by one, or all: pass one name, or none")
-    with in_mode(tickets.backbone, training=False):
+    with evaluating():
         if ticket is None and (several or context is not None):
             routed = tickets.route(x, context)
             shares = tickets.shares(routed)
@@ -122,7 +122,7 @@ def _finite(p: Tensor) -> tuple[Tensor, Tensor]:
 def one_vs_rest(tickets: TicketModel, x: Tensor) -> Prediction:
     """Ask all K tickets and couple their scores; a router lowers the confidence of unusual inputs."""
     calibration, router = tickets.calibration, tickets.router
-    with in_mode(tickets.backbone, training=False):
+    with evaluating():
         routed = tickets.route(x) if router is not None and router.needs_fit else None
         columns = [_own(tickets, x, name) for name in tickets.names]
     score_BK = torch.stack(columns, 1)
@@ -147,7 +147,7 @@ def one_vs_rest(tickets: TicketModel, x: Tensor) -> Prediction:
 def one_of(tickets: TicketModel, x: Tensor, name: str) -> Prediction:
     """One-vs-rest: is it ``name``? Answer 1 or 0 for each sample."""
     k, calibration = tickets.index(name), tickets.calibration
-    with in_mode(tickets.backbone, training=False):
+    with evaluating():
         score_B = _own(tickets, x, name)
     p_B, limit = torch.sigmoid(score_B.double()), 0.5
     if calibration is not None:

@@ -5,18 +5,17 @@ Shape letters: N weights in scope, R the dense remainder that tickets share, P p
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tombola._utils.checkpoint import part
 from tombola._utils.device import CPU
-from tombola._utils.errors import MaskError, ScopeError, TombolaError, unknown
-from tombola.masks.apply import masked_weights
+from tombola._utils.errors import MaskError, ScopeError, TombolaError, UsageError, unknown
+from tombola._utils.replica import Tree, copied
+from tombola.masks.apply import masked_weights, transformed
 from tombola.masks.layout import Layout
 
 
@@ -83,7 +82,9 @@ class FunctionalModel:
     """
 
     def __init__(self, backbone: nn.Module, scope: Layout, private: Iterable[str] = ()) -> None:
-        self.module = copy.deepcopy(backbone)
+        self.module = copied(backbone)
+        self._tree = Tree(self.module)
+        self._hooks = hooks_of(backbone)
         private = set(private)
         parameters = dict(self.module.named_parameters())
         frozen = [name for name in scope.names if not parameters[name].requires_grad]
@@ -127,15 +128,52 @@ class FunctionalModel:
         }
 
     def __call__(self, theta: Params, mask_N: Tensor | None, x: Tensor, k: int = 0) -> Tensor:
-        """Outputs for inputs ``x``; gradients with respect to ``theta.weights_N`` come out masked."""
-        outputs: Tensor = functional_call(self.module, self.named(theta, mask_N, k), (x,))
+        """Outputs for inputs ``x``; gradients with respect to ``theta.weights_N`` come out masked.
+
+        A replica of the network runs, so that what is computed again in the backward pass sees these weights.
+        """
+        named = self.named(theta, mask_N, k)
+        for name, hooks in self._hooks.items():
+            for hook in hooks if named[name].requires_grad else ():
+                named[name].register_hook(hook)
+        if not self._tree.current:
+            self._tree = Tree(self.module)
+        replica = self._tree.replica(named)
+        outputs: Tensor = replica.module(x)
+        buffers = replica.buffers()
+        if not transformed():
+            replica.take_back()
+            theta.buffers.update(buffers)
+        elif buffers:
+            raise UsageError(
+                f"forward assigns {', '.join(buffers)} anew, so this network cannot be trained as a batch of "
+                "tickets: parallel=workers or no"
+            )
         return outputs
 
     def write(self, theta: Params, mask_N: Tensor | None = None, k: int = 0) -> nn.Module:
         """A copy of the backbone that holds ``m_k ⊙ θ`` (plain ``θ`` without a mask)."""
-        module = copy.deepcopy(self.module)
+        module = copied(self.module)
         module.load_state_dict({n: t.detach() for n, t in self.named(theta, mask_N, k).items()}, strict=False)
         return module
+
+
+def hooks_of(backbone: nn.Module) -> dict[str, list[Callable[[Tensor], Tensor | None]]]:
+    """Hooks on the gradients of parameters, by name; a copy of the parameters does not have them.
+
+    Raises:
+        ScopeError: a hook that asks for a parameter which accumulates its gradient itself.
+    """
+    found = {}
+    for name, p in backbone.named_parameters():
+        if getattr(p, "_post_accumulate_grad_hooks", None):
+            raise ScopeError(
+                f"{name} has a hook of register_post_accumulate_grad_hook, but tickets train a copy of it: "
+                "remove the hook, or use register_hook"
+            )
+        if p._backward_hooks:
+            found[name] = list(p._backward_hooks.values())
+    return found
 
 
 def parameters_of(module: nn.Module, scope: Layout) -> list[Tensor]:
@@ -152,8 +190,8 @@ def parameters_of(module: nn.Module, scope: Layout) -> list[Tensor]:
         owner, (*path, last) = module, name.split(".")
         for step in path:
             owner = owner._modules[step]  # type: ignore[assignment]
-        found.append(owner._parameters[last])
-    return found  # type: ignore[return-value]
+        found.append(getattr(owner, last))  # a plain tensor in replicas of ``DataParallel``
+    return found
 
 
 def check_network(backbone: object) -> None:

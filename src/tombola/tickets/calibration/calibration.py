@@ -18,7 +18,6 @@ from tombola._utils.checkpoint import part
 from tombola._utils.device import device_of
 from tombola._utils.errors import CalibrationError, unknown
 from tombola._utils.rng import generator
-from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.objectives.classification import allowed, mask_logits
@@ -26,6 +25,7 @@ from tombola.tickets.calibration import coupling as couplings
 from tombola.tickets.calibration import maps
 from tombola.tickets.calibration.maps import log_odds, parse, shifted, threshold
 from tombola.tickets.fitted import State, Tickets, answer_of, fingerprint_of, output_of
+from tombola.tickets.passes import evaluating
 
 BATCH = 500
 _OF = {"one_vs_rest": "one-vs-rest tickets", "classes": "classes within a context", "": "nothing yet"}
@@ -227,7 +227,7 @@ def own_scores(tickets: Tickets, data: Data, split: str) -> Tensor:
 @torch.no_grad()
 def _outputs(tickets: Tickets, name: str, data: Data, split: str, index_S: Tensor) -> Tensor:
     device = device_of(tickets.backbone)
-    with in_mode(tickets.backbone, training=False):
+    with evaluating():
         inputs = (data.inputs(split, i, device=device) for i in index_S.split(BATCH))
         return torch.cat([tickets(x, ticket=name).cpu() for x in inputs])
 

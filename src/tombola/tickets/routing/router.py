@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError
-from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.tickets.fitted import State, Tickets, answer_of, fingerprint_of
+from tombola.tickets.passes import evaluating
 from tombola.tickets.routing.features import BATCH, FeatureCache, Gaussians, RouterFeatures
 from tombola.tickets.routing.routed import Routed
 from tombola.tickets.routing.shallow import Shallow
@@ -94,7 +94,7 @@ class Router(ABC):
         self.names, self.made_for = tuple(tickets.names), fingerprint_of(tickets)
         looked = {} if looked is None else looked
         options = (self.options["depth"], self.options["bands"], self.options["limit"])
-        with in_mode(tickets.backbone, training=False):
+        with evaluating():
             if (key := (self.made_for, *options)) not in looked:
                 looked[key] = RouterFeatures.of(tickets, data, partition, *options)
             found = looked[key]
@@ -149,7 +149,7 @@ class Router(ABC):
             raise RouterError(
                 f"the router knows {', '.join(self.names)}, not {', '.join(tickets.names)}: fit it"
             )
-        with in_mode(tickets.backbone, training=False):
+        with evaluating():
             raw_BK, distance_B = self._look(tickets, x)
         strange_B = ~(raw_BK.isfinite().all(1) & distance_B.isfinite())  # NaN or infinity in: nobody's sample
         raw_BK[strange_B], distance_B[strange_B] = 0.0, torch.inf

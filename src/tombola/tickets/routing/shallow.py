@@ -6,18 +6,17 @@ Shape letters: B batch, C channels, D features, N weights in scope.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from functools import partial, reduce
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError
+from tombola._utils.replica import copied
 from tombola.masks.layout import Layout
 from tombola.tickets.fitted import Tickets
 from tombola.training import norm
@@ -49,7 +48,7 @@ class Shallow:
         """Taps and statistics for these tickets (`RouterError` where no shallow layer can be read)."""
         backbone = tickets.backbone
         few, every = next(samples.batches(device_of(backbone)))[:2], dict(backbone.named_modules())
-        passed = list(inputs_of(backbone, core(tickets), few, list(every)))
+        passed = list(inputs_of(tickets.replica(core(tickets)).module, few, list(every)))
         order = [n for n in passed if any(p.ndim > 1 for p in every[n].parameters(recurse=False))]
         if not order:
             raise RouterError("the network has no layers (modules with weights) that could be read")
@@ -67,7 +66,7 @@ class Shallow:
     def __call__(self, tickets: Tickets, x: Tensor) -> Tensor:
         """Features ``[B, D]``, float32, on the CPU; each sample's are its own."""
         named = core(tickets) | {n: t.to(x.device) for n, t in self.statistics.items()}
-        seen = inputs_of(tickets.backbone, named, x, self.taps)
+        seen = inputs_of(tickets.replica(named).module, x, self.taps)
         layers = {name: tickets.backbone.get_submodule(name) for name in self.taps}
         return torch.cat([pooled(seen[name], layer, self.bands) for name, layer in layers.items()], 1).cpu()
 
@@ -103,10 +102,11 @@ def _check_core(tickets: Tickets, layer: str) -> None:
             )
 
 
-def inputs_of(
-    module: nn.Module, named: Mapping[str, Tensor], x: Tensor, layers: Sequence[str]
-) -> dict[str, Tensor]:
-    """Inputs of these layers, by name, in the order of a pass, which ends with the last of them."""
+def inputs_of(network: nn.Module, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+    """Inputs of these layers, by name, in the order of a pass, which ends with the last of them.
+
+    The network is a replica, of which nobody else knows.
+    """
     seen: dict[str, Tensor] = {}
 
     def look(name: str, _: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -115,11 +115,12 @@ def inputs_of(
             if len(seen) == len(layers):
                 raise _Reached
 
-    with suppress(_Reached), ExitStack() as hooks:
-        for name in layers:
-            hook = module.get_submodule(name).register_forward_pre_hook(partial(look, name))
-            hooks.enter_context(hook)
-        functional_call(module, dict(named), (x,))
+    for name in layers:
+        layer = network.get_submodule(name)
+        layer._forward_pre_hooks = layer._forward_pre_hooks.copy()  # those of its original stay
+        layer.register_forward_pre_hook(partial(look, name))
+    with suppress(_Reached):
+        network(x)
     return seen
 
 
@@ -138,7 +139,7 @@ def pooled(h: Tensor, layer: nn.Module, bands: int) -> Tensor:
 
 
 def _statistics(tickets: Tickets, samples: Samples) -> dict[str, Tensor]:
-    plain = copy.deepcopy(tickets.backbone).requires_grad_(True)
+    plain = copied(tickets.backbone).requires_grad_(True)
     plain.load_state_dict(core(tickets), strict=False)
     if not norm.statistics_names(plain):
         return {}

@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import grad, jvp, vmap
 
 from tombola._utils.errors import RouterError, unknown
 from tombola.tickets.fitted import Tickets
@@ -105,7 +105,7 @@ class Certainty:
         named = t.scope.unflatten(self.weights_N * (alpha_K @ self.masks_KN))
         named |= t.private.unflatten(alpha_K @ t.private_KP.detach())
         named |= t.statistics.unflatten(alpha_K.detach() @ t.statistics_KS)  # have no gradient
-        outputs = functional_call(t.backbone, named, (x,))
+        outputs = t.replica(named).module(x)
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
             raise RouterError("the superposition router needs outputs [batch, classes]: take another router")
         if not self.entropy:

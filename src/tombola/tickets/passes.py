@@ -1,0 +1,168 @@
+"""A pass of one ticket: a replica of the backbone that holds ``m_k ⊙ θ`` and what ticket k keeps for itself.
+
+Nothing is swapped in the backbone, so any number of threads may ask any tickets at once, and a pass that is
+computed again (activation checkpointing) sees the weights that it saw. Without gradients, replicas and the
+memory of their weights are used again: a switch of tickets is one product written into that memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+
+from tombola._utils.replica import Replica, Tree
+from tombola.masks.apply import masked_parts, masked_weights, plain, transformed
+
+if TYPE_CHECKING:
+    from tombola.tickets.cache import WeightCache
+    from tombola.tickets.model import TicketModel
+
+IDLE = 4  # workspaces that are kept; while more threads are at work there are more
+_mode: ContextVar[bool | None] = ContextVar("mode", default=None)
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Inside, passes of this thread are in evaluation mode; the mode of the backbone stays what it is."""
+    token = _mode.set(False)
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+class Passes:
+    """Passes through one backbone, and what they leave for the next; copies and pickles are empty.
+
+    >>> net = nn.Linear(2, 1)
+    >>> Passes().replica(net, {"weight": torch.zeros(1, 2), "bias": torch.ones(1)}).module(torch.rand(1, 2))
+    tensor([[1.]])
+    """
+
+    def __init__(self) -> None:
+        self._tree: Tree | None = None
+        self._idle: list[Workspace] = []
+
+    def __reduce__(self) -> tuple[type[Passes], tuple[()]]:
+        return Passes, ()
+
+    def tree(self, backbone: nn.Module) -> Tree:
+        """The backbone as it is now."""
+        tree = self._tree
+        if tree is None or tree.module is not backbone or not tree.current:
+            tree = self._tree = Tree(backbone)
+        return tree
+
+    def replica(self, backbone: nn.Module, named: Mapping[str, Tensor]) -> Replica:
+        """A replica of the backbone with these tensors, in the mode of this thread."""
+        return self.tree(backbone).replica(named, _mode.get())
+
+    def run(self, tickets: TicketModel, k: int, x: Any) -> Any:
+        """Outputs of ticket k."""
+        if torch.is_grad_enabled() or not plain(tickets.sources):
+            return self._once(tickets, k, x)
+        if tickets.cache is not None:
+            return self._cached(tickets, k, x, tickets.cache)
+        tree, mode = self.tree(tickets.backbone), _mode.get()
+        workspace = self._idle.pop() if self._idle else None
+        if workspace is None or not workspace.fits(tickets, tree, mode):
+            workspace = Workspace(tickets, tree, mode)
+        workspace.load(tickets, k)
+        outputs = workspace.replica.module(x)
+        workspace.store(tickets, k)
+        if not self._ended(tickets, k, workspace.replica) and len(self._idle) < IDLE:
+            self._idle.append(workspace)
+        return tree_map_only(Tensor, workspace.apart, outputs)
+
+    def _once(self, tickets: TicketModel, k: int, x: Any) -> Any:
+        weights_N, mask_N, own = tickets.state(tickets.names[k])
+        named = masked_weights(tickets.scope, weights_N, mask_N) | own
+        replica = self.replica(tickets.backbone, named)
+        outputs = replica.module(x)
+        if not transformed():
+            self._ended(tickets, k, replica)
+        return outputs
+
+    def _cached(self, tickets: TicketModel, k: int, x: Any, cache: WeightCache) -> Any:
+        tree, mode, ticket = self.tree(tickets.backbone), _mode.get(), tickets.names[k]
+        kept = cache.get(ticket, tickets.sources, lambda: tickets.made(k))
+        replica = kept.idle.pop() if kept.idle else None  # one thread at a time has it
+        if replica is None or replica.tree is not tree or replica.training != mode:
+            replica = tree.replica(kept.named, mode)
+        outputs = replica.module(x)
+        if not self._ended(tickets, k, replica) and len(kept.idle) < IDLE:
+            kept.idle.append(replica)
+        return outputs
+
+    def _ended(self, tickets: TicketModel, k: int, replica: Replica) -> bool:
+        """Take over what a pass assigned; whether it was a buffer, so that the replica is used up."""
+        replica.take_back()
+        buffers = replica.buffers()
+        if buffers:
+            own = tickets.statistics.unflatten(tickets.statistics_KS[k])
+            for name, value in buffers.items():
+                if name in own:
+                    own[name].data.copy_(value)
+                else:
+                    owner, _, last = name.rpartition(".")
+                    tickets.backbone.get_submodule(owner)._buffers[last] = value
+        return bool(buffers)
+
+
+class Workspace:
+    """Memory for the weights and private tensors of one ticket at a time, and a replica that reads it."""
+
+    def __init__(self, tickets: TicketModel, tree: Tree, mode: bool | None) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            like = tickets.sources[0]
+            self.weights_N = torch.empty(tickets.scope.size, dtype=like.dtype, device=like.device)
+            self.private_P = torch.empty_like(tickets.private_KP[0])
+            self.statistics_S = torch.empty_like(tickets.statistics_KS[0])
+            named = tickets.scope.unflatten(self.weights_N)
+            named |= tickets.private.unflatten(self.private_P)
+            named |= tickets.statistics.unflatten(self.statistics_S)
+            self.replica = tree.replica(named, mode)
+        self._memory = {t.untyped_storage().data_ptr() for t in self._tensors if t.numel()}
+        self._versions: list[int] = []
+
+    @property
+    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.weights_N, self.private_P, self.statistics_S
+
+    def fits(self, tickets: TicketModel, tree: Tree, mode: bool | None) -> bool:
+        """Whether a new one would be made alike."""
+        like = tickets.sources[0], tickets.private_KP, tickets.statistics_KS
+        return (
+            self.replica.tree is tree
+            and self.replica.training == mode
+            and all(
+                a.dtype == b.dtype and a.device == b.device for a, b in zip(self._tensors, like, strict=True)
+            )
+        )
+
+    @torch.no_grad()
+    def load(self, tickets: TicketModel, k: int) -> None:
+        """Write ticket k into the memory."""
+        masked_parts(tickets.scope, tickets.sources[:-3], tickets.masks_KN[k], self.weights_N)
+        self.private_P.copy_(tickets.private_KP[k])
+        self.statistics_S.copy_(tickets.statistics_KS[k])
+        self._versions = [t._version for t in self._tensors]
+
+    @torch.no_grad()
+    def store(self, tickets: TicketModel, k: int) -> None:
+        """Write what the pass changed of the private tensors back to the ticket."""
+        _, private, statistics = (t._version for t in self._tensors)
+        if private != self._versions[1]:
+            tickets.private_KP[k].copy_(self.private_P)
+        if statistics != self._versions[2]:
+            tickets.statistics_KS[k].copy_(self.statistics_S)
+
+    def apart(self, output: Tensor) -> Tensor:
+        """An output in memory of its own: this one is another ticket's in the next pass."""
+        return output.clone() if output.untyped_storage().data_ptr() in self._memory else output
