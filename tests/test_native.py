@@ -96,7 +96,7 @@ def test_the_product_and_its_gradients_are_those_of_torch(dtype, monkeypatch):
         (second,) = torch.autograd.grad(first.pow(2).sum(), w, retain_graph=True)
         (plain,) = torch.autograd.grad(loss, w)
         assert named["a"].shape == (7, 3)
-        assert (type(named["a"].grad_fn).__name__ == "_ProductBackward") == (smallest == 1)
+        assert named["a"].grad_fn.kernel == (smallest == 1)
         assert not plain[~mask].any()
         found.append((loss, first, second, plain))
     for a, b in zip(*found, strict=True):

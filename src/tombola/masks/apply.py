@@ -35,7 +35,7 @@ def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[st
     >>> {n: w.tolist() for n, w in masked_weights(layout, torch.ones(3), torch.tensor([1, 0, 1]) > 0).items()}
     {'a': [[1.0, 0.0]], 'b': [1.0]}
     """
-    if weights_N.shape != (layout.size,) or not _fits(layout, [weights_N], mask_N):
+    if not weights_N.shape == mask_N.shape == (layout.size,) or not plain([weights_N, mask_N]):
         return layout.unflatten(weights_N * mask_N)
     parts: Sequence[Tensor] = _Product.apply(weights_N, mask_N, layout)
     return dict(zip(layout.names, parts, strict=True))
@@ -113,21 +113,22 @@ def _select(mask: Tensor, x: Tensor, out: Tensor) -> None:
 
 
 class _Product(torch.autograd.Function):
+    # The mask is not saved as autograd saves tensors, which it lets go after one backward pass: checkpoints
+    # of the reentrant kind make several.
     @staticmethod
     def forward(ctx: Any, weights_N: Tensor, mask_N: Tensor, layout: Layout) -> tuple[Tensor, ...]:
-        ctx.save_for_backward(mask_N)
-        ctx.layout = layout
-        product_N = torch.empty_like(weights_N)
-        _select(mask_N, weights_N, product_N)
+        ctx.mask_N, ctx.layout, ctx.kernel = mask_N, layout, _fits(layout, [weights_N], mask_N)
+        product_N = torch.empty_like(weights_N) if ctx.kernel else weights_N * mask_N
+        if ctx.kernel:
+            _select(mask_N, weights_N, product_N)
         return tuple(layout.unflatten(product_N).values())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (mask_N,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a second derivative may be asked for
+        mask_N, sizes = ctx.mask_N, ctx.layout.sizes
+        if not ctx.kernel or torch.is_grad_enabled():  # a second derivative may be asked for
             return torch.cat([g.reshape(-1) for g in gradients]) * mask_N, None, None
         gradient_N = torch.empty(mask_N.shape, dtype=gradients[0].dtype)
-        sizes = ctx.layout.sizes
         for mask, g, out in zip(mask_N.split(sizes), gradients, gradient_N.split(sizes), strict=True):
             _select(mask, g.contiguous(), out)
         return gradient_N, None, None

@@ -7,12 +7,15 @@ from numbers import Integral
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from tombola._utils.errors import DataError, PartitionError, ScopeError, UsageError
+from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
 from tombola.masks.prunable import PRUNABLE, output_layer
 from tombola.objectives import Objective
+from tombola.training.model import FunctionalModel
 
 
 def check_kinds(backbone: object, objective: object, data: object, partition: object, seed: object) -> None:
@@ -33,11 +36,42 @@ def check_kinds(backbone: object, objective: object, data: object, partition: ob
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in backbone.parameters()):
         raise UsageError("the backbone has lazy layers without shapes: run it once on an input first")
     for name, layer in backbone.named_modules():
+        if isinstance(layer, torch.jit.ScriptModule):
+            raise UsageError(
+                f"{name or 'the backbone'} is TorchScript, which cannot be copied: pass the nn.Module"
+            )
+        if isinstance(layer, nn.Embedding | nn.EmbeddingBag):
+            for option in ("sparse", "max_norm"):
+                if getattr(layer, option):
+                    raise UsageError(
+                        f"{name} is an {type(layer).__name__} with {option}={getattr(layer, option)}, which "
+                        f"trains its weight apart from all others: set {name}.{option} to "
+                        f"{'False' if option == 'sparse' else 'None'}"
+                    )
         if isinstance(layer, nn.modules.instancenorm._InstanceNorm) and layer.track_running_stats:
             raise UsageError(
                 f"{name} is an {type(layer).__name__} with track_running_stats, whose averages no ticket "
                 "would have for itself: set track_running_stats=False, or use a batch norm"
             )
+
+
+def check_references(f: FunctionalModel, backbone: nn.Module, x: Tensor) -> None:
+    """Raise `ScopeError` where outputs depend on parameters of the backbone that are not those given to f.
+
+    An object, or a global variable, may lead to the backbone itself, where a pass of a ticket must not read.
+    """
+    here = [(n, p) for m in (backbone, f.module) for n, p in m.named_parameters() if p.requires_grad]
+    with in_mode(f.module, training=False), torch.enable_grad():
+        found = [t for t in tree_leaves(f(f.theta0(), None, x)) if isinstance(t, Tensor) and t.requires_grad]
+        if not found:
+            return
+        gradients = torch.autograd.grad([t.sum() for t in found], [p for _, p in here], allow_unused=True)
+    wrong = [name for (name, _), g in zip(here, gradients, strict=True) if g is not None]
+    if wrong:
+        raise ScopeError(
+            f"forward reads {wrong[0]} by another way than the attributes of its modules (an object, a "
+            "global variable), so that no ticket could have its own: reach it through self"
+        )
 
 
 @torch.no_grad()

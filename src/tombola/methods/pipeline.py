@@ -27,7 +27,7 @@ from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import match, scope
-from tombola.methods.checks import check_fit, check_kinds
+from tombola.methods.checks import check_fit, check_kinds, check_references
 from tombola.methods.context import with_context_input
 from tombola.methods.rounds import Rounds, later, rounds_to
 from tombola.objectives import Objective
@@ -88,6 +88,7 @@ class Pipeline:
         self.theta0: Params = self.f.theta0()
         self._related: dict[str, Pipeline] = {}
         check_fit(self.f.write(self.theta0).eval(), self.data, self.partition)
+        check_references(self.f, module, self.data.inputs("train", torch.arange(1), device=self.f.device))
 
     # -- the same task, otherwise -----------------------------------------------------------------
 

@@ -94,8 +94,10 @@ class TicketModel(fitted.Holder):
         # A copy, because load_state_dict writes into it.
         self.register_buffer("masks_KN", masks.masks_KN.to(device, copy=True))
         rows = [private[name] for name in masks.names]
-        self.private_KP = nn.Parameter(_stacked(self.private, rows, device))
+        self.private_KP = nn.Parameter(_stacked(self.private, rows, device), bool(self.private.size))
         self.register_buffer("statistics_KS", _stacked(self.statistics, rows, device))
+        # What no pass reads has no gradient, for which `DistributedDataParallel` would wait.
+        self._ddp_params_and_buffers_to_ignore = [f"backbone.{name}" for name in self.private.names]
 
     # -- use --------------------------------------------------------------------------------------
 
@@ -122,7 +124,7 @@ class TicketModel(fitted.Holder):
             raise TombolaError("ticket and context both say who answers: pass one of them")
         check_batch(x, self.metadata.get("shape"))
         routed = ticket is None and (len(self.names) > 1 or context is not None)
-        with inputs_named(x, next(self.backbone.parameters()).dtype, self.metadata.get("shape")):
+        with inputs_named(x, self.sources[0].dtype, self.metadata.get("shape")):
             if routed:
                 return self.follow(x, self.route(x, context))
             names = asked(ticket, self.names)
