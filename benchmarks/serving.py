@@ -41,15 +41,17 @@ def ticket_switch(full: bool) -> list[Row]:
 
 @torch.no_grad()
 def switch_vs_pass(full: bool) -> list[Row]:
-    """What a ticket's network runs on, over the product of weights and mask where both lie flat."""
+    """Writing another ticket into the memory that a pass reads, over one product of flat weights and mask."""
     rows = []
     for end, model in (("", tickets_of(mlp())), ("_ghostnet", tickets())):
         weights_N, mask_N = model.state(model.names[0])[:2]
-        turn = itertools.cycle(model.names)
+        turn, numbers = itertools.cycle(model.names), itertools.cycle(range(len(model.names)))
+        workspace = model.passes.ready(model, 0)
+        parts = [workspace.replica.tree.tensors[name] for name in model.scope.names]
         cached = copy.deepcopy(model)
         cached.cache = WeightCache(model.masks_KN.numel() * weights_N.element_size())
         sides = {
-            "switch": lambda model=model, turn=turn: model.weights(next(turn)),
+            "switch": lambda model=model, k=numbers, w=workspace, p=parts: w.load(model, next(k), p),
             "cached": lambda cached=cached, turn=turn: cached.weights(next(turn)),
             "pass": lambda weights_N=weights_N, mask_N=mask_N: weights_N * mask_N,
         }

@@ -33,6 +33,10 @@ class Tree:
 
     To find what leads where takes a while, so a tree is kept as long as it is `current`.
 
+    Attributes:
+        module: the network.
+        tensors: its parameters and buffers, under each of their names.
+
     >>> net = nn.Sequential(nn.Linear(2, 1), nn.ReLU())
     >>> other = Tree(net).replica({"0.weight": torch.zeros(1, 2), "0.bias": torch.ones(1)})
     >>> other.module(torch.rand(1, 2)).tolist(), bool(net[0].weight.any())
@@ -51,12 +55,14 @@ class Tree:
         self.children = [
             {n: None if c is None else number[id(c)] for n, c in m._modules.items()} for m in self.originals
         ]
+        self.tensors: dict[str, Tensor] = {}
         self.places: dict[str, list[tuple[int, str, str]]] = {}  # of each tensor: module, table, name there
         of_tensor: dict[int, list[tuple[int, str, str]]] = {}  # a tied one is in several
         for i, (prefix, d) in enumerate(zip(self.prefixes, self.snapshots, strict=True)):
             for table in _TENSORS:
                 for name, tensor in d.get(table, {}).items():
                     if tensor is not None:
+                        self.tensors[prefix + name] = tensor
                         places = self.places[prefix + name] = of_tensor.setdefault(id(tensor), [])
                         places.append((i, table, name))
         leads = _Follow(dict.fromkeys([*number, *of_tensor], _Something()))
@@ -118,8 +124,9 @@ class Tree:
     ) -> dict[int, Any]:
         """What stands in a copy for each module and tensor, by the ``id`` of the original, or ``back``."""
         pairs: list[tuple[Any, Any]] = list(zip(self.originals, copies, strict=True))
-        for (i, table, name), *_ in self.places.values():
-            pairs.append((self.snapshots[i][table][name], owns[i][table][name]))
+        for name, tensor in self.tensors.items():
+            i, table, place = self.places[name][0]
+            pairs.append((tensor, owns[i][table][place]))
         return {id(new): old for old, new in pairs} if back else {id(old): new for old, new in pairs}
 
 

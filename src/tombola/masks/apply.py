@@ -56,7 +56,7 @@ def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor, out_N:
     >>> masked_parts(layout, parts, mask_N, torch.empty(3)).tolist()
     [1.0, 0.0, 1.0]
     """
-    if tuple(part.numel() for part in parts) != layout.sizes or out_N.numel() != layout.size:
+    if tuple([part.numel() for part in parts]) != layout.sizes or out_N.numel() != layout.size:
         raise MaskError("the weights have other sizes than the masks are for: was a layer replaced?")
     if not _fits(layout, [*parts, out_N], mask_N):
         for part, mask, out in zip(parts, mask_N.split(layout.sizes), out_N.split(layout.sizes), strict=True):
@@ -73,19 +73,21 @@ def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor, out_N:
 
 def plain(tensors: Sequence[Tensor]) -> bool:
     """True of ordinary tensors, seen neither by ``torch.compile`` nor by ``torch.func``."""
-    kinds = (Tensor, torch.nn.Parameter)
-    return not torch.compiler.is_compiling() and all(type(t) in kinds for t in tensors) and not transformed()
+    kinds = {Tensor, torch.nn.Parameter}
+    return not torch.compiler.is_compiling() and {type(t) for t in tensors} <= kinds and not transformed()
 
 
 def _fits(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> bool:
+    dtype = parts[0].dtype
     return (
         layout.size >= SMALLEST
         and mask_N.shape == (layout.size,)
         and mask_N.dtype == torch.bool
         and plain([*parts, mask_N])
-        and all(t.device.type == "cpu" and t.is_contiguous() for t in (*parts, mask_N))
-        and len({part.dtype for part in parts}) == 1
-        and _function(parts[0].dtype) is not None
+        and mask_N.is_cpu
+        and mask_N.is_contiguous()
+        and not [p for p in parts if p.dtype is not dtype or not p.is_cpu or not p.is_contiguous()]
+        and _function(dtype) is not None
     )
 
 

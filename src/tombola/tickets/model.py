@@ -31,7 +31,7 @@ from tombola.objectives.classification import allowed
 from tombola.tickets import files, fitted
 from tombola.tickets.cache import WeightCache
 from tombola.tickets.passes import Passes
-from tombola.training.model import check_network, check_private, check_scope, parameters_of
+from tombola.training.model import check_network, check_private, check_scope, parameter_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -84,7 +84,7 @@ class TicketModel(fitted.Holder):
         self.scope, self.names = masks.scope, masks.names
         self.metadata = dict(metadata or {})
         self.cache: WeightCache | None = None
-        self._passes = Passes()
+        self.passes = Passes()
         private = private or {name: {} for name in masks.names}
         first = check_private(backbone, self.scope, private, masks.names)
         parameters = dict(backbone.named_parameters())
@@ -124,7 +124,9 @@ class TicketModel(fitted.Holder):
             raise TombolaError("ticket and context both say who answers: pass one of them")
         check_batch(x, self.metadata.get("shape"))
         routed = ticket is None and (len(self.names) > 1 or context is not None)
-        with inputs_named(x, self.sources[0].dtype, self.metadata.get("shape")):
+        with inputs_named(
+            x, parameter_of(self.backbone, self.scope.names[0]).dtype, self.metadata.get("shape")
+        ):
             if routed:
                 return self.follow(x, self.route(x, context))
             names = asked(ticket, self.names)
@@ -170,7 +172,7 @@ class TicketModel(fitted.Holder):
     @uncompiled(recursive=False)
     def _answer(self, ticket: str, x: Tensor) -> Any:
         if not under_compiler():
-            return self._passes.run(self, self.index(ticket), x)
+            return self.passes.run(self, self.index(ticket), x)
         if torch.is_grad_enabled():
             return self._trained(self.state(ticket), x)
         return self._run(self.weights(ticket), x)
@@ -184,7 +186,7 @@ class TicketModel(fitted.Holder):
     @uncompiled()
     def replica(self, named: Mapping[str, Tensor]) -> Replica:
         """A replica of the backbone with these tensors, in the mode of this thread."""
-        return self._passes.replica(self.backbone, named)
+        return self.passes.replica(self.backbone, named)
 
     def _trained(self, state: tuple[Tensor, Tensor, dict[str, Tensor]], x: Tensor) -> Any:
         weights_N, mask_N, own = state
@@ -202,7 +204,7 @@ class TicketModel(fitted.Holder):
     @property
     def sources(self) -> list[Tensor]:
         """All tensors that tickets are made of: the weights in scope, then masks and private tensors."""
-        parts = parameters_of(self.backbone, self.scope)
+        parts = [parameter_of(self.backbone, name) for name in self.scope.names]
         return [*parts, self.masks_KN, self.private_KP, self.statistics_KS]
 
     def made(self, k: int) -> dict[str, Tensor]:
@@ -215,8 +217,7 @@ class TicketModel(fitted.Holder):
     def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """A ticket as tensors: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
         k = self.index(ticket)
-        parts = parameters_of(self.backbone, self.scope)
-        weights_N = self.scope.flatten(dict(zip(self.scope.names, parts, strict=True)))
+        weights_N = self.scope.flatten({name: parameter_of(self.backbone, name) for name in self.scope.names})
         return weights_N, self.masks_KN[k], self._own(k)
 
     def _own(self, k: int) -> dict[str, Tensor]:

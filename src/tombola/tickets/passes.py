@@ -7,7 +7,7 @@ memory of their weights are used again: a switch of tickets is one product writt
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -65,20 +65,30 @@ class Passes:
 
     def run(self, tickets: TicketModel, k: int, x: Any) -> Any:
         """Outputs of ticket k."""
-        if torch.is_grad_enabled() or not plain(tickets.sources):
+        if torch.is_grad_enabled() or not plain([tickets.masks_KN]):
             return self._once(tickets, k, x)
         if tickets.cache is not None:
             return self._cached(tickets, k, x, tickets.cache)
-        tree, mode = self.tree(tickets.backbone), _mode.get()
-        workspace = self._idle.pop() if self._idle else None
-        if workspace is None or not workspace.fits(tickets, tree, mode):
-            workspace = Workspace(tickets, tree, mode)
-        workspace.load(tickets, k)
+        workspace = self.ready(tickets, k)
         outputs = workspace.replica.module(x)
+        self.done(tickets, k, workspace)
+        return tree_map_only(Tensor, workspace.apart, outputs)
+
+    def ready(self, tickets: TicketModel, k: int) -> Workspace:
+        """A workspace that holds ticket k, of this thread alone."""
+        tree, mode = self.tree(tickets.backbone), _mode.get()
+        parts = [tree.tensors[name] for name in tickets.scope.names]
+        workspace = _taken(self._idle)
+        if workspace is None or not workspace.fits(tickets, tree, mode, parts[0]):
+            workspace = Workspace(tickets, tree, mode, parts[0])
+        workspace.load(tickets, k, parts)
+        return workspace
+
+    def done(self, tickets: TicketModel, k: int, workspace: Workspace) -> None:
+        """Take over what a pass changed; others may have the workspace."""
         workspace.store(tickets, k)
         if not self._ended(tickets, k, workspace.replica) and len(self._idle) < IDLE:
             self._idle.append(workspace)
-        return tree_map_only(Tensor, workspace.apart, outputs)
 
     def _once(self, tickets: TicketModel, k: int, x: Any) -> Any:
         weights_N, mask_N, own = tickets.state(tickets.names[k])
@@ -91,8 +101,10 @@ class Passes:
 
     def _cached(self, tickets: TicketModel, k: int, x: Any, cache: WeightCache) -> Any:
         tree, mode, ticket = self.tree(tickets.backbone), _mode.get(), tickets.names[k]
-        kept = cache.get(ticket, tickets.sources, lambda: tickets.made(k))
-        replica = kept.idle.pop() if kept.idle else None  # one thread at a time has it
+        sources = [tree.tensors[name] for name in tickets.scope.names]
+        sources += [tickets.masks_KN, tickets.private_KP, tickets.statistics_KS]
+        kept = cache.get(ticket, sources, lambda: tickets.made(k))
+        replica = _taken(kept.idle)  # one thread at a time has it
         if replica is None or replica.tree is not tree or replica.training != mode:
             replica = tree.replica(kept.named, mode)
         outputs = replica.module(x)
@@ -115,12 +127,18 @@ class Passes:
         return bool(buffers)
 
 
+def _taken(idle: list[Any]) -> Any:
+    try:
+        return idle.pop()  # in one step: another thread may take the last one
+    except IndexError:
+        return None
+
+
 class Workspace:
     """Memory for the weights and private tensors of one ticket at a time, and a replica that reads it."""
 
-    def __init__(self, tickets: TicketModel, tree: Tree, mode: bool | None) -> None:
+    def __init__(self, tickets: TicketModel, tree: Tree, mode: bool | None, like: Tensor) -> None:
         with torch.inference_mode(False), torch.no_grad():
-            like = tickets.sources[0]
             self.weights_N = torch.empty(tickets.scope.size, dtype=like.dtype, device=like.device)
             self.private_P = torch.empty_like(tickets.private_KP[0])
             self.statistics_S = torch.empty_like(tickets.statistics_KS[0])
@@ -135,21 +153,16 @@ class Workspace:
     def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
         return self.weights_N, self.private_P, self.statistics_S
 
-    def fits(self, tickets: TicketModel, tree: Tree, mode: bool | None) -> bool:
+    def fits(self, tickets: TicketModel, tree: Tree, mode: bool | None, like: Tensor) -> bool:
         """Whether a new one would be made alike."""
-        like = tickets.sources[0], tickets.private_KP, tickets.statistics_KS
-        return (
-            self.replica.tree is tree
-            and self.replica.training == mode
-            and all(
-                a.dtype == b.dtype and a.device == b.device for a, b in zip(self._tensors, like, strict=True)
-            )
-        )
+        pairs = zip(self._tensors, (like, tickets.private_KP, tickets.statistics_KS), strict=True)
+        alike = all(mine.dtype == own.dtype and mine.device == own.device for mine, own in pairs)
+        return alike and self.replica.tree is tree and self.replica.training == mode
 
     @torch.no_grad()
-    def load(self, tickets: TicketModel, k: int) -> None:
-        """Write ticket k into the memory."""
-        masked_parts(tickets.scope, tickets.sources[:-3], tickets.masks_KN[k], self.weights_N)
+    def load(self, tickets: TicketModel, k: int, parts: Sequence[Tensor]) -> None:
+        """Write ticket k into the memory; ``parts`` are the shared weights in scope."""
+        masked_parts(tickets.scope, parts, tickets.masks_KN[k], self.weights_N)
         self.private_P.copy_(tickets.private_KP[k])
         self.statistics_S.copy_(tickets.statistics_KS[k])
         self._versions = [t._version for t in self._tensors]

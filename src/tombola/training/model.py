@@ -176,22 +176,18 @@ def hooks_of(backbone: nn.Module) -> dict[str, list[Callable[[Tensor], Tensor | 
     return found
 
 
-def parameters_of(module: nn.Module, scope: Layout) -> list[Tensor]:
-    """The parameters of a scope, in its order.
-
-    They are looked up by their paths, in a fraction of the time of ``dict(module.named_parameters())``.
+def parameter_of(module: nn.Module, name: str) -> Tensor:
+    """The parameter of this name, by its path: a fraction of the time of ``dict(module.named_parameters())``.
 
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
-    >>> parameters_of(net, Layout(("1.weight",), ((2, 8),)))[0] is net[1].weight
+    >>> parameter_of(net, "1.weight") is net[1].weight
     True
     """
-    found = []
-    for name in scope.names:
-        owner, (*path, last) = module, name.split(".")
-        for step in path:
-            owner = owner._modules[step]  # type: ignore[assignment]
-        found.append(getattr(owner, last))  # a plain tensor in replicas of ``DataParallel``
-    return found
+    owner, (*path, last) = module, name.split(".")
+    for step in path:
+        owner = owner._modules[step]  # type: ignore[assignment]
+    found = owner._parameters.get(last)
+    return getattr(owner, last) if found is None else found  # a plain tensor in replicas of ``DataParallel``
 
 
 def check_network(backbone: object) -> None:
