@@ -396,8 +396,8 @@ def test_a_mean_counts_every_subset_alike():
 def test_outputs_come_in_the_order_of_the_samples_that_are_asked_for(images, batch):
     module, x = torch.nn.Flatten(), images.test.x.flatten(1)
     index = torch.tensor([5, 0, 5, 17, 3])
-    assert torch.equal(predict(module, images, "test", index, batch), x[index])
-    assert torch.equal(predict(module, images, "test", batch=batch), x)
+    assert torch.equal(predict(module, images, "test", index, rows=batch), x[index])
+    assert torch.equal(predict(module, images, "test", rows=batch), x)
 
 
 def test_every_objective_says_whether_the_subset_is_the_answer():

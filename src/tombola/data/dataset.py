@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tombola._utils import batch
+from tombola._utils.batch import Batch
 from tombola._utils.device import CPU
 from tombola._utils.errors import DataError, unknown
 from tombola._utils.rng import generator
@@ -24,31 +26,34 @@ SPLITS = ("train", "validation", "test")
 class Split:
     """Inputs ``x [S, ...]``, targets ``y [S, ...]`` and further columns of S values each.
 
-    Arrays and lists become tensors, and float64 becomes torch's default dtype (float32), which is that
-    of networks. Integers stay what they are, for embeddings and images: ``prepare`` makes them floats.
+    Inputs are a tensor, or a tuple, dictionary or nest of tensors with a row per sample, with which the
+    network is called as ``net(x)``, ``net(*x)`` or ``net(**x)``. Arrays and lists become tensors, and float64
+    becomes torch's default dtype (float32), which is that of networks. Integers stay what they are, for
+    embeddings and images: ``prepare`` makes them floats.
 
     Raises:
         DataError: not numbers, no samples, lengths that differ, NaN or infinite values.
     """
 
-    x: Tensor
+    x: Batch
     y: Tensor
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = {name: np.asarray(values) for name, values in self.columns.items()}
-        object.__setattr__(self, "x", _tensor("x", self.x))
+        object.__setattr__(self, "x", _inputs(self.x))
         object.__setattr__(self, "y", _tensor("y", self.y))
         object.__setattr__(self, "columns", columns)
-        if min(self.x.ndim, self.y.ndim) == 0:
+        every = {**{f"x{path}": t for path, t in batch.tensors(self.x).items()}, "y": self.y}
+        if min(t.ndim for t in every.values()) == 0:
             raise DataError("x or y is a single number: one value per sample is needed")
-        if len(self.x) == 0:
+        if len(self) == 0:
             raise DataError("a split has no samples")
-        lengths = {"y": len(self.y), **{name: len(c) for name, c in self.columns.items()}}
-        wrong = {name: n for name, n in lengths.items() if n != len(self.x)}
+        lengths = {name: len(c) for each in (every, columns) for name, c in each.items()}
+        wrong = {name: n for name, n in lengths.items() if n != len(self)}
         if wrong:
-            raise DataError(f"x has {len(self.x)} samples, but {wrong}: one value per sample is needed")
-        for name, values in (("x", self.x), ("y", self.y)):
+            raise DataError(f"x has {len(self)} samples, but {wrong}: one value per sample is needed")
+        for name, values in every.items():
             if values.is_floating_point() and not bool(torch.isfinite(values).all()):
                 bad = (~torch.isfinite(values.reshape(len(values), -1)).all(1)).nonzero()[:, 0]
                 raise DataError(
@@ -57,7 +62,7 @@ class Split:
                 )
 
     def __len__(self) -> int:
-        return len(self.x)
+        return batch.size(self.x)
 
     def __repr__(self) -> str:
         columns = f", columns={list(self.columns)}" if self.columns else ""
@@ -79,12 +84,27 @@ class Split:
         """The samples at these positions; those of a slice are shared, not copied."""
         numbers = index if isinstance(index, slice) else index.numpy()
         columns = {name: c[numbers] for name, c in self.columns.items()}
-        return Split(self.x[index], self.y[index], columns)
+        return Split(batch.take(self.x, index), self.y[index], columns)
 
 
-def _shape(samples: Tensor) -> str:
+def _shape(samples: Batch) -> str:
     """Dtype and shape of one sample."""
+    if not isinstance(samples, Tensor):
+        return str(batch.mapped(_shape, samples)).replace("'", "")
     return f"{str(samples.dtype).removeprefix('torch.')}{list(samples.shape[1:])}"
+
+
+def _inputs(x: Any) -> Batch:
+    """Inputs as a tensor, or as a tuple or dictionary of such."""
+    if isinstance(x, Mapping):
+        found: Batch = {name: _inputs(part) for name, part in x.items()}
+    elif isinstance(x, tuple):
+        found = tuple(map(_inputs, x))
+    else:
+        return _tensor("x", x)
+    if not found:
+        raise DataError(f"x is an empty {type(x).__name__}: name its parts")
+    return found
 
 
 def _tensor(name: str, values: Any) -> Tensor:
@@ -118,7 +138,16 @@ def _stack(name: str, values: list[Any]) -> Tensor:
     return torch.stack(tensors)
 
 
-def same(x: Tensor) -> Tensor:
+def _stacked(samples: list[Any]) -> Batch:
+    one = samples[0]
+    if isinstance(one, Mapping):
+        return {name: _stacked([sample[name] for sample in samples]) for name in one}
+    if isinstance(one, tuple):
+        return tuple(_stacked([sample[i] for sample in samples]) for i in range(len(one)))
+    return _stack("x", samples)
+
+
+def same(x: Batch) -> Batch:
     """The default ``prepare``: inputs as they are."""
     return x
 
@@ -137,8 +166,8 @@ class Data:
     train: Split
     validation: Split
     test: Split
-    prepare: Callable[[Tensor], Tensor] = same
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None
+    prepare: Callable[[Batch], Batch] = same
+    augment: Callable[[Batch, torch.Generator], Batch] | None = None
     contexts: Mapping[str, Tensor] | None = None
 
     @classmethod
@@ -151,8 +180,8 @@ class Data:
         validation: float = 0.1,
         test: float = 0.2,
         seed: int = 0,
-        prepare: Callable[[Tensor], Tensor] = same,
-        augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        prepare: Callable[[Batch], Batch] = same,
+        augment: Callable[[Batch, torch.Generator], Batch] | None = None,
     ) -> Data:
         """Split arrays or tensors at random into train, validation and test.
 
@@ -193,7 +222,7 @@ class Data:
             raise DataError("the data set has no samples")
         if any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
             raise DataError("from_dataset needs dataset[i] to be a pair (x, y): wrap it, or use Data.of")
-        return cls.of(_stack("x", [x for x, _ in pairs]), _stack("y", [y for _, y in pairs]), **options)
+        return cls.of(_stacked([x for x, _ in pairs]), _stack("y", [y for _, y in pairs]), **options)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}={len(self.split(name))}" for name in SPLITS)
@@ -214,9 +243,9 @@ class Data:
 
     def inputs(
         self, split: str, index: Tensor, augment: torch.Generator | None = None, device: torch.device = CPU
-    ) -> Tensor:
+    ) -> Batch:
         """The network's input for these samples on a device, augmented there if a generator is given."""
-        x = self.split(split).x[index].to(device)
+        x = batch.mapped(lambda t: t[index].to(device), self.split(split).x)
         if augment is not None and self.augment is not None:
             x = self.augment(x, augment)
         x = self.prepare(x)
@@ -242,8 +271,8 @@ class Stream:
     samples.
     """
 
-    def __init__(self, epoch: Callable[[torch.Generator], Tensor], batch: int, *key: Any) -> None:
-        self.epoch, self.batch, self.key = epoch, batch, key
+    def __init__(self, epoch: Callable[[torch.Generator], Tensor], rows: int, *key: Any) -> None:
+        self.epoch, self.batch, self.key = epoch, rows, key
         self._cache: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def _epoch(self, number: int) -> Tensor:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from tombola._utils import batch
 from tombola._utils.errors import DataError, PartitionError, ScopeError, UsageError
 from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import SPLITS, Data
@@ -75,13 +78,16 @@ def check_references(f: FunctionalModel, backbone: nn.Module, x: Tensor) -> None
 
 
 @torch.no_grad()
-def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
+def check_fit(
+    network: nn.Module, data: Data, partition: Partition, read: Callable[[Any], Tensor] = batch.part_of
+) -> None:
     """Data, partition and network fit: lengths agree, and two samples go through.
 
     Args:
         network: in evaluation mode.
         data: what it should take.
         partition: of these data.
+        read: the part of the outputs that counts.
 
     Raises:
         PartitionError: it is of other data.
@@ -105,20 +111,21 @@ def check_fit(network: nn.Module, data: Data, partition: Partition) -> None:
                 if isinstance(layer, PRUNABLE):
                     hook = layer.register_forward_hook(lambda *call, name=name: given.update({name: call[2]}))
                     hooks.enter_context(hook)
-            outputs = network(x)
+            outputs = batch.call(network, x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         hint = "check shape, dtype, prepare"
-        if x is not None and x.is_floating_point() and x.dtype != first.dtype:
-            hint = f"inputs are {x.dtype}, the backbone is {first.dtype}; cast it, or inputs with prepare="
+        other = {t.dtype for t in batch.tensors(x).values() if t.is_floating_point()} - {first.dtype}
+        if other:
+            hint = f"inputs are {other.pop()}, the backbone is {first.dtype}; cast it, or prepare inputs"
         raise DataError(f"the backbone cannot take the data ({reason}): {hint}") from None
-    if not isinstance(outputs, Tensor):
-        raise DataError(f"the backbone must return one tensor, it returns a {type(outputs).__name__}")
-    if outputs.shape[:1] != x.shape[:1]:
+    outputs = read(outputs)
+    if len(outputs.shape) == 0 or len(outputs) != batch.size(x):
         raise DataError(
-            f"the backbone returns {tuple(outputs.shape)} for {len(x)} samples: [batch, ...] is needed"
+            f"the backbone returns {tuple(outputs.shape)} for {batch.size(x)} samples: [batch, ...] is needed"
         )
     last, own = output_layer(network), outputs.untyped_storage().data_ptr()
+    given = {name: value for name, value in given.items() if isinstance(value, Tensor)}
     heads = [name for name, value in given.items() if value.untyped_storage().data_ptr() == own]
     if last is not None and heads and last not in heads:
         raise ScopeError(

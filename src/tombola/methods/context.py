@@ -47,6 +47,11 @@ def with_context_input(
     wide = conditioned(backbone, len(partition), CONTEXT_WIDTH, generator(seed, "told"))
     few = torch.arange(min(2, len(data.train)))
     x = data.inputs("train", few, device=device_of(wide))
+    if not isinstance(x, Tensor):
+        raise UsageError(
+            f"inputs are a {type(x).__name__}, and only a network of one tensor can be told the context: "
+            "leave out the methods that tell it"
+        )
     check_arrival(wide, with_context(x, torch.ones(len(few), device=x.device)))
     contexts = {s: members_SK.int().argmax(1) for s, members_SK in partition.members.items()}
     return wide, replace(data, contexts=contexts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -18,7 +18,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tombola._utils import io
+from tombola._utils import batch, io
+from tombola._utils.batch import Batch
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import device_of
 from tombola._utils.errors import UsageError
@@ -87,7 +88,7 @@ class Pipeline:
         self.f: FunctionalModel = FunctionalModel(module, found, private | match(trained, s.private))
         self.theta0: Params = self.f.theta0()
         self._related: dict[str, Pipeline] = {}
-        check_fit(self.f.write(self.theta0).eval(), self.data, self.partition)
+        check_fit(self.f.write(self.theta0).eval(), self.data, self.partition, self.objective.read)
         check_references(self.f, module, self.data.inputs("train", torch.arange(1), device=self.f.device))
 
     # -- the same task, otherwise -----------------------------------------------------------------
@@ -344,8 +345,9 @@ class Pipeline:
     ) -> dict[str, Any]:
         """The metadata of a ticket file."""
         about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
-        shape = self.data.inputs("train", torch.arange(1)).shape[1:]
-        about |= {"task": view, "outputs": list(tickets), "shape": list(shape)}
+        x = self.data.inputs("train", torch.arange(1))
+        about |= {"task": view, "outputs": list(tickets)}
+        about |= {"shape": list(x.shape[1:])} if isinstance(x, Tensor) else {}
         about |= problem.objective.metadata()
         if classes := problem.objective.answers(problem.partition):
             about |= {"classes": classes, **({"told": list(classes)} if self.data.contexts else {})}
@@ -356,15 +358,18 @@ class Pipeline:
     @cached_property
     def origin(self) -> dict[str, str]:
         """The origin of the tickets, as hashes; a run goes on only with the same."""
-        splits = {f"{s}.{part}": getattr(self.data.split(s), part) for s in SPLITS for part in ("x", "y")}
+        whole = {s: self.data.split(s) for s in SPLITS}
+        splits = {f"{s}.x{path}": t for s in SPLITS for path, t in batch.tensors(whole[s].x).items()}
+        splits |= {f"{s}.y": whole[s].y for s in SPLITS}
         subsets = {f"{self.partition.names} {s}": m for s, m in self.partition.members.items()}
         few = torch.arange(min(8, len(self.data.train)))
-        inputs = self.data.inputs("train", few, device=self.f.device).cpu()
+        x = self.data.inputs("train", few, device=self.f.device)
+        inputs = {f"x{path}": t.cpu() for path, t in batch.tensors(x).items()}
         architecture = json.dumps(files.architecture(self.backbone), sort_keys=True)
         return {
             "theta0": io.digest(self.theta0.tensors()),
             "data": io.digest(splits),
-            "inputs": io.digest({"x": inputs}),  # of a few: what `prepare` makes of the data
+            "inputs": io.digest(inputs),  # of a few: what `prepare` makes of the data
             "augmented": str(self.data.augment is not None).lower(),
             "partition": io.digest(subsets),
             "backbone": hashlib.sha256(architecture.encode()).hexdigest(),
@@ -401,7 +406,7 @@ def finish(
     """
     f = problem.f
 
-    def passes(k: int) -> list[tuple[int, Tensor | None, Tensor]]:
+    def passes(k: int) -> list[tuple[int, Tensor | None, Batch]]:
         inputs = problem.inputs(k, settings.statistics, "statistics")
         m_k = masks.masks_KN[k].to(f.device)
         return [(k, m_k, x) for x in inputs]
@@ -418,9 +423,15 @@ def finish(
 
 @torch.no_grad()
 def predict(
-    module: nn.Module, data: Data, split: str, index: Tensor | None = None, batch: int = 500
+    module: nn.Module,
+    data: Data,
+    split: str,
+    index: Tensor | None = None,
+    rows: int = 500,
+    read: Callable[[Any], Tensor] = batch.part_of,
 ) -> Tensor:
     """Outputs of a plain module on samples of a split, all of them by default, ``[S, ...]`` on the CPU."""
     device = device_of(module)
     samples = torch.arange(len(data.split(split))) if index is None else index
-    return torch.cat([module(data.inputs(split, i, device=device)).cpu() for i in samples.split(batch)])
+    inputs = (data.inputs(split, i, device=device) for i in samples.split(rows))
+    return torch.cat([read(batch.call(module, x)).cpu() for x in inputs])

@@ -167,9 +167,9 @@ def _judge(pipeline: Pipeline, chosen: Method, models: list[TicketModel]) -> lis
 
     def outputs(split: str, k: int, index: Tensor | None = None) -> Tensor:
         if index is not None:
-            return predict(baked[k], pipeline.data, split, index)
+            return predict(baked[k], pipeline.data, split, index, read=objective.read)
         if (split, k) not in cache:
-            cache[split, k] = predict(baked[k], pipeline.data, split)
+            cache[split, k] = predict(baked[k], pipeline.data, split, read=objective.read)
         return cache[split, k]
 
     return objective.evaluate(outputs, pipeline.data, pipeline.partition)

@@ -32,6 +32,7 @@ class Classification(InSubset):
             classifier that it shares with them. ``subset``: the classes that its own has in training, as it
             is judged; the rows of other classes are then none of its own. One network for all subsets is
             trained likewise if it is told the context, and among all classes if not.
+        output: see `Objective`.
 
     Metrics, of each ticket on the test samples of its own subset, and their mean: ``accuracy`` among
     the classes that the subset has in training, which whoever knows the context knows, for single
@@ -42,7 +43,8 @@ class Classification(InSubset):
     answer = "class"
     router_score = "energy"
 
-    def __init__(self, among: Among = "all") -> None:
+    def __init__(self, among: Among = "all", *, output: str | int | None = None) -> None:
+        super().__init__(output=output)
         if among not in get_args(Among):
             raise UsageError(f"among is {' or '.join(get_args(Among))}: got {among!r}")
         self.among: Among = among

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol, Self
 import torch
 from torch import Tensor
 
+from tombola._utils.batch import part_of
 from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
@@ -49,6 +50,7 @@ class Objective(ABC):
             subset; ``value`` (the default), of any shape, the outputs themselves.
         router_score: what `tombola.routing.ScoreRouter` reads off the outputs; empty where nothing is known.
         sound: whether inputs and outputs are spectrograms, their last axis frequency.
+        output: the part of the network's outputs that is read, by name or place, where they are several.
         context_is_answer: whether the subset is what is asked for, so that a network that is told the
             subset has nothing left to answer.
     """
@@ -57,6 +59,13 @@ class Objective(ABC):
     router_score: ClassVar[str] = ""
     sound: ClassVar[bool] = False
     context_is_answer: ClassVar[bool] = False
+
+    def __init__(self, *, output: str | int | None = None) -> None:
+        self.output = output
+
+    def read(self, outputs: Any) -> Tensor:
+        """The part of a network's outputs that the loss and the metrics are of (`DataError` if not there)."""
+        return part_of(outputs, self.output)
 
     @abstractmethod
     def epoch(self, partition: Partition, k: int, generator: torch.Generator) -> Tensor:
@@ -104,7 +113,8 @@ class Objective(ABC):
 
     def metadata(self) -> dict[str, Any]:
         """All that a ticket file has to say of the task, because its reader may not have this class."""
-        return {"answer": self.answer, "router_score": self.router_score}
+        read = {} if self.output is None else {"output": self.output}
+        return {"answer": self.answer, "router_score": self.router_score, **read}
 
 
 class InSubset(Objective):

@@ -79,7 +79,7 @@ class OneVsRest(Objective):
 
     def single(self, partition: Partition) -> SubsetSoftmax:
         """One softmax over the subsets."""
-        return SubsetSoftmax(partition)
+        return SubsetSoftmax(partition, output=self.output)
 
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:  # noqa: ARG002
         """Both readings; in the paper's, a ticket says yes above probability one half."""
@@ -99,7 +99,8 @@ class SubsetSoftmax(Objective):
     answer = "class"
     context_is_answer = True
 
-    def __init__(self, original: Partition) -> None:
+    def __init__(self, original: Partition, *, output: str | int | None = None) -> None:
+        super().__init__(output=output)
         if len(original) < 2:
             raise PartitionError(
                 "a softmax over one subset has nothing to tell apart: one network for all data needs two "

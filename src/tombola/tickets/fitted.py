@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola import objectives
+from tombola._utils.batch import part_of
 from tombola._utils.errors import TombolaError
 from tombola._utils.io import digest
 from tombola.objectives.objective import Answer
@@ -112,6 +113,11 @@ def answer_of(tickets: Tickets) -> Answer:
 def router_score_of(tickets: Tickets) -> str:
     """The sign that a ticket is at home, in its outputs (`tombola.objectives.Objective.router_score`)."""
     return str(tickets.metadata.get("router_score", _objective(tickets).router_score))
+
+
+def read(tickets: Tickets, outputs: Any) -> Tensor:
+    """The part of the outputs that their objective reads (`tombola.objectives.Objective.output`)."""
+    return part_of(outputs, tickets.metadata.get("output"))
 
 
 def _objective(tickets: Tickets) -> type[objectives.Objective]:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from tombola._utils import io
+from tombola._utils import batch, io
+from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
 from tombola._utils.errors import TombolaError, UnknownTicket
 from tombola._utils.replica import Replica, copied
@@ -102,12 +103,14 @@ class TicketModel(fitted.Holder):
     # -- use --------------------------------------------------------------------------------------
 
     @uncompiled(recursive=False)
-    def forward(self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None) -> Any:
+    def forward(self, x: Batch, ticket: str | Sequence[str] | None = None, *, context: Any = None) -> Any:
         """Outputs of one ticket for a batch, or of one ticket per sample.
 
         Args:
-            x: inputs ``[B, ...]``.
-            ticket: a name, or B names: samples are grouped by ticket, run, and put back in order.
+            x: inputs ``[B, ...]``, or a tuple, dictionary or nest of such: the network is called as
+                ``net(x)``, ``net(*x)`` or ``net(**x)``.
+            ticket: a name, or B names: samples are grouped by ticket, run, and put back in order, each output
+                along the axis that its samples have.
                 With a single ticket in the model it may be left out; otherwise the router chooses.
             context: what the router chooses by, one or one per sample (`ContextRouter`).
 
@@ -115,14 +118,13 @@ class TicketModel(fitted.Holder):
 
         Raises:
             UnknownTicket: a name that is not there; the message lists those that are.
-            TombolaError: x is no tensor or of a dtype or shape that the network does not take, ticket no
-                names, or neither a ticket nor a router is there.
+            TombolaError: x holds no tensors or those of a dtype or shape that the network does not take,
+                ticket no names, neither a ticket nor a router is there, or several tickets and an output that
+                is one value for all samples.
         """
-        if not isinstance(x, Tensor):
-            raise TombolaError(f"x is {type(x).__name__}, not a tensor: pass torch.as_tensor(x)")
+        x = self._checked(x)
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
-        check_batch(x, self.metadata.get("shape"))
         routed = ticket is None and (len(self.names) > 1 or context is not None)
         with inputs_named(
             x, parameter_of(self.backbone, self.scope.names[0]).dtype, self.metadata.get("shape")
@@ -132,8 +134,16 @@ class TicketModel(fitted.Holder):
             names = asked(ticket, self.names)
             return self._answer(names, x) if isinstance(names, str) else self._grouped(x, names)
 
+    def _checked(self, x: Any) -> Batch:
+        x = batch.plain(x)
+        if not isinstance(x, Tensor):
+            batch.check(x)
+        elif list(x.shape) == self.metadata.get("shape"):
+            raise TombolaError(f"x is one sample, {list(x.shape)}, and no batch: pass x[None]")
+        return x
+
     def predict(
-        self, x: Tensor, ticket: str | Sequence[str] | None = None, *, context: Any = None
+        self, x: Batch, ticket: str | Sequence[str] | None = None, *, context: Any = None
     ) -> Prediction:
         """Answers with probability, confidence and a reason, calibrated if a calibration is there.
 
@@ -141,9 +151,9 @@ class TicketModel(fitted.Holder):
         """
         from tombola.tickets.prediction import predict
 
-        return predict(self, x, ticket, context)
+        return predict(self, self._checked(x), ticket, context)
 
-    def follow(self, x: Tensor, routed: Routed) -> Any:
+    def follow(self, x: Batch, routed: Routed) -> Any:
         """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
         from tombola.tickets.routing import mixed
 
@@ -158,7 +168,7 @@ class TicketModel(fitted.Holder):
 
     @uncompiled()
     @torch.no_grad()
-    def route(self, x: Tensor, context: Any = None) -> Routed:
+    def route(self, x: Batch, context: Any = None) -> Routed:
         """The ticket that is to answer each sample, and how sure that is; an error without a router."""
         if self.router is None:
             raise TombolaError(
@@ -166,29 +176,30 @@ class TicketModel(fitted.Holder):
                 "per sample; these tickets have no router that could choose "
                 "(tickets.router; tombola route RUN --save FOLDER writes one)"
             )
-        check_batch(x, self.metadata.get("shape"))
-        return self.router.route(self, x, context)
+        return self.router.route(self, self._checked(x), context)
 
     @uncompiled(recursive=False)
-    def _answer(self, ticket: str, x: Tensor) -> Any:
+    def _answer(self, ticket: str, x: Batch) -> Any:
         if not under_compiler():
             return self.passes.run(self, self.index(ticket), x)
         if torch.is_grad_enabled():
             return self._trained(self.state(ticket), x)
         return self._run(self.weights(ticket), x)
 
-    def _run(self, named: dict[str, Tensor], x: Tensor) -> Any:
+    def _run(self, named: dict[str, Tensor], x: Batch) -> Any:
         # torch.compile sees this and the next, where tickets are tensors, never names: one graph serves all.
         if torch.compiler.is_compiling():
-            return functional_call(self.backbone, named, (x,))
-        return self.replica(named).module(x)
+            if isinstance(x, dict):
+                return functional_call(self.backbone, named, (), x)
+            return functional_call(self.backbone, named, x if isinstance(x, tuple) else (x,))
+        return batch.call(self.replica(named).module, x)
 
     @uncompiled()
     def replica(self, named: Mapping[str, Tensor]) -> Replica:
         """A replica of the backbone with these tensors, in the mode of this thread."""
         return self.passes.replica(self.backbone, named)
 
-    def _trained(self, state: tuple[Tensor, Tensor, dict[str, Tensor]], x: Tensor) -> Any:
+    def _trained(self, state: tuple[Tensor, Tensor, dict[str, Tensor]], x: Batch) -> Any:
         weights_N, mask_N, own = state
         return self._run(masked_weights(self.scope, weights_N, mask_N) | own, x)
 
@@ -224,8 +235,12 @@ class TicketModel(fitted.Holder):
         return self.private.unflatten(self.private_KP[k]) | self.statistics.unflatten(self.statistics_KS[k])
 
     @uncompiled(recursive=False)
-    def _grouped(self, x: Tensor, names: Sequence[str]) -> Any:
-        return grouped(x, names, self.names, self._answer)
+    def _grouped(self, x: Batch, names: Sequence[str]) -> Any:
+        return grouped(x, names, self.names, self._answer, self._axes)
+
+    @uncompiled()
+    def _axes(self, x: Batch) -> list[int | None]:
+        return self.passes.axes(self, x)
 
     def index(self, ticket: str) -> int:
         """Row of a ticket; raises `UnknownTicket`."""
@@ -306,46 +321,64 @@ def asked(ticket: object, known: Sequence[str]) -> str | list[str]:
 
 
 @uncompiled(recursive=False)
-def grouped(x: Tensor, names: Sequence[str], known: Sequence[str], run: Callable[[str, Tensor], Any]) -> Any:
+def grouped(
+    x: Batch,
+    names: Sequence[str],
+    known: Sequence[str],
+    run: Callable[[str, Batch], Any],
+    axes: Callable[[Batch], list[int | None]] = lambda _: [0],
+) -> Any:
     """Outputs of one ticket per sample, in the order of the samples.
+
+    Args:
+        x: inputs of B samples.
+        names: of the ticket that answers each.
+        known: all tickets.
+        run: the outputs of a ticket.
+        axes: the axis of the samples in each output, asked for where several tickets answer.
 
     >>> run = lambda name, x: x * {"cat": 10, "dog": 100}[name]
     >>> grouped(torch.arange(1, 4), ["dog", "cat", "dog"], ["cat", "dog"], run).tolist()
     [100, 20, 300]
     """
-    if len(names) != len(x):
-        raise TombolaError(f"{len(names)} ticket names for {len(x)} samples: give one name per sample")
+    if len(names) != batch.size(x):
+        raise TombolaError(f"{len(names)} ticket names for {batch.size(x)} samples: give one name per sample")
     if not names:
         return run(known[0], x)  # the output's shape is any ticket's
     if strange := [name for name in names if name not in known]:
         raise UnknownTicket(strange[0], known)
     numbers = {name: k for k, name in enumerate(known)}
-    where = torch.tensor([numbers[name] for name in names], device=x.device)
+    where = torch.tensor([numbers[name] for name in names], device=batch.first(x).device)
     order = torch.argsort(where, stable=True)
     present, counts = torch.unique(where, return_counts=True)
     groups = zip(present.tolist(), order.split(counts.tolist()), strict=True)
+    at = axes(x) if len(present) > 1 else None
     # No views of one x: their offsets are compiled.
-    outputs = [run(known[k], x[group]) for k, group in groups]
-    return _put_back(outputs, torch.argsort(order))
+    outputs = [run(known[k], _take(x, group)) for k, group in groups]
+    return outputs[0] if at is None else _put_back(outputs, torch.argsort(order), at)
+
+
+_take = uncompiled()(batch.take)
 
 
 @uncompiled()  # the number of parts is another in every batch
-def _put_back(outputs: list[Any], back: Tensor) -> Any:
-    return tree_map(lambda *group: torch.cat(group)[back], outputs[0], *outputs[1:])
-
-
-def check_batch(x: Tensor, shape: Sequence[int] | None) -> None:
-    """Raise `TombolaError` where x is a sample as in training, and no batch of them."""
-    if shape is not None and list(x.shape) == list(shape):
-        raise TombolaError(f"x is one sample, {list(x.shape)}, and no batch: pass x[None]")
+def _put_back(outputs: list[Any], back: Tensor, axes: list[int | None]) -> Any:
+    parts, spec = [tree_flatten(each)[0] for each in outputs], tree_flatten(outputs[0])[1]
+    joined = [
+        values[0] if axis is None else torch.cat(values, axis).index_select(axis, back)
+        for axis, values in zip(axes, zip(*parts, strict=True), strict=True)
+    ]
+    return tree_unflatten(joined, spec)
 
 
 @contextmanager
-def inputs_named(x: Tensor, dtype: torch.dtype, shape: Sequence[int] | None) -> Iterator[None]:
+def inputs_named(x: Batch, dtype: torch.dtype, shape: Sequence[int] | None) -> Iterator[None]:
     """Name both dtypes or shapes where inputs do not fit the network; another ``shape`` alone is no error."""
     try:
         yield
     except (RuntimeError, ValueError) as error:
+        if not isinstance(x, Tensor):
+            raise
         reason = str(error).splitlines()[0]
         if x.dtype != dtype and "type" in str(error):
             raise TombolaError(

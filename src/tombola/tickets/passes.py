@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import TreeSpec, tree_map_only, tree_structure
 
+from tombola._utils.batch import Batch, call, leaves, opened, take
+from tombola._utils.errors import TombolaError
 from tombola._utils.replica import Replica, Tree
 from tombola.masks.apply import masked_parts, masked_weights, plain, transformed
 
@@ -48,6 +50,7 @@ class Passes:
     def __init__(self) -> None:
         self._tree: Tree | None = None
         self._idle: list[Workspace] = []
+        self._axes: dict[TreeSpec, list[int | None]] = {}  # by the structure of inputs
 
     def __reduce__(self) -> tuple[type[Passes], tuple[()]]:
         return Passes, ()
@@ -63,6 +66,21 @@ class Passes:
         """A replica of the backbone with these tensors, in the mode of this thread."""
         return self.tree(backbone).replica(named, _mode.get())
 
+    @torch.no_grad()
+    def axes(self, tickets: TicketModel, x: Batch) -> list[int | None]:
+        """The axis of the samples in each output, None where it is no tensor; found with two batches, once.
+
+        Raises:
+            TombolaError: an output has no such axis, or several.
+        """
+        spec = tree_structure(x)
+        if spec not in self._axes:
+            with evaluating(), torch.random.fork_rng():
+                outputs = [opened(self.run(tickets, 0, take(x, slice(n)))) for n in (1, 2)]
+            pairs = zip(*map(leaves, outputs), strict=True)
+            self._axes[spec] = [_axis(path, one, two) for (path, one), (_, two) in pairs]
+        return self._axes[spec]
+
     def run(self, tickets: TicketModel, k: int, x: Any) -> Any:
         """Outputs of ticket k."""
         if torch.is_grad_enabled() or not plain([tickets.masks_KN]):
@@ -70,7 +88,7 @@ class Passes:
         if tickets.cache is not None:
             return self._cached(tickets, k, x, tickets.cache)
         workspace = self.ready(tickets, k)
-        outputs = workspace.replica.module(x)
+        outputs = call(workspace.replica.module, x)
         self.done(tickets, k, workspace)
         return tree_map_only(Tensor, workspace.apart, outputs)
 
@@ -94,7 +112,7 @@ class Passes:
         weights_N, mask_N, own = tickets.state(tickets.names[k])
         named = masked_weights(tickets.scope, weights_N, mask_N) | own
         replica = self.replica(tickets.backbone, named)
-        outputs = replica.module(x)
+        outputs = call(replica.module, x)
         if not transformed():
             self._ended(tickets, k, replica)
         return outputs
@@ -107,7 +125,7 @@ class Passes:
         replica = _taken(kept.idle)  # one thread at a time has it
         if replica is None or replica.tree is not tree or replica.training != mode:
             replica = tree.replica(kept.named, mode)
-        outputs = replica.module(x)
+        outputs = call(replica.module, x)
         if not self._ended(tickets, k, replica) and len(kept.idle) < IDLE:
             kept.idle.append(replica)
         return outputs
@@ -125,6 +143,19 @@ class Passes:
                     owner, _, last = name.rpartition(".")
                     tickets.backbone.get_submodule(owner)._buffers[last] = value
         return bool(buffers)
+
+
+def _axis(name: str, one: Any, two: Any) -> int | None:
+    """The axis along which outputs for one and for two samples differ."""
+    if not isinstance(one, Tensor):
+        return None
+    changed = [i for i, sizes in enumerate(zip(one.shape, two.shape, strict=False)) if sizes[0] != sizes[1]]
+    if one.ndim != two.ndim or len(changed) != 1 or one.shape[changed[0]] * 2 != two.shape[changed[0]]:
+        raise TombolaError(
+            f"output{name} has shape {tuple(one.shape)} for one sample and {tuple(two.shape)} for two, so "
+            "that answers of several tickets cannot be put together: ask one ticket at a time"
+        )
+    return changed[0]
 
 
 def _taken(idle: list[Any]) -> Any:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from tombola._utils.batch import Batch, size
 from tombola._utils.errors import TombolaError
 from tombola.objectives.classification import allowed, mask_logits
-from tombola.tickets.fitted import answer_of, output_of
+from tombola.tickets.fitted import answer_of, output_of, read
 from tombola.tickets.model import asked
 from tombola.tickets.passes import evaluating
 
@@ -55,7 +56,7 @@ class Prediction:
 
 
 @torch.no_grad()
-def predict(tickets: TicketModel, x: Tensor, ticket: str | Sequence[str] | None, context: Any) -> Prediction:
+def predict(tickets: TicketModel, x: Batch, ticket: str | Sequence[str] | None, context: Any) -> Prediction:
     """The answer of `tombola.TicketModel.predict`: by the task, and by what is known of the context.
 
     One-vs-rest tickets are all asked where none is named, because there the context is the answer.
@@ -73,8 +74,8 @@ def predict(tickets: TicketModel, x: Tensor, ticket: str | Sequence[str] | None,
             shares = tickets.shares(routed)
             return within(tickets, [_Asked(tickets, x, n, n, share_B) for n, share_B in shares], routed)
         one = asked(ticket, tickets.names)
-        names = [one] * len(x) if isinstance(one, str) else one
-        return within(tickets, [_Asked(tickets, x, one, names, torch.ones(len(x)), context)], None)
+        names = [one] * size(x) if isinstance(one, str) else one
+        return within(tickets, [_Asked(tickets, x, one, names, torch.ones(size(x)), context)], None)
 
 
 class _Asked:
@@ -83,7 +84,7 @@ class _Asked:
     def __init__(
         self,
         tickets: TicketModel,
-        x: Tensor,
+        x: Batch,
         ticket: str | list[str],
         names: list[str],
         share_B: Tensor,
@@ -91,12 +92,14 @@ class _Asked:
     ) -> None:
         self.tickets, self.names, self.share_B = tickets, names, share_B.cpu()
         self.outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
+        if answer_of(tickets) != "value" or "output" in tickets.metadata:
+            self.outputs = read(tickets, self.outputs)
         self.classes_BC = allowed(tickets.metadata, names, x)
 
     def probabilities(self) -> Tensor:
         """Of classes or labels, double ``[B, C]``, by each ticket's temperature if there is one."""
         calibration = self.tickets.calibration
-        if not isinstance(self.outputs, Tensor) or self.outputs.ndim != 2:
+        if self.outputs.ndim != 2:
             known = self.tickets.metadata.get("objective", "this objective")
             raise TombolaError(f"tickets of {known} give outputs [batch, classes], these do not")
         if answer_of(self.tickets) == "labels":
@@ -119,7 +122,7 @@ def _finite(p: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(lost_B.view(-1, *[1] * (p.ndim - 1)), 0.0, p), lost_B
 
 
-def one_vs_rest(tickets: TicketModel, x: Tensor) -> Prediction:
+def one_vs_rest(tickets: TicketModel, x: Batch) -> Prediction:
     """Ask all K tickets and couple their scores; a router lowers the confidence of unusual inputs."""
     calibration, router = tickets.calibration, tickets.router
     with evaluating():
@@ -144,7 +147,7 @@ def one_vs_rest(tickets: TicketModel, x: Tensor) -> Prediction:
     return Prediction(score_BK, names, best_B, top_B, sure_B, _explained(lines, lost_B))
 
 
-def one_of(tickets: TicketModel, x: Tensor, name: str) -> Prediction:
+def one_of(tickets: TicketModel, x: Batch, name: str) -> Prediction:
     """One-vs-rest: is it ``name``? Answer 1 or 0 for each sample."""
     k, calibration = tickets.index(name), tickets.calibration
     with evaluating():
@@ -158,7 +161,7 @@ def one_of(tickets: TicketModel, x: Tensor, name: str) -> Prediction:
     how = f"threshold {limit:.2f}" + ("" if calibration else ", not calibrated")
     why = [f"named; {'yes' if y else 'no'}: {float(p):.2f}, {how}" for y, p in zip(yes_B, p_B, strict=True)]
     sure_B = torch.where(yes_B, p_B, 1 - p_B).masked_fill(lost_B, 0)
-    return Prediction(score_B, [name] * len(x), yes_B.long(), sure_B, sure_B, _explained(why, lost_B))
+    return Prediction(score_B, [name] * len(score_B), yes_B.long(), sure_B, sure_B, _explained(why, lost_B))
 
 
 def within(tickets: TicketModel, parts: Sequence[_Asked], routed: Routed | None) -> Prediction:
@@ -190,8 +193,8 @@ def within(tickets: TicketModel, parts: Sequence[_Asked], routed: Routed | None)
     return Prediction(outputs, names, answer_B, top_B, sure_B * top_B, _explained(why, lost_B))
 
 
-def _own(tickets: TicketModel, x: Tensor, name: str) -> Tensor:
-    return tickets(x, ticket=name)[:, output_of(tickets, tickets.index(name))].cpu()
+def _own(tickets: TicketModel, x: Batch, name: str) -> Tensor:
+    return read(tickets, tickets(x, ticket=name))[:, output_of(tickets, tickets.index(name))].cpu()
 
 
 def _explained(why: list[str], lost_B: Tensor) -> list[str]:

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tombola._utils.batch import Batch, call
 from tombola._utils.checkpoint import part
 from tombola._utils.device import CPU
 from tombola._utils.errors import MaskError, ScopeError, TombolaError, UsageError, unknown
@@ -127,7 +129,7 @@ class FunctionalModel:
             **theta.buffers,
         }
 
-    def __call__(self, theta: Params, mask_N: Tensor | None, x: Tensor, k: int = 0) -> Tensor:
+    def __call__(self, theta: Params, mask_N: Tensor | None, x: Batch, k: int = 0) -> Any:
         """Outputs for inputs ``x``; gradients with respect to ``theta.weights_N`` come out masked.
 
         A replica of the network runs, so that what is computed again in the backward pass sees these weights.
@@ -139,7 +141,7 @@ class FunctionalModel:
         if not self._tree.current:
             self._tree = Tree(self.module)
         replica = self._tree.replica(named)
-        outputs: Tensor = replica.module(x)
+        outputs = call(replica.module, x)
         buffers = replica.buffers()
         if not transformed():
             replica.take_back()

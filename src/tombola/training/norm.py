@@ -16,6 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from tombola._utils.batch import Batch
 from tombola._utils.errors import UsageError, unknown
 from tombola._utils.torch_state import in_mode
 from tombola.training.model import FunctionalModel, Params, norms
@@ -44,7 +45,7 @@ def statistics_names(module: nn.Module) -> list[str]:
 
 @torch.no_grad()
 def estimate(
-    f: FunctionalModel, theta: Params, passes: Iterable[tuple[int, Tensor | None, Tensor]]
+    f: FunctionalModel, theta: Params, passes: Iterable[tuple[int, Tensor | None, Batch]]
 ) -> dict[str, Tensor]:
     """Running statistics from passes ``(k, m_k, x)``: the mean over batches, each batch counted alike.
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from tombola._utils.batch import Batch
 from tombola._utils.rng import generator
 from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Stream
@@ -80,16 +82,20 @@ class TicketContext:
         with in_mode(self.problem.f.module, training=True):
             return self.problem.loss(theta, None, self.k, self._stream, batch)
 
-    def inputs(self, batch: int) -> Tensor:
+    def inputs(self, batch: int) -> Batch:
         """Training inputs, not augmented."""
         index = self._stream[batch]
         self.problem.samples_seen += len(index)
         return self.problem.data.inputs("train", index, device=self.problem.f.device)
 
-    def example(self) -> Tensor:
+    def example(self) -> Batch:
         """One input, for its shape; it is not counted."""
         first = torch.zeros(1, dtype=torch.int64)
         return self.problem.data.inputs("train", first, device=self.problem.f.device)
+
+    def read(self, outputs: Any) -> Tensor:
+        """The part of the network's outputs that the objective reads."""
+        return self.problem.objective.read(outputs)
 
     def network(self) -> nn.Module:
         """A copy of the backbone that holds ``m_k ⊙ θ``."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
+from tombola._utils.batch import Batch
 from tombola._utils.errors import DataError, UsageError
 from tombola._utils.rng import drawn_from, generator
 from tombola.data.dataset import Data, Stream
@@ -86,9 +87,9 @@ class Problem:
         x, targets = self.batch(k, stream, i)
         with drawn_from(*stream.key, "forward", i, device=self.f.device):
             outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
-        return self.objective.loss(outputs, targets, k, x)
+        return self.objective.loss(self.objective.read(outputs), targets, k, x)
 
-    def batch(self, k: int, stream: Stream, i: int) -> tuple[Tensor, Tensor]:
+    def batch(self, k: int, stream: Stream, i: int) -> tuple[Batch, Tensor]:
         """Inputs, augmented, and targets of batch i; counts the samples."""
         index = stream[i]
         augment = generator(*stream.key, "augment", i) if self.data.augment else None
@@ -149,7 +150,7 @@ class Problem:
                 break
         return finite(float(total) / max(done, 1), self.partition.names[k])
 
-    def inputs(self, k: int, count: int, *purpose: Any) -> Iterator[Tensor]:
+    def inputs(self, k: int, count: int, *purpose: Any) -> Iterator[Batch]:
         """``count`` batches of ticket k's training inputs, not augmented."""
         stream = self.stream(k, *purpose)
         return (self.data.inputs("train", stream[i], device=self.f.device) for i in range(count))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from tombola._utils.batch import Batch
 from tombola._utils.errors import PruningError, UsageError
 from tombola._utils.rng import drawn_from
 from tombola._utils.spec import Spec
@@ -47,11 +48,14 @@ class PruningContext(Protocol):
     def loss(self, weights_N: Tensor, batch: int) -> Tensor:
         """``L(f(x; weights), y)`` on a batch of ``d_k``, differentiable in the weights, twice."""
 
-    def inputs(self, batch: int) -> Tensor:
+    def inputs(self, batch: int) -> Batch:
         """Inputs of a batch of ``d_k``."""
 
-    def example(self) -> Tensor:
+    def example(self) -> Batch:
         """One input ``[1, ...]``, of which only shape and dtype matter."""
+
+    def read(self, outputs: Any) -> Tensor:
+        """The part of the network's outputs that the loss is of."""
 
     def network(self) -> nn.Module:
         """A plain copy of the backbone that holds ``m_k ⊙ θ``; whoever asks may do with it as they like."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from tombola._utils.batch import call
 from tombola._utils.errors import PruningError
 from tombola.masks.layout import Layout
 from tombola.pruning.granularity import Channel, members, transposed
@@ -61,7 +62,7 @@ def channel_scales(network: nn.Module, scope: Layout, example: Tensor) -> Tensor
     parameters = dict(network.eval().named_parameters())
     follow = _Follow({name: parameters[name] for name in scope.names})
     with torch.no_grad(), follow:
-        network(example)
+        call(network, example)
     bare = [name for name in scope.names if name not in follow.scales]
     if bare:
         raise PruningError(

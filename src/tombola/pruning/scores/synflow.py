@@ -14,22 +14,29 @@ get equal scores where their weights are equal.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+from tombola._utils.batch import Batch, call, mapped, part_of
 from tombola._utils.errors import PruningError
 from tombola.masks.layout import Layout
 from tombola.masks.prunable import NORMS
 from tombola.pruning.scores.criterion import PruningContext
 
 
-def synaptic_flow(network: nn.Module, scope: Layout, example: Tensor) -> Tensor:
+def synaptic_flow(
+    network: nn.Module, scope: Layout, example: Batch, read: Callable[[Any], Tensor] = part_of
+) -> Tensor:
     """``|θ| ⊙ ∂R/∂|θ|`` of the weights in scope, float64 ``[N]``; the network is changed.
 
     Args:
         network: holds ``m ⊙ θ``.
         scope: the weights to score.
         example: an input; only its shape counts, and whether it holds floats.
+        read: the part of the outputs that is summed.
 
     Raises:
         PruningError: the network does not take ones in float64.
@@ -48,11 +55,13 @@ def synaptic_flow(network: nn.Module, scope: Layout, example: Tensor) -> Tensor:
     for layer in network.modules():
         if isinstance(layer, NORMS):
             layer.register_forward_hook(lambda _, inputs, __: inputs[0])
-    ones = torch.ones_like(example, dtype=torch.float64 if example.is_floating_point() else None)
+    ones = mapped(
+        lambda t: torch.ones_like(t, dtype=torch.float64 if t.is_floating_point() else None), example
+    )
     parameters = dict(network.named_parameters())
     weights = [parameters[name] for name in scope.names]
     try:
-        flow = network(ones).sum()
+        flow = read(call(network, ones)).sum()
     except (RuntimeError, IndexError, TypeError, ValueError) as error:
         raise PruningError(
             f"synflow cannot run this network on ones in float64 ({str(error).splitlines()[0]}): choose "
@@ -65,4 +74,4 @@ def synaptic_flow(network: nn.Module, scope: Layout, example: Tensor) -> Tensor:
 
 def synflow(context: PruningContext) -> Tensor:
     """The synaptic flow through each weight of the ticket, float64 ``[N]``."""
-    return synaptic_flow(context.network(), context.scope, context.example())
+    return synaptic_flow(context.network(), context.scope, context.example(), context.read)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from tombola._utils.batch import call
 from tombola._utils.errors import PruningError
 from tombola.masks.layout import Layout
 from tombola.masks.prunable import NORMS
@@ -93,7 +94,7 @@ def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor])
     callback = _Watch({name: parameters[name] for name in scope.names})
     with torch.no_grad(), callback:
         for x in batches:
-            network(x)
+            call(network, x)
     unseen = [name for name in scope.names if name not in callback.squares]
     if unseen:
         raise PruningError(

@@ -24,7 +24,7 @@ from tombola.objectives.classification import allowed, mask_logits
 from tombola.tickets.calibration import coupling as couplings
 from tombola.tickets.calibration import maps
 from tombola.tickets.calibration.maps import log_odds, parse, shifted, threshold
-from tombola.tickets.fitted import State, Tickets, answer_of, fingerprint_of, output_of
+from tombola.tickets.fitted import State, Tickets, answer_of, fingerprint_of, output_of, read
 from tombola.tickets.passes import evaluating
 
 BATCH = 500
@@ -229,7 +229,7 @@ def _outputs(tickets: Tickets, name: str, data: Data, split: str, index_S: Tenso
     device = device_of(tickets.backbone)
     with evaluating():
         inputs = (data.inputs(split, i, device=device) for i in index_S.split(BATCH))
-        return torch.cat([tickets(x, ticket=name).cpu() for x in inputs])
+        return torch.cat([read(tickets, tickets(x, ticket=name)).cpu() for x in inputs])
 
 
 def _temperature(outputs_SC: Tensor, truth_S: Tensor) -> float:

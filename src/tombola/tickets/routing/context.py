@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tombola._utils.batch import Batch, first, size
 from tombola._utils.errors import RouterError, unknown
 from tombola.tickets.fitted import State, Tickets
 from tombola.tickets.routing.routed import Routed
@@ -65,17 +66,22 @@ class ContextRouter(Router):
         router.names, router.tensors = tuple(names), {"map_HW": found.to(torch.int32)}
         return router
 
-    def route(self, tickets: Tickets | None, x: Tensor, context: Any = None) -> Routed:
+    def route(self, tickets: Tickets | None, x: Batch, context: Any = None) -> Routed:
         """The tickets of these contexts, or of the places ``x[:, :2]`` on the map."""
         if "map_HW" in self.tensors and context is None:
             where_B, names = self._looked_up(x), self.names
         else:
             names = tuple(tickets.names) if tickets is not None else self.names
-            chosen = self.tickets_of(context, names, len(x))
-            where_B = torch.tensor([names.index(name) for name in chosen], device=x.device, dtype=torch.int64)
-        scores_BK = torch.full((len(x), len(names)), -torch.inf, device=x.device)
+            chosen = self.tickets_of(context, names, size(x))
+            where_B = torch.tensor(
+                [names.index(name) for name in chosen], device=first(x).device, dtype=torch.int64
+            )
+        scores_BK = torch.full((size(x), len(names)), -torch.inf, device=first(x).device)
         return Routed(
-            names, scores_BK.scatter(1, where_B[:, None], 0.0), torch.ones(len(x), device=x.device), self.kind
+            names,
+            scores_BK.scatter(1, where_B[:, None], 0.0),
+            torch.ones(size(x), device=first(x).device),
+            self.kind,
         )
 
     def tickets_of(self, context: Any, names: Sequence[str], count: int) -> list[str]:
@@ -102,7 +108,11 @@ class ContextRouter(Router):
                 raise RouterError(unknown("ticket", table[value], names))
         return [table[value] for value in values]
 
-    def _looked_up(self, x: Tensor) -> Tensor:
+    def _looked_up(self, x: Batch) -> Tensor:
+        if not isinstance(x, Tensor):
+            raise RouterError(
+                f"a region map is looked up with coordinates [batch, 2]: got {type(x).__name__}"
+            )
         map_HW = self.tensors["map_HW"].to(x.device)
         size = torch.tensor([map_HW.shape[1], map_HW.shape[0]], device=x.device)
         if x.ndim != 2 or x.shape[1] < 2:
@@ -111,7 +121,7 @@ class ContextRouter(Router):
         at = torch.minimum(at, size - 1)
         return map_HW[at[:, 1], at[:, 0]].long()
 
-    def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:
+    def raw_BK(self, tickets: Tickets, x: Batch, features_BD: Tensor, distances_BK: Tensor) -> Tensor:
         """Not read: a context is no score."""
         raise NotImplementedError
 

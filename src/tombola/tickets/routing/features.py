@@ -12,6 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from tombola._utils.batch import Batch
 from tombola._utils.device import CPU, device_of
 from tombola._utils.errors import RouterError
 from tombola._utils.rng import generator
@@ -32,12 +33,12 @@ class Samples:
     index_S: Tensor
     where_S: Tensor
 
-    def batches(self, device: torch.device = CPU) -> Iterator[Tensor]:
+    def batches(self, device: torch.device = CPU) -> Iterator[Batch]:
         """The network's inputs, in order."""
         for index in self.index_S.split(BATCH):
             yield self.data.inputs(self.split, index, device=device)
 
-    def mixed(self, count: int, device: torch.device = CPU) -> Iterator[Tensor]:
+    def mixed(self, count: int, device: torch.device = CPU) -> Iterator[Batch]:
         """At most so many batches of inputs in which the contexts come in a random order."""
         order = torch.randperm(len(self.index_S), generator=generator(0, "routing", "mixed"))
         for index in self.index_S[order].split(BATCH)[:count]:
@@ -105,7 +106,7 @@ class RouterFeatures:
         features = [torch.cat([shallow(tickets, x) for x in s.batches(device)]) for s in (train, held)]
         return cls(train, held, shallow, features[0], features[1])
 
-    def held_batches(self, device: torch.device = CPU) -> Iterator[tuple[Tensor, Tensor]]:
+    def held_batches(self, device: torch.device = CPU) -> Iterator[tuple[Batch, Tensor]]:
         """Inputs and features of the validation samples."""
         yield from zip(self.held.batches(device), self.features_HD.split(BATCH), strict=True)
 

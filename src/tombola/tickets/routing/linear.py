@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tombola._utils.batch import Batch
 from tombola._utils.errors import RouterError
 from tombola.tickets.fitted import Tickets
 from tombola.tickets.routing.features import RouterFeatures
@@ -38,7 +39,7 @@ class PrototypeRouter(Router):
     def _prototypes(self) -> int:
         return int(self.options["prototypes"])
 
-    def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
+    def raw_BK(self, tickets: Tickets, x: Batch, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
         """Minus half the squared distance."""
         return -distances_BK / 2
 
@@ -78,7 +79,7 @@ class GateRouter(Router):
         self.tensors["gate_KD"] = weight_KD.float()
         self.tensors["bias_K"] = (bias - weight @ shift_D).float()
 
-    def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
+    def raw_BK(self, tickets: Tickets, x: Batch, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
         """Logits of the gate."""
         gate_KD, bias_K = self.tensors["gate_KD"].to(features_BD), self.tensors["bias_K"].to(features_BD)
         return features_BD @ gate_KD.T + bias_K

@@ -15,6 +15,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
+from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError
 from tombola.data.dataset import Data
@@ -121,18 +122,18 @@ class Router(ABC):
     # -- use --------------------------------------------------------------------------------------
 
     @abstractmethod
-    def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:
+    def raw_BK(self, tickets: Tickets, x: Batch, features_BD: Tensor, distances_BK: Tensor) -> Tensor:
         """Scores ``[B, K]`` of any scale, high = this ticket; distances are squared Mahalanobis ones."""
 
     @torch.no_grad()
-    def _look(self, tickets: Tickets, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _look(self, tickets: Tickets, x: Batch) -> tuple[Tensor, Tensor]:
         assert self.shallow is not None
         features_BD = self.shallow(tickets, x)
         distances_BK = Gaussians(self.tensors["means_KPD"], self.tensors["whiten_DD"])(features_BD)
         raw = self.raw_BK(tickets, x, features_BD, distances_BK)  # all that follows is on the CPU
         return raw.float(), distances_BK.min(1).values
 
-    def route(self, tickets: Tickets, x: Tensor, context: Any = None) -> Routed:
+    def route(self, tickets: Tickets, x: Batch, context: Any = None) -> Routed:
         """The likeliest ticket of each sample, with confidence.
 
         Raises:
@@ -156,7 +157,7 @@ class Router(ABC):
         scores_BK = raw_BK * self.tensors["scale"].to(raw_BK)
         return Routed(self.names, scores_BK.log_softmax(1), self._familiarity(distance_B), self.kind)
 
-    def scores_BK(self, tickets: Tickets, x: Tensor) -> Tensor:
+    def scores_BK(self, tickets: Tickets, x: Batch) -> Tensor:
         """Log-posteriors of the tickets ``[B, K]``."""
         return self.route(tickets, x).scores_BK
 

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError, unknown
 from tombola.objectives.classification import allowed, mask_logits
-from tombola.tickets.fitted import Tickets, minimised, router_score_of
+from tombola.tickets.fitted import Tickets, minimised, read, router_score_of
 from tombola.tickets.routing.features import RouterFeatures
 from tombola.tickets.routing.router import Router
 
@@ -57,32 +58,32 @@ class ScoreRouter(Router):
         self.tensors["a_K"], self.tensors["b_K"] = _affine(read_HK, found.held.where_S)
         return self._calibrated(read_HK)
 
-    def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
+    def raw_BK(self, tickets: Tickets, x: Batch, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
         """Calibrated readings of all tickets."""
         return self._calibrated(self._read_BK(tickets, x))
 
     def _calibrated(self, read_BK: Tensor) -> Tensor:
         return read_BK * self.tensors["a_K"].to(read_BK) + self.tensors["b_K"].to(read_BK)
 
-    def _read_BK(self, tickets: Tickets, x: Tensor) -> Tensor:
+    def _read_BK(self, tickets: Tickets, x: Batch) -> Tensor:
         reading = self.options["reading"]
         columns = [_read(reading, tickets, name, k, x) for k, name in enumerate(tickets.names)]
         return torch.stack(columns, 1).float().cpu()
 
 
-def _read(reading: str, tickets: Tickets, name: str, k: int, x: Tensor) -> Tensor:
-    outputs = tickets(x, ticket=name)
+def _read(reading: str, tickets: Tickets, name: str, k: int, x: Batch) -> Tensor:
+    outputs = read(tickets, tickets(x, ticket=name))
     if reading == "consistency":
-        if not isinstance(outputs, Tensor) or outputs.shape != x.shape:
+        if not isinstance(x, Tensor) or outputs.shape != x.shape:
             raise RouterError("consistency needs outputs like the inputs: take another reading or router")
-        again = tickets(outputs, ticket=name)
+        again = read(tickets, tickets(outputs, ticket=name))
         apart, size = (again - outputs).flatten(1).square().sum(1), outputs.flatten(1).square().sum(1)
         return -(apart.clamp(min=1e-12) / size.clamp(min=1e-12)).log()
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2:
+    if outputs.ndim != 2:
         raise RouterError(f"{reading} needs outputs [batch, classes]: take another reading or router")
     if reading == "own_output":
         return outputs[:, k]
-    if (own_BC := allowed(tickets.metadata, [name] * len(x))) is not None:
+    if (own_BC := allowed(tickets.metadata, [name] * len(outputs))) is not None:
         outputs = mask_logits(outputs, own_BC)
     return outputs.logsumexp(1) if reading == "energy" else outputs.max(1).values
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
+from tombola._utils.batch import Batch, call, first, take
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError
 from tombola._utils.replica import copied
@@ -47,7 +48,10 @@ class Shallow:
     def of(cls, tickets: Tickets, samples: Samples, depth: int = 0, bands: int = 1) -> Self:
         """Taps and statistics for these tickets (`RouterError` where no shallow layer can be read)."""
         backbone = tickets.backbone
-        few, every = next(samples.batches(device_of(backbone)))[:2], dict(backbone.named_modules())
+        few, every = (
+            take(next(samples.batches(device_of(backbone))), slice(2)),
+            dict(backbone.named_modules()),
+        )
         passed = list(inputs_of(tickets.replica(core(tickets)).module, few, list(every)))
         order = [n for n in passed if any(p.ndim > 1 for p in every[n].parameters(recurse=False))]
         if not order:
@@ -63,9 +67,9 @@ class Shallow:
         }
         return cls(list(dict.fromkeys([order[min(1, depth)], order[depth]])), statistics, bands)
 
-    def __call__(self, tickets: Tickets, x: Tensor) -> Tensor:
+    def __call__(self, tickets: Tickets, x: Batch) -> Tensor:
         """Features ``[B, D]``, float32, on the CPU; each sample's are its own."""
-        named = core(tickets) | {n: t.to(x.device) for n, t in self.statistics.items()}
+        named = core(tickets) | {n: t.to(first(x).device) for n, t in self.statistics.items()}
         seen = inputs_of(tickets.replica(named).module, x, self.taps)
         layers = {name: tickets.backbone.get_submodule(name) for name in self.taps}
         return torch.cat([pooled(seen[name], layer, self.bands) for name, layer in layers.items()], 1).cpu()
@@ -102,7 +106,7 @@ def _check_core(tickets: Tickets, layer: str) -> None:
             )
 
 
-def inputs_of(network: nn.Module, x: Tensor, layers: Sequence[str]) -> dict[str, Tensor]:
+def inputs_of(network: nn.Module, x: Batch, layers: Sequence[str]) -> dict[str, Tensor]:
     """Inputs of these layers, by name, in the order of a pass, which ends with the last of them.
 
     The network is a replica, of which nobody else knows.
@@ -120,7 +124,7 @@ def inputs_of(network: nn.Module, x: Tensor, layers: Sequence[str]) -> dict[str,
         layer._forward_pre_hooks = layer._forward_pre_hooks.copy()  # those of its original stay
         layer.register_forward_pre_hook(partial(look, name))
     with suppress(_Reached):
-        network(x)
+        call(network, x)
     return seen
 
 

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from tombola._utils.batch import Batch, call, first, mapped, size, split, take
 from tombola._utils.errors import RouterError, unknown
-from tombola.tickets.fitted import Tickets
+from tombola.tickets.fitted import Tickets, read
 from tombola.tickets.routing.router import Router
 
 OBJECTIVES = ("entropy", "log_sum_exp")
@@ -49,13 +50,13 @@ class SuperpositionRouter(Router):
                 raise RouterError(unknown(f"{what} of the superposition router", given, known))
         self.options |= {"search": search, "objective": objective}
 
-    def raw_BK(self, tickets: Tickets, x: Tensor, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
+    def raw_BK(self, tickets: Tickets, x: Batch, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
         """One-shot: minus the gradient. Binary: how many rounds a ticket survived, then its gradient."""
-        return torch.cat([self._search(tickets, part) for part in x.split(CHUNK)]).cpu()
+        return torch.cat([self._search(tickets, part) for part in split(x, CHUNK)]).cpu()
 
-    def _search(self, tickets: Tickets, x: Tensor) -> Tensor:
+    def _search(self, tickets: Tickets, x: Batch) -> Tensor:
         K = len(tickets.names)
-        alive_BK = torch.ones(len(x), K, dtype=torch.bool, device=x.device)
+        alive_BK = torch.ones(size(x), K, dtype=torch.bool, device=first(x).device)
         helps_BK = self.helps_BK(tickets, x, alive_BK)
         if self.options["search"] == "one_shot":
             return helps_BK
@@ -73,21 +74,21 @@ class SuperpositionRouter(Router):
         spread = helps_BK.abs().amax(1, keepdim=True).clamp(min=1e-30)
         return survived_BK + helps_BK / spread / 4
 
-    def helps_BK(self, tickets: Tickets, x: Tensor, alive_BK: Tensor) -> Tensor:
+    def helps_BK(self, tickets: Tickets, x: Batch, alive_BK: Tensor) -> Tensor:
         """``−∂H/∂α_k`` (or ``+∂/∂α_k`` of the log-sum-exp) per sample, α uniform over its live tickets.
 
         0 for tickets that are not alive. Samples with the same live tickets run on the same weights, so they
         are one batch, and one pass in forward mode gives the slope of all of them for one ticket.
         """
         helps = Certainty(tickets, self.options["objective"] == "entropy")
-        found_BK = torch.zeros(alive_BK.shape, dtype=helps.weights_N.dtype, device=x.device)
+        found_BK = torch.zeros(alive_BK.shape, dtype=helps.weights_N.dtype, device=first(x).device)
         present, which_B = alive_BK.unique(dim=0, return_inverse=True)
         for i, alive_K in enumerate(present):
             mine = (which_B == i).nonzero()[:, 0]
             try:
-                found_BK[mine] = helps.forward(alive_K, x[mine])
+                found_BK[mine] = helps.forward(alive_K, take(x, mine))
             except NotImplementedError:  # of an operation without a forward mode
-                found_BK[mine] = helps.reverse(alive_K, x[mine])
+                found_BK[mine] = helps.reverse(alive_K, take(x, mine))
         return found_BK
 
 
@@ -99,22 +100,22 @@ class Certainty:
         self.weights_N = tickets.state(tickets.names[0])[0].detach()
         self.masks_KN = tickets.masks_KN.to(self.weights_N.dtype)
 
-    def __call__(self, alpha_K: Tensor, x: Tensor) -> Tensor:
+    def __call__(self, alpha_K: Tensor, x: Batch) -> Tensor:
         """The objective of each sample, ``[B]``."""
         t = self.tickets
         named = t.scope.unflatten(self.weights_N * (alpha_K @ self.masks_KN))
         named |= t.private.unflatten(alpha_K @ t.private_KP.detach())
         named |= t.statistics.unflatten(alpha_K.detach() @ t.statistics_KS)  # have no gradient
-        outputs = t.replica(named).module(x)
+        outputs = read(t, call(t.replica(named).module, x))
         if not isinstance(outputs, Tensor) or outputs.ndim != 2:
             raise RouterError("the superposition router needs outputs [batch, classes]: take another router")
         if not self.entropy:
             return outputs.logsumexp(1)
         return (outputs.softmax(1) * outputs.log_softmax(1)).sum(1)
 
-    def forward(self, alive_K: Tensor, x: Tensor) -> Tensor:
+    def forward(self, alive_K: Tensor, x: Batch) -> Tensor:
         """Slopes ``[B, K]`` at the uniform α of these tickets, one pass in forward mode for each of them."""
-        slopes = torch.zeros(len(x), len(alive_K), dtype=self.weights_N.dtype, device=x.device)
+        slopes = torch.zeros(size(x), len(alive_K), dtype=self.weights_N.dtype, device=first(x).device)
         alpha_K = self._uniform(alive_K)
         for k in alive_K.nonzero()[:, 0].tolist():
             way_K = torch.zeros_like(alpha_K)
@@ -123,9 +124,11 @@ class Certainty:
         return slopes
 
     @torch.enable_grad()
-    def reverse(self, alive_K: Tensor, x: Tensor) -> Tensor:
+    def reverse(self, alive_K: Tensor, x: Batch) -> Tensor:
         """The same by a gradient for each sample; slower, but every operation has it."""
-        slope = vmap(grad(lambda alpha_K, one: self(alpha_K, one[None])[0]), in_dims=(None, 0))
+        slope = vmap(
+            grad(lambda alpha_K, one: self(alpha_K, mapped(lambda t: t[None], one))[0]), in_dims=(None, 0)
+        )
         return slope(self._uniform(alive_K), x).detach() * alive_K
 
     def _uniform(self, alive_K: Tensor) -> Tensor:

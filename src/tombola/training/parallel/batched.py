@@ -14,13 +14,14 @@ Shape letters: K tickets, N weights in scope, R the dense remainder, P private p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
+from tombola._utils.batch import Batch, part_of, stacked
 from tombola._utils.errors import UsageError
 from tombola.pruning.scores.simple import away_from_zero
 from tombola.training.model import FunctionalModel, Params
@@ -86,13 +87,11 @@ class Stack:
         shared = all(mask is None for mask in trainable)
         return [self.masks_KN, None if shared else torch.stack(parts), None]
 
-    def outputs(self, x_KB: Tensor) -> Tensor:
-        """``f(x; m_k ⊙ θ_k)`` for the batch of every ticket, ``[K, B, ...]``."""
+    def outputs(self, x_KB: Batch, read: Callable[[Any], Tensor] = part_of) -> Tensor:
+        """``f(x; m_k ⊙ θ_k)`` for the batch of every ticket, what is read of it, ``[K, B, ...]``."""
 
-        def one(
-            weights_N: Tensor, shared_R: Tensor, private_P: Tensor, buffers: Buffers, x: Tensor
-        ) -> Tensor:
-            return self.f(Params(weights_N, shared_R, [private_P], buffers), None, x)
+        def one(weights_N: Tensor, shared_R: Tensor, private_P: Tensor, buffers: Buffers, x: Batch) -> Tensor:
+            return read(self.f(Params(weights_N, shared_R, [private_P], buffers), None, x))
 
         try:
             outputs: Tensor = vmap(one)(
@@ -137,10 +136,10 @@ def train(contexts: Sequence[TicketContext], T: int, config: TrainConfig) -> lis
         set_rate(optimizer, config.rate(step, T))
         optimizer.zero_grad()
         batches = [problem.batch(e.k, s, step) for e, s in zip(contexts, streams, strict=True)]
-        outputs = stack.outputs(torch.stack([x for x, _ in batches]))
+        outputs_KB = stack.outputs(stacked([x for x, _ in batches]), problem.objective.read)
         losses = [
-            problem.objective.loss(out, targets, e.k, x)
-            for e, out, (x, targets) in zip(contexts, outputs, batches, strict=True)
+            problem.objective.loss(outputs_B, targets, e.k, x)
+            for e, outputs_B, (x, targets) in zip(contexts, outputs_KB, batches, strict=True)
         ]
         loss_K = torch.stack(losses)
         loss_K.sum().backward()
