@@ -127,19 +127,11 @@ def stacked(batches: Sequence[Batch]) -> Batch:
 
 
 def opened(outputs: Any) -> Any:
-    """The same outputs; dictionaries and dataclasses of the network's own are from now on seen through.
-
-    Raises:
-        TombolaError: an output that is no tensor, None, flag or string, nor a structure of such.
-    """
-    for path, leaf in leaves(outputs):
-        kind: type = type(leaf)
-        if isinstance(leaf, Tensor | bool | str | None):
-            continue
-        if not isinstance(leaf, Mapping) and not is_dataclass(leaf):
-            raise TombolaError(f"output{path} is a {kind.__name__}, which has no samples")
-        _register(kind, None if isinstance(leaf, Mapping) else [field.name for field in fields(leaf)])
-        return opened(outputs)
+    """The same outputs; dictionaries and dataclasses of the network's own are from now on seen through."""
+    for _, leaf in leaves(outputs):
+        if isinstance(leaf, Mapping) or is_dataclass(leaf):
+            _register(type(leaf), None if isinstance(leaf, Mapping) else [f.name for f in fields(leaf)])
+            return opened(outputs)
     return outputs
 
 

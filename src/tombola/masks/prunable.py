@@ -12,7 +12,30 @@ from tombola.masks.layout import Layout
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+_CONV1D = ("transformers.pytorch_utils", "Conv1D")  # a linear layer whose weight is [in, out]
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+
+def is_prunable(layer: nn.Module) -> bool:
+    """Whether a layer has a matrix or kernel ``weight`` that is in the default scope.
+
+    >>> is_prunable(nn.Linear(2, 1)), is_prunable(nn.ReLU())
+    (True, False)
+    """
+    return isinstance(layer, PRUNABLE) or _is_conv1d(layer)
+
+
+def turned(layer: nn.Module) -> int:
+    """The number of groups of a layer whose weight is stored as ``[in, out / groups, ...]``, 0 of all others.
+
+    >>> turned(nn.ConvTranspose2d(4, 6, 3, groups=2)), turned(nn.Linear(2, 1))
+    (2, 0)
+    """
+    return layer.groups if isinstance(layer, TRANSPOSED) else int(_is_conv1d(layer))
+
+
+def _is_conv1d(layer: nn.Module) -> bool:
+    return any((kind.__module__, kind.__name__) == _CONV1D for kind in type(layer).__mro__)
 
 
 def output_layer(model: nn.Module) -> str | None:
@@ -21,8 +44,8 @@ def output_layer(model: nn.Module) -> str | None:
     None where it is the only one, or a convolution with a norm after it: that one computes features
     (the network has no output layer, or has it in another place).
     """
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, (*PRUNABLE, *NORMS))]
-    layers = [(name, m) for name, m in found if isinstance(m, PRUNABLE)]
+    found = [(name, m) for name, m in model.named_modules() if is_prunable(m) or isinstance(m, NORMS)]
+    layers = [(name, m) for name, m in found if is_prunable(m)]
     if len(layers) < 2:
         return None
     name, last = layers[-1]
@@ -32,7 +55,7 @@ def output_layer(model: nn.Module) -> str | None:
 def classifier(model: nn.Module) -> str | None:
     """Name of the output layer if row k of its weight computes output k: not if it is transposed."""
     name = output_layer(model)
-    return None if name is None or isinstance(model.get_submodule(name), TRANSPOSED) else name
+    return None if name is None or turned(model.get_submodule(name)) else name
 
 
 def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Iterable[str] = ()) -> Layout:
@@ -91,7 +114,7 @@ def left_out(model: nn.Module, found: Layout, share: float = 0.1) -> str:
 
 def default_names(model: nn.Module) -> set[str]:
     """Weights of convolutions and linear layers, but none that the output layer or an embedding uses."""
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, PRUNABLE)}
+    layers = {name: m for name, m in model.named_modules() if is_prunable(m)}
     last = output_layer(model)
     never = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
     never |= {id(m.weight) for name, m in layers.items() if name == last}

@@ -16,7 +16,7 @@ from tombola._utils.errors import DataError, PartitionError, ScopeError, UsageEr
 from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
-from tombola.masks.prunable import PRUNABLE, output_layer
+from tombola.masks.prunable import is_prunable, output_layer
 from tombola.objectives import Objective
 from tombola.training.model import FunctionalModel
 
@@ -108,7 +108,7 @@ def check_fit(
         x = data.inputs("train", torch.arange(min(2, len(data.train))), device=first.device)
         with ExitStack() as hooks:
             for name, layer in network.named_modules():
-                if isinstance(layer, PRUNABLE):
+                if is_prunable(layer):
                     hook = layer.register_forward_hook(lambda *call, name=name: given.update({name: call[2]}))
                     hooks.enter_context(hook)
             outputs = batch.call(network, x)

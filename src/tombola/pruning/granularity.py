@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tombola._utils import spec
 from tombola._utils.errors import PruningError, UsageError
 from tombola.masks.layout import Layout
-from tombola.masks.prunable import TRANSPOSED
+from tombola.masks.prunable import turned
 
 
 class Granularity(spec.Spec):
@@ -131,12 +131,14 @@ def parse(granularity: str | spec.Spec) -> Granularity:
 
 
 def transposed(model: nn.Module) -> dict[str, int]:
-    """Names of the weights of transposed convolutions, with their numbers of groups.
+    """Names of the weights that are stored input first, with their numbers of groups.
+
+    Transposed convolutions, and ``Conv1D`` of ``transformers``.
 
     >>> transposed(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2)))
     {'1.weight': 2}
     """
-    groups = {id(m.weight): m.groups for m in model.modules() if isinstance(m, TRANSPOSED)}
+    groups = {id(m.weight): turned(m) for m in model.modules() if turned(m)}
     return {name: groups[id(p)] for name, p in model.named_parameters() if id(p) in groups}
 
 

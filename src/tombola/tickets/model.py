@@ -110,7 +110,8 @@ class TicketModel(fitted.Holder):
             x: inputs ``[B, ...]``, or a tuple, dictionary or nest of such: the network is called as
                 ``net(x)``, ``net(*x)`` or ``net(**x)``.
             ticket: a name, or B names: samples are grouped by ticket, run, and put back in order, each output
-                along the axis that its samples have.
+                along the axis that its samples have. Outputs without one are None if they are beside the
+                part that the objective reads, and an error if not.
                 With a single ticket in the model it may be left out; otherwise the router chooses.
             context: what the router chooses by, one or one per sample (`ContextRouter`).
 
@@ -358,6 +359,10 @@ def grouped(
     return outputs[0] if at is None else _put_back(outputs, torch.argsort(order), at)
 
 
+def _for_all(value: Any) -> Any:
+    return value if isinstance(value, bool | str) else None
+
+
 _take = uncompiled()(batch.take)
 
 
@@ -365,7 +370,7 @@ _take = uncompiled()(batch.take)
 def _put_back(outputs: list[Any], back: Tensor, axes: list[int | None]) -> Any:
     parts, spec = [tree_flatten(each)[0] for each in outputs], tree_flatten(outputs[0])[1]
     joined = [
-        values[0] if axis is None else torch.cat(values, axis).index_select(axis, back)
+        _for_all(values[0]) if axis is None else torch.cat(values, axis).index_select(axis, back)
         for axis, values in zip(axes, zip(*parts, strict=True), strict=True)
     ]
     return tree_unflatten(joined, spec)

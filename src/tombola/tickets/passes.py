@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_map_only, tree_structure
 
-from tombola._utils.batch import Batch, call, leaves, opened, take
+from tombola._utils.batch import Batch, call, leaves, opened, part_of, take
 from tombola._utils.errors import TombolaError
 from tombola._utils.replica import Replica, Tree
 from tombola.masks.apply import masked_parts, masked_weights, plain, transformed
@@ -68,17 +68,21 @@ class Passes:
 
     @torch.no_grad()
     def axes(self, tickets: TicketModel, x: Batch) -> list[int | None]:
-        """The axis of the samples in each output, None where it is no tensor; found with two batches, once.
+        """The axis of the samples in each output, None where it has none; found with two small batches, once.
 
         Raises:
-            TombolaError: an output has no such axis, or several.
+            TombolaError: an output has no such axis or several, and is not just beside what is read.
         """
         spec = tree_structure(x)
         if spec not in self._axes:
             with evaluating(), torch.random.fork_rng():
                 outputs = [opened(self.run(tickets, 0, take(x, slice(n)))) for n in (1, 2)]
-            pairs = zip(*map(leaves, outputs), strict=True)
-            self._axes[spec] = [_axis(path, one, two) for (path, one), (_, two) in pairs]
+            part = tickets.metadata.get("output")
+            read = None if part is None else part_of(outputs[0], part)
+            self._axes[spec] = [
+                _axis(path, one, two, needed=read is None or one is read)
+                for (path, one), (_, two) in zip(*map(leaves, outputs), strict=True)
+            ]
         return self._axes[spec]
 
     def run(self, tickets: TicketModel, k: int, x: Any) -> Any:
@@ -145,17 +149,24 @@ class Passes:
         return bool(buffers)
 
 
-def _axis(name: str, one: Any, two: Any) -> int | None:
-    """The axis along which outputs for one and for two samples differ."""
-    if not isinstance(one, Tensor):
+def _axis(name: str, one: Any, two: Any, needed: bool) -> int | None:
+    """The axis along which outputs for one and for two samples differ; None if there is none."""
+    if isinstance(one, bool | str | None):
         return None
-    changed = [i for i, sizes in enumerate(zip(one.shape, two.shape, strict=False)) if sizes[0] != sizes[1]]
-    if one.ndim != two.ndim or len(changed) != 1 or one.shape[changed[0]] * 2 != two.shape[changed[0]]:
+    if isinstance(one, Tensor):
+        sizes = list(zip(one.shape, two.shape, strict=False))
+        changed = [i for i, (a, b) in enumerate(sizes) if a != b]
+        if one.ndim == two.ndim and len(changed) == 1 and 2 * sizes[changed[0]][0] == sizes[changed[0]][1]:
+            return changed[0]
+        what = f"has shape {tuple(one.shape)} for one sample and {tuple(two.shape)} for two"
+    else:
+        what = f"is a {type(one).__name__}"
+    if needed:
         raise TombolaError(
-            f"output{name} has shape {tuple(one.shape)} for one sample and {tuple(two.shape)} for two, so "
-            "that answers of several tickets cannot be put together: ask one ticket at a time"
+            f"output{name} {what}, so that answers of several tickets cannot be put together: ask one ticket "
+            "at a time"
         )
-    return changed[0]
+    return None
 
 
 def _taken(idle: list[Any]) -> Any:

@@ -35,6 +35,10 @@ LINEAR = (
 )
 
 
+def _turned_linear(input: Tensor, weight: Tensor, _: None) -> Tensor:
+    return input @ weight
+
+
 class _Watch(TorchFunctionMode):
     """Adds up the squared inputs of every weight while a network runs.
 
@@ -52,6 +56,8 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         if func in LINEAR:
             self._add(func, *args, **(kwargs or {}))
+        elif func is torch.addmm:  # ``Conv1D`` of transformers: bias, inputs, weight [in, out]
+            self._add(_turned_linear, *args[1:3])
         return func(*args, **(kwargs or {}))
 
     def _add(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from tombola._utils.batch import Batch, call, first, take
+from tombola._utils.batch import Batch, call, first, size, take
 from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError
 from tombola._utils.replica import copied
@@ -48,12 +48,10 @@ class Shallow:
     def of(cls, tickets: Tickets, samples: Samples, depth: int = 0, bands: int = 1) -> Self:
         """Taps and statistics for these tickets (`RouterError` where no shallow layer can be read)."""
         backbone = tickets.backbone
-        few, every = (
-            take(next(samples.batches(device_of(backbone))), slice(2)),
-            dict(backbone.named_modules()),
-        )
-        passed = list(inputs_of(tickets.replica(core(tickets)).module, few, list(every)))
-        order = [n for n in passed if any(p.ndim > 1 for p in every[n].parameters(recurse=False))]
+        few = take(next(samples.batches(device_of(backbone))), slice(2))
+        every = dict(backbone.named_modules())
+        seen = inputs_of(tickets.replica(core(tickets)).module, few, list(every))
+        passed, order = list(seen), [n for n, h in seen.items() if _says_something(every[n], h, size(few))]
         if not order:
             raise RouterError("the network has no layers (modules with weights) that could be read")
         if depth >= len(order):
@@ -94,6 +92,12 @@ def core(tickets: Tickets) -> dict[str, Tensor]:
     own = tickets.private.unflatten(tickets.private_KP.mean(0))
     own |= tickets.statistics.unflatten(tickets.statistics_KS.mean(0))
     return {n: t.detach() for n, t in (tickets.scope.unflatten(weights_N * kept_N) | own).items()}
+
+
+def _says_something(layer: nn.Module, h: Tensor, samples: int) -> bool:
+    """Whether a layer has weights, and floats of each sample as its input: no numbers of tokens or places."""
+    weighs = any(p.ndim > 1 for p in layer.parameters(recurse=False))
+    return weighs and h.is_floating_point() and len(h) == samples
 
 
 def _check_core(tickets: Tickets, layer: str) -> None:
