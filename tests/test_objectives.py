@@ -93,7 +93,7 @@ def test_too_few_outputs_is_an_error():
 
 def test_owned_leaves_out_only_the_other_rows_of_the_classifier(convnet):
     f = FunctionalModel(convnet, scope(convnet))
-    trainable = f.shared.unflatten(OneVsRest().trainable(f.shared, "9", 1))
+    trainable = f.shared.unflatten(OneVsRest().trainable(f.shared, ["9.weight", "9.bias"], 1))
     assert (
         trainable["9.weight"].any(1).tolist() == trainable["9.weight"].all(1).tolist() == [False, True, False]
     )
@@ -103,8 +103,8 @@ def test_owned_leaves_out_only_the_other_rows_of_the_classifier(convnet):
 
 def test_owned_without_a_classifier_is_everything():
     shared = Layout(("a.bias",), ((3,),))
-    assert bool(OneVsRest().trainable(shared, None, 0).all())
-    assert bool(OneVsRest().trainable(shared, "head", 0).all())
+    assert bool(OneVsRest().trainable(shared, (), 0).all())
+    assert bool(OneVsRest().trainable(shared, ["head.weight"], 0).all())
 
 
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
@@ -321,7 +321,7 @@ def test_a_ticket_is_trained_among_the_classes_of_its_subset_on_rows_of_its_own(
     assert outputs.grad[:, :2].count_nonzero() == 0
     assert own.answers(partition) == {"a": [0, 1], "b": [2, 3]}
     assert own.choices() == {"among": "subset"}
-    trainable = shared.unflatten(own.trainable(shared, "1", 1))
+    trainable = shared.unflatten(own.trainable(shared, ["1.weight", "1.bias"], 1))
     assert trainable["1.weight"].all(1).tolist() == trainable["1.bias"].tolist() == [False, False, True, True]
     assert trainable["0.bias"].all()
 
@@ -335,7 +335,7 @@ def test_among_all_classes_every_row_is_everybodys(single):
     torch.testing.assert_close(bound.loss(outputs, y, 0, NO_INPUTS), F.cross_entropy(outputs, y))
     assert bound.answers(partition) == ({} if single else {"a": [0, 1], "b": [2, 3]})
     assert bound.choices() == {}
-    assert bound.trainable(Layout(("1.bias",), ((4,),)), "1", 0) is None
+    assert bound.trainable(Layout(("1.bias",), ((4,),)), ["1.bias"], 0) is None
     with pytest.raises(UsageError, match="among is subset or all: got 'own'"):
         Classification("own")
 

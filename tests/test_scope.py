@@ -8,8 +8,7 @@ from tombola._utils.errors import ScopeError
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
-from tombola.masks.prunable import classifier, match, output_layer, scope
-from tombola.methods.checks import check_fit
+from tombola.masks.prunable import match, output_layer, scope
 from tombola.objectives import OneVsRest
 from tombola.training.joint import train_jointly
 
@@ -90,31 +89,30 @@ def conv_head(outputs=3):
 
 
 def test_a_final_convolution_is_the_classifier():
-    assert classifier(conv_head()) == output_layer(conv_head()) == "2"
+    assert output_layer(conv_head()) == "2"
     assert scope(conv_head()).names == ("0.weight",)
 
 
-def test_a_final_transposed_convolution_is_out_of_scope_but_has_no_rows_of_outputs():
+def test_a_final_transposed_convolution_is_out_of_scope():
     model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 3, 3))
     assert output_layer(model) == "2"
-    assert classifier(model) is None
     assert scope(model).names == ("0.weight",)
 
 
 @pytest.mark.parametrize("norm", [nn.BatchNorm2d(2), nn.InstanceNorm2d(2), nn.GroupNorm(1, 2)])
 def test_a_convolution_with_a_norm_after_it_computes_features_and_no_outputs(norm):
     model = nn.Sequential(nn.Linear(4, 4), nn.Conv2d(1, 2, 3), norm)
-    assert classifier(model) is None
+    assert output_layer(model) is None
     assert scope(model).names == ("0.weight", "1.weight")
 
 
 def test_a_linear_classifier_may_have_a_norm_after_it():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Linear(4, 2), nn.BatchNorm1d(2, affine=False))
-    assert classifier(model) == "1"
+    assert output_layer(model) == "1"
 
 
 def test_ghostnet_has_the_prunable_weights_of_the_paper():
-    assert classifier(GhostNet()) == "classifier"
+    assert output_layer(GhostNet()) == "classifier"
     assert scope(GhostNet()).size == 125_832
 
 
@@ -131,20 +129,20 @@ def test_one_vs_rest_moves_a_row_of_a_convolutional_head_in_its_own_steps_only(o
 
 
 def test_one_vs_rest_owns_all_of_what_has_no_row_of_its_own():
-    shared = Layout(("None.weight", "head.weight"), ((3, 2), (2, 4)))
-    assert bool(OneVsRest().trainable(shared, None, 0).all())
-    assert bool(OneVsRest().trainable(shared, "head", 2).all())
-    assert OneVsRest().trainable(shared, "head", 1).tolist() == [True] * 6 + [False] * 4 + [True] * 4
+    shared = Layout(("other.weight", "head.weight"), ((3, 2), (2, 4)))
+    assert bool(OneVsRest().trainable(shared, (), 0).all())
+    assert bool(OneVsRest().trainable(shared, ["head.weight"], 2).all())
+    assert OneVsRest().trainable(shared, ["head.weight"], 1).tolist() == [True] * 6 + [False] * 4 + [True] * 4
 
 
 @pytest.mark.parametrize("layer", [nn.Conv2d(1, 2, 3), nn.ConvTranspose2d(1, 2, 3)])
 def test_a_single_convolution_is_in_scope(layer):
-    assert classifier(layer) is output_layer(layer) is None
+    assert output_layer(layer) is None
     assert scope(nn.Sequential(layer)).names == ("0.weight",)
 
 
 def test_a_single_linear_layer_is_no_classifier():
-    assert classifier(nn.Linear(4, 2)) is None
+    assert output_layer(nn.Linear(4, 2)) is None
     assert scope(nn.Linear(4, 2)).names == ("weight",)
 
 
@@ -152,7 +150,7 @@ def test_the_classifier_is_found_in_nested_modules():
     model = nn.Sequential(
         nn.Sequential(nn.Linear(4, 4)), nn.Sequential(nn.ReLU(), nn.Linear(4, 2), nn.Softmax(1))
     )
-    assert classifier(model) == "1.1"
+    assert output_layer(model) == "1.1"
     assert scope(model).names == ("0.0.weight",)
 
 
@@ -233,27 +231,3 @@ def test_the_scope_leaves_the_model_alone():
     scope(model)
     assert list(model.state_dict()) == list(before)
     assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
-
-
-class HeadFirst(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(6, 3)
-        self.embed = nn.Linear(36, 6)
-
-    def forward(self, x):
-        return self.head(self.embed(x.flatten(1)).relu())
-
-
-def test_an_output_layer_that_is_not_registered_last_is_an_error(images, by_class):
-    model = HeadFirst().eval()
-    model(images.inputs("train", torch.arange(2)))
-    with pytest.raises(ScopeError, match="'head' returns the outputs, but 'embed'"):
-        check_fit(model, images, by_class)
-    head = model.head
-    del model.head
-    model.head = head
-    check_fit(model, images, by_class)
-    assert not model.head._forward_hooks
-    check_fit(nn.Sequential(nn.Flatten(), nn.Linear(36, 3)), images, by_class)
-    check_fit(conv_head(), images, by_class)  # who returns the outputs is not seen: nothing is said

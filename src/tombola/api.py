@@ -65,7 +65,8 @@ def find(
     parallel = changes.pop("parallel", parallel)  # under its former name
     settings = _settings(settings, sparsity, changes)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, StageCache(settled(parallel)))
-    if not settings.include and (words := left_out(backbone, pipeline.f.scope)):
+    head = pipeline.head.weight if pipeline.head else None
+    if not settings.include and (words := left_out(backbone, pipeline.f.scope, head=head)):
         warn(words)
     for words in objective.doubts(data, partition):
         warn(words)

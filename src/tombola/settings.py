@@ -203,6 +203,8 @@ class Settings:
         private: names or globs of further parameters that every ticket keeps for itself.
         statistics: training batches from which norm statistics are estimated.
         include, exclude: names or globs of the scope (`tombola.masks.prunable`).
+        head: the layer, or weight, that computes the outputs and is not in the scope by default; found from
+            what the outputs depend on where it is not named. ``none``: there is none.
     """
 
     sparsity: tuple[float, ...] = (0.25, 0.5, 0.75)
@@ -228,6 +230,7 @@ class Settings:
     statistics: int = 10
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
+    head: str = ""
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -52,19 +52,17 @@ def output_layer(model: nn.Module) -> str | None:
     return name if isinstance(last, nn.Linear) or last is found[-1][1] else None
 
 
-def classifier(model: nn.Module) -> str | None:
-    """Name of the output layer if row k of its weight computes output k: not if it is transposed."""
-    name = output_layer(model)
-    return None if name is None or turned(model.get_submodule(name)) else name
-
-
-def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Iterable[str] = ()) -> Layout:
+def scope(
+    model: nn.Module, include: Iterable[str] | None = None, exclude: Iterable[str] = (), head: str | None = ""
+) -> Layout:
     """The prunable weights of ``model``: their names and shapes, in the order of the model.
 
     Without ``include``: the weights of every convolution and linear layer except the one that computes
-    the outputs (`output_layer`). Norms, biases and embeddings are never in it unless ``include`` names
-    them. ``include`` and ``exclude`` hold parameter names or globs (``"blocks.*.weight"``); ``exclude``
-    wins. A weight shared by several layers appears once, under its first name.
+    the outputs: ``head``, the name of its weight, None where there is none. By default it is the last one in
+    the order of the modules (`output_layer`); whoever has data finds it (`tombola.training.head`). Norms,
+    biases and embeddings are never in it unless ``include`` names them. ``include`` and ``exclude`` hold
+    parameter names or globs (``"blocks.*.weight"``); ``exclude`` wins. A weight shared by several layers
+    appears once, under its first name.
 
     Raises:
         ScopeError: a pattern matches no parameter, or nothing is left.
@@ -76,7 +74,7 @@ def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Itera
     ('0.weight', '2.weight', '3.weight')
     """
     parameters = dict(model.named_parameters())
-    wanted = default_names(model) if include is None else match(parameters, include)
+    wanted = default_names(model, head) if include is None else match(parameters, include)
     dropped = match(parameters, exclude)
     kept = {name: p for name, p in parameters.items() if name in wanted and name not in dropped}
     if not kept:
@@ -91,15 +89,15 @@ def scope(model: nn.Module, include: Iterable[str] | None = None, exclude: Itera
     return Layout.of(kept)
 
 
-def left_out(model: nn.Module, found: Layout, share: float = 0.1) -> str:
+def left_out(model: nn.Module, found: Layout, share: float = 0.1, head: str | None = "") -> str:
     """A warning of matrices that are not in scope, though nobody excluded them; empty if few.
 
     Attention keeps its projections, and recurrent layers all weights, outside of linear layers. ``share`` of
     all weights in matrices and kernels may be left out in silence.
     """
     meant = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    if last := output_layer(model):
-        meant.add(id(model.get_submodule(last).weight))
+    last = _head(model, head)
+    meant |= {id(p) for name, p in model.named_parameters() if name == last}
     sizes = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and id(p) not in meant}
     missed = {name: size for name, size in sizes.items() if name not in found.names}
     if sum(missed.values()) <= share * sum(sizes.values()):
@@ -112,14 +110,23 @@ def left_out(model: nn.Module, found: Layout, share: float = 0.1) -> str:
     )
 
 
-def default_names(model: nn.Module) -> set[str]:
+def default_names(model: nn.Module, head: str | None = "") -> set[str]:
     """Weights of convolutions and linear layers, but none that the output layer or an embedding uses."""
-    layers = {name: m for name, m in model.named_modules() if is_prunable(m)}
-    last = output_layer(model)
     never = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
-    never |= {id(m.weight) for name, m in layers.items() if name == last}
-    ids = {id(m.weight) for m in layers.values()} - never
+    never |= {id(p) for name, p in model.named_parameters() if name == _head(model, head)}
+    ids = {id(m.weight) for m in model.modules() if is_prunable(m)} - never
     return {name for name, p in model.named_parameters() if id(p) in ids}
+
+
+def _head(model: nn.Module, head: str | None) -> str | None:
+    """The name of the weight of the output layer: the given one, or that of the last layer."""
+    if head != "":
+        return head
+    last = output_layer(model)
+    if last is None:
+        return None
+    weight = id(model.get_submodule(last).weight)
+    return next(name for name, p in model.named_parameters() if id(p) == weight)
 
 
 def match(names: Iterable[str], patterns: Iterable[str], kind: str = "parameter") -> set[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
 from numbers import Integral
 from typing import Any
 
@@ -16,7 +15,6 @@ from tombola._utils.errors import DataError, PartitionError, ScopeError, UsageEr
 from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
-from tombola.masks.prunable import is_prunable, output_layer
 from tombola.objectives import Objective
 from tombola.training.model import FunctionalModel
 
@@ -92,7 +90,6 @@ def check_fit(
     Raises:
         PartitionError: it is of other data.
         DataError: the network cannot take the data, or returns no tensor.
-        ScopeError: the layer that returns the outputs is not the one that is taken for it.
     """
     if missing := [split for split in SPLITS if split not in partition.members]:
         raise PartitionError(f"the partition says nothing of the {' and '.join(missing)} split")
@@ -103,15 +100,9 @@ def check_fit(
                 f"{len(data.split(split))}: make it from the same data"
             )
     x, first = None, next(network.parameters())
-    given: dict[str, Tensor] = {}  # what each layer gives
     try:
         x = data.inputs("train", torch.arange(min(2, len(data.train))), device=first.device)
-        with ExitStack() as hooks:
-            for name, layer in network.named_modules():
-                if is_prunable(layer):
-                    hook = layer.register_forward_hook(lambda *call, name=name: given.update({name: call[2]}))
-                    hooks.enter_context(hook)
-            outputs = batch.call(network, x)
+        outputs = batch.call(network, x)
     except (RuntimeError, TypeError, ValueError, AttributeError, IndexError) as error:
         reason = str(error).strip().splitlines()[0]
         hint = "check shape, dtype, prepare"
@@ -123,12 +114,4 @@ def check_fit(
     if len(outputs.shape) == 0 or len(outputs) != batch.size(x):
         raise DataError(
             f"the backbone returns {tuple(outputs.shape)} for {batch.size(x)} samples: [batch, ...] is needed"
-        )
-    last, own = output_layer(network), outputs.untyped_storage().data_ptr()
-    given = {name: value for name, value in given.items() if isinstance(value, Tensor)}
-    heads = [name for name, value in given.items() if value.untyped_storage().data_ptr() == own]
-    if last is not None and heads and last not in heads:
-        raise ScopeError(
-            f"{heads[-1]!r} returns the outputs, but {last!r}, registered after it, would be taken for the "
-            f"output layer: define {heads[-1]!r} last (head = model.NAME; del model.NAME; model.NAME = head)"
         )

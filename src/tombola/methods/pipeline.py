@@ -22,7 +22,8 @@ from tombola._utils import batch, io
 from tombola._utils.batch import Batch
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import device_of
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import ScopeError, UsageError
+from tombola._utils.replica import copied
 from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
@@ -44,8 +45,9 @@ from tombola.training.callbacks import rules
 from tombola.training.callbacks.base import Callback
 from tombola.training.callbacks.collapse import CollapseMonitor
 from tombola.training.callbacks.similarity import SimilarityRecord
+from tombola.training.head import Head, find_head
 from tombola.training.joint import train_jointly
-from tombola.training.model import FunctionalModel, Params
+from tombola.training.model import FunctionalModel, Params, one_device
 from tombola.training.pruning_context import Pruner
 from tombola.training.rewind import StartWeights
 from tombola.training.search import find_tickets
@@ -78,7 +80,10 @@ class Pipeline:
     def __post_init__(self) -> None:
         check_kinds(self.backbone, self.objective, self.data, self.partition, self.seed)
         module, s = self.backbone, self.settings
-        found = scope(module, s.include or None, s.exclude)
+        one_device(module)
+        check_fit(copied(module).eval(), self.data, self.partition, self.objective.read)
+        self.head = self._head()
+        found = scope(module, s.include or None, s.exclude, self.head.weight if self.head else None)
         for sparsity in s.sparsity:
             if not kept(found.size, sparsity):
                 most = math.floor(1e6 * (1 - 1 / found.size)) / 1e6
@@ -88,8 +93,22 @@ class Pipeline:
         self.f: FunctionalModel = FunctionalModel(module, found, private | match(trained, s.private))
         self.theta0: Params = self.f.theta0()
         self._related: dict[str, Pipeline] = {}
-        check_fit(self.f.write(self.theta0).eval(), self.data, self.partition, self.objective.read)
         check_references(self.f, module, self.data.inputs("train", torch.arange(1), device=self.f.device))
+
+    def _head(self) -> Head | None:
+        """The output layer; an error where it is needed and is not known."""
+        s, few = self.settings, torch.arange(min(2, len(self.data.train)))
+        if s.head == "none":
+            return None
+        x = self.data.inputs("train", few, device=device_of(self.backbone))
+        found = find_head(self.backbone, x, self.objective.read, s.head)
+        if found is None and not s.include:
+            raise ScopeError(
+                "the outputs are computed of several weights, or of none, so that the output layer, which is "
+                "not pruned by default, is not known: name it with head=, say head='none', or name what may "
+                "be pruned with include=[...]"
+            )
+        return found
 
     # -- the same task, otherwise -----------------------------------------------------------------
 
@@ -137,7 +156,9 @@ class Pipeline:
             partition, objective = partition.whole(), objective.single(partition)
         objective = objective.of(self.data, partition)
         order = view if view == "twin" else ""
-        return Problem(self.f, self.data, partition, objective, config, self.seed, order)
+        problem = Problem(self.f, self.data, partition, objective, config, self.seed, order)
+        problem.head = self.head
+        return problem
 
     def beginning(self, view: DataView) -> DataView:
         """The view whose first dense steps lead to the rewind point of this one."""
@@ -381,7 +402,7 @@ class Pipeline:
         """Of a stage that depends on nothing but this, so that runs with other searches may share it."""
         s = self.settings
         names = ("rewind", "train", "normalization", "private", "include", "exclude")
-        how = {name: s.plain()[name] for name in names}
+        how = {name: s.plain()[name] for name in names} | ({"head": s.head} if s.head else {})
         whole = [self.origin, self.seed, self.data.augment is not None, how, what]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -93,7 +93,7 @@ class Classification(InSubset):
         """The choice of classes that training is among, where it is one."""
         return {} if self._own_KC is None else {"among": self.among}
 
-    def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:
+    def trainable(self, shared: Layout, head: Sequence[str], k: int) -> Tensor | None:
         """All, but for the classifier's rows of classes among which ticket k is not trained."""
         if self._own_KC is None or self.original is not None:
             return None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -95,8 +95,11 @@ class Objective(ABC):
         """The same, knowing what it has to of the data and partition that it is for."""
         return self
 
-    def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:  # noqa: ARG002
-        """Entries of the dense remainder that ticket k may move; None means all of them."""
+    def trainable(self, shared: Layout, head: Sequence[str], k: int) -> Tensor | None:  # noqa: ARG002
+        """Entries of the dense remainder that ticket k may move; None means all of them.
+
+        ``head`` are the parameters of which row k is read by output k alone (`tombola.training.head`).
+        """
         return None
 
     def answers(self, partition: Partition) -> dict[str, list[int]]:  # noqa: ARG002
@@ -159,18 +162,17 @@ def mean_and_each(name: str, values: dict[str, float], reading: str = "") -> lis
     return [Metric(name, mean, reading), *(Metric(name, v, reading, ticket) for ticket, v in values.items())]
 
 
-def own_rows(shared: Layout, head: str | None, rows: Tensor) -> Tensor:
+def own_rows(shared: Layout, head: Sequence[str], rows: Tensor) -> Tensor:
     """All of the dense remainder but those rows of the classifier that are not among ``rows``.
 
     Args:
         shared: its layout.
-        head: name of the classifier, if there is one.
+        head: parameters with a row for each output.
         rows: boolean; a classifier with fewer rows than these has none of its own for a ticket.
     """
-    names = () if head is None else (f"{head}.weight", f"{head}.bias")
     owned_R = torch.ones(shared.size, dtype=torch.bool)
     for name, view in shared.unflatten(owned_R).items():
-        if name in names and len(view) >= len(rows):
+        if name in head and len(view) >= len(rows):
             view[: len(rows)][~rows] = False
             view[len(rows) :] = False
     return owned_R

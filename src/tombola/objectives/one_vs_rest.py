@@ -5,7 +5,7 @@ Shape letters: S samples of a split, B batch, K subsets (tickets).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ class OneVsRest(Objective):
         check_outputs(outputs, k + 1)
         return F.binary_cross_entropy_with_logits(outputs[:, k], targets)
 
-    def trainable(self, shared: Layout, head: str | None, k: int) -> Tensor | None:
+    def trainable(self, shared: Layout, head: Sequence[str], k: int) -> Tensor | None:
         """All but the classifier's rows of the other tickets (their gradient is always zero)."""
         return own_rows(shared, head, torch.arange(k + 1) == k)
 

@@ -92,12 +92,7 @@ class FunctionalModel:
         frozen = [name for name in scope.names if not parameters[name].requires_grad]
         if frozen:
             raise ScopeError(f"{', '.join(frozen)} cannot be trained (requires_grad=False): exclude it")
-        where = {t.device for t in (*parameters.values(), *self.module.buffers())}
-        if len(where) > 1:
-            raise ScopeError(f"the backbone lies on {' and '.join(map(str, where))}: move it to one device")
-        self.device = where.pop()
-        if self.device.type == "meta":
-            raise ScopeError("the backbone is on the device meta and holds no values: load or initialise it")
+        self.device = one_device(self.module)
         dense = {n: p for n, p in parameters.items() if p.requires_grad and n not in scope.names}
         self.scope = scope
         self.shared = Layout.of({n: p for n, p in dense.items() if n not in private})
@@ -158,6 +153,17 @@ class FunctionalModel:
         module = copied(self.module)
         module.load_state_dict({n: t.detach() for n, t in self.named(theta, mask_N, k).items()}, strict=False)
         return module
+
+
+def one_device(backbone: nn.Module) -> torch.device:
+    """The device of a network; `ScopeError` where there are several, or it holds no values."""
+    where = {t.device for t in (*backbone.parameters(), *backbone.buffers())}
+    if len(where) > 1:
+        raise ScopeError(f"the backbone lies on {' and '.join(map(str, where))}: move it to one device")
+    device = where.pop()
+    if device.type == "meta":
+        raise ScopeError("the backbone is on the device meta and holds no values: load or initialise it")
+    return device
 
 
 def hooks_of(backbone: nn.Module) -> dict[str, list[Callable[[Tensor], Tensor | None]]]:

@@ -17,10 +17,10 @@ from tombola._utils.rng import drawn_from, generator
 from tombola.data.dataset import Data, Stream
 from tombola.data.partition import Partition
 from tombola.masks.maskset import MaskSet
-from tombola.masks.prunable import classifier
 from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer
 from tombola.pruning.scores.simple import away_from_zero
+from tombola.training.head import Head, find_head
 from tombola.training.model import FunctionalModel, Params
 
 if TYPE_CHECKING:
@@ -75,11 +75,19 @@ class Problem:
         return -(-self.objective.epoch_size(self.partition, k) // self.config.batch_size)
 
     @cached_property
+    def head(self) -> Head | None:
+        """The output layer."""
+        few = torch.arange(min(2, len(self.data.train)))
+        return find_head(
+            self.f.module, self.data.inputs("train", few, device=self.f.device), self.objective.read
+        )
+
+    @cached_property
     def trainable(self) -> list[Tensor | None]:
         """The entries of the shared remainder that each ticket may move."""
-        head = classifier(self.f.module)
+        rows = () if self.head is None else self.head.rows
         K = range(len(self.partition))
-        found = [self.objective.trainable(self.f.shared, head, k) for k in K]
+        found = [self.objective.trainable(self.f.shared, rows, k) for k in K]
         return [None if mask is None else mask.to(self.f.device) for mask in found]
 
     def loss(self, theta: Params, mask_N: Tensor | None, k: int, stream: Stream, i: int) -> Tensor:
