@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tombola._utils.errors import UsageError
+from tombola.api import rtl
 from tombola.masks.prunable import scope
 from tombola.methods.pipeline import Pipeline
 from tombola.objectives import OneVsRest
@@ -95,7 +96,7 @@ def test_private_parameters_are_the_norm_affines_of_per_ticket_only(convnet):
     assert private_parameters(convnet, "shared") == set()
 
 
-def test_unknown_policy_lists_the_three():
+def test_unknown_policy_lists_those_that_are():
     with pytest.raises(UsageError, match=r"did you mean 'shared'.*per_ticket_statistics, per_ticket"):
         check("share")
 
@@ -148,3 +149,62 @@ def test_per_ticket_trains_an_affine_part_for_each(convnet, images, by_class):
     weights = [model.bake(name)[1].weight for name in model.names]
     assert not any(torch.equal(w, convnet[1].weight) for w in weights)
     assert not torch.equal(weights[0], weights[1])
+
+
+# -- frozen norms, and norms without statistics --------------------------------------------------------------
+
+
+class KeepsNorm(nn.Module):
+    """A network that has been trained before and keeps its norm in evaluation mode."""
+
+    def __init__(self, frozen):
+        super().__init__()
+        self.frozen = frozen
+        self.one, self.norm, self.two = nn.Linear(36, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)
+        self.norm.running_var.fill_(5.0)
+
+    def train(self, mode=True):
+        super().train(mode)
+        if self.frozen:
+            self.norm.eval()
+        return self
+
+    def forward(self, x):
+        return self.two(torch.relu(self.norm(self.one(x.flatten(1)))))
+
+
+QUICK = {"sparsity": 0.5, "T": 3, "steps": 4, "rewind": 0, "parallel": "no"}
+
+
+@pytest.mark.parametrize("policy", ["shared", "per_ticket_statistics", "per_ticket", "frozen"])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_norm_keeps_the_statistics_it_came_with(policy, frozen, images, by_class):
+    net = KeepsNorm(frozen)
+    tickets = rtl(net, OneVsRest(), images, by_class, normalization=policy, **QUICK)
+    kept = frozen or policy == "frozen"
+    for name in tickets.names:
+        norm = tickets.bake(name).norm
+        assert torch.equal(norm.running_var, net.norm.running_var) == kept
+        assert torch.equal(norm.running_mean, net.norm.running_mean) == kept
+    assert bool(tickets.statistics.size) == (not kept and policy != "shared")
+
+
+def test_the_mode_of_a_frozen_norm_is_that_of_evaluation_in_every_step(images, by_class):
+    modes = set()
+    net = KeepsNorm(False)
+    net.norm.register_forward_pre_hook(lambda module, _: modes.add(module.training))
+    options = {**QUICK, "score": "snip"}
+    rtl(net, OneVsRest(), images, by_class, normalization="frozen", **options)
+    assert modes == {False}
+
+
+@pytest.mark.parametrize(
+    "norm", [nn.LayerNorm(8), nn.GroupNorm(2, 8), nn.RMSNorm(8), nn.InstanceNorm1d(4, affine=True)]
+)
+def test_per_ticket_gives_every_kind_of_norm_an_affine_part_of_its_own(norm, images, by_class):
+    shape = nn.Unflatten(1, (4, 2)) if isinstance(norm, nn.InstanceNorm1d) else nn.Identity()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(36, 8), shape, norm, nn.Flatten(), nn.ReLU(), nn.Linear(8, 3))
+    tickets = rtl(net, OneVsRest(), images, by_class, normalization="per_ticket", **QUICK)
+    assert tickets.private.names == tuple(f"3.{name}" for name, _ in norm.named_parameters())
+    one, two = (tickets.private_state(name)["3.weight"] for name in tickets.names[:2])
+    assert not torch.equal(one, two)

@@ -199,7 +199,8 @@ class Settings:
         form: of Algorithm 2: ``sequential`` or ``simultaneous``.
         shares: of the batches of Algorithm 2: ``equal``, or by ``size`` of the subsets with the same sum
             (``sequential`` only).
-        normalization: ``shared``, ``per_ticket_statistics`` or ``per_ticket``.
+        normalization: ``shared``, ``per_ticket_statistics``, ``per_ticket`` or ``frozen``
+            (`tombola.training.norm`).
         private: names or globs of further parameters that every ticket keeps for itself.
         statistics: training batches from which norm statistics are estimated.
         include, exclude: names or globs of the scope (`tombola.masks.prunable`).

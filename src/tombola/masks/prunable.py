@@ -25,6 +25,17 @@ def is_prunable(layer: nn.Module) -> bool:
     return isinstance(layer, PRUNABLE) or _is_conv1d(layer)
 
 
+def is_norm(layer: nn.Module) -> bool:
+    """Whether a layer normalises: one of torch's, or of that name (``LlamaRMSNorm``), with vectors alone.
+
+    >>> is_norm(nn.LayerNorm(2)), is_norm(nn.Linear(2, 1))
+    (True, False)
+    """
+    named = type(layer).__name__.endswith(("Norm", "Norm1d", "Norm2d", "Norm3d"))
+    own = list(layer.parameters())
+    return isinstance(layer, NORMS) or (named and bool(own) and all(p.ndim <= 1 for p in own))
+
+
 def turned(layer: nn.Module) -> int:
     """The number of groups of a layer whose weight is stored as ``[in, out / groups, ...]``, 0 of all others.
 

@@ -90,7 +90,9 @@ class Pipeline:
                 raise UsageError(f"sparsity {sparsity} leaves none of {found.size:,} weights: at most {most}")
         private = norm.private_parameters(module, norm.check(s.normalization))
         trained = [name for name, _ in module.named_parameters() if name not in found.names]
-        self.f: FunctionalModel = FunctionalModel(module, found, private | match(trained, s.private))
+        self.f: FunctionalModel = FunctionalModel(
+            module, found, private | match(trained, s.private), frozen_norms=s.normalization == "frozen"
+        )
         self.theta0: Params = self.f.theta0()
         self._related: dict[str, Pipeline] = {}
         check_references(self.f, module, self.data.inputs("train", torch.arange(1), device=self.f.device))
@@ -436,7 +438,7 @@ def finish(
     if settings.normalization == "shared":
         every = [one for k in tickets for one in passes(k)]
         theta.buffers.update(norm.estimate(f, theta, every))
-    else:
+    elif settings.normalization != "frozen":
         for k in tickets:
             private[masks.names[k]] |= norm.estimate(f, theta, passes(k))
     return TicketModel(f.write(theta), masks.select(list(private)), private, metadata).eval()

@@ -72,7 +72,7 @@ def train_jointly(
     trainable = [_any([problem.masks(theta, m[k], k) for k in group]) for group in groups]
     streams, losses = {k: problem.stream(k, purpose) for k in turns}, _Losses(names, problem.f.device)
     count = counts(problem, steps, shares)
-    problem.f.module.train()
+    problem.f.train()
     for b in range(start, steps):
         set_rate(optimizer, problem.config.rate(b, steps))  # η
         for group, mask in zip(groups, trainable, strict=True):  # ticket after ticket, or all at once

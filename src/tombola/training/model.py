@@ -73,7 +73,8 @@ class FunctionalModel:
     """``f(x; m_k ⊙ θ)`` for one backbone (Eq. 1 and 3).
 
     Parameters outside the scope are the dense remainder, or private to each ticket where ``private``
-    names them; parameters that do not require gradients stay as they are.
+    names them; parameters that do not require gradients stay as they are. ``frozen_norms`` keeps norms with
+    running statistics in evaluation mode while the network is trained.
 
     >>> import torch
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
@@ -83,7 +84,10 @@ class FunctionalModel:
     torch.Size([3, 2])
     """
 
-    def __init__(self, backbone: nn.Module, scope: Layout, private: Iterable[str] = ()) -> None:
+    def __init__(
+        self, backbone: nn.Module, scope: Layout, private: Iterable[str] = (), frozen_norms: bool = False
+    ) -> None:
+        self.frozen_norms = frozen_norms
         self.module = copied(backbone)
         self._tree = Tree(self.module)
         self._hooks = hooks_of(backbone)
@@ -147,6 +151,12 @@ class FunctionalModel:
                 "tickets: parallel=workers or no"
             )
         return outputs
+
+    def train(self) -> None:
+        """Put the network into training mode, all but frozen norms."""
+        self.module.train()
+        for _, layer in norms(self.module) if self.frozen_norms else ():
+            layer.eval()
 
     def write(self, theta: Params, mask_N: Tensor | None = None, k: int = 0) -> nn.Module:
         """A copy of the backbone that holds ``m_k ⊙ θ`` (plain ``θ`` without a mask)."""

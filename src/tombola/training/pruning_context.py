@@ -80,6 +80,7 @@ class TicketContext:
         private = [p.detach() for p in self.theta.private]
         theta = Params(weights_N, self.theta.shared_R.detach(), private, buffers)
         with in_mode(self.problem.f.module, training=True):
+            self.problem.f.train()
             return self.problem.loss(theta, None, self.k, self._stream, batch)
 
     def inputs(self, batch: int) -> Batch:

@@ -144,7 +144,7 @@ class Problem:
         config = config or self.config
         stream, optimizer = self.stream(k, *purpose), config.build(theta.leaves())
         masks, total, done = self.masks(theta, mask_N, k), torch.zeros((), device=self.f.device), 0
-        self.f.module.train()
+        self.f.train()
         while done < T:
             set_rate(optimizer, config.rate(done, T))
             optimizer.zero_grad()

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tombola._utils.batch import Batch, call, mapped, part_of
 from tombola._utils.errors import PruningError
 from tombola.masks.layout import Layout
-from tombola.masks.prunable import NORMS
+from tombola.masks.prunable import is_norm
 from tombola.pruning.scores.criterion import PruningContext
 
 
@@ -53,7 +53,7 @@ def synaptic_flow(
             parameter.requires_grad_(name in scope.names)
             parameter.abs_()
     for layer in network.modules():
-        if isinstance(layer, NORMS):
+        if is_norm(layer):
             layer.register_forward_hook(lambda _, inputs, __: inputs[0])
     ones = mapped(
         lambda t: torch.ones_like(t, dtype=torch.float64 if t.is_floating_point() else None), example

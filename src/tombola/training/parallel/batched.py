@@ -131,7 +131,7 @@ def train(contexts: Sequence[TicketContext], T: int, config: TrainConfig) -> lis
     optimizer, masks = config.build(stack.leaves), stack.masks(problem)
     streams = [problem.stream(e.k, "extract", e.round) for e in contexts]
     total_K = torch.zeros(len(contexts), device=problem.f.device)
-    problem.f.module.train()
+    problem.f.train()
     for step in range(T):
         set_rate(optimizer, config.rate(step, T))
         optimizer.zero_grad()
