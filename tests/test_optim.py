@@ -86,14 +86,13 @@ def assert_same_bits(tensors, others):
 
 
 @every_case
-@pytest.mark.parametrize("give", ["ones", "none", "nothing"])
+@pytest.mark.parametrize("give", ["ones", "none"])
 def test_with_everything_kept_it_is_the_plain_optimiser(kind, options, give):
     params, plain_params = parameters(), parameters()
     optimizer, plain = masked(kind(params, **options)), kind(plain_params, **options)
     masks = {
         "ones": [torch.ones_like(p, dtype=torch.bool) for p in params],
         "none": [None] * 3,
-        "nothing": None,
     }
     for step in range(10):
         set_gradients(params, step)
@@ -341,7 +340,7 @@ def test_bias_correction_is_accurate_in_float32(beta2):
         optimizer = masked(Adam([p], lr=1.0, betas=(0.9, beta2)))
         for step in range(3):
             p.grad = torch.full_like(p, 1 / 3 + step)
-            optimizer.step()
+            optimizer.step([None])
     assert params[0].item() == pytest.approx(params[1].item(), rel=1e-6)
 
 

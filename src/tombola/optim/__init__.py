@@ -13,13 +13,15 @@ semantics of ``torch.optim.SparseAdam``).
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from tombola._utils.errors import OptimizerError
 from tombola.optim.adam import MaskedAdam
-from tombola.optim.base import MaskedOptimizer, MaskedStepFree
+from tombola.optim.base import MaskedOptimizer, MaskedStepFree, Masks
 
 __all__ = ["ADAM", "STEP_FREE", "MaskedOptimizer", "masked"]
 
@@ -34,8 +36,20 @@ ADAM = (torch.optim.Adam, torch.optim.AdamW)
 _SUPPORTED = ", ".join(kind.__name__ for kind in (*ADAM, *STEP_FREE))
 
 
-def masked(optimizer: torch.optim.Optimizer) -> MaskedOptimizer:
+class Tickets(Protocol):
+    """What knows the masks of the ticket that is trained (`tombola.TicketModel`)."""
+
+    def masks_of(self, parameters: Sequence[Tensor]) -> Masks | None:
+        """One per parameter; None outside of ``with tickets.use(NAME):``."""
+
+
+def masked(optimizer: torch.optim.Optimizer, tickets: Tickets | None = None) -> MaskedOptimizer:
     """The masked form of a ``torch.optim`` optimiser that has not stepped yet.
+
+    Args:
+        optimizer: of any parameters.
+        tickets: whose parameters these are. Then ``step()`` and ``step(closure)`` step inside the ticket that
+            is in use (`tombola.TicketModel.use`), in whoever's loop.
 
     Raises:
         OptimizerError: the optimiser, or an option of it, cannot be masked exactly.
@@ -61,7 +75,11 @@ def masked(optimizer: torch.optim.Optimizer) -> MaskedOptimizer:
         _refuse(kind, group, {**needed, "differentiable": False})
         if any(p.is_complex() for p in group["params"]):
             raise OptimizerError("complex parameters cannot be masked: optimise torch.view_as_real of them")
-    return MaskedAdam(optimizer) if kind in ADAM else MaskedStepFree(optimizer)
+    made = MaskedAdam(optimizer) if kind in ADAM else MaskedStepFree(optimizer)
+    if tickets is not None:
+        parameters = [p for group in made.param_groups for p in group["params"]]
+        made.masks = lambda: tickets.masks_of(parameters)
+    return made
 
 
 def _refuse(kind: type, group: dict[str, Any], needed: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ tensor, takes 1.6 ms.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -29,7 +29,7 @@ from torch import Tensor
 
 from tombola._utils import native
 from tombola._utils.errors import OptimizerError
-from tombola.optim.base import MaskedOptimizer, bits_of, put
+from tombola.optim.base import MaskedOptimizer, Masks, bits_of, put
 
 SMALLEST = 1 << 15  # entries: below, twenty-five operations take a tenth of a millisecond
 _PER_THREAD = 1 << 20  # entries that are worth a thread: below, waiting for the second one eats its gain
@@ -77,9 +77,7 @@ class MaskedAdam(MaskedOptimizer):
                 self.state[p]["steps"] = state_dict["state"][i]["steps"].to(p.device)
         self.restore(self.tensors())
 
-    @torch.no_grad()
-    def step(self, masks: Sequence[Tensor | None] | None = None) -> None:  # type: ignore[override]
-        """Step inside the masks."""
+    def _step(self, masks: Masks) -> None:
         work = self._entries(masks)
         self._most += 1
         for group, p, mask in work:

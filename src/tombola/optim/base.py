@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -12,20 +12,55 @@ from torch import Tensor
 from tombola._utils.errors import OptimizerError
 
 Entries = list[tuple[dict[str, Any], Tensor, Tensor | None]]  # group, parameter, mask
+Masks = Sequence[Tensor | None]  # one per parameter; None: everywhere
+Closure = Callable[[], Any]
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
 
 class MaskedOptimizer(torch.optim.Optimizer):
-    """A ``torch.optim`` optimiser whose step takes a mask per parameter."""
+    """A ``torch.optim`` optimiser whose step takes a mask per parameter.
 
-    @abstractmethod
-    def step(self, masks: Sequence[Tensor | None] | None = None) -> None:  # type: ignore[override]
+    Attributes:
+        masks: those of steps that are given none, or what gives them; None where there are none. Trainers
+            that know nothing of tickets call ``step()`` or ``step(closure)``.
+    """
+
+    masks: Masks | Callable[[], Masks | None] | None = None
+
+    def step(self, masks: Masks | Closure | None = None, closure: Closure | None = None) -> Any:  # type: ignore[override]
         """Step every parameter that has a gradient, inside its mask (None: everywhere).
 
         Args:
             masks: one entry per parameter, in the order the optimiser got them: None or a boolean
-                tensor of the parameter's shape.
+                tensor of the parameter's shape; by default ``self.masks``.
+            closure: computes the loss anew, with gradients, before the step; it may come first, as in torch.
+
+        Returns:
+            The closure's loss.
+
+        Raises:
+            OptimizerError: there are no masks, or they do not fit.
         """
+        if callable(masks):
+            masks, closure = None, masks
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if masks is None:
+            masks = self.masks() if callable(self.masks) else self.masks
+        if masks is None:
+            raise OptimizerError(
+                "a step without masks would move weights of other tickets: step inside `with "
+                "tickets.use(NAME):` (masked(optimizer, tickets)), set optimizer.masks, or step([None, ...])"
+            )
+        with torch.no_grad():
+            self._step(masks)
+        return loss
+
+    @abstractmethod
+    def _step(self, masks: Masks) -> None:
+        """Step inside the masks."""
 
     def tensors(self) -> dict[str, Tensor]:
         """The state under stable names, for checkpoints: the tensors themselves, which steps change."""
@@ -48,9 +83,8 @@ class MaskedOptimizer(torch.optim.Optimizer):
     def _parameters(self) -> list[Tensor]:
         return [p for group in self.param_groups for p in group["params"]]
 
-    def _entries(self, masks: Sequence[Tensor | None] | None) -> Entries:
+    def _entries(self, masks: Masks) -> Entries:
         parameters = self._parameters()
-        masks = masks if masks is not None else [None] * len(parameters)
         if len(masks) != len(parameters):
             raise OptimizerError(f"{len(masks)} masks for {len(parameters)} parameters: one each is needed")
         groups = [group for group in self.param_groups for _ in group["params"]]
@@ -73,10 +107,9 @@ class MaskedStepFree(MaskedOptimizer):
         super().__init__(plain.param_groups, plain.defaults)
         self.state.update(plain.state)  # Adagrad's sums
         self.plain = plain
+        self.plain.in_masks = True  # type: ignore[attr-defined]  # `tombola.tickets.passes` looks
 
-    @torch.no_grad()
-    def step(self, masks: Sequence[Tensor | None] | None = None) -> None:  # type: ignore[override]
-        """Step inside the masks."""
+    def _step(self, masks: Masks) -> None:
         work = [(p, mask) for _, p, mask in self._entries(masks) if mask is not None]
         before = [(p, mask, p.clone(), self._moments(p, clone=True)) for p, mask in work]
         self.plain.param_groups, self.plain.state = self.param_groups, self.state

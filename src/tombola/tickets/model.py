@@ -66,6 +66,7 @@ class TicketModel(fitted.Holder):
 
     masks_KN: Tensor
     statistics_KS: Tensor
+    _used: str | None = None
 
     def __init__(
         self,
@@ -124,6 +125,8 @@ class TicketModel(fitted.Holder):
                 is one value for all samples.
         """
         x = self._checked(x)
+        if ticket is None and context is None:
+            ticket = self._used
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
         routed = ticket is None and (len(self.names) > 1 or context is not None)
@@ -178,6 +181,41 @@ class TicketModel(fitted.Holder):
                 "(tickets.router; tombola route RUN --save FOLDER writes one)"
             )
         return self.router.route(self, self._checked(x), context)
+
+    # -- training in a loop of one's own ------------------------------------------------------------
+
+    @contextmanager
+    def use(self, ticket: str) -> Iterator[None]:
+        """Inside, this ticket answers where none is named, and `tombola.masked` optimisers step inside it.
+
+        >>> from tombola import masked
+        >>> net = nn.Linear(2, 1, bias=False)
+        >>> masks = MaskSet(Layout(("weight",), ((1, 2),)), {"cat": torch.tensor([True, False])})
+        >>> tickets = TicketModel(net, masks)
+        >>> optimizer = masked(torch.optim.SGD(tickets.parameters(), lr=1.0), tickets)
+        >>> before = net.weight.detach().clone()
+        >>> with tickets.use("cat"):
+        ...     tickets(torch.ones(1, 2)).sum().backward()
+        ...     optimizer.step()
+        >>> (net.weight.detach() - before).tolist()
+        [[-1.0, 0.0]]
+        """
+        self.index(ticket)
+        before, self._used = self._used, ticket
+        try:
+            yield
+        finally:
+            self._used = before
+
+    def masks_of(self, parameters: Sequence[Tensor]) -> list[Tensor | None] | None:
+        """What the ticket in use owns of each parameter, None for all of it; None where none is in use."""
+        if self._used is None:
+            return None
+        k = self.index(self._used)
+        own = {id(self.private_KP): _row(self.private_KP, k)}
+        for name, mask in self.scope.unflatten(self.masks_KN[k]).items():
+            own[id(parameter_of(self.backbone, name))] = mask
+        return [own.get(id(p)) for p in parameters]
 
     @uncompiled(recursive=False)
     def _answer(self, ticket: str, x: Batch) -> Any:
@@ -396,6 +434,12 @@ def inputs_named(x: Batch, dtype: torch.dtype, shape: Sequence[int] | None) -> I
             f"x is {list(x.shape)}, tickets were trained on [batch, {sizes}], and the network cannot take "
             f"another shape ({reason})"
         ) from None
+
+
+def _row(private_KP: Tensor, k: int) -> Tensor:
+    mask_KP = torch.zeros_like(private_KP, dtype=torch.bool)
+    mask_KP[k] = True
+    return mask_KP
 
 
 def _renamed() -> None:

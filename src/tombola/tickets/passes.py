@@ -7,19 +7,23 @@ memory of their weights are used again: a switch of tickets is one product writt
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._pytree import TreeSpec, tree_map_only, tree_structure
 
 from tombola._utils.batch import Batch, call, leaves, opened, part_of, take
 from tombola._utils.errors import TombolaError
 from tombola._utils.replica import Replica, Tree
 from tombola.masks.apply import masked_parts, masked_weights, plain, transformed
+from tombola.optim import MaskedOptimizer
 
 if TYPE_CHECKING:
     from tombola.tickets.cache import WeightCache
@@ -37,6 +41,27 @@ def evaluating() -> Iterator[None]:
         yield
     finally:
         _mode.reset(token)
+
+
+_trained = WeakSet["TicketModel"]()  # with gradients
+_known = WeakSet[torch.optim.Optimizer]()
+
+
+def _notice(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Warn of the first step of an optimiser that would move weights outside of the masks."""
+    if isinstance(optimizer, MaskedOptimizer) or hasattr(optimizer, "in_masks") or optimizer in _known:
+        return
+    ours = {id(p) for tickets in _trained for p in tickets.sources[:-3]}
+    if any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+        _known.add(optimizer)
+        warnings.warn(
+            f"{type(optimizer).__name__} steps the weights of a TicketModel, and its moments and weight "
+            "decay move those outside of the masks too: use tombola.masked(optimizer, tickets)",
+            stacklevel=3,
+        )
+
+
+register_optimizer_step_pre_hook(_notice)
 
 
 class Passes:
@@ -113,6 +138,8 @@ class Passes:
             self._idle.append(workspace)
 
     def _once(self, tickets: TicketModel, k: int, x: Any) -> Any:
+        if torch.is_grad_enabled():
+            _trained.add(tickets)
         weights_N, mask_N, own = tickets.state(tickets.names[k])
         named = masked_weights(tickets.scope, weights_N, mask_N) | own
         replica = self.replica(tickets.backbone, named)
