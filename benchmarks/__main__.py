@@ -48,6 +48,7 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "ticket_switch": serving.ticket_switch,
     "switch_vs_pass": serving.switch_vs_pass,
     "mixed_batch": serving.mixed_batch,
+    "threads": serving.threads,
     "maskset": sets.mask_set,
     "similarity": similarity.similarity,
     "round_k10": executors.round_k10,

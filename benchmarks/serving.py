@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import nn
@@ -67,6 +69,33 @@ def switch_vs_pass(full: bool) -> list[Row]:
 def tickets_of(net: nn.Module, K: int = 4) -> TicketModel:
     layout = scope(net)
     return TicketModel(net, masks_of(layout, torch.rand(K, layout.size, generator=generator()))).eval()
+
+
+def threads(full: bool) -> list[Row]:
+    """Calls of four tickets in turn by eight threads, over the same calls by one; every answer is compared."""
+    calls, model = 10_000 if full else 1_000, tickets_of(mlp())
+    x = torch.randn(32, next(model.backbone.parameters()).shape[1], generator=generator())
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    with torch.no_grad():
+        expected = {name: model.bake(name).eval()(x) for name in model.names}
+
+    def ask(i: int) -> bool:
+        with torch.no_grad():
+            name = model.names[i % len(model.names)]
+            return torch.equal(model(x, ticket=name), expected[name])
+
+    def by(count: int) -> float:
+        with ThreadPoolExecutor(count) as pool:
+            start = time.perf_counter()
+            wrong = calls - sum(pool.map(ask, range(calls)))
+        moved = sum(not torch.equal(t, before[name]) for name, t in model.state_dict().items())
+        if wrong or moved:
+            raise RuntimeError(f"{wrong} answers are wrong, {moved} tensors have moved")
+        return time.perf_counter() - start
+
+    several, _, one = by(8), by(8), by(1)
+    note = f"one thread, {calls:,} calls of batch 32, four tickets, none wrong, no bit moved"
+    return [Row("threads_8", several / one, "×", f"{note} ({several:.1f} over {one:.1f} s)")]
 
 
 @torch.no_grad()
