@@ -72,7 +72,7 @@ def tickets_of(net: nn.Module, K: int = 4) -> TicketModel:
 
 
 def threads(full: bool) -> list[Row]:
-    """Calls of four tickets in turn by eight threads, over the same calls by one; every answer is compared."""
+    """Another ticket written into the memory that a pass reads, over one product of flat weights and mask."""
     calls, model = 10_000 if full else 1_000, tickets_of(mlp())
     x = torch.randn(32, next(model.backbone.parameters()).shape[1], generator=generator())
     before = {name: t.clone() for name, t in model.state_dict().items()}
