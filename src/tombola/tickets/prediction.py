@@ -14,7 +14,7 @@ from tombola._utils.batch import Batch, size
 from tombola._utils.errors import TombolaError
 from tombola.objectives.classification import allowed, mask_logits
 from tombola.tickets.fitted import answer_of, output_of, read
-from tombola.tickets.model import asked
+from tombola.tickets.grouping import asked
 from tombola.tickets.passes import evaluating
 
 if TYPE_CHECKING:
