@@ -373,3 +373,31 @@ def test_nothing_that_is_fitted_to_tickets_is_loaded_before_it_is_used():
     fitted = tuple(f"tombola.tickets.{part}" for part in ("routing", "calibration", "export", "prediction"))
     loaded = [name for name in found.stdout.split() if name.startswith((*fitted, "sklearn.metrics"))]
     assert loaded == []
+
+
+# -- some of the tickets ------------------------------------------------------------------------------------
+
+
+def test_tickets_are_counted_named_and_looked_for(tickets):
+    assert len(tickets) == len(tickets.names)
+    assert list(tickets) == list(tickets.names)
+    assert tickets.names[0] in tickets
+    assert "cow" not in tickets
+    assert 0 not in tickets
+
+
+def test_some_tickets_answer_as_among_all(tickets):
+    tickets.metadata = {"answer": "subset", "outputs": [2, 0, 1]}
+    names = [tickets.names[2], tickets.names[0]]
+    some, x = tickets.select(names), torch.randn(5, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    assert some.names == tuple(names)
+    assert some.metadata["outputs"] == [1, 2]
+    for name in names:
+        one, other = some.predict(x, ticket=name), tickets.predict(x, ticket=name)
+        assert torch.equal(one.outputs, other.outputs)
+        assert torch.equal(one.answer_B, other.answer_B)
+    with pytest.raises(UnknownTicket):
+        tickets.select(["cow"])
+    private = {name: tickets.private_state(name) for name in names}
+    with pytest.raises(MaskError, match="other tickets than the masks"):
+        TicketModel(tickets.backbone, tickets.masks.select(names), private, tickets.metadata)

@@ -21,7 +21,7 @@ from torch.func import functional_call
 from tombola._utils import batch, io
 from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
-from tombola._utils.errors import TombolaError, UnknownTicket
+from tombola._utils.errors import MaskError, TombolaError, UnknownTicket
 from tombola._utils.replica import Replica, copied
 from tombola._utils.torch_state import uncompiled, under_compiler
 from tombola.masks.apply import masked_parts, masked_weights, plain
@@ -82,6 +82,8 @@ class TicketModel(fitted.Holder):
             _renamed()
             metadata = {**facts, **(metadata or {})}
         check_scope(backbone, masks.scope)
+        if len((metadata or {}).get("outputs", masks.names)) != len(masks.names):
+            raise MaskError("the metadata are of other tickets than the masks: take tickets.select(names)")
         self.backbone = backbone
         self.scope, self.names = masks.scope, masks.names
         self.metadata = dict(metadata or {})
@@ -309,6 +311,30 @@ class TicketModel(fitted.Holder):
         weights_N, mask_N, own = self.state(ticket)
         module.load_state_dict(self.scope.unflatten(weights_N * mask_N) | own, strict=False)
         return module
+
+    def select(self, names: Sequence[str]) -> TicketModel:
+        """Some of the tickets, in this order, on the same backbone; without router and calibration.
+
+        Raises:
+            UnknownTicket: a name that is not there.
+        """
+        numbers = [self.index(name) for name in names]
+        metadata = dict(self.metadata)
+        if "outputs" in metadata:
+            metadata["outputs"] = [metadata["outputs"][k] for k in numbers]
+        private = {name: self.private_state(name) for name in names}
+        return TicketModel(self.backbone, self.masks.select(names), private, metadata).train(self.training)
+
+    def __len__(self) -> int:
+        """The number of tickets."""
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the tickets."""
+        return iter(self.names)
+
+    def __contains__(self, ticket: object) -> bool:
+        return ticket in self.names
 
     def __getitem__(self, ticket: str) -> Tensor:
         """The mask of a ticket, boolean ``[N]``."""
