@@ -294,3 +294,36 @@ def test_augment_and_prepare_see_the_whole_batch():
     assert seen == [["extra", "ids", "mask"]]
     assert float(made["mask"].min()) == 0.5
     assert not torch.equal(made["extra"], data.train.x["extra"][:3])
+
+
+def test_samples_that_are_flattened_into_rows_are_refused_in_a_mixed_batch():
+    class Flat(TimeFirst):
+        def forward(self, x):
+            return self.b(self.a(x)).flatten(0, 1)
+
+    tickets, x = tickets_of(Flat()), torch.randn(4, 5, 5)
+    assert tickets(x, ticket="a").shape == (20, 3)
+    with pytest.raises(TombolaError, match=r"output has shape \(5, 3\) for one sample and \(10, 3\) for two"):
+        tickets(x, ticket=["a", "b", "a", "b"])
+
+
+def test_the_axis_of_the_samples_may_depend_on_the_number_of_axes():
+    class Either(TimeFirst):
+        def forward(self, x):
+            y = self.b(self.a(x))
+            return y.transpose(0, 1) if x.ndim == 3 else y
+
+    tickets, names = tickets_of(Either()), ["a", "b", "a", "b"]
+    assert tickets(torch.randn(4, 5), ticket=names).shape == (4, 3)
+    assert tickets(torch.randn(4, 7, 5), ticket=names).shape == (7, 4, 3)
+
+
+def test_outputs_of_unequal_lengths_are_one_clear_error():
+    class Trimmed(TimeFirst):
+        def forward(self, x):
+            return self.b(self.a(x))[:, : int(x[:, 0, 0].max())]
+
+    tickets, x = tickets_of(Trimmed()), torch.ones(4, 5, 5)
+    x[1, 0, 0] = 3
+    with pytest.raises(TombolaError, match="cannot be put together"):
+        tickets(x, ticket=["a", "b", "a", "a"])

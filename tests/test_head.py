@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+from torch.utils.checkpoint import checkpoint
 
 import tombola as tb
 from tombola._utils.errors import ScopeError
@@ -129,6 +130,45 @@ def test_the_output_layer_is_found_from_the_data_flow(name):
     assert net.training
     assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
+
+
+class Bytes(Trunk):
+    def __init__(self):
+        super().__init__()
+        self.h = nn.Linear(16, K)
+
+    def forward(self, x):
+        return self.h(self.trunk((x * 9).byte().float() / 255))
+
+
+class NoGrad(Bytes):
+    def forward(self, x):
+        with torch.no_grad():
+            f = torch.relu(self.a(x))
+        return self.h(torch.relu(self.b(f)))
+
+
+class Shifted(Bytes):
+    def __init__(self):
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(1, K))
+
+    def forward(self, x):
+        return self.h(self.trunk(x)) + self.shift
+
+
+class Hidden(Bytes):
+    def forward(self, x):
+        return checkpoint(lambda z: self.h(self.b(z)), torch.relu(self.a(x)), use_reentrant=True)
+
+
+@pytest.mark.parametrize("kind", [Bytes, NoGrad, Shifted])
+def test_inputs_without_gradients_and_vectors_of_outputs_do_not_mislead(kind):
+    assert find_head(kind(), X).weight == "h.weight"
+
+
+def test_what_a_checkpoint_hides_is_not_guessed():
+    assert find_head(Hidden(), X) is None
 
 
 def test_frozen_weights_hide_nothing():

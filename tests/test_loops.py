@@ -1,6 +1,7 @@
 """Tickets trained in a loop of one's own: masks are held, what they exclude keeps its bits."""
 
 import copy
+import threading
 import warnings
 
 import pytest
@@ -195,3 +196,40 @@ def test_a_plain_optimiser_is_noticed_once(tickets):
             with tickets.use("cat"):
                 made.step()
         SGD(nn.Linear(2, 1).parameters(), lr=0.1).step()
+
+
+def test_a_ticket_is_in_use_in_its_own_thread_alone(tickets):
+    tickets.eval()
+    x, used = batches(1)[0][0], {}
+    started, other = threading.Event(), threading.Event()
+
+    def one():
+        with tickets.use("cat"), torch.no_grad():
+            started.set()
+            other.wait(10)
+            used["cat"] = tickets(x)
+
+    thread = threading.Thread(target=one)
+    thread.start()
+    started.wait(10)
+    with tickets.use("dog"), torch.no_grad():
+        other.set()
+        thread.join()
+        assert torch.equal(tickets(x), tickets(x, ticket="dog"))
+        copied = copy.deepcopy(tickets)
+    assert torch.equal(used["cat"], tickets(x, ticket="cat"))
+    for model in (tickets, copied):
+        with pytest.raises(tb.errors.TombolaError, match="which ticket"):
+            model(x)
+
+
+def test_parameters_that_are_added_later_are_stepped_inside_the_masks(tickets):
+    first, *others = tickets.parameters()
+    optimizer = tb.masked(AdamW([first], lr=0.1), tickets)
+    optimizer.add_param_group({"params": others})
+    before = copies(outside(tickets, "cat"))
+    with tickets.use("cat"):
+        x, y = batches(1)[0]
+        F.cross_entropy(tickets(x), y).backward()
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, outside(tickets, "cat"), strict=True))

@@ -305,7 +305,7 @@ def test_buffers_and_attributes_move_as_in_a_plain_network(in_place, private, gr
     assert torch.allclose(here, plain.mean)
     assert tickets.backbone.seen == plain.seen == 3
     assert torch.equal(tickets.backbone.last, plain.last)
-    assert not tickets.backbone.last.requires_grad
+    assert tickets.backbone.last.requires_grad == plain.last.requires_grad
     if private:
         assert not tickets.private_state("a")["mean"].any()
 
@@ -468,3 +468,61 @@ def test_networks_that_are_changed_answer_as_they_then_are():
         for change in (change_parameter, change_layer):
             change(tickets.backbone)
             assert torch.equal(tickets(x, ticket="a"), tickets.bake("a").eval()(x))
+
+
+# -- what is changed between two passes ---------------------------------------------------------------------
+
+
+def test_hooks_that_come_and_go_act_as_on_a_plain_network():
+    net, x = Plain(), inputs()
+    tickets = model(net)
+    with torch.no_grad():
+        before = tickets(x, ticket="a")
+        hook = net.one.register_forward_hook(lambda module, _, y: y * 0 + net.two.bias.sum())
+        assert torch.equal(tickets(x, ticket="a"), tickets.bake("a").eval()(x))
+        assert not torch.equal(tickets(x, ticket="a"), before)
+        hook.remove()
+        assert torch.equal(tickets(x, ticket="a"), before)
+
+
+def test_a_list_that_grows_leads_to_the_ticket():
+    class Ordered(Plain):
+        def __init__(self):
+            super().__init__()
+            self.order = []
+
+        def forward(self, x):
+            h = self.one(x)
+            for layer in self.order:
+                h = torch.relu(layer(h))
+            return self.head(h)
+
+    net, x = Ordered(), inputs()
+    tickets = model(net)
+    with torch.no_grad():
+        for _ in range(3):
+            assert torch.equal(tickets(x, ticket="a"), tickets.bake("a").eval()(x))
+            net.order.append(net.two)
+
+
+def test_a_loss_that_forward_keeps_has_its_graph():
+    class Balanced(Plain):
+        def forward(self, x):
+            h = self.block(x)
+            self.aux = h.pow(2).mean()
+            return self.head(h)
+
+    net = Balanced()
+    tickets = model(net)
+    tickets(inputs(), ticket="a")
+    net.aux.backward()
+    assert net.one.weight.grad.any()
+
+
+def test_a_network_that_is_compiled_in_place_runs():
+    net, x = Plain(), inputs()
+    tickets = model(net)
+    with torch.no_grad():
+        expected = tickets(x, ticket="a")
+        net.compile(backend="eager")
+        assert torch.equal(tickets(x, ticket="a"), expected)

@@ -26,6 +26,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 _PLAIN = {bool, int, float, str, bytes, type(None), torch.dtype, torch.device, torch.Size, type}
 _TENSORS = ("_parameters", "_buffers", "_former_parameters")  # the last in replicas of ``DataParallel``
 _TABLES = (*_TENSORS, "_modules")
+_OWN = (*_TABLES, "_compiled_call_impl")  # the last would call the original
+_SMALL = 1000  # entries of a list or dictionary that are looked at one by one
 
 
 class Tree:
@@ -51,6 +53,10 @@ class Tree:
         self._tables = [d[t] for d in self.snapshots for t in _TABLES if t in d]
         self._sizes, self._full = [*map(len, self._tables)], [t for t in self._tables if t]
         self._held = _values(self._full)
+        self._views = _containers(self.snapshots)
+        self._lengths = [*map(len, self._views)]
+        self._small = [view for view in self._views if 0 < len(view) <= _SMALL]
+        self._items = [*chain.from_iterable(self._small)]
         number = {id(m): i for i, m in enumerate(self.originals)}
         self.children = [
             {n: None if c is None else number[id(c)] for n, c in m._modules.items()} for m in self.originals
@@ -70,7 +76,7 @@ class Tree:
             (i, name)
             for i, d in enumerate(self.snapshots)
             for name, value in d.items()
-            if type(value) not in _PLAIN and name not in _TABLES and leads(value) is not value
+            if type(value) not in _PLAIN and name not in _OWN and leads(value) is not value
         ]
 
     def __reduce__(self) -> tuple[type[Tree], tuple[nn.Module]]:
@@ -84,6 +90,8 @@ class Tree:
                 [*map(len, self._tables)] == self._sizes
                 and _same(_values(self._full), self._held)
                 and self._live == self.snapshots
+                and [*map(len, self._views)] == self._lengths
+                and _same([*chain.from_iterable(self._small)], self._items)
             )
         except (RuntimeError, ValueError):  # tensors or arrays that differ
             return False
@@ -105,7 +113,7 @@ class Tree:
                 if table in own:
                     own[table] = own[table].copy()
             own["_modules"] = {n: None if i is None else copies[i] for n, i in children.items()}
-            own.pop("_compiled_call_impl", None)  # it would call the original
+            own.pop("_compiled_call_impl", None)
             if training is not None:
                 own["training"] = training
         for name, tensor in tensors.items():
@@ -159,8 +167,8 @@ class Replica:
             if value is not None and value is not held.get(name)
         }
 
-    def take_back(self) -> None:
-        """Give the network the attributes that passes assigned, tensors without their graph."""
+    def take_back(self, detach: bool = True) -> None:
+        """Give the network the attributes that passes assigned, tensors without their graph if asked for."""
         with suppress(RuntimeError, ValueError):  # tensors or arrays that differ
             if self._owns == self._given:
                 return
@@ -168,7 +176,8 @@ class Replica:
         for old, own, given in zip(self.tree.originals, self._owns, self._given, strict=True):
             for name, value in own.items():
                 if name not in given or given[name] is not value:
-                    old.__dict__[name] = tree_map_only(Tensor, Tensor.detach, back(value))
+                    found = back(value)
+                    old.__dict__[name] = tree_map_only(Tensor, Tensor.detach, found) if detach else found
                     given[name] = value
 
 
@@ -183,6 +192,22 @@ def _modules(module: nn.Module) -> tuple[list[str], list[nn.Module]]:
             todo += [(f"{prefix}{n}.", c) for n, c in reversed(m._modules.items()) if c is not None]
     prefixes, modules = zip(*found.values(), strict=True)
     return list(prefixes), list(modules)
+
+
+def _containers(attributes: Iterable[Mapping[str, Any]]) -> list[Any]:
+    """Lists, sets and values of dictionaries among attributes, however deep; each is seen as it will be."""
+    found: dict[int, Any] = {}
+    todo = [v for d in attributes for name, v in d.items() if name not in _TABLES]
+    while todo:
+        value = todo.pop()
+        kind = type(value)
+        if kind in (list, set, dict, OrderedDict, defaultdict) and id(value) not in found:
+            view = value.values() if isinstance(value, dict) else value
+            found[id(value)] = view
+            todo += [v for v in view if type(v) not in _PLAIN] if len(view) <= _SMALL else []
+        elif kind is tuple:
+            todo += [v for v in value if type(v) not in _PLAIN]
+    return list(found.values())
 
 
 def _values(tables: Iterable[Mapping[str, Any]]) -> list[Any]:

@@ -77,8 +77,7 @@ def masked(optimizer: torch.optim.Optimizer, tickets: Tickets | None = None) -> 
             raise OptimizerError("complex parameters cannot be masked: optimise torch.view_as_real of them")
     made = MaskedAdam(optimizer) if kind in ADAM else MaskedStepFree(optimizer)
     if tickets is not None:
-        parameters = [p for group in made.param_groups for p in group["params"]]
-        made.masks = lambda: tickets.masks_of(parameters)
+        made.masks = lambda: tickets.masks_of([p for group in made.param_groups for p in group["params"]])
     return made
 
 

@@ -71,6 +71,17 @@ def grouped(
     return outputs[0] if at is None else _put_back(outputs, torch.argsort(order), at)
 
 
+def _joined(values: Sequence[Tensor], axis: int, back: Tensor) -> Tensor:
+    others = {(*v.shape[:axis], *v.shape[axis + 1 :]) for v in values}
+    if len(others) > 1 or sum(v.shape[axis] for v in values) != len(back):
+        shapes = ", ".join(str(tuple(v.shape)) for v in values)
+        raise TombolaError(
+            f"outputs of several tickets, {shapes} for {len(back)} samples, cannot be put together: ask one "
+            "ticket at a time"
+        )
+    return torch.cat(list(values), axis).index_select(axis, back)
+
+
 def _for_all(value: Any) -> Any:
     return value if isinstance(value, bool | str) else None
 
@@ -82,7 +93,7 @@ _take = uncompiled()(batch.take)
 def _put_back(outputs: list[Any], back: Tensor, axes: list[int | None]) -> Any:
     parts, spec = [tree_flatten(each)[0] for each in outputs], tree_flatten(outputs[0])[1]
     joined = [
-        _for_all(values[0]) if axis is None else torch.cat(values, axis).index_select(axis, back)
+        _for_all(values[0]) if axis is None else _joined(values, axis, back)
         for axis, values in zip(axes, zip(*parts, strict=True), strict=True)
     ]
     return tree_unflatten(joined, spec)

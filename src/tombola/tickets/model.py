@@ -11,6 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ if TYPE_CHECKING:
     from tombola.tickets.routing import Routed
 
 
+_in_use: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("in_use", default=())
+
+
 class TicketModel(fitted.Holder):
     """A backbone, its masks, and the private state of each ticket.
 
@@ -66,7 +70,6 @@ class TicketModel(fitted.Holder):
 
     masks_KN: Tensor
     statistics_KS: Tensor
-    _used: str | None = None
 
     def __init__(
         self,
@@ -190,6 +193,8 @@ class TicketModel(fitted.Holder):
     def use(self, ticket: str) -> Iterator[None]:
         """Inside, this ticket answers where none is named, and `tombola.masked` optimisers step inside it.
 
+        It is so in this thread alone.
+
         >>> from tombola import masked
         >>> net = nn.Linear(2, 1, bias=False)
         >>> masks = MaskSet(Layout(("weight",), ((1, 2),)), {"cat": torch.tensor([True, False])})
@@ -203,11 +208,16 @@ class TicketModel(fitted.Holder):
         [[-1.0, 0.0]]
         """
         self.index(ticket)
-        before, self._used = self._used, ticket
+        token = _in_use.set((*_in_use.get(), (id(self), ticket)))
         try:
             yield
         finally:
-            self._used = before
+            _in_use.reset(token)
+
+    @property
+    def _used(self) -> str | None:
+        """The ticket that this thread has in use."""
+        return next((name for of, name in reversed(_in_use.get()) if of == id(self)), None)
 
     def masks_of(self, parameters: Sequence[Tensor]) -> list[Tensor | None] | None:
         """What the ticket in use owns of each parameter, None for all of it; None where none is in use."""

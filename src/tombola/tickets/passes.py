@@ -17,7 +17,7 @@ from weakref import WeakSet
 import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
-from torch.utils._pytree import TreeSpec, tree_map_only, tree_structure
+from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure
 
 from tombola._utils.batch import Batch, call, leaves, opened, part_of, take
 from tombola._utils.errors import TombolaError
@@ -75,7 +75,7 @@ class Passes:
     def __init__(self) -> None:
         self._tree: Tree | None = None
         self._idle: list[Workspace] = []
-        self._axes: dict[TreeSpec, list[int | None]] = {}  # by the structure of inputs
+        self._axes: dict[Any, list[int | None]] = {}  # by the structure of inputs
 
     def __reduce__(self) -> tuple[type[Passes], tuple[()]]:
         return Passes, ()
@@ -98,7 +98,7 @@ class Passes:
         Raises:
             TombolaError: an output has no such axis or several, and is not just beside what is read.
         """
-        spec = tree_structure(x)
+        spec = tree_structure(x), *(t.ndim for t in tree_leaves(x) if isinstance(t, Tensor))
         if spec not in self._axes:
             with evaluating(), torch.random.fork_rng():
                 outputs = [opened(self.run(tickets, 0, take(x, slice(n)))) for n in (1, 2)]
@@ -163,7 +163,7 @@ class Passes:
 
     def _ended(self, tickets: TicketModel, k: int, replica: Replica) -> bool:
         """Take over what a pass assigned; whether it was a buffer, so that the replica is used up."""
-        replica.take_back()
+        replica.take_back(detach=not torch.is_grad_enabled())
         buffers = replica.buffers()
         if buffers:
             own = tickets.statistics.unflatten(tickets.statistics_KS[k])
@@ -183,7 +183,7 @@ def _axis(name: str, one: Any, two: Any, needed: bool) -> int | None:
     if isinstance(one, Tensor):
         sizes = list(zip(one.shape, two.shape, strict=False))
         changed = [i for i, (a, b) in enumerate(sizes) if a != b]
-        if one.ndim == two.ndim and len(changed) == 1 and 2 * sizes[changed[0]][0] == sizes[changed[0]][1]:
+        if one.ndim == two.ndim and len(changed) == 1 and sizes[changed[0]] == (1, 2):
             return changed[0]
         what = f"has shape {tuple(one.shape)} for one sample and {tuple(two.shape)} for two"
     else:

@@ -52,7 +52,7 @@ def find_head(
     Head(weight='2.weight', rows=('2.weight', '2.bias'))
     """
     network = copied(network).requires_grad_(True).eval()
-    x = mapped(lambda t: t.detach().clone().requires_grad_(t.is_floating_point()), x)
+    x = mapped(lambda t: t.detach().clone().requires_grad_(t.is_floating_point() or t.is_complex()), x)
     outputs = read(call(network, x))
     if name:
         return _named(network, outputs, name)
@@ -65,8 +65,10 @@ def find_head(
         if node is None or node in seen:
             continue
         seen.add(node)
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            return None  # what is in it is not seen
         used = frozenset(i for child in _children(node) if not graph.reads(child) for i in graph.below(child))
-        if any(parameters[i][1].ndim > 1 for i in used):
+        if any(parameters[i][1].squeeze().ndim > 1 for i in used):
             heads.add(used)
         else:
             todo += [child for child in _children(node) if graph.reads(child)]
@@ -99,6 +101,13 @@ def _rows(outputs: Tensor, own: Sequence[tuple[str, Tensor]]) -> tuple[str, ...]
         if any(bool(g[torch.arange(len(g)) != k].any()) for g in gradients):
             return ()
     return tuple(name for name, _ in own)
+
+
+def _takes_data(node: Any) -> bool:
+    """Whether inputs enter here that have no gradient: an embedding, a product with something unknown."""
+    name = type(node).__name__.removesuffix("Backward0")
+    products = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear")
+    return "Embedding" in name or (name in products and any(c is None for c, _ in node.next_functions))
 
 
 def _children(node: Any) -> list[Any]:
@@ -135,7 +144,7 @@ class _Graph:
             self._reads.setdefault(
                 node,
                 (variable is not None and not ours)
-                or "Embedding" in type(node).__name__
+                or _takes_data(node)
                 or any(self._reads[c] for c in _children(node)),
             )
             below = frozenset([id(variable)]) if ours else frozenset[int]()
