@@ -1,8 +1,7 @@
 """Batches: a tensor, or a tuple, dictionary or nest of tensors, whose rows are samples.
 
 A network is called with a tensor as ``net(x)``, with a tuple as ``net(*x)``, with a dictionary as
-``net(**x)``.
-What is no tensor in it (None, a flag, a string) is the same for all samples.
+``net(**x)``. What is no tensor in it (None, a flag, a string) is the same for all samples.
 """
 
 from __future__ import annotations
