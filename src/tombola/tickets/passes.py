@@ -134,7 +134,9 @@ class Passes:
     def done(self, tickets: TicketModel, k: int, workspace: Workspace) -> None:
         """Take over what a pass changed; others may have the workspace."""
         workspace.store(tickets, k)
-        if not self._ended(tickets, k, workspace.replica) and len(self._idle) < IDLE:
+        used_up = self._ended(tickets, k, workspace.replica)
+        # On an accelerator the pass may not have been computed yet, and the next may be on another stream.
+        if not used_up and workspace.weights_N.is_cpu and len(self._idle) < IDLE:
             self._idle.append(workspace)
 
     def _once(self, tickets: TicketModel, k: int, x: Any) -> Any:
