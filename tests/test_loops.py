@@ -1,6 +1,7 @@
 """Tickets trained in a loop of one's own: masks are held, what they exclude keeps its bits."""
 
 import copy
+import pickle
 import threading
 import warnings
 
@@ -233,3 +234,34 @@ def test_parameters_that_are_added_later_are_stepped_inside_the_masks(tickets):
         F.cross_entropy(tickets(x), y).backward()
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, outside(tickets, "cat"), strict=True))
+
+
+@every_kind
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda both: pickle.loads(pickle.dumps(both))])
+def test_a_copy_of_tickets_and_optimiser_goes_on_as_the_originals_do(tickets, kind, options, copied):
+    optimizer = tb.masked(kind(tickets.parameters(), lr=0.01, **options), tickets)
+    x, y = batches(1)[0]
+
+    def step(model, stepper):
+        with model.use("cat"):
+            F.cross_entropy(model(x), y).backward()
+            stepper.step()
+            stepper.zero_grad()
+
+    step(tickets, optimizer)
+    other, again = copied((tickets, optimizer))
+    step(tickets, optimizer)
+    before = copies(outside(other, "cat"))
+    step(other, again)
+    for a, b in zip(tickets.state_dict().values(), other.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert all(torch.equal(a, b) for a, b in zip(before, outside(other, "cat"), strict=True))
+
+
+def test_the_state_of_a_plain_adam_is_refused():
+    plain = AdamW(nn.Linear(2, 1).parameters())
+    plain.param_groups[0]["params"][0].grad = torch.ones(1, 2)
+    plain.step()
+    made = tb.masked(AdamW(nn.Linear(2, 1).parameters()))
+    with pytest.raises(OptimizerError, match="the state of a plain Adam"):
+        made.load_state_dict(plain.state_dict())

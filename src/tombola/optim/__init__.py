@@ -13,15 +13,13 @@ semantics of ``torch.optim.SparseAdam``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from tombola._utils.errors import OptimizerError
 from tombola.optim.adam import MaskedAdam
-from tombola.optim.base import MaskedOptimizer, MaskedStepFree, Masks
+from tombola.optim.base import MaskedOptimizer, MaskedStepFree, Tickets
 
 __all__ = ["ADAM", "STEP_FREE", "MaskedOptimizer", "masked"]
 
@@ -34,13 +32,6 @@ STEP_FREE: dict[type[torch.optim.Optimizer], dict[str, Any]] = {
 }
 ADAM = (torch.optim.Adam, torch.optim.AdamW)
 _SUPPORTED = ", ".join(kind.__name__ for kind in (*ADAM, *STEP_FREE))
-
-
-class Tickets(Protocol):
-    """What knows the masks of the ticket that is trained (`tombola.TicketModel`)."""
-
-    def masks_of(self, parameters: Sequence[Tensor]) -> Masks | None:
-        """One per parameter; None outside of ``with tickets.use(NAME):``."""
 
 
 def masked(optimizer: torch.optim.Optimizer, tickets: Tickets | None = None) -> MaskedOptimizer:
@@ -76,8 +67,7 @@ def masked(optimizer: torch.optim.Optimizer, tickets: Tickets | None = None) -> 
         if any(p.is_complex() for p in group["params"]):
             raise OptimizerError("complex parameters cannot be masked: optimise torch.view_as_real of them")
     made = MaskedAdam(optimizer) if kind in ADAM else MaskedStepFree(optimizer)
-    if tickets is not None:
-        made.masks = lambda: tickets.masks_of([p for group in made.param_groups for p in group["params"]])
+    made.tickets = tickets
     return made
 
 

@@ -69,7 +69,15 @@ class MaskedAdam(MaskedOptimizer):
         self._begin()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a state in torch's form."""
+        """Take over a state in torch's form.
+
+        Raises:
+            OptimizerError: it is of a plain optimiser, which counts steps for a whole tensor.
+        """
+        if any("steps" not in state for state in state_dict["state"].values()):
+            raise OptimizerError(
+                "this is the state of a plain Adam: load that of a masked one, or begin anew"
+            )
         super().load_state_dict(state_dict)
         given = [i for group in state_dict["param_groups"] for i in group["params"]]
         for i, p in zip(given, self._parameters(), strict=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -17,15 +17,27 @@ Closure = Callable[[], Any]
 _INTEGER = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes of a number
 
 
+class Tickets(Protocol):
+    """What knows the masks of the ticket that is trained (`tombola.TicketModel`)."""
+
+    def masks_of(self, parameters: Sequence[Tensor]) -> Masks | None:
+        """One per parameter; None outside of ``with tickets.use(NAME):``."""
+
+
 class MaskedOptimizer(torch.optim.Optimizer):
     """A ``torch.optim`` optimiser whose step takes a mask per parameter.
 
     Attributes:
-        masks: those of steps that are given none, or what gives them; None where there are none. Trainers
-            that know nothing of tickets call ``step()`` or ``step(closure)``.
+        masks: those of steps that are given none. Trainers that know nothing of tickets call ``step()`` or
+            ``step(closure)``.
+        tickets: what gives the masks where there are none.
     """
 
-    masks: Masks | Callable[[], Masks | None] | None = None
+    masks: Masks | None = None
+    tickets: Tickets | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "masks": self.masks, "tickets": self.tickets}
 
     def step(self, masks: Masks | Closure | None = None, closure: Closure | None = None) -> Any:  # type: ignore[override]
         """Step every parameter that has a gradient, inside its mask (None: everywhere).
@@ -48,7 +60,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         if masks is None:
-            masks = self.masks() if callable(self.masks) else self.masks
+            masks = self.masks
+        if masks is None and self.tickets is not None:
+            masks = self.tickets.masks_of(self._parameters())
         if masks is None:
             raise OptimizerError(
                 "a step without masks would move weights of other tickets: step inside `with "
@@ -107,12 +121,15 @@ class MaskedStepFree(MaskedOptimizer):
         super().__init__(plain.param_groups, plain.defaults)
         self.state.update(plain.state)  # Adagrad's sums
         self.plain = plain
-        self.plain.in_masks = True  # type: ignore[attr-defined]  # `tombola.tickets.passes` looks
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "plain": self.plain}
 
     def _step(self, masks: Masks) -> None:
         work = [(p, mask) for _, p, mask in self._entries(masks) if mask is not None]
         before = [(p, mask, p.clone(), self._moments(p, clone=True)) for p, mask in work]
         self.plain.param_groups, self.plain.state = self.param_groups, self.state
+        self.plain.in_masks = True  # type: ignore[attr-defined]  # `tombola.tickets.passes` looks
         self.plain.step()
         for p, mask, p_old, state_old in before:
             outside = bits_of(~mask, p)
