@@ -6,7 +6,7 @@ PY := .venv/bin/python
 export OMP_WAIT_POLICY := passive
 
 .PHONY: demo test bench clean
-demo: .venv/.stamp
+demo: .venv/.lab
 	.venv/bin/tombola run digits --out runs
 	.venv/bin/tombola report runs/digits-quick -o runs/digits-quick/report.html
 
@@ -22,8 +22,12 @@ bench: .venv/.stamp
 	$(PY) -m pytest benchmarks/test_ratios.py
 	$(PY) -m benchmarks
 
-.venv/.stamp: pyproject.toml constraints.txt
+.venv/.lab: pyproject.toml constraints.txt
 	python3 -m venv .venv
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[lab]'
+	touch $@
+
+.venv/.stamp: .venv/.lab
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
