@@ -13,7 +13,7 @@ from pathlib import Path
 _PACKAGE = str(Path(__file__).parents[1])
 
 # The packages of the extra `lab`.
-LAB = ("cyclopts", "jinja2", "matplotlib", "PIL", "pyarrow", "rich", "soundfile")
+LAB = ("cyclopts", "jinja2", "matplotlib", "pandas", "PIL", "pyarrow", "rich", "soundfile")
 
 
 class TombolaError(Exception):
