@@ -9,8 +9,8 @@ from benchmarks.row import Row, ratio
 from benchmarks.setting import generator, ghostnet, half
 from benchmarks.training import masked_step
 from tombola.data.dataset import Data, Split, Stream
+from tombola.data.images import crop_and_flip
 from tombola.lab.experiments.cifar10 import NORMALISE
-from tombola.lab.experiments.images import crop_and_flip
 from tombola.masks.prunable import scope
 from tombola.training.model import FunctionalModel
 

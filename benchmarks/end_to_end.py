@@ -13,9 +13,9 @@ from torch import Tensor
 from benchmarks.row import Row
 from benchmarks.setting import generator
 from tombola.data.dataset import Data, Split
+from tombola.data.images import crop_and_flip
 from tombola.lab.experiments import experiment
 from tombola.lab.experiments.cifar10 import NORMALISE
-from tombola.lab.experiments.images import crop_and_flip
 from tombola.masks.maskset import MaskSet
 from tombola.methods.pipeline import Pipeline, predict
 from tombola.pruning.schedules import parse
@@ -69,13 +69,12 @@ def _shares(problem: Problem, mask_N: Tensor) -> list[Row]:
     made: dict[str, Any] = {}
 
     def forward() -> Tensor:
-        x, targets = made["data"]
-        return problem.objective.loss(problem.f(theta, mask_N, x), targets, 0, x)
+        return problem.loss(theta, mask_N, made["data"])
 
     for i in range(STEPS + 8):
         optimizer.zero_grad()
         parts: dict[str, Callable[[], object]] = {
-            "data": lambda i=i: problem.batch(0, stream, i),
+            "data": lambda i=i: next(problem.draw([(0, stream, i)])),
             "forward": forward,
             "backward": lambda: made["forward"].backward(),
             "optimizer": lambda: optimizer.step([*masks, *[None] * len(theta.private)]),

@@ -95,9 +95,7 @@ def test_rigl_grows_where_the_gradient_of_all_weights_is_largest(convnet, make_p
             {n: b.clone() for n, b in context.theta.buffers.items()},
         ),
         None,
-        0,
-        problem.stream(0, "score", 1),
-        0,
+        next(problem.draw([(0, problem.stream(0, "score", 1), 0)])),
     )
     (gradient,) = torch.autograd.grad(loss, weights)
     assert gradient[~context.mask_N].abs().max() > 0

@@ -111,7 +111,8 @@ def test_the_loss_is_that_of_a_training_step(make_evidence):
     context = make_evidence()
     problem, theta = context.problem, context.theta.clone()
     with in_mode(problem.f.module, training=True):
-        loss = problem.gradient(theta, context.mask_N, 1, problem.stream(1, "score", 3), 2)
+        [batch] = problem.draw([(1, problem.stream(1, "score", 3), 2)])
+        loss = problem.gradient(theta, context.mask_N, batch)
     assert torch.equal(context.loss(context.weights_N, 2), loss)
     assert torch.equal(gradient(context, 2), theta.weights_N.grad)
 
@@ -132,7 +133,7 @@ def test_movement_adds_up_minus_gradient_times_weight_of_every_step(make_evidenc
     optimizer, stream = problem.config.build(theta.leaves()), problem.stream(1, "extract", 3)
     for t in range(3):
         optimizer.zero_grad()
-        problem.gradient(theta, mask, 1, stream, t)
+        problem.gradient(theta, mask, next(problem.draw([(1, stream, t)])))
         moved_N -= theta.weights_N.grad * theta.weights_N.detach()
         optimizer.step(problem.masks(theta, mask, 1))
     assert torch.equal(context.moved_N, moved_N)

@@ -15,7 +15,8 @@ from PIL import Image
 from tombola._utils.errors import DataError
 from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS, Data
-from tombola.lab.experiments.images import Normalise, crop_and_flip, decode, list_images, set_aside
+from tombola.data.images import Normalise, crop_and_flip
+from tombola.lab.experiments.images import decode, list_images, set_aside
 
 NAMES = ["cat", "dog", "owl"]
 SIZE = 4

@@ -19,7 +19,7 @@ def test_the_rate_reaches_the_optimiser(convnet, make_problem):
         theta = problem.f.theta0() if not thetas else thetas[-1].clone()
         stream, t = problem.stream(0, "test"), len(thetas)
         problem.f.module.train()
-        problem.gradient(theta, mask, 0, stream, t)
+        problem.gradient(theta, mask, next(problem.draw([(0, stream, t)])))
         with torch.no_grad():
             for leaf in theta.leaves():
                 if leaf.numel():
@@ -41,7 +41,7 @@ def test_seen_counts_samples_and_batches_cover_an_epoch(convnet, make_problem):
 def test_the_loss_has_a_graph_and_leaves_the_gradients_alone(convnet, make_problem):
     problem = make_problem(convnet)
     theta, mask = problem.f.theta0(), torch.ones(252, dtype=torch.bool)
-    loss = problem.loss(theta, mask, 0, problem.stream(0, "test"), 1)
+    loss = problem.loss(theta, mask, next(problem.draw([(0, problem.stream(0, "test"), 1)])))
     assert all(leaf.grad is None for leaf in theta.leaves())
     assert problem.samples_seen == 8
     loss.backward()

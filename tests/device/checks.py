@@ -19,8 +19,8 @@ from torch import nn
 import tombola as tb
 from tombola._utils.errors import RunError
 from tombola._utils.rng import generator
+from tombola.data.images import Normalise, crop_and_flip
 from tombola.lab.experiments import experiment
-from tombola.lab.experiments.images import Normalise, crop_and_flip
 from tombola.lab.launch import Order
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.lab.report.chapters import commands

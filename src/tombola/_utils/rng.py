@@ -7,7 +7,8 @@ run can go on anywhere and read the same samples.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -44,3 +45,29 @@ def drawn_from(seed: int, *purpose: object, device: torch.device = CPU) -> Itera
         torch.set_rng_state(before)
         if there is not None:
             there.set_rng_state(before_there, device)
+
+
+@contextmanager
+def everywhere() -> Iterator[Callable[[int], None]]:
+    """Inside, a call with a seed sets the global generators of PyTorch, NumPy and Python; not outside.
+
+    >>> with everywhere() as draw_from:
+    ...     draw_from(3)
+    ...     first = torch.rand(1)
+    ...     draw_from(3)
+    ...     bool(first == torch.rand(1))
+    True
+    """
+    before = torch.get_rng_state(), np.random.get_state(), random.getstate()
+
+    def draw_from(seed: int) -> None:
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)
+        random.seed(seed)
+
+    try:
+        yield draw_from
+    finally:
+        torch.set_rng_state(before[0])
+        np.random.set_state(before[1])
+        random.setstate(before[2])

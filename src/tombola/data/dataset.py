@@ -5,9 +5,10 @@ Shape letters: S samples of a split, B batch, K tickets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -18,8 +19,13 @@ from tombola._utils.batch import Batch
 from tombola._utils.device import CPU
 from tombola._utils.errors import DataError, unknown
 from tombola._utils.rng import generator
-
-SPLITS = ("train", "validation", "test")
+from tombola.data.form import KEPT, Form, joined
+from tombola.data.images import Normalise, Pictures, list_pictures
+from tombola.data.memmap import fits
+from tombola.data.splitting import SPLITS, divided
+from tombola.data.stored import Collate, Request, Stored
+from tombola.data.table import Names, Standardize, named, numbered, read_table
+from tombola.data.values import batch_of, check_finite, shape_of, stacked, tensor_of
 
 
 @dataclass(frozen=True)
@@ -27,24 +33,26 @@ class Split:
     """Inputs ``x [S, ...]``, targets ``y [S, ...]`` and further columns of S values each.
 
     Inputs are a tensor, or a tuple, dictionary or nest of tensors with a row per sample, with which the
-    network is called as ``net(x)``, ``net(*x)`` or ``net(**x)``. Arrays and lists become tensors, and float64
-    becomes torch's default dtype (float32), which is that of networks. Integers stay what they are, for
-    embeddings and images: ``prepare`` makes them floats.
+    network is called as ``net(x)``, ``net(*x)`` or ``net(**x)``; or `Stored`, read when it is asked for.
+    Arrays and lists become tensors, and float64 becomes torch's default dtype (float32), which is that of
+    networks. Integers stay what they are, for embeddings and images: ``prepare`` makes them floats.
 
     Raises:
         DataError: not numbers, no samples, lengths that differ, NaN or infinite values.
     """
 
-    x: Batch
+    x: Batch  # or `Stored`
     y: Tensor
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = {name: np.asarray(values) for name, values in self.columns.items()}
-        object.__setattr__(self, "x", _inputs(self.x))
-        object.__setattr__(self, "y", _tensor("y", self.y))
+        if not isinstance(self.x, Stored):
+            object.__setattr__(self, "x", batch_of(self.x))
+        object.__setattr__(self, "y", tensor_of("y", self.y))
         object.__setattr__(self, "columns", columns)
-        every = {**{f"x{path}": t for path, t in batch.tensors(self.x).items()}, "y": self.y}
+        held = {} if isinstance(self.x, Stored) else {f"x{p}": t for p, t in batch.tensors(self.x).items()}
+        every = {**held, "y": self.y}
         if min(t.ndim for t in every.values()) == 0:
             raise DataError("x or y is a single number: one value per sample is needed")
         if len(self) == 0:
@@ -54,19 +62,14 @@ class Split:
         if wrong:
             raise DataError(f"x has {len(self)} samples, but {wrong}: one value per sample is needed")
         for name, values in every.items():
-            if values.is_floating_point() and not bool(torch.isfinite(values).all()):
-                bad = (~torch.isfinite(values.reshape(len(values), -1)).all(1)).nonzero()[:, 0]
-                raise DataError(
-                    f"{name} holds NaN or infinite values in {len(bad)} samples (the first is number "
-                    f"{int(bad[0])}): remove or replace them"
-                )
+            check_finite(name, values)
 
     def __len__(self) -> int:
-        return batch.size(self.x)
+        return len(self.x) if isinstance(self.x, Stored) else batch.size(self.x)
 
     def __repr__(self) -> str:
         columns = f", columns={list(self.columns)}" if self.columns else ""
-        return f"Split({len(self)} samples, x={_shape(self.x)}, y={_shape(self.y)}{columns})"
+        return f"Split({len(self)} samples, x={_shape(self.x)}, y={shape_of(self.y)}{columns})"
 
     def column(self, name: str) -> np.ndarray:
         """A column as an array ``[S]``; ``"y"`` is one of them."""
@@ -84,67 +87,40 @@ class Split:
         """The samples at these positions; those of a slice are shared, not copied."""
         numbers = index if isinstance(index, slice) else index.numpy()
         columns = {name: c[numbers] for name, c in self.columns.items()}
-        return Split(batch.take(self.x, index), self.y[index], columns)
+        x = self.x[index] if isinstance(self.x, Stored) else batch.take(self.x, index)
+        return Split(x, self.y[index], columns)
+
+    def read(self, requests: Iterable[Request]) -> Iterator[Batch]:
+        """The inputs of batches, as they are stored."""
+        if isinstance(self.x, Stored):
+            return self.x.batches(requests)
+        return (batch.take(self.x, request.numbers) for request in requests)
+
+    def fingerprint(self) -> dict[str, Tensor]:
+        """What tells these samples from others: all that is in memory, a few inputs of what is stored."""
+        x = self.x.fingerprint() if isinstance(self.x, Stored) else batch.tensors(self.x)
+        return {**{f"x{path}": t for path, t in x.items()}, "y": self.y}
 
 
-def _shape(samples: Batch) -> str:
-    """Dtype and shape of one sample."""
-    if not isinstance(samples, Tensor):
-        return str(batch.mapped(_shape, samples)).replace("'", "")
-    return f"{str(samples.dtype).removeprefix('torch.')}{list(samples.shape[1:])}"
+def _shape(x: Batch | Stored) -> str:
+    return repr(x) if isinstance(x, Stored) else shape_of(x)
 
 
-def _inputs(x: Any) -> Batch:
-    """Inputs as a tensor, or as a tuple or dictionary of such."""
-    if isinstance(x, Mapping):
-        found: Batch = {name: _inputs(part) for name, part in x.items()}
-    elif isinstance(x, tuple):
-        found = tuple(map(_inputs, x))
-    else:
-        return _tensor("x", x)
-    if not found:
-        raise DataError(f"x is an empty {type(x).__name__}: name its parts")
-    return found
+class Division(TypedDict, total=False):
+    """How samples are divided and prepared: the options that all ways to make `Data` share.
 
+    ``validation`` and ``test`` are shares set aside at random (0.1 and 0.2), by ``seed``. ``split`` is a
+    column of ``train``, ``validation`` and ``test``, or the numbers of the samples of each; ``group`` a
+    column whose samples of one value stay in one split. ``prepare`` and ``augment``: see `Data`.
+    """
 
-def _tensor(name: str, values: Any) -> Tensor:
-    """Values as a tensor, float64 as torch's default dtype; `DataError` where they are not numbers."""
-    if not isinstance(values, Tensor):
-        try:
-            array = np.asarray(values, order="C")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"{name} cannot become one tensor; all samples need the same shape: {error}"
-            ) from None
-        if array.dtype.kind not in "biuf":
-            kind = "strings" if array.dtype.kind in "US" else f"{array.dtype} values"
-            raise DataError(
-                f"{name} holds {kind}, not numbers: put strings into columns={{NAME: values}} "
-                "for tombola.partition.by_column, and give y as integers "
-                "(numpy.unique(labels, return_inverse=True)[1])"
-            )
-        values = torch.as_tensor(array)
-    return values.to(torch.get_default_dtype()) if values.dtype == torch.float64 else values
-
-
-def _stack(name: str, values: list[Any]) -> Tensor:
-    tensors = [_tensor(name, value) for value in values]
-    for i, other in enumerate(tensors):
-        if other.shape != tensors[0].shape:
-            raise DataError(
-                f"{name} of sample 0 has shape {tuple(tensors[0].shape)}, of sample {i} "
-                f"{tuple(other.shape)}: crop or pad them to one shape"
-            )
-    return torch.stack(tensors)
-
-
-def _stacked(samples: list[Any]) -> Batch:
-    one = samples[0]
-    if isinstance(one, Mapping):
-        return {name: _stacked([sample[name] for sample in samples]) for name in one}
-    if isinstance(one, tuple):
-        return tuple(_stacked([sample[i] for sample in samples]) for i in range(len(one)))
-    return _stack("x", samples)
+    validation: float
+    test: float
+    seed: int
+    split: str | Mapping[str, Any] | None
+    group: str | None
+    prepare: Callable[[Batch], Batch]
+    augment: Callable[[Batch, torch.Generator], Batch] | None
 
 
 def same(x: Batch) -> Batch:
@@ -172,22 +148,12 @@ class Data:
 
     @classmethod
     def of(
-        cls,
-        x: Any,
-        y: Any,
-        columns: Mapping[str, Any] | None = None,
-        *,
-        validation: float = 0.1,
-        test: float = 0.2,
-        seed: int = 0,
-        prepare: Callable[[Batch], Batch] = same,
-        augment: Callable[[Batch, torch.Generator], Batch] | None = None,
+        cls, x: Any, y: Any, columns: Mapping[str, Any] | None = None, **division: Unpack[Division]
     ) -> Data:
-        """Split arrays or tensors at random into train, validation and test.
+        """Arrays or tensors, split into train, validation and test (`Division`).
 
-        ``validation`` and ``test`` are shares; ``columns`` hold what subsets are made of, a value per sample
-        each. float64 becomes float32 (see `Split`); integers that are no token numbers need
-        ``prepare=Tensor.float``.
+        ``columns`` hold what subsets are made of, a value per sample each. float64 becomes float32 (see
+        `Split`); integers that are no token numbers need ``prepare=Tensor.float``.
 
         >>> data = Data.of(torch.rand(100, 8), torch.arange(100) % 2, validation=0.1, test=0.2)
         >>> len(data.train), len(data.validation), len(data.test)
@@ -197,36 +163,158 @@ class Data:
         """
         if columns is not None and not isinstance(columns, Mapping):
             raise DataError(f'columns are named, {{"camera": values}}: got {type(columns).__name__}')
-        whole = Split(x, y, columns or {})
-        parts = (round(len(whole) * validation), round(len(whole) * test))
-        if min(parts) < 1 or sum(parts) >= len(whole):
-            raise DataError(
-                f"{len(whole)} samples cannot be split into validation={validation} and test={test}: "
-                "every split needs at least one sample (thresholds are chosen on validation), so give "
-                "shares above 0 that sum to less than 1, or more samples"
-            )
-        order = torch.randperm(len(whole), generator=generator(seed, "split"))
-        val, tst, trn = order.split([*parts, len(whole) - sum(parts)])
-        return cls(whole.take(trn), whole.take(val), whole.take(tst), prepare, augment)
+        return cls._divided(Split(x, y, columns or {}), **division)
 
     @classmethod
-    def from_dataset(cls, dataset: Any, **options: Any) -> Data:
-        """Read a map-style ``torch.utils.data.Dataset`` of ``(x, y)`` pairs once, then as `of`."""
-        if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
-            raise DataError(
-                f"from_dataset needs len(dataset) and dataset[i], which {type(dataset).__name__} lacks: "
-                "pass loader.dataset of a DataLoader, list(...) of an iterator"
-            )
-        pairs = [dataset[i] for i in range(len(dataset))]
-        if not pairs:
-            raise DataError("the data set has no samples")
-        if any(not isinstance(pair, tuple | list) or len(pair) != 2 for pair in pairs):
-            raise DataError("from_dataset needs dataset[i] to be a pair (x, y): wrap it, or use Data.of")
-        return cls.of(_stacked([x for x, _ in pairs]), _stack("y", [y for _, y in pairs]), **options)
+    def _divided(
+        cls,
+        whole: Split,
+        *,
+        validation: float = 0.1,
+        test: float = 0.2,
+        seed: int = 0,
+        split: str | Mapping[str, Any] | None = None,
+        group: str | None = None,
+        prepare: Callable[[Batch], Batch] = same,
+        augment: Callable[[Batch, torch.Generator], Batch] | None = None,
+    ) -> Data:
+        shares = {"validation": validation, "test": test}
+        index = divided(len(whole), whole.columns, **shares, seed=seed, split=split, group=group)
+        trn, val, tst = (whole.take(index[name]) for name in SPLITS)
+        return cls(trn, val, tst, prepare, augment)
+
+    @classmethod
+    def from_table(
+        cls,
+        table: Any,
+        target: Names,
+        inputs: Names | Mapping[str, Names] | None = None,
+        context: Names = (),
+        *,
+        standardize: bool = False,
+        **division: Unpack[Division],
+    ) -> Data:
+        """Rows of a pandas or Arrow table, of a mapping of arrays, or of a Hugging Face data set.
+
+        Args:
+            table: what has named columns.
+            target: the column of ``y``, or several of numbers; text becomes classes 0, 1, ... in alphabetical
+                order, and stays as a column for names.
+            inputs: columns of ``x`` float ``[S, n]``; a mapping gives the network a dictionary of such. By
+                default all columns that are nothing else.
+            context: columns to make subsets of (`tombola.partition.by_column`).
+            standardize: inputs with mean 0 and deviation 1 of the training rows.
+            division: see `Division`.
+
+        >>> houses = {"rooms": [2, 3, 4, 5] * 5, "price": [1.0, 2.0, 3.0, 4.0] * 5, "city": ["A", "B"] * 10}
+        >>> Data.from_table(houses, target="price", context="city").train
+        Split(14 samples, x=float32[1], y=float32[], columns=['city'])
+        """
+        kept = dict.fromkeys([*named(context), *_named_in(division)])
+        read = read_table(table, target, inputs, list(kept))
+        data = cls.of(read.x, read.y, read.columns, **division)
+        if not standardize:
+            return data
+        if not isinstance(data.train.x, Tensor) or "prepare" in division:
+            raise DataError("standardize=True is for one tensor of inputs, and takes the place of prepare=")
+        return replace(data, prepare=Standardize.of(data.train.x))
+
+    @classmethod
+    def from_dataset(
+        cls,
+        dataset: Any,
+        target: str | int | None = None,
+        inputs: Names | None = None,
+        context: Names = (),
+        *,
+        columns: Mapping[str, Any] | None = None,
+        collate: Collate | None = None,
+        workers: int = 0,
+        memory: bool | None = None,
+        **division: Unpack[Division],
+    ) -> Data:
+        """A map-style ``torch.utils.data.Dataset`` or a Hugging Face one, read when batches are needed.
+
+        Targets and columns are read once and kept; inputs are read for every batch, so that random transforms
+        are drawn anew, as a function of the order of batches.
+
+        Args:
+            dataset: what has ``len(dataset)`` and ``dataset[i]``, a pair ``(x, y)`` or a mapping; or a
+                mapping of ``train``, ``test`` (and ``validation``) to such, with transforms of their own.
+            target: where the target is in a sample; the second of a pair, ``label`` or ``labels``.
+            inputs: the parts of a mapping that the network takes; all others by default.
+            context: parts of a mapping to make subsets of.
+            columns: further columns to make subsets of, a value per sample.
+            collate: from a list of ``dataset[i]`` to a batch of the same form, such as one that pads; by
+                default samples of one shape are stacked.
+            workers: processes of a ``DataLoader`` that read ahead.
+            memory: read all once and keep it, for what does not change; by default for lists and
+                ``TensorDataset``.
+            division: see `Division`.
+
+        Raises:
+            DataError: a sample that cannot be read, or has no target.
+
+        >>> rows = [(torch.rand(3), i % 2) for i in range(20)]
+        >>> Data.from_dataset(rows, memory=False)
+        Data(train=14, validation=2, test=4 samples, x=stored float32[3], y=int64[])
+        """
+        whole, given = joined(dataset)
+        kept = dict.fromkeys([*named(context), *_named_in(division, columns or ())])
+        form = Form.of(whole, target, inputs, list(kept))
+        y, found = form.facts(whole, workers)
+        columns = {**found, **(columns or {})}
+        x: Any = Stored(whole, form.collate(collate), workers, torch.arange(len(whole)))
+        if memory or (memory is None and isinstance(whole, KEPT)):
+            x = x.all()
+        if given is not None:
+            division = {"split": given, **division}
+        return cls._divided(Split(x, y, columns), **division)
+
+    @classmethod
+    def from_folder(
+        cls,
+        folder: Path | str,
+        size: int | None = None,
+        levels: Sequence[str] = ("class",),
+        target: str = "class",
+        *,
+        grey: bool = False,
+        workers: int = 0,
+        memory: bool | None = None,
+        **division: Unpack[Division],
+    ) -> Data:
+        """Pictures in folders, ``x`` uint8 ``[S, 3, size, size]``; the network gets floats from 0 to 1.
+
+        Args:
+            folder: where they lie.
+            size: pixels of a side: pictures are scaled to cover the square, and cut to it; None where all
+                have one size.
+            levels: what each level of folders is the name of, as in ``("domain", "class")``. One that is
+                called ``split`` holds train, validation (or none) and test; the others are columns.
+            target: the level of ``y``, numbered in alphabetical order.
+            grey: one channel.
+            workers: see `from_dataset`.
+            memory: decode all once; by default where a quarter of the free memory holds them.
+            division: see `Division`.
+        """
+        if target not in levels:
+            raise DataError(unknown("level", target, levels))
+        files, columns = list_pictures(folder, levels)
+        pictures = Pictures(files, size, grey)
+        y = numbered(columns[target])
+        x: Any = Stored(pictures, stacked, workers, torch.arange(len(files)))
+        if memory or (memory is None and fits(x.example.numel() * len(files))):
+            x = x.all()
+        channels = 1 if grey else 3
+        division = {"prepare": Normalise((0.0,) * channels, (1.0,) * channels), **division}
+        if "split" in levels:
+            division = {"split": "split", **division}
+        return cls._divided(Split(x, y, columns), **division)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}={len(self.split(name))}" for name in SPLITS)
-        return f"Data({counts} samples, x={_shape(self.train.x)}, y={_shape(self.train.y)})"
+        return f"Data({counts} samples, x={_shape(self.train.x)}, y={shape_of(self.train.y)})"
 
     def tuning(self) -> Data:
         """The same without its test split: one half of validation is judged, the other one chooses."""
@@ -245,11 +333,32 @@ class Data:
         self, split: str, index: Tensor, augment: torch.Generator | None = None, device: torch.device = CPU
     ) -> Batch:
         """The network's input for these samples on a device, augmented there if a generator is given."""
-        x = batch.mapped(lambda t: t[index].to(device), self.split(split).x)
+        seed = 0 if augment is None else augment.initial_seed()
+        stored = next(self.split(split).read([Request(index, seed)]))
+        return self.prepared(split, index, stored, augment, device)
+
+    def batches(self, split: str, indices: Iterable[Tensor], device: torch.device = CPU) -> Iterator[Batch]:
+        """The same for one batch after another, not augmented; what is stored is read ahead."""
+        indices = list(indices)
+        read = self.split(split).read(Request(index) for index in indices)
+        for index, stored in zip(indices, read, strict=True):
+            yield self.prepared(split, index, stored, None, device)
+
+    def prepared(
+        self, split: str, index: Tensor, stored: Batch, augment: torch.Generator | None, device: torch.device
+    ) -> Batch:
+        """The network's input from what is stored of these samples."""
+        x = batch.mapped(lambda t: t.to(device), stored)
         if augment is not None and self.augment is not None:
             x = self.augment(x, augment)
         x = self.prepare(x)
         return x if self.contexts is None else with_context(x, self.contexts[split][index].to(device))
+
+
+def _named_in(division: Division, known: Iterable[str] = ()) -> list[str]:
+    """The columns that the division goes by, but those that are known."""
+    names = (division.get("split"), division.get("group"))
+    return [name for name in names if isinstance(name, str) and name not in known]
 
 
 def with_context(x: Tensor, context: Tensor) -> Tensor:

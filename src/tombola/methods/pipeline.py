@@ -381,9 +381,7 @@ class Pipeline:
     @cached_property
     def origin(self) -> dict[str, str]:
         """The origin of the tickets, as hashes; a run goes on only with the same."""
-        whole = {s: self.data.split(s) for s in SPLITS}
-        splits = {f"{s}.x{path}": t for s in SPLITS for path, t in batch.tensors(whole[s].x).items()}
-        splits |= {f"{s}.y": whole[s].y for s in SPLITS}
+        splits = {f"{s}.{name}": t for s in SPLITS for name, t in self.data.split(s).fingerprint().items()}
         subsets = {f"{self.partition.names} {s}": m for s, m in self.partition.members.items()}
         few = torch.arange(min(8, len(self.data.train)))
         x = self.data.inputs("train", few, device=self.f.device)
@@ -456,5 +454,5 @@ def predict(
     """Outputs of a plain module on samples of a split, all of them by default, ``[S, ...]`` on the CPU."""
     device = device_of(module)
     samples = torch.arange(len(data.split(split))) if index is None else index
-    inputs = (data.inputs(split, i, device=device) for i in samples.split(rows))
+    inputs = data.batches(split, samples.split(rows), device)
     return torch.cat([read(batch.call(module, x)).cpu() for x in inputs])

@@ -73,14 +73,25 @@ def train_jointly(
     streams, losses = {k: problem.stream(k, purpose) for k in turns}, _Losses(names, problem.f.device)
     count = counts(problem, steps, shares)
     problem.f.train()
+
+    def numbers(b: int, group: list[int]) -> range:
+        n = count[group[0]]  # batches, in equal shares: then it is b alone
+        return range(b * n // steps, (b + 1) * n // steps)
+
+    batches = problem.draw(
+        (k, streams[k], i)
+        for b in range(start, steps)
+        for group in groups
+        for i in numbers(b, group)
+        for k in group
+    )
     for b in range(start, steps):
         set_rate(optimizer, problem.config.rate(b, steps))  # η
         for group, mask in zip(groups, trainable, strict=True):  # ticket after ticket, or all at once
-            n = count[group[0]]  # steps, in equal shares: then i = b
-            for i in range(b * n // steps, (b + 1) * n // steps):
+            for _ in numbers(b, group):
                 optimizer.zero_grad()
                 for k in group:
-                    losses.add(k, problem.gradient(theta, m[k], k, streams[k], i))  # ∇_θ L ⊙ m_k
+                    losses.add(k, problem.gradient(theta, m[k], next(batches)))  # ∇_θ L ⊙ m_k
                 optimizer.step(mask)  # θ ← θ − η Σ ∇_θ L ⊙ m_k, in the weights that the group owns
         if (b + 1) % save_every == 0 or b + 1 == steps:
             for k in filter(losses.counts.__getitem__, turns):  # who had a turn since

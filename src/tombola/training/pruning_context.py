@@ -81,7 +81,8 @@ class TicketContext:
         theta = Params(weights_N, self.theta.shared_R.detach(), private, buffers)
         with in_mode(self.problem.f.module, training=True):
             self.problem.f.train()
-            return self.problem.loss(theta, None, self.k, self._stream, batch)
+            [drawn] = self.problem.draw([(self.k, self._stream, batch)])
+            return self.problem.loss(theta, None, drawn)
 
     def inputs(self, batch: int) -> Batch:
         """Training inputs, not augmented."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import tee
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from tombola._utils.errors import DataError, UsageError
 from tombola._utils.rng import drawn_from, generator
 from tombola.data.dataset import Data, Stream
 from tombola.data.partition import Partition
+from tombola.data.stored import Request, Stored
 from tombola.masks.maskset import MaskSet
 from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer
@@ -35,6 +37,15 @@ class StepCallback(Protocol):
 
     def metadata(self) -> dict[str, Any]:
         """The row to record afterwards."""
+
+
+class TicketBatch(NamedTuple):
+    """A batch of ticket k: inputs, targets, and what the draws of its forward pass are named by."""
+
+    k: int
+    key: tuple[Any, ...]
+    x: Batch
+    targets: Tensor
 
 
 @dataclass
@@ -90,24 +101,34 @@ class Problem:
         found = [self.objective.trainable(self.f.shared, rows, k) for k in K]
         return [None if mask is None else mask.to(self.f.device) for mask in found]
 
-    def loss(self, theta: Params, mask_N: Tensor | None, k: int, stream: Stream, i: int) -> Tensor:
-        """``L(f(x; m_k ⊙ θ), y)`` of batch i, as in training, with its graph; counts the samples."""
-        x, targets = self.batch(k, stream, i)
-        with drawn_from(*stream.key, "forward", i, device=self.f.device):
+    def draw(self, turns: Iterable[tuple[int, Stream, int]]) -> Iterator[TicketBatch]:
+        """Batch i of ticket k from its stream, turn after turn, augmented; what is stored is read ahead.
+
+        A batch is counted when it is taken.
+        """
+        drawn, ahead = tee((k, stream, i, stream[i], self._random(stream, i)) for k, stream, i in turns)
+        requests = (Request(index, g.initial_seed() if g else 0) for *_, index, g in ahead)
+        for (k, stream, i, index, g), stored in zip(drawn, self.data.train.read(requests), strict=True):
+            x = self.data.prepared("train", index, stored, g, self.f.device)
+            self.samples_seen += len(index)
+            targets = self.objective.targets(self.data, self.partition, index, k).to(self.f.device)
+            yield TicketBatch(k, (*stream.key, "forward", i), x, targets)
+
+    def _random(self, stream: Stream, i: int) -> torch.Generator | None:
+        """What batch i is augmented by."""
+        random = self.data.augment is not None or isinstance(self.data.train.x, Stored)
+        return generator(*stream.key, "augment", i) if random else None
+
+    def loss(self, theta: Params, mask_N: Tensor | None, batch: TicketBatch) -> Tensor:
+        """``L(f(x; m_k ⊙ θ), y)`` of a batch of ticket k, as in training, with its graph."""
+        k, key, x, targets = batch
+        with drawn_from(*key, device=self.f.device):
             outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
         return self.objective.loss(self.objective.read(outputs), targets, k, x)
 
-    def batch(self, k: int, stream: Stream, i: int) -> tuple[Batch, Tensor]:
-        """Inputs, augmented, and targets of batch i; counts the samples."""
-        index = stream[i]
-        augment = generator(*stream.key, "augment", i) if self.data.augment else None
-        x = self.data.inputs("train", index, augment, self.f.device)
-        self.samples_seen += len(index)
-        return x, self.objective.targets(self.data, self.partition, index, k).to(self.f.device)
-
-    def gradient(self, theta: Params, mask_N: Tensor, k: int, stream: Stream, i: int) -> Tensor:
-        """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of batch i to the leaves' gradients; returns the loss."""
-        loss = self.loss(theta, mask_N, k, stream, i)
+    def gradient(self, theta: Params, mask_N: Tensor, batch: TicketBatch) -> Tensor:
+        """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of a batch to the leaves' gradients; returns the loss."""
+        loss = self.loss(theta, mask_N, batch)
         loss.backward()
         return loss.detach()
 
@@ -145,10 +166,10 @@ class Problem:
         stream, optimizer = self.stream(k, *purpose), config.build(theta.leaves())
         masks, total, done = self.masks(theta, mask_N, k), torch.zeros((), device=self.f.device), 0
         self.f.train()
-        while done < T:
+        for batch in self.draw((k, stream, i) for i in range(T)):
             set_rate(optimizer, config.rate(done, T))
             optimizer.zero_grad()
-            total += self.gradient(theta, mask_N, k, stream, done)
+            total += self.gradient(theta, mask_N, batch)
             if moved_N is not None and theta.weights_N.grad is not None:
                 moved_N += away_from_zero(theta.weights_N, theta.weights_N.grad)
             optimizer.step(masks)
@@ -161,7 +182,7 @@ class Problem:
     def inputs(self, k: int, count: int, *purpose: Any) -> Iterator[Batch]:
         """``count`` batches of ticket k's training inputs, not augmented."""
         stream = self.stream(k, *purpose)
-        return (self.data.inputs("train", stream[i], device=self.f.device) for i in range(count))
+        return self.data.batches("train", map(stream.__getitem__, range(count)), self.f.device)
 
 
 def set_rate(optimizer: MaskedOptimizer, lr: float) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from tombola._utils.errors import DataError
 from tombola.data.dataset import Data, same
+from tombola.data.images import SUFFIXES, Normalise
 from tombola.lab import audio
 from tombola.lab.audio import read
-from tombola.lab.experiments.images import SUFFIXES, Normalise
 from tombola.objectives import Objective
 
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3"}

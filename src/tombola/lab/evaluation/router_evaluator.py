@@ -156,7 +156,7 @@ def measure(
 
 def _over_test(made: Router, tickets: TicketModel, data: Data) -> Routed:
     """The routing of the whole test split."""
-    parts = [made.route(tickets, data.inputs("test", i)) for i in torch.arange(len(data.test)).split(128)]
+    parts = [made.route(tickets, x) for x in data.batches("test", torch.arange(len(data.test)).split(128))]
     scores = torch.cat([part.scores_BK for part in parts])
     return Routed(parts[0].tickets, scores, torch.cat([part.familiarity_B for part in parts]), made.kind)
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 from functools import partial
 
 from tombola.data.dataset import Data
+from tombola.data.images import Normalise
 from tombola.data.partition import by_label
 from tombola.lab.experiments.experiment import Experiment, Preset, constant_settings, figures, preset_settings
-from tombola.lab.experiments.images import Normalise, image_data, list_images, set_aside
+from tombola.lab.experiments.images import image_data, list_images, set_aside
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import OneVsRest
 

@@ -20,12 +20,13 @@ import numpy as np
 
 from tombola._utils.errors import DataError, PartitionError, UsageError, unknown
 from tombola.data.dataset import Data, Split
+from tombola.data.images import Normalise
 from tombola.data.partition import Partition, by_column, by_text
 from tombola.lab.experiments import digits
 from tombola.lab.experiments.cifar10 import OURS, PAPERS
 from tombola.lab.experiments.digits import NAMES as DIGITS
 from tombola.lab.experiments.experiment import Experiment, Preset, constant_settings, figures, preset_settings
-from tombola.lab.experiments.images import Listed, Normalise, image_data, list_images, set_aside
+from tombola.lab.experiments.images import Listed, image_data, list_images, set_aside
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import Classification, OneVsRest
 

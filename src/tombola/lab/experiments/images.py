@@ -19,15 +19,13 @@ import pyarrow.parquet as parquet
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import pad
 
 from tombola._utils.errors import DataError, unknown
 from tombola._utils.io import digest
 from tombola._utils.rng import generator as random_generator
 from tombola.data.dataset import Data, Split
+from tombola.data.images import SUFFIXES, crop_and_flip
 from tombola.data.memmap import fits, mapped
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
 @dataclass(frozen=True)
@@ -190,39 +188,6 @@ def _hub(name: str, split: str, wanted: Sequence[str]) -> _Source:
     rows, pictures = list(table.select_columns(list(wanted))), table.select_columns([image])
     columns = {column: [row[column] for row in rows] for column in wanted}
     return columns, lambda: (row[image] for row in pictures), lambda: (name, split, table._fingerprint)
-
-
-@dataclass(frozen=True)
-class Normalise:
-    """uint8 ``[B, 3, H, W]`` to float with mean 0 and deviation 1 per channel, channels last.
-
-    Channels last is what convolutions on a CPU are fastest with; values and shapes are the same.
-    """
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Normalised float32 of the same shape."""
-        scale = torch.tensor(self.std, device=x.device)[:, None, None] * 255
-        shift = torch.tensor(self.mean, device=x.device)[:, None, None] * 255
-        return ((x.float() - shift) / scale).contiguous(memory_format=torch.channels_last)
-
-
-def crop_and_flip(x: Tensor, generator: torch.Generator, margin: int = 4) -> Tensor:
-    """A random crop from the zero-padded image and a random mirror, drawn for each image.
-
-    >>> crop_and_flip(torch.ones(2, 3, 8, 8, dtype=torch.uint8), torch.Generator()).shape
-    torch.Size([2, 3, 8, 8])
-    """
-    B, C, H, W = x.shape
-    padded = pad(x, [margin] * 4)
-    top, left = torch.randint(0, 2 * margin + 1, (2, B), generator=generator)
-    rows, columns = top[:, None] + torch.arange(H), left[:, None] + torch.arange(W)
-    mirrored = torch.rand(B, generator=generator) < 0.5
-    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    b, c = torch.arange(B)[:, None, None, None], torch.arange(C)[None, :, None, None]
-    return padded[b, c, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def set_aside(rest: Listed, count: int, source: object, key: str) -> tuple[Listed, Listed]:

@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from tombola._utils.errors import DataError, UsageError
 from tombola.data.dataset import Data, Split
-from tombola.lab.experiments.images import SUFFIXES
+from tombola.data.images import SUFFIXES
 
 SIDE = 128  # pixels on the longer side
 LEAST_SHARE = 0.02  # of the picture: smaller regions go to their neighbours

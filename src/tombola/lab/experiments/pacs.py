@@ -12,11 +12,12 @@ from torch.nn.functional import avg_pool2d
 from tombola._utils.rng import generator as random_generator
 from tombola.data.corruptions import environments
 from tombola.data.dataset import Data
+from tombola.data.images import Normalise, crop_and_flip
 from tombola.data.partition import Partition, by_column
 from tombola.lab.experiments import digits
 from tombola.lab.experiments.corruptions import by_environment
 from tombola.lab.experiments.experiment import LATE_ONE_SHOT, Experiment, Preset, preset_settings
-from tombola.lab.experiments.images import Normalise, crop_and_flip, image_data, list_images
+from tombola.lab.experiments.images import image_data, list_images
 from tombola.lab.experiments.pictures import DomainPictures
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.objectives import Classification

@@ -228,7 +228,7 @@ def own_scores(tickets: Tickets, data: Data, split: str) -> Tensor:
 def _outputs(tickets: Tickets, name: str, data: Data, split: str, index_S: Tensor) -> Tensor:
     device = device_of(tickets.backbone)
     with evaluating():
-        inputs = (data.inputs(split, i, device=device) for i in index_S.split(BATCH))
+        inputs = data.batches(split, index_S.split(BATCH), device)
         return torch.cat([read(tickets, tickets(x, ticket=name)).cpu() for x in inputs])
 
 

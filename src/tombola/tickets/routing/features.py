@@ -35,14 +35,12 @@ class Samples:
 
     def batches(self, device: torch.device = CPU) -> Iterator[Batch]:
         """The network's inputs, in order."""
-        for index in self.index_S.split(BATCH):
-            yield self.data.inputs(self.split, index, device=device)
+        return self.data.batches(self.split, self.index_S.split(BATCH), device)
 
     def mixed(self, count: int, device: torch.device = CPU) -> Iterator[Batch]:
         """At most so many batches of inputs in which the contexts come in a random order."""
         order = torch.randperm(len(self.index_S), generator=generator(0, "routing", "mixed"))
-        for index in self.index_S[order].split(BATCH)[:count]:
-            yield self.data.inputs(self.split, index, device=device)
+        return self.data.batches(self.split, self.index_S[order].split(BATCH)[:count], device)
 
 
 def contexts(names: Sequence[str], data: Data, partition: Partition, split: str, limit: int) -> Samples:

@@ -132,14 +132,16 @@ def train(contexts: Sequence[TicketContext], T: int, config: TrainConfig) -> lis
     streams = [problem.stream(e.k, "extract", e.round) for e in contexts]
     total_K = torch.zeros(len(contexts), device=problem.f.device)
     problem.f.train()
+    turns = ((e.k, s, step) for step in range(T) for e, s in zip(contexts, streams, strict=True))
+    reader = problem.draw(turns)
     for step in range(T):
         set_rate(optimizer, config.rate(step, T))
         optimizer.zero_grad()
-        batches = [problem.batch(e.k, s, step) for e, s in zip(contexts, streams, strict=True)]
-        outputs_KB = stack.outputs(stacked([x for x, _ in batches]), problem.objective.read)
+        batches = [next(reader) for _ in contexts]
+        outputs_KB = stack.outputs(stacked([batch.x for batch in batches]), problem.objective.read)
         losses = [
-            problem.objective.loss(outputs_B, targets, e.k, x)
-            for e, outputs_B, (x, targets) in zip(contexts, outputs_KB, batches, strict=True)
+            problem.objective.loss(outputs_B, batch.targets, batch.k, batch.x)
+            for outputs_B, batch in zip(outputs_KB, batches, strict=True)
         ]
         loss_K = torch.stack(losses)
         loss_K.sum().backward()

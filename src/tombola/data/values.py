@@ -1,0 +1,96 @@
+"""What users give as samples, made tensors: arrays, lists, dictionaries of them, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tombola._utils import batch
+from tombola._utils.batch import Batch
+from tombola._utils.errors import DataError
+
+
+def shape_of(samples: Batch) -> str:
+    """Dtype and shape of one sample of a batch."""
+    if not isinstance(samples, Tensor):
+        return str(batch.mapped(shape_of, samples)).replace("'", "")
+    return f"{str(samples.dtype).removeprefix('torch.')}{list(samples.shape[1:])}"
+
+
+def batch_of(x: Any) -> Batch:
+    """Inputs as a tensor, or as a tuple or dictionary of such."""
+    if isinstance(x, Mapping):
+        found: Batch = {name: batch_of(part) for name, part in x.items()}
+    elif isinstance(x, tuple):
+        found = tuple(map(batch_of, x))
+    else:
+        return tensor_of("x", x)
+    if not found:
+        raise DataError(f"x is an empty {type(x).__name__}: name its parts")
+    return found
+
+
+def tensor_of(name: str, values: Any) -> Tensor:
+    """Values as a tensor, float64 as torch's default dtype; `DataError` where they are not numbers."""
+    if not isinstance(values, Tensor):
+        try:
+            array = np.asarray(values, order="C")
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise DataError(
+                f"{name} cannot become one tensor; all samples need the same shape: {error}"
+            ) from None
+        if array.dtype.kind not in "biuf":
+            kind = "strings" if array.dtype.kind in "US" else f"{array.dtype} values"
+            raise DataError(
+                f"{name} holds {kind}, not numbers: put strings into columns={{NAME: values}} "
+                "for tombola.partition.by_column, and give y as integers "
+                "(numpy.unique(labels, return_inverse=True)[1])"
+            )
+        values = torch.as_tensor(array)
+    return values.to(torch.get_default_dtype()) if values.dtype == torch.float64 else values
+
+
+def stacked(samples: Sequence[Any], name: str = "x") -> Batch:
+    """Samples of one shape each as a batch; pictures of Pillow become uint8 ``[C, H, W]``.
+
+    >>> stacked([{"ids": [1, 2]}, {"ids": [3, 4]}])
+    {'ids': tensor([[1, 2],
+            [3, 4]])}
+    """
+    one = samples[0]
+    if isinstance(one, Mapping):
+        return {key: stacked([sample[key] for sample in samples], f"{name}[{key!r}]") for key in one}
+    if isinstance(one, tuple):
+        return tuple(stacked([sample[i] for sample in samples], f"{name}[{i}]") for i in range(len(one)))
+    tensors = [tensor_of(name, pixels(value)) for value in samples]
+    for i, other in enumerate(tensors):
+        if other.shape != tensors[0].shape:
+            raise DataError(
+                f"{name} of sample 0 has shape {tuple(tensors[0].shape)}, of sample {i} "
+                f"{tuple(other.shape)}: crop or pad them to one shape, or pass collate="
+            )
+    return torch.stack(tensors)
+
+
+def pixels(value: Any) -> Any:
+    """A picture of Pillow as an array ``[C, H, W]``; everything else as it is."""
+    if not (hasattr(value, "getbands") and hasattr(value, "convert")):
+        return value
+    array = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def check_finite(name: str, values: Tensor, numbers: Sequence[int] | None = None) -> None:
+    """Raise `DataError` where samples hold NaN or infinite values; ``numbers`` are those of the samples."""
+    if not values.is_floating_point() or bool(torch.isfinite(values).all()):
+        return
+    bad = (~torch.isfinite(values.reshape(len(values), -1)).all(1)).nonzero()[:, 0].tolist()
+    first = bad[0] if numbers is None else numbers[bad[0]]
+    raise DataError(
+        f"{name} holds NaN or infinite values in {len(bad)} samples (the first is number {first}): remove or "
+        "replace them"
+    )

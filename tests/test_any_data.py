@@ -1,0 +1,387 @@
+"""Tables, data sets that are read when they are asked for, folders of pictures, and how they are divided."""
+
+import random
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from torch import nn
+from torch.utils.data import Dataset, TensorDataset
+
+import tombola as tb
+from tombola._utils.errors import DataError, WorkerDied
+from tombola.data.splitting import divided
+from tombola.data.stored import Request
+
+THIRDS = {"train": range(500), "validation": range(500, 700), "test": range(700, 1000)}
+OPTIONS = {"sparsity": 0.5, "T": 6, "steps": 12, "parallel": "no"}
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+
+
+class Rows(Dataset):
+    """Rows that are made anew each time; with ``noise``, by a random transform."""
+
+    def __init__(self, count=200, noise=0.0, fails=None):
+        self.x, self.noise, self.fails = (
+            torch.rand(count, 8, generator=torch.Generator().manual_seed(1)),
+            noise,
+            fails,
+        )
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        if i == self.fails:
+            raise OSError("the disk is gone")
+        drawn = torch.rand(8) + random.random() + float(np.random.rand())
+        return self.x[i] + self.noise * drawn, i % 2
+
+
+def tickets_of(data, **options):
+    partition = tb.partition.by_label(data, ["even", "odd"])
+    return tb.rtl(network(), tb.objectives.OneVsRest(), data, partition, **{**OPTIONS, **options})
+
+
+def same(a, b):
+    return torch.equal(a.masks.masks_KN, b.masks.masks_KN) and all(
+        torch.equal(p, q) for p, q in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+# -- read when asked for ---------------------------------------------------------------------------------
+
+
+def test_what_is_read_by_workers_gives_the_tickets_of_what_is_in_memory():
+    direct = tb.Data.of(Rows().x, torch.arange(200) % 2)
+    found = [tickets_of(direct)]
+    found += [tickets_of(tb.Data.from_dataset(Rows(), workers=w)) for w in (0, 2)]
+    found.append(tickets_of(tb.Data.from_dataset(Rows(), memory=True)))
+    assert same(found[0], found[1])
+    assert same(found[0], found[2])
+    assert same(found[0], found[3])
+
+
+@pytest.mark.parametrize("parallel", ["no", "batched"])
+def test_random_transforms_are_drawn_anew_and_do_not_depend_on_workers(parallel):
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
+    data = [tb.Data.from_dataset(Rows(noise=0.1), workers=w) for w in (0, 2)]
+    found = [tickets_of(d, parallel=parallel) for d in data]
+    assert same(*found)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == np.random.get_state()[1].tolist()
+    assert before[2] == random.getstate()
+    once, twice = (data[0].inputs("train", torch.arange(3), torch.Generator().manual_seed(s)) for s in (1, 2))
+    assert not torch.equal(once, twice)
+    assert torch.equal(*(d.inputs("test", torch.arange(3)) for d in data))
+
+
+def test_ticket_workers_read_for_themselves():
+    data = tb.Data.from_dataset(Rows(noise=0.1), workers=2)
+    assert same(tickets_of(data, parallel="no"), tickets_of(data, parallel="workers"))
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path):
+    class Stops(Rows):
+        left = 10**9
+
+        def __getitem__(self, i):
+            Stops.left -= 1
+            if Stops.left == 0:
+                raise KeyboardInterrupt
+            return super().__getitem__(i)
+
+    Stops.left = 10**9
+    whole = tickets_of(tb.Data.from_dataset(Stops(noise=0.1)), out=tmp_path / "a")
+    read = 10**9 - Stops.left
+    for at in (read // 3, 2 * read // 3):
+        Stops.left = at
+        with pytest.raises(KeyboardInterrupt):
+            tickets_of(tb.Data.from_dataset(Stops(noise=0.1)), out=tmp_path / "b")
+    Stops.left = 10**9
+    assert same(whole, tickets_of(tb.Data.from_dataset(Stops(noise=0.1)), out=tmp_path / "b"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_sample_that_cannot_be_read_is_named(workers):
+    with pytest.raises(
+        DataError, match=r"^sample 77 of the data set cannot be read \(OSError: the disk is gone\)$"
+    ):
+        tb.Data.from_dataset(Rows(2000, fails=77), workers=workers)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nan_in_a_sample_is_named_when_it_is_read(workers):
+    rows = Rows(1000)
+    rows.x[5, 0] = torch.nan
+    data = tb.Data.from_dataset(rows, workers=workers, split=THIRDS)
+    with pytest.raises(DataError, match=r"^x holds NaN .*\(the first is number 5\)"):
+        list(data.batches("train", torch.arange(len(data.train)).split(10)))
+
+
+def test_a_killed_worker_is_one_line():
+    class Dies(Rows):
+        def __getitem__(self, i):
+            if torch.utils.data.get_worker_info():
+                import os
+
+                os._exit(9)
+            return super().__getitem__(i)
+
+    stored = tb.Data.from_dataset(Dies(), split={"train": range(100), "test": range(100, 200)}).train.x
+    dying = type(stored)(stored.dataset, stored.collate, 2, stored.index)
+    with pytest.raises(WorkerDied, match="use fewer than 2 workers"):
+        list(dying.batches(Request(torch.tensor([i])) for i in range(20)))
+
+
+def test_splits_may_be_data_sets_of_their_own():
+    data = tb.Data.from_dataset({"train": Rows(100, noise=1.0), "val": Rows(20), "test": Rows(30)})
+    assert [len(data.split(s)) for s in ("train", "validation", "test")] == [100, 20, 30]
+    assert torch.equal(data.inputs("test", torch.arange(30)), Rows(30).x)
+    assert torch.equal(data.test.y, torch.arange(30) % 2)
+    data = tb.Data.from_dataset({"train": Rows(100), "test": Rows(30)}, validation=0.25)
+    assert [len(data.split(s)) for s in ("train", "validation", "test")] == [75, 25, 30]
+
+
+def test_mappings_name_their_parts_and_collate_pads():
+    rows = [
+        {"ids": list(range(1, 2 + i % 4)), "label": i % 2, "text": "x" * i, "site": f"s{i % 9}"}
+        for i in range(60)
+    ]
+
+    def pad(samples):
+        longest = max(len(s["ids"]) for s in samples)
+        return {"ids": torch.tensor([s["ids"] + [0] * (longest - len(s["ids"])) for s in samples])}
+
+    data = tb.Data.from_dataset(rows, inputs=["ids"], context="site", collate=pad, memory=False, group="site")
+    index = torch.arange(5)
+    assert data.inputs("train", index)["ids"].shape == (5, 4)
+    assert not {*data.train.column("site")} & {*data.test.column("site")}
+    with pytest.raises(DataError, match=r"x.* of sample 0 has shape \(1,\), of sample 1 \(2,\).*collate="):
+        tb.Data.from_dataset(rows, inputs=["ids"], memory=True)
+    with pytest.raises(DataError, match=r"no part of a sample 'sites'; did you mean 'site'"):
+        tb.Data.from_dataset(rows, context="sites")
+    with pytest.raises(DataError, match="say which is the target"):
+        tb.Data.from_dataset([{"a": 1.0, "b": 2} for _ in range(20)])
+
+
+def test_hugging_face_data_sets_and_dictionaries_of_them():
+    datasets = pytest.importorskip("datasets")
+    made = {"x": np.random.rand(80, 4).tolist(), "label": [i % 2 for i in range(80)], "who": ["a", "b"] * 40}
+    whole = datasets.Dataset.from_dict(made)
+    data = tb.Data.from_dataset(whole, inputs="x", context="who")
+    assert repr(data) == "Data(train=56, validation=8, test=16 samples, x=stored float32[4], y=int64[])"
+    assert tb.partition.by_column(data, "who").names == ("a", "b")
+    parts = datasets.DatasetDict({"train": whole, "validation": whole.select(range(9)), "test": whole})
+    data = tb.Data.from_dataset(parts, inputs="x")
+    assert [len(data.split(s)) for s in ("train", "validation", "test")] == [80, 9, 80]
+    assert torch.allclose(data.inputs("validation", torch.arange(9)), torch.tensor(made["x"][:9]))
+    assert (
+        len(tb.Data.from_table(whole.remove_columns("x"), "label", context="who", inputs="label").train) == 56
+    )
+
+
+def test_lists_and_tensor_datasets_stay_in_memory():
+    data = tb.Data.from_dataset(TensorDataset(Rows().x, torch.arange(200) % 2))
+    assert isinstance(data.train.x, torch.Tensor)
+
+
+SCRIPT = """
+import resource, sys, sklearn.metrics, torch, tombola as tb
+from torch import nn
+S, n = 40_000, 1_600  # 256 MB of float32
+
+class Rows(torch.utils.data.Dataset):
+    def __len__(self):
+        return S
+    def __getitem__(self, i):
+        x = torch.full((n,), float(i % 7)) / 7
+        x[: 8] = (torch.arange(8) == i % 8).float()
+        return x, i % 2
+    targets = torch.arange(S) % 2
+
+torch.manual_seed(0)
+net = nn.Sequential(nn.Linear(n, 16), nn.ReLU(), nn.Linear(16, 2))
+split = {"train": range(S - 400), "validation": range(S - 400, S - 200), "test": range(S - 200, S)}
+def masks(data):
+    partition = tb.partition.by_label(data, ["even", "odd"])
+    how = {"sparsity": 0.5, "T": 5, "steps": 5, "parallel": "no"}
+    return tb.rtl(net, tb.objectives.OneVsRest(), data, partition, **how).masks
+if sys.argv[1] == "limited":
+    data = tb.Data.from_dataset(Rows(), workers=2, split=split)
+    used = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 180_000_000,) * 2)
+    print(hash(masks(data).masks_KN.numpy().tobytes()))
+    try:
+        tb.Data.from_dataset(Rows(), memory=True, split=split)
+    except (MemoryError, RuntimeError):
+        print("no room")
+else:
+    index = torch.arange(S)
+    x = (index % 7).float().div(7)[:, None].repeat(1, n)
+    x[:, :8] = (torch.arange(8) == (index % 8)[:, None]).float()
+    print(hash(masks(tb.Data.of(x, index % 2, split=split)).masks_KN.numpy().tobytes()))
+"""
+
+
+def test_data_larger_than_memory_allows_give_the_masks_of_data_in_memory(tmp_path):
+    (tmp_path / "job.py").write_text(SCRIPT)
+    environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+
+    def run(how):
+        done = subprocess.run(
+            [sys.executable, tmp_path / "job.py", how],
+            capture_output=True,
+            text=True,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.split("\n")
+
+    limited, free = run("limited"), run("free")
+    assert limited[0] == free[0]
+    assert limited[1] == "no room"
+
+
+# -- tables ----------------------------------------------------------------------------------------------
+
+
+def houses():
+    draw = np.random.default_rng(0)
+    return {
+        "rooms": draw.integers(1, 6, 120),
+        "area": draw.normal(1000, 200, 120),
+        "garden": draw.random(120) < 0.5,
+        "price": draw.random(120),
+        "kind": draw.choice(["flat", "house"], 120),
+        "city": draw.choice(["A", "B", "C"], 120),
+    }
+
+
+@pytest.mark.parametrize("form", [dict, pd.DataFrame, pa.table])
+def test_tables_are_read_by_the_names_of_columns(form):
+    table = form(houses())
+    data = tb.Data.from_table(table, "price", ["rooms", "area", "garden"], "city", standardize=True)
+    assert repr(data.train) == "Split(84 samples, x=float32[3], y=float32[], columns=['city'])"
+    x = data.inputs("train", torch.arange(84))
+    assert torch.allclose(x.mean(0), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(x.std(0, correction=0), torch.ones(3), atol=1e-5)
+    assert tb.partition.by_column(data, "city").names == ("A", "B", "C")
+    two = tb.Data.from_table(table, ["price", "area"], {"a": "rooms", "b": ["rooms", "garden"]})
+    assert two.train.y.shape == (84, 2)
+    assert two.train.x["a"].shape == (84,)
+    assert two.train.x["b"].shape == (84, 2)
+    kinds = tb.Data.from_table(table, "kind", ["area"])
+    assert tb.partition.by_column(kinds, "kind").names == ("flat", "house")
+    assert set(kinds.train.y.tolist()) == {0, 1}
+
+
+def test_what_a_table_lacks_is_said_by_name():
+    table = pd.DataFrame(houses())
+    with pytest.raises(DataError, match=r"column 'kind' holds str, and an input needs numbers.*get_dummies"):
+        tb.Data.from_table(table, "price", context="city")
+    with pytest.raises(DataError, match=r"no column 'prize'; did you mean 'price'"):
+        tb.Data.from_table(table, "prize")
+    with pytest.raises(DataError, match=r"column 'area' has 1 missing values"):
+        tb.Data.from_table(table.assign(area=[np.nan, *table["area"][1:]]), "price", ["area"])
+    with pytest.raises(DataError, match=r"column 'kind' has 1 missing values"):
+        tb.Data.from_table(table.assign(kind=[None, *table["kind"][1:]]), "kind", ["area"])
+    with pytest.raises(DataError, match="a table has named columns"):
+        tb.Data.from_table(np.zeros((3, 3)), "price")
+
+
+# -- folders ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    draw = np.random.default_rng(0)
+    for n in range(120):
+        split, domain, kind = (
+            ("train", "test")[n % 3 == 0],
+            ("day", "night")[n % 2],
+            ("cat", "dog")[n // 2 % 2],
+        )
+        place = tmp_path / split / domain / kind
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = draw.integers(0, 255, (20 + n % 5, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{n}.png")
+    return tmp_path
+
+
+def test_folders_say_split_domain_and_class(folder):
+    levels = ("split", "domain", "class")
+    data = tb.Data.from_folder(folder, 16, levels)
+    assert repr(data) == "Data(train=72, validation=8, test=40 samples, x=uint8[3, 16, 16], y=int64[])"
+    assert tb.partition.by_column(data, "domain").names == ("day", "night")
+    assert tb.partition.by_column(data, "class").names == ("cat", "dog")
+    x = data.inputs("test", torch.arange(3))
+    assert x.dtype == torch.float32
+    assert 0 <= float(x.min()) < float(x.max()) <= 1
+    lazy = tb.Data.from_folder(folder, 16, levels, memory=False, workers=2)
+    assert torch.equal(x, lazy.inputs("test", torch.arange(3)))
+    assert tb.Data.from_folder(folder, 16, levels, grey=True).train.x.shape == (72, 1, 16, 16)
+
+
+def test_what_a_folder_lacks_is_said(folder):
+    with pytest.raises(DataError, match=r"no pictures as CLASS/FILE; there is test/day/cat/0.png: say"):
+        tb.Data.from_folder(folder, 16)
+    with pytest.raises(DataError, match=r"pass size=|crop or pad"):
+        tb.Data.from_folder(folder, levels=("split", "domain", "class"))
+    (folder / "train/day/cat/bad.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"bad.png is no picture that can be read"):
+        tb.Data.from_folder(folder, 16, ("split", "domain", "class"))
+    with pytest.raises(DataError, match="there is no folder"):
+        tb.Data.from_folder(folder / "none")
+
+
+# -- divisions -------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.integers(1, 3), min_size=8, max_size=20), st.integers(0, 9))
+def test_no_group_is_in_two_splits(sizes, seed):
+    groups = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    found = divided(len(groups), {"g": groups}, validation=0.1, test=0.2, seed=seed, group="g")
+    a, b, c = (set(groups[index.numpy()].tolist()) for index in found.values())
+    assert not a & b | a & c | b & c
+    assert sorted(torch.cat(list(found.values())).tolist()) == list(range(len(groups)))
+    assert len(found["validation"]) >= round(0.1 * len(groups))
+
+
+def test_too_few_groups_are_said():
+    with pytest.raises(DataError, match="2 groups cannot be split"):
+        divided(40, {"g": np.arange(40) % 2}, validation=0.1, test=0.2, seed=0, group="g")
+
+
+def test_splits_as_they_are_given():
+    columns = {"part": ["train", "val", "test", "train"] * 10, "who": [f"p{i // 4}" for i in range(40)]}
+    x = torch.arange(40.0)
+    data = tb.Data.of(x, x, columns, split="part")
+    assert data.train.x.tolist() == [v for v in range(40) if v % 4 in (0, 3)]
+    assert data.validation.x.tolist() == list(range(1, 40, 4))
+    data = tb.Data.of(x, x, split={"train": range(20), "validation": x > 29, "test": [25, 26]})
+    assert [len(data.split(s)) for s in ("train", "validation", "test")] == [20, 10, 2]
+    for split, words in (
+        ({"train": range(20), "test": [19, 30]}, "two splits"),
+        ({"train": range(20)}, "leaves test without samples"),
+        ({"train": range(20), "test": [40]}, r"split\['test'\] holds numbers from 40 to 40, there are 40"),
+        ({"train": range(20), "tests": [30]}, "no split 'tests'"),
+        ("who", "holds 'p0': train, validation and test are known"),
+        ("whose", "no column 'whose'; did you mean 'who'"),
+    ):
+        with pytest.raises(DataError, match=words):
+            tb.Data.of(x, x, columns, split=split)
+    with pytest.raises(DataError, match=r"who 'p0' is in train and validation: a group must be in one split"):
+        tb.Data.of(x, x, columns, split="part", group="who")
