@@ -274,8 +274,10 @@ def test_a_data_set_of_dictionaries_is_read():
         def __getitem__(self, i):
             return {name: t[i] for name, t in x.items()}, y[i]
 
-    data = tb.Data.from_dataset(Rows())
+    data = tb.Data.from_dataset(Rows(), memory=True)
     assert torch.equal(data.train.x["ids"][:, 0], data.train.y)
+    read = tb.Data.from_dataset(Rows()).inputs("train", torch.arange(len(data.train)))
+    assert all(torch.equal(read[name], data.train.x[name]) for name in x)
 
 
 def test_augment_and_prepare_see_the_whole_batch():
