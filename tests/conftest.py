@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, tiny networks, tiny data."""
 
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -117,6 +118,17 @@ def interrupted():
             self.saved = {name: t.clone() for name, t in tensors().items()}, dict(metadata)
 
     return Interrupted
+
+
+@pytest.fixture
+def fresh_accelerate():
+    """Accelerate as a new process has it: its state, of the whole process, is that of its first user."""
+    yield
+    if "accelerate" in sys.modules:
+        from accelerate.state import AcceleratorState, GradientState
+
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
 
 
 @pytest.fixture

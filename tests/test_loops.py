@@ -101,6 +101,15 @@ def test_a_loop_with_clipping_accumulation_schedule_and_average_keeps_what_is_no
         assert average(batches(1)[0][0], ticket="cat").shape == (8, 3)
 
 
+@pytest.mark.parametrize("options", [{}, {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}], ids=["mean", "ema"])
+def test_an_average_over_buffers_too_keeps_the_masks(tickets, options):
+    average = AveragedModel(tickets, use_buffers=True, **options)
+    for _ in range(3):
+        average.update_parameters(tickets)
+    assert average.module.masks.digest() == tickets.masks.digest()
+    assert average.module.masks_KN.dtype == torch.bool
+
+
 @every_kind
 def test_a_step_is_that_of_the_masks_given_by_hand(tickets, kind, options):
     other = copy.deepcopy(tickets)
@@ -166,6 +175,20 @@ def test_masks_may_be_held_without_tickets():
     w.sum().backward()
     optimizer.step()
     assert w.tolist() == [0.5, 1.0, 0.5]
+
+
+def test_the_ticket_in_use_goes_before_masks_that_are_held(tickets):
+    optimizer = tb.masked(SGD(tickets.parameters(), lr=0.1), tickets)
+    with tickets.use("cat"):
+        optimizer.masks = tickets.masks_of(list(tickets.parameters()))
+    before, only = copies(outside(tickets, "dog")), tickets["dog"] & ~tickets["cat"]
+    own = tickets.state("dog")[0][only].detach().clone()
+    with tickets.use("dog"):
+        x, y = batches(1)[0]
+        F.cross_entropy(tickets(x), y).backward()
+        optimizer.step()
+    assert not torch.equal(tickets.state("dog")[0][only], own)
+    assert all(torch.equal(a, b) for a, b in zip(before, outside(tickets, "dog"), strict=True))
 
 
 def test_the_ticket_in_use_answers_and_the_one_before_comes_back(tickets):

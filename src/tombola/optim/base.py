@@ -28,9 +28,9 @@ class MaskedOptimizer(torch.optim.Optimizer):
     """A ``torch.optim`` optimiser whose step takes a mask per parameter.
 
     Attributes:
-        masks: those of steps that are given none. Trainers that know nothing of tickets call ``step()`` or
-            ``step(closure)``.
-        tickets: what gives the masks where there are none.
+        tickets: whose ticket in use gives the masks of steps that are given none. Trainers that know nothing
+            of tickets call ``step()`` or ``step(closure)``.
+        masks: those of steps that are given none while no ticket is in use.
     """
 
     masks: Masks | None = None
@@ -44,7 +44,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
 
         Args:
             masks: one entry per parameter, in the order the optimiser got them: None or a boolean
-                tensor of the parameter's shape; by default ``self.masks``.
+                tensor of the parameter's shape; by default those of the ticket in use, or ``self.masks``.
             closure: computes the loss anew, with gradients, before the step; it may come first, as in torch.
 
         Returns:
@@ -59,10 +59,10 @@ class MaskedOptimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if masks is None:
-            masks = self.masks
         if masks is None and self.tickets is not None:
             masks = self.tickets.masks_of(self._parameters())
+        if masks is None:
+            masks = self.masks
         if masks is None:
             raise OptimizerError(
                 "a step without masks would move weights of other tickets: step inside `with "

@@ -32,6 +32,7 @@ from tombola.objectives.classification import allowed
 from tombola.tickets import files, fitted
 from tombola.tickets.cache import WeightCache
 from tombola.tickets.grouping import asked, grouped
+from tombola.tickets.hugging_face import Introspected
 from tombola.tickets.passes import Passes
 from tombola.training.model import check_network, check_private, check_scope, parameter_of
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 _in_use: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("in_use", default=())
 
 
-class TicketModel(fitted.Holder):
+class TicketModel(Introspected, fitted.Holder):
     """A backbone, its masks, and the private state of each ticket.
 
     Args:
@@ -68,7 +69,7 @@ class TicketModel(fitted.Holder):
     torch.Size([2, 2])
     """
 
-    masks_KN: Tensor
+    bits_KN: Tensor
     statistics_KS: Tensor
 
     def __init__(
@@ -98,8 +99,8 @@ class TicketModel(fitted.Holder):
         self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
         self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
         device = device_of(backbone)
-        # A copy, because load_state_dict writes into it.
-        self.register_buffer("masks_KN", masks.masks_KN.to(device, copy=True))
+        # A copy, because load_state_dict writes into it; integers, as averages over buffers take no booleans.
+        self.register_buffer("bits_KN", masks.masks_KN.to(device, torch.uint8, copy=True))
         rows = [private[name] for name in masks.names]
         self.private_KP = nn.Parameter(_stacked(self.private, rows, device), bool(self.private.size))
         self.register_buffer("statistics_KS", _stacked(self.statistics, rows, device))
@@ -109,7 +110,14 @@ class TicketModel(fitted.Holder):
     # -- use --------------------------------------------------------------------------------------
 
     @uncompiled(recursive=False)
-    def forward(self, x: Batch, ticket: str | Sequence[str] | None = None, *, context: Any = None) -> Any:
+    def forward(
+        self,
+        x: Batch = None,
+        ticket: str | Sequence[str] | None = None,
+        *,
+        context: Any = None,
+        **inputs: Any,
+    ) -> Any:
         """Outputs of one ticket for a batch, or of one ticket per sample.
 
         Args:
@@ -120,6 +128,7 @@ class TicketModel(fitted.Holder):
                 part that the objective reads, and an error if not.
                 With a single ticket in the model it may be left out; otherwise the router chooses.
             context: what the router chooses by, one or one per sample (`ContextRouter`).
+            inputs: in place of x the dictionary, as trainers write it: ``tickets(ids=..., labels=...)``.
 
         Tickets found with `OneVsRest` are read at output k for ticket k, the only one that was trained.
 
@@ -129,7 +138,9 @@ class TicketModel(fitted.Holder):
                 ticket no names, neither a ticket nor a router is there, or several tickets and an output that
                 is one value for all samples.
         """
-        x = self._checked(x)
+        if x is not None and inputs:
+            raise TombolaError(f"x and {', '.join(inputs)}: pass all inputs by name, or one dictionary")
+        x = inputs or self._checked(x)  # what is named may be numbers, as long as one ticket answers
         if ticket is None and context is None:
             ticket = self._used
         if ticket is not None and context is not None:
@@ -141,7 +152,9 @@ class TicketModel(fitted.Holder):
             if routed:
                 return self.follow(x, self.route(x, context))
             names = asked(ticket, self.names)
-            return self._answer(names, x) if isinstance(names, str) else self._grouped(x, names)
+            if isinstance(names, str):
+                return self._answer(names, x)
+            return self._grouped(self._checked(x) if inputs else x, names)
 
     def _checked(self, x: Any) -> Batch:
         x = batch.plain(x)
@@ -267,13 +280,14 @@ class TicketModel(fitted.Holder):
     def sources(self) -> list[Tensor]:
         """All tensors that tickets are made of: the weights in scope, then masks and private tensors."""
         parts = [parameter_of(self.backbone, name) for name in self.scope.names]
-        return [*parts, self.masks_KN, self.private_KP, self.statistics_KS]
+        return [*parts, self.bits_KN, self.private_KP, self.statistics_KS]
 
     def made(self, k: int) -> dict[str, Tensor]:
         """A new product ``m_k ⊙ θ``, by name, and views of the private tensors of ticket k."""
-        *parts, masks_KN, _, _ = self.sources
+        *parts, _, _, _ = self.sources
         product_N = torch.empty(self.scope.size, dtype=parts[0].dtype, device=parts[0].device)
-        return self.scope.unflatten(masked_parts(self.scope, parts, masks_KN[k], product_N)) | self._own(k)
+        masked_parts(self.scope, parts, self.masks_KN[k], product_N)
+        return self.scope.unflatten(product_N) | self._own(k)
 
     @uncompiled()
     def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -304,6 +318,11 @@ class TicketModel(fitted.Holder):
         """An older name of ``metadata``."""
         _renamed()
         return self.metadata
+
+    @property
+    def masks_KN(self) -> Tensor:
+        """The masks, boolean ``[K, N]``, in the memory of the buffer."""
+        return self.bits_KN.view(torch.bool)
 
     @property
     def masks(self) -> MaskSet:

@@ -112,7 +112,7 @@ class Passes:
 
     def run(self, tickets: TicketModel, k: int, x: Any) -> Any:
         """Outputs of ticket k."""
-        if torch.is_grad_enabled() or not plain([tickets.masks_KN]):
+        if torch.is_grad_enabled() or not plain([tickets.bits_KN]):
             return self._once(tickets, k, x)
         if tickets.cache is not None:
             return self._cached(tickets, k, x, tickets.cache)
@@ -153,7 +153,7 @@ class Passes:
     def _cached(self, tickets: TicketModel, k: int, x: Any, cache: WeightCache) -> Any:
         tree, mode, ticket = self.tree(tickets.backbone), _mode.get(), tickets.names[k]
         sources = [tree.tensors[name] for name in tickets.scope.names]
-        sources += [tickets.masks_KN, tickets.private_KP, tickets.statistics_KS]
+        sources += [tickets.bits_KN, tickets.private_KP, tickets.statistics_KS]
         kept = cache.get(ticket, sources, lambda: tickets.made(k))
         replica = _taken(kept.idle)  # one thread at a time has it
         if replica is None or replica.tree is not tree or replica.training != mode:
