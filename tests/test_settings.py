@@ -66,7 +66,7 @@ BAD = [
     ({"sparsity": (0.5, 0.5)}, "sparsity"),
     ({"schedule": "cubic"}, "cubic"),
     ({"T": -1}, "T "),
-    ({"steps": 0}, "steps"),
+    ({"steps": -1}, "steps"),
     ({"rewind": -2}, "rewind"),
     ({"statistics": 0}, "statistics"),
     ({"selection": "column"}, "column"),
@@ -218,7 +218,7 @@ def test_changes_reach_settings_and_recipes_and_nothing_else():
         ("train.lr=inf", "lr must be positive: got inf"),
         ("search=3", "search is a group: set search.optimizer, search.lr"),
         ("train.lr_schedule=linear", "linear"),
-        ("steps=0", "steps"),
+        ("steps=-1", "steps"),
     ],
 )
 def test_a_change_that_makes_no_sense_is_a_usage_error(change, named):

@@ -17,11 +17,13 @@ from tombola.data.partition import Partition
 from tombola.masks.prunable import left_out
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import Outcome, run_method, sparsities_of
+from tombola.methods.table import check_loop_is_used
 from tombola.objectives import Objective
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
 from tombola.settings import Settings, TrainConfig
 from tombola.tickets.model import TicketModel
+from tombola.training.loop import TrainLoop, check_loop, identity
 from tombola.training.parallel import Parallel, settled
 
 
@@ -37,6 +39,7 @@ def find(
     seed: int = 0,
     out: Path | str | None = None,
     parallel: Parallel = "auto",
+    train_loop: TrainLoop | None = None,
     **changes: Any,
 ) -> list[Outcome]:
     """Any method of `tombola.methods.table`: one outcome per sparsity, lowest first.
@@ -55,16 +58,23 @@ def find(
         parallel: how the K trainings of a round go: ``no`` (one after the other), ``workers`` (each with one
             thread, in processes), ``batched`` (as one batch; other last bits). By default workers where there
             are several cores (`tombola.training.parallel.choose`).
+        train_loop: trains a ticket in a round of the search, in place of Tombola's own loop:
+            ``train_loop(net, optimizer, batches, ticket)`` calls backward and step itself and returns its
+            mean loss (`tombola.training.loop`). The steps to the rewind point and Algorithm 2 are as ever.
 
     Raises:
-        UsageError: an argument of the wrong kind, or a setting that does not exist.
+        UsageError: an argument of the wrong kind, a setting that does not exist, or a loop without a use.
     """
     if "at_once" in changes and parallel != "auto":
         raise UsageError("at_once is now called parallel: give parallel alone")
     changes = renewed(changes)
     parallel = changes.pop("parallel", parallel)  # under its former name
     settings = _settings(settings, sparsity, changes)
-    pipeline = Pipeline(backbone, objective, data, partition, settings, seed, StageCache(settled(parallel)))
+    cache = StageCache(settled(parallel))
+    if train_loop is not None:
+        check_loop(train_loop, settings.search, cache.parallel)
+        check_loop_is_used(method, settings)
+    pipeline = Pipeline(backbone, objective, data, partition, settings, seed, cache, train_loop=train_loop)
     head = pipeline.head.weight if pipeline.head else None
     if not settings.include and (words := left_out(backbone, pipeline.f.scope, head=head)):
         warn(words)
@@ -73,6 +83,8 @@ def find(
     if out is None:
         return _outcomes(pipeline, method)
     config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
+    if train_loop is not None:
+        config["train_loop"] = identity(train_loop)
     with Run(out, {**config, "methods": [method]}, parallel=parallel, device=str(pipeline.f.device)) as run:
         pipeline.cache = run
         return _outcomes(pipeline, method)

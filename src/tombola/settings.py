@@ -174,7 +174,8 @@ class Settings:
         schedule: densities of the search: ``one_shot``, ``fraction:P``, ``fixed_count:N``, ``cubic:N``,
             ``geometric:N`` or ``explicit:S1,S2,...`` (`tombola.schedules`).
         T: training steps per ticket and round of Algorithm 1.
-        steps: batches per ticket of Algorithm 2.
+        steps: batches per ticket of Algorithm 2; 0 leaves the tickets where it would start, for a loop of
+            your own.
         rewind: dense training steps per ticket before the rewind point (0: rewind to theta0).
         rewind_task: what these steps train tickets for: ``own`` (each its own task, on the shared weights) or
             ``single`` (the task of one network for all data, which the baselines start from anyhow).
@@ -256,7 +257,7 @@ class Settings:
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {' or '.join(map(str, choices))}: got {getattr(self, name)!r}")
-        for name, least in (("T", 0), ("steps", 1), ("rewind", 0), ("statistics", 1), ("floor", 0)):
+        for name, least in (("T", 0), ("steps", 0), ("rewind", 0), ("statistics", 1), ("floor", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}: got {getattr(self, name)}")
         if self.shares == "size" and self.form == "simultaneous":

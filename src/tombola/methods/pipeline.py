@@ -47,6 +47,7 @@ from tombola.training.callbacks.collapse import CollapseMonitor
 from tombola.training.callbacks.similarity import SimilarityRecord
 from tombola.training.head import Head, find_head
 from tombola.training.joint import train_jointly
+from tombola.training.loop import TrainLoop
 from tombola.training.model import FunctionalModel, Params, one_device
 from tombola.training.pruning_context import Pruner
 from tombola.training.rewind import StartWeights
@@ -75,6 +76,7 @@ class Pipeline:
     seed: int
     cache: StageCache
     conditioned: bool = False  # whether the network is told the context
+    train_loop: TrainLoop | None = None  # of the user's own, in searches
     variant: str = ""  # the method whose settings searches run under, if not those of the run
 
     def __post_init__(self) -> None:
@@ -219,6 +221,7 @@ class Pipeline:
                 first_round=rounds.done,
                 later=later(s, T) if s.rewinding == "fine_tune" else None,
                 callbacks=callbacks,
+                train_loop=self.train_loop,
                 map_tickets=self.cache.parallel,
                 checkpoint=checkpoint,
             )

@@ -21,6 +21,7 @@ from tombola.methods.pipeline import DataView, Pipeline
 from tombola.pruning import prune, transposed
 from tombola.pruning.schedules import kept
 from tombola.pruning.scores.simple import absolute, uniform
+from tombola.settings import Settings
 from tombola.training.model import Params
 
 
@@ -197,6 +198,13 @@ TOOLBOX: dict[str, Method] = {
     ),
 }
 METHODS = {**STANDARD, **TOOLBOX}
+
+
+def check_loop_is_used(name: str, settings: Settings) -> None:
+    """Raise `UsageError` where no ticket of a method is trained in a search, in which a loop could run."""
+    chosen = method(name)
+    if chosen.search is None or not chosen.changes.get("T", settings.T):
+        raise UsageError(f"{name} trains no ticket in a search: leave out train_loop, or choose T and method")
 
 
 def method(name: str) -> Method:

@@ -102,9 +102,9 @@ def train_jointly(
 
 
 def counts(problem: Problem, steps: int, shares: Shares) -> list[int]:
-    """Batches of each ticket, ``K × steps`` in all and at least one."""
+    """Batches of each ticket, ``K × steps`` in all and, if there are any, at least one."""
     K = len(problem.partition)
-    if shares == "equal":
+    if shares == "equal" or not steps:
         return [steps] * K
     sizes = [problem.objective.epoch_size(problem.partition, k) for k in range(K)]
     return apportion(sizes, [1] * K, [K * steps] * K, K * steps)

@@ -19,6 +19,7 @@ from tombola._utils.errors import RunError
 from tombola.masks.maskset import MaskSet
 from tombola.training.callbacks.base import Callback
 from tombola.training.callbacks.similarity import SimilarityRecord
+from tombola.training.loop import TrainLoop
 from tombola.training.model import Params
 from tombola.training.parallel import MapTickets, mapper
 from tombola.training.pruning_context import Pruner
@@ -42,6 +43,7 @@ def find_tickets(
     first_round: int = 0,
     later: TrainConfig | None = None,
     callbacks: Sequence[Callback] = (SimilarityRecord(),),
+    train_loop: TrainLoop | None = None,
     map_tickets: MapTickets = "no",
     checkpoint: Checkpoint | None = None,
 ) -> MaskSet:
@@ -61,6 +63,7 @@ def find_tickets(
         first_round: number of the first round; data order depends on it.
         later: config of rounds that start from trained weights; the problem's by default.
         callbacks: what looks on (`tombola.training.callbacks`).
+        train_loop: the user's own training of a ticket (`tombola.training.loop`).
         map_tickets: how the tickets of a round are run (`tombola.training.parallel`).
         checkpoint: where progress, records and states go.
 
@@ -75,7 +78,7 @@ def find_tickets(
     theta = rewind or StartWeights([theta0] * K)
     # m_k ← 1, or as an earlier process left it
     m, done = _resume(problem, masks, theta, callbacks, checkpoint)
-    train_ticket = TicketTrainer(problem, T, pruner or Pruner(), theta.keeps, callbacks)
+    train_ticket = TicketTrainer(problem, T, pruner or Pruner(), theta.keeps, callbacks, train_loop)
     with closing(mapper(map_tickets, train_ticket, K, max(T, 1) * K * (R - done))) as run:
         for r in range(done, R):  # until the target: one round per count
             config = later if r or theta.trained else None

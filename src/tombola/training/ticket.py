@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from torch import Tensor
 
 from tombola._utils.errors import PruningError
+from tombola.training import loop
 from tombola.training.callbacks.base import Callback
 from tombola.training.model import Params
 from tombola.training.pruning_context import Pruner, TicketContext
@@ -78,6 +79,7 @@ class TicketTrainer:
         pruner: how ``m_k`` is cut.
         keeps: whether the trained weights are wanted.
         callbacks: what looks on.
+        train_loop: the user's own training of a ticket, in place of the problem's.
     """
 
     problem: Problem
@@ -85,6 +87,7 @@ class TicketTrainer:
     pruner: Pruner
     keeps: bool = False
     callbacks: Sequence[Callback] = ()
+    train_loop: loop.TrainLoop | None = None
 
     def __call__(self, job: TicketJob) -> TicketResult:
         """Run a job, here and now."""
@@ -103,6 +106,8 @@ class TicketTrainer:
         """``θ^(k)_T``: T steps on ``d_k``, in place; the mean loss."""
         c, config, callbacks = training
         order = ("extract", c.round)  # names the data order: another word, other batches
+        if self.train_loop is not None and self.T:
+            return loop.run(self.train_loop, self.problem, training, self.T, order)
         return self.problem.train(
             c.theta, c.mask_N, c.k, self.T, *order, moved_N=c.moved_N, config=config, callbacks=callbacks
         )

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, get_args
 import torch
 
 from tombola._utils.errors import UsageError, unknown
+from tombola.training.loop import BATCHED
 from tombola.training.parallel.batched import Batched
 from tombola.training.parallel.workers import Workers
 
@@ -123,6 +124,8 @@ def mapper(map_tickets: MapTickets, train_ticket: TicketTrainer, K: int, steps: 
     if K < 2 or kind == "no":
         return InTurn(train_ticket)
     if kind == "batched":
+        if train_ticket.train_loop is not None:
+            raise UsageError(BATCHED)
         return Batched(train_ticket)
     if cores() < 2 or hindrance() or least_seconds(train_ticket, steps) < WORTH:
         return InTurn(train_ticket, threads=1)
