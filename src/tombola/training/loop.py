@@ -25,7 +25,7 @@ from tombola.objectives import Objective
 from tombola.optim import MaskedOptimizer
 from tombola.pruning.scores.simple import away_from_zero
 from tombola.training.model import FunctionalModel
-from tombola.training.trainer import Problem, finite, set_rate
+from tombola.training.trainer import Problem, TicketBatch, finite, set_rate
 
 if TYPE_CHECKING:
     from tombola.settings import TrainConfig
@@ -76,21 +76,20 @@ class TicketNet(nn.Module):
 class Batches:
     """T batches of a ticket, inputs and targets, in the order of the search; each is read once.
 
-    >>> len(Batches(lambda i: (torch.zeros(2, 3), torch.zeros(2)), T=5))
+    >>> len(Batches(iter([]), T=5))
     5
     """
 
-    def __init__(self, read: Callable[[int], tuple[Batch, Tensor]], T: int) -> None:
-        self._read, self._T, self._next = read, T, 0
+    def __init__(self, drawn: Iterator[TicketBatch], T: int) -> None:
+        self._drawn, self._T = drawn, T
         self.ended = False  # a callback has ended the training
 
     def __len__(self) -> int:
         return self._T
 
     def __iter__(self) -> Iterator[tuple[Batch, Tensor]]:
-        while self._next < self._T and not self.ended:
-            self._next += 1
-            yield self._read(self._next - 1)
+        while not self.ended and (batch := next(self._drawn, None)) is not None:
+            yield batch.x, batch.targets
 
 
 def run(loop: TrainLoop, problem: Problem, training: Training, T: int, order: tuple[Any, ...]) -> float:
@@ -103,7 +102,7 @@ def run(loop: TrainLoop, problem: Problem, training: Training, T: int, order: tu
     context, callbacks = training.context, training.callbacks
     config, name = training.config or problem.config, problem.partition.names[context.k]
     stream, net = problem.stream(context.k, *order), TicketNet(problem.f, problem.objective, context)
-    batches = Batches(lambda i: problem.batch(context.k, stream, i), T)
+    batches = Batches(problem.draw((context.k, stream, i) for i in range(T)), T)
     trainable, done = problem.trainable[context.k], 0
     optimizer = config.build(list(net.parameters()))
     optimizer.masks = [context.mask_N, trainable, None]
