@@ -2,6 +2,7 @@
 
 import copy
 import os
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from tombola._utils import batch
 from tombola.masks.prunable import left_out
 from tombola.pruning import prune, transposed
 from tombola.pruning.scores.wanda import squared_inputs
+from tombola.tickets.export import write_program
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")
@@ -86,6 +88,12 @@ def test_they_are_trained_asked_saved_and_loaded(given, tmp_path):
         loaded = tb.load(tmp_path / "a.tickets", net)
         assert all(torch.equal(loaded(x, ticket=name).logits, own[name]) for name in NAMES)
         assert loaded.predict(x).tickets == tickets.predict(x).tickets
+    forms = ["pt2", "onnx"] if find_spec("onnxruntime") and find_spec("onnxscript") else ["pt2"]
+    for form in forms:
+        write_program(tmp_path / f"b.{form}", tickets.bake("b"), form, x)
+    program = torch.export.load(tmp_path / "b.pt2").module()
+    more = data.inputs("test", torch.arange(9))
+    torch.testing.assert_close(program(**more)["logits"], tickets.bake("b").eval()(**more).logits)
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
