@@ -6,10 +6,10 @@ import math
 from pathlib import Path
 
 import numpy as np
+import scipy  # its parts are imported when first used
 import soundfile
 import torch
 from numpy.typing import NDArray
-from scipy import signal
 from torch import Tensor
 
 from tombola._utils.errors import DataError
@@ -63,7 +63,7 @@ def resample(waves: Waves, rate: int, to: int) -> Waves:
     if rate == to:
         return waves
     common = math.gcd(rate, to)
-    made: Waves = signal.resample_poly(waves, to // common, rate // common, axis=0).astype(np.float32)
+    made: Waves = scipy.signal.resample_poly(waves, to // common, rate // common, axis=0).astype(np.float32)
     return made
 
 

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -32,6 +31,8 @@ def load(source: str | None, augment: bool) -> Data:
 
 def images(classes: int = 10) -> tuple[Tensor, Tensor]:
     """The first digits: images float ``[S, 1, 8, 8]`` with values 0 to 1, and labels ``[S]``."""
+    from sklearn.datasets import load_digits  # only here: `--help` lists the experiments
+
     digits = load_digits(n_class=classes)
     return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
 

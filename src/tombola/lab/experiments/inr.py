@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are imported when first used
 import torch
 from numpy.typing import NDArray
-from scipy import stats
 from torch import Tensor
 
 from tombola._utils.errors import RunError
@@ -148,7 +148,7 @@ def _spearman(points: Sequence[dict[str, Any]]) -> float:
     pairs = np.array([(p["jaccard"], p["psnr"]) for p in points])
     if len(pairs) < 3 or (np.ptp(pairs, 0) == 0).any():
         return float("nan")
-    return float(stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
+    return float(scipy.stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
 
 
 def _points(run: Finished, sparsity: float, backbone: Backbone) -> list[dict[str, Any]]:

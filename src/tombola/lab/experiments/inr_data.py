@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy  # its parts are imported when first used
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from scipy import ndimage
 
 from tombola._utils.errors import DataError, UsageError
 from tombola.data.dataset import Data, Split
@@ -211,13 +211,13 @@ def regions(
     assigned = np.full(labels.shape, -1)
     for number, area in enumerate(large.values()):
         assigned[_without_strays(area)] = number
-    nearest = ndimage.distance_transform_edt(assigned < 0, return_distances=False, return_indices=True)
+    nearest = scipy.ndimage.distance_transform_edt(assigned < 0, return_distances=False, return_indices=True)
     return np.array(list(large))[assigned[tuple(nearest)]]
 
 
 def _without_strays(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The area without pieces that are too small; its largest piece always stays."""
-    pieces, _ = ndimage.label(area)
+    pieces, _ = scipy.ndimage.label(area)
     sizes = np.bincount(pieces.ravel())[1:]
     solid = np.flatnonzero((sizes >= LEAST_PIECE) | (sizes == sizes.max())) + 1
     return np.isin(pieces, solid)
@@ -234,10 +234,10 @@ def segmented(photograph: Bytes, side: int = SIDE) -> tuple[Ints, dict[int, str]
     small, _ = reduced(photograph, np.zeros((H, W), np.int64), side)
     h, w = small.shape[:2]
     y, x = np.mgrid[0:h, 0:w] / max(h, w)
-    colour = ndimage.gaussian_filter(small / 255, (1.5, 1.5, 0))  # leaves and tiles are no regions
+    colour = scipy.ndimage.gaussian_filter(small / 255, (1.5, 1.5, 0))  # leaves and tiles are no regions
     features = np.concatenate([colour, 0.7 * y[..., None], 0.7 * x[..., None]], -1).reshape(h * w, 5)
     found = KMeans(CLUSTERS, n_init=4, random_state=0).fit_predict(features)
     order = np.argsort(-np.bincount(found), kind="stable")
-    labels = ndimage.median_filter(np.argsort(order)[found].reshape(h, w), 5)
+    labels = scipy.ndimage.median_filter(np.argsort(order)[found].reshape(h, w), 5)
     enlarged = Image.fromarray(labels.astype(np.uint8)).resize((W, H), Image.Resampling.NEAREST)
     return np.asarray(enlarged).astype(np.int64), {k: f"area {k + 1}" for k in range(CLUSTERS)}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+import scipy  # its parts are imported when first used
 from numpy.typing import NDArray
-from scipy import signal
 
 from tombola.lab.audio import RATE
 from tombola.lab.experiments.speech_data import Clip, to_int16
@@ -67,7 +67,7 @@ def _voice(rng: np.random.Generator) -> Waves:
 
 def _resonance(sound: Waves, centre: float, width: float) -> Waves:
     radius, angle = np.exp(-np.pi * width / RATE), 2 * np.pi * centre / RATE
-    filtered: Waves = signal.lfilter([1 - radius], [1, -2 * radius * np.cos(angle), radius**2], sound)
+    filtered: Waves = scipy.signal.lfilter([1 - radius], [1, -2 * radius * np.cos(angle), radius**2], sound)
     return filtered
 
 
@@ -76,7 +76,9 @@ def _white(rng: np.random.Generator) -> Waves:
 
 
 def _band(noise: Waves, low: float, high: float) -> Waves:
-    made: Waves = signal.sosfilt(signal.butter(2, [low, high], "bandpass", fs=RATE, output="sos"), noise)
+    made: Waves = scipy.signal.sosfilt(
+        scipy.signal.butter(2, [low, high], "bandpass", fs=RATE, output="sos"), noise
+    )
     return made
 
 
