@@ -571,11 +571,10 @@ assert set(tickets.masks.counts) == {"even", "odd"}
 
 
 ABSENT = f"""
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {LAB!r}:
-            raise ModuleNotFoundError(name, name=name)
-sys.meta_path.insert(0, Absent())
+from importlib.machinery import PathFinder
+def spec(name, *where, find=PathFinder.find_spec):
+    return None if name.partition(".")[0] in {LAB!r} else find(name, *where)
+PathFinder.find_spec = staticmethod(spec)  # None, as where it is not installed: torch looks so for pandas
 """
 
 

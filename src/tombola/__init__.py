@@ -9,12 +9,15 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tombola import objectives, pruning
+    from tombola import methods, objectives, pruning
     from tombola._utils import errors
     from tombola._utils.errors import TombolaError
     from tombola.api import find, rtl
     from tombola.data import corruptions, partition
     from tombola.data.dataset import Data, Split
+    from tombola.lab import experiments as experiments
+    from tombola.lab.report.curves import curves as curves
+    from tombola.lab.results import results as results
     from tombola.masks.layout import Layout
     from tombola.masks.maskset import MaskSet
     from tombola.masks.prunable import scope
@@ -43,25 +46,30 @@ _PLACES = {
     "WeightCache": "tickets.cache:WeightCache",
     "calibration": "tickets.calibration:",
     "corruptions": "data.corruptions:",
+    "curves": "lab.report.curves:curves",
     "errors": "_utils.errors:",
+    "experiments": "lab.experiments:",
     "export": "tickets.export:",
     "find": "api:find",
     "interop": "tickets.interop:",
     "load": "tickets.model:load",
     "masked": "optim:masked",
+    "methods": "methods:",
     "objectives": "objectives:",
     "partition": "data.partition:",
     "pruning": "pruning:",
+    "results": "lab.results:results",
     "routing": "tickets.routing:",
     "rtl": "api:rtl",
     "schedules": "pruning.schedules:",
     "scope": "masks.prunable:scope",
     "scoring": "pruning.scores:",
 }
+# What belongs to the extra `lab` is not in `import *`, which works without it.
 __all__ = ["Data", "Layout", "MaskSet", "Recipe", "Settings", "Split", "TicketModel", "TombolaError"]
 __all__ += ["TrainConfig", "WeightCache", "calibration", "corruptions", "errors", "export", "find", "interop"]
-__all__ += ["load", "masked", "objectives", "partition", "pruning", "routing", "rtl", "schedules", "scope"]
-__all__ += ["scoring"]
+__all__ += ["load", "masked", "methods", "objectives", "partition", "pruning", "routing", "rtl", "schedules"]
+__all__ += ["scope", "scoring"]
 
 
 def __getattr__(name: str) -> Any:
@@ -72,4 +80,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*(name for name in globals() if name.startswith("__")), *__all__})
+    return sorted({*(name for name in globals() if name.startswith("__")), *_PLACES})

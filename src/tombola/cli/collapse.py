@@ -9,8 +9,9 @@ from tombola._utils.errors import RunError, UsageError
 from tombola.cli.options import Flag, Page
 from tombola.cli.terminal import runs_of, show
 from tombola.lab.report.page import place_of, put_tables
-from tombola.lab.report.rows import Row, names_of
+from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, heading
+from tombola.lab.results import names_of
 from tombola.objectives.metrics import LIKE_FOR_LIKE, metric_info
 from tombola.runs.log import read_config, read_records
 from tombola.training.callbacks.collapse import cusum, first_alarm

@@ -16,8 +16,9 @@ from rich.text import Text
 from tombola._utils.errors import UsageError
 from tombola._utils.io import write_bytes
 from tombola.lab.report.page import Place, put_tables
-from tombola.lab.report.rows import Row, find_runs
+from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, under_headings
+from tombola.lab.results import find_runs
 
 # What is printed holds paths and names, in which square brackets are no markup.
 out_console, err_console = Console(markup=False), Console(stderr=True, markup=False)

@@ -13,9 +13,9 @@ from tombola._utils.errors import UsageError
 from tombola.cli.display import stage_bar
 from tombola.cli.options import Flag
 from tombola.cli.terminal import out_console, print_json
-from tombola.lab.report.rows import find_runs
 from tombola.lab.report.stage_status import RunStatus, run_status
 from tombola.lab.report.tensorboard import Events, run_names
+from tombola.lab.results import find_runs
 from tombola.runs.log import read_config
 
 

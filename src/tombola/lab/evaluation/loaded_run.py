@@ -24,7 +24,7 @@ from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
 from tombola.lab.evaluation.inputs import described
 from tombola.lab.launch import Order, order_of
-from tombola.lab.report.rows import names_of
+from tombola.lab.results import names_of
 from tombola.methods.pipeline import predict
 from tombola.objectives import Objective
 from tombola.objectives.classification import classes_of, differ, mask_logits

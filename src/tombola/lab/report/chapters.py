@@ -24,9 +24,10 @@ from tombola.lab.report.blocks import (
 from tombola.lab.report.figures import Axis, Figure, Series, Style, bars, dots, method_style, percent, xy
 from tombola.lab.report.findings import Findings, Ran
 from tombola.lab.report.likeness import course, layers, likeness
-from tombola.lab.report.rows import Row, flat, spread
+from tombola.lab.report.rows import Row, spread
 from tombola.lab.report.tables import SIMILAR, STORED, Paper, Table, heading, paper_of, share, tables
 from tombola.lab.report.verdicts import Headline, answer, headlines
+from tombola.lab.results import flat
 from tombola.methods.table import METHODS, dense
 from tombola.objectives.metrics import LIKE_FOR_LIKE
 from tombola.runs.log import full_settings

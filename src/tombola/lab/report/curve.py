@@ -29,9 +29,11 @@ polyline.line{fill:none}.mark.hollow{fill:#fcfcfa;stroke-dasharray:none}"""
 
 
 def measure(rows: Sequence[Row], wanted: str | None = None) -> str:
-    """The measure that is drawn: the one asked for, which must be there, or the first that there is."""
-    there = [info for info in ordered(row["metric"] for row in rows) if info.headline]
-    names = [info.name for info in sorted(there, key=lambda info: not info.primary)]
+    """The measure that is drawn: the one asked for, which must be there, or the first that decides."""
+    there = dict.fromkeys(row["metric"] for row in rows if "ticket" not in row)
+    deciding = [info for info in ordered(there) if info.headline]
+    names = [info.name for info in sorted(deciding, key=lambda info: not info.primary)]
+    names += [name for name in there if name not in names]
     if wanted is not None and wanted not in names:
         raise UsageError(unknown("metric of a curve", wanted, names))
     return wanted or names[0]

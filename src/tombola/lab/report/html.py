@@ -17,7 +17,8 @@ from tombola._utils.io import write_bytes
 from tombola.lab.report.blocks import Section, Shelf
 from tombola.lab.report.chapters import section
 from tombola.lab.report.findings import gather
-from tombola.lab.report.rows import Row, find_runs, names_of, rows
+from tombola.lab.report.rows import Row, rows
+from tombola.lab.results import find_runs, names_of
 from tombola.runs.log import read_config
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from tombola._utils.errors import UsageError
 from tombola._utils.io import write_bytes
+from tombola.lab.report.formats import markdown
 from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Table, under_headings
+from tombola.lab.report.tables import Table
 from tombola.methods.table import METHODS
 
 
@@ -89,13 +90,9 @@ def put_tables(
     twin = page.with_name(f"{page.stem}{place.twin}.json")
     merged = place.merge(_stored(twin, place), rows)
     made = tables(merged) if callable(tables) else tables
-    words = "\n".join(
-        "\n".join([*([f"### {of}\n"] if of else []), *(table.markdown() for table in together)])
-        for of, together in under_headings(made)
-    )
     lines = ",\n".join(json.dumps(row) for row in merged)
     write_bytes(twin, f"[\n{lines}\n]\n".encode())
-    write_bytes(page, f"{before}{place.begin}\n\n{words}\n{place.end}{after}".encode())
+    write_bytes(page, f"{before}{place.begin}\n\n{markdown(made)}\n{place.end}{after}".encode())
 
 
 def check_page(page: Path) -> None:

@@ -27,8 +27,9 @@ from tombola.lab.report.figures import Axis, Figure, Series, Style, heat, percen
 from tombola.lab.report.findings import Findings
 from tombola.lab.report.inspect import masks_of
 from tombola.lab.report.kept import contents
-from tombola.lab.report.rows import Row, names_of
+from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, share
+from tombola.lab.results import names_of
 from tombola.masks.similarity import DEPTHS
 from tombola.runs.log import read_config, read_records
 
