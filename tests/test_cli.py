@@ -523,7 +523,9 @@ def test_without_the_extra_the_command_line_asks_for_it_in_one_line(absent):
     code = f"import sys; sys.modules[{absent!r}] = None\n"
     code += "from tombola.cli.main import main; main(['experiments'])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    asked = "tombola: the command line needs the extra lab: pip install 'tombola[lab]'\n"
+    asked = (
+        "tombola: the command line needs the extra lab: pip install -e '.[lab]' in the folder of Tombola\n"
+    )
     assert (found.returncode, found.stdout, found.stderr) == (1, "", asked)
 
 
@@ -541,8 +543,8 @@ for ask in (lambda: masks.plot(), lambda: __import__("tombola.lab.experiments"))
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.splitlines() == [
-        "pictures of tickets: matplotlib is needed; pip install 'tombola[lab]'",
-        "tombola.lab needs the extra lab: pip install 'tombola[lab]'",
+        "pictures of tickets: matplotlib is needed; pip install -e '.[lab]' in the folder of Tombola",
+        "tombola.lab needs the extra lab: pip install -e '.[lab]' in the folder of Tombola",
     ]
 
 
@@ -551,6 +553,34 @@ def loaded(code):
     command = [sys.executable, "-c", f"import sys\n{code}\nprint('loaded', *sys.modules)"]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     return set(found.stdout.splitlines()[-1].split()[1:])
+
+
+@pytest.mark.parametrize("command", ["run --help", "inspect --help", "experiments"])
+def test_what_computes_nothing_imports_no_more_than_torch(command):
+    code = f"from tombola.cli.main import app; app()({command.split()!r}, result_action='return_value')"
+    heavy = {"sklearn", "pandas", "matplotlib", "scipy.stats", "scipy.signal", "scipy.ndimage"}
+    assert not heavy & loaded(code)
+
+
+def test_help_is_in_the_order_of_work_and_says_nothing_of_empty_defaults(capsys):
+    _, out, _ = call(capsys, "--help")
+    places = [out.index(f"\u2502 {name} ") for names in cli.COMMANDS.values() for name in names]
+    assert places == sorted(places)
+    assert set(COMMANDS) <= {name for names in cli.COMMANDS.values() for name in names}
+    _, out, _ = call(capsys, "run", "--help")
+    assert "[default: 0]" in out
+    assert "[default: runs]" in out
+    assert "[default: ]" not in out
+    assert "()" not in out
+
+
+def test_a_run_ends_with_the_verdict_in_words_of_its_page(tmp_path, capsys):
+    command = ["run", "digits", "--method", "rtl", "imp", *TINY, "--out", tmp_path]
+    _, out, _ = call(capsys, *command)
+    first, *_, last = out.splitlines()[-3:]
+    assert first.startswith("In the paper's reading (balanced accuracy), rtl ")
+    assert last == "One seed: a direction, not a claim."
+    assert json.loads(call(capsys, *command, "--json")[1])  # machines get rows alone
 
 
 def test_the_package_is_imported_in_no_time():

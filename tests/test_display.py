@@ -11,12 +11,13 @@ from rich.console import Console
 import tombola as tb
 from tombola.cli.display import Display
 from tombola.lab.report.findings import expected
-from tombola.lab.report.stage_status import StageStatus, clock, seconds_left, stage_words
+from tombola.lab.report.stage_status import seconds_left
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import run_method
 from tombola.runs.directory import Run
 from tombola.runs.log import read_timings
 from tombola.runs.stages import Stage
+from tombola.runs.status import StageStatus, clock, stage_words
 
 
 def test_a_status_is_of_one_stage():

@@ -250,7 +250,7 @@ def test_a_damaged_parquet_file_is_one_line(where, tmp_path):
 
 def test_a_hub_name_without_the_extra_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    refused("someone/something", "someone/something", "pip install 'tombola[hub]'", "--data")
+    refused("someone/something", "someone/something", "pip install -e '.[hub]'", "--data")
 
 
 class HubTable(list):

@@ -44,3 +44,18 @@ def test_a_stage_that_fails_is_not_done():
 
 def test_nothing_is_written():
     assert StageCache().file("x.tickets") is None
+
+
+def test_listeners_are_told_of_records_and_progress():
+    told = []
+    cache = StageCache(
+        progress=lambda *what: told.append(what), on_record=lambda stage, row: told.append((stage, row))
+    )
+
+    def compute(checkpoint):
+        checkpoint.record(event="x")
+        checkpoint.advance(1, 2)
+        return {}, {}
+
+    cache.get_or_compute("a", compute)
+    assert told == [("a", {"event": "x"}), ("a", 1, 2)]

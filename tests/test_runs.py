@@ -185,6 +185,48 @@ def test_a_state_counts_the_bytes_of_records_that_it_stands_for(tmp_path):
     assert sizes == [len(lines[0]), len(lines[0] + lines[1])]
 
 
+@pytest.mark.parametrize("deleted", ["a", "b", "ab", "c", "bc", "abc"])
+def test_a_stage_whose_file_was_deleted_is_recorded_once(deleted, tmp_path):
+    fill(tmp_path, *"abc")
+    whole = (tmp_path / "records.jsonl").read_bytes()
+    for name in deleted:
+        (tmp_path / "stages" / f"{name}.safetensors").unlink()
+    fill(tmp_path, *"abc")
+    assert (tmp_path / "records.jsonl").read_bytes() == whole
+    fill(tmp_path, *"abcd")  # and the run goes on
+    assert len(list(records.read_records(tmp_path))) == 4
+
+
+def test_a_deleted_stage_that_is_interrupted_when_it_is_computed_again_is_recorded_once_too(tmp_path):
+    def long(dies):
+        def stage_of(stage):
+            first = stage.load()[1]["step"] if stage.load() else 0
+            for step in range(first, 4):
+                stage.record(event="metric", value=step)
+                stage.save(lambda: {"t": torch.ones(1)}, {"step": step + 1})
+                if step == dies:
+                    raise KeyboardInterrupt
+            return {}, {}
+
+        return stage_of
+
+    def go(dies):
+        with Run(tmp_path, CONFIG, save_seconds=0) as run:
+            run.get_or_compute("a", long(dies))
+            run.get_or_compute("b", compute())
+
+    with pytest.raises(KeyboardInterrupt):
+        go(dies=1)
+    go(dies=None)
+    whole = (tmp_path / "records.jsonl").read_bytes()
+    assert len(whole.splitlines()) == 5
+    (tmp_path / "stages" / "a.safetensors").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        go(dies=2)
+    go(dies=None)
+    assert (tmp_path / "records.jsonl").read_bytes() == whole
+
+
 def test_progress_is_told(tmp_path):
     conditioned = []
     with Run(tmp_path, CONFIG, lambda *words: conditioned.append(words)) as run:
@@ -212,3 +254,16 @@ def test_a_run_from_before_a_setting_existed_goes_on_with_its_default(tmp_path):
         assert run.config["settings"]["score"] == "magnitude"
     with pytest.raises(RunError, match="other settings: score: 'magnitude' there, 'snip' here"):
         Run(tmp_path / "run", {"seed": 0, "settings": {**settings, "score": "snip"}})
+
+
+def test_what_a_killed_process_left_of_a_file_is_removed_by_the_next_and_nothing_else(tmp_path):
+    page = tmp_path / "report [1].html"
+    names = [f".{page.name}.0a1b2c3d", f".{page.name}.ffffffff", f".{page.name}.backup1", ".other.0a1b2c3d"]
+    left, living, own, other = (tmp_path / name for name in names)
+    for file in (left, living, own, other):
+        file.write_text("half")
+    for file in (left, own, other):
+        os.utime(file, (0, 0))
+    io.write_bytes(page, b"whole")
+    assert page.read_bytes() == b"whole"
+    assert [file.exists() for file in (left, living, own, other)] == [False, True, True, True]

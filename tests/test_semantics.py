@@ -181,7 +181,7 @@ def test_senses_that_are_not_there_are_named():
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "wn", None)
-    with pytest.raises(UsageError, match=r"pip install 'tombola\[semantics\]'"):
+    with pytest.raises(UsageError, match=r"pip install -e '\.\[semantics\]'"):
         path_similarity(["oak", "pine", "car"])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from numbers import Real
 from pathlib import Path
@@ -21,6 +22,7 @@ from tombola.methods.table import check_loop_is_used
 from tombola.objectives import Objective
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
+from tombola.runs.progress import progress_bar
 from tombola.settings import Settings, TrainConfig
 from tombola.tickets.model import TicketModel
 from tombola.training.loop import TrainLoop, check_loop, identity
@@ -40,6 +42,7 @@ def find(
     out: Path | str | None = None,
     parallel: Parallel = "auto",
     train_loop: TrainLoop | None = None,
+    progress: bool | None = None,
     **changes: Any,
 ) -> list[Outcome]:
     """Any method of `tombola.methods.table`: one outcome per sparsity, lowest first.
@@ -61,6 +64,8 @@ def find(
         train_loop: trains a ticket in a round of the search, in place of Tombola's own loop:
             ``train_loop(net, optimizer, batches, ticket)`` calls backward and step itself and returns its
             mean loss (`tombola.training.loop`). The steps to the rewind point and Algorithm 2 are as ever.
+        progress: whether to show how far it is; by default on a terminal and in a notebook
+            (`tombola.runs.progress`).
 
     Raises:
         UsageError: an argument of the wrong kind, a setting that does not exist, or a loop without a use.
@@ -80,18 +85,17 @@ def find(
         warn(words)
     for words in objective.doubts(data, partition):
         warn(words)
-    if out is None:
-        return _outcomes(pipeline, method)
-    config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
-    if train_loop is not None:
-        config["train_loop"] = identity(train_loop)
-    with Run(out, {**config, "methods": [method]}, parallel=parallel, device=str(pipeline.f.device)) as run:
-        pipeline.cache = run
-        return _outcomes(pipeline, method)
-
-
-def _outcomes(pipeline: Pipeline, method: str) -> list[Outcome]:
-    return [run_method(pipeline, method, sparsity) for sparsity in sparsities_of(pipeline, method)]
+    with ExitStack() as stack:
+        if out is not None:
+            config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
+            if train_loop is not None:
+                config["train_loop"] = identity(train_loop)
+            device = str(pipeline.f.device)
+            run = Run(out, {**config, "methods": [method]}, parallel=parallel, device=device)
+            pipeline.cache = stack.enter_context(run)
+        if (bar := stack.enter_context(progress_bar(method, progress))) is not None:
+            pipeline.cache.progress, pipeline.cache.on_record = bar.on_progress, bar.on_record
+        return [run_method(pipeline, method, sparsity) for sparsity in sparsities_of(pipeline, method)]
 
 
 def _settings(
@@ -106,7 +110,7 @@ def _settings(
                 f"{name} belongs to a TrainConfig: pass train=tb.TrainConfig({name}=...), or search="
             )
         if name not in known:
-            raise UsageError(unknown("setting", name, [*known, "seed", "out", "parallel"]))
+            raise UsageError(unknown("setting", name, [*known, "seed", "out", "parallel", "progress"]))
     if sparsity is None:
         sparsity = settings.sparsity if settings else 0.75
     several = isinstance(sparsity, Sequence) and not isinstance(sparsity, str)

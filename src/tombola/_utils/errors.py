@@ -67,7 +67,7 @@ class MissingExtra(TombolaError):
 
     def __init__(self, package: str, extra: str, purpose: str) -> None:
         what = f": {package} is needed;" if package else f" needs the extra {extra}:"
-        super().__init__(f"{purpose}{what} pip install 'tombola[{extra}]'")
+        super().__init__(f"{purpose}{what} {install(extra)}")
 
 
 class RouterError(TombolaError):
@@ -88,6 +88,15 @@ class WorkerDied(TombolaError):
 
 class UsageError(TombolaError):
     """An argument that makes no sense; the command line exits with status 2."""
+
+
+def install(extra: str) -> str:
+    """The command that installs an extra; no index has the package.
+
+    >>> install("hub")
+    "pip install -e '.[hub]' in the folder of Tombola"
+    """
+    return f"pip install -e '.[{extra}]' in the folder of Tombola"
 
 
 @contextmanager

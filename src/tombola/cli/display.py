@@ -5,57 +5,27 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task
-from rich.table import Column
-from rich.text import Text
 
 from tombola._utils.errors import UsageError, unknown
-from tombola.cli.terminal import err_console, show
+from tombola.cli.terminal import err_console, out_console, show
 from tombola.data.dataset import Data
 from tombola.lab.launch import Order
-from tombola.lab.report.findings import Arm, expected
+from tombola.lab.report.findings import Arm, expected, gather
 from tombola.lab.report.rows import rows as rows_of
-from tombola.lab.report.stage_status import StageStatus, clock, seconds_left
-from tombola.lab.report.tables import tables
+from tombola.lab.report.stage_status import seconds_left
+from tombola.lab.report.tables import paper_of, tables
+from tombola.lab.report.verdicts import verdict
 from tombola.runs.log import read_timings
+from tombola.runs.progress import Listener, stage_bar
 from tombola.runs.stages import Stage
+from tombola.runs.status import StageStatus, clock
 
 Where = Sequence[tuple[int, str, Path]]  # seed, item and directory of each run
 
 
-class _Words(ProgressColumn):
-    """The loss, the time left, or else all other words of a task, made when they are looked at."""
-
-    def __init__(self, name: str = "", **options: Any) -> None:
-        super().__init__(Column(no_wrap=True, overflow="ellipsis", **options))
-        self.name = name
-
-    def render(self, task: Task) -> Text:
-        words = dict(task.fields["words"]())
-        apart = {name: words.pop(name, "") for name in ("loss", "left")}
-        return Text(apart.get(self.name, "  ".join(filter(None, words.values()))))
-
-
-def stage_bar(console: Console, timer: Callable[[], float] = time.monotonic) -> Progress:
-    """Lines that move, on a terminal alone: of each task what its field ``words`` gives, and a bar."""
-    return Progress(
-        _Words(ratio=1),
-        _Words("loss"),
-        _Words("left"),
-        BarColumn(12),
-        console=console,
-        transient=True,
-        expand=True,
-        disable=not console.is_interactive,  # a line that moves would be a thousand lines in a file
-        get_time=timer,
-        speed_estimate_period=3600.0,  # a round may take minutes
-    )
-
-
-class Display:
+class Display(Listener):
     """Listens to runs, one after another."""
 
     def __init__(
@@ -65,11 +35,9 @@ class Display:
         wanted: Sequence[Arm],
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.console = console
+        super().__init__(stage_bar(console, timer), "loading")
         self.wanted = [str(Stage("judge", method, sparsity=s)) for method, s in wanted]
-        self.bar = stage_bar(console, timer)
-        self.task = self.bar.add_task("", total=None, words=self.words)
-        self.where, self.path, self.now = "loading", Path(), StageStatus()
+        self.path = Path()
         self._timings = {path: read_timings(path) for path in runs}
 
     def turn_to(self, where: str, path: Path) -> None:
@@ -77,51 +45,33 @@ class Display:
         self.where, self.path, self.now = where, path, StageStatus()
         self.bar.reset(self.task)
 
-    def on_record(self, stage: str, record: Mapping[str, Any]) -> None:
-        """A record was made (`tombola.runs.directory.OnRecord`)."""
-        self._follow(stage)
-        self.now = self.now.after(stage, record)
-
-    def on_progress(self, stage: str, done: int, total: int) -> None:
-        """A stage has come so far (`tombola.runs.directory.OnProgress`)."""
-        self._follow(stage)
-        self.bar.update(self.task, completed=done, total=total)
-        if done == total and self.bar.disable:
-            self.say(", ".join(filter(None, [*self.now.words.values(), self.left()])))
-
-    def say(self, words: str) -> None:
-        """A line that stays."""
-        self.console.print(f"{self.where}: {words}", highlight=False, markup=False, soft_wrap=True)
-
-    def words(self) -> dict[str, str]:
-        """What there is to say now, most telling first."""
-        return {"where": self.where, **self.now.words, "left": self.left()}
-
     def left(self) -> str:
         """The time left for all runs; that for this stage while nothing more is known."""
-        (task,) = self.bar.tasks
-        rest = task.time_remaining
+        rest = self.seconds()
         if rest is None:
             return ""
+        (task,) = self.bar.tasks
         now = {**self._timings.get(self.path, {}), self.now.stage: (task.elapsed or 0.0) + rest}
         runs = {**self._timings, self.path: now}.values()
         left = seconds_left((found, sum(judge not in found for judge in self.wanted)) for found in runs)
-        if left is not None:
-            return f"{clock(left + rest)} left"
-        return f"{clock(rest)} in this stage" if rest else ""
+        return super().left() if left is None else f"{clock(left + rest)} left"
 
     def _follow(self, stage: str) -> None:
         if stage != self.now.stage:
-            self.now = StageStatus(stage)
-            self.bar.reset(self.task)
             self._timings[self.path] = read_timings(self.path)
+        super()._follow(stage)
 
 
 def run_and_compare(order: Order, data: Mapping[str, Data], where: Where, as_json: bool) -> None:
     """Carry out an order for each seed and item, show how far it is, then the comparison."""
     work(order, data, where)
-    rows = rows_of([path for _, _, path in where])
+    runs = [path for _, _, path in where]
+    rows = rows_of(runs)
     show(tables(rows), rows, as_json)
+    if not as_json:
+        head = rows[0]["experiment"], rows[0].get("preset", "")
+        for words in verdict(gather(head, runs), paper_of(head)):
+            out_console.print(words, highlight=False, soft_wrap=True)
     err_console.print(f"runs: {', '.join(str(path) for _, _, path in where)}", highlight=False)
 
 

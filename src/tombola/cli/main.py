@@ -20,29 +20,41 @@ if TYPE_CHECKING:
 # Two OpenMP programs at once spin on each other; must be set before torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# The order of `tombola --help`. Each is a function in a module of its name, imported when it is called:
-# what they need takes seconds to import.
-COMMANDS = (
-    *("run", "resume", "compare", "report", "draw", "enhance", "inspect", "experiments"),
-    *("sweep", "route", "calibrate", "predict", "collapse", "semantics", "watch", "export", "stream"),
-)
+# `tombola --help`, group by group. Each command is a function in a module of its name, imported when it is
+# called: what they need takes seconds to import.
+COMMANDS = {
+    "Find tickets": ("experiments", "run", "resume", "sweep", "watch"),
+    "Read results": ("compare", "report", "draw", "collapse", "semantics"),
+    "Use tickets": ("inspect", "route", "calibrate", "predict", "stream", "enhance", "export"),
+}
 
 
 @cache
 def app() -> App:
     """The program with all its commands."""
-    from cyclopts import App, Parameter
+    from cyclopts import App, Group, Parameter
 
     found = App(
         name="tombola",
         help="One network, many winning tickets: sparse subnetworks for subsets of your data.",
         version=tombola.__version__,
-        default_parameter=Parameter(negative_iterable=""),  # no --empty-NAME: leaving NAME out says the same
+        group_commands=Group("Options", sort_key=len(COMMANDS)),
+        # No --empty-NAME: leaving NAME out says the same.
+        default_parameter=Parameter(negative_iterable="", show_default=_default),
         suppress_keyboard_interrupt=False,  # `main` says how to go on
     )
-    for name in COMMANDS:
-        found.command(f"tombola.cli.{name}:{name}", help=_help(name))
+    for number, (title, names) in enumerate(COMMANDS.items()):
+        group = Group(title, sort_key=number)
+        for place, name in enumerate(names):
+            found.command(f"tombola.cli.{name}:{name}", help=_help(name), group=group, sort_key=place)
     return found
+
+
+def _default(value: object) -> str | None:
+    """What `--help` says of a default: nothing of an empty one, and several values as they are given."""
+    if value in ((), "", False):
+        return None
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _help(command: str) -> str:

@@ -14,12 +14,17 @@ from tombola._utils.checkpoint import Checkpoint, State
 from tombola.runs.stages import Stage
 from tombola.training.parallel import Parallel
 
+OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
+OnRecord = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)
+
 
 class StageCache:
     """Results of finished stages, in memory.
 
     Args:
         parallel: how the trainings of a round of a search go (`tombola.training.parallel.choose`).
+        progress: called as stages advance.
+        on_record: called with every record as it is made.
 
     >>> cache, calls = StageCache(), []
     >>> for _ in range(2):
@@ -28,8 +33,14 @@ class StageCache:
     {'n': 1}
     """
 
-    def __init__(self, parallel: Parallel = "auto") -> None:
+    def __init__(
+        self,
+        parallel: Parallel = "auto",
+        progress: OnProgress | None = None,
+        on_record: OnRecord | None = None,
+    ) -> None:
         self.parallel: Parallel = parallel
+        self.progress, self.on_record = progress, on_record
         self.results: dict[str, State] = {}
         self.rows: list[dict] = []
         self.seconds: dict[str, float] = {}
@@ -46,7 +57,7 @@ class StageCache:
         """
         if (name := str(stage)) not in self.results:
             begin = time.perf_counter()
-            self.results[name] = compute(Checkpoint(self.rows))
+            self.results[name] = compute(StageCheckpoint(self, name))
             self.seconds[name] = time.perf_counter() - begin
         return self.results[name]
 
@@ -57,3 +68,26 @@ class StageCache:
     def file(self, name: str) -> Path | None:  # noqa: ARG002
         """The place of a file for the user; None keeps it in memory."""
         return None
+
+
+class StageCheckpoint(Checkpoint):
+    """The checkpoint of a stage, of which the listeners of the cache are told."""
+
+    def __init__(self, cache: StageCache, name: str) -> None:
+        super().__init__(cache.rows)
+        self.cache, self.name = cache, name
+
+    def record(self, **row: Any) -> None:
+        """Keep a row, and tell the listener."""
+        self.keep(row)
+        if self.cache.on_record is not None:
+            self.cache.on_record(self.name, row)
+
+    def keep(self, row: dict[str, Any]) -> None:
+        """Put a row to the others."""
+        self.rows.append(row)
+
+    def advance(self, done: int, total: int) -> None:
+        """Tell the listener."""
+        if self.cache.progress is not None:
+            self.cache.progress(self.name, done, total)

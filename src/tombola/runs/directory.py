@@ -23,14 +23,12 @@ from tombola._utils import io
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import deterministic
 from tombola._utils.errors import RunError
-from tombola.runs.cache import StageCache
+from tombola.runs.cache import OnProgress, OnRecord, StageCache, StageCheckpoint
 from tombola.runs.lock import acquire, begun, begun_on
 from tombola.runs.log import difference, environment, read_config, read_records
 from tombola.runs.stages import Stage
 from tombola.training.parallel import Parallel, settled
 
-OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
-OnRecord = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)
 _CURRENT = "current"
 
 
@@ -63,11 +61,11 @@ class Run(StageCache):
         on_record: OnRecord | None = None,
         device: str = "cpu",
     ) -> None:
-        super().__init__(parallel)
-        self.on_record = on_record
-        self.path, self.progress, self.save_seconds = Path(path), progress, save_seconds
+        super().__init__(parallel, progress, on_record)
+        self.path, self.save_seconds = Path(path), save_seconds
         self.records, self.shared = self.path / "records.jsonl", shared
         self._unfinished: str | None = None  # the stage whose state was saved, but not its result
+        self._recorded: set[str | None] | None = None
         self._lock = acquire(self.path)
         try:
             self._configure(config)
@@ -186,6 +184,14 @@ class Run(StageCache):
             )
         os.truncate(self.records, size)
 
+    def recorded(self, name: str) -> bool:
+        """Whether all records of a stage are there, as where its result alone was deleted."""
+        if self._recorded is None:  # as it was before this process computed anything
+            stages = [row.get("stage") for row in read_records(self.path)]
+            begun = stages[-1:] == [self._unfinished]  # whose records go on at the end
+            self._recorded = set(stages) - ({self._unfinished} if begun else set())
+        return name in self._recorded
+
     def close(self) -> None:
         """Let another process have the run."""
         self._lock.close()
@@ -197,20 +203,21 @@ class Run(StageCache):
         self.close()
 
 
-class RunCheckpoint(Checkpoint):
+class RunCheckpoint(StageCheckpoint):
     """A stage that appends its rows to ``records.jsonl`` and saves its states in the run."""
 
     def __init__(self, run: Run, stage: Stage | str, file: TextIO) -> None:
-        super().__init__()
-        self.run, self.name, self._file = run, str(stage), file
+        super().__init__(run, str(stage))
+        self.run, self._file = run, file
+        self.known = run.recorded(self.name)
         self._fields = {"stage": self.name, **(stage.fields() if isinstance(stage, Stage) else {})}
         self.fresh = True
         self._saved_at = time.monotonic()
 
-    def record(self, **row: Any) -> None:
-        """Append one line."""
-        if self.run.on_record is not None:
-            self.run.on_record(self.name, row)
+    def keep(self, row: dict[str, Any]) -> None:
+        """Append one line, unless it is there."""
+        if self.known:
+            return
         self._file.write(json.dumps({**self._fields, **row}, sort_keys=True) + "\n")
 
     def load(self) -> State | None:
@@ -236,11 +243,6 @@ class RunCheckpoint(Checkpoint):
         os.fsync(self._file.fileno())
         state = {"stage": self.name, "facts": metadata, "records_bytes": self.run.records.stat().st_size}
         io.write(self.run._stage_file(target), tensors, state)
-
-    def advance(self, done: int, total: int) -> None:
-        """Tell the run's listener."""
-        if self.run.progress is not None:
-            self.run.progress(self.name, done, total)
 
 
 def _copied(file: Path, checkpoint: Checkpoint) -> State:

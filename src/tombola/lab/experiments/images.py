@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tombola._utils.errors import DataError, unknown
+from tombola._utils.errors import DataError, install, unknown
 from tombola._utils.io import digest
 from tombola._utils.rng import generator as random_generator
 from tombola.data.dataset import Data, Split
@@ -61,7 +61,7 @@ def list_images(
     Args:
         source: a folder with ``train*.parquet`` and ``test*.parquet`` (the hub's image layout), a
             folder with ``train/CLASS/*.png`` and ``test/CLASS/*.png``, or the name of a data set on
-            the Hugging Face hub (needs the extra ``tombola[hub]``).
+            the Hugging Face hub (needs the extra ``hub``).
         names: the class names, in the order of the labels.
         label: the label column of Parquet files.
         columns: further columns of whole numbers (a domain, a superclass), int64 ``[S]``; folders of
@@ -177,8 +177,7 @@ def _hub(name: str, split: str, wanted: Sequence[str]) -> _Source:
         from datasets import load_dataset
     except ImportError:
         raise DataError(
-            f"{name} is taken for a hub data set, which needs: pip install 'tombola[hub]' (or give "
-            "--data a folder)"
+            f"{name} is taken for a hub data set, which needs: {install('hub')} (or give --data a folder)"
         ) from None
     try:
         table = load_dataset(name, split=split)

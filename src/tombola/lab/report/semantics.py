@@ -175,7 +175,7 @@ def meaning(names: Sequence[str], source: str = "wordnet") -> tuple[Named, str]:
 
     The source is a CSV table of similarities, an NPY file of vectors ``[K, D]`` in the order of the tickets
     (or of the 100 class names of CIFAR-100 in the order of their labels), ``wordnet`` (the extra
-    ``tombola[semantics]``, first noun senses) or ``text`` (the extra ``tombola[text]``). Superclasses and
+    ``semantics``, first noun senses) or ``text`` (the extra ``text``). Superclasses and
     clusters of CIFAR-100 mean what their classes mean: the mean over pairs of these.
     """
     members = {name: [name] for name in names}

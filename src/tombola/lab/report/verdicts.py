@@ -114,6 +114,12 @@ def answer(found: Findings, paper: Paper) -> list[Block]:
     return [*blocks, Words(sentences(made), lead=True), standings(made, over)]
 
 
+def verdict(found: Findings, paper: Paper) -> list[str]:
+    """The answer in words alone; none without a second method."""
+    made = verdicts(found, paper)
+    return sentences(made) if made else []
+
+
 # -- headline figures -------------------------------------------------------------------------------------
 
 
