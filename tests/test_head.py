@@ -113,6 +113,15 @@ FOUND = {
         "3.weight",
         ("3.weight",),
     ),
+    "one output": (lambda: sequence(nn.Linear(8, 8), nn.Linear(8, 1)), "3.weight", ("3.weight", "3.bias")),
+    "one output without an axis": (lambda: sequence(nn.Linear(8, 1), nn.Flatten(0)), "2.weight", ()),
+    "a scale of each channel": (
+        lambda: sequence(
+            nn.Linear(8, K), nn.Unflatten(1, (K, 1)), nn.Conv1d(K, K, 1, groups=K), nn.Flatten()
+        ),
+        "2.weight",
+        ("2.weight", "2.bias"),
+    ),
     "parametrised": (
         lambda: sequence(weight_norm(nn.Linear(8, K, bias=False))),
         "2.parametrizations.weight.original1",

@@ -18,6 +18,8 @@ from tombola._utils.batch import Batch, call, mapped, part_of
 from tombola._utils.errors import ScopeError, unknown
 from tombola._utils.replica import copied
 
+_PRODUCTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear")
+
 
 @dataclass(frozen=True)
 class Head:
@@ -68,7 +70,7 @@ def find_head(
         if type(node).__name__ == "CheckpointFunctionBackward":
             return None  # what is in it is not seen
         used = frozenset(i for child in _children(node) if not graph.reads(child) for i in graph.below(child))
-        if any(parameters[i][1].squeeze().ndim > 1 for i in used):
+        if any(_is_matrix(parameters[i][1], node) for i in used):
             heads.add(used)
         else:
             todo += [child for child in _children(node) if graph.reads(child)]
@@ -103,11 +105,20 @@ def _rows(outputs: Tensor, own: Sequence[tuple[str, Tensor]]) -> tuple[str, ...]
     return tuple(name for name, _ in own)
 
 
+def _is_matrix(p: Tensor, node: Any) -> bool:
+    """Whether it mixes features, and is no scale of each: one row does where it is multiplied as a matrix."""
+    one = p.ndim > 1 and (p.ndim == 2 or len(p) == 1)  # a kernel [C, 1, 1, 1] is a scale of C channels
+    return p.squeeze().ndim > 1 or (one and _operation(node) in _PRODUCTS)
+
+
 def _takes_data(node: Any) -> bool:
     """Whether inputs enter here that have no gradient: an embedding, a product with something unknown."""
-    name = type(node).__name__.removesuffix("Backward0")
-    products = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear")
-    return "Embedding" in name or (name in products and any(c is None for c, _ in node.next_functions))
+    name = _operation(node)
+    return "Embedding" in name or (name in _PRODUCTS and any(c is None for c, _ in node.next_functions))
+
+
+def _operation(node: Any) -> str:
+    return type(node).__name__.removesuffix("Backward0")
 
 
 def _children(node: Any) -> list[Any]:
