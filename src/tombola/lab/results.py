@@ -13,6 +13,7 @@ from tombola._utils.errors import RunError, UsageError
 from tombola.lab.experiments import EXPERIMENTS
 from tombola.methods.result import Outcome
 from tombola.methods.table import METHODS
+from tombola.objectives.metrics import METRICS, MetricInfo
 from tombola.runs.log import read_config, read_environment, read_records, read_timings
 from tombola.runs.stages import Stage
 
@@ -81,11 +82,25 @@ def values_of(run: Path, config: Mapping[str, Any] | None = None) -> Iterator[Va
     head = {"run": str(run), "experiment": experiment, "preset": preset}
     head |= {"item": config.get("item", ""), "seed": config["seed"]}
     for record in read_records(run):
+        introduce(record, run)
         if record["event"] == "metric":
             yield {**head, **{name: record.get(name, "") for name in OF_VALUE}}
     for (method, sparsity), minutes in _minutes(run).items():
         key = {"method": method, "sparsity": sparsity, "reading": "", "metric": "minutes", "ticket": ""}
         yield {**head, **key, "value": minutes}
+
+
+def introduce(record: Mapping[str, Any], run: Path) -> None:
+    """Take up what a record says of a metric of the user's own; nothing where it says nothing."""
+    if record["event"] != "metric_info":
+        return
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in record["info"].items()}
+    info = MetricInfo(**fields)
+    if METRICS.setdefault(info.name, info).higher_is_better != info.higher_is_better:
+        better = "higher" if info.higher_is_better else "lower"
+        raise RunError(
+            f"{run} says that {better} values of {info.name} are better, others do not: read it alone"
+        )
 
 
 # -- runs and their names ------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ from tombola.training.head import Head, find_head
 from tombola.training.joint import train_jointly
 from tombola.training.loop import TrainLoop
 from tombola.training.model import FunctionalModel, Params, one_device
+from tombola.training.parallel import batched
 from tombola.training.pruning_context import Pruner
 from tombola.training.rewind import StartWeights
 from tombola.training.search import find_tickets
@@ -83,6 +84,8 @@ class Pipeline:
         check_kinds(self.backbone, self.objective, self.data, self.partition, self.seed)
         module, s = self.backbone, self.settings
         one_device(module)
+        if self.cache.parallel == "batched":
+            batched.check(self.objective)
         check_fit(copied(module).eval(), self.data, self.partition, self.objective.read)
         self.head = self._head()
         found = scope(module, s.include or None, s.exclude, self.head.weight if self.head else None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from tombola.masks.similarity import kappa
 from tombola.methods.pipeline import Pipeline, predict
 from tombola.methods.table import Method, dense, method
 from tombola.objectives import Metric
+from tombola.objectives.metrics import introduced
 from tombola.runs.stages import Stage
 from tombola.tickets import files
 from tombola.tickets.model import TicketModel
@@ -80,8 +81,11 @@ def run_method(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
 
     def compute(checkpoint: Checkpoint) -> State:
         sizes = [_save(pipeline, model, f"{name}-{sparsity}", len(models)) for model in models]
+        judged = _judge(pipeline, chosen, models)
+        for info in introduced({metric.name: metric.reading for metric in judged}):
+            checkpoint.record(event="metric_info", info=asdict(info))
         metrics = [
-            *_judge(pipeline, chosen, models),
+            *judged,
             *similarity,
             *counts(models, pipeline),
             Metric("file_bytes", sum(sizes)),

@@ -2,11 +2,14 @@
 
 from tombola.objectives.classification import Classification
 from tombola.objectives.enhancement import Enhancement
-from tombola.objectives.metrics import MetricInfo, register_metric
+from tombola.objectives.metrics import METRICS, SHIPPED, MetricInfo, register_metric
 from tombola.objectives.multilabel import MultiLabel
 from tombola.objectives.objective import InSubset, Metric, Objective, Predict
 from tombola.objectives.one_vs_rest import OneVsRest, SubsetSoftmax
 from tombola.objectives.reconstruction import Reconstruction
+from tombola.objectives.regression import Regression
+
+SHIPPED.update(METRICS)
 
 __all__ = [
     "Classification",
@@ -19,6 +22,7 @@ __all__ = [
     "OneVsRest",
     "Predict",
     "Reconstruction",
+    "Regression",
     "SubsetSoftmax",
     "register_metric",
 ]

@@ -120,7 +120,10 @@ class Classification(InSubset):
         """The classes, int64 ``[B]``."""
         y = data.train.y
         if y.is_floating_point():
-            raise DataError(f"Classification needs classes 0, 1, ... in y, not {y.dtype}: give integers")
+            raise DataError(
+                f"Classification needs classes 0, 1, ... in y, not {y.dtype}: give integers, "
+                "or take Regression, which predicts real numbers"
+            )
         return y[index].long()
 
     def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:

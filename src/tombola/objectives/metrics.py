@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import UsageError, warn
 
 LIKE_FOR_LIKE = "like_for_like"
 READINGS = {"paper": "the paper's reading", LIKE_FOR_LIKE: "like for like", "": ""}  # in the order of pages
@@ -46,7 +46,16 @@ def whole(value: float) -> str:
     return f"{value:,.0f}"
 
 
-FORMATS = {"share": share, "decibel": decibel, "decimal": decimal, "whole": whole}
+def number(value: float) -> str:
+    """Write four digits of a number in any unit, or all before the point.
+
+    >>> number(312345.6), number(0.0123456), number(-2.5)
+    ('312,346', '0.01235', '-2.500')
+    """
+    return f"{value:,.0f}" if abs(value) >= 999.95 else f"{value:#.4g}"
+
+
+FORMATS = {"share": share, "decibel": decibel, "decimal": decimal, "whole": whole, "number": number}
 
 
 @dataclass(frozen=True)
@@ -56,7 +65,7 @@ class MetricInfo:
     name: str  # as in records; _at_* stands for a family, as si_snri_at_* for si_snri_at_-5
     label: str  # for captions and axes; {} is the condition of a family
     short: str = ""  # heading of a column; the label in lower case by default
-    format: Literal["share", "decibel", "decimal", "whole"] = "share"
+    format: Literal["share", "decibel", "decimal", "whole", "number"] = "share"
     higher_is_better: bool = True
     table: Literal["", "quality", "stored", "cost"] = ""  # where comparisons show it
     readings: tuple[str, ...] = ()  # those whose table of quality shows it; all by default
@@ -77,7 +86,7 @@ class MetricInfo:
     @property
     def spread(self) -> bool:
         """Whether a mean is printed with its interval; counts and costs are not."""
-        return self.format in ("share", "decibel")
+        return self.format in ("share", "decibel", "number")
 
     def write(self, value: float) -> str:
         """Write a value.
@@ -101,6 +110,7 @@ class MetricInfo:
 
 
 METRICS: dict[str, MetricInfo] = {}  # in the order of columns
+SHIPPED: set[str] = set()  # those of Tombola itself, which whoever reads records knows
 
 
 def register_metric(info: MetricInfo) -> None:
@@ -123,14 +133,55 @@ def metric_info(name: str) -> MetricInfo:
     >>> metric_info("si_snri_at_-5").label, metric_info("my_metric").label
     ('SI-SNRi at -5 dB', 'My metric')
     """
-    if name in METRICS:
-        return METRICS[name]
-    stem, _, condition = name.rpartition("_at_")
-    if family := METRICS.get(f"{stem}_at_*"):
-        label, short = family.label.format(condition), family.short.format(condition)
-        return replace(family, name=name, label=label, short=short)
-    words = name.replace("_", " ")
-    return MetricInfo(name, words[:1].upper() + words[1:])
+    info = _registered(name)
+    if info is None:
+        words = name.replace("_", " ")
+        return MetricInfo(name, words[:1].upper() + words[1:])
+    if info.name == name:
+        return info
+    condition = name.partition("_at_")[2]
+    return replace(info, name=name, label=info.label.format(condition), short=info.short.format(condition))
+
+
+def _registered(name: str) -> MetricInfo | None:
+    """The entry of a metric, or of its family."""
+    stem, at, _ = name.partition("_at_")
+    return METRICS.get(name) or METRICS.get(f"{stem}{at}*")
+
+
+def of_own(name: str, reading: str = "") -> MetricInfo:
+    """The entry of a metric that is shown, and decides comparisons, though nothing is known but its name.
+
+    >>> of_own("hit_rate").label, of_own("hit_rate").write(0.25)
+    ('Hit rate', '0.2500')
+    """
+    plain, by = metric_info(name), (reading,)
+    return replace(plain, format="number", table="quality", headline=by, by_subset=True)
+
+
+def introduced(readings: Mapping[str, str]) -> list[MetricInfo]:
+    """The entries of those of these metrics that are the user's own, which no reader of records knows.
+
+    One that nobody registered is from now on; what is then taken for granted is said in a warning.
+
+    Args:
+        readings: by the name of each metric.
+    """
+    found = {}
+    for name, reading in readings.items():
+        info = _registered(name)
+        if info is None:
+            info = of_own(name, reading)
+            register_metric(info)
+            warn(
+                f"metric {name!r} is compared as if higher were better: say what is, with "
+                f"Custom(..., better={{{name!r}: 'lower'}}) or tombola.objectives.register_metric"
+            )
+        if info.name not in SHIPPED:
+            found[info.name] = info
+        elif info.table != "quality":
+            warn(f"metric {name!r} is called like one of Tombola's own, so tables do not show it: rename it")
+    return list(found.values())
 
 
 def ordered(names: Iterable[str]) -> list[MetricInfo]:
@@ -142,7 +193,7 @@ def ordered(names: Iterable[str]) -> list[MetricInfo]:
     order = list(METRICS)
     found = {}
     for name in dict.fromkeys(names):
-        stem, at, condition = name.rpartition("_at_")
+        stem, at, condition = name.partition("_at_")
         entry = name if name in METRICS else f"{stem}{at}*"
         if entry in METRICS:
             number = float(condition) if _NUMBER.fullmatch(condition) else math.inf

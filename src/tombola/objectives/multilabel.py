@@ -16,7 +16,7 @@ from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.objectives.metrics import LIKE_FOR_LIKE, MetricInfo, register_metric
-from tombola.objectives.objective import InSubset, Metric, Predict, check_shapes, mean_and_each
+from tombola.objectives.objective import InSubset, Metric, Predict, check_shapes, means_and_each
 
 _quality = partial(MetricInfo, table="quality", by_subset=True)
 register_metric(_quality("f1_macro", "F1, macro", headline=(LIKE_FOR_LIKE,)))
@@ -51,7 +51,7 @@ class MultiLabel(InSubset):
         if y.ndim != 2 or not bool(((y == 0) | (y == 1)).all()):
             raise DataError(
                 f"MultiLabel needs 0 or 1 for each label in y, [samples, labels], not {tuple(y.shape)} "
-                f"{y.dtype}: turn classes into F.one_hot(y)"
+                f"{y.dtype}: turn classes into F.one_hot(y), or take Regression for real numbers"
             )
         return y.float()
 
@@ -72,9 +72,8 @@ class MultiLabel(InSubset):
                 "mean_average_precision": average_precision(truth, outputs).mean(),
             }
             for metric, value in each.items():
-                if not value.isnan():
-                    values[metric][name] = float(value)
-        return [m for metric, of in values.items() for m in mean_and_each(metric, of, "like_for_like")]
+                values[metric][name] = float(value)
+        return means_and_each(values, LIKE_FOR_LIKE)
 
 
 def f1(truth: Tensor, said: Tensor) -> Tensor:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isnan
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tombola._utils.batch import part_of
+from tombola._utils.batch import Batch, call, part_of
 from tombola._utils.errors import DataError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
@@ -53,12 +54,15 @@ class Objective(ABC):
         output: the part of the network's outputs that is read, by name or place, where they are several.
         context_is_answer: whether the subset is what is asked for, so that a network that is told the
             subset has nothing left to answer.
+        calls_network: whether `loss_of` is the loss, because `loss` cannot be told from the outputs alone;
+            such tickets are not trained as one batch.
     """
 
     answer: ClassVar[Answer] = "value"
     router_score: ClassVar[str] = ""
     sound: ClassVar[bool] = False
     context_is_answer: ClassVar[bool] = False
+    calls_network: ClassVar[bool] = False
 
     def __init__(self, *, output: str | int | None = None) -> None:
         self.output = output
@@ -82,6 +86,10 @@ class Objective(ABC):
     @abstractmethod
     def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:
         """The mean loss of a batch, a scalar; ``inputs`` are what the network was given."""
+
+    def loss_of(self, network: nn.Module, x: Batch, targets: Tensor, k: int) -> Tensor:
+        """The loss of a batch by a network that holds ``m_k ⊙ θ``; by default that of its outputs for x."""
+        return self.loss(self.read(call(network, x)), targets, k, x)
 
     @abstractmethod
     def single(self, partition: Partition) -> Objective:
@@ -162,6 +170,17 @@ def mean_and_each(name: str, values: dict[str, float], reading: str = "") -> lis
     return [Metric(name, mean, reading), *(Metric(name, v, reading, ticket) for ticket, v in values.items())]
 
 
+def means_and_each(values: Mapping[str, Mapping[str, float]], reading: str = "") -> list[Metric]:
+    """Metrics per ticket, by name and ticket, after their means; where one is NaN, it is not defined.
+
+    >>> found = means_and_each({"r2": {"cat": 0.5, "dog": float("nan")}})
+    >>> [(metric.value, metric.ticket) for metric in found]
+    [(0.5, ''), (0.5, 'cat')]
+    """
+    known = {name: {t: v for t, v in of.items() if not isnan(v)} for name, of in values.items()}
+    return [metric for name, of in known.items() if of for metric in mean_and_each(name, of, reading)]
+
+
 def own_rows(shared: Layout, head: Sequence[str], rows: Tensor) -> Tensor:
     """All of the dense remainder but those rows of the classifier that are not among ``rows``.
 
@@ -192,5 +211,6 @@ def check_outputs(outputs: Tensor, needed: int) -> None:
     if outputs.ndim != 2 or outputs.shape[1] < needed:
         raise DataError(
             f"the network gives outputs of shape {tuple(outputs.shape)}, but subset number {needed} needs "
-            f"one of its own: [batch, outputs] with as many outputs as there are subsets"
+            f"one of its own: [batch, outputs] with as many outputs as there are subsets. OneVsRest asks "
+            "which subset a sample is of; for targets in y take Classification, MultiLabel or Regression"
         )

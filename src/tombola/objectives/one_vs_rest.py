@@ -68,7 +68,12 @@ class OneVsRest(Objective):
         return own_rows(shared, head, torch.arange(k + 1) == k)
 
     def doubts(self, data: Data, partition: Partition) -> list[str]:
-        """Classes of y that subsets share are not what is asked for."""
+        """Real numbers in y, and classes of it that subsets share, are not what is asked for."""
+        if data.train.y.is_floating_point():
+            return [
+                "OneVsRest does not use y, which holds real numbers: tickets learn to tell the subsets; "
+                "Regression predicts y within a subset"
+            ]
         held_KC = labels_held(data, partition)
         if held_KC is None or int(held_KC.sum(0).max()) < 2:
             return []

@@ -17,7 +17,7 @@ LEAST = 1e-10  # of a mean squared error: what is exact would be infinite decibe
 
 
 class Reconstruction(InSubset):
-    """Mean squared error against targets from 0 to 1.
+    """Mean squared error against targets from 0 to 1: `Regression` on a scale that is known, in decibels.
 
     Metrics, in decibels, outputs clamped to 0..1, which is all that a picture can show:
     ``psnr`` of all test samples, each as its own subset's ticket has it (a sample of two subsets counts
@@ -30,7 +30,10 @@ class Reconstruction(InSubset):
         """The values, float ``[B, C]``."""
         y = data.train.y[index]
         if not y.is_floating_point() or float(y.min()) < 0 or float(y.max()) > 1:
-            raise DataError("Reconstruction needs float targets from 0 to 1: divide bytes by 255")
+            raise DataError(
+                "Reconstruction needs float targets from 0 to 1: divide bytes by 255; Regression takes "
+                "numbers of any unit"
+            )
         return y
 
     def loss(self, outputs: Tensor, targets: Tensor, k: int, inputs: Tensor) -> Tensor:  # noqa: ARG002

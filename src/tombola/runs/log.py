@@ -39,6 +39,7 @@ _ORIGIN = {
     "partition": "another partition: other subsets, names or order",
     "backbone": "another architecture of the backbone",
     "among": "another choice of the classes that `Classification` trains among",
+    "loss": "another loss of the objective",
 }
 
 

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 from tombola._utils.batch import Batch, size
 from tombola._utils.errors import TombolaError
 from tombola.objectives.classification import allowed, mask_logits
+from tombola.objectives.regression import in_units
 from tombola.tickets.fitted import answer_of, output_of, read
 from tombola.tickets.grouping import asked
 from tombola.tickets.passes import evaluating
@@ -29,7 +30,8 @@ class Prediction:
     """What tickets answer; tensors are on the CPU.
 
     Attributes:
-        outputs: of the ticket that answered, ``[B, ...]``; for one-vs-rest, of every ticket ``[B, K]``.
+        outputs: of the ticket that answered, ``[B, ...]``, those of `Regression` in the units of ``y``; for
+            one-vs-rest, of every ticket ``[B, K]``.
         tickets: which ticket answered each sample.
         answer_B: int64, what was asked for; its meaning follows from the objective (`Objective.answer`) and
             the question:
@@ -40,7 +42,7 @@ class Prediction:
               ``TicketModel.names``;
             - one-vs-rest, one ticket named, or a network of its own: 1 for yes, 0 for no;
             - one network for all subsets (``imp``): the number of the output, as for classes;
-            - all others (reconstruction, enhancement): None, the answer is ``outputs``.
+            - all others (regression, reconstruction, enhancement): None, the answer is ``outputs``.
         probability_B: of that answer, given that this ticket is the right one, or one of the two that are
             mixed; of labels, as if they were independent; None as above.
         confidence_B: of ticket and answer together, 0 to 1.
@@ -94,6 +96,8 @@ class _Asked:
         self.outputs = tree_map_only(Tensor, Tensor.cpu, tickets(x, ticket=ticket, context=context))
         if answer_of(tickets) != "value" or "output" in tickets.metadata:
             self.outputs = read(tickets, self.outputs)
+        if isinstance(self.outputs, Tensor):
+            self.outputs = in_units(self.outputs, tickets.metadata)
         self.classes_BC = allowed(tickets.metadata, names, x)
 
     def probabilities(self) -> Tensor:

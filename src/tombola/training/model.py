@@ -6,6 +6,7 @@ Shape letters: N weights in scope, R the dense remainder that tickets share, P p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,9 +130,15 @@ class FunctionalModel:
         }
 
     def __call__(self, theta: Params, mask_N: Tensor | None, x: Batch, k: int = 0) -> Any:
-        """Outputs for inputs ``x``; gradients with respect to ``theta.weights_N`` come out masked.
+        """Outputs for inputs ``x``; gradients with respect to ``theta.weights_N`` come out masked."""
+        with self.network(theta, mask_N, k) as network:
+            return call(network, x)
 
-        A replica of the network runs, so that what is computed again in the backward pass sees these weights.
+    @contextmanager
+    def network(self, theta: Params, mask_N: Tensor | None, k: int = 0) -> Iterator[nn.Module]:
+        """The network with ``m_k ⊙ θ``, to be called as often as wished; the end takes its buffers back.
+
+        It is a replica, so that what is computed again in the backward pass sees these weights.
         """
         named = self.named(theta, mask_N, k)
         for name, hooks in self._hooks.items():
@@ -140,7 +147,7 @@ class FunctionalModel:
         if not self._tree.current:
             self._tree = Tree(self.module)
         replica = self._tree.replica(named)
-        outputs = call(replica.module, x)
+        yield replica.module
         buffers = replica.buffers()
         if not transformed():
             replica.take_back()
@@ -150,7 +157,6 @@ class FunctionalModel:
                 f"forward assigns {', '.join(buffers)} anew, so this network cannot be trained as a batch of "
                 "tickets: parallel=workers or no"
             )
-        return outputs
 
     def train(self) -> None:
         """Put the network into training mode, all but frozen norms."""

@@ -122,9 +122,9 @@ class Problem:
     def loss(self, theta: Params, mask_N: Tensor | None, batch: TicketBatch) -> Tensor:
         """``L(f(x; m_k ⊙ θ), y)`` of a batch of ticket k, as in training, with its graph."""
         k, key, x, targets = batch
-        with drawn_from(*key, device=self.f.device):
-            outputs = self.f(theta, mask_N, x, k if len(theta.private) > 1 else 0)
-        return self.objective.loss(self.objective.read(outputs), targets, k, x)
+        own = k if len(theta.private) > 1 else 0
+        with drawn_from(*key, device=self.f.device), self.f.network(theta, mask_N, own) as network:
+            return self.objective.loss_of(network, x, targets, k)
 
     def gradient(self, theta: Params, mask_N: Tensor, batch: TicketBatch) -> Tensor:
         """Add ``∇_θ L(f(x; m_k ⊙ θ), y)`` of a batch to the leaves' gradients; returns the loss."""

@@ -19,6 +19,7 @@ from tombola.data.dataset import Data
 from tombola.lab.evaluation.loaded_run import Answers, LoadedRun, Quality
 from tombola.lab.evaluation.tables import Values, rows
 from tombola.objectives import Objective
+from tombola.objectives.metrics import metric_info
 from tombola.tickets.model import TicketModel
 from tombola.tickets.routing import Routed, Router, Window, router
 from tombola.tickets.routing.features import FeatureCache
@@ -51,7 +52,8 @@ class RouterEvaluator:
         if loaded.objective.context_is_answer:
             return cls(loaded, truth_S, None, int(held.where("test").bincount(minlength=K).argmax()), K)
         answers, nobody = held.answers(baked), torch.zeros(len(held.data.test), dtype=torch.int64)
-        fixed = max(range(K), key=lambda k: held.judge(partial(answers.chosen, nobody + k))[1])
+        judged = [held.judge(partial(answers.chosen, nobody + k)) for k in range(K)]
+        fixed = max(range(K), key=lambda k: metric_info(judged[k][0]).ahead(judged[k][1], 0))
         return cls(loaded, truth_S, loaded.answers(baked), fixed, K)
 
     def __call__(self, chosen_S: Tensor) -> dict[str, float]:

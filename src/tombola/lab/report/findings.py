@@ -11,6 +11,7 @@ from typing import Any
 from tombola._utils.errors import TicketFileError
 from tombola.lab.report.inspect import describe
 from tombola.lab.report.rows import Unit, spread
+from tombola.lab.results import introduce
 from tombola.methods.table import METHODS, dense
 from tombola.runs.log import full_settings, read_config, read_environment, read_records
 from tombola.runs.stages import Stage
@@ -120,6 +121,7 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
         mine: list[dict[str, Any]] = []
         for record in read_records(path):
             event = record["event"]
+            introduce(record, path)
             if event == "metric":
                 key = (record["method"], record["sparsity"], record.get("reading", ""), record["metric"])
                 found.values[(*key, record.get("ticket", ""))][unit] = record["value"]

@@ -80,7 +80,7 @@ def _check_peers(run: Path, config: dict[str, Any], peers: list[tuple[Path, dict
             what = f"both seed {config['seed']}" + (f" of {both[0]}" if both[0] else "")
             raise RunError(f"{other} and {run} are {what}: compare them one by one")
         pairs: dict[str, tuple[Any, Any]] = {"settings": (full_settings(theirs), full_settings(config))}
-        pairs |= {key: (theirs.get(key), config.get(key)) for key in ("augment", "tune", "among")}
+        pairs |= {key: (theirs.get(key), config.get(key)) for key in ("augment", "tune", "among", "loss")}
         for key in ("data", "partition", "backbone", "objective") if same_item else ():
             if key in theirs and key in config:
                 pairs[key] = theirs[key], config[key]

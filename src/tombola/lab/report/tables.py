@@ -153,15 +153,17 @@ def tables(rows: Sequence[Row]) -> list[Table]:
 def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, Columns]]:
     """Title, reading and columns of each table; rows of counts and costs have no reading."""
     ahead = [column for info in known if info.headline for column in _leads(info)]
+    decibels = [info for info in known if info.format == "decibel"]
 
-    def of(table: str, reading: str = "") -> Columns:
-        shown = [i for i in known if i.table == table and (not i.readings or reading in i.readings)]
+    def of(table: str, reading: str = "", among: Sequence[MetricInfo] = known) -> Columns:
+        shown = [i for i in among if i.table == table and (not i.readings or reading in i.readings)]
         return [(i.name, i.column, i.write, i.write if i.spread else None) for i in shown]
 
     return [
         (PAPER_READING, "paper", of("quality", "paper")),
         (LIKE, LIKE_FOR_LIKE, of("quality", LIKE_FOR_LIKE)),
-        ("Quality in decibels, and what a floor and a ceiling give", None, of("quality")),
+        ("Quality in decibels, and what a floor and a ceiling give", None, of("quality", among=decibels)),
+        ("Quality", None, of("quality", among=[info for info in known if info not in decibels])),
         (f"{AHEAD}, like for like, differences within a seed", LIKE_FOR_LIKE, ahead),
         (f"{AHEAD}, differences within a seed and item", None, ahead),
         (STORED, None, of("stored")),

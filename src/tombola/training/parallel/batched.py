@@ -23,6 +23,7 @@ from torch.func import vmap
 
 from tombola._utils.batch import Batch, part_of, stacked
 from tombola._utils.errors import UsageError
+from tombola.objectives import Objective
 from tombola.pruning.scores.simple import away_from_zero
 from tombola.training.model import FunctionalModel, Params
 from tombola.training.pruning_context import TicketContext
@@ -39,6 +40,7 @@ class Batched:
     """The jobs of a round trained as one batch (a `tombola.training.parallel.Mapper`)."""
 
     def __init__(self, train_ticket: TicketTrainer) -> None:
+        check(train_ticket.problem.objective)
         self.train_ticket = train_ticket
 
     def __call__(self, jobs: Sequence[TicketJob]) -> Iterator[TicketResult]:
@@ -55,6 +57,15 @@ class Batched:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def check(objective: Objective) -> None:
+    """Raise `UsageError` where the loss calls the network itself, which is there for one ticket at a time."""
+    if objective.calls_network:
+        raise UsageError(
+            f"the loss of {type(objective).__name__} calls the network itself, so its tickets cannot be "
+            "trained as one batch: use parallel=workers or no"
+        )
 
 
 class Stack:
