@@ -1,6 +1,7 @@
 """Objectives: what a ticket is trained and judged by, one file each."""
 
 from tombola.objectives.classification import Classification
+from tombola.objectives.custom import Custom
 from tombola.objectives.enhancement import Enhancement
 from tombola.objectives.metrics import METRICS, SHIPPED, MetricInfo, register_metric
 from tombola.objectives.multilabel import MultiLabel
@@ -13,6 +14,7 @@ SHIPPED.update(METRICS)
 
 __all__ = [
     "Classification",
+    "Custom",
     "Enhancement",
     "InSubset",
     "Metric",
