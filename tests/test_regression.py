@@ -258,6 +258,23 @@ def test_the_command_predict_answers_in_the_units_of_the_data(tickets, data, tmp
     assert [row["answer"] for row in rows] == [pytest.approx(row, rel=1e-4) for row in expected.tolist()]
 
 
+def test_the_command_export_says_how_outputs_become_answers(tickets, tmp_path, capsys):
+    tickets.save(tmp_path / "houses.tickets")
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "export",
+                str(tmp_path / "houses.tickets"),
+                "--ticket",
+                "paris",
+                "-o",
+                str(tmp_path / "paris.pt"),
+            ]
+        )
+    scale = tickets.metadata["scale"]
+    assert f"standardised: multiply by {scale['deviation']}, add {scale['mean']}" in capsys.readouterr().err
+
+
 def test_tables_and_page_show_its_metrics(data, tenants, tmp_path, capsys):
     out = tmp_path / "run"
     for method in ("rtl", "imp", "imp_context", "imp_per_subset", "dense"):

@@ -85,7 +85,10 @@ def export(
     if classes and not json:
         which = ", ".join(map(str, classes))
         sys.stderr.write(f"ticket {name} answers with classes {which}: its other outputs mean nothing\n")
-    say(f"{out}: ticket {name}, {form}, {size:,} bytes\n", {**made, "classes": classes}, json)
+    if (scale := metadata.get("scale")) and not json:
+        sys.stderr.write(f"outputs are standardised: multiply by {scale['deviation']}, add {scale['mean']}\n")
+    about = {"classes": classes, **({"scale": scale} if scale else {})}
+    say(f"{out}: ticket {name}, {form}, {size:,} bytes\n", {**made, **about}, json)
 
 
 def _ticket(names: Sequence[str], name: str | None) -> str:
