@@ -61,7 +61,7 @@ class TicketNet(nn.Module):
 
     def loss(self, x: Batch, targets: Tensor) -> Tensor:
         """The loss of the objective for a batch, with its graph."""
-        return self._objective.loss(self._objective.read(self(x)), targets, self.ticket, x)
+        return self._objective.loss_of(self, x, targets, self.ticket)
 
     def train(self, mode: bool = True) -> TicketNet:
         """Put the network into training mode, all but frozen norms, or into evaluation mode."""
