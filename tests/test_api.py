@@ -268,14 +268,17 @@ def test_one_ticket_that_is_not_there_is_named(rtl, images):
 
 
 def test_weights_that_are_not_in_scope_by_default_are_named(images, by_class):
-    net = torch.nn.Sequential(
-        torch.nn.Flatten(),
-        torch.nn.Linear(36, 8),
-        torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True),
-        torch.nn.Linear(8, 3),
-    )
-    with pytest.warns(UserWarning, match=r"2.self_attn.in_proj_weight \(192\) are not in scope"):
-        tb.rtl(net, tb.objectives.OneVsRest(), images, by_class, sparsity=0.5, **OPTIONS)
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.mix, self.head = torch.nn.Parameter(torch.rand(36, 8)), torch.nn.Linear(8, 3)
+            self.more = torch.nn.Linear(8, 8)
+
+        def forward(self, x):
+            return self.head(self.more(x.flatten(1) @ self.mix))
+
+    with pytest.warns(UserWarning, match=r"mix \(288\) are not in scope"):
+        tb.rtl(Own(), tb.objectives.OneVsRest(), images, by_class, sparsity=0.5, **OPTIONS)
 
 
 @pytest.mark.parametrize(

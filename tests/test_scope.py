@@ -3,12 +3,13 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import orthogonal, spectral_norm, weight_norm
 
 from tombola._utils.errors import ScopeError
 from tombola.lab.models.ghostnet import GhostNet
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
-from tombola.masks.prunable import match, output_layer, scope
+from tombola.masks.prunable import default_names, match, output_layer, scope
 from tombola.objectives import OneVsRest
 from tombola.training.joint import train_jointly
 
@@ -170,15 +171,35 @@ def test_first_and_last_layer_stay_dense_or_take_part_as_asked():
     assert scope(model, include=["*.weight"], exclude=["0.*"]).names == ("1.weight", "2.weight")
 
 
-def test_attention_is_in_scope_by_its_output_and_by_its_input_if_named():
+def test_attention_is_in_scope_by_its_output_and_by_its_input():
     layer = nn.TransformerEncoderLayer(4, 2, 8)
     model = nn.ModuleDict(
         {"encoder": nn.TransformerEncoder(layer, 1, enable_nested_tensor=False), "head": nn.Linear(4, 2)}
     )
     names = {name.removeprefix("encoder.layers.0.") for name in scope(model).names}
-    assert names == {"self_attn.out_proj.weight", "linear1.weight", "linear2.weight"}
-    wider = scope(model, include=["*.linear?.weight", "*.in_proj_weight"])
-    assert "encoder.layers.0.self_attn.in_proj_weight" in wider.names
+    own = {"self_attn.in_proj_weight", "self_attn.out_proj.weight"}
+    assert names == {*own, "linear1.weight", "linear2.weight"}
+
+
+def test_projections_of_other_widths_are_three():
+    layer = nn.MultiheadAttention(8, 2, kdim=4, vdim=6)
+    assert default_names(nn.Sequential(layer, nn.Linear(8, 2))) == {
+        "0.q_proj_weight",
+        "0.k_proj_weight",
+        "0.v_proj_weight",
+        "0.out_proj.weight",
+    }
+
+
+def test_what_another_parameter_makes_is_in_scope_where_zeros_stay():
+    for norm, name in ((weight_norm, "original1"), (spectral_norm, "original"), (orthogonal, None)):
+        model = nn.Sequential(norm(nn.Linear(4, 4)), nn.Linear(4, 2))
+        found = default_names(model)
+        assert found == ({f"0.parametrizations.weight.{name}"} if name else set())
+        for stored in found:
+            with torch.no_grad():
+                model.get_parameter(stored)[0, 1:3] = 0
+            assert model[0].weight[0].eq(0).tolist() == [False, True, True, False]
 
 
 def test_the_order_is_that_of_the_model_not_of_the_patterns():

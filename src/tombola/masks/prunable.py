@@ -6,12 +6,15 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
 from torch import nn
+from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
+from torch.nn.utils.parametrize import is_parametrized
 
 from tombola._utils.errors import ScopeError, unknown
 from tombola.masks.layout import Layout
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
+KEEP_ZEROS = (_WeightNorm, _SpectralNorm)  # a zero of what they make the weight of is a zero of the weight
 _CONV1D = ("transformers.pytorch_utils", "Conv1D")  # a linear layer whose weight is [in, out]
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
@@ -34,6 +37,30 @@ def is_norm(layer: nn.Module) -> bool:
     named = type(layer).__name__.endswith(("Norm", "Norm1d", "Norm2d", "Norm3d"))
     own = list(layer.parameters())
     return isinstance(layer, NORMS) or (named and bool(own) and all(p.ndim <= 1 for p in own))
+
+
+def prunable_weights(layer: nn.Module) -> list[nn.Parameter]:
+    """The matrices and kernels of a layer that are in the default scope.
+
+    Those of linear layers and convolutions, of recurrent layers, and the projections of
+    ``nn.MultiheadAttention``. Where torch's weight norm or spectral norm makes the weight of another
+    parameter, that one: its zeros are zeros of the weight, which other parametrisations need not keep.
+
+    >>> [tuple(w.shape) for w in prunable_weights(nn.GRU(2, 3))]
+    [(9, 2), (9, 3)]
+    """
+    own = dict(layer.named_parameters(recurse=False))
+    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+        return [p for name, p in own.items() if name.startswith("weight")]
+    if isinstance(layer, nn.MultiheadAttention):
+        return [p for name, p in own.items() if name.endswith("proj_weight")]
+    if not is_prunable(layer):
+        return []
+    if not is_parametrized(layer, "weight"):
+        return [own["weight"]] if "weight" in own else []
+    [*made] = layer.get_submodule("parametrizations.weight").named_parameters(recurse=False)
+    kept = all(isinstance(m, KEEP_ZEROS) for m in layer.get_submodule("parametrizations.weight").children())
+    return [p for _, p in made if kept and p.shape == layer.weight.shape]
 
 
 def turned(layer: nn.Module) -> int:
@@ -68,8 +95,8 @@ def scope(
 ) -> Layout:
     """The prunable weights of ``model``: their names and shapes, in the order of the model.
 
-    Without ``include``: the weights of every convolution and linear layer except the one that computes
-    the outputs: ``head``, the name of its weight, None where there is none. By default it is the last one in
+    Without ``include``: `prunable_weights` of every layer except the one that computes the outputs: ``head``,
+    the name of its weight, None where there is none. By default it is the last linear or convolutional one in
     the order of the modules (`output_layer`); whoever has data finds it (`tombola.training.head`). Norms,
     biases and embeddings are never in it unless ``include`` names them. ``include`` and ``exclude`` hold
     parameter names or globs (``"blocks.*.weight"``); ``exclude`` wins. A weight shared by several layers
@@ -90,8 +117,8 @@ def scope(
     kept = {name: p for name, p in parameters.items() if name in wanted and name not in dropped}
     if not kept:
         raise ScopeError(
-            "no prunable weight: the model has no convolution or linear layer besides its "
-            "output layer, or everything is excluded; name weights with include=[...]. "
+            "no prunable weight: the model has no convolution, linear, recurrent or attention layer besides "
+            "its output layer, or everything is excluded; name weights with include=[...]. "
             f"Parameters: {', '.join(parameters) or 'none'}"
         )
     dtypes = {p.dtype for p in kept.values()}
@@ -103,10 +130,10 @@ def scope(
 def left_out(model: nn.Module, found: Layout, share: float = 0.1, head: str | None = "") -> str:
     """A warning of matrices that are not in scope, though nobody excluded them; empty if few.
 
-    Attention keeps its projections, and recurrent layers all weights, outside of linear layers. ``share`` of
-    all weights in matrices and kernels may be left out in silence.
+    Layers of one's own may keep any parameters. ``share`` of all weights in matrices and kernels may be left
+    out in silence.
     """
-    meant = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    meant = _embeddings(model)
     last = _head(model, head)
     meant |= {id(p) for name, p in model.named_parameters() if name == last}
     sizes = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and id(p) not in meant}
@@ -116,17 +143,21 @@ def left_out(model: nn.Module, found: Layout, share: float = 0.1, head: str | No
     largest = sorted(missed.items(), key=lambda pair: -pair[1])[:3]
     return (
         f"{', '.join(f'{name} ({size:,})' for name, size in largest)} are not in scope, "
-        f"with others {sum(missed.values()) / sum(sizes.values()):.0%} of all weights: by default only "
-        "linear layers and convolutions are pruned; name others with include=[...]"
+        f"with others {sum(missed.values()) / sum(sizes.values()):.0%} of all weights: by default "
+        "linear, convolutional, recurrent and attention layers are pruned; name others with include=[...]"
     )
 
 
 def default_names(model: nn.Module, head: str | None = "") -> set[str]:
-    """Weights of convolutions and linear layers, but none that the output layer or an embedding uses."""
-    never = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    """`prunable_weights` of all layers, but none that the output layer or an embedding uses."""
+    never = _embeddings(model)
     never |= {id(p) for name, p in model.named_parameters() if name == _head(model, head)}
-    ids = {id(m.weight) for m in model.modules() if is_prunable(m)} - never
+    ids = {id(p) for m in model.modules() for p in prunable_weights(m)} - never
     return {name for name, p in model.named_parameters() if id(p) in ids}
+
+
+def _embeddings(model: nn.Module) -> set[int]:
+    return {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
 
 
 def _head(model: nn.Module, head: str | None) -> str | None:
@@ -136,8 +167,8 @@ def _head(model: nn.Module, head: str | None) -> str | None:
     last = output_layer(model)
     if last is None:
         return None
-    weight = id(model.get_submodule(last).weight)
-    return next(name for name, p in model.named_parameters() if id(p) == weight)
+    weights = set(map(id, prunable_weights(model.get_submodule(last))))
+    return next((name for name, p in model.named_parameters() if id(p) in weights), None)
 
 
 def match(names: Iterable[str], patterns: Iterable[str], kind: str = "parameter") -> set[str]:
