@@ -208,7 +208,7 @@ def add_a_layer(net):
 @pytest.mark.parametrize(
     ("change", "names"),
     [
-        (change_width, "module 9"),
+        (change_width, "tensor 9"),
         (change_stride, "module 4"),
         (change_activation, "module 2"),
         (change_norm, "module 1"),

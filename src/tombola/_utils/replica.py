@@ -319,5 +319,6 @@ def copied(module: nn.Module) -> nn.Module:
     follow = _Follow(old.counterparts(new.originals, new.snapshots))  # deepcopy leaves closures as they are
     for i, name in old.leading:
         d = new.originals[i].__dict__
-        d[name] = follow(d[name])
+        if name in d:  # wrappers of torch.compile make some anew
+            d[name] = follow(d[name])
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -55,3 +56,25 @@ def under_compiler() -> bool:
         return False
     callback = torch._C._dynamo.eval_frame.get_eval_frame_callback()
     return torch.compiler.is_compiling() or callback not in (None, False)
+
+
+_WRAPPED = "_orig_mod"  # in a wrapper of ``torch.compile``
+
+
+def plain_name(name: str) -> str:
+    """The name that a module or tensor has without wrappers of ``torch.compile``.
+
+    >>> plain_name("_orig_mod.block._orig_mod.0.weight"), plain_name("block._orig_mod")
+    ('block.0.weight', 'block')
+    """
+    return re.sub(rf"(?<![^. ]){_WRAPPED}(\.|$)", "", name).removesuffix(".")
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` has wrapped, its wrapped layers replaced by what they wrap."""
+    while (inner := module._modules.get(_WRAPPED)) is not None:
+        module = inner
+    for name, child in module._modules.items():
+        if child is not None:
+            module._modules[name] = unwrapped(child)
+    return module

@@ -38,7 +38,7 @@ from tombola.pruning.schedules import kept
 from tombola.runs.cache import StageCache
 from tombola.runs.stages import Stage
 from tombola.settings import Settings, TrainConfig
-from tombola.tickets import files
+from tombola.tickets import files, probe
 from tombola.tickets.model import TicketModel
 from tombola.training import norm, rewind
 from tombola.training.callbacks import rules
@@ -374,8 +374,9 @@ class Pipeline:
     ) -> dict[str, Any]:
         """The metadata of a ticket file."""
         about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
-        x = self.data.inputs("train", torch.arange(1))
+        x = self.data.inputs("train", torch.arange(min(8, len(self.data.train))))
         about |= {"task": view, "outputs": list(tickets)}
+        about |= {"probe": probe.described(x)} if self.data.contexts is None else {}
         about |= {"shape": list(x.shape[1:])} if isinstance(x, Tensor) else {}
         about |= problem.objective.metadata()
         if classes := problem.objective.answers(problem.partition):

@@ -20,7 +20,6 @@ from tombola.methods.table import Method, dense, method
 from tombola.objectives import Metric
 from tombola.objectives.metrics import introduced
 from tombola.runs.stages import Stage
-from tombola.tickets import files
 from tombola.tickets.model import TicketModel
 
 
@@ -218,6 +217,4 @@ def _save(pipeline: Pipeline, model: TicketModel, label: str, models: int) -> in
     path = pipeline.cache.file(_file(label, "" if models == 1 else model.names[0]))
     if path is not None:
         return model.save(path, coding="plain")
-    private = {ticket: model.private_state(ticket) for ticket in model.names}
-    parts = model.backbone, model.masks, private, model.metadata
-    return len(io.to_content(*files.pack(*parts, coding="plain")))
+    return len(io.to_content(*model.contents(coding="plain")))

@@ -1,8 +1,8 @@
 """The ticket file: K specialists at about the storage cost of one network.
 
 One safetensors file, never pickle: the shared weights that any ticket keeps (the union), masks, the dense
-remainder, private state, and a header with hashes of the content, the architecture and theta0. Weights that
-no ticket keeps are not stored and come back as zero.
+remainder, private state, what a ticket computes on a probe, and a header with hashes of the content, the
+architecture and theta0. Weights that no ticket keeps are not stored and come back as zero.
 """
 
 from __future__ import annotations
@@ -19,24 +19,50 @@ from tombola._utils.checkpoint import part
 from tombola._utils.errors import MaskError, TicketFileError
 from tombola._utils.io import read
 from tombola._utils.replica import copied
+from tombola._utils.torch_state import plain_name, unwrapped
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 
 FORMAT = 2  # 1: all masks are plain
+_RATE = re.compile(r"^(\w*Dropout\w*)\(.*")
 Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
 # A router, a calibration: what JSON can hold, and tensors.
 Parts = Mapping[str, tuple[Mapping[str, Any], Mapping[str, Tensor]]]
 
 
 def architecture(module: nn.Module) -> dict[str, str]:
-    """Kind of every module, shape and dtype of every tensor: all that must agree between two networks."""
+    """Kind of every module, shape and dtype of every tensor, by the names that they have uncompiled."""
     kinds = {
         f"module {name or '(root)'}": re.sub(r" at 0x[0-9a-f]+", "", f"{type(m).__name__}({m.extra_repr()})")
-        for name, m in module.named_modules()
+        for name, m in _plainly(dict(module.named_modules())).items()
     }
     state = {f"tensor {n}": f"{t.dtype} {tuple(t.shape)}" for n, t in module.state_dict().items()}
-    return kinds | state
+    return kinds | _plainly(state)
+
+
+def _plainly(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        plain_name(name): value for name, value in named.items()
+    }  # of a wrapper and the wrapped, the latter
+
+
+def check_architecture(
+    path: Path | str, header: Mapping[str, Any], backbone: nn.Module, probed: bool
+) -> None:
+    """Raise `TicketFileError` where a network has other tensors than that of the file.
+
+    Without a probe (`tombola.tickets.probe`) its modules must print alike as well, but for rates of dropout.
+    """
+    both = header["architecture"], architecture(backbone)
+    for kind in ("tensor ",) if probed else ("tensor ", "module "):
+        for name in [n for n in dict.fromkeys([*both[0], *both[1]]) if n.startswith(kind)]:
+            stored, given = (known.get(name, "absent") for known in both)
+            if _RATE.sub(r"\1", stored) != _RATE.sub(r"\1", given):
+                raise TicketFileError(
+                    f"{path} belongs to another architecture: {name} is {stored} in the file and {given} in "
+                    "the given backbone"
+                )
 
 
 def pack(
@@ -46,8 +72,12 @@ def pack(
     metadata: Mapping[str, Any],
     parts: Parts | None = None,
     coding: str = "auto",
+    outputs: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors and header of a ticket file; ``coding`` is that of `tombola.masks.codec.encode`."""
+    """Tensors and header of a ticket file.
+
+    ``coding`` is that of `tombola.masks.codec.encode`, ``outputs`` are those of `tombola.tickets.probe`.
+    """
     weights_N = masks.scope.flatten(dict(backbone.named_parameters())).cpu()
     first = private[masks.names[0]]
     every = {name for name, _ in backbone.named_parameters(remove_duplicate=False)}
@@ -58,13 +88,14 @@ def pack(
     tensors = {
         "weights": weights_N[masks.union()],
         **coded,
-        **{f"rest.{n}": t for n, t in shared.items()},
-        **{f"private.{n}": torch.stack([private[k][n] for k in masks.names]) for n in first},
+        **{f"rest.{plain_name(n)}": t for n, t in shared.items()},
+        **{f"private.{plain_name(n)}": torch.stack([private[k][n] for k in masks.names]) for n in first},
+        **{f"probe.{n}": t for n, t in (outputs or {}).items()},
     }
     header = {
         "format": 1 if "masks" in coded else FORMAT,  # plain masks can be read by all versions
         "names": masks.names,
-        "scope": {"names": masks.scope.names, "shapes": masks.scope.shapes},
+        "scope": {"names": [*map(plain_name, masks.scope.names)], "shapes": masks.scope.shapes},
         "architecture": architecture(backbone),
         "facts": dict(metadata),
     }
@@ -76,23 +107,18 @@ def pack(
 
 def unpack(
     path: Path | str, backbone: nn.Module
-) -> tuple[nn.Module, MaskSet, dict[str, dict[str, Tensor]], dict[str, Any], Parts]:
-    """The parts of a `tombola.TicketModel` from a file, on a copy of a ``backbone`` like it."""
+) -> tuple[nn.Module, MaskSet, dict[str, dict[str, Tensor]], dict[str, Any], Parts, dict[str, Tensor]]:
+    """The parts of a `tombola.TicketModel` from a file, on a copy of a ``backbone`` like it; outputs last."""
     tensors, header, masks = opened(path)
-    stored, given = header["architecture"], architecture(backbone)
-    for name in dict.fromkeys([*stored, *given]):
-        if stored.get(name) != given.get(name):
-            raise TicketFileError(
-                f"{path} belongs to another architecture: {name} is {stored.get(name, 'absent')} in the "
-                f"file and {given.get(name, 'absent')} in the given backbone"
-            )
-    backbone = copied(backbone)
+    outputs = part(tensors, "probe.")
+    check_architecture(path, header, backbone, bool(outputs))
+    backbone = unwrapped(copied(backbone))
     weights = masks.scope.unflatten(shared_weights(tensors, masks))
     backbone.load_state_dict({**part(tensors, "rest."), **weights}, strict=False)
     stacked = part(tensors, "private.")
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
     parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
-    return backbone, masks, private, header["facts"], parts
+    return backbone, masks, private, header["facts"], parts, outputs
 
 
 def opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:

@@ -22,14 +22,14 @@ from torch.func import functional_call
 from tombola._utils import batch, io
 from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
-from tombola._utils.errors import MaskError, TombolaError, UnknownTicket
+from tombola._utils.errors import MaskError, TicketFileError, TombolaError, UnknownTicket
 from tombola._utils.replica import Replica, copied
 from tombola._utils.torch_state import uncompiled, under_compiler
 from tombola.masks.apply import masked_parts, masked_weights, plain
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.objectives.classification import allowed
-from tombola.tickets import files, fitted
+from tombola.tickets import files, fitted, probe
 from tombola.tickets.cache import WeightCache
 from tombola.tickets.grouping import asked, grouped
 from tombola.tickets.hugging_face import Introspected
@@ -382,18 +382,29 @@ class TicketModel(Introspected, fitted.Holder):
         """Density by layer and similarity of all pairs, as a figure (`tombola.MaskSet.plot`)."""
         return self.masks.plot()
 
-    def save(self, path: Path | str, coding: str = "auto") -> int:
+    def save(self, path: Path | str, coding: str = "auto", *, like: Batch | None = None) -> int:
         """Write the ticket file, router and calibration in it; returns its size in bytes.
 
-        ``coding`` is how masks are written (`tombola.masks.codec.encode`): ``auto`` is the smallest that the
-        installed packages allow, ``plain`` what every version reads.
+        Args:
+            path: the file; it is replaced at once or not at all.
+            coding: how masks are written (`tombola.masks.codec.encode`): ``auto`` is the smallest that the
+                installed packages allow, ``plain`` what every version reads.
+            like: inputs of the network, by which the file will know what the network computes
+                (`tombola.tickets.probe`). Shape, dtype and range are stored, not their numbers. Tickets that
+                `tombola.rtl` or `tombola.find` made know them.
 
         Raises:
             TombolaError: router or calibration were fitted on other tickets, or on these before they changed.
         """
+        if like is not None:
+            self.metadata["probe"] = probe.described(like)
+        return io.write(path, *self.contents(coding))
+
+    def contents(self, coding: str = "auto") -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and header of the ticket file."""
         private = {name: self.private_state(name) for name in self.names}
-        parts = fitted.states(self)
-        return io.write(path, *files.pack(self.backbone, self.masks, private, self.metadata, parts, coding))
+        parts, outputs = fitted.states(self), probe.recorded(self)
+        return files.pack(self.backbone, self.masks, private, self.metadata, parts, coding, outputs)
 
 
 @contextmanager
@@ -433,16 +444,19 @@ def _stacked(layout: Layout, rows: Sequence[Mapping[str, Tensor]], device: torch
 
 
 def load(path: Path | str, backbone: nn.Module) -> TicketModel:
-    """Tickets from a file, on a copy of ``backbone``, which must have the same architecture.
+    """Tickets from a file, on a copy of ``backbone``, which must have the same tensors and compute the same.
 
-    Weights that no ticket keeps were not stored and are zero.
+    What it computes is looked at with one pass of two samples, where the file has a probe
+    (`tombola.tickets.probe`). Weights that no ticket keeps were not stored and are zero.
 
     Raises:
-        TicketFileError: the file is missing, truncated, altered, or belongs to another architecture.
+        TicketFileError: the file is missing, truncated, altered, or belongs to another network.
         TombolaError: the backbone is no network.
     """
     check_network(backbone)
-    backbone, masks, private, metadata, parts = files.unpack(path, backbone)
+    backbone, masks, private, metadata, parts, outputs = files.unpack(path, backbone)
     tickets = TicketModel(backbone, masks, private, metadata).eval()
+    if outputs and (words := probe.refused(tickets, outputs)):
+        raise TicketFileError(f"{path} belongs to another network: {words}")
     fitted.restore(tickets, parts)
     return tickets
