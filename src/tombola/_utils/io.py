@@ -99,7 +99,12 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"{path} was altered since it was written: its content does not match its hash; "
             "tombola resume writes ticket files of a run again"
         )
-    metadata: dict[str, Any] = json.loads(written)
+    try:
+        metadata = json.loads(written)
+    except (ValueError, RecursionError):
+        metadata = None
+    if not isinstance(metadata, dict):
+        raise TicketFileError(f"{path} has a header that is no JSON object: take another copy")
     return tensors, metadata
 
 

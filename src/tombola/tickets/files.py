@@ -8,7 +8,7 @@ architecture and theta0. Weights that no ticket keeps are not stored and come ba
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ from tombola._utils.torch_state import plain_name, unwrapped
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
+from tombola.tickets import schema
 
 FORMAT = 2  # 1: all masks are plain
+REMEDY = "save the tickets again, or take another copy; tombola resume writes those of a run again"
 _RATE = re.compile(r"^(\w*Dropout\w*)\(.*")
 Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
 # A router, a calibration: what JSON can hold, and tensors.
@@ -114,8 +116,10 @@ def unpack(
     check_architecture(path, header, backbone, bool(outputs))
     backbone = unwrapped(copied(backbone))
     weights = masks.scope.unflatten(shared_weights(tensors, masks))
-    backbone.load_state_dict({**part(tensors, "rest."), **weights}, strict=False)
     stacked = part(tensors, "private.")
+    found = backbone.load_state_dict({**part(tensors, "rest."), **weights}, strict=False)
+    firsts = {name for name, _ in [*backbone.named_parameters(), *backbone.named_buffers()]}
+    _check(path, (name for name in found.missing_keys if name in firsts - stacked.keys()))
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
     parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
     return backbone, masks, private, header["facts"], parts, outputs
@@ -126,16 +130,22 @@ def opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet
     tensors, header = read(path)
     if "architecture" not in header:
         raise TicketFileError(f"{path} holds no tickets; it is another file of a run")
-    if header["format"] > FORMAT:
-        raise TicketFileError(
-            f"{path} has format {header['format']}, this version reads {FORMAT}: update tombola"
-        )
+    if not isinstance(known := header.get("format"), int) or known > FORMAT:
+        raise TicketFileError(f"{path} has format {known}, this version reads {FORMAT}: update tombola")
+    _check(path, schema.faults(header))
     stored, names = header["scope"], header["names"]
     scope = Layout(tuple(stored["names"]), tuple(map(tuple, stored["shapes"])))
     try:
-        return tensors, header, MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
+        masks = MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
     except MaskError as error:
         raise TicketFileError(f"{path}: {error}") from None
+    _check(path, schema.tensor_faults(header, tensors, int(masks.union().sum())))
+    return tensors, header, masks
+
+
+def _check(path: Path | str, faults: Iterator[str]) -> None:
+    if (wrong := next(faults, None)) is not None:
+        raise TicketFileError(f"{path} was not written like this by Tombola ({wrong}): {REMEDY}")
 
 
 def shared_weights(tensors: dict[str, Tensor], masks: MaskSet) -> Tensor:

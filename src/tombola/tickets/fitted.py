@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from tombola import objectives
-from tombola._utils.batch import part_of
-from tombola._utils.errors import TombolaError
+from tombola._utils.batch import Batch, part_of
+from tombola._utils.errors import TicketFileError, TombolaError
 from tombola._utils.io import digest
 from tombola.objectives.objective import Answer
-from tombola.tickets.files import Parts
+from tombola.tickets.files import REMEDY, Parts
 
 if TYPE_CHECKING:
     from tombola.tickets.calibration import Calibration
@@ -69,16 +69,34 @@ def states(tickets: Tickets) -> Parts:
     return {name: part.state() for name, part in found.items()}
 
 
-def restore(tickets: Tickets, parts: Parts) -> None:
-    """Give tickets what was stored with them."""
-    if "router" in parts:
+def restore(tickets: Tickets, parts: Parts, x: Batch | None = None) -> None:
+    """Give tickets what was stored with them; the router is tried on inputs ``x`` if they are known.
+
+    Raises:
+        TicketFileError: it is damaged.
+    """
+    for name, (known, tensors) in parts.items():
+        if name not in _KINDS:
+            continue
+        try:
+            setattr(tickets, name, _restored(name, known, tensors))
+            if name == "router" and x is not None and tickets.router and tickets.router.needs_fit:
+                tickets.route(x)
+        except TombolaError:
+            raise
+        except Exception as error:  # of a part that was edited: anything
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise TicketFileError(f"the {name} in the file is damaged ({reason}): {REMEDY}") from None
+
+
+def _restored(name: str, known: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    if name == "router":
         from tombola.tickets.routing import restored
 
-        tickets.router = restored(*parts["router"])
-    if "calibration" in parts:
-        from tombola.tickets.calibration import Calibration
+        return restored(known, tensors)
+    from tombola.tickets.calibration import Calibration
 
-        tickets.calibration = Calibration.restored(*parts["calibration"])
+    return Calibration.restored(known, tensors)
 
 
 def take_over(tickets: Tickets, others: Tickets) -> None:

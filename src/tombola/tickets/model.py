@@ -458,5 +458,6 @@ def load(path: Path | str, backbone: nn.Module) -> TicketModel:
     tickets = TicketModel(backbone, masks, private, metadata).eval()
     if outputs and (words := probe.refused(tickets, outputs)):
         raise TicketFileError(f"{path} belongs to another network: {words}")
-    fitted.restore(tickets, parts)
+    x = probe.inputs(metadata["probe"]) if outputs else None
+    fitted.restore(tickets, parts, batch.mapped(lambda t: t.to(device_of(backbone)), x))
     return tickets

@@ -198,7 +198,13 @@ def within(tickets: TicketModel, parts: Sequence[_Asked], routed: Routed | None)
 
 
 def _own(tickets: TicketModel, x: Batch, name: str) -> Tensor:
-    return read(tickets, tickets(x, ticket=name))[:, output_of(tickets, tickets.index(name))].cpu()
+    outputs, k = read(tickets, tickets(x, ticket=name)), output_of(tickets, tickets.index(name))
+    if outputs.ndim != 2 or k >= outputs.shape[1]:
+        raise TombolaError(
+            f"ticket {name} is read at output {k}, and the outputs of a batch are {list(outputs.shape)}: "
+            "one-vs-rest needs [batch, outputs]"
+        )
+    return outputs[:, k].cpu()
 
 
 def _explained(why: list[str], lost_B: Tensor) -> list[str]:

@@ -153,10 +153,14 @@ def difference(stored: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str
         here, there = (", ".join(f"output{name}" for name in names) or "none" for names in (given, stored))
         return f"outputs on the probe of the file are {here}, and {there} in the file"
     for name, mine in stored.items():
+        if mine.shape != given[name].shape or mine.dtype != given[name].dtype:
+            return (
+                f"output{name} on the probe of the file is {given[name].dtype}, and {mine.dtype} in the file"
+            )
         one, other = mine.double().nan_to_num(), given[name].double().nan_to_num()
         apart = float((one - other).norm() / one.norm().clamp(min=1e-12))
         most = TOLERANCE if mine.dtype.itemsize > 2 else COARSE
-        if mine.dtype != given[name].dtype or not apart <= most:
+        if not apart <= most:
             return (
                 f"outputs on the probe of the file differ by {apart:.2g} of their size "
                 f"({most:.2g} may be rounding)"

@@ -213,7 +213,18 @@ class Calibration:
         made = cls(**metadata["options"])
         made.names, made.tensors = tuple(metadata["names"]), dict(tensors)
         made.about, made.made_for = metadata["about"], metadata["made_for"]
+        made._check()
         return made
+
+    def _check(self) -> None:
+        """Raise any error where tensors are missing, or of other shapes or dtypes."""
+        K = len(self.names)
+        needed = ["prior_K", "threshold_K"] if self.about == "one_vs_rest" else ["temperature_K"]
+        for name in [*needed, *({"conformal_K"} & self.tensors.keys())]:
+            if self.tensors[name].shape != (K,):
+                raise ValueError(f"{name} is {tuple(self.tensors[name].shape)}")
+        if self.about == "one_vs_rest" and self.coupled(torch.zeros(2, K)).shape != (2, K):
+            raise ValueError("its maps have another shape")
 
 
 def own_scores(tickets: Tickets, data: Data, split: str) -> Tensor:
