@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import tombola as tb
 from tombola._utils.errors import UsageError
 from tombola.api import rtl
 from tombola.masks.prunable import scope
@@ -208,3 +209,24 @@ def test_per_ticket_gives_every_kind_of_norm_an_affine_part_of_its_own(norm, ima
     assert tickets.private.names == tuple(f"3.{name}" for name, _ in norm.named_parameters())
     one, two = (tickets.private_state(name)["3.weight"] for name in tickets.names[:2])
     assert not torch.equal(one, two)
+
+
+def test_norms_of_plain_means_count_the_batches_of_each_ticket(convnet, images, by_class, tmp_path):
+    convnet[1].momentum = None
+    given = (convnet, tb.objectives.OneVsRest(), images, by_class)
+    model = tb.rtl(*given, sparsity=0.5, T=1, steps=1, statistics=2)
+    assert "1.num_batches_tracked" in model.statistics.names
+    model.save(tmp_path / "a.tickets")
+    model = tb.load(tmp_path / "a.tickets", convnet).train()
+    x = images.inputs("train", torch.arange(12))
+    before = {name: model.private_state(name)["1.running_mean"].clone() for name in model.names}
+    for batch in x.split(4):
+        for name in model.names:
+            model(batch, ticket=name)
+    for name in model.names:
+        state, layer = model.private_state(name), model.bake(name)[0]
+        means = torch.stack([layer(batch).mean((0, 2, 3)) for batch in x.split(4)])
+        expected = (2 * before[name] + means.sum(0)) / 5
+        torch.testing.assert_close(state["1.running_mean"], expected.detach())
+        assert state["1.num_batches_tracked"].dtype == torch.int64
+        assert state["1.num_batches_tracked"] == 5

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import tombola as tb
 from tombola._utils.errors import PartitionError
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition, by_column, by_label, by_rule
@@ -175,3 +176,26 @@ def test_missing_values_in_a_column_of_strings_are_an_error():
 def test_names_without_an_order_are_an_error(data, names):
     with pytest.raises(PartitionError, match=f"names must be a list or .*: got {type(names).__name__}"):
         by_label(data, names)
+
+
+def test_a_partition_of_other_data_or_of_another_shuffle_is_refused(convnet, images):
+    x, y = torch.rand(180, 1, 6, 6), torch.arange(180) % 3
+    data, shuffled = Data.of(x, y), Data.of(x, y, seed=9)
+    partition = by_label(data)
+    options = {"sparsity": 0.5, "T": 1, "steps": 1}
+    for other in (partition, partition.whole(), by_label(data, names={0: "a", 1: "b"})):
+        with pytest.raises(PartitionError, match="from other data, or from another order of their samples"):
+            tb.rtl(convnet, tb.objectives.Classification(), shuffled, other, **options)
+    relabelled = Data.of(x, (y + 1) % 3)  # the same samples in the same order
+    tb.rtl(convnet, tb.objectives.Classification(), relabelled, partition, **options)
+    by_hand = Partition(partition.names, partition.members)  # nobody knows of what
+    tb.rtl(convnet, tb.objectives.Classification(), shuffled, by_hand, **options)
+
+
+def test_missing_values_in_a_column_of_numbers_are_named():
+    values = np.arange(30) % 2 + 0.5
+    values[[3, 4]] = np.nan
+    data = Data.of(torch.rand(30, 2), torch.arange(30) % 2, columns={"site": values})
+    with pytest.raises(PartitionError, match=r"column 'site' has no value \(NaN\) in 2 samples"):
+        by_column(data, "site")
+    assert by_column(data, "site", names={0.5: "a", 1.5: "b"}).names == ("a", "b")

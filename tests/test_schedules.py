@@ -167,3 +167,8 @@ def test_a_fraction_outside_its_range_is_refused(p):
 def test_a_count_below_one_is_refused(n):
     with pytest.raises(UsageError, match="at least 1"):
         fixed_count(n)
+
+
+def test_a_sparsity_in_percent_is_told_as_a_share():
+    with pytest.raises(UsageError, match=r"in \[0, 1\): got 75; 75% is 0\.75"):
+        kept(100, 75)

@@ -384,7 +384,14 @@ def test_a_score_of_ones_own_is_named_in_settings_like_any_other(convnet, images
         assert kept == round(0.9 * tickets.scope.size)
     for taken in ("last", "snip"):
         with pytest.raises(UsageError, match=f"there is a score '{taken}' already"):
-            register(taken)
+            register(taken)(torch.abs)
+    for scale in (1.0, 2.0):  # a cell of a notebook that is run again
+
+        @register("again")
+        def again(context):
+            return context.weights_N * scale  # noqa: B023
+
+        assert CRITERIA.get("again", parse("again")).score is again
     with pytest.raises(UsageError, match="cannot be named 'last:2'"):
         register("last:2")
 

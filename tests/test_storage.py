@@ -167,6 +167,12 @@ def test_a_foreign_safetensors_file_is_refused(tmp_path, convnet, metadata):
     refuses(tmp_path / "x.safetensors", convnet)
 
 
+def test_a_name_that_is_not_utf8_is_saved_and_loaded(tickets, tmp_path, convnet):
+    path = tmp_path / os.fsdecode(b"\xff.tickets")
+    tickets.save(path)
+    assert load(path, convnet).masks == tickets.masks
+
+
 def test_a_file_of_text_or_pickle_is_refused(tmp_path, convnet):
     (tmp_path / "text").write_text("hello, this is no ticket file at all\n" * 9)
     torch.save({"a": 1}, tmp_path / "pickle")

@@ -313,6 +313,18 @@ def test_a_damaged_stage_is_one_clear_error(damage, tmp_path):
         go(tmp_path, "dense")
     assert file.name in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "delete it, and the run computes this stage again" in str(caught.value)
+
+
+@pytest.mark.parametrize("stage", ["judge-*", "train-*", "search-*"])
+def test_a_deleted_stage_is_computed_again_with_the_same_records(stage, tmp_path, whole):
+    path = tmp_path / "run"
+    go(path, "rtl")
+    for file in path.glob(f"stages/{stage}"):
+        file.unlink()
+    go(path, "rtl")
+    names = "records.jsonl", "tickets/rtl-0.3.tickets", "tickets/rtl-0.6.tickets"
+    assert all((path / name).read_bytes() == (whole("rtl") / name).read_bytes() for name in names)
 
 
 @pytest.mark.parametrize("call", [3, 20])
@@ -327,7 +339,7 @@ def test_a_full_disk_stops_a_run_that_then_goes_on_to_the_same_bytes(call, tmp_p
         plain(handle)
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device"):
+    with pytest.raises(RunError, match=r"No space left on device: make room.* tombola resume .*run"):
         go(path, "rtl")
     monkeypatch.undo()
     assert not [f for f in path.rglob(".*") if f.name != ".lock"]

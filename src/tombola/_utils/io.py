@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -74,8 +75,8 @@ def _sweep(path: Path) -> None:
                 left.unlink()
 
 
-def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The inverse of `write`.
+def read(path: Path | str, remedy: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The inverse of `write`; ``remedy`` is what to do about a damaged file.
 
     Raises:
         TicketFileError: no such file, not of this kind, truncated, or altered.
@@ -84,20 +85,21 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise TicketFileError(f"there is no file {path}")
     try:
-        with safe_open(path, framework="pt") as file:
+        with _name(path) as name, safe_open(name, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise TicketFileError(
-            f"{path} is truncated or no safetensors file ({error}): copy it again from its source"
+            f"{path} is truncated or no safetensors file ({error}): "
+            + (remedy or "copy it again from its source")
         ) from None
     if KEY not in header:
         raise TicketFileError(f"{path} is a safetensors file, but was not written by Tombola")
     seal, _, written = header[KEY].partition(" ")
     if seal != _seal(tensors, written):
         raise TicketFileError(
-            f"{path} was altered since it was written: its content does not match its hash; "
-            "tombola resume writes ticket files of a run again"
+            f"{path} was altered since it was written: its content does not match its hash: "
+            + (remedy or "take another copy; tombola resume writes ticket files of a run again")
         )
     try:
         metadata = json.loads(written)
@@ -106,6 +108,20 @@ def read(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(metadata, dict):
         raise TicketFileError(f"{path} has a header that is no JSON object: take another copy")
     return tensors, metadata
+
+
+@contextmanager
+def _name(path: Path) -> Iterator[Path]:
+    """A name of a file that is UTF-8, which is all that safetensors can open: its own, or a link's."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / "link"
+            link.symlink_to(path.absolute())
+            yield link
+    else:
+        yield path
 
 
 def _seal(tensors: Mapping[str, Tensor], header: str) -> str:

@@ -1,16 +1,16 @@
-"""K masks in few bits: how many tickets keep a weight, then which ones.
+"""K masks in few bits: how many tickets keep a weight, then which ones, one ticket after another.
 
-Masks that come from one initialisation agree on most weights. Let ``c_i`` be the number of tickets that
-keep weight i. One stream holds all ``c_i``; ticket k has a stream of its own with its bits given ``c_i``,
-where ``0 < c_i < K`` (elsewhere ``c_i`` says it all). The size is ``H(c) + Σ_k H(m_k | c)``, on ten CIFAR-10
-tickets 1.05 to 1.07 times the empirical joint entropy ``H(m_1, .., m_K)``. One ticket is read from two
-streams, without those of the others: nothing that reaches the joint entropy itself could give that.
+Masks that come from one initialisation agree on most weights. First comes how many tickets keep each weight;
+where neither all nor none do, ticket k is coded given how many of the tickets that are left keep the weight,
+and which of the last few did. The size is near the empirical joint entropy ``H(m_1, .., m_K)`` of the bits of
+a weight, at any similarity (``tests/test_coding.py``).
 
-Codings, from the smallest: ``counts``, as above, by the entropy coder of `constriction` (the extra
-``coding``); ``patterns``, the K bits of every weight through LZMA of the standard library at preset 6, on the
-same tickets 1.20 to 1.28 times the joint entropy (at preset 2 1.46 to 1.51 times, in an eighth of the time);
-``plain``, one bit per weight and ticket.
-Shape letters: K tickets, N weights, C = min(K, 64) + 1 classes of counts.
+Codings, from the smallest: ``chain``, as above, by the entropy coder of `constriction` (the extra
+``coding``); ``patterns``, the K bits of every weight through LZMA of the standard library at preset 6, on ten
+CIFAR-10 tickets 1.20 to 1.28 times the joint entropy (at preset 2 1.46 to 1.51 times, in an eighth of the
+time); ``plain``, one bit per weight and ticket. ``counts``, which coded a ticket without those before it, is
+read in older files.
+Shape letters: K tickets, N weights, A weights on which tickets differ, F of them that are open, C contexts.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ from tombola._utils.errors import MaskError, needs
 
 Array = NDArray[Any]
 _CLASSES = 64
+_WINDOWS = (0, 1, 2, 4, 8, 12)  # tickets of which a context says whether they keep the weight
+# Chances, a byte each: sums of few powers of two, the same on all machines. 0 and 1 need no code.
+_SMALL = [(8 + m) * 2.0 ** -(e + 3) for e in range(2, 18) for m in range(8)][:126]
+_GRID = np.array(sorted([0.0, *_SMALL, 0.5, *(1 - p for p in _SMALL), 1.0]))
 _DAMAGE = (KeyError, ValueError, IndexError, TypeError, RuntimeError, AssertionError, lzma.LZMAError)
 _LZMA_MOST = 1 << 25  # bytes of patterns that LZMA is given: at preset 6 it writes about one million a second
 
@@ -40,10 +44,10 @@ def encode(masks_KN: Tensor, coding: str = "auto") -> dict[str, Tensor]:
 
     Args:
         masks_KN: boolean ``[K, N]``.
-        coding: ``counts``, ``patterns``, ``plain``, or ``auto``: the smallest of those that can be had.
+        coding: ``chain``, ``patterns``, ``plain``, or ``auto``: the smallest of those that can be had.
 
     Raises:
-        MissingExtra: ``counts`` without `constriction`.
+        MissingExtra: ``chain`` without `constriction`.
         MaskError: there is no such coding.
 
     >>> masks = torch.tensor([[1, 0, 1, 1], [1, 0, 0, 1]]).bool()
@@ -56,7 +60,7 @@ def encode(masks_KN: Tensor, coding: str = "auto") -> dict[str, Tensor]:
     if coding == "auto":
         found = [_plain(bits_KN)]
         if bits_KN.size and find_spec("constriction"):
-            found.append(_counts(bits_KN))
+            found.append(_chain(bits_KN))
         elif bits_KN.size and bits_KN.shape[1] * -(-len(bits_KN) // 8) <= _LZMA_MOST:
             found.append(_patterns(bits_KN))
         return min(found, key=lambda tensors: sum(t.numel() * t.element_size() for t in tensors.values()))
@@ -72,6 +76,8 @@ def decode(tensors: dict[str, Tensor], K: int, N: int) -> Tensor:
             bits = _read_plain(tensors["masks"], K, N)
         elif "masks.patterns" in tensors:
             bits = _read_patterns(tensors["masks.patterns"], K, N)
+        elif "masks.chain" in tensors:
+            bits = _read_chain(tensors, K, N)
         else:
             bits = _read_counts(tensors, K, N)
         if (checks := tensors.get("masks.checks")) is not None and (wrong := _checks(bits) != checks).any():
@@ -109,36 +115,104 @@ def _read_patterns(coded: Tensor, K: int, N: int) -> Array:
     return np.stack([(flat[:, k // 8] >> (7 - k % 8)) & 1 for k in range(K)])
 
 
-# -- counts, and who given the count --------------------------------------------------------------------
+# -- counts, and ticket after ticket given the earlier ones -----------------------------------------------
 
 
-def _counts(bits_KN: Array) -> dict[str, Tensor]:
+def _chain(bits_KN: Array) -> dict[str, Tensor]:
     K, N = bits_KN.shape
     count_N = bits_KN.sum(0, dtype=np.int32)
     histogram = np.bincount(count_N, minlength=K + 1)
-    coder = _coder()
+    bits_KA = bits_KN[:, (count_N > 0) & (count_N < K)]
+    left_A, coder = np.zeros(bits_KA.shape[1], dtype=np.int32), _coder()
+    windows, places = [], []
+    for k in reversed(range(K)):  # the coder is a stack
+        left_A += bits_KA[k]
+        open_A = (left_A > 0) & (left_A < K - k)
+        bits_F, found = bits_KA[k][open_A], _modelled(bits_KA, k, left_A, open_A)
+        _, window, place_S, groups = min(found, key=lambda model: model[0])
+        for place, group in zip(place_S[::-1], groups[::-1], strict=True):
+            if 0 < _GRID[place] < 1:
+                coder.encode_reverse(bits_F[group].astype(np.int32), _bernoulli(_GRID[place]))
+        windows.append(window)
+        places.append(place_S)
     if histogram.max() < N:
         coder.encode_reverse(count_N, _categorical(histogram))
-    tensors = {"masks.histogram": torch.from_numpy(histogram), "masks.counts": _words(coder)}
-    places = list(_places(count_N, K))
-    ones_KC = np.zeros((K, len(places)), dtype=np.int64)
-    for k, bits in enumerate(bits_KN):
-        coder = _coder()
-        for c in reversed(range(len(places))):  # the coder is a stack
-            chosen = bits[places[c]].astype(np.int32)
-            ones_KC[k, c] = chosen.sum()
-            if 0 < ones_KC[k, c] < len(chosen):
-                coder.encode_reverse(chosen, _categorical([len(chosen) - ones_KC[k, c], ones_KC[k, c]]))
-        tensors[f"masks.{k}"] = _words(coder)
-    most = max(int(ones_KC.max(initial=0)), 1)
-    width = torch.int16 if most < 2**15 else torch.int32 if most < 2**31 else torch.int64
-    return {**tensors, "masks.ones": torch.from_numpy(ones_KC).to(width), "masks.checks": _checks(bits_KN)}
+    return {
+        "masks.chain": _words(coder),
+        "masks.histogram": torch.from_numpy(histogram),
+        "masks.windows": torch.tensor(windows[::-1], dtype=torch.uint8),
+        "masks.chances": torch.from_numpy(np.concatenate(places[::-1])),
+        "masks.checks": _checks(bits_KN),
+    }
+
+
+def _modelled(
+    bits_KA: Array, k: int, left_A: Array, open_A: Array
+) -> Iterator[tuple[float, int, Array, list[Array]]]:
+    """For each window: bits that it costs, itself; chances (places in `_GRID`) and weights of contexts."""
+    bits_F = bits_KA[k][open_A]
+    for window in (w for w in _WINDOWS if w <= k):
+        groups = _groups(bits_KA, k, window, left_A, open_A)
+        all_S = np.array([len(group) for group in groups], dtype=np.float64)
+        ones_S = np.array([np.count_nonzero(bits_F[group]) for group in groups], dtype=np.float64)
+        nearest_S = np.searchsorted((_GRID[1:-2] + _GRID[2:-1]) / 2, ones_S / all_S) + 1
+        place_S = np.where(ones_S == 0, 0, np.where(ones_S == all_S, len(_GRID) - 1, nearest_S))
+        chance_S = np.clip(_GRID[place_S], 1e-12, 1 - 1e-12)
+        cost = -(ones_S * np.log2(chance_S) + (all_S - ones_S) * np.log2(1 - chance_S)).sum()
+        yield float(cost) + 8 * len(place_S), window, place_S.astype(np.uint8), groups
+
+
+def _groups(bits_KA: Array, k: int, window: int, left_A: Array, open_A: Array) -> list[Array]:
+    """Open weights by what is known of them before ticket k: how many keep them yet, and which did."""
+    context_F = left_A[open_A]
+    for bits_A in bits_KA[k - window : k]:
+        context_F = 2 * context_F + bits_A[open_A]
+    size_C = np.bincount(context_F)
+    small = context_F.astype(np.uint16) if len(size_C) < 2**16 else context_F  # a radix sort
+    order = np.argsort(small, kind="stable")
+    return np.split(order, np.cumsum(size_C[size_C > 0]))[:-1]
+
+
+def _read_chain(tensors: dict[str, Tensor], K: int, N: int) -> Array:
+    coder, histogram = _coder(tensors["masks.chain"]), _histogram(tensors, K, N)
+    count_N = (
+        coder.decode(_categorical(histogram), N) if histogram.max() < N else np.full(N, histogram.argmax())
+    )
+    differ_N = (count_N > 0) & (count_N < K)
+    left_A, places = count_N[differ_N].astype(np.int32), iter(tensors["masks.chances"].tolist())
+    bits_KA = np.zeros((K, len(left_A)), dtype=np.uint8)
+    for k, window in zip(range(K), tensors["masks.windows"].tolist(), strict=True):
+        if window not in _WINDOWS or window > k:
+            raise ValueError(f"a window of {window} tickets")
+        bits_KA[k], open_A = left_A == K - k, (left_A > 0) & (left_A < K - k)
+        bits_F = np.zeros(np.count_nonzero(open_A), dtype=np.uint8)
+        for group in _groups(bits_KA, k, window, left_A, open_A):
+            chance = _GRID[next(places, len(_GRID))]
+            varied = 0 < chance < 1
+            bits_F[group] = coder.decode(_bernoulli(chance), len(group)) if varied else chance
+        bits_KA[k][open_A] = bits_F
+        left_A -= bits_KA[k]
+    bits_KN = np.tile((count_N == K).view(np.uint8), (K, 1))
+    bits_KN[:, differ_N] = bits_KA
+    return bits_KN
+
+
+def _histogram(tensors: dict[str, Tensor], K: int, N: int) -> Array:
+    histogram: Array = tensors["masks.histogram"].numpy()
+    if histogram.shape != (K + 1,) or histogram.min() < 0 or histogram.sum() != N:
+        raise ValueError("the histogram of counts does not fit")
+    return histogram
+
+
+def _bernoulli(chance: float) -> Any:
+    return _constriction().model.Bernoulli(float(chance), perfect=False)
+
+
+# -- older files: counts, and who given the count ---------------------------------------------------------
 
 
 def _read_counts(tensors: dict[str, Tensor], K: int, N: int) -> Array:
-    histogram, ones_KC = tensors["masks.histogram"].numpy(), tensors["masks.ones"].numpy()
-    if histogram.shape != (K + 1,) or histogram.min() < 0 or histogram.sum() != N:
-        raise ValueError("the histogram of counts does not fit")
+    histogram, ones_KC = _histogram(tensors, K, N), tensors["masks.ones"].numpy()
     coder = _coder(tensors["masks.counts"])
     varied = histogram.max() < N
     count_N = coder.decode(_categorical(histogram), N) if varied else np.full(N, histogram.argmax())
@@ -167,7 +241,7 @@ def _categorical(counts: Sequence[int] | Array) -> Any:
 
 
 def _constriction() -> Any:
-    with needs("coding", "masks coded by counts"):
+    with needs("coding", "masks coded one after another"):
         import constriction
     return constriction.stream
 
@@ -186,4 +260,4 @@ def _checks(bits_KN: Array) -> Tensor:
     return torch.tensor([zlib.crc32(np.packbits(row).tobytes()) for row in bits_KN], dtype=torch.int64)
 
 
-_WRITERS = {"counts": _counts, "patterns": _patterns, "plain": _plain}
+_WRITERS = {"chain": _chain, "patterns": _patterns, "plain": _plain}

@@ -15,6 +15,7 @@ from tombola._utils.errors import DataError, PartitionError, ScopeError, UsageEr
 from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
+from tombola.data.partition.partition import marks
 from tombola.objectives import Objective
 from tombola.training.model import FunctionalModel
 
@@ -99,6 +100,11 @@ def check_fit(
                 f"the partition is of {len(members_SK)} {split} samples, the data have "
                 f"{len(data.split(split))}: make it from the same data"
             )
+    if partition.made_of and all(a != b for a, b in zip(partition.made_of, marks(data), strict=True)):
+        raise PartitionError(
+            "the partition was made from other data, or from another order of their samples (another seed of "
+            "Data.of): make it from the data that you pass"
+        )
     x, first = None, next(network.parameters())
     try:
         x = data.inputs("train", torch.arange(min(2, len(data.train))), device=first.device)

@@ -25,7 +25,8 @@ def kept(size: int, sparsity: float) -> int:
 
 def _check(sparsity: float) -> None:
     if not 0 <= sparsity < 1:
-        raise UsageError(f"sparsity is the share of weights removed, in [0, 1): got {sparsity}")
+        hint = f"; {sparsity:g}% is {sparsity / 100:g}" if 1 < sparsity < 100 else ""
+        raise UsageError(f"sparsity is the share of weights removed, in [0, 1): got {sparsity}{hint}")
 
 
 def targets(size: int, counts: Sequence[int]) -> tuple[int, ...]:

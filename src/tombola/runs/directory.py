@@ -8,10 +8,12 @@ it stands for, and what a killed process wrote beyond that is cut off.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -30,6 +32,7 @@ from tombola.runs.stages import Stage
 from tombola.training.parallel import Parallel, settled
 
 _CURRENT = "current"
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Run(StageCache):
@@ -66,7 +69,11 @@ class Run(StageCache):
         self.records, self.shared = self.path / "records.jsonl", shared
         self._unfinished: str | None = None  # the stage whose state was saved, but not its result
         self._recorded: set[str | None] | None = None
-        self._lock = acquire(self.path)
+        with _writable(self.path):
+            self._lock = acquire(self.path)
+            self._open(config, parallel, device)
+
+    def _open(self, config: dict[str, Any], parallel: Parallel, device: str) -> None:
         try:
             self._configure(config)
             self._sweep()
@@ -143,7 +150,7 @@ class Run(StageCache):
             self._stage_file(_CURRENT).unlink()
             self._cut_records()
         begin = time.perf_counter()
-        with self.records.open("a") as file:
+        with _writable(self.path), self.records.open("a") as file:
             checkpoint = RunCheckpoint(self, stage, file)
             tensors, metadata = compute(checkpoint)
             seconds = round(time.perf_counter() - begin, 3)
@@ -158,7 +165,7 @@ class Run(StageCache):
     def metadata(self, stage: Stage | str) -> dict[str, Any] | None:
         """The metadata of a finished stage; None if it was never done."""
         if (name := str(stage)) not in self.results and self._stage_file(name).exists():
-            tensors, state = io.read(self._stage_file(name))
+            tensors, state = _state(self._stage_file(name))
             self.results[name] = tensors, state["facts"]
         return super().metadata(name)
 
@@ -169,7 +176,7 @@ class Run(StageCache):
     def _cut_records(self) -> None:
         """Drop the lines that a killed process wrote after its last saved state."""
         files = (self.path / "stages").glob("*.safetensors")
-        states = {file.stem: io.read(file)[1] for file in files}
+        states = {file.stem: _state(file)[1] for file in files}
         self._unfinished = states[_CURRENT]["stage"] if _CURRENT in states else None
         if self._unfinished is not None and _flat(self._unfinished) in states:
             self._stage_file(_CURRENT).unlink()  # the process died between the result and this
@@ -225,7 +232,7 @@ class RunCheckpoint(StageCheckpoint):
         file = self.run._stage_file(_CURRENT)
         if not file.exists():
             return None
-        tensors, state = io.read(file)
+        tensors, state = _state(file)
         if state["stage"] != self.name:
             return None
         self.fresh = False
@@ -247,10 +254,29 @@ class RunCheckpoint(StageCheckpoint):
 
 def _copied(file: Path, checkpoint: Checkpoint) -> State:
     """The result of a stage that another run has shared, and its records."""
-    tensors, state = io.read(file)
+    tensors, state = _state(file)
     for row in state["rows"]:
         checkpoint.record(**row)
     return tensors, state["facts"]
+
+
+def _state(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The content of a stage file."""
+    return io.read(file, "delete it, and the run computes this stage again")
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Say how a run goes on where the disk is full or read-only."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise RunError(
+            f"{error.filename or path}: {error.strerror}: make room, or make it writable; then "
+            f"tombola resume {path}, or the same call, goes on where it was"
+        ) from error
 
 
 def _flat(name: str) -> str:

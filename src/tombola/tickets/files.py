@@ -25,7 +25,8 @@ from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.tickets import schema
 
-FORMAT = 2  # 1: all masks are plain
+FORMAT = 3
+_FORMATS = {"masks": 1, "masks.patterns": 2}  # by what holds the masks: older versions read those
 REMEDY = "save the tickets again, or take another copy; tombola resume writes those of a run again"
 _RATE = re.compile(r"^(\w*Dropout\w*)\(.*")
 Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
@@ -95,7 +96,7 @@ def pack(
         **{f"probe.{n}": t for n, t in (outputs or {}).items()},
     }
     header = {
-        "format": 1 if "masks" in coded else FORMAT,  # plain masks can be read by all versions
+        "format": next((_FORMATS[name] for name in coded if name in _FORMATS), FORMAT),
         "names": masks.names,
         "scope": {"names": [*map(plain_name, masks.scope.names)], "shapes": masks.scope.shapes},
         "architecture": architecture(backbone),

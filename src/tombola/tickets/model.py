@@ -331,7 +331,9 @@ class TicketModel(Introspected, fitted.Holder):
 
     def private_state(self, ticket: str) -> dict[str, Tensor]:
         """Tensors of this ticket alone, by the names of the backbone."""
-        return {name: tensor.detach() for name, tensor in self._own(self.index(ticket)).items()}
+        dtypes = {name: b.dtype for name, b in self.backbone.named_buffers()}  # counts are kept as floats
+        own = self._own(self.index(ticket))
+        return {name: tensor.detach().to(dtypes.get(name, tensor.dtype)) for name, tensor in own.items()}
 
     @torch.no_grad()
     def bake(self, ticket: str) -> nn.Module:
@@ -440,6 +442,9 @@ def _renamed() -> None:
 
 
 def _stacked(layout: Layout, rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> Tensor:
+    floats = next((t.dtype for row in rows for n, t in row.items() if t.is_floating_point()), None)
+    if floats is not None:  # batches that a norm has counted are one vector with its means
+        rows = [{n: t if t.is_floating_point() else t.to(floats) for n, t in row.items()} for row in rows]
     return torch.stack([layout.flatten(row) for row in rows]).detach().to(device)
 
 

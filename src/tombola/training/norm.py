@@ -51,8 +51,13 @@ def moving(module: nn.Module) -> list[tuple[str, nn.modules.batchnorm._BatchNorm
 
 
 def statistics_names(module: nn.Module) -> list[str]:
-    """Names of the running means and variances that move in training."""
-    return [f"{name}.running_{s}" for name, _ in moving(module) for s in ("mean", "var")]
+    """Names of the running means and variances that move in training, and of the counts of plain means."""
+    return [
+        f"{name}.{statistic}"
+        for name, layer in moving(module)
+        for statistic in ("running_mean", "running_var", "num_batches_tracked")
+        if statistic != "num_batches_tracked" or layer.momentum is None
+    ]
 
 
 @torch.no_grad()

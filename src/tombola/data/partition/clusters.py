@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tombola._utils.errors import PartitionError, needs, unknown
 from tombola.data.dataset import SPLITS, Data, Split
-from tombola.data.partition.partition import Names, Partition, by_column
+from tombola.data.partition.partition import Names, Partition, by_column, marks
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -82,7 +82,7 @@ def by_clusters(
     for split, found in vectors.items():
         nearest = torch.from_numpy(pairwise_distances_argmin(found, centres_KD))
         members[split] = torch.nn.functional.one_hot(nearest.long(), len(centres_KD)).bool()
-    return Partition(tuple(f"cluster {i}" for i in range(len(centres_KD))), members)
+    return Partition(tuple(f"cluster {i}" for i in range(len(centres_KD))), members, marks(data))
 
 
 def density_clusters(points_ND: Floats, min_size: int, selection: str = "eom") -> Integers:

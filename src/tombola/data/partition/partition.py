@@ -6,13 +6,14 @@ Shape letters: S samples of a split, K subsets. Subsets may overlap and differ i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tombola._utils import batch, io
 from tombola._utils.errors import PartitionError
 from tombola.data.dataset import SPLITS, Data, Split
 
@@ -34,6 +35,7 @@ class Partition:
 
     names: tuple[str, ...]
     members: Mapping[str, Tensor]
+    made_of: tuple[str, ...] = field(default=(), compare=False, repr=False)  # `marks`; none if made by hand
 
     def __post_init__(self) -> None:
         if not self.names:
@@ -72,7 +74,9 @@ class Partition:
 
     def whole(self) -> Partition:
         """One subset ``all`` that holds every sample of every subset."""
-        return Partition(("all",), {s: m.any(1, keepdim=True) for s, m in self.members.items()})
+        return replace(
+            self, names=("all",), members={s: m.any(1, keepdim=True) for s, m in self.members.items()}
+        )
 
     def shuffled(self, generator: torch.Generator) -> Partition:
         """The control: training samples keep the sizes of the subsets, but belong at random."""
@@ -84,6 +88,20 @@ class Partition:
 def _counted(sizes: Mapping[str, int], most: int = 10) -> str:
     shown = ", ".join(f"{name}={size}" for name, size in list(sizes.items())[:most])
     return shown if len(sizes) <= most else f"{shown} and {len(sizes) - most} more"
+
+
+def marks(data: Data) -> tuple[str, ...]:
+    """Hashes of some inputs and of some targets of all splits; in another order of samples both change."""
+    splits = {split: data.split(split) for split in SPLITS}
+    x = {f"{s}{path}": t for s, split in splits.items() for path, t in batch.tensors(split.x).items()}
+    found = x, {s: split.y for s, split in splits.items()}
+    return tuple(io.digest({name: _some(t) for name, t in each.items()}) if each else "" for each in found)
+
+
+def _some(values: Tensor) -> Tensor:
+    rows = values[:: -(-len(values) // 200)]
+    flat = rows.reshape(len(rows), -1)
+    return flat[:, :: max(flat.shape[1] // 200, 1)]
 
 
 def by_rule(data: Data, rule: Callable[[Split], Mapping[str, Tensor]]) -> Partition:
@@ -99,7 +117,7 @@ def by_rule(data: Data, rule: Callable[[Split], Mapping[str, Tensor]]) -> Partit
     for split, subsets in found.items():
         if tuple(subsets) != names:
             raise PartitionError(f"the rule names {list(subsets)} in {split}, {list(names)} in train")
-    return Partition(names, {s: torch.stack(list(m.values()), 1) for s, m in found.items()})
+    return Partition(names, {s: torch.stack(list(m.values()), 1) for s, m in found.items()}, marks(data))
 
 
 def _ruled(rule: Callable[[Split], Mapping[str, Tensor]], name: str, split: Split) -> dict[str, Tensor]:
@@ -154,6 +172,11 @@ def _values(data: Data, column: str, names: Names) -> dict[Any, str]:
     if isinstance(names, str | Set):
         raise PartitionError(f"names must be a list or {{value: name}}: got {type(names).__name__}")
     held = np.concatenate([data.split(split).column(column) for split in SPLITS])
+    if held.dtype.kind == "f" and names is None and (missing := int(np.isnan(held).sum())):
+        raise PartitionError(
+            f"column {column!r} has no value (NaN) in {missing} samples, of which no subset can be made: "
+            "fill them in, or say with names={value: name} which values make subsets"
+        )
     try:
         found = np.unique(held)
     except TypeError:

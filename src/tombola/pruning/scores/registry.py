@@ -37,7 +37,8 @@ def register(
     """Give a function from `PruningContext` to scores ``[N]`` (low = prune first) a name for settings.
 
     The other arguments are those of `Criterion`. A run in a directory keeps the name alone: register it again
-    before the run goes on.
+    before the run goes on. The same function of the same module, defined anew, takes the place of the former
+    one, as in a notebook cell that is run again.
 
     Raises:
         UsageError: the name is taken, or could not be told from ``NAME:N``.
@@ -50,16 +51,22 @@ def register(
     >>> CRITERIA.pop("distance").batches
     0
     """
-    if name in CRITERIA:
-        raise UsageError(f"there is a score {name!r} already: give yours another name")
     if not name or set(":[{") & set(name):
         raise UsageError(f"a score cannot be named {name!r}: use a word without ':'")
 
     def keep(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        former = CRITERIA.get(name)
+        if former is not None and _place(former.score) != _place(score):
+            raise UsageError(f"there is a score {name!r} already: give yours another name")
         CRITERIA[name] = Criterion(name, score, batches, trajectory, zeros)
         return score
 
     return keep
+
+
+def _place(function: object) -> tuple[str, str]:
+    """Where a function is defined: the same for one that is defined anew."""
+    return getattr(function, "__module__", ""), getattr(function, "__qualname__", repr(function))
 
 
 def parse(score: str | spec.Spec) -> Criterion:

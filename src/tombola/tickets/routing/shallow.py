@@ -61,7 +61,9 @@ class Shallow:
             _check_core(tickets, name)
         reached = passed[: passed.index(order[depth])]
         statistics = {
-            n: t for n, t in _statistics(tickets, samples).items() if n.rpartition(".")[0] in reached
+            n: t
+            for n, t in _statistics(tickets, samples).items()
+            if n.rpartition(".")[0] in reached and t.is_floating_point()
         }
         return cls(list(dict.fromkeys([order[min(1, depth)], order[depth]])), statistics, bands)
 
