@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from numbers import Real
+from os import PathLike
 from pathlib import Path
 from typing import Any, overload
 
@@ -75,6 +76,8 @@ def find(
     changes = renewed(changes)
     parallel = changes.pop("parallel", parallel)  # under its former name
     settings = _settings(settings, sparsity, changes)
+    if not isinstance(out, str | PathLike | None):
+        raise UsageError(f"out is the path of a directory, or None: got {type(out).__name__}")
     cache = StageCache(settled(parallel))
     if train_loop is not None:
         check_loop(train_loop, settings.search, cache.parallel)

@@ -81,6 +81,8 @@ def read(path: Path | str, remedy: str = "") -> tuple[dict[str, Tensor], dict[st
     Raises:
         TicketFileError: no such file, not of this kind, truncated, or altered.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise TicketFileError(f"a file is given by its path: got {type(path).__name__}")
     path = Path(path)
     if not path.is_file():
         raise TicketFileError(f"there is no file {path}")

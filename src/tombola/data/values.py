@@ -37,21 +37,39 @@ def batch_of(x: Any) -> Batch:
 def tensor_of(name: str, values: Any) -> Tensor:
     """Values as a tensor, float64 as torch's default dtype; `DataError` where they are not numbers."""
     if not isinstance(values, Tensor):
-        try:
-            array = np.asarray(values, order="C")
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise DataError(
-                f"{name} cannot become one tensor; all samples need the same shape: {error}"
-            ) from None
-        if array.dtype.kind not in "biuf":
-            kind = "strings" if array.dtype.kind in "US" else f"{array.dtype} values"
-            raise DataError(
-                f"{name} holds {kind}, not numbers: put strings into columns={{NAME: values}} "
-                "for tombola.partition.by_column, and give y as integers "
-                "(numpy.unique(labels, return_inverse=True)[1])"
-            )
-        values = torch.as_tensor(array)
-    return values.to(torch.get_default_dtype()) if values.dtype == torch.float64 else values
+        values = torch.as_tensor(_array(name, values))
+    elif values.layout != torch.strided or values.is_meta:
+        kind = "without values (meta)" if values.is_meta else "sparse"
+        raise DataError(f"{name} is a tensor that is {kind}: pass a dense one ({name}.to_dense())")
+    if values.is_complex():
+        raise DataError(f"{name} is complex: pass torch.view_as_real({name}), which has one axis more")
+    found: Tensor = values.detach()
+    return found.to(torch.get_default_dtype()) if found.dtype == torch.float64 else found
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    """Numbers in the byte order of this machine."""
+    if values is None:
+        raise DataError(f"{name} is None: one value per sample is needed")
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        raise DataError(
+            f"{name} has {int(np.ma.getmaskarray(values).sum())} masked values: fill them in "
+            f"({name}.filled(VALUE)), or leave out their samples"
+        )
+    try:
+        array = np.asarray(values, order="C")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name} cannot become one tensor; all samples need the same shape: {error}"
+        ) from None
+    if array.dtype.kind not in "biufc":
+        kind = "strings" if array.dtype.kind in "US" else f"{array.dtype} values"
+        raise DataError(
+            f"{name} holds {kind}, not numbers: put strings into columns={{NAME: values}} "
+            "for tombola.partition.by_column, and give y as integers "
+            "(numpy.unique(labels, return_inverse=True)[1])"
+        )
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def stacked(samples: Sequence[Any], name: str = "x") -> Batch:

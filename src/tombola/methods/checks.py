@@ -35,6 +35,8 @@ def check_kinds(backbone: object, objective: object, data: object, partition: ob
     assert isinstance(backbone, nn.Module)
     if isinstance(backbone, nn.DataParallel | nn.parallel.DistributedDataParallel):
         raise UsageError(f"the backbone is wrapped in {type(backbone).__name__}: pass backbone.module")
+    if next(backbone.parameters(), None) is None:
+        raise UsageError("the backbone has no parameters: there is nothing to find tickets in")
     if any(isinstance(p, nn.parameter.UninitializedParameter) for p in backbone.parameters()):
         raise UsageError("the backbone has lazy layers without shapes: run it once on an input first")
     for name, layer in backbone.named_modules():

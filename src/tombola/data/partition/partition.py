@@ -16,6 +16,7 @@ from torch import Tensor
 from tombola._utils import batch, io
 from tombola._utils.errors import PartitionError
 from tombola.data.dataset import SPLITS, Data, Split
+from tombola.data.stored import Stored
 
 Names = Sequence[str] | Mapping[Any, str] | None
 
@@ -93,7 +94,8 @@ def _counted(sizes: Mapping[str, int], most: int = 10) -> str:
 def marks(data: Data) -> tuple[str, ...]:
     """Hashes of some inputs and of some targets of all splits; in another order of samples both change."""
     splits = {split: data.split(split) for split in SPLITS}
-    x = {f"{s}{path}": t for s, split in splits.items() for path, t in batch.tensors(split.x).items()}
+    stored = {s: split.x.index if isinstance(split.x, Stored) else split.x for s, split in splits.items()}
+    x = {f"{s}{path}": t for s, part in stored.items() for path, t in batch.tensors(part).items()}
     found = x, {s: split.y for s, split in splits.items()}
     return tuple(io.digest({name: _some(t) for name, t in each.items()}) if each else "" for each in found)
 

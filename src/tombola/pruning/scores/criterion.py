@@ -106,10 +106,17 @@ class Criterion(Spec):
         Values outside the mask mean nothing and are not looked at.
 
         Raises:
-            PruningError: a layer has scores that are not finite, or only zeros; the message names it.
+            PruningError: no tensor ``[N]``, or a layer has scores that are not finite, or only zeros; the
+                message names it.
         """
         with drawn_from(0, "score", self.name):
             scores_N = self.score(context, self.batches) if self.batches else self.score(context)
+        if not isinstance(scores_N, Tensor) or scores_N.shape != (context.scope.size,):
+            got = list(scores_N.shape) if isinstance(scores_N, Tensor) else type(scores_N).__name__
+            raise PruningError(
+                f"the score {self.name} gives {got}, and one number per weight in scope is needed: a tensor "
+                f"[{context.scope.size}]"
+            )
         scores_N = scores_N.detach().cpu()
         self._check(scores_N, context)
         return scores_N

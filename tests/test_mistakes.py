@@ -1,0 +1,71 @@
+"""The mistakes of a careless user: each is one line, before anything long is computed."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tombola as tb
+from tombola.pruning.scores import Criterion, registry
+
+X, Y = torch.rand(100, 8), torch.arange(100) % 2
+
+
+def find(x=X, net=None, **options):
+    data = tb.Data.of(x, Y)
+    net = net or nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    options = {"sparsity": 0.5, "T": 1, "steps": 1} | options
+    return tb.rtl(net, tb.objectives.OneVsRest(), data, tb.partition.by_label(data), **options)
+
+
+def answers(y):
+    data = tb.Data.of(X, y)
+    halves = tb.partition.by_rule(data, lambda split: {"all": torch.ones(len(split)) > 0})
+    tb.rtl(nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 2)), tb.objectives.Classification(), data, halves)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        (lambda: find(torch.rand(100, 7)), "cannot take the data"),
+        (lambda: find(net=nn.ReLU()), "the backbone has no parameters"),
+        (lambda: find(sparsity=1.0), r"in \[0, 1\)"),
+        (lambda: find(T=-1), "T must be at least 0"),
+        (lambda: find(out=5), "out is the path of a directory, or None: got int"),
+        (lambda: find(out=__file__), "a file is in the way"),
+        (lambda: answers(Y - 1), "class -1 in y"),
+        (lambda: answers(Y * 5), "class 5 in y"),
+        (lambda: tb.TrainConfig(batch_size=0), "batch_size must be even and at least 2"),
+        (lambda: tb.load(None, nn.Linear(1, 1)), "a file is given by its path: got NoneType"),
+        (lambda: tb.Data.of(None, Y), "x is None"),
+        (lambda: tb.Data.of(X.to_sparse(), Y), r"x is a tensor that is sparse: pass a dense one"),
+        (lambda: tb.Data.of(X.to("meta"), Y), "without values"),
+        (lambda: tb.Data.of(X + 1j, Y), "x is complex"),
+        (lambda: tb.Data.of(np.ma.masked_less(X.numpy(), 0.5), Y), r"masked values: fill them in \(x.filled"),
+    ],
+)
+def test_a_mistake_is_one_line(mistake, words):
+    with pytest.raises(tb.TombolaError, match=words) as caught:
+        mistake()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (lambda _: None, "the score mine gives NoneType"),
+        (lambda context: context.weights_N[1:], r"the score mine gives \[127\], .* a tensor \[128\]"),
+    ],
+)
+def test_a_score_that_is_no_number_per_weight_is_one_line(score, words, monkeypatch):
+    monkeypatch.setitem(registry.CRITERIA, "mine", Criterion("mine", score))
+    with pytest.raises(tb.TombolaError, match=words):
+        find(score="mine")
+
+
+def test_what_is_no_mistake_is_taken():
+    swapped = tb.Data.of(X.numpy().astype(">f4"), Y.numpy().astype(">i8"))
+    assert torch.equal(swapped.train.x, tb.Data.of(X, Y).train.x)
+    assert torch.equal(swapped.train.y, tb.Data.of(X, Y).train.y)
+    assert len(tb.Data.of(np.ma.asarray(X.numpy()), Y).train) == 70  # nothing is masked
+    find(X.clone().requires_grad_())  # of another network, say
