@@ -94,7 +94,7 @@ def test_without_the_coder_patterns_take_less_than_plain_bits(monkeypatch):
     tensors = coding.encode(masks)
     assert size(tensors) * 8 < 1.5 * joint_entropy(masks) * 50_000 < 0.5 * masks.numel()
     assert torch.equal(coding.decode(tensors, 10, 50_000), masks)
-    with pytest.raises(MissingExtra, match=r"constriction is needed; pip install 'tombola\[coding\]'"):
+    with pytest.raises(MissingExtra, match=r"constriction is needed; pip install -e '.\[coding\]'"):
         coding.encode(masks, "chain")
 
 

@@ -128,7 +128,7 @@ def test_onnxruntime_computes_what_the_ticket_computes(file, tickets, x, capsys,
 
 @pytest.mark.skipif(ONNX, reason="the extra onnx is installed")
 def test_onnx_without_its_extra_says_what_to_install(tickets, x, tmp_path):
-    with pytest.raises(MissingExtra, match=r"pip install 'tombola\[onnx\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install -e '.\[onnx\]'"):
         write_program(tmp_path / "one.onnx", tickets.bake("channels"), "onnx", x)
 
 
