@@ -1,6 +1,7 @@
 """Exported tickets compute what tickets compute; what cannot be exported is one clear line."""
 
 import errno
+import importlib
 import importlib.util
 import json
 import os
@@ -12,11 +13,15 @@ from safetensors.torch import load_file
 from torch import nn
 
 from tombola._utils.errors import MissingExtra, TombolaError, UnknownTicket, UsageError
+from tombola.api import rtl
 from tombola.cli import main as cli
+from tombola.data.dataset import Data
+from tombola.data.partition import by_label
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
+from tombola.objectives import OneVsRest
 from tombola.pruning import prune
 from tombola.tickets.export import compact, state_of, write_program
 from tombola.tickets.export.files import whole_channels
@@ -265,3 +270,42 @@ def test_an_example_that_the_network_cannot_take_is_one_line(tmp_path):
     ):
         write_program(tmp_path / "one.pt2", torch.nn.Linear(3, 2), "pt2", torch.ones(1, 5))
     assert not (tmp_path / "one.pt2").exists()
+
+
+READER = """
+import torch
+from torch import nn
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.inner, self.head = nn.Embedding(50, 16), nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, ids, mask):
+        h = torch.relu(self.inner((self.table(ids) * mask[..., None]).mean(1)))
+        return {"logits": self.head(h), "hidden": h, "cache": None}
+
+def reader():
+    torch.manual_seed(0)
+    return Reader()
+"""
+
+
+def test_inputs_of_any_structure_are_known_to_the_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_readers.py").write_text(READER)
+    monkeypatch.syspath_prepend(tmp_path)
+    reader = importlib.import_module("my_readers").reader()
+    y, ids = torch.arange(90) % 3, torch.randint(3, 50, (90, 6))
+    data = Data.of({"ids": ids, "mask": torch.rand(90, 6)}, y)
+    objective, partition = OneVsRest(output="logits"), by_label(data, ["a", "b", "c"])
+    tickets = rtl(reader, objective, data, partition, sparsity=0.5, T=2, steps=2, parallel="no")
+    tickets.save("r.tickets")
+    given = ["r.tickets", "--ticket", "b", "--backbone", "my_readers:reader"]
+    status, _, err = call(capsys, *given, "-o", "b.pt2")
+    assert status == 0, err
+    x = data.inputs("test", torch.arange(7))
+    found = torch.export.load("b.pt2").module()(**x)
+    assert set(found) == {"logits", "hidden"}
+    torch.testing.assert_close(found["logits"], tickets.bake("b").eval()(**x)["logits"])
+    assert "networks of one tensor" in bad(capsys, 2, *given, "-o", "b.pt", "--compact")

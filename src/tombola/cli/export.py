@@ -13,11 +13,13 @@ from cyclopts import Parameter
 from torch import Tensor, nn
 
 from tombola._utils import io
+from tombola._utils.batch import Batch
 from tombola._utils.errors import UnknownTicket, UsageError
 from tombola.cli.options import Flag, Integers
 from tombola.cli.terminal import say
 from tombola.lab.experiments import experiment
 from tombola.runs.log import read_config
+from tombola.tickets import probe
 from tombola.tickets.export.compact import compact as compacted
 from tombola.tickets.export.files import (
     PROGRAMS,
@@ -99,10 +101,13 @@ def _ticket(names: Sequence[str], name: str | None) -> str:
     return name or (names[0] if names else "")
 
 
-def _example(tickets: TicketModel, shape: tuple[int, ...], form: str) -> Tensor | None:
-    size = shape or tuple(tickets.metadata.get("shape", ()))
+def _example(tickets: TicketModel, shape: tuple[int, ...], form: str) -> Batch | None:
+    """Inputs like those of training, random: of a shape that is given or known, or of any structure."""
+    size, known = shape or tuple(tickets.metadata.get("shape", ())), tickets.metadata.get("probe")
     if any(n < 1 for n in size):
         raise UsageError(f"--shape needs positive numbers: got {' '.join(map(str, size))}")
+    if known is not None and not shape:
+        return probe.inputs(known)
     if size:
         return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
     if form in PROGRAMS:
@@ -110,7 +115,11 @@ def _example(tickets: TicketModel, shape: tuple[int, ...], form: str) -> Tensor 
     return None
 
 
-def _compact(tickets: TicketModel, name: str, example: Tensor | None) -> nn.Module:
+def _compact(tickets: TicketModel, name: str, example: Batch | None) -> nn.Module:
+    if example is not None and not isinstance(example, Tensor):
+        raise UsageError(
+            f"--compact is for networks of one tensor, and this one takes a {type(example).__name__}"
+        )
     share = whole_channels(tickets.scope, tickets[name])
     if share < 0.5:
         raise UsageError(
