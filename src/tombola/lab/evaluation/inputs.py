@@ -33,7 +33,7 @@ def described(data: Data, objective: Objective) -> dict[str, Any] | None:
     if objective.sound:
         return {"kind": "sound"}
     x, prepare = data.test.x, data.prepare
-    if not isinstance(prepare, Normalise) and prepare is not same:
+    if not isinstance(x, Tensor) or (not isinstance(prepare, Normalise) and prepare is not same):
         return None
     normal = [list(prepare.mean), list(prepare.std)] if isinstance(prepare, Normalise) else [None, None]
     return {
