@@ -184,7 +184,7 @@ def test_a_ticket_of_single_weights_is_not_made_compact(file, capsys):
             "No module named 'nowhere'",
         ),
         (["--ticket", "weights", "--format", "pt2", "--backbone", "my_nets:nat"], "no attribute 'nat'"),
-        (["--ticket", "weights", "--format", "pt2", "--backbone", "my_nets"], "write MODULE:FUNCTION"),
+        (["--ticket", "weights", "--format", "pt2", "--backbone", "my_nets"], "write MODULE:NAME"),
         (["--ticket", "weights", "--format", "pt2", "--backbone", "my_nets:three"], "not callable"),
         (["--ticket", "weights", "--format", "pt2", "--backbone", "builtins:int"], "gives int, not a torch"),
     ],

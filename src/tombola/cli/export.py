@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from tombola._utils import io
 from tombola._utils.batch import Batch
 from tombola._utils.errors import UnknownTicket, UsageError
+from tombola._utils.imported import imported
 from tombola.cli.options import Flag, Integers
 from tombola.cli.terminal import say
 from tombola.lab.experiments import experiment
@@ -145,14 +145,11 @@ def _network(file: Path, metadata: Mapping[str, Any], maker: str | None) -> nn.M
 
 
 def _from(maker: str) -> nn.Module:
-    where, _, name = maker.partition(":")
-    sys.path.insert(0, "")  # a module of the user's, in the current folder
+    make = imported(maker, "--backbone")
     try:
-        made = getattr(importlib.import_module(where), name)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        made = make()
+    except TypeError as error:
         raise UsageError(f"--backbone {maker}: {error}; write MODULE:FUNCTION, called with nothing") from None
-    finally:
-        sys.path.remove("")
     if not isinstance(made, nn.Module):
         raise UsageError(f"--backbone {maker} gives {type(made).__name__}, not a torch.nn.Module")
     return made

@@ -27,7 +27,7 @@ def run(
     Parameters
     ----------
     name: str
-        The experiment; `tombola experiments` lists them.
+        The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own.
     method: tuple[str, ...]
         Which methods, as `tombola experiments` lists them; by default all but those of the toolbox.
     seed: tuple[int, ...]
@@ -43,6 +43,6 @@ def run(
     changes = renewed_changes(set)
     order = options.order(name, method, changes)
     say_overridden([order], changes)
-    folder, found = out / f"{name}-{order.preset}", order.load()
+    folder, found = out / f"{name.replace(':', '.')}-{order.preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
     run_and_compare(order, found, where, options.json)

@@ -54,7 +54,7 @@ def sweep(
     once("--seed", seed)
     changes = renewed_changes(set)
     base = options.order(name, with_controls(method) if controls else method)  # the changes make the grid
-    folder = out / f"{name}-{base.preset}"
+    folder = out / f"{name.replace(':', '.')}-{base.preset}"
     points, loaded = grid(base, folder, changes), base.load()
     if "" not in loaded:
         raise UsageError(f"{name} has a network per item: sweep an experiment with one for all its data")

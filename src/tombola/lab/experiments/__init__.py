@@ -1,6 +1,9 @@
 """Experiments: data, backbone, objective and defaults, one file each."""
 
+from dataclasses import replace
+
 from tombola._utils.errors import UsageError, unknown
+from tombola._utils.imported import imported
 from tombola.lab.experiments.cifar10 import CIFAR10
 from tombola.lab.experiments.cifar100 import CIFAR100, CIFAR100_SUPERCLASSES, CIFAR100_TEXT, CIFAR100_WITHIN
 from tombola.lab.experiments.corruptions import CIFAR10_CORRUPTIONS, CORRUPTIONS
@@ -16,7 +19,16 @@ EXPERIMENTS = {one.name: one for one in (DIGITS, CIFAR10, *_CIFAR100, *_OTHERS)}
 
 
 def experiment(name: str) -> Experiment:
-    """An experiment by its name; an unknown one is an error that lists them."""
+    """An experiment by its name, or one of the user's own by ``MODULE:NAME``.
+
+    Raises:
+        UsageError: there is none of that name; the message lists those of Tombola.
+    """
+    if ":" in name:
+        found = imported(name, "the experiment")
+        if not isinstance(found, Experiment):
+            raise UsageError(f"{name} is {type(found).__name__}, not a tombola.experiments.Experiment")
+        return replace(found, name=name)
     if name not in EXPERIMENTS:
         raise UsageError(unknown("experiment", name, EXPERIMENTS))
     return EXPERIMENTS[name]
