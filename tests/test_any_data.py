@@ -200,7 +200,7 @@ def test_lists_and_tensor_datasets_stay_in_memory():
 SCRIPT = """
 import resource, sys, sklearn.metrics, torch, tombola as tb
 from torch import nn
-S, n = 40_000, 1_600  # 256 MB of float32
+S, n = 20_000, 1_600  # 128 MB of float32
 
 class Rows(torch.utils.data.Dataset):
     def __len__(self):
@@ -221,7 +221,7 @@ def masks(data):
 if sys.argv[1] == "limited":
     data = tb.Data.from_dataset(Rows(), workers=2, split=split)
     used = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_DATA, (used + 180_000_000,) * 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 100_000_000,) * 2)
     print(hash(masks(data).masks_KN.numpy().tobytes()))
     try:
         tb.Data.from_dataset(Rows(), memory=True, split=split)

@@ -40,7 +40,7 @@ def file(tmp_path):
 def test_a_network_with_the_same_weights_that_computes_something_else_is_refused(file, change):
     with pytest.raises(
         TicketFileError,
-        match=r"belongs to another network: outputs on the probe of the file differ by 0\.\d+",
+        match=r"belongs to another network: outputs on the probe of the file differ by \d+",
     ) as caught:
         tb.load(file, Encoder(**change))
     assert "\n" not in str(caught.value)

@@ -96,5 +96,5 @@ def test_without_the_extra_the_error_names_it(tmp_path, monkeypatch):
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", absent)
-    with pytest.raises(MissingExtra, match=r"tombola\[tensorboard\]"):
+    with pytest.raises(MissingExtra, match=r"\.\[tensorboard\]"):
         Events(tmp_path, [write_run(tmp_path / "run")])
