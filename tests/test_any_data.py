@@ -187,9 +187,12 @@ def test_hugging_face_data_sets_and_dictionaries_of_them():
     data = tb.Data.from_dataset(parts, inputs="x")
     assert [len(data.split(s)) for s in ("train", "validation", "test")] == [80, 9, 80]
     assert torch.allclose(data.inputs("validation", torch.arange(9)), torch.tensor(made["x"][:9]))
-    assert (
-        len(tb.Data.from_table(whole.remove_columns("x"), "label", context="who", inputs="label").train) == 56
-    )
+    table = whole.remove_columns("x").add_column("n", list(range(80)))
+    assert len(tb.Data.from_table(table, "label", context="who").train) == 56
+    changed = whole.with_transform(lambda rows: {"pixels": rows["x"], "labels": rows["label"]})
+    data = tb.Data.from_dataset(changed)
+    assert sorted(data.train.y.unique().tolist()) == [0, 1]
+    assert list(data.inputs("train", torch.arange(2))) == ["pixels"]
 
 
 def test_lists_and_tensor_datasets_stay_in_memory():
@@ -385,3 +388,105 @@ def test_splits_as_they_are_given():
             tb.Data.of(x, x, columns, split=split)
     with pytest.raises(DataError, match=r"who 'p0' is in train and validation: a group must be in one split"):
         tb.Data.of(x, x, columns, split="part", group="who")
+
+
+# -- careless calls --------------------------------------------------------------------------------------
+
+
+class Named(Rows):
+    def __getitem__(self, i):
+        return {"a": self.x[i], "b": self.x[i, :2], "y": float(i), "price": i / 7, "who": i % 5}
+
+
+def test_the_last_of_a_pair_is_its_target_and_the_first_may_be():
+    data = tb.Data.from_dataset(Rows(), target=-1)
+    assert data.train.y.unique().tolist() == [0, 1]
+    assert data.inputs("train", torch.arange(3)).shape == (3, 8)
+    data = tb.Data.from_dataset(Rows(), target=0)
+    assert data.train.y.shape == (140, 8)
+
+
+def test_what_is_neither_target_nor_column_is_an_input():
+    data = tb.Data.from_dataset(Named(), target="price")
+    assert list(data.inputs("train", torch.arange(2))) == ["a", "b", "y", "who"]
+    data = tb.Data.from_dataset(Named(), "price", columns={"who": np.arange(200) % 5}, group="who")
+    assert list(data.inputs("train", torch.arange(2))) == ["a", "b", "y"]
+
+
+def broken_collate(samples):
+    raise KeyError("ids")
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: tb.Data.from_dataset(Rows(), target=3), "target is 0 or 1, not 3"),
+        (lambda: tb.Data.from_dataset(Rows(), group="who"), "give columns="),
+        (
+            lambda: tb.Data.from_dataset(Named(), "price", inputs=["a", "price"]),
+            "'price' is an input, and the target",
+        ),
+        (lambda: tb.Data.from_dataset(Named(), "price", inputs="who", context="who"), "'who' is an input"),
+        (lambda: tb.Data.from_dataset(Rows(), workers=-1), "workers is a number of processes"),
+        (
+            lambda: tb.Data.from_dataset(Rows(), collate=broken_collate).inputs("train", torch.arange(2)),
+            r"collate fails for 2 samples \(KeyError: 'ids'\)",
+        ),
+        (
+            lambda: tb.Data.from_dataset([({"a": 1.0}, None)] * 20),
+            r"sample 0 has no target \(None\), with 20",
+        ),
+        (lambda: tb.Data.from_table(houses(), None), "give the name of a column"),
+        (lambda: tb.Data.from_table(houses(), []), "target is the name of a column"),
+        (lambda: tb.Data.from_table(houses(), "price", 3), "give the name of a column, or several: got 3"),
+        (lambda: tb.Data.from_table(houses(), "price", ["area", "price"]), "would be told the answer"),
+        (
+            lambda: tb.Data.from_table(houses() | {"area": 1.7e9 + np.arange(120)}, "price", ["area"]),
+            "subtract its mean",
+        ),
+        (lambda: tb.Data.of(torch.rand(40, 2), torch.arange(40), validation="a"), "validation is a share"),
+        (
+            lambda: tb.Data.of(torch.rand(40, 2), torch.arange(40), split=3),
+            "split is the name of a column, or",
+        ),
+        (lambda: tb.Data.of(torch.rand(40, 2), torch.arange(40), prepare=3), "prepare is a function"),
+        (
+            lambda: tb.Data.of(torch.rand(40, 2), torch.arange(40), groups="a"),
+            "no option 'groups'; did you mean 'group'",
+        ),
+        (
+            lambda: tb.Data.of(
+                torch.rand(6, 2),
+                torch.arange(6),
+                split={"train": [0, 1], "val": [3], "validation": [4], "test": [5]},
+            ),
+            "split names validation twice",
+        ),
+        (
+            lambda: tb.Data.of(torch.rand(40, 2), torch.arange(40), {"g": [None, 1.0] * 20}, group="g"),
+            "column 'g' has 20 missing values",
+        ),
+        (lambda: tb.Data.from_folder(".", 0), "size is a number of pixels|no pictures"),
+    ],
+)
+def test_careless_calls_are_one_line(call, words):
+    with pytest.raises(DataError, match=words) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+
+
+def test_pictures_of_more_than_eight_bits_are_refused(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.fromarray((np.arange(256 * 20).reshape(64, 80) * 12).astype(np.uint16)).save(
+        tmp_path / "a/deep.png"
+    )
+    with pytest.raises(DataError, match=r"deep\.png has more than 8 bits a channel"):
+        tb.Data.from_folder(tmp_path, 16)
+
+
+def test_tickets_asked_with_what_is_not_read_say_how_to_read_it():
+    data = tb.Data.from_dataset(Rows())
+    with pytest.raises(
+        tb.TombolaError if hasattr(tb, "TombolaError") else Exception, match=r"pass data.inputs\("
+    ):
+        tickets_of(data)(data.test.x, ticket="even")

@@ -246,7 +246,7 @@ def test_a_loss_that_cannot_be_trained_is_one_clear_line(loss, words, data, site
 @pytest.mark.parametrize(
     ("metrics", "words"),
     [
-        (lambda *_: 0.5, "metrics must return numbers by name, {'mae': 0.5}: got float"),
+        (lambda *_: 0.5, "metrics must return numbers by name, {'mae': 0.5}: got 0.5"),
         (lambda *_: {"each": torch.ones(2)}, "metric 'each' must be one number: got Tensor"),
     ],
 )

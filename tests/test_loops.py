@@ -288,3 +288,14 @@ def test_the_state_of_a_plain_adam_is_refused():
     made = tb.masked(AdamW(nn.Linear(2, 1).parameters()))
     with pytest.raises(OptimizerError, match="the state of a plain Adam"):
         made.load_state_dict(plain.state_dict())
+
+
+def test_an_optimiser_of_other_parameters_is_refused(tickets):
+    net = nn.Linear(2, 2)
+    with pytest.raises(OptimizerError, match=r"make it of tickets\.parameters\(\)"):
+        tb.masked(SGD(net.parameters(), lr=0.1), tickets)
+    with pytest.raises(OptimizerError, match=r"make it of tickets\.parameters\(\)"):
+        tb.masked(SGD([*tickets.parameters(), *net.parameters()], lr=0.1), tickets)
+    with pytest.raises(OptimizerError, match="tickets are a TicketModel: got"):
+        tb.masked(SGD(net.parameters(), lr=0.1), 3)
+    tb.masked(SGD([p for n, p in tickets.named_parameters() if "bias" not in n], lr=0.1), tickets)

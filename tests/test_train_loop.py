@@ -168,14 +168,21 @@ def test_what_cannot_be_is_refused_before_anything_is_computed(given, monkeypatc
 
 def test_a_loop_that_steps_by_itself_or_tells_no_loss_is_named(given):
     def outside(net, optimizer, batches, ticket):
+        for x, y in batches:
+            net.loss(x, y).backward()
+            optimizer.step()
         with torch.no_grad():
             net.weights_N += 1
+        return 0.0
+
+    def still(net, optimizer, batches, ticket):
         return 0.0
 
     def silent(net, optimizer, batches, ticket):
         list(batches)
 
-    for loop, words in ((outside, "ticket 'top' does not own"), (silent, "return the mean loss")):
+    wrong = (outside, "ticket 'top' does not own"), (still, "made no step"), (silent, "return the mean loss")
+    for loop, words in wrong:
         with pytest.raises(UsageError, match=words):
             tb.find("rtl", *given, sparsity=0.7, train_loop=loop, **QUICK)
 

@@ -163,7 +163,13 @@ class Data:
         """
         if columns is not None and not isinstance(columns, Mapping):
             raise DataError(f'columns are named, {{"camera": values}}: got {type(columns).__name__}')
-        return cls._divided(Split(x, y, columns or {}), **division)
+        return cls._of(Split(x, y, columns or {}), division)
+
+    @classmethod
+    def _of(cls, whole: Split, division: Division) -> Data:
+        if strange := [name for name in division if name not in Division.__annotations__]:
+            raise DataError(unknown("option", strange[0], Division.__annotations__))
+        return cls._divided(whole, **division)
 
     @classmethod
     def _divided(
@@ -178,6 +184,9 @@ class Data:
         prepare: Callable[[Batch], Batch] = same,
         augment: Callable[[Batch, torch.Generator], Batch] | None = None,
     ) -> Data:
+        for name, given in (("prepare", prepare), ("augment", augment)):
+            if given is not None and not callable(given):
+                raise DataError(f"{name} is a function of a batch: got {type(given).__name__}")
         shares = {"validation": validation, "test": test}
         index = divided(len(whole), whole.columns, **shares, seed=seed, split=split, group=group)
         trn, val, tst = (whole.take(index[name]) for name in SPLITS)
@@ -241,7 +250,8 @@ class Data:
         Args:
             dataset: what has ``len(dataset)`` and ``dataset[i]``, a pair ``(x, y)`` or a mapping; or a
                 mapping of ``train``, ``test`` (and ``validation``) to such, with transforms of their own.
-            target: where the target is in a sample; the second of a pair, ``label`` or ``labels``.
+            target: where the target is in a sample: by default the second of a pair, and ``label``,
+                ``labels``, ``target`` or ``y`` of a mapping.
             inputs: the parts of a mapping that the network takes; all others by default.
             context: parts of a mapping to make subsets of.
             columns: further columns to make subsets of, a value per sample.
@@ -261,7 +271,9 @@ class Data:
         """
         whole, given = joined(dataset)
         kept = dict.fromkeys([*named(context), *_named_in(division, columns or ())])
-        form = Form.of(whole, target, inputs, list(kept))
+        if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
+            raise DataError(f"workers is a number of processes, 0 or more: got {workers!r}")
+        form = Form.of(whole, target, inputs, list(kept), columns or ())
         y, found = form.facts(whole, workers)
         columns = {**found, **(columns or {})}
         x: Any = Stored(whole, form.collate(collate), workers, torch.arange(len(whole)))
@@ -269,7 +281,7 @@ class Data:
             x = x.all()
         if given is not None:
             division = {"split": given, **division}
-        return cls._divided(Split(x, y, columns), **division)
+        return cls._of(Split(x, y, columns), division)
 
     @classmethod
     def from_folder(
@@ -298,6 +310,7 @@ class Data:
             memory: decode all once; by default where a quarter of the free memory holds them.
             division: see `Division`.
         """
+        levels = named(levels)
         if target not in levels:
             raise DataError(unknown("level", target, levels))
         files, columns = list_pictures(folder, levels)
@@ -310,7 +323,7 @@ class Data:
         division = {"prepare": Normalise((0.0,) * channels, (1.0,) * channels), **division}
         if "split" in levels:
             division = {"split": "split", **division}
-        return cls._divided(Split(x, y, columns), **division)
+        return cls._of(Split(x, y, columns), division)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}={len(self.split(name))}" for name in SPLITS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,11 +15,12 @@ from torch.utils.data import ConcatDataset, TensorDataset
 from tombola._utils.batch import Batch
 from tombola._utils.errors import DataError, unknown
 from tombola.data.stored import ROWS, Collate, Request, ordered, samples
-from tombola.data.table import Names, named, numbered, table_column
+from tombola.data.table import Names, check_apart, named, numbered, table_column
 from tombola.data.values import stacked
 
 KEPT = (list, tuple, TensorDataset)  # they are in memory, and do not change
-TARGETS = ("label", "labels", "target", "y")  # the usual names
+LABELS = ("label", "labels")
+TARGETS = (*LABELS, "target", "y")  # the usual names
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,17 @@ class Form:
     target: str | int
     inputs: Names | int | None
     context: tuple[str, ...] = ()
+    apart: tuple[str, ...] = ()  # parts that are no inputs unless they are named, such as other columns
 
     @classmethod
-    def of(cls, dataset: Any, target: str | int | None, inputs: Names | None, context: Sequence[str]) -> Form:
+    def of(
+        cls,
+        dataset: Any,
+        target: str | int | None,
+        inputs: Names | None,
+        context: Sequence[str],
+        apart: Iterable[str] = (),
+    ) -> Form:
         """The form of a data set's first sample, where not all is said.
 
         Raises:
@@ -60,14 +69,18 @@ class Form:
             for name in (target, *context, *named(inputs or ())):
                 if name not in one:
                     raise DataError(unknown("part of a sample", name, known))
-            return cls(target, inputs, tuple(context))
+            check_apart(named(inputs or ()), [target, *context])
+            return cls(target, inputs, tuple(context), tuple(apart))
         if not isinstance(one, tuple | list) or len(one) != 2 or context or inputs:
             what = f"a {type(one).__name__}" + (f" of {len(one)}" if isinstance(one, tuple | list) else "")
             raise DataError(
-                f"from_dataset needs dataset[i] to be a pair (x, y), or a mapping: it is {what}; wrap it, or "
-                "use Data.of"
+                "from_dataset needs dataset[i] to be a pair (x, y), or a mapping for parts to have names: it "
+                f"is {what}; wrap it, give columns= for what subsets or splits are made of, or use Data.of"
             )
-        return cls(1 if target is None else target, 0 if target in (None, 1) else 1)
+        places: dict[object, int] = {None: 1, 1: 1, -1: 1, 0: 0, -2: 0}
+        if target not in places:
+            raise DataError(f"samples are pairs: target is 0 or 1, not {target!r}")
+        return cls(places[target], 1 - places[target])
 
     def collate(self, given: Collate | None) -> Collate:
         """From samples to the network's inputs; a ``given`` function gets whole samples."""
@@ -79,7 +92,8 @@ class Form:
             return whole[self.inputs]
         if not isinstance(whole, Mapping):
             return whole[0]
-        left_out = {self.target, *self.context, *TARGETS}
+        also = LABELS if self.target in LABELS else ()  # what collators of transformers rename
+        left_out = {self.target, *self.context, *self.apart, *also}
         wanted = [name for name in whole if name not in left_out] if self.inputs is None else self.inputs
         return {name: whole[name] for name in wanted}
 
@@ -91,6 +105,11 @@ class Form:
         else:
             read = self._read(dataset, workers)
         columns = {str(name): np.asarray(read[name]) for name in self.context}
+        lacking = [i for i, value in enumerate(read[self.target]) if value is None]
+        if lacking:
+            raise DataError(
+                f"sample {lacking[0]} has no target (None), with {len(lacking)} in all: leave them out"
+            )
         if isinstance(read[self.target][0], str):
             columns[str(self.target)] = np.asarray(read[self.target])
             return numbered(columns[str(self.target)]), columns
@@ -98,7 +117,7 @@ class Form:
 
     def _read(self, dataset: Any, workers: int) -> dict[Any, list[Any]]:
         wanted = [self.target, *self.context]
-        if hasattr(dataset, "column_names"):
+        if set(wanted) <= set(listed_columns(dataset)):
             return {name: list(table_column(dataset, str(name))) for name in wanted}
         if wanted == [1] and _listed(dataset):
             return {1: list(dataset.targets)}
@@ -107,10 +126,22 @@ class Form:
         return {name: [row[i] for row in rows] for i, name in enumerate(wanted)}
 
 
+def listed_columns(dataset: Any) -> list[str]:
+    """The columns that a Hugging Face data set, or an Arrow table, can read alone; none under a transform."""
+    names, form = getattr(dataset, "column_names", None), getattr(dataset, "format", None)
+    if not isinstance(names, list) or (isinstance(form, dict) and form.get("type") == "custom"):
+        return []
+    return names
+
+
 def _collated(form: Form, given: Collate | None, whole: list[Any]) -> Batch:
     if given is None:
         return stacked([form.taken(sample) for sample in whole])
-    return form.taken(given(whole))
+    try:
+        return form.taken(given(whole))
+    except Exception as error:  # a function of the user's
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise DataError(f"collate fails for {len(whole)} samples ({reason})") from error
 
 
 def _parts(dataset: Any, wanted: Sequence[Any], request: Request) -> list[tuple[Any, ...]]:
@@ -129,7 +160,9 @@ def _parts(dataset: Any, wanted: Sequence[Any], request: Request) -> list[tuple[
 def _listed(dataset: Any) -> bool:
     """Whether the data set lists its targets as samples give them (as those of torchvision do)."""
     targets = getattr(dataset, "targets", None)
-    if targets is None or len(targets) != len(dataset) or getattr(dataset, "target_transform", None):
+    if not isinstance(targets, list | tuple | np.ndarray | Tensor) or np.ndim(targets) != 1:
+        return False
+    if len(targets) != len(dataset) or getattr(dataset, "target_transform", None):
         return False
     ends = [0, len(dataset) - 1]
     return all(bool(targets[i] == sample[1]) for i, sample in zip(ends, samples(dataset, ends), strict=True))

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 
 from tombola._utils.errors import DataError, needs
 
+DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # modes of Pillow
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 
 
@@ -33,6 +34,8 @@ class Pictures:
     def __init__(self, files: Sequence[Path], size: int | None, grey: bool = False) -> None:
         with needs("lab", "pictures as data"):
             import PIL.Image  # noqa: F401
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise DataError(f"size is a number of pixels, from 1 on: got {size!r}")
         self.files, self.size, self.mode = list(files), size, "L" if grey else "RGB"
 
     def __len__(self) -> int:
@@ -44,6 +47,8 @@ class Pictures:
         file = self.files[i]
         try:
             with Image.open(file) as opened:
+                if opened.mode in DEEP:
+                    raise DataError(f"{file} has more than 8 bits a channel: bring it to 8 first")
                 picture: Any = ImageOps.exif_transpose(opened).convert(self.mode)
         except (OSError, SyntaxError, Image.DecompressionBombError) as error:
             raise DataError(f"{file} is no picture that can be read ({error})") from None

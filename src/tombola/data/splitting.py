@@ -6,7 +6,8 @@ Shape letters: S samples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from numbers import Real
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from tombola._utils.errors import DataError, unknown
 from tombola._utils.rng import generator
+from tombola.data.table import check_complete
 
 SPLITS = ("train", "validation", "test")
 ALSO = {"val": "validation", "valid": "validation", "dev": "validation", "training": "train"}
@@ -48,7 +50,12 @@ def divided(
     >>> [len(index) for index in found.values()]
     [6, 2, 2]
     """
+    for name, share in cast(list[tuple[str, object]], [("validation", validation), ("test", test)]):
+        if not isinstance(share, Real) or not 0 <= float(share) < 1:
+            raise DataError(f"{name} is a share of the samples, from 0 to 1: got {share!r}")
     groups = None if group is None else _column(columns, group)
+    if groups is not None:
+        check_complete(str(group), groups)
     if split is None:
         parts = _drawn(np.arange(S), groups, (validation, test), seed)
         return dict(zip(SPLITS, parts, strict=True))
@@ -111,11 +118,20 @@ def _named(columns: Mapping[str, np.ndarray], name: str) -> dict[str, Tensor]:
 
 
 def _given(S: int, split: Mapping[str, Any]) -> dict[str, Tensor]:
-    found = {}
+    if not isinstance(split, Mapping):
+        raise DataError(
+            "split is the name of a column, or {'train': numbers, 'test': numbers}: got "
+            f"{type(split).__name__}"
+        )
+    found: dict[str, Tensor] = {}
     for name, index in split.items():
         if ALSO.get(name, name) not in SPLITS:
             raise DataError(unknown("split", name, SPLITS))
+        if ALSO.get(name, name) in found:
+            raise DataError(f"split names {ALSO.get(name, name)} twice")
         numbers = torch.as_tensor(np.asarray(index))
+        if numbers.is_floating_point() or numbers.ndim != 1:
+            raise DataError(f"split[{name!r}] holds no numbers of samples, nor a boolean of each")
         numbers = numbers.nonzero()[:, 0] if numbers.dtype == torch.bool else numbers.long()
         if len(numbers) and (int(numbers.min()) < 0 or int(numbers.max()) >= S):
             raise DataError(

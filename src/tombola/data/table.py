@@ -5,7 +5,7 @@ Shape letters: S rows, n columns.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,18 +64,22 @@ def read_table(
         keep: columns to keep, such as the context of each row.
     """
     columns = _columns(table)
+    if not named(target) or not all(isinstance(name, str) for name in named(target)):
+        raise DataError(f"target is the name of a column, or several: got {target!r}")
     targets = named(target)
     other = {*targets, *keep}
     for name in other:
         _known(columns, name)
     kept = {name: columns[name] for name in keep}
     if isinstance(target, str) and columns[target].dtype.kind not in "biuf":
-        _complete(target, columns[target])
+        check_complete(target, columns[target])
         kept[target] = columns[target].astype(str)
         y = numbered(kept[target])
     else:
         y = torch.stack([_numbers(columns, name, "a target") for name in targets], 1)
         y = y[:, 0] if isinstance(target, str) else y
+    for names in inputs.values() if isinstance(inputs, Mapping) else [inputs or ()]:
+        check_apart(named(names), other)
     if inputs is None:
         inputs = [name for name in columns if name not in other]
     if isinstance(inputs, Mapping):
@@ -118,8 +122,18 @@ def numbered(values: np.ndarray) -> Tensor:
 
 
 def named(names: Names) -> tuple[str, ...]:
-    """One name or several."""
+    """One name or several; `DataError` for what is neither."""
+    if not isinstance(names, Iterable):
+        raise DataError(f"give the name of a column, or several: got {names!r}")
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def check_apart(inputs: Sequence[str], others: Iterable[object]) -> None:
+    """Raise `DataError` where an input is the target or a context as well."""
+    if both := [name for name in inputs if name in set(others)]:
+        raise DataError(
+            f"{both[0]!r} is an input, and the target or a context: the network would be told the answer"
+        )
 
 
 def _known(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
@@ -128,15 +142,23 @@ def _known(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     return columns[name]
 
 
-def _complete(name: str, values: np.ndarray) -> None:
-    lacking = sum(value is None or value != value for value in values.tolist())  # NaN differs from itself
+def check_complete(name: str, values: np.ndarray) -> None:
+    """Raise `DataError` where a column has None, NaN or what else differs from itself."""
+    lacking = sum(_missing(value) for value in values.tolist())  # NaN differs from itself
     if lacking:
         raise DataError(f"column {name!r} has {lacking} missing values: fill them, or leave out those rows")
 
 
+def _missing(value: object) -> bool:
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas' NA
+        return True
+
+
 def _numbers(columns: Mapping[str, np.ndarray], name: str, purpose: str) -> Tensor:
     values = _known(columns, name)
-    _complete(name, values)
+    check_complete(name, values)
     if values.dtype.kind not in "biuf":
         raise DataError(
             f"column {name!r} holds {type(values[0]).__name__}, and {purpose} needs numbers: encode it "
@@ -147,10 +169,22 @@ def _numbers(columns: Mapping[str, np.ndarray], name: str, purpose: str) -> Tens
     return found.to(torch.get_default_dtype()) if found.dtype == torch.float64 else found
 
 
+def _float(columns: Mapping[str, np.ndarray], name: str) -> Tensor:
+    """A column as floats that still tell its values apart."""
+    found = _numbers(columns, name, "an input").to(torch.get_default_dtype())
+    before, after = (len(np.unique(values)) for values in (columns[name], found.numpy()))
+    if after < 0.9 * before:
+        raise DataError(
+            f"column {name!r} has {before} values, of which {found.dtype} tells {after} "
+            "apart: subtract its mean first"
+        )
+    return found
+
+
 def _matrix(columns: Mapping[str, np.ndarray], names: Names) -> Tensor:
     """One column as it is, several as float ``[S, n]``."""
     if isinstance(names, str):
         return _numbers(columns, names, "an input")
     if not names:
         raise DataError("the table has no column that is left as an input: name them with inputs=[...]")
-    return torch.stack([_numbers(columns, n, "an input").to(torch.get_default_dtype()) for n in names], 1)
+    return torch.stack([_float(columns, name) for name in names], 1)

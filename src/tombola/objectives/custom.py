@@ -6,6 +6,7 @@ import copy
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from inspect import signature
 from numbers import Real
 from typing import Any, Literal, Self
 
@@ -67,10 +68,12 @@ class Custom(InSubset):
             ("loss", loss, "net, batch, ticket"),
             ("metrics", metrics, "outputs, targets, ticket"),
         ):
-            if not callable(given):
-                raise UsageError(f"{name} must be a function of ({arguments}): got {type(given).__name__}")
+            if not callable(given) or not _takes(given, arguments.count(",") + 1):
+                raise UsageError(f"{name} must be a function of ({arguments}): got {given!r}")
         self._loss, self._metrics = loss, metrics
         self._names: tuple[str, ...] = ()  # of the tickets of the data that it is `of`
+        if better is not None and not isinstance(better, Mapping):
+            raise UsageError(f"better says it of each metric, {{'mae': 'lower'}}: got {better!r}")
         for name, direction in (better or {}).items():
             _declare(name, direction)
 
@@ -110,16 +113,24 @@ class Custom(InSubset):
         values: dict[str, dict[str, float]] = defaultdict(dict)
         for _, ticket, index, outputs in self.by_subset(predict, partition):
             found: object = self._metrics(outputs, data.test.y[index], ticket)
-            if not isinstance(found, Mapping):
-                raise UsageError(
-                    f"metrics must return numbers by name, {{'mae': 0.5}}: got {type(found).__name__}"
-                )
+            if not isinstance(found, Mapping) or not found or not all(isinstance(n, str) for n in found):
+                raise UsageError(f"metrics must return numbers by name, {{'mae': 0.5}}: got {found!r}")
             for name, value in found.items():
                 number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
                 if not isinstance(number, Real):
                     raise UsageError(f"metric {name!r} must be one number: got {type(value).__name__}")
                 values[name][ticket] = float(number)
         return means_and_each(values)
+
+
+def _takes(function: Callable[..., Any], arguments: int) -> bool:
+    try:
+        signature(function).bind(*[None] * arguments)
+    except TypeError:
+        return False
+    except ValueError:  # a function of C says nothing
+        return True
+    return True
 
 
 def _declare(name: str, better: object) -> None:

@@ -66,9 +66,24 @@ def masked(optimizer: torch.optim.Optimizer, tickets: Tickets | None = None) -> 
         _refuse(kind, group, {**needed, "differentiable": False})
         if any(p.is_complex() for p in group["params"]):
             raise OptimizerError("complex parameters cannot be masked: optimise torch.view_as_real of them")
+    if tickets is not None:
+        _check_owned(optimizer, tickets)
     made = MaskedAdam(optimizer) if kind in ADAM else MaskedStepFree(optimizer)
     made.tickets = tickets
     return made
+
+
+def _check_owned(optimizer: torch.optim.Optimizer, tickets: Tickets) -> None:
+    """Raise `OptimizerError` unless the optimiser steps parameters of the tickets, and no others."""
+    if not isinstance(tickets, torch.nn.Module):
+        raise OptimizerError(f"tickets are a TicketModel: got {type(tickets).__name__}")
+    own = set(map(id, tickets.parameters()))
+    given = [p for group in optimizer.param_groups for p in group["params"]]
+    if any(id(p) not in own for p in given):
+        raise OptimizerError(
+            "the optimiser steps other parameters than those of the tickets, such as those of the network "
+            "that they were made from: make it of tickets.parameters()"
+        )
 
 
 def _refuse(kind: type, group: dict[str, Any], needed: dict[str, Any]) -> None:

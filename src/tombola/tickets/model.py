@@ -399,7 +399,12 @@ class TicketModel(Introspected, fitted.Holder):
             TombolaError: router or calibration were fitted on other tickets, or on these before they changed.
         """
         if like is not None:
-            self.metadata["probe"] = probe.described(like)
+            self.metadata["probe"] = probe.described(self._checked(like))
+            if not probe.recorded(self):
+                raise TombolaError(
+                    "like= are inputs of the network, by which a file knows it again: it cannot take these, "
+                    "or answers otherwise each time"
+                )
         return io.write(path, *self.contents(coding))
 
     def contents(self, coding: str = "auto") -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -15,6 +15,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -124,15 +125,24 @@ def run(loop: TrainLoop, problem: Problem, training: Training, T: int, order: tu
     net.train()
     with drawn_from(*stream.key, "loop", device=problem.f.device):
         loss = loop(net, optimizer, batches, name)
-    if loss is None:
-        raise UsageError(f"train_loop returned None for ticket {name!r}: return the mean loss of its steps")
+    if (mean := _number(loss)) is None:
+        kind = type(loss).__name__
+        raise UsageError(f"train_loop returned {kind} for ticket {name!r}: return the mean loss of its steps")
     off_N, off_R = ~context.mask_N, None if trainable is None else ~trainable
     moved = bool(context.theta.weights_N.detach()[off_N].any())
     if moved or (off_R is not None and not torch.equal(net.shared_R.detach()[off_R], rest_R[off_R])):
         raise UsageError(
             f"train_loop moved weights that ticket {name!r} does not own: step the optimizer given"
         )
-    return finite(float(loss), name)
+    if T and not done:
+        raise UsageError(f"train_loop made no step for ticket {name!r}: step the optimizer it is given")
+    return finite(mean, name)
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, Tensor):
+        return float(value) if value.numel() == 1 else None
+    return float(value) if isinstance(value, int | float | np.number) else None
 
 
 def check_loop(loop: object, config: TrainConfig, parallel: str) -> None:
