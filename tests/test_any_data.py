@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+from decimal import Decimal
 
 import numpy as np
 import pandas as pd
@@ -289,6 +290,11 @@ def test_tables_are_read_by_the_names_of_columns(form):
     kinds = tb.Data.from_table(table, "kind", ["area"])
     assert tb.partition.by_column(kinds, "kind").names == ("flat", "house")
     assert set(kinds.train.y.tolist()) == {0, 1}
+
+
+def test_numbers_of_a_database_are_numbers():
+    table = {"a": np.array([Decimal("1.5"), 2, 3] * 10, dtype=object), "y": np.arange(30)}
+    assert set(tb.Data.from_table(table, "y").train.x.flatten().tolist()) == {1.5, 2.0, 3.0}
 
 
 def test_what_a_table_lacks_is_said_by_name():

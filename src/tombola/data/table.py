@@ -6,6 +6,7 @@ Shape letters: S rows, n columns.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,6 +160,9 @@ def _missing(value: object) -> bool:
 def _numbers(columns: Mapping[str, np.ndarray], name: str, purpose: str) -> Tensor:
     values = _known(columns, name)
     check_complete(name, values)
+    if values.dtype == object and not any(isinstance(value, str) for value in values):
+        with suppress(TypeError, ValueError):  # decimals, or whole numbers of a database
+            values = values.astype(np.float64)
     if values.dtype.kind not in "biuf":
         raise DataError(
             f"column {name!r} holds {type(values[0]).__name__}, and {purpose} needs numbers: encode it "

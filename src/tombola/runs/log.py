@@ -24,7 +24,6 @@ import numpy as np
 import torch
 import yaml
 
-import tombola
 from tombola._utils.errors import RunError
 from tombola._utils.renamed import renewed
 from tombola.runs.stages import Stage
@@ -152,7 +151,7 @@ def environment() -> dict[str, Any]:
     """The environment that a result may depend on besides its config: versions, machine, commit."""
     return {
         "python": platform.python_version(),
-        "tombola": tombola.__version__,
+        "tombola": version("tombola"),
         "torch": torch.__version__,
         "numpy": np.__version__,
         "scikit-learn": version("scikit-learn"),
