@@ -13,6 +13,7 @@ from test_report import VALUES, write_run
 from torch import nn
 
 import tombola as tb
+from tombola._utils.errors import UsageError
 from tombola.cli.main import main
 from tombola.lab.report.formats import latex
 from tombola.lab.report.rows import averaged, rows
@@ -206,3 +207,10 @@ def test_every_event_and_field_of_a_record_is_described(kept):
     assert {record["event"] for record in records} >= {"prune", "similarity", "watch", "retrain", "metric"}
     words = {word for record in records for word in (record["event"], *record) if word != "stage"}
     assert [word for word in words if f"`{word}`" not in described] == []
+
+
+@pytest.mark.parametrize("source", [None, 3])
+def test_what_is_no_source_is_one_line(source):
+    for call in (tb.results, tb.curves):
+        with pytest.raises(UsageError, match="results are of paths and outcomes: got"):
+            call(source)

@@ -54,7 +54,8 @@ def results(source: Source) -> pd.DataFrame:
     """
     import pandas as pd  # only here: it takes half a second
 
-    given = [source] if isinstance(source, Path | str | Outcome) else list(source)
+    alone = isinstance(source, Path | str | Outcome) or not isinstance(source, Iterable)
+    given: list[Any] = [source] if alone else list(source)  # type: ignore[arg-type]
     if strange := [each for each in given if not isinstance(each, Path | str | Outcome)]:
         raise UsageError(f"results are of paths and outcomes: got {type(strange[0]).__name__}")
     outcomes = [each for each in given if isinstance(each, Outcome)]

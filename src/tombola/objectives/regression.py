@@ -70,6 +70,8 @@ class Regression(InSubset):
         super().__init__(output=output)
         if loss not in get_args(Loss):
             raise UsageError(f"loss is one of {', '.join(LOSSES)}: got {loss!r}; others go into Custom")
+        if not isinstance(names, str) and not isinstance(names, Sequence):
+            raise UsageError(f"names are those of the targets, a list of strings: got {names!r}")
         self.kind, self.names = loss, (names,) if isinstance(names, str) else tuple(names)
 
     def of(self, data: Data, partition: Partition) -> Self:  # noqa: ARG002

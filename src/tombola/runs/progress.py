@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from tombola._utils.errors import needs
+from tombola._utils.errors import UsageError, needs
 from tombola.runs.status import StageStatus, clock
 
 if TYPE_CHECKING:
@@ -136,6 +136,8 @@ def progress_bar(where: str, wanted: bool | None = None) -> Iterator[Listener | 
     Raises:
         MissingExtra: it is wanted, and rich is not installed.
     """
+    if wanted not in (None, True, False):
+        raise UsageError(f"progress is True, False or None (where somebody looks): got {wanted!r}")
     if wanted is False or (wanted is None and find_spec("rich") is None):
         yield None
         return
