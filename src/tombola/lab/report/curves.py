@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MARKERS = "osD^vPX<>*hp"
-HIGH, WIDE = 4.2, 5.6  # inches of a panel
+HIGH, WIDE = 4.2, 7.0  # inches of a panel
 MOST_TICKS = 8  # levels of sparsity that are written below the axis
 
 
@@ -72,18 +72,22 @@ def _head(row: Row) -> tuple[str, str]:
 
 def _draw(axes: Axes, rows: Sequence[Row], info: MetricInfo) -> None:
     """A line per method. Intervals stand beside each other: at one place they would hide each other."""
+    from matplotlib import colormaps
+
     by_method = values(rows, info.name)
     levels = sorted({row["sparsity"] for row in rows if row["sparsity"]})
     apart = 0.01 * (levels[-1] - levels[0]) if levels else 0.0
+    colors = f"tab{10 if len(by_method) <= 10 else 20}"  # matplotlib's lists of colours that differ
     drawn: list[Any] = []  # for the legend, in the order of the methods
     for i, (name, own) in enumerate(by_method.items()):
         control, x = METHODS[name].control, [row["sparsity"] for row in own]
         y, half = [row["mean"] for row in own], [row["ci95"] or 0.0 for row in own]
-        style: dict[str, Any] = {"color": f"C{i}", "linestyle": "--" if control else "-", "label": name}
+        color = colormaps[colors](i % colormaps[colors].N)
+        style: dict[str, Any] = {"color": color, "linestyle": "--" if control else "-", "label": name}
         if x == [0.0] and levels:
             drawn.append(axes.axhline(y[0], **{**style, "linestyle": ":"}))
             continue
-        style |= {"marker": MARKERS[i % len(MARKERS)], "markerfacecolor": "white" if control else f"C{i}"}
+        style |= {"marker": MARKERS[i % len(MARKERS)], "markerfacecolor": "white" if control else color}
         shift = apart * (i - (len(by_method) - 1) / 2) if any(half) else 0.0
         drawn.append(
             axes.errorbar([s + shift for s in x], y, half if any(half) else None, capsize=2, **style)
@@ -94,7 +98,7 @@ def _draw(axes: Axes, rows: Sequence[Row], info: MetricInfo) -> None:
     reading = READINGS.get(next(iter(by_method.values()))[0].get("reading", ""), "")
     axes.set(xlabel="sparsity", ylabel=f"{info.inside}, {reading}" if reading else info.inside)
     axes.grid(alpha=0.3)
-    axes.legend(handles=drawn, fontsize="small")
+    axes.legend(handles=drawn, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))  # beside the lines
 
 
 def _within_bounds(axes: Axes, means: Sequence[float], info: MetricInfo) -> None:
