@@ -72,23 +72,18 @@ def train_jointly(
     trainable = [_any([problem.masks(theta, m[k], k) for k in group]) for group in groups]
     streams, losses = {k: problem.stream(k, purpose) for k in turns}, _Losses(names, problem.f.device)
     count = counts(problem, steps, shares)
-    problem.f.train()
-
-    def numbers(b: int, group: list[int]) -> range:
-        n = count[group[0]]  # batches, in equal shares: then it is b alone
-        return range(b * n // steps, (b + 1) * n // steps)
-
     batches = problem.draw(
         (k, streams[k], i)
         for b in range(start, steps)
         for group in groups
-        for i in numbers(b, group)
+        for i in _turn(b, steps, count[group[0]])
         for k in group
     )
+    problem.f.train()
     for b in range(start, steps):
         set_rate(optimizer, problem.config.rate(b, steps))  # η
         for group, mask in zip(groups, trainable, strict=True):  # ticket after ticket, or all at once
-            for _ in numbers(b, group):
+            for _ in _turn(b, steps, count[group[0]]):
                 optimizer.zero_grad()
                 for k in group:
                     losses.add(k, problem.gradient(theta, m[k], next(batches)))  # ∇_θ L ⊙ m_k
@@ -108,6 +103,11 @@ def counts(problem: Problem, steps: int, shares: Shares) -> list[int]:
         return [steps] * K
     sizes = [problem.objective.epoch_size(problem.partition, k) for k in range(K)]
     return apportion(sizes, [1] * K, [K * steps] * K, K * steps)
+
+
+def _turn(b: int, steps: int, count: int) -> range:
+    """The batches of a ticket in step b, spread evenly: where every ticket has as many, b alone."""
+    return range(b * count // steps, (b + 1) * count // steps)
 
 
 class _Losses:
