@@ -8,6 +8,8 @@ of heterogeneous data, and trains them together on shared weights (Routing the L
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
+from tombola._utils.version import VERSION
+
 if TYPE_CHECKING:
     from tombola import methods, objectives, pruning
     from tombola._utils import errors
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from tombola.tickets.cache import WeightCache
     from tombola.tickets.model import TicketModel, load
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 # Where each public name lives, MODULE:NAME, or a whole MODULE:. Imported when first asked for: torch takes
 # seconds, `--help` should not.

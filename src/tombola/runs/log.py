@@ -26,6 +26,7 @@ import yaml
 
 from tombola._utils.errors import RunError
 from tombola._utils.renamed import renewed
+from tombola._utils.version import VERSION
 from tombola.runs.stages import Stage
 from tombola.settings import Settings
 
@@ -151,7 +152,7 @@ def environment() -> dict[str, Any]:
     """The environment that a result may depend on besides its config: versions, machine, commit."""
     return {
         "python": platform.python_version(),
-        "tombola": version("tombola"),
+        "tombola": VERSION,
         "torch": torch.__version__,
         "numpy": np.__version__,
         "scikit-learn": version("scikit-learn"),
