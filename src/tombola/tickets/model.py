@@ -31,7 +31,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.objectives.classification import allowed
 from tombola.tickets import files, fitted, probe
 from tombola.tickets.cache import WeightCache
-from tombola.tickets.grouping import asked, grouped
+from tombola.tickets.grouping import asked, grouped, inputs_named
 from tombola.tickets.hugging_face import Introspected
 from tombola.tickets.passes import Passes
 from tombola.training.model import check_network, check_private, check_scope, parameter_of
@@ -399,12 +399,7 @@ class TicketModel(Introspected, fitted.Holder):
             TombolaError: router or calibration were fitted on other tickets, or on these before they changed.
         """
         if like is not None:
-            self.metadata["probe"] = probe.described(self._checked(like))
-            if not probe.recorded(self):
-                raise TombolaError(
-                    "like= are inputs of the network, by which a file knows it again: it cannot take these, "
-                    "or answers otherwise each time"
-                )
+            self.metadata["probe"] = probe.of(self, self._checked(like))
         return io.write(path, *self.contents(coding))
 
     def contents(self, coding: str = "auto") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -412,28 +407,6 @@ class TicketModel(Introspected, fitted.Holder):
         private = {name: self.private_state(name) for name in self.names}
         parts, outputs = fitted.states(self), probe.recorded(self)
         return files.pack(self.backbone, self.masks, private, self.metadata, parts, coding, outputs)
-
-
-@contextmanager
-def inputs_named(x: Batch, dtype: torch.dtype, shape: Sequence[int] | None) -> Iterator[None]:
-    """Name both dtypes or shapes where inputs do not fit the network; another ``shape`` alone is no error."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        if not isinstance(x, Tensor):
-            raise
-        reason = str(error).splitlines()[0]
-        if x.dtype != dtype and "type" in str(error):
-            raise TombolaError(
-                f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({reason})"
-            ) from None
-        if shape is None or list(x.shape[1:]) == list(shape):
-            raise
-        sizes = ", ".join(map(str, shape))
-        raise TombolaError(
-            f"x is {list(x.shape)}, tickets were trained on [batch, {sizes}], and the network cannot take "
-            f"another shape ({reason})"
-        ) from None
 
 
 def _row(private_KP: Tensor, k: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from tombola._utils import batch
 from tombola._utils.batch import Batch
+from tombola._utils.errors import TombolaError
 from tombola.tickets.passes import evaluating
 
 if TYPE_CHECKING:
@@ -120,6 +121,27 @@ def outputs(tickets: TicketModel, known: Any, seed: int = 0) -> Outputs:
 def _some(output: Tensor) -> Tensor:
     flat = output.reshape(-1)
     return flat[torch.linspace(0, len(flat) - 1, min(len(flat), NUMBERS)).long()].cpu()
+
+
+def of(tickets: TicketModel, x: Batch) -> Any:
+    """The description of inputs by which a file is to know these tickets.
+
+    Raises:
+        TombolaError: the network cannot take random inputs like these, or answers otherwise each time.
+    """
+    known, head = described(x), "like= are inputs by which a file knows the network, but "
+    if known is None:
+        raise TombolaError(
+            f"{head}such inputs cannot be described: they are too many, or hold no finite numbers"
+        )
+    try:
+        first, second = (outputs(tickets, known, seed) for seed in (0, 1))
+    except Exception as error:  # the network's own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise TombolaError(f"{head}it cannot take random ones like these ({reason})") from None
+    if not first or difference(first, second) is not None:
+        raise TombolaError(f"{head}its outputs are no numbers, or others each time")
+    return known
 
 
 def recorded(tickets: TicketModel) -> Outputs:
