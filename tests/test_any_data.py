@@ -1,5 +1,6 @@
 """Tables, data sets that are read when they are asked for, folders of pictures, and how they are divided."""
 
+import os
 import random
 import subprocess
 import sys
@@ -135,8 +136,6 @@ def test_a_killed_worker_is_one_line():
     class Dies(Rows):
         def __getitem__(self, i):
             if torch.utils.data.get_worker_info():
-                import os
-
                 os._exit(9)
             return super().__getitem__(i)
 
@@ -202,7 +201,7 @@ def test_lists_and_tensor_datasets_stay_in_memory():
 
 
 SCRIPT = """
-import resource, sys, sklearn.metrics, torch, tombola as tb
+import psutil, resource, sys, sklearn.metrics, torch, tombola as tb
 from torch import nn
 S, n = 20_000, 1_600  # 128 MB of float32
 
@@ -224,7 +223,7 @@ def masks(data):
     return tb.rtl(net, tb.objectives.OneVsRest(), data, partition, **how).masks
 if sys.argv[1] == "limited":
     data = tb.Data.from_dataset(Rows(), workers=2, split=split)
-    used = int(open("/proc/self/statm").read().split()[5]) * resource.getpagesize()
+    used = psutil.Process().memory_info().data
     resource.setrlimit(resource.RLIMIT_DATA, (used + 100_000_000,) * 2)
     print(hash(masks(data).masks_KN.numpy().tobytes()))
     try:
@@ -241,7 +240,8 @@ else:
 
 def test_data_larger_than_memory_allows_give_the_masks_of_data_in_memory(tmp_path):
     (tmp_path / "job.py").write_text(SCRIPT)
-    environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    pytest.importorskip("psutil", reason="psutil is not installed")
+    environment = {**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
 
     def run(how):
         done = subprocess.run(
@@ -496,3 +496,13 @@ def test_tickets_asked_with_what_is_not_read_say_how_to_read_it():
         tb.TombolaError if hasattr(tb, "TombolaError") else Exception, match=r"pass data.inputs\("
     ):
         tickets_of(data)(data.test.x, ticket="even")
+
+
+def test_subsets_by_clusters_read_what_is_stored_and_corruptions_say_that_they_cannot():
+    data = tb.Data.from_dataset(Rows())
+    found = tb.partition.by_clusters(data, lambda split: split.x, k=2)
+    direct = tb.Data.of(Rows().x, torch.arange(200) % 2)
+    expected = tb.partition.by_clusters(direct, lambda split: split.x, k=2)
+    assert all(torch.equal(found.members[s], m) for s, m in expected.members.items())
+    with pytest.raises(DataError, match="corruptions are of images in memory: memory=True"):
+        tb.corruptions.environments(data)

@@ -41,7 +41,7 @@ def test_commands_know_an_experiment_of_ones_own(folder, capsys):
     [file] = (folder / "saved").rglob("*.tickets")
     status, out, err = call(capsys, "predict", file, "numbers.csv", "--json")
     assert status == 0, err
-    assert len(json.loads(out)["samples"] if "samples" in json.loads(out) else json.loads(out)) == 2
+    assert [row["input"] for row in json.loads(out)] == ["numbers.csv:1", "numbers.csv:2"]
 
 
 def test_what_is_not_there_is_one_line(folder, capsys):

@@ -75,9 +75,7 @@ def check(x: Batch) -> int:
             sizes[path] = len(value)
         elif not isinstance(value, bool | str | None):
             name = f"x{path}"
-            remedy = (
-                f"torch.as_tensor({name})" if not hasattr(value, "dataset") else "data.inputs(split, index)"
-            )
+            remedy = getattr(type(value), "as_inputs", f"torch.as_tensor({name})")
             raise TombolaError(f"{name} is {type(value).__name__}, not a tensor: pass {remedy}")
     if not sizes:
         raise TombolaError(f"x is {type(x).__name__} without a tensor: pass one, or a nest of them")

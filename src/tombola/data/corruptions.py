@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tombola._utils.batch import Batch
 from tombola._utils.errors import DataError, UsageError, unknown
 from tombola._utils.rng import generator as random_generator
 from tombola.data.dataset import SPLITS, Data, Split
@@ -196,8 +197,10 @@ def _laid(split: Split, chosen: Mapping[str, Corruption], severity: int, key: tu
     return Split(x, split.y, columns)
 
 
-def check_images(x: Tensor) -> None:
+def check_images(x: Batch) -> None:
     """Raise `DataError` unless x is ``[B, C, H, W]``, uint8 or float with values from 0 to 1."""
+    if not isinstance(x, Tensor):
+        raise DataError(f"x is {type(x).__name__}, and corruptions are of images in memory: memory=True")
     if x.ndim != 4:
         raise DataError(f"x has shape {tuple(x.shape)}: images [samples, channels, height, width] are needed")
     if x.shape[1] not in (1, 3):

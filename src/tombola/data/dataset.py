@@ -1,4 +1,4 @@
-"""Data in memory, or mapped: three splits that are three things.
+"""Data in memory, mapped, or read when asked for: three splits that are three things.
 
 Shape letters: S samples of a split, B batch, K tickets.
 """
@@ -128,6 +128,17 @@ def same(x: Batch) -> Batch:
     return x
 
 
+DIVISION: Division = {
+    "validation": 0.1,
+    "test": 0.2,
+    "seed": 0,
+    "split": None,
+    "group": None,
+    "prepare": same,
+    "augment": None,
+}
+
+
 @dataclass(frozen=True)
 class Data:
     """Train, validation and test samples, and how a batch becomes the network's input.
@@ -167,28 +178,15 @@ class Data:
 
     @classmethod
     def _of(cls, whole: Split, division: Division) -> Data:
-        if strange := [name for name in division if name not in Division.__annotations__]:
-            raise DataError(unknown("option", strange[0], Division.__annotations__))
-        return cls._divided(whole, **division)
-
-    @classmethod
-    def _divided(
-        cls,
-        whole: Split,
-        *,
-        validation: float = 0.1,
-        test: float = 0.2,
-        seed: int = 0,
-        split: str | Mapping[str, Any] | None = None,
-        group: str | None = None,
-        prepare: Callable[[Batch], Batch] = same,
-        augment: Callable[[Batch, torch.Generator], Batch] | None = None,
-    ) -> Data:
-        for name, given in (("prepare", prepare), ("augment", augment)):
-            if given is not None and not callable(given):
+        """The samples divided, with what the division leaves open as `Division` says."""
+        if strange := [name for name in division if name not in DIVISION]:
+            raise DataError(unknown("option", strange[0], DIVISION))
+        options: dict[str, Any] = {**DIVISION, **division}
+        prepare, augment = options.pop("prepare"), options.pop("augment")
+        for name, given in (("prepare", prepare), ("augment", augment or same)):
+            if not callable(given):
                 raise DataError(f"{name} is a function of a batch: got {type(given).__name__}")
-        shares = {"validation": validation, "test": test}
-        index = divided(len(whole), whole.columns, **shares, seed=seed, split=split, group=group)
+        index = divided(len(whole), whole.columns, **options)
         trn, val, tst = (whole.take(index[name]) for name in SPLITS)
         return cls(trn, val, tst, prepare, augment)
 

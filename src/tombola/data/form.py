@@ -31,12 +31,13 @@ class Form:
         target: the name or place of the target.
         inputs: a name, several, or a place; None for all that is nothing else.
         context: the names of what subsets are made of.
+        apart: parts that are no inputs unless they are named, such as columns that were given otherwise.
     """
 
     target: str | int
     inputs: Names | int | None
     context: tuple[str, ...] = ()
-    apart: tuple[str, ...] = ()  # parts that are no inputs unless they are named, such as other columns
+    apart: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -61,14 +62,10 @@ class Form:
             raise DataError("the data set has no samples")
         [one] = samples(dataset, [0])
         if isinstance(one, Mapping):
-            known = list(one)
-            if target is None:
-                target = next((name for name in TARGETS if name in one), None)
-            if target is None:
-                raise DataError(f"samples have {', '.join(known)}: say which is the target, target=NAME")
+            target = _target(list(one), target)
             for name in (target, *context, *named(inputs or ())):
                 if name not in one:
-                    raise DataError(unknown("part of a sample", name, known))
+                    raise DataError(unknown("part of a sample", name, list(one)))
             check_apart(named(inputs or ()), [target, *context])
             return cls(target, inputs, tuple(context), tuple(apart))
         if not isinstance(one, tuple | list) or len(one) != 2 or context or inputs:
@@ -104,16 +101,15 @@ class Form:
             read = {name: [value for part in parts for value in part[name]] for name in parts[0]}
         else:
             read = self._read(dataset, workers)
-        columns = {str(name): np.asarray(read[name]) for name in self.context}
-        lacking = [i for i, value in enumerate(read[self.target]) if value is None]
-        if lacking:
+        columns, targets = {str(name): np.asarray(read[name]) for name in self.context}, read[self.target]
+        if lacking := [i for i, value in enumerate(targets) if value is None]:
             raise DataError(
                 f"sample {lacking[0]} has no target (None), with {len(lacking)} in all: leave them out"
             )
-        if isinstance(read[self.target][0], str):
-            columns[str(self.target)] = np.asarray(read[self.target])
+        if isinstance(targets[0], str):
+            columns[str(self.target)] = np.asarray(targets)
             return numbered(columns[str(self.target)]), columns
-        return stacked(read[self.target], "y"), columns
+        return stacked(targets, "y"), columns
 
     def _read(self, dataset: Any, workers: int) -> dict[Any, list[Any]]:
         wanted = [self.target, *self.context]
@@ -124,6 +120,15 @@ class Form:
         every = (Request(index) for index in torch.arange(len(dataset)).split(ROWS))
         rows = [row for part in ordered(partial(_parts, dataset, wanted), every, workers) for row in part]
         return {name: [row[i] for row in rows] for i, name in enumerate(wanted)}
+
+
+def _target(known: Sequence[str], given: str | int | None) -> str | int:
+    """The name of the target: the given one, or a usual one."""
+    if given is None and (usual := [name for name in TARGETS if name in known]):
+        return usual[0]
+    if given is None:
+        raise DataError(f"samples have {', '.join(known)}: say which is the target, target=NAME")
+    return given
 
 
 def listed_columns(dataset: Any) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from numbers import Real
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,9 +50,8 @@ def divided(
     >>> [len(index) for index in found.values()]
     [6, 2, 2]
     """
-    for name, share in cast(list[tuple[str, object]], [("validation", validation), ("test", test)]):
-        if not isinstance(share, Real) or not 0 <= float(share) < 1:
-            raise DataError(f"{name} is a share of the samples, from 0 to 1: got {share!r}")
+    _check_share("validation", validation)
+    _check_share("test", test)
     groups = None if group is None else _column(columns, group)
     if groups is not None:
         check_complete(str(group), groups)
@@ -66,6 +65,11 @@ def divided(
     if groups is not None:
         _apart(found, groups, str(group))
     return {name: found[name] for name in SPLITS}
+
+
+def _check_share(name: str, share: object) -> None:
+    if not isinstance(share, Real) or not 0 <= float(share) < 1:
+        raise DataError(f"{name} is a share of the samples, from 0 to 1: got {share!r}")
 
 
 def _column(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:

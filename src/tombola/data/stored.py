@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -46,6 +46,8 @@ class Stored:
         workers: processes that read; 0 reads in this one.
         index: the samples of the data set that these are, int64 ``[S]``.
     """
+
+    as_inputs: ClassVar[str] = "data.inputs(split, index)"  # what to pass to a network, for messages
 
     dataset: Any
     collate: Collate

@@ -145,12 +145,16 @@ def _known(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
 
 def check_complete(name: str, values: np.ndarray) -> None:
     """Raise `DataError` where a column has None, NaN or what else differs from itself."""
-    lacking = sum(_missing(value) for value in values.tolist())  # NaN differs from itself
+    if values.dtype.kind in "fiub":
+        lacking = int(np.isnan(values).sum())
+    else:
+        lacking = sum(_missing(value) for value in values.tolist())
     if lacking:
         raise DataError(f"column {name!r} has {lacking} missing values: fill them, or leave out those rows")
 
 
 def _missing(value: object) -> bool:
+    """NaN, of whatever type, differs from itself."""
     try:
         return value is None or bool(value != value)
     except TypeError:  # pandas' NA

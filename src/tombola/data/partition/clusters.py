@@ -20,6 +20,7 @@ from torch import Tensor
 from tombola._utils.errors import PartitionError, needs, unknown
 from tombola.data.dataset import SPLITS, Data, Split
 from tombola.data.partition.partition import Names, Partition, by_column, marks
+from tombola.data.stored import Stored
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -154,6 +155,8 @@ def _vectors(features: Features, name: str, split: Split) -> Floats:
         given = features[name]
     else:
         given = features(split)
+    if isinstance(given, Stored):
+        given = given.all()
     given = given.detach().cpu() if isinstance(given, Tensor) else given
     vectors = _numbers(given, f"features of the {name} split")
     if vectors.ndim != 2 or len(vectors) != len(split):
