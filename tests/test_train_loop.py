@@ -7,6 +7,7 @@ from torch import nn
 import tombola as tb
 from tombola._utils.errors import UsageError
 from tombola.methods.table import METHODS
+from tombola.objectives.metrics import METRICS
 from tombola.training.loop import identity, run
 from tombola.training.pruning_context import TicketContext
 from tombola.training.ticket import Training
@@ -194,3 +195,19 @@ def test_no_steps_leave_tickets_at_the_rewind_point(given, shares):
     for name, p in given[0].named_parameters():
         assert torch.equal(tickets.backbone.get_parameter(name), p)
     assert set(tickets.masks.counts.values()) == {126}
+
+
+def test_a_loss_that_calls_other_methods_of_the_network_has_the_bits_of_our_loop(given):
+    def loss(net, batch, ticket):
+        assert type(net) is type(given[0]), "the network itself, with all its methods"
+        x, y = batch
+        return nn.functional.cross_entropy(net.forward(x), y)
+
+    task = tb.objectives.Custom(loss, lambda *_: {"any": 1.0}, better={"any": "higher"})
+    net, _, images, by_class = given
+    found = [
+        tb.find("rtl", net, task, images, by_class, sparsity=0.5, train_loop=loop, **QUICK)[0]
+        for loop in (None, plain_loop)
+    ]
+    METRICS.pop("any")
+    assert same(*found)

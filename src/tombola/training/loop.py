@@ -62,7 +62,8 @@ class TicketNet(nn.Module):
 
     def loss(self, x: Batch, targets: Tensor) -> Tensor:
         """The loss of the objective for a batch, with its graph."""
-        return self._objective.loss_of(self, x, targets, self.ticket)
+        with self._f.network(self._theta, self.mask_N, self._k) as network:
+            return self._objective.loss_of(network, x, targets, self.ticket)
 
     def train(self, mode: bool = True) -> TicketNet:
         """Put the network into training mode, all but frozen norms, or into evaluation mode."""
