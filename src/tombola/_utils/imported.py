@@ -27,6 +27,6 @@ def imported(path: str, what: str) -> Any:
     try:
         return getattr(importlib.import_module(where), name)
     except (ImportError, AttributeError, ValueError, TypeError, SyntaxError) as error:
-        raise UsageError(f"{what} {path}: {error}; write MODULE:NAME") from None
+        raise UsageError(f"{what} {path}: {error}; write MODULE:NAME, of this folder or installed") from None
     finally:
         sys.path.remove("")
