@@ -14,10 +14,11 @@ from rich.console import Console
 from scipy import stats
 
 from tombola._utils.errors import RunError, TicketFileError, UsageError
+from tombola._utils.statistics import interval
 from tombola.lab.experiments import EXPERIMENTS
 from tombola.lab.report.inspect import describe
 from tombola.lab.report.page import made_by, place_of, put_tables
-from tombola.lab.report.rows import interval, rows
+from tombola.lab.report.rows import rows
 from tombola.lab.report.tables import Table, parts, tables
 from tombola.lab.results import find_runs
 from tombola.objectives.metrics import METRICS, MetricInfo, register_metric, share

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from tombola import methods, objectives, pruning
     from tombola._utils import errors
     from tombola._utils.errors import TombolaError
+    from tombola.analysis.advise import advise
+    from tombola.analysis.affinity import affinity
+    from tombola.analysis.discover import discover
     from tombola.api import find, rtl
     from tombola.data import corruptions, partition
     from tombola.data.dataset import Data, Split
@@ -46,9 +49,12 @@ _PLACES = {
     "TombolaError": "_utils.errors:TombolaError",
     "TrainConfig": "settings:TrainConfig",
     "WeightCache": "tickets.cache:WeightCache",
+    "advise": "analysis.advise:advise",
+    "affinity": "analysis.affinity:affinity",
     "calibration": "tickets.calibration:",
     "corruptions": "data.corruptions:",
     "curves": "lab.report.curves:curves",
+    "discover": "analysis.discover:discover",
     "errors": "_utils.errors:",
     "experiments": "lab.experiments:",
     "export": "tickets.export:",
@@ -69,9 +75,18 @@ _PLACES = {
 }
 # What belongs to the extra `lab` is not in `import *`, which works without it.
 __all__ = ["Data", "Layout", "MaskSet", "Recipe", "Settings", "Split", "TicketModel", "TombolaError"]
-__all__ += ["TrainConfig", "WeightCache", "calibration", "corruptions", "errors", "export", "find", "interop"]
-__all__ += ["load", "masked", "methods", "objectives", "partition", "pruning", "routing", "rtl", "schedules"]
-__all__ += ["scope", "scoring"]
+__all__ += [
+    "TrainConfig",
+    "WeightCache",
+    "advise",
+    "affinity",
+    "calibration",
+    "corruptions",
+    "discover",
+    "errors",
+]
+__all__ += ["export", "find", "interop", "load", "masked", "methods", "objectives", "partition", "pruning"]
+__all__ += ["routing", "rtl", "schedules", "scope", "scoring"]
 
 
 def __getattr__(name: str) -> Any:

@@ -75,7 +75,7 @@ def find(
         raise UsageError("at_once is now called parallel: give parallel alone")
     changes = renewed(changes)
     parallel = changes.pop("parallel", parallel)  # under its former name
-    settings = _settings(settings, sparsity, changes)
+    settings = settings_of(settings, sparsity, changes)
     if not isinstance(out, str | PathLike | None):
         raise UsageError(f"out is the path of a directory, or None: got {type(out).__name__}")
     cache = StageCache(settled(parallel))
@@ -101,9 +101,10 @@ def find(
         return [run_method(pipeline, method, sparsity) for sparsity in sparsities_of(pipeline, method)]
 
 
-def _settings(
+def settings_of(
     settings: Settings | None, sparsity: float | Sequence[float] | None, changes: dict[str, Any]
 ) -> Settings:
+    """Settings from the three ways in which calls give them; `UsageError` for a field that does not exist."""
     if settings is not None and not isinstance(settings, Settings):
         raise UsageError(f"settings must be a tombola.Settings: got {type(settings).__name__}")
     known = [field.name for field in fields(Settings)]

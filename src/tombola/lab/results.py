@@ -119,8 +119,11 @@ def find_runs(paths: Iterable[Path | str]) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    """Other programs call their files config.yaml too."""
-    return (folder / "records.jsonl").is_file() and {"seed", "settings"} <= set(read_config(folder))
+    """Other programs call their files config.yaml too; short runs for an advice are no results."""
+    if not (folder / "records.jsonl").is_file():
+        return False
+    config = read_config(folder)
+    return {"seed", "settings"} <= set(config) and "advice" not in config
 
 
 def names_of(run: Path, config: Mapping[str, Any]) -> tuple[str, str]:

@@ -79,6 +79,19 @@ class Partition:
             self, names=("all",), members={s: m.any(1, keepdim=True) for s, m in self.members.items()}
         )
 
+    def merged(self, groups: Mapping[str, Sequence[int]]) -> Partition:
+        """Unions of subsets, given by their numbers under new names.
+
+        >>> data = Data.of(torch.rand(100, 8), torch.arange(100) % 3)
+        >>> by_label(data).merged({"even": [0, 2], "odd": [1]}).sizes("train")
+        {'even': 48, 'odd': 22}
+        """
+        members = {
+            split: torch.stack([members_SK[:, list(of)].any(1) for of in groups.values()], 1)
+            for split, members_SK in self.members.items()
+        }
+        return replace(self, names=tuple(groups), members=members)
+
     def shuffled(self, generator: torch.Generator) -> Partition:
         """The control: training samples keep the sizes of the subsets, but belong at random."""
         train_SK = self.members["train"]

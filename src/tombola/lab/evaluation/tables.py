@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from tombola.lab.report.rows import Row, interval
+from tombola._utils.statistics import interval
+from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, decibel, heading, share, whole
 from tombola.objectives.metrics import metric_info
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy  # its parts are imported when first used
 
 from tombola._utils.errors import RunError
+from tombola._utils.statistics import interval
 from tombola.lab.results import Value, names_of, values_of
 from tombola.methods.table import METHODS
 from tombola.objectives.metrics import metric_info
@@ -131,15 +130,3 @@ def difference(metric: str, ours: Mapping[Unit, float], theirs: Mapping[Unit, fl
     """By how much one is ahead of the other, within the items and seeds that both have."""
     ahead = metric_info(metric).ahead
     return {unit: ahead(ours[unit], theirs[unit]) for unit in ours if unit in theirs}
-
-
-def interval(values: Sequence[float]) -> float | None:
-    """Half the width of the 95% interval of the mean (Student's t); None for one value.
-
-    >>> round(interval([1.0, 2.0, 3.0]), 3)
-    2.484
-    """
-    n = len(values)
-    if n < 2:
-        return None
-    return float(scipy.stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / math.sqrt(n))

@@ -1,0 +1,93 @@
+"""Subsets found from the data: fine groups are merged while their gradients agree.
+
+Start with groups that are surely fine enough (classes, tenants, cameras, clusters of features), and measure
+their affinity (`tombola.analysis.affinity`) at a network trained a few steps for all. The two groups that
+agree most become one, again and again, until no two agree: their affinity lies below ``enough``, and below 1
+by more than resampling explains. So K comes out of a test; where it is given, merging ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola._utils.errors import UsageError
+from tombola.analysis.affinity import Affinity, affinity, quantiles
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
+from tombola.objectives import Objective
+
+Groups = list[list[int]]
+
+
+def discover(
+    backbone: nn.Module,
+    objective: Objective,
+    data: Data,
+    fine: Partition,
+    *,
+    K: int | None = None,
+    enough: float = 0.5,
+    **options: Any,
+) -> Partition:
+    """A partition whose subsets are unions of fine groups that agree.
+
+    Args:
+        backbone: the dense network; it is not changed.
+        objective: what tickets are to be trained by.
+        data: only its training samples are read.
+        fine: groups that belong together whatever comes: classes, values of a column, clusters of features
+            (`tombola.partition.by_column`, `by_clusters`).
+        K: how many subsets; by default as many as do not agree.
+        enough: groups of this affinity are merged though they differ by more than noise.
+        options: of `tombola.affinity`: ``points``, ``batches``, ``seed``, ``settings`` and fields of them.
+
+    Raises:
+        UsageError: more subsets than groups are asked for.
+
+    >>> import tombola as tb
+    >>> x, turned = torch.randn(400, 8), torch.arange(400) % 4
+    >>> y = (x[:, 0] > 0).long() ^ (turned > 1).long()  # the third and fourth camera answer the other way
+    >>> data = tb.Data.of(x, y, {"camera": turned.numpy()})
+    >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> fine = tb.partition.by_column(data, "camera")
+    >>> tb.discover(net, tb.objectives.Classification(), data, fine).names
+    ('0+1', '2+3')
+    """
+    found = affinity(backbone, objective, data, fine, **options)
+    if K is not None and not 1 <= K <= len(fine):
+        raise UsageError(f"K is between 1 and the {len(fine)} groups that are given: got {K}")
+    return fine.merged({"+".join(fine.names[k] for k in group): group for group in merge(found, K, enough)})
+
+
+def merge(found: Affinity, K: int | None = None, enough: float = 0.5) -> Groups:
+    """Numbers of the subsets that belong together, by average linkage of gradients.
+
+    Unions are compared by all gradients of their members, so a union of some that do not agree has less in
+    common with others, and no chain of neighbours is merged to a whole.
+    """
+    groups = [[k] for k in range(len(found.names))]
+    while len(groups) > (K or 1):
+        a, b = _closest(found.matrix(groups=groups))
+        if K is None and not _agree(found, groups, a, b, enough):
+            break
+        groups[a] += groups.pop(b)
+    return sorted(sorted(group) for group in groups)
+
+
+def _closest(matrix_JJ: Tensor) -> tuple[int, int]:
+    """The pair that agrees most; pairs of which nothing is known come last."""
+    upper = matrix_JJ.nan_to_num(-torch.inf).triu(1) + torch.full_like(matrix_JJ, -torch.inf).tril()
+    a, b = divmod(int(upper.argmax()), len(matrix_JJ))
+    return (a, b) if a < b else (0, 1)
+
+
+def _agree(found: Affinity, groups: Sequence[Sequence[int]], a: int, b: int, enough: float) -> bool:
+    pair = [groups[a], groups[b]]
+    if float(found.matrix(groups=pair)[0, 1]) >= enough:
+        return True
+    high = quantiles(found.resampled(groups=pair)[:, 0, 1], 0.95)[1]
+    return bool(high.isnan() or high >= 1)

@@ -1,0 +1,278 @@
+"""Short runs of the ways to serve several contexts, on training and validation data alone.
+
+Successive halving (Jamieson and Talwalkar, arXiv 1502.07943) in two rungs: all arms a little with one seed,
+then the better half for longer and with three; last, the arm that is chosen at the other sparsities. Every
+arm has the same samples as the others of its rung.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tombola._utils.checkpoint import Checkpoint, State
+from tombola._utils.errors import PartitionError, RunError, UsageError
+from tombola._utils.statistics import interval
+from tombola.analysis.affinity import Affinity, measured
+from tombola.masks.maskset import MaskSet
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.result import Outcome, run_method
+from tombola.methods.rounds import rounds_to
+from tombola.objectives import Metric
+from tombola.objectives.metrics import metric_info
+from tombola.pruning.schedules import kept
+from tombola.runs.cache import StageCache
+from tombola.runs.directory import Run
+from tombola.runs.progress import Listener
+from tombola.settings import Settings
+from tombola.training.joint import train_jointly
+from tombola.training.model import one_device
+from tombola.training.parallel import Parallel, settled
+
+# From the one that stores least to the one that stores most: where two are alike, the earlier is enough.
+ARMS = {
+    "imp": "one mask",
+    "imp_context": "one mask, told the context",
+    "same_mask": "one mask, private parts for each context",
+    "rtl": "tickets",
+    "imp_per_subset": "a network for each context",
+}
+SEEDS = 3
+FIRST, SECOND = (
+    0.25,
+    0.55,
+)  # of the time; what is left is for the other sparsities and all that is no training
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What one arm reached at one sparsity.
+
+    Attributes:
+        method: what was run.
+        sparsity: share of weights removed.
+        metric: what comparisons are decided by.
+        values: it, on validation data, by seed and subset (or by seed alone).
+        per_ticket: numbers in scope that one answer is computed of.
+        stored: numbers in all; a mask takes a bit of a number of 32.
+    """
+
+    method: str
+    sparsity: float
+    metric: str
+    values: Mapping[tuple[int, str], float]
+    per_ticket: float
+    stored: float
+
+    @property
+    def mean(self) -> float:
+        """The mean over seeds and subsets."""
+        return float(np.mean(list(self.values.values())))
+
+    def ahead(self, other: Arm, level: float = 0.95) -> tuple[float, float]:
+        """By how much it is the better one, within seeds and subsets, and half the interval of that."""
+        better = metric_info(self.metric).ahead
+        each = [better(value, other.values[unit]) for unit, value in self.values.items()]
+        half = interval(each, level)
+        return float(np.mean(each)), math.inf if half is None else half
+
+
+def better_half(arms: int) -> int:
+    """How many arms go on."""
+    return (arms + 1) // 2
+
+
+@dataclass
+class Trials:
+    """The runs that an advice is made of; each is done once, in a folder if there is one.
+
+    Args:
+        pipeline: backbone, objective, data without their test split, partition, settings, first seed.
+        minutes: the budget.
+        out: a folder to keep runs in; the same trials go on there.
+        parallel: how tickets are run.
+        listener: what is told how far it is.
+    """
+
+    pipeline: Pipeline
+    minutes: float
+    out: Path | None = None
+    parallel: Parallel = "auto"
+    listener: Listener | None = None
+    closed: dict[str, str] = field(init=False, default_factory=dict)  # arms that cannot be run, and why
+    information: float | None = field(init=False, default=None)  # known after the first rung
+    _memory: dict[tuple[str, int], StageCache] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        p = self.pipeline
+        if not p.f.private.size:
+            self.closed["same_mask"] = "no part of the network is private to a ticket"
+        try:
+            _ = p.with_context
+        except (UsageError, PartitionError) as error:
+            self.closed["imp_context"] = str(error)
+
+    @property
+    def arms(self) -> list[str]:
+        """Methods that can be run."""
+        return [name for name in ARMS if name not in self.closed]
+
+    def affinity(self) -> Affinity:
+        """The affinity of the subsets, with the seed that comes first."""
+        p = self.pipeline
+
+        def compute(_: Checkpoint) -> State:
+            found = measured(p.problem("own", p.settings.search), p.theta0)
+            return {"gram": found.gram_PLRR}, {"points": found.points, "samples": found.samples}
+
+        tensors, facts = self._once("affinity", compute)
+        points, samples = tuple(facts["points"]), facts["samples"]
+        return Affinity(p.partition.names, p.f.scope.names, points, tensors["gram"], samples)
+
+    def first(self, sparsity: float) -> tuple[list[Arm], float]:
+        """All arms with one seed, at one sparsity; and the seconds that one would take in full."""
+        whole = self._whole(sparsity)
+        units = len(self.arms) + ("imp_context" in self.arms)  # and two dense networks, without a search
+        share = self._share("first", FIRST * self.minutes * 60 / (whole * units))
+        settings, began = self._scaled(share, sparsity), time.perf_counter()
+        arms = self._rung("first", self.arms, settings, 1)
+        self.information = self._information(settings)
+        return arms, (time.perf_counter() - began) / (share * units)
+
+    def second(self, names: Sequence[str], sparsity: float, whole: float) -> list[Arm]:
+        """These arms with several seeds, at one sparsity, for most of the time that is left."""
+        most = SECOND * self.minutes * 60 / (whole * len(names) * SEEDS)
+        return self._rung("second", names, self._scaled(self._share("second", most), sparsity), SEEDS)
+
+    def third(self, name: str) -> list[Arm]:
+        """One arm at all sparsities, with one seed."""
+        sparsities = self.pipeline.settings.sparsity
+        return self._rung("third", [name], self._scaled(self._share("second", 1.0), *sparsities), 1)
+
+    def _whole(self, sparsity: float) -> float:
+        """Seconds of one arm in full, from some steps of it."""
+        p, s = self.pipeline, self.pipeline.settings
+        problem, steps, dense = p.problem("own", s.train), 10, MaskSet.dense(p.f.scope, p.partition.names)
+        train_jointly(problem, p.theta0, dense, 1, purpose="pace")  # the first step compiles and allocates
+        began = time.perf_counter()
+        train_jointly(problem, p.theta0, dense, steps, purpose="pace")
+        step = (time.perf_counter() - began) / steps
+        targets = [kept(p.f.scope.size, sparsity)]
+        rounds = len(rounds_to(replace(s, sparsity=(sparsity,)), p.f.scope.size, targets, sparsity).counts)
+        return step * (rounds * s.T + s.steps + s.rewind)
+
+    def _share(self, rung: str, most: float) -> float:
+        """The share of the settings' steps that a rung makes: as it began, or what there is time for."""
+
+        def compute(_: Checkpoint) -> State:
+            return {}, {"share": min(1.0, most), "minutes": self.minutes}
+
+        facts = self._once(f"{rung} rung", compute)[1]
+        if facts["minutes"] != self.minutes:
+            raise RunError(
+                f"{self.out} was begun with {facts['minutes']:g} minutes: ask for as many, or take another "
+                "folder"
+            )
+        return float(facts["share"])
+
+    def _once(self, stage: str, compute: Callable[[Checkpoint], State]) -> State:
+        with self._cache("", self.pipeline.settings, self.pipeline.seed) as cache:
+            return cache.get_or_compute(stage, compute)
+
+    def _information(self, settings: Settings) -> float | None:
+        """What the context says about the answer beyond the input, ``I(Y; C | X)`` in units of the loss.
+
+        The loss on validation data of one dense network, minus that of the same network told the context;
+        None where it cannot be told.
+        """
+        if "imp_context" in self.closed:
+            return None
+        with self._cache("first", settings, self.pipeline.seed) as cache:
+            pipeline = replace(self.pipeline, settings=settings, cache=cache)
+            one = held_out_loss(pipeline, run_method(pipeline, "dense", 0.0))
+            told = held_out_loss(pipeline.with_context, run_method(pipeline, "dense_context", 0.0))
+        return one - told
+
+    def _scaled(self, share: float, *sparsity: float) -> Settings:
+        """The settings with so much of their steps, at these sparsities."""
+        s = self.pipeline.settings
+        T, steps, rewind = (max(1, round(share * n)) if n else 0 for n in (s.T, s.steps, s.rewind))
+        return replace(s, T=T, steps=steps, rewind=rewind, sparsity=sparsity)
+
+    def _rung(self, place: str, names: Sequence[str], settings: Settings, seeds: int) -> list[Arm]:
+        found: dict[tuple[str, float], list[Outcome]] = {}
+        for seed in range(self.pipeline.seed, self.pipeline.seed + seeds):
+            with self._cache(place, settings, seed, names) as cache:
+                pipeline = replace(self.pipeline, settings=settings, seed=seed, cache=cache)
+                for name in names:
+                    for sparsity in sorted(settings.sparsity):
+                        outcome = run_method(pipeline, name, sparsity)
+                        found.setdefault((name, sparsity), []).append(outcome)
+        return [_arm(outcomes, self.pipeline.seed) for outcomes in found.values()]
+
+    @contextmanager
+    def _cache(
+        self, place: str, settings: Settings, seed: int, names: Sequence[str] = ()
+    ) -> Iterator[StageCache]:
+        with ExitStack() as stack:
+            cache = self._memory.setdefault((place, seed), StageCache(settled(self.parallel)))
+            if self.out is not None:
+                config: dict[str, Any] = {"experiment": None, "seed": seed, "settings": settings.plain()}
+                config |= {"advice": True, **self.pipeline.origin, "methods": [*names]}
+                path, device = self.out / place / f"seed{seed}", str(one_device(self.pipeline.backbone))
+                cache = stack.enter_context(Run(path, config, parallel=self.parallel, device=device))
+            if self.listener is not None:
+                cache.progress, cache.on_record = self.listener.on_progress, self.listener.on_record
+            yield cache
+
+
+def _arm(outcomes: Sequence[Outcome], first: int) -> Arm:
+    """One arm from its outcomes, a seed each."""
+    values: dict[tuple[int, str], float] = {}
+    for seed, outcome in enumerate(outcomes, first):
+        of = headline(outcome.metrics)
+        mine = {m.ticket: m.value for m in outcome.metrics if (m.name, m.reading) == of}
+        each = {ticket: value for ticket, value in mine.items() if ticket} or mine
+        values |= {(seed, ticket): value for ticket, value in each.items()}
+    last = outcomes[-1]
+    stored = sum(last[name] for name in ("union", "private", "dense_rest")) + last["mask_bytes"] / 4
+    return Arm(last.method, last.sparsity, headline(last.metrics)[0], values, last["per_ticket"], stored)
+
+
+def headline(metrics: Sequence[Metric]) -> tuple[str, str]:
+    """Name and reading of the metric that comparisons are decided by."""
+    ours = [m for m in metrics if not m.ticket]
+    decide = [m for m in ours if m.reading in metric_info(m.name).headline]
+    fair = [m for m in decide if m.reading != "paper" and metric_info(m.name).primary] or decide
+    if not fair:
+        raise UsageError(
+            "no metric of the objective says which network is better: give one a headline "
+            "(tombola.objectives.register_metric)"
+        )
+    return fair[0].name, fair[0].reading
+
+
+@torch.no_grad()
+def held_out_loss(pipeline: Pipeline, outcome: Outcome) -> float:
+    """The loss of one network for all on validation data, every subset counted alike."""
+    partition, data = pipeline.partition, pipeline.data
+    objective = pipeline.objective.single(partition).of(data, partition.whole())
+    held = replace(data, train=data.validation)  # objectives give targets of training samples
+    network, losses = outcome.tickets.bake(outcome.tickets.names[0]).eval(), []
+    for members_S in partition.members["validation"].unbind(1):
+        found, index = [], members_S.nonzero()[:, 0]
+        batches = index.split(500)
+        inputs = data.batches("validation", batches, pipeline.f.device)
+        for x, numbers in zip(inputs, batches, strict=True):
+            y = objective.targets(held, partition.whole(), numbers, 0).to(pipeline.f.device)
+            found.append(float(objective.loss_of(network, x, y, 0)) * len(numbers))
+        losses.append(sum(found) / len(index))
+    return sum(losses) / len(losses)

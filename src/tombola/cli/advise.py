@@ -1,0 +1,85 @@
+"""``tombola advise``: do tickets pay here, and what should be run?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tombola._utils.device import parse
+from tombola._utils.errors import UsageError, unknown
+from tombola._utils.io import write_bytes
+from tombola._utils.renamed import renewed_changes
+from tombola._utils.rng import generator
+from tombola.analysis.advise import Advice
+from tombola.analysis.advise import advise as advice_of
+from tombola.cli.options import DEFAULTS, RunOptions, Words, say_overridden
+from tombola.cli.terminal import out_console, print_json, to_json
+from tombola.lab.launch import Order
+
+
+def advise(
+    name: str,
+    /,
+    *,
+    minutes: float = 5.0,
+    seed: int = 0,
+    item: str = "",
+    set: Words = (),
+    out: Path = Path("runs"),
+    options: RunOptions = DEFAULTS,
+) -> None:
+    """Say whether tickets pay, before anything long: do the contexts agree, and what do short runs show?
+
+    Example: tombola advise digits --minutes 1
+
+    Parameters
+    ----------
+    name: str
+        The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own.
+    minutes: float
+        The budget of the short runs.
+    seed: int
+        The first of three seeds of data order; the initial weights are those of this one.
+    item: str
+        Where every item (a photograph) has a network of its own: which of them; the first by default.
+    set: tuple[str, ...]
+        Changes of settings, as for `tombola run`.
+    out: Path
+        Short runs and answer go to OUT/NAME-PRESET/advice, where `tombola report` finds them.
+    """
+    changes = renewed_changes(set)
+    order = options.order(name, (), changes)
+    say_overridden([order], changes)
+    found = order.load()
+    if item and item not in found:
+        raise UsageError(unknown("item", item, found))
+    of, data = order.experiment, found[item or next(iter(found))]
+    folder = out / f"{name.replace(':', '.')}-{order.preset}" / item / "advice"
+    backbone = of.backbone(generator(seed, "theta0")).to(parse(options.device or "cpu"))
+    advice = advice_of(
+        backbone,
+        of.objective,
+        data,
+        of.partition(data),
+        settings=order.settings,
+        seed=seed,
+        minutes=minutes,
+        out=folder,
+        parallel=options.parallel,
+    )
+    write_bytes(folder / "advice.json", to_json(advice.plain()).encode())
+    if options.json:
+        print_json(advice.plain())
+        return
+    out_console.print(str(advice), highlight=False, soft_wrap=True)
+    out_console.print(f"\nNext: {_command(order, advice)}", highlight=False, soft_wrap=True)
+
+
+def _command(order: Order, advice: Advice) -> str:
+    """What to run now: the advised method and, to see what it is worth, one mask."""
+    methods = " ".join(dict.fromkeys([advice.method, "imp"]))
+    source = f" --data {order.source}" if order.source else ""
+    preset = f" --preset {order.preset}" if order.preset != next(iter(order.experiment.presets)) else ""
+    return (
+        f"tombola run {order.experiment.name}{preset}{source} --method {methods} "
+        f"--sparsity {advice.sparsity:g} --seed 0 1 2"
+    )

@@ -1,0 +1,130 @@
+"""The advice whether tickets pay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tombola as tb
+from tests.test_affinity import CONFIG, network, world
+from tombola.analysis.advise import Advice, _judged_on_validation
+from tombola.analysis.trials import Arm, Trials
+from tombola.cli.main import main
+from tombola.methods.pipeline import Pipeline
+from tombola.runs.cache import StageCache
+from tombola.settings import Settings
+
+SHORT = Settings((0.5, 0.75), "fraction:0.5", T=10, steps=60, search=CONFIG, train=CONFIG)
+
+
+def advice(turned: tuple[bool, ...], **options: object) -> Advice:
+    data, partition = world(turned)
+    options = {"settings": SHORT, "minutes": 0.2, **options}
+    return tb.advise(network(), tb.objectives.Classification(), data, partition, **options)
+
+
+def test_contexts_that_agree_need_one_mask():
+    found = advice((False, False))
+    assert found.method == "imp"
+    assert found.answer.startswith("One mask is enough")
+    assert "agree" in found.reasons[0]
+    assert {arm.method for arm in found.first} == {"imp", "imp_context", "rtl", "imp_per_subset"}
+
+
+def test_contexts_that_disagree_need_more():
+    found = advice((False, True))
+    assert found.method != "imp"
+    assert found.affinity.mean < 0
+    assert found.information is not None
+    assert found.information > 0.1
+    assert found.method in str(found)
+    assert "not run (no part of the network is private" in str(found)
+
+
+def test_the_test_split_is_not_read():
+    settings = replace(SHORT, sparsity=(0.5,))
+
+    def arms(broken: bool) -> list[Arm]:
+        data, _ = world((False, True))
+        if broken:
+            data.test.y.fill_(1)
+            data.test.x.fill_(torch.nan)
+        given = _judged_on_validation(data, tb.partition.by_column(data, "context"))
+        cache = StageCache("no")
+        pipeline = Pipeline(network(), tb.objectives.Classification(), *given, settings, 0, cache)
+        return Trials(pipeline, 1.0)._rung("first", ["imp", "rtl"], settings, 1)
+
+    assert arms(broken=True) == arms(broken=False)
+
+
+def test_a_folder_keeps_it_and_it_goes_on_there(tmp_path):
+    first = advice((False, True), out=tmp_path)
+    stages = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
+    second = advice((False, True), out=tmp_path)
+    assert first.plain() == second.plain()
+    assert json.dumps(first.plain())
+    assert stages
+    assert all(path.stat().st_mtime_ns == time for path, time in stages.items())
+    with pytest.raises(tb.TombolaError, match=r"was begun with 0\.2 minutes"):
+        advice((False, True), out=tmp_path, minutes=0.3)
+    with pytest.raises(tb.TombolaError, match="is no run and holds none"):
+        tb.results(tmp_path)
+
+
+def arm(method: str, *values: float, sparsity: float = 0.5) -> Arm:
+    return Arm(method, sparsity, "accuracy", {(i, ""): v for i, v in enumerate(values)}, 10, 20)
+
+
+def of(*arms: Arm, others: tuple[Arm, ...] = ()) -> Advice:
+    return Advice(None, None, arms, arms, others, {})  # type: ignore[arg-type]
+
+
+def test_the_simplest_of_equals_is_enough():
+    assert of(arm("rtl", 0.9, 0.91, 0.92), arm("imp", 0.91, 0.90, 0.92)).method == "imp"
+    assert of(arm("rtl", 0.9, 0.91, 0.92), arm("imp", 0.8, 0.81, 0.82)).method == "rtl"
+    assert (
+        of(arm("rtl", 0.903, 0.913, 0.923), arm("imp", 0.9, 0.91, 0.92)).method == "imp"
+    )  # surely, a trifle
+    assert of(arm("imp_per_subset", 0.9, 0.91, 0.92), arm("rtl", 0.9, 0.91, 0.92)).method == "rtl"
+
+
+def test_the_sparsity_is_the_highest_that_costs_next_to_nothing():
+    others = (arm("imp", 0.9), arm("imp", 0.897, sparsity=0.8), arm("imp", 0.7, sparsity=0.9))
+    assert of(arm("imp", 0.9), others=others).sparsity == 0.8
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"minutes": 0}, "minutes must be above 0"),
+        ({"out": 3}, "path of a directory"),
+        ({"T2": 3}, "setting"),
+    ],
+)
+def test_bad_arguments_are_refused(options, words):
+    with pytest.raises(tb.TombolaError, match=words):
+        advice((False, True), **options)
+
+
+def test_one_subset_has_nothing_to_choose():
+    data, partition = world((False, False))
+    with pytest.raises(tb.TombolaError, match="one subset"):
+        tb.advise(network(), tb.objectives.Classification(), data, partition.whole())
+
+
+def test_the_command_writes_it_where_the_report_finds_it(tmp_path, capsys):
+    begin = ["advise", "corruptions", "--minutes", "0.01", "--sparsity", "0.5", "--out", str(tmp_path)]
+    short = ["T=1", "rewind=0", "steps=2", "statistics=1", "schedule=one_shot"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*begin, "--set", *short, "--parallel", "no", "--json"])
+    folder = tmp_path / "corruptions-quick" / "advice"
+    kept = json.loads((folder / "advice.json").read_text())
+    assert json.loads(capsys.readouterr().out) == kept
+    assert kept["names"] == ["clean", "rotation", "blur", "noise"]
+    assert kept["matrix"][0][3] > kept["matrix"][0][1]  # noise is more like clean pictures than turned ones
+    with pytest.raises(SystemExit):
+        main(["report", str(folder), "-o", str(tmp_path / "page.html")])
+    assert "is no run and holds none" in capsys.readouterr().err

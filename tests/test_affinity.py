@@ -1,0 +1,171 @@
+"""Affinity of subsets, and subsets that are found by it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import tombola as tb
+from tombola.analysis import affinity as module
+from tombola.analysis.affinity import Affinity
+from tombola.analysis.discover import merge
+from tombola.settings import TrainConfig
+
+CONFIG = TrainConfig(lr=3e-3, batch_size=32)
+
+
+def network(inputs: int = 8, outputs: int = 2) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Linear(inputs, 32), nn.ReLU(), nn.Linear(32, 16), nn.ReLU(), nn.Linear(16, outputs)
+    )
+
+
+def world(
+    turned: tuple[bool, ...], samples: int = 1200, seed: int = 0
+) -> tuple[tb.Data, tb.partition.Partition]:
+    """Contexts in which the answer is the sign of the first feature, or its opposite."""
+    g = torch.Generator().manual_seed(seed)
+    x, context = torch.randn(samples, 8, generator=g), torch.arange(samples) % len(turned)
+    y = (x[:, 0] > 0).long() ^ torch.tensor(turned).long()[context]
+    data = tb.Data.of(x, y, {"context": context.numpy()})
+    return data, tb.partition.by_column(data, "context")
+
+
+def planted(names: int, truth: torch.Tensor, batches: int, noise: float, seed: int) -> Affinity:
+    """The affinity of gradients ``[K, N]`` whose batches have noise of so much deviation."""
+    g = torch.Generator().manual_seed(seed)
+    rows = truth.double().repeat_interleave(batches, 0)
+    rows = rows + noise * torch.randn(rows.shape, generator=g, dtype=torch.float64)
+    return Affinity(tuple(map(str, range(names))), ("w",), (0,), (rows @ rows.T)[None, None])
+
+
+def test_contexts_that_agree_have_affinity_one_and_opposites_minus_one():
+    data, partition = world((False, False, True))
+    found = tb.affinity(network(), tb.objectives.Classification(), data, partition, search=CONFIG)
+    matrix = found.matrix()
+    assert matrix[0, 1] > 0.8
+    assert matrix[0, 2] < -0.5
+    assert matrix[1, 2] < -0.5
+    assert torch.equal(matrix.diagonal(), torch.ones(3, dtype=torch.float64))
+    torch.testing.assert_close(matrix, matrix.T)
+    low, high = found.interval()
+    assert low < found.mean < high
+
+
+@pytest.mark.parametrize("cosine", [-0.5, 0.0, 0.5, 1.0])
+def test_noise_does_not_bias_it(cosine):
+    """The mean over draws is the cosine of the expected gradients, where the plain cosine is far below."""
+    truth = torch.zeros(2, 400)
+    truth[0, 0], truth[1, 0], truth[1, 1] = 2.0, 2 * cosine, 2 * (1 - cosine**2) ** 0.5
+    draws = [planted(2, truth, 8, 0.3, seed) for seed in range(60)]
+    found = np.mean([float(draw.matrix()[0, 1]) for draw in draws])
+    assert abs(found - cosine) < 0.05
+    gram = draws[0].gram_PLRR[0, 0]
+    a, b = gram[:8].sum(0), gram[8:].sum(0)
+    plain = float(a[8:].sum() / (a[:8].sum() * b[8:].sum()).sqrt())
+    assert cosine == 0 or abs(plain) < 0.7 * abs(cosine)
+
+
+def test_intervals_hold_the_truth_about_as_often_as_they_say():
+    truth = torch.zeros(2, 50)
+    truth[0, 0], truth[1, 0], truth[1, 1] = 2.0, 1.2, 1.6
+    held = [low <= 0.6 <= high for low, high in (planted(2, truth, 12, 0.3, s).interval() for s in range(80))]
+    assert 0.75 <= np.mean(held) <= 1.0
+
+
+@given(st.floats(0.01, 100), st.integers(0, 1000))
+def test_it_does_not_depend_on_the_scale_of_a_subset(scale, seed):
+    truth = torch.randn(3, 20, generator=torch.Generator().manual_seed(seed))
+    found = planted(3, truth, 4, 0.1, seed)
+    factors = torch.tensor([1.0, scale, 1.0], dtype=torch.float64).repeat_interleave(4)
+    scaled = Affinity(found.names, found.layers, found.points, found.gram_PLRR * factors * factors[:, None])
+    torch.testing.assert_close(found.matrix(), scaled.matrix(), equal_nan=True)
+
+
+def test_a_union_has_the_mean_gradient_of_its_members():
+    truth = torch.eye(3)
+    found = planted(3, truth, 6, 0.0, 0)
+    matrix = found.matrix(groups=[[0, 1], [2]])
+    assert float(matrix[0, 1]) == 0
+    alone = found.matrix(groups=[[0, 1], [0]])
+    assert abs(float(alone[0, 1]) - 0.5**0.5 / (2 * (5 / 6) + 2 * 1.0) ** 0.5 * 2**0.5) < 0.2
+
+
+def test_layers_and_points_are_told_apart():
+    data, partition = world((False, True))
+    found = tb.affinity(
+        network(), tb.objectives.Classification(), data, partition, points=(0, 3), search=CONFIG
+    )
+    assert list(found.by_layer()) == ["0.weight", "2.weight"]
+    assert list(found.by_point()) == [0, 3]
+    with pytest.raises(tb.TombolaError, match=r"9\.weight"):
+        found.matrix(["9.weight"])
+
+
+def test_it_is_a_function_of_the_seed_and_leaves_the_network_alone():
+    data, partition = world((False, True))
+    net = network()
+    before, state = {n: p.clone() for n, p in net.named_parameters()}, torch.get_rng_state()
+    first, second, other = (
+        tb.affinity(net, tb.objectives.Classification(), data, partition, search=CONFIG, seed=seed)
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first.gram_PLRR, second.gram_PLRR)
+    assert not torch.equal(first.gram_PLRR, other.gram_PLRR)
+    assert all(torch.equal(before[n], p) for n, p in net.named_parameters())
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_of_large_networks_a_part_is_read(monkeypatch):
+    data, partition = world((False, True))
+    whole = tb.affinity(network(), tb.objectives.Classification(), data, partition, search=CONFIG)
+    monkeypatch.setattr(module, "MEMORY", 16 * 400)  # of 768 weights and 16 gradients
+    part = tb.affinity(network(), tb.objectives.Classification(), data, partition, search=CONFIG)
+    assert not torch.equal(whole.gram_PLRR, part.gram_PLRR)
+    assert abs(whole.mean - part.mean) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"batches": 1}, "at least 2 batches"),
+        ({"points": ()}, "points are numbers of steps"),
+        ({"points": (0, 0)}, "each once"),
+        ({"batches": 10_000}, "too few for 10000 batches"),
+    ],
+)
+def test_bad_arguments_are_refused(options, words):
+    data, partition = world((False, True))
+    with pytest.raises(tb.TombolaError, match=words):
+        tb.affinity(network(), tb.objectives.Classification(), data, partition, **options)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_planted_groups_are_found(seed):
+    data, fine = world((False, True, False, True, True, False), samples=2400, seed=seed)
+    found = tb.discover(network(), tb.objectives.Classification(), data, fine, search=CONFIG)
+    assert found.names == ("0+2+5", "1+3+4")
+    assert all(torch.equal(m.any(1), fine.members[s].any(1)) for s, m in found.members.items())
+
+
+def test_contexts_that_agree_become_one_subset_unless_more_are_asked_for():
+    data, fine = world((False,) * 4)
+    options = {"search": CONFIG}
+    assert len(tb.discover(network(), tb.objectives.Classification(), data, fine, **options)) == 1
+    assert len(tb.discover(network(), tb.objectives.Classification(), data, fine, K=3, **options)) == 3
+    with pytest.raises(tb.TombolaError, match="between 1 and the 4 groups"):
+        tb.discover(network(), tb.objectives.Classification(), data, fine, K=5, **options)
+
+
+def test_neighbours_do_not_chain():
+    """Directions that turn by 40 degrees each: neighbours agree, the ends do not."""
+    angles = torch.arange(6) * torch.pi * 40 / 180
+    truth = torch.stack([angles.cos(), angles.sin()], 1)
+    groups = merge(planted(6, truth, 8, 0.01, 0), enough=0.7)
+    assert len(groups) >= 2
+    assert sorted(k for group in groups for k in group) == list(range(6))
