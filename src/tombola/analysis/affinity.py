@@ -38,6 +38,7 @@ from tombola.training.model import Params
 from tombola.training.trainer import Problem
 
 POINTS = (0, 5, 20)
+SAMPLES = 64  # of a batch at most: many small batches tell more of noise than few large ones
 MEMORY = 2**28  # numbers of all gradients together; of larger networks a random part of each layer is read
 RESAMPLES = 400
 
@@ -217,7 +218,9 @@ def measured(problem: Problem, theta0: Params, points: Sequence[int] = POINTS, b
         raise UsageError(f"an affinity needs at least 2 batches of each subset: got {batches}")
     if not points or min(points) < 0 or len(set(points)) < len(points):
         raise UsageError(f"points are numbers of steps, 0 or more, each once: got {tuple(points)}")
-    apart, training = _within_an_epoch(problem, batches), replace(problem, samples_seen=0)
+    config = replace(problem.config, batch_size=min(problem.config.batch_size, SAMPLES))
+    training = replace(problem, config=config, samples_seen=0)
+    apart = _within_an_epoch(training, batches)
     names, scope = problem.partition.names, problem.f.scope
     dense, gram = MaskSet.dense(scope, names), []
     for steps in points:
@@ -268,8 +271,7 @@ def _within_an_epoch(problem: Problem, batches: int) -> Problem:
             f"subset {least!r} has {min(sizes)} training samples, too few for {batches} batches: merge it "
             "with another, or ask for fewer batches"
         )
-    config = replace(problem.config, batch_size=size)
-    return replace(problem, config=config, samples_seen=0)
+    return replace(problem, config=replace(problem.config, batch_size=size))
 
 
 def _parts(sizes: Sequence[int], gradients: int) -> list[Tensor | None]:

@@ -144,7 +144,9 @@ class Trials:
         share = self._share("first", FIRST * self.minutes * 60 / (whole * units))
         settings, began = self._scaled(share, sparsity), time.perf_counter()
         arms = self._rung("first", self.arms, settings, 1)
-        self.information = self._information(settings)
+        if "imp_context" in self.arms:
+            with self._cache("first", settings, self.pipeline.seed) as cache:
+                self.information = information(replace(self.pipeline, settings=settings, cache=cache))
         return arms, (time.perf_counter() - began) / (share * units)
 
     def second(self, names: Sequence[str], sparsity: float, whole: float) -> list[Arm]:
@@ -186,20 +188,6 @@ class Trials:
     def _once(self, stage: str, compute: Callable[[Checkpoint], State]) -> State:
         with self._cache("", self.pipeline.settings, self.pipeline.seed) as cache:
             return cache.get_or_compute(stage, compute)
-
-    def _information(self, settings: Settings) -> float | None:
-        """What the context says about the answer beyond the input, ``I(Y; C | X)`` in units of the loss.
-
-        The loss on validation data of one dense network, minus that of the same network told the context;
-        None where it cannot be told.
-        """
-        if "imp_context" in self.closed:
-            return None
-        with self._cache("first", settings, self.pipeline.seed) as cache:
-            pipeline = replace(self.pipeline, settings=settings, cache=cache)
-            one = held_out_loss(pipeline, run_method(pipeline, "dense", 0.0))
-            told = held_out_loss(pipeline.with_context, run_method(pipeline, "dense_context", 0.0))
-        return one - told
 
     def _scaled(self, share: float, *sparsity: float) -> Settings:
         """The settings with so much of their steps, at these sparsities."""
@@ -258,6 +246,20 @@ def headline(metrics: Sequence[Metric]) -> tuple[str, str]:
             "(tombola.objectives.register_metric)"
         )
     return fair[0].name, fair[0].reading
+
+
+def information(pipeline: Pipeline) -> float | None:
+    """What the context says about the answer beyond the input, ``I(Y; C | X)`` in units of the loss.
+
+    The loss on validation data of one dense network, trained as the settings say, minus that of the same
+    network told the context; None where it cannot be told.
+    """
+    try:
+        told = pipeline.with_context
+    except (UsageError, PartitionError):
+        return None
+    one = held_out_loss(pipeline, run_method(pipeline, "dense", 0.0))
+    return one - held_out_loss(told, run_method(pipeline, "dense_context", 0.0))
 
 
 @torch.no_grad()

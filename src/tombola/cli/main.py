@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # called: what they need takes seconds to import.
 COMMANDS = {
     "Find tickets": ("experiments", "advise", "run", "resume", "sweep", "watch"),
-    "Read results": ("compare", "report", "draw", "collapse", "semantics"),
+    "Read results": ("compare", "report", "affinity", "draw", "collapse", "semantics"),
     "Use tickets": ("inspect", "route", "calibrate", "predict", "stream", "enhance", "export"),
 }
 

@@ -21,7 +21,14 @@ KEY = ("experiment", "preset", "method", "sparsity", "reading", "metric", "ticke
 Row = dict[str, Any]  # the key, mean, ci95, seeds, items
 Unit = tuple[str, int]  # item and seed of one run
 # What metrics that decide a comparison are compared with, and how the difference is called.
-REFERENCES = {"imp": "lead", "union_size_imp": "lead_union", "same_mask": "lead_same"}
+REFERENCES = {
+    "imp": "lead",
+    "union_size_imp": "lead_union",
+    "same_mask": "lead_same",
+    "union_size_same_mask": "lead_union_same",
+    "imp_context": "lead_told",
+    "imp_per_subset": "lead_each",
+}
 
 
 def rows(runs: Sequence[Path]) -> list[Row]:

@@ -1,0 +1,87 @@
+"""``tombola affinity``: how much contexts agree, and what that says of the gain of tickets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tombola._utils.errors import UsageError
+from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, once
+from tombola.cli.terminal import busy, show
+from tombola.lab.evaluation import when
+from tombola.lab.report.page import Place, put_tables
+from tombola.lab.report.rows import Row
+from tombola.lab.report.rows import rows as rows_of
+from tombola.lab.results import find_runs
+
+PLACE = Place(
+    "<!-- tables: made by `tombola affinity` -->",
+    "<!-- end of tables -->",
+    ("experiment", "preset", "method", "metric"),
+)
+
+
+def affinity(
+    *names: str,
+    seed: Integers = (0, 1, 2),
+    steps: int = 100,
+    gains: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)] = (),
+    against: str = "gain_over_imp",
+    near: float = 0.75,
+    write: Page = None,
+    options: RunOptions = DEFAULTS,
+) -> None:
+    """Measure how much the contexts of experiments agree, before any search.
+
+    Affinity is 1 where they want the same of the weights, 0 where they want unrelated things. Information is
+    what being told the context takes off the loss of one network. With --gains of several experiments it says
+    whether affinity tells what tickets gain.
+
+    Example: tombola affinity digits corruptions
+
+    Parameters
+    ----------
+    names: str
+        Experiments; `tombola experiments` lists them.
+    seed: tuple[int, ...]
+        Seeds of initial weights and orders.
+    steps: int
+        Per context, of the two dense networks that information is read off.
+    gains: tuple[Path, ...]
+        What full runs have shown: runs, or results pages (the JSON of --write).
+    against: str
+        The gain that affinity is held against: gain_over_imp, gain_over_same_mask, gain_over_union_size, ...
+    near: float
+        The sparsity at which gains are taken; the nearest that there is.
+    write: Path
+        A Markdown page to put the tables into, with a JSON twin and a figure beside it.
+    """
+    once("--seed", seed)
+    rows: list[Row] = []
+    for name in names:
+        with busy(f"affinity of {name}"):
+            rows += when.measure(options.order(name, ()), seed, steps)
+    rows += when.gains((row for path in gains for row in _rows(path)), near)
+    if not rows:
+        raise UsageError("name an experiment, or give --gains")
+    if write is None:
+        show(when.tables(rows, against), rows, options.json)
+        return
+    put_tables(write, PLACE, rows, lambda merged: when.tables(merged, against))
+    when.write_figure(when.figure(when.worlds(json.loads(write.with_suffix(".json").read_text()))), write)
+
+
+def _rows(path: Path) -> list[Row]:
+    """Rows of runs, or of the JSON twin of a results page."""
+    if path.suffix != ".json":
+        return rows_of(find_runs([path]))
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} is no results page ({error})") from None
+    if not isinstance(found, list) or not all(isinstance(row, dict) and "metric" in row for row in found):
+        raise UsageError(f"{path} is no results page: a list of rows is needed, as --write makes")
+    return found

@@ -1,0 +1,242 @@
+"""When do tickets pay? What is known of experiments beforehand, and what tickets gained in full runs.
+
+Gains are of RTL over a rival, paired by seed (`tombola.lab.report.rows`); affinity and information are
+measured before any search (`tombola.analysis`). Whether the one tells the other is a rank correlation over
+experiments, and a threshold that is chosen on half of them and judged on the other half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from tombola._utils.device import parse
+from tombola._utils.errors import RunError
+from tombola._utils.rng import generator
+from tombola._utils.statistics import interval
+from tombola.analysis.affinity import affinity
+from tombola.analysis.trials import information
+from tombola.data.dataset import Data
+from tombola.lab.launch import Order
+from tombola.lab.report.rows import Row
+from tombola.lab.report.tables import Table, heading, mean_and_half
+from tombola.methods.pipeline import Pipeline
+from tombola.objectives.metrics import metric_info
+from tombola.runs.cache import StageCache
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SUBJECT = "rtl"
+GAINS = {suffix: f"gain_over_{name}" for name, suffix in (
+    ("imp", "lead"), ("same_mask", "lead_same"), ("union_size_imp", "lead_union"),
+    ("union_size", "lead_union_same"), ("told", "lead_told"), ("network_each", "lead_each"),
+)}  # fmt: skip
+LEAST = 4  # worlds of which a correlation is taken
+SPLITS = 500  # random halves of the experiments
+
+
+def measure(order: Order, seeds: Sequence[int], steps: int) -> list[Row]:
+    """Affinity and information of one experiment: rows of mean and interval over seeds.
+
+    Args:
+        order: experiment, preset, source.
+        seeds: of initial weights and orders.
+        steps: per subset, of the two dense networks that information is read off.
+    """
+    found: dict[str, list[float]] = {"affinity": [], "information": []}
+    for data in order.load().values():
+        for seed in seeds:
+            for name, value in _measured(order, data, seed, steps).items():
+                found[name].append(value)
+    head = {
+        "experiment": order.experiment.name,
+        "preset": order.preset,
+        "method": "affinity",
+        "sparsity": 0.0,
+    }
+    return [
+        {
+            **head,
+            "metric": name,
+            "mean": float(np.mean(values)),
+            "ci95": interval(values),
+            "seeds": len(seeds),
+        }
+        for name, values in found.items()
+        if values
+    ]
+
+
+def _measured(order: Order, data: Data, seed: int, steps: int) -> dict[str, float]:
+    of = order.experiment
+    given = of.backbone(generator(seed, "theta0")).to(parse(order.device or "cpu")), of.objective, data
+    partition, settings = of.partition(data), replace(order.settings, steps=steps, rewind=0)
+    found = {"affinity": affinity(*given, partition, settings=settings, seed=seed).mean}
+    told = information(Pipeline(*given, partition, settings, seed, StageCache()))
+    return found if told is None else {**found, "information": told}
+
+
+def gains(rows: Iterable[Row], sparsity: float) -> list[Row]:
+    """What RTL gained over each rival, of the metric that decides, at the sparsity nearest to one."""
+    leads: dict[tuple[str, str, str], list[Row]] = {}
+    for row in rows:
+        metric, lead, suffix = row["metric"].partition("_lead")
+        over_all = (
+            lead and row["method"] == SUBJECT and not row.get("ticket") and row.get("reading") != "paper"
+        )
+        info = metric_info(metric)
+        if over_all and f"lead{suffix}" in GAINS and info.primary and info.format == "share":
+            leads.setdefault((row["experiment"], row.get("preset", ""), f"lead{suffix}"), []).append(row)
+    found = []
+    for (*_, suffix), each in leads.items():
+        nearest = min(each, key=lambda row: abs(row["sparsity"] - sparsity))
+        found.append({**nearest, "metric": GAINS[suffix]})
+    return found
+
+
+@dataclass(frozen=True)
+class World:
+    """One experiment: what was known beforehand, and what tickets gained."""
+
+    name: str
+    affinity: float
+    information: float | None
+    gains: Mapping[str, Row]
+
+    @property
+    def least(self) -> Row:
+        """The gain over the best of all rivals that store one mask, or are told."""
+        rivals = [row for name, row in self.gains.items() if name != "gain_over_network_each"]
+        return min(rivals, key=lambda row: row["mean"])
+
+
+def worlds(rows: Iterable[Row]) -> list[World]:
+    """Experiments of which both sides are known."""
+    by_head: dict[tuple[str, str], dict[str, Row]] = {}
+    for row in rows:
+        by_head.setdefault((row["experiment"], row.get("preset", "").partition(" ")[0]), {})[
+            row["metric"]
+        ] = row
+    found = []
+    for head, metrics in by_head.items():
+        gained = {name: metrics[name] for name in GAINS.values() if name in metrics}
+        if gained and "affinity" in metrics:
+            told = metrics.get("information")
+            information = None if told is None else float(told["mean"])
+            found.append(World(heading(head), metrics["affinity"]["mean"], information, gained))
+    return found
+
+
+def law(found: Sequence[World], against: str = "gain_over_imp", seed: int = 0) -> list[Row]:
+    """Rank correlation of affinity and gain, and how well a threshold chosen on half of the worlds does.
+
+    Rows of ``experiment: all``. ``threshold_right`` is the share of worlds of the other half of which a
+    threshold says rightly whether tickets are ahead; ``always_right`` that of the more frequent answer.
+
+    Raises:
+        RunError: fewer than `LEAST` worlds.
+    """
+    known = [world for world in found if against in world.gains]
+    if len(known) < LEAST:
+        raise RunError(
+            f"a rank correlation needs at least {LEAST} experiments with both sides: got {len(known)}"
+        )
+    x = np.array([world.affinity for world in known])
+    y = np.array([world.gains[against]["mean"] for world in known])
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(len(x), size=(2000, len(x)))
+    resampled = [spearmanr(x[i], y[i]).statistic for i in draws if len(set(i)) > 2]
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
+    right, always = _halves(x, y > 0, rng)
+    values = {"rank_correlation": spearmanr(x, y).statistic, "threshold_right": right, "always_right": always}
+    head = {"experiment": "all", "preset": against, "method": "affinity", "sparsity": 0.0}
+    made = [{**head, "metric": name, "mean": float(value), "ci95": None} for name, value in values.items()]
+    made[0] |= {"low": float(low), "high": float(high), "ci95": float(high - low) / 2, "experiments": len(x)}
+    return made
+
+
+def _halves(x: np.ndarray, pays: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
+    """The threshold below which tickets pay, chosen on one half and judged on the other, over many halves."""
+    right, always = [], []
+    for _ in range(SPLITS):
+        order = rng.permutation(len(x))
+        one, other = order[: len(x) // 2], order[len(x) // 2 :]
+        cuts = np.concatenate([[-np.inf], np.sort(x[one]) + 1e-9])
+        best = max(cuts, key=lambda cut: np.mean((x[one] <= cut) == pays[one]))
+        right.append(np.mean((x[other] <= best) == pays[other]))
+        always.append(np.mean((pays[one].mean() >= 0.5) == pays[other]))
+    return float(np.mean(right)), float(np.mean(always))
+
+
+# -- tables and the figure -----------------------------------------------------------------------------------
+
+
+def tables(rows: Sequence[Row], against: str) -> list[Table]:
+    """A line per experiment, by affinity; and whether it tells the gain, where there are enough of them."""
+    found = sorted(worlds(rows), key=lambda world: world.affinity)
+    by_name = {name: name.removeprefix("gain_over_").replace("_", " ") for name in GAINS.values()}
+    shown = [name for name in by_name if any(name in world.gains for world in found)]
+    body = [
+        [
+            world.name,
+            f"{world.affinity:.2f}",
+            "" if world.information is None else f"{world.information:.3f}",
+            *(mean_and_half(world.gains.get(name), metric_info("accuracy_lead").write) for name in shown),
+        ]
+        for world in found
+    ]
+    title = "What RTL gains, by how much the contexts agree"
+    made = [
+        Table(title, ["experiment", "affinity", "information", *(f"over {by_name[n]}" for n in shown)], body)
+    ]
+    if sum(against in world.gains for world in found) < LEAST:
+        return made
+    lines = [
+        [
+            row["metric"].replace("_", " "),
+            f"{row['mean']:.2f}" + (f" ({row['low']:.2f} to {row['high']:.2f})" if "low" in row else ""),
+        ]
+        for row in law(found, against)
+    ]
+    return [*made, Table(f"Does affinity tell the {against.replace('_', ' ')}?", ["", "value"], lines)]
+
+
+def figure(
+    found: Sequence[World], against: Sequence[str] = ("gain_over_imp", "gain_over_same_mask")
+) -> Figure:
+    """Gain over affinity, a point per experiment with its interval, a panel per rival."""
+    from matplotlib.figure import Figure
+
+    made = Figure(figsize=(6.5 * len(against), 4.8), layout="constrained")
+    for axes, name in zip(made.subplots(1, len(against), squeeze=False)[0], against, strict=True):
+        known = [world for world in found if name in world.gains]
+        for world in known:
+            row = world.gains[name]
+            axes.errorbar(world.affinity, row["mean"], row["ci95"] or 0.0, fmt="o", color="C0", capsize=2)
+            axes.annotate(
+                world.name.partition(",")[0],
+                (world.affinity, row["mean"]),
+                (4, 4),
+                fontsize="x-small",
+                textcoords="offset points",
+            )
+        axes.axhline(0, color="grey", linewidth=0.8)
+        axes.set(
+            xlabel="affinity of the contexts", ylabel=name.replace("_", " ").replace("gain", "gain of RTL")
+        )
+        axes.grid(alpha=0.3)
+    return made
+
+
+def write_figure(made: Figure, page: Path) -> Path:
+    """The figure beside the page, under ``pictures/``."""
+    path = page.parent / "pictures" / f"{page.stem}.png"
+    path.parent.mkdir(exist_ok=True)
+    made.savefig(path, dpi=130)
+    return path
