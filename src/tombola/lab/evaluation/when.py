@@ -91,7 +91,8 @@ def gains(rows: Iterable[Row], sparsity: float) -> list[Row]:
             lead and row["method"] == SUBJECT and not row.get("ticket") and row.get("reading") != "paper"
         )
         info = metric_info(metric)
-        if over_all and f"lead{suffix}" in GAINS and info.primary and info.format == "share":
+        fair = row.get("reading") != "paper" and f"lead{suffix}" in GAINS
+        if over_all and fair and info.primary and info.format == "share":
             leads.setdefault((row["experiment"], row.get("preset", ""), f"lead{suffix}"), []).append(row)
     found = []
     for (*_, suffix), each in leads.items():

@@ -12,10 +12,19 @@ from tombola.lab.experiments.experiment import Experiment, Finished, Preset
 from tombola.lab.experiments.inr import INR, INR_SIREN
 from tombola.lab.experiments.pacs import PACS, PACS64
 from tombola.lab.experiments.speech import SPEECH
+from tombola.lab.experiments.tenants import (
+    TENANTS,
+    TENANTS_25,
+    TENANTS_50,
+    TENANTS_75,
+    TENANTS_AGREE,
+    TENANTS_LABELS,
+)
 
 _CIFAR100 = (CIFAR100, CIFAR100_WITHIN, CIFAR100_SUPERCLASSES, CIFAR100_TEXT)
 _OTHERS = (INR, INR_SIREN, CORRUPTIONS, CIFAR10_CORRUPTIONS, PACS, PACS64, SPEECH)
-EXPERIMENTS = {one.name: one for one in (DIGITS, CIFAR10, *_CIFAR100, *_OTHERS)}
+_TENANTS = (TENANTS, TENANTS_LABELS, TENANTS_AGREE, TENANTS_25, TENANTS_50, TENANTS_75)
+EXPERIMENTS = {one.name: one for one in (DIGITS, CIFAR10, *_CIFAR100, *_OTHERS, *_TENANTS)}
 
 
 def experiment(name: str) -> Experiment:
