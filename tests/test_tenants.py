@@ -113,7 +113,14 @@ def short(experiment, **changes):
 def test_output_layers_are_counted_for_every_ticket_that_has_one():
     own, shared = short(tenants(3)), short(tenants(3, heads=False))
     head = 64 * 10 + 10
-    for name, heads in (("rtl", 3), ("same_mask", 3), ("imp_per_subset", 3), ("imp_context", 1), ("imp", 1)):
+    for name, heads in (
+        ("rtl", 3),
+        ("same_mask", 3),
+        ("union_size_same_mask", 3),
+        ("imp_per_subset", 3),
+        ("imp_context", 1),
+        ("imp", 1),
+    ):
         counted = run_method(own, name, 0.8)
         assert counted["private"] == heads * head
         assert counted["dense_rest"] == run_method(shared, name, 0.8)["dense_rest"] - head * len(

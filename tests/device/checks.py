@@ -90,7 +90,10 @@ def compare(here, there):
 
 
 # Methods that differ from another one here in their data, not in what they compute where.
-ALIKE = {"twin", "same_mask", "union_size_imp", "one_shot", "lr_rewinding", "dense_context", "random_pruning"}
+ALIKE = {
+    *("twin", "same_mask", "union_size_imp", "union_size_same_mask"),
+    *("one_shot", "lr_rewinding", "dense_context", "random_pruning"),
+}
 
 
 @pytest.mark.parametrize("name", METHODS if REAL else [name for name in METHODS if name not in ALIKE])

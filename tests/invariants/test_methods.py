@@ -122,7 +122,7 @@ def test_every_ticket_keeps_the_exact_count(name, optimizer):
     assert p.f.scope.size == (6 + 16 * method(name).conditioned) * 16 + 16 * 12
     for sparsity, outcome in outcomes(name, optimizer).items():
         wanted = kept(p.f.scope.size, sparsity)
-        if name == "union_size_imp":
+        if name.startswith("union_size"):
             wanted = int(outcomes("rtl", optimizer)[sparsity].models[0].masks.union().sum())
         assert {int(mask.sum()) for mask in masks_of(outcome).values()} == {wanted}
 
@@ -377,6 +377,19 @@ def test_union_size_imp_has_the_size_of_the_union_of_rtl(optimizer, sparsity):
 
 
 @every_optimizer
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+def test_union_size_same_mask_is_that_of_union_size_imp_trained_as_rtl_is(optimizer, sparsity):
+    found, one = (outcomes(n, optimizer)[sparsity] for n in ("union_size_same_mask", "union_size_imp"))
+    (single,) = masks_of(one).values()
+    assert set(masks_of(found)) == set(NAMES)
+    assert all(torch.equal(mask, single) for mask in masks_of(found).values())
+    again, _ = pipeline(optimizer).train(
+        Stage("train", "at the union", sparsity=sparsity), method("rtl").task, found.tickets.masks
+    )
+    assert same_state(found.tickets, again)
+
+
+@every_optimizer
 @pytest.mark.parametrize("name", ["dense", "dense_context"])
 def test_dense_prunes_nothing(name, optimizer):
     (outcome,) = outcomes(name, optimizer).values()
@@ -432,6 +445,7 @@ def test_controls_are_the_methods_that_are_there_to_be_compared_with():
         "random_mask",
         "shuffled_partition",
         "union_size_imp",
+        "union_size_same_mask",
     }
     assert {name for name in METHODS if method(name).control} == controls
 

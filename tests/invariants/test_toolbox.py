@@ -64,7 +64,7 @@ def test_the_count_is_exact_or_short_of_it_by_less_than_a_group(name):
     p, found = everything()
     for sparsity, outcome in found[name].items():
         wanted = kept(seen_by(p, name).f.scope.size, sparsity)
-        if name == "union_size_imp":
+        if name.startswith("union_size"):
             wanted = int(found["rtl"][sparsity].models[0].masks.union().sum())
         largest = 16 if settings_of(name).granularity == "channel" else 1
         assert all(wanted - largest < int(mask.sum()) <= wanted for mask in masks_of(outcome).values())

@@ -2,13 +2,14 @@
 
 None has a loop of its own. A control replaces one part of RTL: the data order (twin), the scores
 (theta0_magnitude), the masks (random_mask, same_mask), the partition (shuffled_partition), or the
-sharing of masks (union_size_imp).
+sharing of masks (union_size_imp, union_size_same_mask).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -80,9 +81,9 @@ def theta0_magnitude(pipeline: Pipeline, sparsity: float) -> MaskSet:
     return MaskSet(scope, dict.fromkeys(pipeline.partition.names, mask))
 
 
-def same(pipeline: Pipeline, sparsity: float) -> MaskSet:
-    """The single mask of imp for every ticket."""
-    mask = pipeline.masks("single", sparsity).masks_KN[0]
+def same(pipeline: Pipeline, sparsity: float, search: DataView = "single") -> MaskSet:
+    """The one mask of a search for every ticket; that of imp by default."""
+    mask = pipeline.masks(search, sparsity).masks_KN[0]
     return MaskSet(pipeline.f.scope, dict.fromkeys(pipeline.partition.names, mask))
 
 
@@ -140,6 +141,12 @@ STANDARD: dict[str, Method] = {
     "random_mask": Method("random masks, RTL's layer densities", masks=random_like, control=True),
     "shuffled_partition": Method("masks searched on shuffled subsets", "shuffled", control=True),
     "union_size_imp": Method("one mask, as large as RTL's union", "single_union", "single", control=True),
+    "union_size_same_mask": Method(
+        "one mask, as large as RTL's union, for every ticket",
+        "single_union",
+        masks=partial(same, search="single_union"),
+        control=True,
+    ),
 }
 
 # The toolbox: classics with one mask for all data. Under RTL a classic is a matter of settings:
