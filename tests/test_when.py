@@ -1,0 +1,100 @@
+"""Whether affinity tells what tickets gain, and which scores give tickets masks of their own."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import tombola as tb
+from tests.test_affinity import CONFIG, network, world
+from tombola.analysis.specificity import specificity
+from tombola.cli.main import main
+from tombola.lab.evaluation import when
+
+
+def rows_of(affinities: list[float], gains: list[float]) -> list[dict]:
+    rows: list[dict] = []
+    for i, (affinity, gain) in enumerate(zip(affinities, gains, strict=True)):
+        head = {"experiment": f"world{i}", "preset": "quick"}
+        rows.append(
+            {**head, "method": "affinity", "sparsity": 0.0, "metric": "affinity", "mean": affinity, "ci95": 0}
+        )
+        for sparsity in (0.5, 0.8):
+            row = {**head, "method": "rtl", "sparsity": sparsity, "reading": "", "ci95": 0.01, "seeds": 3}
+            rows.append({**row, "metric": "accuracy_lead", "mean": gain + sparsity})
+            rows.append({**row, "metric": "accuracy_lead", "mean": 9.0, "ticket": "one"})
+            rows.append({**row, "metric": "psnr_lead", "mean": 9.0})
+            rows.append({**row, "metric": "accuracy_lead", "mean": 9.0, "method": "twin"})
+    return rows
+
+
+def judged(rows: list[dict], sparsity: float = 0.75) -> list[when.World]:
+    return when.worlds([*(row for row in rows if row["metric"] == "affinity"), *when.gains(rows, sparsity)])
+
+
+def test_gains_are_those_of_rtl_over_all_tickets_at_the_nearest_sparsity():
+    found = judged(rows_of([0.1], [0.0]))
+    assert [world.gains["gain_over_imp"]["mean"] for world in found] == [0.8]
+    assert judged(rows_of([0.1], [0.0]), 0.6)[0].gains["gain_over_imp"]["mean"] == 0.5
+
+
+def test_a_perfect_law_is_found_and_none_where_there_is_none():
+    affinities = list(np.linspace(0, 1, 12))
+    perfect = judged(rows_of(affinities, [-0.8 + 0.6 * (a < 0.5) - a / 10 for a in affinities]))
+    correlation, right, always = (row["mean"] for row in when.law(perfect))
+    assert correlation == pytest.approx(-1)
+    assert right > always
+    rng = np.random.default_rng(0)
+    none = when.law(judged(rows_of(affinities, list(rng.normal(size=12)))))[0]
+    assert none["low"] < 0 < none["high"]
+    with pytest.raises(tb.TombolaError, match="at least 4 experiments"):
+        when.law(perfect[:3])
+
+
+def test_the_command_writes_page_rows_and_figure(tmp_path, capsys):
+    page, given = tmp_path / "when.md", tmp_path / "given.json"
+    given.write_text(json.dumps(rows_of([0.1, 0.3, 0.5, 0.9], [0.3, 0.2, 0.1, 0.0])))
+    with pytest.raises(SystemExit, match="0"):
+        main(["affinity", "--gains", str(given), "--write", str(page)])
+    kept = json.loads(page.with_suffix(".json").read_text())
+    assert {row["metric"] for row in kept} == {"gain_over_imp"}
+    with pytest.raises(SystemExit, match="0"):
+        main(["affinity", "tenants_labels", "--seed", "0", "--steps", "3", "--write", str(page)])
+    kept = json.loads(page.with_suffix(".json").read_text())
+    mine = {row["metric"]: row["mean"] for row in kept if row["experiment"] == "tenants_labels"}
+    assert mine["affinity"] < 0.5
+    assert "information" in mine
+    assert (tmp_path / "pictures" / "when.png").stat().st_size > 1000
+    with pytest.raises(SystemExit, match="2"):
+        main(["affinity"])
+    given.write_text("{}")
+    with pytest.raises(SystemExit, match="2"):
+        main(["affinity", "--gains", str(given)])
+    assert "is no results page" in capsys.readouterr().err
+
+
+def test_random_masks_are_of_no_subset_and_those_of_opposites_are():
+    data, partition = world((False, True))
+    given = network(), tb.objectives.Classification(), data, partition
+    random = specificity(*given, "random", search=CONFIG)
+    moved = specificity(*given, "movement", T=30, search=CONFIG)
+    assert abs(random.difference) < 0.1
+    assert moved.difference > 0.1
+    assert moved == specificity(*given, "movement", T=30, search=CONFIG)
+    with pytest.raises(tb.TombolaError, match="T must be at least 1"):
+        specificity(*given, "movement", search=CONFIG)
+    with pytest.raises(tb.TombolaError, match="masks of one subset"):
+        specificity(*given[:3], partition.whole(), "random")
+
+
+def test_scores_of_inputs_do_not_see_labels():
+    """Wanda reads inputs alone: before tickets are trained apart, opposite labels have the masks of twins."""
+    torch.manual_seed(0)
+    data, partition = world((False, True))
+    given = network(), tb.objectives.Classification(), data, partition
+    inputs = specificity(*given, "wanda:8", steps=5, search=CONFIG, selection="row")
+    gradients = specificity(*given, "snip:8", steps=5, search=CONFIG, selection="layer")
+    assert inputs.difference < 0.1 < 0.2 < gradients.difference
