@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from tombola._utils.errors import UsageError, unknown
 from tombola._utils.imported import imported
+from tombola.lab.experiments.attributes import ATTRIBUTES
 from tombola.lab.experiments.cifar10 import CIFAR10
 from tombola.lab.experiments.cifar100 import CIFAR100, CIFAR100_SUPERCLASSES, CIFAR100_TEXT, CIFAR100_WITHIN
 from tombola.lab.experiments.corruptions import CIFAR10_CORRUPTIONS, CORRUPTIONS
@@ -11,7 +12,9 @@ from tombola.lab.experiments.digits import DIGITS
 from tombola.lab.experiments.experiment import Experiment, Finished, Preset
 from tombola.lab.experiments.inr import INR, INR_SIREN
 from tombola.lab.experiments.pacs import PACS, PACS64
+from tombola.lab.experiments.permuted_mnist import PERMUTED_MNIST
 from tombola.lab.experiments.speech import SPEECH
+from tombola.lab.experiments.tasks import TASKS_AT_ONCE
 from tombola.lab.experiments.tenants import (
     TENANTS,
     TENANTS_25,
@@ -24,7 +27,10 @@ from tombola.lab.experiments.tenants import (
 _CIFAR100 = (CIFAR100, CIFAR100_WITHIN, CIFAR100_SUPERCLASSES, CIFAR100_TEXT)
 _OTHERS = (INR, INR_SIREN, CORRUPTIONS, CIFAR10_CORRUPTIONS, PACS, PACS64, SPEECH)
 _TENANTS = (TENANTS, TENANTS_LABELS, TENANTS_AGREE, TENANTS_25, TENANTS_50, TENANTS_75)
-EXPERIMENTS = {one.name: one for one in (DIGITS, CIFAR10, *_CIFAR100, *_OTHERS, *_TENANTS)}
+EXPERIMENTS = {
+    one.name: one
+    for one in (DIGITS, CIFAR10, *_CIFAR100, *_OTHERS, *_TENANTS, PERMUTED_MNIST, TASKS_AT_ONCE, ATTRIBUTES)
+}
 
 
 def experiment(name: str) -> Experiment:

@@ -37,10 +37,10 @@ def images(classes: int = 10) -> tuple[Tensor, Tensor]:
     return torch.tensor(digits.images, dtype=torch.float32)[:, None] / 16, torch.tensor(digits.target)
 
 
-def large_images(classes: int = 10) -> tuple[Tensor, Tensor]:
-    """The same as RGB images of 32×32, uint8, to stand in for photographs."""
+def large_images(classes: int = 10, side: int = 32) -> tuple[Tensor, Tensor]:
+    """The same as larger RGB images, uint8, to stand in for photographs."""
     x, y = images(classes)
-    large = interpolate(x, size=(32, 32), mode="bilinear") * 255
+    large = interpolate(x, size=(side, side), mode="bilinear") * 255
     return large.round().to(torch.uint8).repeat(1, 3, 1, 1), y
 
 

@@ -48,6 +48,10 @@ class Listed:
         columns = {name: values[index.numpy()] for name, values in self.columns.items()}
         return replace(self, index=self.index[index], y=self.y[index], columns=columns)
 
+    def first(self, count: int) -> Listed:
+        """The first so many samples, or all where there are fewer."""
+        return self.take(torch.arange(min(count, len(self))))
+
 
 # A split of a source: its wanted columns, the labels first, its pictures and its stamp (see `Listed`).
 _Source = tuple[Mapping[str, Sequence[Any]], Callable[[], Iterator[Any]], Callable[[], object]]
