@@ -56,7 +56,7 @@ def permuted(data: Data) -> Data:
 
 
 QUICK = preset_settings(
-    1e-3, 1e-3, 100, sparsity=SPARSITIES, schedule="fraction:0.4", T=60, steps=200, private=HEADS
+    1e-3, 1e-3, 100, sparsity=SPARSITIES, schedule="fraction:0.4", T=100, steps=300, private=HEADS
 )
 
 PERMUTED_MNIST = Experiment(
@@ -71,8 +71,8 @@ PERMUTED_MNIST = Experiment(
     partition=partial(by_column, column="tenant", names=[f"order {k}" for k in range(K)]),
     objective=Classification(),
     presets={
-        "quick": Preset(QUICK, "a third of an epoch a task and sparsity; all methods in ten minutes"),
-        "best": Preset(replace(QUICK, T=300, steps=2000), "ten times the training of quick"),
+        "quick": Preset(QUICK, "half an epoch a task and sparsity; all methods in ten minutes"),
+        "best": Preset(replace(QUICK, T=300, steps=2000), "six times the training of quick"),
     },
     stand_in="digits",
 )

@@ -121,13 +121,13 @@ def tenants(
         objective=Classification(),
         presets={
             "quick": Preset(replace(QUICK, private=private), "all methods and controls in a few minutes"),
-            "best": Preset(replace(BEST, private=private), "four times the training of quick"),
+            "best": Preset(replace(BEST, private=private), "twice the training of quick"),
         },
     )
 
 
 SPARSITIES = (0.5, 0.8, 0.95)
-QUICK = preset_settings(3e-3, 3e-3, 32, sparsity=SPARSITIES, schedule="fraction:0.4", T=20, steps=150)
+QUICK = preset_settings(2e-3, 2e-3, 32, sparsity=SPARSITIES, schedule="fraction:0.4", T=60, steps=200)
 BEST = replace(QUICK, T=100, steps=500)
 
 TENANTS = tenants()
