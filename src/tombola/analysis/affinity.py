@@ -37,7 +37,7 @@ from tombola.training.joint import train_jointly
 from tombola.training.model import Params
 from tombola.training.trainer import Problem
 
-POINTS = (0, 5, 20)
+POINTS, BATCHES = (0, 5, 20), 8
 SAMPLES = 64  # of a batch at most: many small batches tell more of noise than few large ones
 MEMORY = 2**28  # numbers of all gradients together; of larger networks a random part of each layer is read
 RESAMPLES = 400
@@ -50,7 +50,7 @@ def affinity(
     partition: Partition,
     *,
     points: Sequence[int] = POINTS,
-    batches: int = 8,
+    batches: int = BATCHES,
     seed: int = 0,
     settings: Settings | None = None,
     **changes: Any,
@@ -211,15 +211,16 @@ def quantiles(values: Tensor, level: float) -> Tensor:
     return known.quantile(ends) if len(known) else torch.full((2,), torch.nan, dtype=torch.float64)
 
 
-def measured(problem: Problem, theta0: Params, points: Sequence[int] = POINTS, batches: int = 8) -> Affinity:
+def measured(
+    problem: Problem, theta0: Params, points: Sequence[int] = POINTS, batches: int = BATCHES
+) -> Affinity:
     """The affinity of the subsets of a problem; the arguments are those of `affinity`, the point before the
     first step ``theta0``."""
     if batches < 2:
         raise UsageError(f"an affinity needs at least 2 batches of each subset: got {batches}")
     if not points or min(points) < 0 or len(set(points)) < len(points):
         raise UsageError(f"points are numbers of steps, 0 or more, each once: got {tuple(points)}")
-    config = replace(problem.config, batch_size=min(problem.config.batch_size, SAMPLES))
-    training = replace(problem, config=config, samples_seen=0)
+    training = replace(small_batches(problem), samples_seen=0)
     apart = _within_an_epoch(training, batches)
     names, scope = problem.partition.names, problem.f.scope
     dense, gram = MaskSet.dense(scope, names), []
@@ -259,6 +260,13 @@ def _noise(gram_RR: Tensor, batches: int) -> float:
     own = torch.arange(R) // batches
     same = (own[:, None] == own) & ~torch.eye(R, dtype=torch.bool)
     return float(gram_RR.diagonal().mean() - gram_RR[same].mean())
+
+
+def small_batches(problem: Problem) -> Problem:
+    """The same problem in batches of at most `SAMPLES`."""
+    return replace(
+        problem, config=replace(problem.config, batch_size=min(problem.config.batch_size, SAMPLES))
+    )
 
 
 def _within_an_epoch(problem: Problem, batches: int) -> Problem:

@@ -21,7 +21,7 @@ import torch
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.errors import PartitionError, RunError, UsageError
 from tombola._utils.statistics import interval
-from tombola.analysis.affinity import Affinity, measured
+from tombola.analysis.affinity import BATCHES, POINTS, Affinity, measured, small_batches
 from tombola.masks.maskset import MaskSet
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import Outcome, run_method
@@ -36,6 +36,7 @@ from tombola.settings import Settings
 from tombola.training.joint import train_jointly
 from tombola.training.model import one_device
 from tombola.training.parallel import Parallel, settled
+from tombola.training.trainer import Problem
 
 # From the one that stores least to the one that stores most: where two are alike, the earlier is enough.
 ARMS = {
@@ -46,10 +47,8 @@ ARMS = {
     "imp_per_subset": "a network for each context",
 }
 SEEDS = 3
-FIRST, SECOND = (
-    0.25,
-    0.55,
-)  # of the time; what is left is for the other sparsities and all that is no training
+# Shares of the time; what is left is for the other sparsities and all that is no training.
+AFFINITY, FIRST, SECOND = 0.2, 0.2, 0.4
 
 
 @dataclass(frozen=True)
@@ -130,7 +129,8 @@ class Trials:
         p = self.pipeline
 
         def compute(_: Checkpoint) -> State:
-            found = measured(p.problem("own", p.settings.search), p.theta0)
+            problem = p.problem("own", p.settings.search)
+            found = measured(problem, p.theta0, self._points(small_batches(problem)))
             return {"gram": found.gram_PLRR}, {"points": found.points, "samples": found.samples}
 
         tensors, facts = self._once("affinity", compute)
@@ -159,17 +159,31 @@ class Trials:
         sparsities = self.pipeline.settings.sparsity
         return self._rung("third", [name], self._scaled(self._share("second", 1.0), *sparsities), 1)
 
-    def _whole(self, sparsity: float) -> float:
-        """Seconds of one arm in full, from some steps of it."""
-        p, s = self.pipeline, self.pipeline.settings
-        problem, steps, dense = p.problem("own", s.train), 10, MaskSet.dense(p.f.scope, p.partition.names)
-        train_jointly(problem, p.theta0, dense, 1, purpose="pace")  # the first step compiles and allocates
+    def _points(self, problem: Problem) -> Sequence[int]:
+        """The points at which gradients are taken: as many as a fifth of the time allows."""
+        step, K = self._pace(problem), len(problem.partition)
+        for points in (POINTS, POINTS[:2]):
+            if step * K * (sum(points) + BATCHES * len(points)) <= AFFINITY * self.minutes * 60:
+                return points
+        return POINTS[:1]
+
+    def _pace(self, problem: Problem, steps: int = 5) -> float:
+        """Seconds of one step of one ticket."""
+        p, K = self.pipeline, len(problem.partition)
+        dense = MaskSet.dense(p.f.scope, problem.partition.names)
+        # The first step compiles and allocates.
+        train_jointly(problem, p.theta0, dense, 1, tickets=[0], purpose="pace")
         began = time.perf_counter()
-        train_jointly(problem, p.theta0, dense, steps, purpose="pace")
-        step = (time.perf_counter() - began) / steps
+        train_jointly(problem, p.theta0, dense, steps, tickets=[K - 1], purpose="pace")
+        return (time.perf_counter() - began) / steps
+
+    def _whole(self, sparsity: float) -> float:
+        """Seconds of one arm in full."""
+        p, s = self.pipeline, self.pipeline.settings
         targets = [kept(p.f.scope.size, sparsity)]
         rounds = len(rounds_to(replace(s, sparsity=(sparsity,)), p.f.scope.size, targets, sparsity).counts)
-        return step * (rounds * s.T + s.steps + s.rewind)
+        step = self._pace(p.problem("own", s.train))
+        return step * len(p.partition) * (rounds * s.T + s.steps + s.rewind)
 
     def _share(self, rung: str, most: float) -> float:
         """The share of the settings' steps that a rung makes: as it began, or what there is time for."""

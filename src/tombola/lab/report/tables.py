@@ -173,8 +173,8 @@ def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, Columns]
 
 def _leads(info: MetricInfo) -> Columns:
     """By how much a metric is ahead of each single mask."""
-    heads = (f"{info.column}: of imp", "of union size", "of same mask", "of same mask, union size")
-    heads += ("of told", "of a network each")
+    heads = [f"{info.column}: of imp", "of union size", "of same mask", "of same mask, union size"]
+    heads += ["of told", "of a network each"]
     named = zip(REFERENCES.values(), heads, strict=True)
     return [(f"{info.name}_{suffix}", head, info.write_difference, info.write) for suffix, head in named]
 
