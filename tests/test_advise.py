@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,18 +14,24 @@ import torch
 import tombola as tb
 from tests.test_affinity import CONFIG, network, world
 from tombola.analysis.advise import Advice, _judged_on_validation
-from tombola.analysis.trials import Arm, Trials
+from tombola.analysis.trials import ARMS, Arm, Trials
 from tombola.cli.main import main
 from tombola.methods.pipeline import Pipeline
 from tombola.runs.cache import StageCache
 from tombola.settings import Settings
 
-SHORT = Settings((0.5, 0.75), "fraction:0.5", T=10, steps=60, search=CONFIG, train=CONFIG)
+PAGE = Path(__file__).parent.parent / "docs" / "advise.md"
+SHORT = Settings((0.5,), "one_shot", T=5, steps=50, statistics=1, search=CONFIG, train=CONFIG)
 
 
 def advice(turned: tuple[bool, ...], **options: object) -> Advice:
     data, partition = world(turned)
-    options = {"settings": SHORT, "minutes": 0.2, **options}
+    options = {
+        "settings": SHORT,
+        "minutes": 30,
+        "parallel": "no",
+        **options,
+    }  # as many as the settings ask for
     return tb.advise(network(), tb.objectives.Classification(), data, partition, **options)
 
 
@@ -61,15 +70,16 @@ def test_the_test_split_is_not_read():
 
 
 def test_a_folder_keeps_it_and_it_goes_on_there(tmp_path):
-    first = advice((False, True), out=tmp_path)
+    two = replace(SHORT, sparsity=(0.5, 0.75), steps=5)
+    first = advice((False, True), out=tmp_path, settings=two)
     stages = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    second = advice((False, True), out=tmp_path)
+    second = advice((False, True), out=tmp_path, settings=two)
     assert first.plain() == second.plain()
     assert json.dumps(first.plain())
     assert stages
     assert all(path.stat().st_mtime_ns == time for path, time in stages.items())
-    with pytest.raises(tb.TombolaError, match=r"was begun with 0\.2 minutes"):
-        advice((False, True), out=tmp_path, minutes=0.3)
+    with pytest.raises(tb.TombolaError, match=r"was begun with 30 minutes"):
+        advice((False, True), out=tmp_path, settings=two, minutes=20)
     with pytest.raises(tb.TombolaError, match="is no run and holds none"):
         tb.results(tmp_path)
 
@@ -109,6 +119,14 @@ def test_bad_arguments_are_refused(options, words):
         advice((False, True), **options)
 
 
+def test_the_program_of_the_page_runs():
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+    exec(program, names)
+    assert names["merged"].names == ("north+south", "mirror")  # type: ignore[attr-defined]
+    assert names["advice"].method in ARMS  # type: ignore[attr-defined]
+
+
 def test_one_subset_has_nothing_to_choose():
     data, partition = world((False, False))
     with pytest.raises(tb.TombolaError, match="one subset"):
@@ -125,6 +143,13 @@ def test_the_command_writes_it_where_the_report_finds_it(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == kept
     assert kept["names"] == ["clean", "rotation", "blur", "noise"]
     assert kept["matrix"][0][3] > kept["matrix"][0][1]  # noise is more like clean pictures than turned ones
-    with pytest.raises(SystemExit):
-        main(["report", str(folder), "-o", str(tmp_path / "page.html")])
+    page = tmp_path / "page.html"
+    with pytest.raises(SystemExit, match="1"):
+        main(["report", str(folder), "-o", str(page)])
     assert "is no run and holds none" in capsys.readouterr().err
+    run = ["run", "corruptions", "--method", "imp", "--sparsity", "0.5", "--out", str(tmp_path), "--brief"]
+    for command in ([*run, "--set", *short], ["report", str(folder.parent), "-o", str(page)]):
+        with pytest.raises(SystemExit, match="0"):
+            main(command)
+    assert "Do tickets pay here?" in page.read_text()
+    assert html.escape(kept["answer"], quote=False) in page.read_text()

@@ -27,6 +27,7 @@ from tombola.training.parallel import Parallel
 
 SURE = 0.8  # the level at which one arm is taken to be ahead of another
 NEGLIGIBLE = 0.005  # of the best value: a lead so small is no reason to store more
+SHORT = 0.1  # of the steps: what shorter runs show is not what long ones do
 LOSS = 0.01  # of the value of the lowest sparsity: what a higher one may cost
 
 
@@ -106,7 +107,7 @@ def _advice(trials: Trials) -> Advice:
     second = trials.second([name for name in ARMS if name in going], middle, whole)
     others = trials.third(_enough(second).method) if len(sparsities) > 1 else []
     found = tuple(first), tuple(second), tuple(others)
-    return Advice(affinity, trials.information, *found, trials.closed)
+    return Advice(affinity, trials.information, *found, trials.closed, trials.share)
 
 
 def _ranked(arms: Sequence[Arm]) -> list[Arm]:
@@ -132,6 +133,7 @@ class Advice:
         second: the better half of them after more, with several seeds.
         others: the one that is chosen at all sparsities, with one seed.
         closed: arms that could not be run, and why.
+        share: of the steps of the long run that the second rung made.
     """
 
     affinity: Affinity
@@ -140,6 +142,7 @@ class Advice:
     second: tuple[Arm, ...]
     others: tuple[Arm, ...]
     closed: dict[str, str]
+    share: float = 1.0
 
     @property
     def arms(self) -> list[Arm]:
@@ -194,9 +197,11 @@ class Advice:
             )
         seeds = len({seed for seed, _ in self.arm.values})
         found.append(
-            f"Compared on validation data at sparsity {self.arm.sparsity:g}, {seeds} seeds of short runs; in "
-            "brackets the 95% interval of differences within seeds and subsets."
+            f"Compared on validation data at sparsity {self.arm.sparsity:g}, {seeds} seeds, {self.share:.0%} "
+            "of the steps; in brackets the 95% interval of differences within seeds and subsets."
         )
+        if self.share < SHORT:
+            found.append("That is too short to rely on: give it more minutes.")
         return found
 
     def rows(self) -> list[dict[str, Any]]:
@@ -220,6 +225,7 @@ class Advice:
             "affinity": self.affinity.mean,
             "affinity_interval": list(self.affinity.interval()),
             "information": self.information,
+            "share": self.share,
             "names": list(self.affinity.names),
             "matrix": self.affinity.matrix().tolist(),
             "by_layer": self.affinity.by_layer(),
@@ -228,7 +234,12 @@ class Advice:
         }
 
     def __str__(self) -> str:
-        return "\n".join([self.answer + ".", *self.reasons, "", *self._table(), "", *self._matrix()])
+        return "\n".join([self.brief, "", *self._table(), "", *self._matrix()])
+
+    @property
+    def brief(self) -> str:
+        """The answer and its reasons, a line each."""
+        return "\n".join([self.answer + ".", *self.reasons])
 
     def _table(self) -> Iterator[str]:
         info, marks = metric_info(self.arm.metric), {"long": "", "short": " *", "others": " **"}

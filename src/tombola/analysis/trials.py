@@ -108,6 +108,7 @@ class Trials:
     listener: Listener | None = None
     closed: dict[str, str] = field(init=False, default_factory=dict)  # arms that cannot be run, and why
     information: float | None = field(init=False, default=None)  # known after the first rung
+    share: float = field(init=False, default=1.0)  # of the steps in the second rung, known after it
     _memory: dict[tuple[str, int], StageCache] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -152,12 +153,13 @@ class Trials:
     def second(self, names: Sequence[str], sparsity: float, whole: float) -> list[Arm]:
         """These arms with several seeds, at one sparsity, for most of the time that is left."""
         most = SECOND * self.minutes * 60 / (whole * len(names) * SEEDS)
-        return self._rung("second", names, self._scaled(self._share("second", most), sparsity), SEEDS)
+        self.share = self._share("second", most)
+        return self._rung("second", names, self._scaled(self.share, sparsity), SEEDS)
 
     def third(self, name: str) -> list[Arm]:
         """One arm at all sparsities, with one seed."""
         sparsities = self.pipeline.settings.sparsity
-        return self._rung("third", [name], self._scaled(self._share("second", 1.0), *sparsities), 1)
+        return self._rung("third", [name], self._scaled(self.share, *sparsities), 1)
 
     def _points(self, problem: Problem) -> Sequence[int]:
         """The points at which gradients are taken: as many as a fifth of the time allows."""

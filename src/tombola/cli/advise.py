@@ -70,7 +70,7 @@ def advise(
     if options.json:
         print_json(advice.plain())
         return
-    out_console.print(str(advice), highlight=False, soft_wrap=True)
+    out_console.print(advice.brief if options.brief else str(advice), highlight=False, soft_wrap=True)
     out_console.print(f"\nNext: {_command(order, advice)}", highlight=False, soft_wrap=True)
 
 

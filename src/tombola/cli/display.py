@@ -62,12 +62,15 @@ class Display(Listener):
         super()._follow(stage)
 
 
-def run_and_compare(order: Order, data: Mapping[str, Data], where: Where, as_json: bool) -> None:
-    """Carry out an order for each seed and item, show how far it is, then the comparison."""
+def run_and_compare(
+    order: Order, data: Mapping[str, Data], where: Where, as_json: bool, brief: bool = False
+) -> None:
+    """Carry out an order for each seed and item, show how far it is, then the comparison, or its verdict."""
     work(order, data, where)
     runs = [path for _, _, path in where]
     rows = rows_of(runs)
-    show(tables(rows), rows, as_json)
+    if as_json or not brief:
+        show(tables(rows), rows, as_json)
     if not as_json:
         head = rows[0]["experiment"], rows[0].get("preset", "")
         for words in verdict(gather(head, runs), paper_of(head)):

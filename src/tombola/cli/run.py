@@ -45,4 +45,4 @@ def run(
     say_overridden([order], changes)
     folder, found = out / f"{name.replace(':', '.')}-{order.preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
-    run_and_compare(order, found, where, options.json)
+    run_and_compare(order, found, where, options.json, options.brief)

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from tombola.lab.experiments import EXPERIMENTS, Preset
-from tombola.lab.report import kept, semantics
+from tombola.lab.report import advice, kept, semantics
 from tombola.lab.report.blocks import (
     Block,
     Chapter,
@@ -52,6 +52,7 @@ def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
     media = shelf.take([ran.path for ran in found.runs], any(ran.unit[0] for ran in found.runs))
     judged = bool(found.methods)
     chapters: dict[str, list[Block]] = {
+        "Do tickets pay here?": advice.chapter(found),
         "What was compared, and what came out": _headline(found, paper),
         "Sparsity and quality": _quality(found, paper, named) if judged else [],
         "The score of each ticket": _by_ticket(found, named) if judged else [],
