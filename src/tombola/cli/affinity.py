@@ -49,7 +49,7 @@ def affinity(
     seed: tuple[int, ...]
         Seeds of initial weights and orders.
     steps: int
-        Per context, of the two dense networks that information is read off.
+        Per context, of the two dense networks that information is read off; 0 leaves it out.
     gains: tuple[Path, ...]
         What full runs have shown: runs, or results pages (the JSON of --write).
     against: str

@@ -47,7 +47,7 @@ def measure(order: Order, seeds: Sequence[int], steps: int) -> list[Row]:
     Args:
         order: experiment, preset, source.
         seeds: of initial weights and orders.
-        steps: per subset, of the two dense networks that information is read off.
+        steps: per subset, of the two dense networks that information is read off; 0 leaves it out.
     """
     found: dict[str, list[float]] = {"affinity": [], "information": []}
     for data in order.load().values():
@@ -78,6 +78,8 @@ def _measured(order: Order, data: Data, seed: int, steps: int) -> dict[str, floa
     given = of.backbone(generator(seed, "theta0")).to(parse(order.device or "cpu")), of.objective, data
     partition, settings = of.partition(data), replace(order.settings, steps=steps, rewind=0)
     found = {"affinity": affinity(*given, partition, settings=settings, seed=seed).mean}
+    if not steps:
+        return found
     told = information(Pipeline(*given, partition, settings, seed, StageCache()))
     return found if told is None else {**found, "information": told}
 
