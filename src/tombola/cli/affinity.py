@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tombola._utils.errors import UsageError
-from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, once
+from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import busy, show
 from tombola.lab.evaluation import when
 from tombola.lab.report.page import Place, put_tables
@@ -28,6 +28,7 @@ def affinity(
     *names: str,
     seed: Integers = (0, 1, 2),
     steps: int = 100,
+    score: Words = (),
     gains: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)] = (),
     against: str = "gain_over_imp",
     near: float = 0.75,
@@ -50,6 +51,8 @@ def affinity(
         Seeds of initial weights and orders.
     steps: int
         Per context, of the two dense networks that information is read off; 0 leaves it out.
+    score: tuple[str, ...]
+        Scores whose one-shot masks are held against those of twins: magnitude snip:5 wanda:5 ...
     gains: tuple[Path, ...]
         What full runs have shown: runs, or results pages (the JSON of --write).
     against: str
@@ -63,7 +66,7 @@ def affinity(
     rows: list[Row] = []
     for name in names:
         with busy(f"affinity of {name}"):
-            rows += when.measure(options.order(name, ()), seed, steps)
+            rows += when.measure(options.order(name, ()), seed, steps, score)
     rows += when.gains((row for path in gains for row in _rows(path)), near)
     if not rows:
         raise UsageError("name an experiment, or give --gains")

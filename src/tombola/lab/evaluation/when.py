@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.stats import spearmanr
@@ -20,19 +20,21 @@ from tombola._utils.errors import RunError
 from tombola._utils.rng import generator
 from tombola._utils.statistics import interval
 from tombola.analysis.affinity import affinity
+from tombola.analysis.specificity import specificity
 from tombola.analysis.trials import information
 from tombola.data.dataset import Data
 from tombola.lab.launch import Order
 from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Table, heading, mean_and_half
+from tombola.lab.report.tables import Table, heading, mean_and_half, share
 from tombola.methods.pipeline import Pipeline
 from tombola.objectives.metrics import metric_info
+from tombola.pruning.scores import parse as parse_score
 from tombola.runs.cache import StageCache
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUBJECT = "rtl"
+SUBJECT, SPECIFIC = "rtl", "specificity_of_"
 GAINS = {suffix: f"gain_over_{name}" for name, suffix in (
     ("imp", "lead"), ("same_mask", "lead_same"), ("union_size_imp", "lead_union"),
     ("union_size", "lead_union_same"), ("told", "lead_told"), ("network_each", "lead_each"),
@@ -41,19 +43,20 @@ LEAST = 4  # worlds of which a correlation is taken
 SPLITS = 500  # random halves of the experiments
 
 
-def measure(order: Order, seeds: Sequence[int], steps: int) -> list[Row]:
+def measure(order: Order, seeds: Sequence[int], steps: int, scores: Sequence[str] = ()) -> list[Row]:
     """Affinity and information of one experiment: rows of mean and interval over seeds.
 
     Args:
         order: experiment, preset, source.
         seeds: of initial weights and orders.
         steps: per subset, of the two dense networks that information is read off; 0 leaves it out.
+        scores: whose one-shot masks are compared with those of twins (`tombola.analysis.specificity`).
     """
-    found: dict[str, list[float]] = {"affinity": [], "information": []}
+    found: dict[str, list[float]] = {}
     for data in order.load().values():
         for seed in seeds:
-            for name, value in _measured(order, data, seed, steps).items():
-                found[name].append(value)
+            for name, value in _measured(order, data, seed, steps, scores).items():
+                found.setdefault(name, []).append(value)
     head = {
         "experiment": order.experiment.name,
         "preset": order.preset,
@@ -69,15 +72,19 @@ def measure(order: Order, seeds: Sequence[int], steps: int) -> list[Row]:
             "seeds": len(seeds),
         }
         for name, values in found.items()
-        if values
     ]
 
 
-def _measured(order: Order, data: Data, seed: int, steps: int) -> dict[str, float]:
+def _measured(order: Order, data: Data, seed: int, steps: int, scores: Sequence[str]) -> dict[str, float]:
     of = order.experiment
     given = of.backbone(generator(seed, "theta0")).to(parse(order.device or "cpu")), of.objective, data
     partition, settings = of.partition(data), replace(order.settings, steps=steps, rewind=0)
     found = {"affinity": affinity(*given, partition, settings=settings, seed=seed).mean}
+    for score in scores:
+        trained = not parse_score(score).batches  # others read data where all tickets start
+        settings_of = replace(settings, selection="row" if score.startswith("wanda") else "layer")
+        how: dict[str, Any] = {"settings": settings_of, "seed": seed, "T": settings.T if trained else 0}
+        found[f"{SPECIFIC}{score}"] = specificity(*given, partition, score, **how).difference
     if not steps:
         return found
     told = information(Pipeline(*given, partition, settings, seed, StageCache()))
@@ -198,6 +205,7 @@ def tables(rows: Sequence[Row], against: str) -> list[Table]:
     made = [
         Table(title, ["experiment", "affinity", "information", *(f"over {by_name[n]}" for n in shown)], body)
     ]
+    made += _specificities(rows)
     if sum(against in world.gains for world in found) < LEAST:
         return made
     lines = [
@@ -208,6 +216,20 @@ def tables(rows: Sequence[Row], against: str) -> list[Table]:
         for row in law(found, against)
     ]
     return [*made, Table(f"Does affinity tell the {against.replace('_', ' ')}?", ["", "value"], lines)]
+
+
+def _specificities(rows: Sequence[Row]) -> list[Table]:
+    """A line per score, a column per experiment."""
+    mine = [row for row in rows if row["metric"].startswith(SPECIFIC)]
+    scores = list(dict.fromkeys(row["metric"] for row in mine))
+    names = list(dict.fromkeys(row["experiment"] for row in mine))
+    cells = {(row["metric"], row["experiment"]): row for row in mine}
+    body = [
+        [score.removeprefix(SPECIFIC), *(mean_and_half(cells.get((score, n)), share) for n in names)]
+        for score in scores
+    ]
+    title = "κ of the masks of twins less that of different contexts, by score"
+    return [Table(title, ["score", *names], body)] if body else []
 
 
 def figure(
