@@ -444,7 +444,10 @@ def broken_collate(samples):
         ),
         (lambda: tb.Data.from_table(houses(), None), "give the name of a column"),
         (lambda: tb.Data.from_table(houses(), []), "target is the name of a column"),
-        (lambda: tb.Data.from_table(houses(), "price", 3), "give the name of a column, or several: got 3"),
+        (
+            lambda: tb.Data.from_table(houses(), "price", 3.5),
+            "give the name of a column, or several: got 3.5",
+        ),
         (lambda: tb.Data.from_table(houses(), "price", ["area", "price"]), "would be told the answer"),
         (
             lambda: tb.Data.from_table(houses() | {"area": 1.7e9 + np.arange(120)}, "price", ["area"]),

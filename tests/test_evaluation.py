@@ -13,7 +13,7 @@ from tombola._utils.errors import CalibrationError, DataError, RunError, UsageEr
 from tombola._utils.rng import generator
 from tombola.cli.main import main
 from tombola.data.dataset import Data
-from tombola.lab.evaluation.inputs import described, inputs_of
+from tombola.lab.evaluation.inputs import inputs_of
 from tombola.lab.evaluation.loaded_run import open_run
 from tombola.lab.evaluation.precision import macro, measure, single_recall
 from tombola.lab.evaluation.router_evaluator import HOLD, stream
@@ -21,8 +21,8 @@ from tombola.lab.evaluation.tables import over_seeds
 from tombola.lab.report.inspect import describe
 from tombola.lab.report.page import made_by, put_tables
 from tombola.lab.report.tables import Table
-from tombola.objectives import Enhancement, OneVsRest
 from tombola.tickets.calibration import Calibration
+from tombola.tickets.inputs import known
 from tombola.tickets.model import load
 from tombola.tickets.routing import PrototypeRouter
 
@@ -410,11 +410,18 @@ def test_predict_says_who_answered_how_surely_and_why(run, capsys, tmp_path):
     assert "white.png" in capsys.readouterr().out
 
 
-def test_predict_needs_a_file_that_says_what_it_takes(run, capsys):
+def test_files_of_a_run_are_asked_where_they_lie_and_others_need_their_network(run, capsys, tmp_path):
+    file, white = run / "tickets" / "rtl-0.5.tickets", tmp_path / "white.png"
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(white)
+    (answer,) = rows_of(
+        capsys, "predict", file, white, "--ticket", load(file, open_run(run).backbone).names[0]
+    )
+    assert answer["why"] == "named"
+    shutil.copy(file, tmp_path / "a.tickets")
     with pytest.raises(SystemExit) as left:
-        main(["predict", str(run / "tickets" / "rtl-0.5.tickets"), "x.png"])
+        main(["predict", str(tmp_path / "a.tickets"), str(white)])
     assert left.value.code == 2
-    assert "does not say what its inputs look like" in capsys.readouterr().err
+    assert "does not say which network its tickets belong to: give --backbone" in capsys.readouterr().err
 
 
 def test_inputs_are_brought_to_the_networks_size_and_channels(tmp_path):
@@ -426,15 +433,14 @@ def test_inputs_are_brought_to_the_networks_size_and_channels(tmp_path):
         "std": [0.5, 0.25, 1.0],
     }
     Image.fromarray(np.full((9, 9), 255, np.uint8)).save(tmp_path / "grey.png")
-    x = inputs_of(tmp_path / "grey.png", metadata)
+    x = inputs_of(tmp_path / "grey.png", known({"input": metadata}))
     assert x.shape == (1, 3, 4, 6)
     torch.testing.assert_close(x[0, :, 0, 0], torch.tensor([1.0, 2.0, 0.5]))
 
 
 def test_sounds_become_spectrograms_however_short(tmp_path):
     soundfile.write(tmp_path / "a.wav", np.zeros(300), 16_000)
-    metadata = described(None, Enhancement())
-    assert inputs_of(tmp_path / "a.wav", metadata).shape[:2] == (1, 2)
+    assert inputs_of(tmp_path / "a.wav", known({"input": {"kind": "sound"}})).shape[:2] == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +462,7 @@ def test_files_that_are_no_inputs_are_named(name, content, words, tmp_path):
         (tmp_path / name).write_bytes(content)
     metadata = {"kind": "values", "shape": [2], "bytes": False, "mean": None, "std": None}
     with pytest.raises(DataError, match=words):
-        inputs_of(tmp_path / name, metadata)
+        inputs_of(tmp_path / name, known({"input": metadata}))
 
 
 def test_arrays_are_samples_as_they_were_in_training(tmp_path):
@@ -464,11 +470,11 @@ def test_arrays_are_samples_as_they_were_in_training(tmp_path):
     file, values = tmp_path / "x.npy", np.arange(12.0).reshape(2, 2, 3)
     for several in (values, values[0]):
         np.save(file, several)
-        found = inputs_of(file, metadata)
+        found = inputs_of(file, known({"input": metadata}))
         assert found.dtype == torch.float32
         assert found.tolist() == several.reshape(-1, 2, 3).tolist()
     np.save(file, np.full((1, 2, 3), 7, np.uint8))
-    assert inputs_of(file, {**metadata, "bytes": True}).dtype == torch.uint8
+    assert inputs_of(file, known({"input": {**metadata, "bytes": True}})).dtype == torch.uint8
     for bad, words in (
         (values[:, :1], r"holds float64 \[2, 1, 3\]: numbers \[B, 2, 3\] is needed"),
         (np.array([[["a"] * 3] * 2]), r"<U1"),
@@ -478,19 +484,14 @@ def test_arrays_are_samples_as_they_were_in_training(tmp_path):
     ):
         np.save(file, bad)
         with pytest.raises(DataError, match=words):
-            inputs_of(file, metadata)
+            inputs_of(file, known({"input": metadata}))
 
 
 def test_a_broken_image_is_named(tmp_path):
     (tmp_path / "a.png").write_bytes(b"no image")
     metadata = {"kind": "values", "shape": [1, 8, 8], "bytes": False, "mean": None, "std": None}
-    with pytest.raises(DataError, match="no image that can be read"):
-        inputs_of(tmp_path / "a.png", metadata)
-
-
-def test_a_preparation_that_facts_cannot_say_is_left_out():
-    data = Data.of(torch.rand(20, 8), torch.arange(20) % 2, prepare=torch.sqrt)
-    assert described(data, OneVsRest()) is None
+    with pytest.raises(DataError, match="no picture that can be read"):
+        inputs_of(tmp_path / "a.png", known({"input": metadata}))
 
 
 # -- rows -----------------------------------------------------------------------------------------------
@@ -525,6 +526,6 @@ def test_numbers_of_another_scale_are_remarked_on(tmp_path):
     said, metadata = [], {"kind": "values", "shape": [2], "bytes": False, "mean": None, "range": [0.0, 1.0]}
     for name, row in (("same", "0,1.2"), ("other", "0,16")):
         (tmp_path / f"{name}.csv").write_text(row)
-        inputs_of(tmp_path / f"{name}.csv", metadata, said.append)
+        inputs_of(tmp_path / f"{name}.csv", known({"input": metadata}), said.append)
     (line,) = said
     assert "from 0 to 16, in training they were from 0 to 1" in line

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tombola.analysis.affinity import affinity
     from tombola.analysis.discover import discover
     from tombola.api import find, rtl
-    from tombola.data import corruptions, partition
+    from tombola.data import corruptions, partition, prepare
     from tombola.data.dataset import Data, Split
     from tombola.lab import experiments as experiments
     from tombola.lab.report.curves import curves as curves
@@ -65,6 +65,7 @@ _PLACES = {
     "methods": "methods:",
     "objectives": "objectives:",
     "partition": "data.partition:",
+    "prepare": "data.prepare:",
     "pruning": "pruning:",
     "results": "lab.results:results",
     "routing": "tickets.routing:",
@@ -86,7 +87,7 @@ __all__ += [
     "errors",
 ]
 __all__ += ["export", "find", "interop", "load", "masked", "methods", "objectives", "partition", "pruning"]
-__all__ += ["routing", "rtl", "schedules", "scope", "scoring"]
+__all__ += ["prepare", "routing", "rtl", "schedules", "scope", "scoring"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,11 +15,9 @@ from torch import Tensor, nn
 from tombola._utils import io
 from tombola._utils.batch import Batch
 from tombola._utils.errors import UnknownTicket, UsageError
-from tombola._utils.imported import imported
+from tombola.cli.network import network
 from tombola.cli.options import Flag, Integers
 from tombola.cli.terminal import say
-from tombola.lab.experiments import experiment
-from tombola.runs.log import read_config
 from tombola.tickets import probe
 from tombola.tickets.export.compact import compact as compacted
 from tombola.tickets.export.files import (
@@ -29,7 +28,10 @@ from tombola.tickets.export.files import (
     write_program,
     write_state,
 )
+from tombola.tickets.inputs import known
 from tombola.tickets.model import TicketModel, load
+
+PLAIN = ", or write a plain state dict (safetensors or pt without --compact), which needs none"
 
 
 def export(
@@ -63,8 +65,8 @@ def export(
     shape: tuple[int, ...]
         Of one input, such as 3 32 32; what the file says by default.
     backbone: str
-        MODULE:FUNCTION that makes the network, for all but plain state dicts; by default that of the
-        experiment that the ticket file or its run names.
+        MODULE:NAME of the network, or of a function that makes it, for all but plain state dicts; by default
+        that of the experiment that the ticket file or its run names.
     json: bool
         Print what was written, for machines.
     """
@@ -73,7 +75,7 @@ def export(
     if form not in PROGRAMS and not compact:
         size, weights = write_state(out, state_of(file, name), form, {"ticket": name}), None
     else:
-        tickets = load(file, _network(file, metadata, backbone))
+        tickets = load(file, network(file, metadata, backbone, PLAIN))
         x = _example(tickets, shape, form)
         module = _compact(tickets, name, x) if compact else tickets.bake(name).eval()
         weights = sum(p.numel() for p in module.parameters())
@@ -89,8 +91,12 @@ def export(
         sys.stderr.write(f"ticket {name} answers with classes {which}: its other outputs mean nothing\n")
     if (scale := metadata.get("scale")) and not json:
         sys.stderr.write(f"outputs are standardised: multiply by {scale['deviation']}, add {scale['mean']}\n")
-    about = {"classes": classes, **({"scale": scale} if scale else {})}
-    say(f"{out}: ticket {name}, {form}, {size:,} bytes\n", {**made, **about}, json)
+    known_of: dict[str, Any] = {"classes": classes, **({"scale": scale} if scale else {})}
+    if (steps := known(metadata).prepare) and not json:
+        sys.stderr.write(f"inputs have to be prepared as in training: {dumps(steps)}\n")
+    known_of |= {"prepare": steps} if steps else {}
+    known_of |= {"class_names": names} if (names := metadata.get("class_names")) else {}
+    say(f"{out}: ticket {name}, {form}, {size:,} bytes\n", {**made, **known_of}, json)
 
 
 def _ticket(names: Sequence[str], name: str | None) -> str:
@@ -127,29 +133,3 @@ def _compact(tickets: TicketModel, name: str, example: Batch | None) -> nn.Modul
             "what it removes are whole channels. Search with --set granularity=channel, or leave it out"
         )
     return compacted(tickets, name, example).eval()
-
-
-def _network(file: Path, metadata: Mapping[str, Any], maker: str | None) -> nn.Module:
-    if maker is not None:
-        return _from(maker)
-    run = file.resolve().parent.parent
-    name = metadata.get("experiment")
-    if not name and (run / "config.yaml").is_file():
-        name = read_config(run).get("experiment")
-    if not name:
-        raise UsageError(
-            f"{file} does not say which network its tickets belong to: give --backbone MODULE:FUNCTION, or "
-            "write a plain state dict (safetensors or pt without --compact), which needs none"
-        )
-    return experiment(name).backbone(torch.Generator())
-
-
-def _from(maker: str) -> nn.Module:
-    make = imported(maker, "--backbone")
-    try:
-        made = make()
-    except TypeError as error:
-        raise UsageError(f"--backbone {maker}: {error}; write MODULE:FUNCTION, called with nothing") from None
-    if not isinstance(made, nn.Module):
-        raise UsageError(f"--backbone {maker} gives {type(made).__name__}, not a torch.nn.Module")
-    return made

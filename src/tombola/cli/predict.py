@@ -6,17 +6,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from tombola._utils import io
-from tombola._utils.errors import UsageError
+from tombola._utils.batch import Batch, size
+from tombola._utils.errors import DataError, UsageError
+from tombola.cli.network import network
 from tombola.cli.options import Flag
 from tombola.cli.terminal import show
+from tombola.data.images import SUFFIXES
 from tombola.lab.evaluation.inputs import inputs_of
-from tombola.lab.experiments import experiment
 from tombola.lab.report.tables import Table
-from tombola.tickets.fitted import answer_of
+from tombola.tickets.inputs import Inputs, as_taken, known
 from tombola.tickets.model import TicketModel, load
 
 FEW = 16  # numbers that fit into a line
@@ -27,12 +28,14 @@ def predict(
     /,
     *inputs: Path,
     ticket: str | None = None,
+    backbone: str | None = None,
+    prepared: Flag = False,
     json: Flag = False,
 ) -> None:
     """Answer images, sounds, tables or arrays with the tickets of a file, and say who answered and why.
 
-    The file is one that `tombola route --save` or `tombola calibrate --save` has written: it says what its
-    inputs look like.
+    Inputs are what they were before training prepared them: pictures, columns in their units. The file knows
+    the steps.
 
     Example: tombola predict routed/seed0/rtl-0.5.tickets photo.png
 
@@ -41,54 +44,76 @@ def predict(
     file: Path
         A ticket file.
     inputs: Path
-        Images, sound files, CSV tables with a sample in each row, or arrays (.npy) of one sample or several.
+        Images or folders of them, sound files, tables (CSV, Parquet) with a sample in each row, or arrays
+        (.npy, .npz) of one sample or several.
     ticket: str
         Which ticket is to answer; the router chooses by default.
+    backbone: str
+        MODULE:NAME of the network, or of a function that makes it; by default that of the experiment that the
+        ticket file or its run names.
+    prepared: bool
+        Inputs are what the network takes, already prepared.
     json: bool
         Print answers for machines.
     """
     if not inputs:
         raise UsageError(
-            "predict needs at least one input: an image, a sound, a CSV table or an array (.npy)"
+            "predict needs at least one input: an image, a sound, a table (CSV, Parquet) or an array "
+            "(.npy, .npz)"
         )
-    tickets = _loaded(file)
-    made = [answer for path in inputs for answer in _answers(tickets, path, ticket)]
+    metadata = io.read(file)[1].get("facts", {})
+    taken = Inputs(as_taken(metadata)) if prepared else known(metadata)
+    if taken.kind != "sound" and taken.stored is None:
+        raise UsageError(
+            f"{file} does not say what its inputs look like: save the tickets with tickets.save(FILE, like=x)"
+        )
+    if own := taken.own():
+        raise UsageError(f"{file}: {own} (--prepared)")
+    tickets = load(file, network(file, metadata, backbone))
+    made = [answer for path in inputs for answer in _answers(tickets, taken, path, ticket)]
     columns = ["input", "answer", "probability", "ticket", "confidence", "why"]
     body = [[_text(answer[name]) for name in columns] for answer in made]
     show([Table("Answers", columns, body)], made, json)
 
 
-def _loaded(file: Path) -> TicketModel:
-    metadata = io.read(file)[1].get("facts", {})
-    if not metadata.get("experiment") or not metadata.get("input"):
-        raise UsageError(
-            f"{file} does not say what its inputs look like: only files from tombola route RUN --save FOLDER "
-            "and tombola calibrate RUN --save FOLDER do; others are for tombola.load(FILE, backbone)"
-        )
-    return load(file, experiment(metadata["experiment"]).backbone(torch.Generator()))
+def _answers(tickets: TicketModel, taken: Inputs, path: Path, ticket: str | None) -> list[dict[str, Any]]:
+    if path.is_dir():
+        return _of_folder(tickets, taken, path, ticket)
+    x = inputs_of(path, taken, _tell)
+    return _rows(
+        tickets, x, ticket, [f"{path.name}:{i + 1}" for i in range(size(x))] if size(x) > 1 else [path.name]
+    )
 
 
-def _answers(tickets: TicketModel, path: Path, ticket: str | None) -> list[dict[str, Any]]:
-    x = inputs_of(path, tickets.metadata["input"], _tell)
-    found = tickets.predict(x, ticket)
-    of_subsets = answer_of(tickets) == "subset" and len(tickets.names) > 1
+def _of_folder(tickets: TicketModel, taken: Inputs, folder: Path, ticket: str | None) -> list[dict[str, Any]]:
+    """Answers to the pictures below a folder, in alphabetical order."""
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise DataError(f"{folder} holds no pictures")
+    remarks: list[str] = []
     rows = []
-    for i in range(len(x)):
-        # The number of a class, or 1 and 0 for each label; the outputs themselves where nothing is chosen.
-        answer: Any = _few(found.outputs, i) if found.answer_B is None else found.answer_B[i].tolist()
-        if of_subsets and found.answer_B is not None:
-            answer = tickets.names[answer] if ticket is None else ("yes" if answer else "no")
-        rows.append(
-            {
-                "input": f"{path.name}:{i + 1}" if len(x) > 1 else path.name,
-                "answer": answer,
-                "probability": None if found.probability_B is None else float(found.probability_B[i]),
-                "ticket": found.tickets[i],
-                "confidence": float(found.confidence_B[i]),
-                "why": found.why[i],
-            }
-        )
+    for file in files:
+        name = str(Path(folder.name) / file.relative_to(folder))
+        rows += _rows(tickets, inputs_of(file, taken, remarks.append), ticket, [name])
+    if remarks:
+        _tell(remarks[0] + (f" ({len(remarks) - 1} more like this)" if len(remarks) > 1 else ""))
     return rows
+
+
+def _rows(tickets: TicketModel, x: Batch, ticket: str | None, names: list[str]) -> list[dict[str, Any]]:
+    found = tickets.predict(x, ticket)
+    return [
+        {
+            "input": name,
+            # The outputs themselves where nothing is chosen.
+            "answer": _few(found.outputs, i) if found.answers is None else found.answers[i],
+            "probability": None if found.probability_B is None else float(found.probability_B[i]),
+            "ticket": found.tickets[i],
+            "confidence": float(found.confidence_B[i]),
+            "why": found.why[i],
+        }
+        for i, name in enumerate(names)
+    ]
 
 
 def _few(outputs: Any, i: int) -> list[float] | None:

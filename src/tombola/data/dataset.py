@@ -20,12 +20,12 @@ from tombola._utils.device import CPU
 from tombola._utils.errors import DataError, unknown
 from tombola._utils.rng import generator
 from tombola.data.form import KEPT, Form, joined
-from tombola.data.images import Normalise, Pictures, list_pictures
-from tombola.data.memmap import fits
+from tombola.data.images import read_folder
+from tombola.data.prepare import Normalise, Standardize, same
 from tombola.data.splitting import SPLITS, divided
 from tombola.data.stored import Collate, Request, Stored
-from tombola.data.table import Names, Standardize, named, numbered, read_table
-from tombola.data.values import batch_of, check_finite, shape_of, stacked, tensor_of
+from tombola.data.table import Names, classes, column_names, named, read_table
+from tombola.data.values import batch_of, check_finite, shape_of, tensor_of
 
 
 @dataclass(frozen=True)
@@ -123,11 +123,6 @@ class Division(TypedDict, total=False):
     augment: Callable[[Batch, torch.Generator], Batch] | None
 
 
-def same(x: Batch) -> Batch:
-    """The default ``prepare``: inputs as they are."""
-    return x
-
-
 DIVISION: Division = {
     "validation": 0.1,
     "test": 0.2,
@@ -147,7 +142,8 @@ class Data:
     at the end. ``augment(x, generator)`` sees training batches only, as they are stored;
     ``prepare(x)`` then turns any batch into what the network takes (uint8 to float, say). With
     ``contexts``, the number of the subset of every sample ``[S]`` per split, the network is told it
-    (`with_context`).
+    (`with_context`). ``class_names`` are those of classes 0, 1, ... in ``y``, ``features`` those of the
+    columns that the inputs are, where both came with names.
     """
 
     train: Split
@@ -156,6 +152,8 @@ class Data:
     prepare: Callable[[Batch], Batch] = same
     augment: Callable[[Batch, torch.Generator], Batch] | None = None
     contexts: Mapping[str, Tensor] | None = None
+    class_names: tuple[str, ...] = ()
+    features: Any = None
 
     @classmethod
     def of(
@@ -206,7 +204,7 @@ class Data:
         Args:
             table: what has named columns.
             target: the column of ``y``, or several of numbers; text becomes classes 0, 1, ... in alphabetical
-                order, and stays as a column for names.
+                order, a pandas categorical in the order of its categories, and stays as a column for names.
             inputs: columns of ``x`` float ``[S, n]``; a mapping gives the network a dictionary of such. By
                 default all columns that are nothing else.
             context: columns to make subsets of (`tombola.partition.by_column`).
@@ -217,9 +215,10 @@ class Data:
         >>> Data.from_table(houses, target="price", context="city").train
         Split(14 samples, x=float32[1], y=float32[], columns=['city'])
         """
-        kept = dict.fromkeys([*named(context), *_named_in(division)])
+        kept = dict.fromkeys([*column_names(context), *_named_in(division)])
         read = read_table(table, target, inputs, list(kept))
         data = cls.of(read.x, read.y, read.columns, **division)
+        data = replace(data, class_names=read.class_names, features=read.features)
         if not standardize:
             return data
         if not isinstance(data.train.x, Tensor) or "prepare" in division:
@@ -272,14 +271,14 @@ class Data:
         if isinstance(workers, bool) or not isinstance(workers, int) or workers < 0:
             raise DataError(f"workers is a number of processes, 0 or more: got {workers!r}")
         form = Form.of(whole, target, inputs, list(kept), columns or ())
-        y, found = form.facts(whole, workers)
+        y, found, class_names = form.facts(whole, workers)
         columns = {**found, **(columns or {})}
         x: Any = Stored(whole, form.collate(collate), workers, torch.arange(len(whole)))
         if memory or (memory is None and isinstance(whole, KEPT)):
             x = x.all()
         if given is not None:
             division = {"split": given, **division}
-        return cls._of(Split(x, y, columns), division)
+        return replace(cls._of(Split(x, y, columns), division), class_names=class_names)
 
     @classmethod
     def from_folder(
@@ -292,9 +291,12 @@ class Data:
         grey: bool = False,
         workers: int = 0,
         memory: bool | None = None,
+        skip_broken: bool = False,
         **division: Unpack[Division],
     ) -> Data:
         """Pictures in folders, ``x`` uint8 ``[S, 3, size, size]``; the network gets floats from 0 to 1.
+
+        What is transparent is laid on white. Files that are no pictures are counted in a warning.
 
         Args:
             folder: where they lie.
@@ -306,22 +308,23 @@ class Data:
             grey: one channel.
             workers: see `from_dataset`.
             memory: decode all once; by default where a quarter of the free memory holds them.
+            skip_broken: leave out pictures that cannot be read, counted in a warning. All are decoded once to
+                find them.
             division: see `Division`.
+
+        Raises:
+            DataError: no folder, no pictures, or some that cannot be read: one is named, all are counted.
         """
         levels = named(levels)
         if target not in levels:
             raise DataError(unknown("level", target, levels))
-        files, columns = list_pictures(folder, levels)
-        pictures = Pictures(files, size, grey)
-        y = numbered(columns[target])
-        x: Any = Stored(pictures, stacked, workers, torch.arange(len(files)))
-        if memory or (memory is None and fits(x.example.numel() * len(files))):
-            x = x.all()
+        x, columns = read_folder(folder, levels, size, grey, workers, memory, skip_broken)
+        y, class_names = classes(columns[target])
         channels = 1 if grey else 3
         division = {"prepare": Normalise((0.0,) * channels, (1.0,) * channels), **division}
         if "split" in levels:
             division = {"split": "split", **division}
-        return cls._of(Split(x, y, columns), division)
+        return replace(cls._of(Split(x, y, columns), division), class_names=class_names)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{name}={len(self.split(name))}" for name in SPLITS)

@@ -15,7 +15,7 @@ from torch.utils.data import ConcatDataset, TensorDataset
 from tombola._utils.batch import Batch
 from tombola._utils.errors import DataError, unknown
 from tombola.data.stored import ROWS, Collate, Request, ordered, samples
-from tombola.data.table import Names, check_apart, named, numbered, table_column
+from tombola.data.table import Names, check_apart, classes, named, table_column
 from tombola.data.values import stacked
 
 KEPT = (list, tuple, TensorDataset)  # they are in memory, and do not change
@@ -94,8 +94,8 @@ class Form:
         wanted = [name for name in whole if name not in left_out] if self.inputs is None else self.inputs
         return {name: whole[name] for name in wanted}
 
-    def facts(self, dataset: Any, workers: int) -> tuple[Tensor, dict[str, np.ndarray]]:
-        """Targets ``[S, ...]`` and columns ``[S]``; all is read once, unless the data set lists them."""
+    def facts(self, dataset: Any, workers: int) -> tuple[Tensor, dict[str, np.ndarray], tuple[str, ...]]:
+        """Targets ``[S, ...]``, columns ``[S]``, names of classes; all is read once, unless it is listed."""
         if isinstance(dataset, ConcatDataset):
             parts = [self._read(part, workers) for part in dataset.datasets]
             read = {name: [value for part in parts for value in part[name]] for name in parts[0]}
@@ -108,8 +108,9 @@ class Form:
             )
         if isinstance(targets[0], str):
             columns[str(self.target)] = np.asarray(targets)
-            return numbered(columns[str(self.target)]), columns
-        return stacked(targets, "y"), columns
+            y, names = classes(columns[str(self.target)])
+            return y, columns, names
+        return stacked(targets, "y"), columns, _class_names(dataset, self.target)
 
     def _read(self, dataset: Any, workers: int) -> dict[Any, list[Any]]:
         wanted = [self.target, *self.context]
@@ -120,6 +121,14 @@ class Form:
         every = (Request(index) for index in torch.arange(len(dataset)).split(ROWS))
         rows = [row for part in ordered(partial(_parts, dataset, wanted), every, workers) for row in part]
         return {name: [row[i] for row in rows] for i, name in enumerate(wanted)}
+
+
+def _class_names(dataset: Any, target: str | int) -> tuple[str, ...]:
+    """The names of the classes that a Hugging Face data set numbers; none where it says nothing."""
+    first = dataset.datasets[0] if isinstance(dataset, ConcatDataset) else dataset
+    features = getattr(first, "features", None)
+    label = features.get(target) if isinstance(features, Mapping) else None
+    return tuple(map(str, getattr(label, "names", None) or ()))
 
 
 def _target(known: Sequence[str], given: str | int | None) -> str | int:

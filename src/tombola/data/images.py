@@ -5,6 +5,7 @@ Shape letters: B batch, C channels, H height, W width.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tombola._utils.errors import DataError, needs
+from tombola._utils.errors import DataError, needs, warn
+from tombola.data.memmap import fits
+from tombola.data.stored import Stored
+from tombola.data.values import opaque, stacked
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # modes of Pillow
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
@@ -42,19 +46,86 @@ class Pictures:
         return len(self.files)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        from PIL import Image, ImageOps
+        size = None if self.size is None else (self.size, self.size)
+        return pixels_of(read_picture(self.files[i]).convert(self.mode), size)
 
-        file = self.files[i]
-        try:
-            with Image.open(file) as opened:
-                if opened.mode in DEEP:
-                    raise DataError(f"{file} has more than 8 bits a channel: bring it to 8 first")
-                picture: Any = ImageOps.exif_transpose(opened).convert(self.mode)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise DataError(f"{file} is no picture that can be read ({error})") from None
-        if self.size is not None and picture.size != (self.size, self.size):
-            picture = ImageOps.fit(picture, (self.size, self.size), Image.Resampling.BICUBIC)
-        return np.array(picture).reshape(picture.height, picture.width, -1).transpose(2, 0, 1)
+    def broken(self) -> dict[int, str]:
+        """The numbers of those that cannot be read, each with the reason; all are decoded for it."""
+        found = {}
+        for i, file in enumerate(self.files):
+            try:
+                read_picture(file)
+            except DataError as error:
+                found[i] = str(error)
+        return found
+
+
+def read_picture(file: Path) -> Any:
+    """A picture of Pillow, decoded, upright, on white where it was transparent.
+
+    Raises:
+        DataError: it cannot be read, or has more than 8 bits a channel.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(file) as opened:
+            if opened.mode in DEEP:
+                raise DataError(f"{file} has more than 8 bits a channel: bring it to 8 first")
+            opened.load()
+            return opaque(ImageOps.exif_transpose(opened))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file} is no picture that can be read ({error})") from None
+
+
+def pixels_of(picture: Any, size: tuple[int, int] | None) -> np.ndarray:
+    """Pixels ``[C, H, W]`` uint8 of a picture, scaled to cover (width, height) and cut to it."""
+    from PIL import Image, ImageOps
+
+    if size is not None and picture.size != size:
+        picture = ImageOps.fit(picture, size, Image.Resampling.BICUBIC)
+    return np.array(picture).reshape(picture.height, picture.width, -1).transpose(2, 0, 1)
+
+
+def read_folder(
+    folder: Path | str,
+    levels: Sequence[str],
+    size: int | None,
+    grey: bool,
+    workers: int,
+    memory: bool | None,
+    skip_broken: bool,
+) -> tuple[Tensor | Stored, dict[str, np.ndarray]]:
+    """The pictures below a folder, in memory or `Stored`, and what folders say of each.
+
+    The arguments are those of `tombola.Data.from_folder`.
+    """
+    files, columns = list_pictures(folder, levels)
+    pictures = Pictures(files, size, grey)
+    if skip_broken and (broken := pictures.broken()):
+        warn(f"{_counted(broken, files)}: left out")
+        good = [i for i in range(len(files)) if i not in broken]
+        if not good:
+            raise DataError(_counted(broken, files))
+        columns = {level: values[good] for level, values in columns.items()}
+        pictures = Pictures([files[i] for i in good], size, grey)
+    x = Stored(pictures, stacked, workers, torch.arange(len(pictures)))
+    try:
+        if memory or (memory is None and fits(x.example.numel() * len(x))):
+            return x.all(), columns
+    except DataError:
+        if broken := pictures.broken():
+            more = f"{_counted(broken, files)}: mend or remove them, or pass skip_broken=True"
+            raise DataError(more) from None
+        raise
+    return x, columns
+
+
+def _counted(broken: dict[int, str], files: Sequence[Path]) -> str:
+    first = next(iter(broken.values()))
+    return (
+        first if len(broken) == 1 else f"{first}, and {len(broken) - 1} more of {len(files)} cannot be read"
+    )
 
 
 def list_pictures(folder: Path | str, levels: Sequence[str]) -> tuple[list[Path], dict[str, np.ndarray]]:
@@ -71,7 +142,14 @@ def list_pictures(folder: Path | str, levels: Sequence[str]) -> tuple[list[Path]
     if not root.is_dir():
         raise DataError(f"there is no folder {folder}")
     below = sorted(root.glob("/".join("*" for _ in (*levels, "file"))))
-    files = [file for file in below if file.suffix.lower() in SUFFIXES and file.is_file()]
+    every = [file for file in below if file.is_file() and not file.name.startswith(".")]
+    files = [file for file in every if file.suffix.lower() in SUFFIXES]
+    others = Counter(
+        file.suffix.lower() or "no suffix" for file in every if file.suffix.lower() not in SUFFIXES
+    )
+    if files and others:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common())
+        warn(f"{folder}: {others.total()} files are no pictures that are read, and passed over: {kinds}")
     if not files:
         form = "/".join(level.upper() for level in levels)
         found = next((f for f in sorted(root.rglob("*")) if f.suffix.lower() in SUFFIXES), None)

@@ -5,6 +5,7 @@ Shape letters: S rows, n columns.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -44,11 +45,13 @@ class Standardize:
 
 @dataclass(frozen=True)
 class Read:
-    """What a table says: inputs, targets and the columns that are kept."""
+    """What a table says: inputs, targets, the columns that are kept; names of inputs and of classes of y."""
 
     x: Batch
     y: Tensor
     columns: dict[str, np.ndarray]
+    features: Any
+    class_names: tuple[str, ...] = ()
 
 
 def read_table(
@@ -58,47 +61,64 @@ def read_table(
 
     Args:
         table: what has named columns.
-        target: the column of ``y``, or several of numbers. Text is numbered in alphabetical order, and
-            kept as a column.
+        target: the column of ``y``, or several of numbers. Text is numbered in alphabetical order, a pandas
+            categorical in the order of its categories, and kept as a column.
         inputs: columns of ``x`` float ``[S, n]``; a mapping gives the network a dictionary of such. By
             default all columns that are nothing else.
         keep: columns to keep, such as the context of each row.
     """
-    columns = _columns(table)
-    if not named(target) or not all(isinstance(name, str) for name in named(target)):
+    columns, categories = _columns(table), _categories(table)
+    targets, several = column_names(target), not _is_name(target)
+    if not targets or not all(isinstance(name, str) for name in targets):
         raise DataError(f"target is the name of a column, or several: got {target!r}")
-    targets = named(target)
-    other = {*targets, *keep}
+    other, class_names = {*targets, *keep}, tuple[str, ...]()
     for name in other:
         _known(columns, name)
     kept = {name: columns[name] for name in keep}
-    if isinstance(target, str) and columns[target].dtype.kind not in "biuf":
-        check_complete(target, columns[target])
-        kept[target] = columns[target].astype(str)
-        y = numbered(kept[target])
+    name = targets[0]
+    if not several and (name in categories or columns[name].dtype.kind not in "biuf"):
+        check_complete(name, columns[name])
+        kept[name] = columns[name].astype(str)
+        y, class_names = classes(kept[name], categories.get(name))
     else:
-        y = torch.stack([_numbers(columns, name, "a target") for name in targets], 1)
-        y = y[:, 0] if isinstance(target, str) else y
-    for names in inputs.values() if isinstance(inputs, Mapping) else [inputs or ()]:
-        check_apart(named(names), other)
-    if inputs is None:
-        inputs = [name for name in columns if name not in other]
+        y = torch.stack([_numbers(columns, each, "a target") for each in targets], 1)
+        y = y if several else y[:, 0]
     if isinstance(inputs, Mapping):
-        return Read({name: _matrix(columns, names) for name, names in inputs.items()}, y, kept)
-    return Read(_matrix(columns, inputs), y, kept)
+        features: Any = {str(part): _texts(names) for part, names in inputs.items()}
+    else:
+        features = [each for each in columns if each not in other] if inputs is None else _texts(inputs)
+    for names in features.values() if isinstance(features, dict) else [features]:
+        check_apart(named(names), other)
+    return Read(read_inputs(columns, features), y, kept, features, class_names)
+
+
+def read_inputs(table: Any, features: Any) -> Batch:
+    """Inputs from the columns of these names: one ``[S]``, several ``[S, n]``, or a dictionary of such.
+
+    >>> read_inputs({"area": [80.0, 95.0], "rooms": [3, 4]}, ["area", "rooms"])
+    tensor([[80.,  3.],
+            [95.,  4.]])
+    """
+    columns = _columns(table)
+    if isinstance(features, Mapping):
+        return {part: _matrix(columns, names) for part, names in features.items()}
+    return _matrix(columns, features)
 
 
 def _columns(table: Any) -> dict[str, np.ndarray]:
     if isinstance(table, Mapping):
-        found = {str(name): np.asarray(values) for name, values in table.items()}
+        names = list(table)
     elif hasattr(table, "column_names"):  # an Arrow table, or a Hugging Face data set
-        found = {name: table_column(table, name) for name in table.column_names}
+        names = list(table.column_names)
     elif hasattr(table, "columns") and hasattr(table, "to_numpy"):
-        found = {str(name): table[name].to_numpy() for name in table.columns}
+        names = list(table.columns)
     else:
         raise DataError(
             f"a table has named columns (pandas, Arrow, a dictionary of arrays): got {type(table).__name__}"
         )
+    if twice := [name for name, count in Counter(map(str, names)).items() if count > 1]:
+        raise DataError(f"the table has several columns {twice[0]!r}: rename all but one")
+    found = {str(name): table_column(table, name) for name in names}
     lengths = {name: len(values) for name, values in found.items()}
     if len(set(lengths.values())) != 1:
         raise DataError(
@@ -107,19 +127,47 @@ def _columns(table: Any) -> dict[str, np.ndarray]:
     return found
 
 
-def table_column(table: Any, name: str) -> np.ndarray:
-    """A column of an Arrow table or a Hugging Face data set."""
+def table_column(table: Any, name: Any) -> np.ndarray:
+    """A column of what has columns, as an array."""
     column = table[name]
-    return np.asarray(column.to_numpy() if hasattr(column, "to_numpy") else list(column))
+    if hasattr(column, "to_numpy"):
+        column = column.to_numpy()
+    return np.asarray(column if isinstance(column, np.ndarray | Tensor) else list(column))
 
 
-def numbered(values: np.ndarray) -> Tensor:
-    """Classes 0, 1, ... of text, in alphabetical order.
+def _categories(table: Any) -> dict[str, list[str]]:
+    """The categories of the columns that are pandas categoricals, in their order."""
+    kinds = {name: getattr(each, "dtype", None) for name, each in getattr(table, "items", dict)()}
+    found = {str(name): getattr(kind, "categories", None) for name, kind in kinds.items()}
+    return {name: [str(each) for each in known] for name, known in found.items() if known is not None}
 
-    >>> numbered(np.array(["dog", "cat", "dog"]))
-    tensor([1, 0, 1])
+
+def classes(values: np.ndarray, order: Sequence[str] | None = None) -> tuple[Tensor, tuple[str, ...]]:
+    """Classes 0, 1, ... of text and their names, in alphabetical order or in a given one.
+
+    >>> classes(np.array(["dog", "cat", "dog"]))
+    (tensor([1, 0, 1]), ('cat', 'dog'))
     """
-    return torch.from_numpy(np.unique(values, return_inverse=True)[1])
+    if order is None:
+        names, numbers = np.unique(values, return_inverse=True)
+        return torch.from_numpy(numbers), tuple(map(str, names))
+    places = {name: i for i, name in enumerate(order)}
+    return torch.tensor([places[str(value)] for value in values]), tuple(order)
+
+
+def _is_name(names: Any) -> bool:
+    """Whether it is one name: text, or the whole number that a column without a name has."""
+    return isinstance(names, str | int | np.integer) and not isinstance(names, bool)
+
+
+def column_names(names: Any) -> tuple[str, ...]:
+    """One name of a column or several, whole numbers as text."""
+    every = (names,) if _is_name(names) else named(names)
+    return tuple(str(name) if _is_name(name) else name for name in every)
+
+
+def _texts(names: Any) -> str | list[str]:
+    return str(names) if _is_name(names) else list(column_names(names))
 
 
 def named(names: Names) -> tuple[str, ...]:

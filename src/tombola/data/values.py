@@ -98,8 +98,21 @@ def pixels(value: Any) -> Any:
     """A picture of Pillow as an array ``[C, H, W]``; everything else as it is."""
     if not (hasattr(value, "getbands") and hasattr(value, "convert")):
         return value
-    array = np.asarray(value if value.mode in ("L", "RGB") else value.convert("RGB"))
+    array = np.asarray(value if value.mode in ("L", "RGB") else opaque(value).convert("RGB"))
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+
+
+def opaque(picture: Any) -> Any:
+    """A picture of Pillow laid on white, as a page shows it, where it is transparent in places.
+
+    Under what is transparent lies whatever the program that wrote the file has left there.
+    """
+    if not picture.has_transparency_data:
+        return picture
+    from PIL import Image
+
+    above = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
 
 
 def check_finite(name: str, values: Tensor, numbers: Sequence[int] | None = None) -> None:

@@ -39,6 +39,7 @@ from tombola.runs.cache import StageCache
 from tombola.runs.stages import Stage
 from tombola.settings import Settings, TrainConfig
 from tombola.tickets import files, probe
+from tombola.tickets.inputs import described
 from tombola.tickets.model import TicketModel
 from tombola.training import norm, rewind
 from tombola.training.callbacks import rules
@@ -377,11 +378,25 @@ class Pipeline:
         x = self.data.inputs("train", torch.arange(min(8, len(self.data.train))))
         about |= {"task": view, "outputs": list(tickets)}
         about |= {"probe": probe.described(x)} if self.data.contexts is None else {}
+        about |= {"input": self.taken}
         about |= {"shape": list(x.shape[1:])} if isinstance(x, Tensor) else {}
         about |= problem.objective.metadata()
+        if names := self._class_names(problem):
+            about |= {"class_names": names}
         if classes := problem.objective.answers(problem.partition):
             about |= {"classes": classes, **({"told": list(classes)} if self.data.contexts else {})}
         return about
+
+    def _class_names(self, problem: Problem) -> list[str]:
+        """The names of the outputs, where those are classes of ``y`` or subsets and have names."""
+        if problem.objective.answer != "class":
+            return []
+        return list(self.partition.names if problem.objective.context_is_answer else self.data.class_names)
+
+    @cached_property
+    def taken(self) -> dict[str, Any]:
+        """What the network takes, as metadata."""
+        return described(self.data, self.objective)
 
     # -- what all depends on ----------------------------------------------------------------------
 

@@ -25,11 +25,12 @@ from tombola._utils.device import device_of
 from tombola._utils.errors import MaskError, TicketFileError, TombolaError, UnknownTicket
 from tombola._utils.replica import Replica, copied
 from tombola._utils.torch_state import uncompiled, under_compiler
+from tombola.data.values import batch_of
 from tombola.masks.apply import masked_parts, masked_weights, plain
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.objectives.classification import allowed
-from tombola.tickets import files, fitted, probe
+from tombola.tickets import files, fitted, inputs, probe
 from tombola.tickets.cache import WeightCache
 from tombola.tickets.grouping import asked, grouped, inputs_named
 from tombola.tickets.hugging_face import Introspected
@@ -163,6 +164,17 @@ class TicketModel(Introspected, fitted.Holder):
         elif list(x.shape) == self.metadata.get("shape"):
             raise TombolaError(f"x is one sample, {list(x.shape)}, and no batch: pass x[None]")
         return x
+
+    def prepare(self, x: Any) -> Batch:
+        """What the network takes, from samples as the data of training hold them, arrays or tensors.
+
+        The steps of ``Data.prepare`` are in the ticket file (`tombola.prepare`); without any, samples stay as
+        they are. All else (`forward`, `predict`, `route`, exported networks) takes what this gives.
+
+        Raises:
+            TombolaError: a function of the user's own prepared inputs in training, which no file holds.
+        """
+        return inputs.known(self.metadata).prepared(batch_of(batch.plain(x)))
 
     def predict(
         self, x: Batch, ticket: str | Sequence[str] | None = None, *, context: Any = None

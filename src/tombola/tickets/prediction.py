@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -47,6 +47,8 @@ class Prediction:
             mixed; of labels, as if they were independent; None as above.
         confidence_B: of ticket and answer together, 0 to 1.
         why: one line for each sample.
+        answers: what ``answer_B`` says, by name where the file knows names: of the class, of the ticket; yes
+            or no of a ticket that was named; else the number, or the list of labels. None as above.
     """
 
     outputs: Any
@@ -55,11 +57,28 @@ class Prediction:
     probability_B: Tensor | None
     confidence_B: Tensor
     why: list[str]
+    answers: list[Any] | None = None
 
 
 @torch.no_grad()
 def predict(tickets: TicketModel, x: Batch, ticket: str | Sequence[str] | None, context: Any) -> Prediction:
-    """The answer of `tombola.TicketModel.predict`: by the task, and by what is known of the context.
+    """The answer of `tombola.TicketModel.predict`, by name where names are known."""
+    found = _predicted(tickets, x, ticket, context)
+    if found.answer_B is None:
+        return found
+    names: Sequence[str] = tickets.metadata.get("class_names", ())
+    if answer_of(tickets) == "subset":
+        of_all = ticket is None and len(tickets.names) > 1
+        names = tickets.names if of_all else ("no", "yes")
+    given: list[Any] = found.answer_B.tolist()
+    named = answer_of(tickets) != "labels" and names
+    return replace(found, answers=[names[n] if n < len(names) else n for n in given] if named else given)
+
+
+def _predicted(
+    tickets: TicketModel, x: Batch, ticket: str | Sequence[str] | None, context: Any
+) -> Prediction:
+    """The answer by the task, and by what is known of the context.
 
     One-vs-rest tickets are all asked where none is named, because there the context is the answer.
     """

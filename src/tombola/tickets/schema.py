@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import Tensor
 
+from tombola.tickets import inputs
+
 Test = Callable[[Any], bool]
 
 
@@ -51,6 +53,8 @@ _FACTS: dict[str, Test] = {  # those that are read; each may be absent
     "output": lambda value: value is None or _text(value) or type(value) is int,
     "classes": _classes,
     "told": _list_of(_text),
+    "class_names": _list_of(_text),
+    "input": inputs.is_known,
 }
 _PARTS: dict[str, dict[str, Test]] = {
     "router": {"kind": _text, "options": _dict_of(_any)},

@@ -22,7 +22,6 @@ from tombola._utils.errors import RunError, UsageError, unknown
 from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
-from tombola.lab.evaluation.inputs import described
 from tombola.lab.launch import Order, order_of
 from tombola.lab.results import names_of
 from tombola.methods.pipeline import predict
@@ -31,6 +30,7 @@ from tombola.objectives.classification import classes_of, differ, mask_logits
 from tombola.objectives.metrics import METRICS
 from tombola.runs.log import read_config
 from tombola.tickets.fitted import take_over
+from tombola.tickets.inputs import described
 from tombola.tickets.model import TicketModel, load
 from tombola.tickets.routing import Routed, mixed
 

@@ -1,0 +1,53 @@
+"""The network of a ticket file: by `--backbone`, or by the experiment that the file or its run names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tombola._utils.errors import UsageError
+from tombola._utils.imported import imported
+from tombola.lab.experiments import experiment
+from tombola.runs.log import read_config
+
+
+def network(file: Path, metadata: Mapping[str, Any], given: str | None, otherwise: str = "") -> nn.Module:
+    """The backbone of a ticket file, with whatever weights.
+
+    Args:
+        file: the ticket file; one in the folder of a run is that run's.
+        metadata: those of the file.
+        given: ``MODULE:NAME`` of a network, or of a function that makes one.
+        otherwise: what else the user could do, for the message.
+
+    Raises:
+        UsageError: it is not known which network it is, or the named one is none.
+    """
+    if given is not None:
+        return _named(given)
+    run = file.resolve().parent.parent
+    name = metadata.get("experiment")
+    if not name and (run / "config.yaml").is_file():
+        name = read_config(run).get("experiment")
+    if not name:
+        raise UsageError(
+            f"{file} does not say which network its tickets belong to: give --backbone MODULE:NAME{otherwise}"
+        )
+    return experiment(name).backbone(torch.Generator())
+
+
+def _named(given: str) -> nn.Module:
+    found = imported(given, "--backbone")
+    if isinstance(found, nn.Module):
+        return found
+    try:
+        made = found()
+    except TypeError as error:
+        raise UsageError(f"--backbone {given}: {error}; write MODULE:FUNCTION, called with nothing") from None
+    if not isinstance(made, nn.Module):
+        raise UsageError(f"--backbone {given} gives {type(made).__name__}, not a torch.nn.Module")
+    return made

@@ -1,0 +1,108 @@
+"""What tickets take, by their file: the form of stored samples, names of columns, how they are prepared.
+
+The form is that of `tombola.tickets.probe`: shape, dtype and range of each tensor, and nobody's numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+
+from tombola._utils.batch import Batch
+from tombola._utils.errors import DataError, TombolaError
+from tombola.data import prepare
+from tombola.data.dataset import Data
+from tombola.data.stored import Request
+from tombola.objectives.objective import Objective
+from tombola.tickets import probe
+
+ROWS = 16  # samples that are looked at, evenly spaced
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The inputs of tickets, before they are prepared.
+
+    Attributes:
+        stored: the form of samples as data hold them (`probe.described`); None where it is not known.
+        prepare: the steps from there to what the network takes (`tombola.prepare`).
+        features: names of the columns of a table, in order: one, several, or those of each part of a
+            dictionary. None where there was no table.
+        kind: ``values``, or ``sound`` for spectrograms.
+    """
+
+    stored: Any = None
+    prepare: list[dict[str, Any]] = field(default_factory=list)
+    features: Any = None
+    kind: str = "values"
+
+    def own(self) -> str:
+        """Why inputs cannot be prepared: a function of the user's own did it; empty where they can."""
+        try:
+            prepare.restored(self.prepare)
+        except DataError as error:
+            return str(error)
+        return ""
+
+    def prepared(self, x: Batch) -> Batch:
+        """The network's input from samples as they are stored.
+
+        Raises:
+            TombolaError: a function of the user's own prepared them.
+        """
+        try:
+            return prepare.restored(self.prepare)(x)
+        except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            form = "samples as they were stored in training"
+            raise TombolaError(f"inputs cannot be prepared as in training ({reason}): pass {form}") from None
+
+
+def described(data: Data, objective: Objective) -> dict[str, Any]:
+    """What the network takes, as metadata of a ticket file.
+
+    >>> from tombola.objectives import OneVsRest
+    >>> described(Data.of((torch.arange(160.0) % 2).view(20, 8), torch.arange(20) % 2), OneVsRest())["stored"]
+    {'tensor': [8], 'dtype': 'float32', 'range': [0.0, 1.0]}
+    """
+    steps = prepare.described(data.prepare)
+    if data.contexts is not None:
+        steps.append({"own": "the context, which is an input of this network"})
+    if objective.sound:
+        return asdict(Inputs(prepare=steps, kind="sound"))
+    S = len(data.train)
+    spread = torch.linspace(0, S - 1, min(ROWS, S)).long()
+    x = next(data.train.read([Request(spread)]))
+    return asdict(Inputs(probe.described(x), steps, data.features))
+
+
+def known(metadata: Mapping[str, Any]) -> Inputs:
+    """What the metadata of tickets say of their inputs; older files say less, and are read."""
+    said = metadata.get("input")
+    if not said:  # made without data: what the network takes is all that is known
+        return Inputs(as_taken(metadata))
+    if "bytes" not in said:
+        return Inputs(**{name: said[name] for name in Inputs.__dataclass_fields__ if name in said})
+    # A version before steps were data: one tensor, as it is or normalised.
+    dtype = "uint8" if said["bytes"] else "float32"
+    steps = [{"step": "normalise", "mean": said["mean"], "std": said["std"]}] if said.get("mean") else []
+    return Inputs({"tensor": said["shape"], "dtype": dtype, "range": said.get("range")}, steps)
+
+
+def as_taken(metadata: Mapping[str, Any]) -> Any:
+    """The form of what the network itself takes, after any preparation; None where it is not known."""
+    if metadata.get("probe") is None and "shape" in metadata:
+        return {"tensor": metadata["shape"], "dtype": "float32", "range": None}
+    return metadata.get("probe")
+
+
+def is_known(value: Any) -> bool:
+    """Whether a value in a file, of whatever origin, can be read as what tickets take."""
+    try:
+        said = known({"input": value})
+    except (AttributeError, KeyError, TypeError):
+        return False
+    return prepare.is_description(said.prepare) and isinstance(said.kind, str)
