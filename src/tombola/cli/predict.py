@@ -15,7 +15,7 @@ from tombola.cli.network import network
 from tombola.cli.options import Flag
 from tombola.cli.terminal import show
 from tombola.data.images import SUFFIXES
-from tombola.lab.evaluation.inputs import inputs_of
+from tombola.lab.evaluation.inputs import column_of, inputs_of
 from tombola.lab.report.tables import Table
 from tombola.tickets.inputs import Inputs, as_taken, known
 from tombola.tickets.model import TicketModel, load
@@ -28,6 +28,7 @@ def predict(
     /,
     *inputs: Path,
     ticket: str | None = None,
+    ticket_column: str | None = None,
     backbone: str | None = None,
     prepared: Flag = False,
     json: Flag = False,
@@ -48,6 +49,8 @@ def predict(
         (.npy, .npz) of one sample or several.
     ticket: str
         Which ticket is to answer; the router chooses by default.
+    ticket_column: str
+        The column of a table that names the ticket of each row, such as the context of training.
     backbone: str
         MODULE:NAME of the network, or of a function that makes it; by default that of the experiment that the
         ticket file or its run names.
@@ -61,6 +64,8 @@ def predict(
             "predict needs at least one input: an image, a sound, a table (CSV, Parquet) or an array "
             "(.npy, .npz)"
         )
+    if ticket and ticket_column:
+        raise UsageError("--ticket and --ticket-column both say who answers: give one of them")
     metadata = io.read(file)[1].get("facts", {})
     taken = Inputs(as_taken(metadata)) if prepared else known(metadata)
     if taken.kind != "sound" and taken.stored is None:
@@ -70,19 +75,20 @@ def predict(
     if own := taken.own():
         raise UsageError(f"{file}: {own} (--prepared)")
     tickets = load(file, network(file, metadata, backbone))
-    made = [answer for path in inputs for answer in _answers(tickets, taken, path, ticket)]
+    made = [answer for path in inputs for answer in _answers(tickets, taken, path, ticket, ticket_column)]
     columns = ["input", "answer", "probability", "ticket", "confidence", "why"]
     body = [[_text(answer[name]) for name in columns] for answer in made]
     show([Table("Answers", columns, body)], made, json)
 
 
-def _answers(tickets: TicketModel, taken: Inputs, path: Path, ticket: str | None) -> list[dict[str, Any]]:
+def _answers(
+    tickets: TicketModel, taken: Inputs, path: Path, ticket: str | None, column: str | None
+) -> list[dict[str, Any]]:
     if path.is_dir():
         return _of_folder(tickets, taken, path, ticket)
     x = inputs_of(path, taken, _tell)
-    return _rows(
-        tickets, x, ticket, [f"{path.name}:{i + 1}" for i in range(size(x))] if size(x) > 1 else [path.name]
-    )
+    names = [f"{path.name}:{i + 1}" for i in range(size(x))] if size(x) > 1 else [path.name]
+    return _rows(tickets, x, column_of(path, column) if column else ticket, names)
 
 
 def _of_folder(tickets: TicketModel, taken: Inputs, folder: Path, ticket: str | None) -> list[dict[str, Any]]:
@@ -100,7 +106,9 @@ def _of_folder(tickets: TicketModel, taken: Inputs, folder: Path, ticket: str | 
     return rows
 
 
-def _rows(tickets: TicketModel, x: Batch, ticket: str | None, names: list[str]) -> list[dict[str, Any]]:
+def _rows(
+    tickets: TicketModel, x: Batch, ticket: str | list[str] | None, names: list[str]
+) -> list[dict[str, Any]]:
     found = tickets.predict(x, ticket)
     return [
         {

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tombola._utils import batch
 from tombola._utils.batch import Batch
-from tombola._utils.errors import DataError
+from tombola._utils.errors import DataError, unknown
 from tombola.data.images import SUFFIXES, pixels_of, read_picture
 from tombola.data.table import read_inputs
 from tombola.lab import audio
@@ -104,17 +104,30 @@ def _image(path: Path, form: Form, on_progress: Callable[[str], None]) -> Tensor
 def _table(path: Path, taken: Inputs) -> Batch:
     if path.suffix.lower() == ".csv" and (taken.features is None or _numeric(_rows(path)[0])):
         return _numbers(path, taken.stored)
+    table = _frame(path)
+    try:
+        x = read_inputs(table, list(table.columns) if taken.features is None else taken.features)
+        return _like(x, taken.stored, path)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _frame(path: Path) -> Any:
     import pandas as pd
 
     with _readable(path, "table"):
         table = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     if not len(table):
         raise DataError(f"{path} holds no rows")
-    try:
-        x = read_inputs(table, list(table.columns) if taken.features is None else taken.features)
-        return _like(x, taken.stored, path)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from None
+    return table
+
+
+def column_of(path: Path, name: str) -> list[str]:
+    """A column of a table file, as text."""
+    table = _frame(path) if path.suffix.lower() in TABLES else {}
+    if name not in table:
+        raise DataError(f"{path}: {unknown('column', name, map(str, table))}")
+    return [str(value) for value in table[name]]
 
 
 def _like(x: Batch, form: Form, where: object) -> Batch:
