@@ -311,6 +311,57 @@ def test_what_a_table_lacks_is_said_by_name():
         tb.Data.from_table(np.zeros((3, 3)), "price")
 
 
+def test_columns_without_names_are_known_by_their_numbers():
+    table = pd.DataFrame(np.random.default_rng(0).random((40, 4)))
+    table[3] = ["A", "B"] * 20
+    data = tb.Data.from_table(table, target=2, context=3)
+    assert data.features == ["0", "1"]
+    assert tb.partition.by_column(data, "3").names == tb.partition.by_column(data, 3).names == ("A", "B")
+    assert tb.Data.from_table(table, [2, 1], inputs=0, context=3).train.y.shape == (28, 2)
+    assert tb.Data.from_table(table, "2", inputs={"a": [0, 1]}).features == {"a": ["0", "1"]}
+    with pytest.raises(DataError, match="0' is an input, and the target"):
+        tb.Data.from_table(table, 0, [0, 1])
+    with pytest.raises(DataError, match="several columns '1': rename all but one"):
+        tb.Data.from_table(pd.DataFrame({"1": [0.0] * 9, 1: [1.0] * 9, "y": [0.0] * 9}), "y")
+
+
+@given(st.permutations(["low", "middle", "high"]), st.booleans())
+def test_categories_keep_their_order_as_classes(order, arrays):
+    values = ["low", "high", "middle", "high"] * 10
+    kind = pd.Categorical(values, order, ordered=True)
+    table = (
+        {"a": np.arange(40.0), "kind": kind} if arrays else pd.DataFrame({"a": np.arange(40.0), "kind": kind})
+    )
+    data = tb.Data.from_table(table, "kind")
+    assert data.class_names == tuple(order)
+    for split in (data.train, data.test):
+        assert [order[n] for n in split.y] == split.column("kind").tolist()
+    numbers = tb.Data.from_table(
+        {"a": np.arange(40.0), "kind": pd.Categorical([30, 10] * 20, [30, 10])}, "kind"
+    )
+    assert numbers.class_names == ("30", "10")
+    plain = tb.Data.from_table({"a": np.arange(40.0), "kind": values}, "kind")
+    assert plain.class_names == ("high", "low", "middle")
+
+
+def test_a_category_that_is_missing_is_counted():
+    kind = pd.Categorical(["a", None, "b", None] * 5, ["b", "a"])
+    with pytest.raises(DataError, match="column 'kind' has 10 missing values"):
+        tb.Data.from_table({"a": np.arange(20.0), "kind": kind}, "kind")
+
+
+def test_data_sets_that_name_their_classes_keep_the_names():
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"x": datasets.Value("float32"), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    rows = datasets.Dataset.from_dict({"x": [0.5] * 20, "label": [0, 1] * 10}, features=features)
+    assert tb.Data.from_dataset(rows).class_names == ("cat", "dog")
+    text = [{"x": 0.5, "label": name} for name in ["dog", "cat"] * 10]
+    assert tb.Data.from_dataset(text).class_names == ("cat", "dog")
+    assert tb.Data.from_dataset([(0.5, 1)] * 20).class_names == ()
+
+
 # -- folders ---------------------------------------------------------------------------------------------
 
 
@@ -354,6 +405,67 @@ def test_what_a_folder_lacks_is_said(folder):
         tb.Data.from_folder(folder, 16, ("split", "domain", "class"))
     with pytest.raises(DataError, match="there is no folder"):
         tb.Data.from_folder(folder / "none")
+
+
+@pytest.mark.parametrize("memory", [True, None])
+def test_one_broken_picture_is_named_and_all_are_counted(folder, memory):
+    options = {"size": 16, "levels": ("split", "domain", "class"), "memory": memory}
+    for name in ("bad.png", "worse.jpg", "test.png"):
+        (folder / "train/day/cat" / name).write_bytes(b"no picture")
+    whole = (folder / "train/day/cat/8.png").read_bytes()
+    (folder / "train/day/cat/8.png").write_bytes(whole[: len(whole) // 2])
+    words = r"8\.png is no picture .*, and 3 more of 123 cannot be read: mend .* or pass skip_broken=True"
+    with pytest.raises(DataError, match=words):
+        tb.Data.from_folder(folder, **options)
+    with pytest.warns(UserWarning, match=r"8\.png is no .* 3 more of 123 cannot be read: left out"):
+        data = tb.Data.from_folder(folder, **options, skip_broken=True)
+    assert len(data.train) + len(data.validation) == 79
+    assert len(data.test) == 40
+
+
+def test_headers_are_looked_at_before_pictures_are_read_in_batches(folder):
+    (folder / "train/day/cat/bad.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"bad\.png is no picture .* skip_broken=True"):
+        tb.Data.from_folder(folder, 16, ("split", "domain", "class"), memory=False)
+
+
+def test_nothing_but_broken_pictures_are_no_data(tmp_path):
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat/a.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(DataError, match=r"a\.png is no picture"):
+        tb.Data.from_folder(tmp_path, 16, skip_broken=True)
+
+
+def test_files_that_are_passed_over_are_counted_in_one_warning(folder):
+    for name in ("a.gif", "b.gif", "c.tiff", "README", ".hidden"):
+        (folder / "train/day/cat" / name).write_bytes(b"")
+    with pytest.warns(UserWarning, match="passed over") as caught:
+        tb.Data.from_folder(folder, 16, ("split", "domain", "class"))
+    (line,) = {str(warning.message) for warning in caught}
+    assert line.endswith(
+        "4 files are no pictures that are read, and passed over: 2 .gif, 1 no suffix, 1 .tiff"
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_what_is_transparent_is_laid_on_white(tmp_path, mode):
+    (tmp_path / "a").mkdir()
+    picture = Image.new("RGBA", (8, 8), (200, 0, 0, 0))  # red that nobody sees
+    picture.paste((0, 0, 0, 255), (0, 0, 4, 8))
+    more = {"transparency": 0} if mode == "P" else {}
+    if mode == "P":
+        picture = Image.new("P", (8, 8), 0)
+        picture.putpalette([200, 0, 0, 0, 0, 0])
+        picture.paste(1, (0, 0, 4, 8))
+    else:
+        picture = picture.convert(mode)
+    for n in range(10):
+        picture.save(tmp_path / f"a/{n}.png", **more)
+    x = tb.Data.from_folder(tmp_path).train.x
+    assert x[:, :, :, :4].max() == 0
+    assert x[:, :, :, 4:].min() == 255
+    rows = tb.Data.from_dataset([(Image.open(tmp_path / "a/0.png"), n % 2) for n in range(20)], memory=True)
+    assert torch.equal(rows.train.x[0], x[0])
 
 
 # -- divisions -------------------------------------------------------------------------------------------

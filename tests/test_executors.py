@@ -393,6 +393,26 @@ def test_one_core_goes_in_turn_and_several_take_workers_where_that_pays(work, mo
         assert mapper("auto", work, 10, 10**6).cores == [0, 1, 2, 3]
 
 
+def test_samples_that_take_long_to_read_make_workers_pay(work, monkeypatch):
+    class Slow:
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            time.sleep(0.002)
+            return torch.rand(1, 6, 6), i % 2
+
+    assert choose.reading(work.problem.data.train.x) == 0
+    slow = tb.Data.from_dataset(Slow()).train.x
+    assert 0.002 <= choose.reading(slow) < 0.1
+    monkeypatch.setattr(choose, "affinity", lambda: {0, 1, 2, 3})
+    monkeypatch.setattr(choose, "hindrance", lambda: "")
+    with threads(3):
+        assert type(mapper("auto", work, 10, 100)) is InTurn
+        monkeypatch.setattr(choose, "reading", lambda _: 0.002)
+        assert type(mapper("auto", work, 10, 100)) is Workers
+
+
 def test_a_way_that_does_not_exist_or_cannot_be_is_one_clear_error(monkeypatch):
     with pytest.raises(UsageError, match="there is no way to run tickets 'worker'; did you mean 'workers'"):
         settled("worker")

@@ -73,6 +73,7 @@ class Split:
 
     def column(self, name: str) -> np.ndarray:
         """A column as an array ``[S]``; ``"y"`` is one of them."""
+        name = name if name in self.columns else str(name)
         if name != "y" and name not in self.columns:
             raise DataError(unknown("column", name, ["y", *self.columns]))
         values = self.y.numpy() if name == "y" else self.columns[name]
@@ -309,7 +310,7 @@ class Data:
             workers: see `from_dataset`.
             memory: decode all once; by default where a quarter of the free memory holds them.
             skip_broken: leave out pictures that cannot be read, counted in a warning. All are decoded once to
-                find them.
+                find them; without it, and where they are not kept in memory, their headers alone are read.
             division: see `Division`.
 
         Raises:

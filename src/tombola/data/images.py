@@ -6,7 +6,8 @@ Shape letters: B batch, C channels, H height, W width.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,15 +50,30 @@ class Pictures:
         size = None if self.size is None else (self.size, self.size)
         return pixels_of(read_picture(self.files[i]).convert(self.mode), size)
 
-    def broken(self) -> dict[int, str]:
-        """The numbers of those that cannot be read, each with the reason; all are decoded for it."""
+    def broken(self, decode: bool = True) -> dict[int, str]:
+        """The numbers of those that cannot be read, each with the reason: by decoding all, or by headers."""
         found = {}
         for i, file in enumerate(self.files):
             try:
-                read_picture(file)
+                with _opened(file) as opened:
+                    if decode:
+                        opened.load()
             except DataError as error:
                 found[i] = str(error)
         return found
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as opened:
+            if opened.mode in DEEP:
+                raise DataError(f"{file} has more than 8 bits a channel: bring it to 8 first")
+            yield opened
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(f"{file} is no picture that can be read ({error})") from None
 
 
 def read_picture(file: Path) -> Any:
@@ -66,16 +82,10 @@ def read_picture(file: Path) -> Any:
     Raises:
         DataError: it cannot be read, or has more than 8 bits a channel.
     """
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    try:
-        with Image.open(file) as opened:
-            if opened.mode in DEEP:
-                raise DataError(f"{file} has more than 8 bits a channel: bring it to 8 first")
-            opened.load()
-            return opaque(ImageOps.exif_transpose(opened))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} is no picture that can be read ({error})") from None
+    with _opened(file) as opened:
+        return opaque(ImageOps.exif_transpose(opened))
 
 
 def pixels_of(picture: Any, size: tuple[int, int] | None) -> np.ndarray:
@@ -114,11 +124,15 @@ def read_folder(
         if memory or (memory is None and fits(x.example.numel() * len(x))):
             return x.all(), columns
     except DataError:
-        if broken := pictures.broken():
-            more = f"{_counted(broken, files)}: mend or remove them, or pass skip_broken=True"
-            raise DataError(more) from None
+        _refuse(pictures.broken(), files)
         raise
+    _refuse({} if skip_broken else pictures.broken(decode=False), files)
     return x, columns
+
+
+def _refuse(broken: dict[int, str], files: Sequence[Path]) -> None:
+    if broken:
+        raise DataError(f"{_counted(broken, files)}: mend or remove them, or pass skip_broken=True") from None
 
 
 def _counted(broken: dict[int, str], files: Sequence[Path]) -> str:

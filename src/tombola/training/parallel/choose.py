@@ -4,7 +4,8 @@
 ``workers``  each with one thread; in worker processes where that pays, one after the other where it does not,
              to the same bits.
 ``batched``  all in one batch (`tombola.training.parallel.batched`); equal to the others up to rounding.
-``auto``     ``workers`` on several cores, else ``no``; never ``batched``.
+``auto``     ``workers`` on several cores, else ``no``; never ``batched``. What the time of a step is guessed
+             from is its size, and what a sample takes to be read where samples are not in memory.
 
 With one thread ``no`` and ``workers`` have the same bits; with several, ``no`` has others, because sums are
 then split among threads. So a run on disk remembers which of the two it began with.
@@ -15,13 +16,16 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import torch
 
+from tombola._utils.batch import Batch
 from tombola._utils.errors import UsageError, unknown
+from tombola.data.stored import Request, Stored
 from tombola.training.loop import BATCHED
 from tombola.training.parallel.batched import Batched
 from tombola.training.parallel.workers import Workers
@@ -36,6 +40,7 @@ Parallel = Literal["auto", "no", "workers", "batched"]
 STEP = 0.3e-3  # seconds that the smallest step takes
 # Multiplications a second; convolutions use a weight many times, so they take longer than this says.
 RATE = 2e10
+FEW = 4  # samples whose reading is timed
 WORTH = 1.0  # seconds of work that pay for the start of workers
 
 
@@ -159,7 +164,19 @@ def hindrance() -> str:
 
 
 def least_seconds(train_ticket: TicketTrainer, steps: int) -> float:
-    """The seconds that so many training steps take at least on one core, from sizes alone."""
+    """The seconds that so many training steps take at least on one core, from sizes and the time to read."""
     problem = train_ticket.problem
-    products = 6 * problem.config.batch_size * problem.f.scope.size  # forward, and backward twice that
-    return steps * (STEP + products / RATE)
+    rows = problem.config.batch_size
+    products = 6 * rows * problem.f.scope.size  # forward, and backward twice that
+    return steps * (STEP + products / RATE + rows * reading(problem.data.train.x))
+
+
+def reading(x: Batch | Stored) -> float:
+    """Seconds that a sample takes to be read, measured on a few; none where samples are in memory."""
+    if not isinstance(x, Stored):
+        return 0.0
+    few = torch.arange(min(FEW, len(x)))
+    x.read(Request(few[:1]))  # the first may import a library
+    began = time.perf_counter()
+    x.read(Request(few))
+    return (time.perf_counter() - began) / len(few)
