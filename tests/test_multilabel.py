@@ -14,9 +14,9 @@ from tombola.cli.main import main
 from tombola.cli.predict import _answers, _text
 from tombola.data.dataset import Data, Split
 from tombola.data.partition import by_column
-from tombola.lab.evaluation.inputs import described
 from tombola.objectives import MultiLabel
 from tombola.objectives.metrics import METRICS
+from tombola.tickets.inputs import known
 
 NO_INPUTS = torch.empty(0)
 
@@ -203,9 +203,8 @@ def test_other_methods_take_it_as_it_is(method, data, by_site, tmp_path):
 
 
 def test_the_command_predict_answers_with_a_one_or_a_zero_for_each_label(tickets, data, tmp_path):
-    tickets.metadata["input"] = described(data, MultiLabel())
     np.savetxt(tmp_path / "two.csv", data.test.x[:2].numpy(), delimiter=",")
-    rows = _answers(tickets, tmp_path / "two.csv", "north")
+    rows = _answers(tickets, known(tickets.metadata), tmp_path / "two.csv", "north", None)
     expected = tickets.predict(data.test.x[:2], "north").answer_B
     assert [row["answer"] for row in rows] == expected.tolist()
     assert _text(rows[0]["answer"]) == " ".join(map(str, expected[0].tolist()))

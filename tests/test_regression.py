@@ -16,11 +16,11 @@ from tombola.cli.main import main
 from tombola.cli.predict import _answers
 from tombola.data.dataset import Data, Split
 from tombola.data.partition import by_column
-from tombola.lab.evaluation.inputs import described
 from tombola.lab.evaluation.router_evaluator import defaults
 from tombola.objectives import Classification, MultiLabel, OneVsRest, Reconstruction, Regression
 from tombola.objectives.metrics import METRICS, metric_info
 from tombola.objectives.regression import errors, in_units
+from tombola.tickets.inputs import known
 
 NO_INPUTS = torch.empty(0)
 
@@ -251,9 +251,8 @@ def test_what_it_has_not_is_said_in_one_line(tickets, data, tenants):
 
 
 def test_the_command_predict_answers_in_the_units_of_the_data(tickets, data, tmp_path):
-    tickets.metadata["input"] = described(data, Regression())
     np.savetxt(tmp_path / "two.csv", data.test.x[:2].numpy(), delimiter=",")
-    rows = _answers(tickets, tmp_path / "two.csv", "paris")
+    rows = _answers(tickets, known(tickets.metadata), tmp_path / "two.csv", "paris", None)
     expected = tickets.predict(data.test.x[:2], "paris").outputs
     assert [row["answer"] for row in rows] == [pytest.approx(row, rel=1e-4) for row in expected.tolist()]
 
