@@ -91,6 +91,18 @@ def test_a_table_in_its_units_is_answered_with_names_of_classes(houses, capsys, 
     assert {row["answer"] for row in found} <= {"a", "b", "c"}
 
 
+def test_an_exported_ticket_says_how_inputs_are_prepared_and_classes_are_called(houses, capsys):
+    command = ["export", "houses.tickets", "--ticket", "Oslo", "--out", "oslo.safetensors"]
+    with pytest.raises(SystemExit):
+        main([*command, "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert said["class_names"] == ["a", "b", "c"]
+    assert [step["step"] for step in said["prepare"]] == ["standardize"]
+    with pytest.raises(SystemExit):
+        main(command)
+    assert "inputs have to be prepared as in training: [{" in capsys.readouterr().err
+
+
 def test_a_column_names_the_ticket_of_each_row(houses, capsys):
     table, _ = houses
     command = ["houses.tickets", "rows.csv", "--backbone", "my_networks:rows", "--ticket-column"]

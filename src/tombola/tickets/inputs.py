@@ -105,4 +105,5 @@ def is_known(value: Any) -> bool:
         said = known({"input": value})
     except (AttributeError, KeyError, TypeError):
         return False
-    return prepare.is_description(said.prepare) and isinstance(said.kind, str)
+    form = said.stored is None or isinstance(said.stored, dict)
+    return form and isinstance(said.kind, str) and prepare.is_description(said.prepare)
