@@ -113,10 +113,10 @@ def read_folder(
     files, columns = list_pictures(folder, levels)
     pictures = Pictures(files, size, grey)
     if skip_broken and (broken := pictures.broken()):
-        warn(f"{_counted(broken, files)}: left out")
         good = [i for i in range(len(files)) if i not in broken]
         if not good:
             raise DataError(_counted(broken, files))
+        warn(f"{_counted(broken, files)}: left out")
         columns = {level: values[good] for level, values in columns.items()}
         pictures = Pictures([files[i] for i in good], size, grey)
     x = Stored(pictures, stacked, workers, torch.arange(len(pictures)))
@@ -136,10 +136,8 @@ def _refuse(broken: dict[int, str], files: Sequence[Path]) -> None:
 
 
 def _counted(broken: dict[int, str], files: Sequence[Path]) -> str:
-    first = next(iter(broken.values()))
-    return (
-        first if len(broken) == 1 else f"{first}, and {len(broken) - 1} more of {len(files)} cannot be read"
-    )
+    more = f", and {len(broken) - 1} more of {len(files)} cannot be read" if len(broken) > 1 else ""
+    return next(iter(broken.values())) + more
 
 
 def list_pictures(folder: Path | str, levels: Sequence[str]) -> tuple[list[Path], dict[str, np.ndarray]]:

@@ -111,7 +111,8 @@ def restored(known: Iterable[Mapping[str, Any]]) -> Prepare:
     >>> restored([{"step": "scale", "factor": 2.0, "shift": 0.0}])
     Scale(factor=2.0, shift=0.0)
     """
-    if own := [name for step in known if (name := own_name(step))]:
+    known = list(known)
+    if own := [name for step in known if (name := _own(step)) is not None]:
         raise DataError(
             f"in training inputs were prepared by {own[0]}, which a ticket file cannot hold: pass inputs "
             "that it has prepared"
@@ -120,9 +121,10 @@ def restored(known: Iterable[Mapping[str, Any]]) -> Prepare:
     return same if not steps else steps[0] if len(steps) == 1 else Compose(steps)
 
 
-def own_name(known: Mapping[str, Any]) -> str | None:
+def _own(known: Mapping[str, Any]) -> str | None:
     """The name of a step that cannot be made again; None for one that can."""
-    return known.get("own") or (None if known["step"] in {*KINDS, *CASTS} else known["step"])
+    name: str = known["own"] if "own" in known else known["step"]
+    return None if "own" not in known and name in {*KINDS, *CASTS} else name
 
 
 def is_description(value: Any) -> bool:
@@ -132,8 +134,8 @@ def is_description(value: Any) -> bool:
 
 def _is_whole(known: Mapping[str, Any]) -> bool:
     name, values = known.get("own", known.get("step")), {k: v for k, v in known.items() if k != "step"}
-    if name not in KINDS:
-        return isinstance(name, str)
+    if not isinstance(name, str) or "own" in known or name not in KINDS:
+        return isinstance(name, str)  # a function of one's own, a cast, or a step of a newer version
     rows = {f.name: isinstance(values.get(f.name), list) == (f.type != "float") for f in fields(KINDS[name])}
     if values.keys() != rows.keys() or not all(rows.values()):
         return False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -173,7 +173,10 @@ def _rows(path: Path) -> list[list[str]]:
 def _arrays(path: Path, form: Form) -> Batch:
     with _readable(path, "array"):
         held = np.load(path, allow_pickle=False)
-        parts = {"": held} if isinstance(held, np.ndarray) else {name: held[name] for name in held.files}
+        if isinstance(held, np.ndarray):
+            held = nullcontext({"": held})
+        with held as found:
+            parts = dict(found)
     if "tensor" in form:
         if len(parts) != 1:
             raise DataError(f"{path} holds {len(parts)} arrays: these tickets take one")
