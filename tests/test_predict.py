@@ -197,6 +197,15 @@ def test_tickets_made_by_hand_say_by_like_what_they_take(nets, capsys):
     assert len(rows_of(capsys, *command)) == 3
 
 
+def test_files_of_an_older_version_take_what_is_prepared(nets, capsys):
+    net, masks = nets.rows(), tb.MaskSet(tb.scope(nets.rows()), {"one": torch.ones(16, dtype=torch.bool)})
+    tb.TicketModel(net, masks, metadata={"data": "a hash", "shape": [2]}).save("old.tickets")
+    np.save("x.npy", np.ones((3, 2), np.float32))
+    command = ["old.tickets", "x.npy", "--backbone", "my_networks:rows"]
+    assert "did not say how inputs are prepared: pass what the network" in refusal(capsys, *command)
+    assert len(rows_of(capsys, *command, "--prepared")) == 3
+
+
 @pytest.mark.parametrize(
     ("dtype", "values", "words"),
     [

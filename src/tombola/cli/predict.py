@@ -72,6 +72,11 @@ def predict(
         raise UsageError(
             f"{file} does not say what its inputs look like: save the tickets with tickets.save(FILE, like=x)"
         )
+    if not prepared and "data" in metadata and "input" not in metadata:
+        raise UsageError(
+            f"{file} is of an older version, which did not say how inputs are prepared: pass what "
+            "the network takes (--prepared)"
+        )
     if own := taken.own():
         raise UsageError(f"{file}: {own} (--prepared)")
     tickets = load(file, network(file, metadata, backbone))

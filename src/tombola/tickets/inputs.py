@@ -82,8 +82,9 @@ def described(data: Data, objective: Objective) -> dict[str, Any]:
 def known(metadata: Mapping[str, Any]) -> Inputs:
     """What the metadata of tickets say of their inputs; older files say less, and are read."""
     said = metadata.get("input")
-    if not said:  # made without data: what the network takes is all that is known
-        return Inputs(as_taken(metadata))
+    if said is None:  # what the network takes is all that is known
+        unsaid = [{"own": "a function that an older version did not name"}] if "input" in metadata else []
+        return Inputs(as_taken(metadata), unsaid)
     if "bytes" not in said:
         return Inputs(**{name: said[name] for name in Inputs.__dataclass_fields__ if name in said})
     # A version before steps were data: one tensor, as it is or normalised.
