@@ -56,11 +56,16 @@ def test_a_perfect_law_is_found_and_none_where_there_is_none():
 
 def test_the_command_writes_page_rows_and_figure(tmp_path, capsys):
     page, given = tmp_path / "when.md", tmp_path / "given.json"
-    given.write_text(json.dumps(rows_of([0.1, 0.3, 0.5, 0.9], [0.3, 0.2, 0.1, 0.0])))
+    rows = rows_of([0.1, 0.3, 0.5, 0.9], [0.3, 0.2, 0.1, 0.0])
+    given.write_text(json.dumps(rows))
+    page.with_suffix(".json").write_text(json.dumps([row for row in rows if row["metric"] == "affinity"]))
     with pytest.raises(SystemExit, match="0"):
         main(["affinity", "--gains", str(given), "--write", str(page)])
     kept = json.loads(page.with_suffix(".json").read_text())
-    assert {row["metric"] for row in kept} == {"gain_over_imp"}
+    (law,) = (row for row in kept if row["metric"] == "rank_correlation")
+    assert law["experiment"] == "all"
+    assert law["mean"] == pytest.approx(-1)
+    assert sum(row["metric"] == "gain_over_imp" for row in kept) == 4
     with pytest.raises(SystemExit, match="0"):
         main(["affinity", "tenants_labels", "--seed", "0", "--steps", "3", "--write", str(page)])
     kept = json.loads(page.with_suffix(".json").read_text())

@@ -74,7 +74,11 @@ def affinity(
         show(when.tables(rows, against), rows, options.json)
         return
     put_tables(write, PLACE, rows, lambda merged: when.tables(merged, against))
-    when.write_figure(when.figure(when.worlds(json.loads(write.with_suffix(".json").read_text()))), write)
+    found = when.worlds(_rows(write.with_suffix(".json")))
+    if sum(against in world.gains for world in found) >= when.LEAST:
+        law = when.law(found, against)
+        put_tables(write, PLACE, law, lambda merged: when.tables(merged, against))
+    when.write_figure(when.figure(found), write)
 
 
 def _rows(path: Path) -> list[Row]:

@@ -40,6 +40,7 @@ GAINS = {suffix: f"gain_over_{name}" for name, suffix in (
     ("union_size", "lead_union_same"), ("told", "lead_told"), ("network_each", "lead_each"),
 )}  # fmt: skip
 LEAST = 4  # worlds of which a correlation is taken
+NEAR = 0.05  # gains below are drawn to scale, larger ones by their logarithm
 SPLITS = 500  # random halves of the experiments
 
 
@@ -241,16 +242,19 @@ def figure(
     made = Figure(figsize=(6.5 * len(against), 4.8), layout="constrained")
     for axes, name in zip(made.subplots(1, len(against), squeeze=False)[0], against, strict=True):
         known = [world for world in found if name in world.gains]
-        for world in known:
-            row = world.gains[name]
+        for up, world in enumerate(sorted(known, key=lambda world: world.affinity)):
+            row, right = world.gains[name], world.affinity > 0.8 * max(each.affinity for each in known)
             axes.errorbar(world.affinity, row["mean"], row["ci95"] or 0.0, fmt="o", color="C0", capsize=2)
             axes.annotate(
                 world.name.partition(",")[0],
                 (world.affinity, row["mean"]),
-                (4, 4),
-                fontsize="x-small",
+                (-4 if right else 4, 6 if up % 2 else -12),  # neighbours above and below
+                ha="right" if right else "left",
+                fontsize="small",
                 textcoords="offset points",
             )
+        axes.set_yscale("symlog", linthresh=NEAR)
+        axes.yaxis.set_major_formatter("{x:g}")
         axes.axhline(0, color="grey", linewidth=0.8)
         axes.set(
             xlabel="affinity of the contexts", ylabel=name.replace("_", " ").replace("gain", "gain of RTL")
