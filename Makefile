@@ -9,9 +9,9 @@ DEMO := rtl same_mask union_size_same_mask imp imp_context imp_per_subset
 .PHONY: demo test bench clean
 demo: .venv/.lab
 	@echo "Ten tenants that agree (the same digits): do tickets pay?"
-	@.venv/bin/tombola advise tenants_agree --sparsity 0.8 --minutes 0.4 --brief --out runs
+	@.venv/bin/tombola advise tenants_agree --sparsity 0.8 --minutes 0.5 --brief --out runs
 	@echo "Ten tenants that disagree (each with the pixels in an order of its own):"
-	@.venv/bin/tombola advise tenants --sparsity 0.8 --minutes 0.8 --brief --out runs
+	@.venv/bin/tombola advise tenants --sparsity 0.8 --minutes 1.5 --brief --out runs
 	@echo "Tickets there, and what else could be done:"
 	@.venv/bin/tombola run tenants --sparsity 0.8 --method $(DEMO) --brief --out runs
 	.venv/bin/tombola report runs/tenants-quick -o runs/tenants-quick/report.html

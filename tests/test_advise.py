@@ -24,8 +24,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "advise.md"
 SHORT = Settings((0.5,), "one_shot", T=5, steps=50, statistics=1, search=CONFIG, train=CONFIG)
 
 
-def advice(turned: tuple[bool, ...], **options: object) -> Advice:
-    data, partition = world(turned)
+def advice(turned: tuple[bool, ...], samples: int = 1200, **options: object) -> Advice:
+    data, partition = world(turned, samples)
     options = {
         "settings": SHORT,
         "minutes": 30,
@@ -36,17 +36,20 @@ def advice(turned: tuple[bool, ...], **options: object) -> Advice:
 
 
 def test_contexts_that_agree_need_one_mask():
-    found = advice((False, False))
+    found = advice((False, False), 6000)
     assert found.method == "imp"
     assert found.answer.startswith("One mask is enough")
     assert "agree" in found.reasons[0]
-    assert {arm.method for arm in found.first} == {"imp", "imp_context", "rtl", "imp_per_subset"}
+    assert {arm.method for arm in found.first} == {"imp", "imp_context"}
+    assert "the contexts agree" in found.closed["rtl"]
 
 
 def test_contexts_that_disagree_need_more():
     found = advice((False, True))
     assert found.method != "imp"
     assert found.affinity.mean < 0
+    assert {arm.method for arm in found.first} == {"imp", "imp_context", "rtl", "imp_per_subset"}
+    assert "rtl" in {arm.method for arm in found.second}
     assert found.information is not None
     assert found.information > 0.1
     assert found.method in str(found)

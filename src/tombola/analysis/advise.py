@@ -12,7 +12,7 @@ from torch import nn
 
 from tombola._utils.errors import UsageError
 from tombola.analysis.affinity import Affinity
-from tombola.analysis.trials import ARMS, Arm, Trials, better_half
+from tombola.analysis.trials import ARMS, Arm, Trials
 from tombola.api import settings_of
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
@@ -50,7 +50,7 @@ def advise(
 
     The test split is not read. First the affinity of all pairs is measured (`tombola.affinity`). Then all
     arms (one mask, one mask told the context, one mask with private parts, tickets, a network for each
-    subset) are trained a little, and the better half of them longer and with three seeds. The answer is the
+    subset) are trained a little, and the better half of them longer and with more seeds. The answer is the
     arm that stores least among those that are not surely behind the best.
 
     Args:
@@ -103,8 +103,7 @@ def _advice(trials: Trials) -> Advice:
     affinity, sparsities = trials.affinity(), sorted(trials.pipeline.settings.sparsity)
     middle = sparsities[len(sparsities) // 2]
     first, whole = trials.first(middle)
-    going = {arm.method for arm in _ranked(first)[: better_half(len(first))]}
-    second = trials.second([name for name in ARMS if name in going], middle, whole)
+    second = trials.second(trials.going(first, affinity), middle, whole)
     others = trials.third(_enough(second).method) if len(sparsities) > 1 else []
     found = tuple(first), tuple(second), tuple(others)
     return Advice(affinity, trials.information, *found, trials.closed, trials.share)
@@ -197,8 +196,9 @@ class Advice:
             )
         seeds = len({seed for seed, _ in self.arm.values})
         found.append(
-            f"Compared on validation data at sparsity {self.arm.sparsity:g}, {seeds} seeds, {self.share:.0%} "
-            "of the steps; in brackets the 95% interval of differences within seeds and subsets."
+            f"Compared on validation data at sparsity {self.arm.sparsity:g}, {_counted(seeds)}, "
+            f"{self.share:.0%} of the steps; in brackets the 95% interval of differences within seeds and "
+            "subsets."
         )
         if self.share < SHORT:
             found.append("That is too short to rely on: give it more minutes.")
@@ -265,6 +265,10 @@ class Advice:
         yield " " * wide + "".join(f"{name:>{wide}}" for name in names)
         for name, row in zip(names, self.affinity.matrix().tolist(), strict=True):
             yield f"{name:<{wide}}" + "".join(f"{value:>{wide}.2f}" for value in row)
+
+
+def _counted(seeds: int) -> str:
+    return f"{seeds} seeds" if seeds > 1 else "one seed"
 
 
 def _behind(arm: Arm, best: Arm) -> bool:

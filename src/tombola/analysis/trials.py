@@ -1,7 +1,7 @@
 """Short runs of the ways to serve several contexts, on training and validation data alone.
 
 Successive halving (Jamieson and Talwalkar, arXiv 1502.07943) in two rungs: all arms a little with one seed,
-then the better half for longer and with three; last, the arm that is chosen at the other sparsities. Every
+then the better half for longer and with more; last, the arm that is chosen at the other sparsities. Every
 arm has the same samples as the others of its rung.
 """
 
@@ -46,9 +46,10 @@ ARMS = {
     "rtl": "tickets",
     "imp_per_subset": "a network for each context",
 }
-SEEDS = 3
+UNITS = 8  # differences that an interval is made of, at least: a seed has one of each context
+AGREE, DISAGREE = 0.6, 0.45  # bounds of affinity above and below which tickets were never, and often, ahead
 # Shares of the time; what is left is for the other sparsities and all that is no training.
-AFFINITY, FIRST, SECOND = 0.2, 0.2, 0.4
+AFFINITY, FIRST, SECOND = 0.2, 0.15, 0.55
 
 
 @dataclass(frozen=True)
@@ -82,11 +83,6 @@ class Arm:
         each = [better(value, other.values[unit]) for unit, value in self.values.items()]
         half = interval(each, level)
         return float(np.mean(each)), math.inf if half is None else half
-
-
-def better_half(arms: int) -> int:
-    """How many arms go on."""
-    return (arms + 1) // 2
 
 
 @dataclass
@@ -125,6 +121,22 @@ class Trials:
         """Methods that can be run."""
         return [name for name in ARMS if name not in self.closed]
 
+    @property
+    def seeds(self) -> int:
+        """Seeds of the second rung, 1 to 3: few contexts need several, and long runs tell more than many."""
+        return min(3, -(-UNITS // len(self.pipeline.partition)))
+
+    def going(self, first: Sequence[Arm], affinity: Affinity) -> list[str]:
+        """The arms that go on: the better half, and tickets where contexts disagree.
+
+        Little training favours what shares most, so tickets are not left out for their first steps alone.
+        """
+        ranked = sorted(first, key=lambda arm: -metric_info(arm.metric).ahead(arm.mean, 0.0))
+        names = {arm.method for arm in ranked[: (len(ranked) + 1) // 2]}
+        if affinity.interval()[1] < DISAGREE:
+            names.add("rtl")
+        return [name for name in ARMS if name in names]
+
     def affinity(self) -> Affinity:
         """The affinity of the subsets, with the seed that comes first."""
         p = self.pipeline
@@ -136,7 +148,11 @@ class Trials:
 
         tensors, facts = self._once("affinity", compute)
         points, samples = tuple(facts["points"]), facts["samples"]
-        return Affinity(p.partition.names, p.f.scope.names, points, tensors["gram"], samples)
+        found = Affinity(p.partition.names, p.f.scope.names, points, tensors["gram"], samples)
+        if (low := found.interval()[0]) > AGREE:
+            why = f"the contexts agree: affinity is above {low:.2f}"
+            self.closed |= {"rtl": why, "imp_per_subset": why}
+        return found
 
     def first(self, sparsity: float) -> tuple[list[Arm], float]:
         """All arms with one seed, at one sparsity; and the seconds that one would take in full."""
@@ -152,9 +168,9 @@ class Trials:
 
     def second(self, names: Sequence[str], sparsity: float, whole: float) -> list[Arm]:
         """These arms with several seeds, at one sparsity, for most of the time that is left."""
-        most = SECOND * self.minutes * 60 / (whole * len(names) * SEEDS)
+        most = SECOND * self.minutes * 60 / (whole * len(names) * self.seeds)
         self.share = self._share("second", most)
-        return self._rung("second", names, self._scaled(self.share, sparsity), SEEDS)
+        return self._rung("second", names, self._scaled(self.share, sparsity), self.seeds)
 
     def third(self, name: str) -> list[Arm]:
         """One arm at all sparsities, with one seed."""

@@ -12,7 +12,7 @@ from tombola.lab.report.kept import contents
 from tombola.lab.report.tables import Table, whole
 from tombola.objectives.metrics import decibel, metric_info
 
-_RUNS = {"long": "three seeds", "short": "a first, shorter run", "others": "one seed"}
+_RUNS = {"long": "longer", "short": "first, shorter", "others": "other sparsities"}
 
 
 def chapter(found: Findings) -> list[Block]:
