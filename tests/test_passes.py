@@ -190,8 +190,8 @@ def inputs(n=8):
 def test_a_ticket_answers_as_its_baked_copy(network, cache, mode):
     tickets, x = model(network), inputs()
     tickets.cache = cache and WeightCache(cache)
-    expected = {name: tickets.bake(name).eval()(x) for name in NAMES}
-    with mode():
+    with mode():  # without gradients attention is another kernel, which rounds otherwise on some machines
+        expected = {name: tickets.bake(name).eval()(x) for name in NAMES}
         for name in NAMES * 2:
             assert torch.equal(tickets(x, ticket=name), expected[name])
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
-from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import Any, overload
 
 from torch import nn
 
-from tombola._utils.errors import UsageError, unknown, warn
+from tombola._utils.errors import UsageError, warn
 from tombola._utils.renamed import renewed
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
@@ -24,7 +22,7 @@ from tombola.objectives import Objective
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
 from tombola.runs.progress import progress_bar
-from tombola.settings import Settings, TrainConfig
+from tombola.settings import Settings, settings_of
 from tombola.tickets.model import TicketModel
 from tombola.training.loop import TrainLoop, check_loop, identity
 from tombola.training.parallel import Parallel, settled
@@ -99,28 +97,6 @@ def find(
         if (bar := stack.enter_context(progress_bar(method, progress))) is not None:
             pipeline.cache.progress, pipeline.cache.on_record = bar.on_progress, bar.on_record
         return [run_method(pipeline, method, sparsity) for sparsity in sparsities_of(pipeline, method)]
-
-
-def settings_of(
-    settings: Settings | None, sparsity: float | Sequence[float] | None, changes: dict[str, Any]
-) -> Settings:
-    """Settings from the three ways in which calls give them; `UsageError` for a field that does not exist."""
-    if settings is not None and not isinstance(settings, Settings):
-        raise UsageError(f"settings must be a tombola.Settings: got {type(settings).__name__}")
-    known = [field.name for field in fields(Settings)]
-    for name in changes:
-        if name in [field.name for field in fields(TrainConfig)]:
-            raise UsageError(
-                f"{name} belongs to a TrainConfig: pass train=tb.TrainConfig({name}=...), or search="
-            )
-        if name not in known:
-            raise UsageError(unknown("setting", name, [*known, "seed", "out", "parallel", "progress"]))
-    if sparsity is None:
-        sparsity = settings.sparsity if settings else 0.75
-    several = isinstance(sparsity, Sequence) and not isinstance(sparsity, str)
-    given: tuple[Any, ...] = tuple(sparsity) if several else (sparsity,)  # type: ignore[arg-type]
-    wanted = tuple(float(s) if isinstance(s, Real) else s for s in given)  # NumPy's cannot be written down
-    return replace(settings or Settings(), sparsity=wanted, **changes)
 
 
 @overload

@@ -7,9 +7,9 @@ the word is kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from numbers import Real
 from typing import Any, get_args
@@ -328,6 +328,28 @@ class Settings:
         stored = renewed(stored)
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
         return cls(**{**values, **{part: TrainConfig(**stored[part]) for part in ("search", "train")}})
+
+
+def settings_of(
+    settings: Settings | None, sparsity: float | Sequence[float] | None, changes: dict[str, Any]
+) -> Settings:
+    """Settings from the three ways in which calls give them; `UsageError` for a field that does not exist."""
+    if settings is not None and not isinstance(settings, Settings):
+        raise UsageError(f"settings must be a tombola.Settings: got {type(settings).__name__}")
+    known = [field.name for field in fields(Settings)]
+    for name in changes:
+        if name in [field.name for field in fields(TrainConfig)]:
+            raise UsageError(
+                f"{name} belongs to a TrainConfig: pass train=tb.TrainConfig({name}=...), or search="
+            )
+        if name not in known:
+            raise UsageError(unknown("setting", name, [*known, "seed", "out", "parallel", "progress"]))
+    if sparsity is None:
+        sparsity = settings.sparsity if settings else 0.75
+    several = isinstance(sparsity, Sequence) and not isinstance(sparsity, str)
+    given: tuple[Any, ...] = tuple(sparsity) if several else (sparsity,)  # type: ignore[arg-type]
+    wanted = tuple(float(s) if isinstance(s, Real) else s for s in given)  # NumPy's cannot be written down
+    return replace(settings or Settings(), sparsity=wanted, **changes)
 
 
 def _plain(value: Any) -> Any:

@@ -13,7 +13,6 @@ from torch import nn
 from tombola._utils.errors import UsageError
 from tombola.analysis.affinity import Affinity
 from tombola.analysis.trials import ARMS, Arm, Trials
-from tombola.api import settings_of
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.data.partition.partition import marks
@@ -22,7 +21,7 @@ from tombola.objectives import Objective
 from tombola.objectives.metrics import metric_info
 from tombola.runs.cache import StageCache
 from tombola.runs.progress import progress_bar
-from tombola.settings import Settings
+from tombola.settings import Settings, settings_of
 from tombola.training.parallel import Parallel
 
 SURE = 0.8  # the level at which one arm is taken to be ahead of another

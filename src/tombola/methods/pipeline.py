@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from tombola._utils import batch, io
-from tombola._utils.batch import Batch
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import device_of
 from tombola._utils.errors import ScopeError, UsageError
@@ -29,7 +28,6 @@ from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import match, scope
-from tombola.methods.checks import check_fit, check_kinds, check_references
 from tombola.methods.context import with_context_input
 from tombola.methods.rounds import Rounds, later, rounds_to
 from tombola.objectives import Objective
@@ -39,6 +37,7 @@ from tombola.runs.cache import StageCache
 from tombola.runs.stages import Stage
 from tombola.settings import Settings, TrainConfig
 from tombola.tickets import files, probe
+from tombola.tickets.finish import finish
 from tombola.tickets.inputs import described
 from tombola.tickets.model import TicketModel
 from tombola.training import norm, rewind
@@ -46,6 +45,7 @@ from tombola.training.callbacks import rules
 from tombola.training.callbacks.base import Callback
 from tombola.training.callbacks.collapse import CollapseMonitor
 from tombola.training.callbacks.similarity import SimilarityRecord
+from tombola.training.checks import check_fit, check_kinds, check_references
 from tombola.training.head import Head, find_head
 from tombola.training.joint import train_jointly
 from tombola.training.loop import TrainLoop
@@ -427,41 +427,6 @@ class Pipeline:
         how = {name: s.plain()[name] for name in names} | ({"head": s.head} if s.head else {})
         whole = [self.origin, self.seed, self.data.augment is not None, how, what]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def finish(
-    problem: Problem,
-    theta: Params,
-    masks: MaskSet,
-    tickets: Sequence[int],
-    settings: Settings,
-    metadata: Mapping[str, Any],
-) -> TicketModel:
-    """A `TicketModel` from trained weights, its norm statistics estimated on its own training data.
-
-    Args:
-        problem: what was trained on.
-        theta: the trained weights; with ``shared`` normalisation its buffers are written to.
-        masks: of all tickets.
-        tickets: those that the model is to hold.
-        settings: ``normalization`` and ``statistics`` are read.
-        metadata: what is to be known of the tickets.
-    """
-    f = problem.f
-
-    def passes(k: int) -> list[tuple[int, Tensor | None, Batch]]:
-        inputs = problem.inputs(k, settings.statistics, "statistics")
-        m_k = masks.masks_KN[k].to(f.device)
-        return [(k, m_k, x) for x in inputs]
-
-    private = {masks.names[k]: dict(f.private.unflatten(theta.private[k].detach())) for k in tickets}
-    if settings.normalization == "shared":
-        every = [one for k in tickets for one in passes(k)]
-        theta.buffers.update(norm.estimate(f, theta, every))
-    elif settings.normalization != "frozen":
-        for k in tickets:
-            private[masks.names[k]] |= norm.estimate(f, theta, passes(k))
-    return TicketModel(f.write(theta), masks.select(list(private)), private, metadata).eval()
 
 
 @torch.no_grad()

@@ -161,3 +161,30 @@ def minimised(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Te
 
     optimiser.step(closure)
     return found.detach()
+
+
+def without(part: Router | Calibration, tickets: Tickets, name: str, left: Tickets) -> Any:
+    """What was fitted to tickets, without its share of one, for those that are left.
+
+    None where all was fitted together: the others' numbers would tell of the one that is gone.
+    """
+    known, tensors = part.state()
+    if known.get("about") == "classes":  # a temperature for each ticket
+        k = tickets.index(name)
+        kept = {key: torch.cat([t[:k], t[k + 1 :]]) for key, t in tensors.items()}
+        facts = {**known, "names": list(left.names), "made_for": fingerprint_of(left)}
+        return _restored("calibration", facts, kept)
+    if tensors or getattr(part, "needs_fit", True):
+        return None
+    pairs = [pair for pair in known["options"].get("pairs", ()) if pair[1] != name]
+    return _restored("router", {**known, "options": {**known["options"], "pairs": pairs}}, tensors)
+
+
+def renamed(part: Router | Calibration, now: Mapping[str, str]) -> Any:
+    """What was fitted, for the same tickets under the names that they have now."""
+    known, tensors = part.state()
+    options = dict(known["options"])
+    if "pairs" in options:  # from contexts to tickets
+        options["pairs"] = [[value, now[name]] for value, name in options["pairs"]]
+    facts = {**known, "options": options, "names": [now[name] for name in known["names"]]}
+    return _restored("calibration" if "about" in known else "router", facts, tensors)

@@ -34,6 +34,7 @@ from tombola.tickets import files, fitted, inputs, probe
 from tombola.tickets.cache import WeightCache
 from tombola.tickets.grouping import asked, grouped, inputs_named
 from tombola.tickets.hugging_face import Introspected
+from tombola.tickets.membership import Members
 from tombola.tickets.passes import Passes
 from tombola.training.model import check_network, check_private, check_scope, parameter_of
 
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 _in_use: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("in_use", default=())
 
 
-class TicketModel(Introspected, fitted.Holder):
+class TicketModel(Introspected, fitted.Holder, Members):
     """A backbone, its masks, and the private state of each ticket.
 
     Args:
@@ -354,19 +355,6 @@ class TicketModel(Introspected, fitted.Holder):
         weights_N, mask_N, own = self.state(ticket)
         module.load_state_dict(self.scope.unflatten(weights_N * mask_N) | own, strict=False)
         return module
-
-    def select(self, names: Sequence[str]) -> TicketModel:
-        """Some of the tickets, in this order, on the same backbone; without router and calibration.
-
-        Raises:
-            UnknownTicket: a name that is not there.
-        """
-        numbers = [self.index(name) for name in names]
-        metadata = dict(self.metadata)
-        if "outputs" in metadata:
-            metadata["outputs"] = [metadata["outputs"][k] for k in numbers]
-        private = {name: self.private_state(name) for name in names}
-        return TicketModel(self.backbone, self.masks.select(names), private, metadata).train(self.training)
 
     def __len__(self) -> int:
         """The number of tickets."""

@@ -66,11 +66,16 @@ def predict(tickets: TicketModel, x: Batch, ticket: str | Sequence[str] | None, 
     found = _predicted(tickets, x, ticket, context)
     if found.answer_B is None:
         return found
-    names: Sequence[str] = tickets.metadata.get("class_names", ())
+    known = tickets.metadata.get("class_names", ())
+    if isinstance(known, dict):  # of tickets whose classes have names of their own
+        each = [known.get(name, ()) for name in found.tickets]
+        given = [of[n] if n < len(of) else n for of, n in zip(each, found.answer_B.tolist(), strict=True)]
+        return replace(found, answers=given)
+    names: Sequence[str] = known
     if answer_of(tickets) == "subset":
         of_all = ticket is None and len(tickets.names) > 1
         names = tickets.names if of_all else ("no", "yes")
-    given: list[Any] = found.answer_B.tolist()
+    given = found.answer_B.tolist()
     named = answer_of(tickets) != "labels" and names
     return replace(found, answers=[names[n] if n < len(names) else n for n in given] if named else given)
 

@@ -53,7 +53,8 @@ class Problem:
     """``f``, the data, the partition ``d_1 .. d_K``, the objective and the config, with one seed.
 
     ``order`` names a data order: another name, other batches from the same seed (twins). ``samples_seen``
-    counts the training samples that went through, so that budgets can be compared.
+    counts the training samples that went through, so that budgets can be compared. ``frozen_N`` are weights
+    that no ticket of the problem may move, whatever its mask.
     """
 
     f: FunctionalModel
@@ -64,6 +65,7 @@ class Problem:
     seed: int
     order: str = ""
     samples_seen: int = 0
+    frozen_N: Tensor | None = None
 
     def check(self, masks: MaskSet) -> None:
         """Raise `UsageError` unless there is a mask for each subset, in order, over the weights in scope."""
@@ -135,9 +137,12 @@ class Problem:
     def masks(self, theta: Params, mask_N: Tensor, k: int) -> list[Tensor | None]:
         """The trainable part of `Params.leaves` for ticket k: its mask, its rows of the rest, all its own.
 
+        Of its mask what is not frozen.
+
         Private parts of others have no gradient in its step, so they stay as they are.
         """
-        return [mask_N, self.trainable[k], *[None] * len(theta.private)]
+        moved_N = mask_N if self.frozen_N is None else mask_N & ~self.frozen_N
+        return [moved_N, self.trainable[k], *[None] * len(theta.private)]
 
     def train(
         self,
@@ -164,7 +169,7 @@ class Problem:
         """
         config = config or self.config
         stream, optimizer = self.stream(k, *purpose), config.build(theta.leaves())
-        masks, total, done = self.masks(theta, mask_N, k), torch.zeros((), device=self.f.device), 0
+        total, done = torch.zeros((), device=self.f.device), 0
         self.f.train()
         for batch in self.draw((k, stream, i) for i in range(T)):
             set_rate(optimizer, config.rate(done, T))
@@ -172,7 +177,7 @@ class Problem:
             total += self.gradient(theta, mask_N, batch)
             if moved_N is not None and theta.weights_N.grad is not None:
                 moved_N += away_from_zero(theta.weights_N, theta.weights_N.grad)
-            optimizer.step(masks)
+            optimizer.step(self.masks(theta, mask_N, k))
             done += 1
             ends = [one(done, theta, optimizer) for one in callbacks]  # each of them is asked
             if any(ends):

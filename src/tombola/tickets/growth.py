@@ -1,0 +1,301 @@
+"""A ticket for new data on weights that others own; what is theirs keeps its bits.
+
+``free``    the new ticket reads and trains weights that no ticket owns, and no others.
+``reuse``   it may read all weights, and trains those that no ticket owns (PackNet, Mallya & Lazebnik, arXiv
+            1711.05769; WSN, Kang et al., ICML 2022).
+``frozen``  it reads weights as they are; its mask is all that is found (Piggyback, Mallya et al., arXiv
+            1801.06519; SupSup, Wortsman et al., arXiv 2006.14769).
+
+Under each of them the output layer, norms and biases are the ticket's own. A ticket *owns* the weights that
+its mask keeps. Moments are masked as weights are, so Adam does not move what is frozen.
+
+Shape letters: K tickets, N weights in scope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from tombola._utils.device import device_of
+from tombola._utils.errors import TombolaError, UsageError, unknown, warn
+from tombola._utils.replica import copied
+from tombola._utils.rng import drawn_from
+from tombola.data import prepare
+from tombola.data.dataset import Data
+from tombola.data.partition import Partition
+from tombola.masks.maskset import MaskSet
+from tombola.objectives import Objective
+from tombola.pruning import schedules, scores
+from tombola.settings import Settings, settings_of
+from tombola.tickets import inputs, membership
+from tombola.tickets.finish import finish
+from tombola.tickets.model import TicketModel
+from tombola.tickets.passes import evaluating
+from tombola.training.checks import check_fit, check_kinds
+from tombola.training.head import find_head
+from tombola.training.joint import train_jointly
+from tombola.training.model import FunctionalModel, parameter_of
+from tombola.training.pruning_context import Pruner
+from tombola.training.rewind import StartWeights
+from tombola.training.search import find_tickets
+from tombola.training.trainer import Problem
+
+Policy = Literal["free", "reuse", "frozen"]
+SCORE = "movement"  # by magnitude the largest weights would be kept, and those are the others'
+
+
+def grow(
+    tickets: TicketModel,
+    name: str,
+    data: Data,
+    objective: Objective,
+    *,
+    policy: Policy = "reuse",
+    sparsity: float | None = None,
+    settings: Settings | None = None,
+    seed: int = 0,
+    **changes: Any,
+) -> TicketModel:
+    """Tickets with one more, found on new data alone; the answers of the others keep their bits.
+
+    Args:
+        tickets: those that are there; they stay as they are.
+        name: of the new ticket.
+        data: its data. Where no ``prepare`` is given, inputs are prepared as those of the others were.
+        objective: of the kind that the others were found with; not `OneVsRest`, which needs their data.
+        policy: ``free``, ``reuse`` or ``frozen``: which weights it may read, and which it may move.
+        sparsity: share of all weights that it does not keep; by default it keeps as many as the first ticket.
+        settings: everything else; by default those of the others, with the score ``movement``: it reads the
+            new data, while magnitudes of frozen weights tell of the others'. ``changes`` are single fields.
+        seed: of new weights and of the order of the data.
+
+    Raises:
+        UsageError: the name is taken, an argument of the wrong kind, or an objective that does not go along.
+        TombolaError: fewer weights are left than the ticket is to keep; the message says how many.
+
+    >>> import torch, tombola as tb
+    >>> x, y = torch.rand(200, 8), torch.arange(200) % 2
+    >>> data = tb.Data.of(x, y, {"site": torch.arange(200) // 2 % 2})
+    >>> net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2))
+    >>> by_site = tb.partition.by_column(data, "site", ["north", "south"])
+    >>> task = tb.objectives.Classification()
+    >>> two = tb.rtl(net, task, data, by_site, sparsity=0.75, T=2, steps=2)
+    >>> three = two.grow("west", tb.Data.of(x, 1 - y), task, policy="free")
+    >>> three.names, torch.equal(three(x, ticket="north"), two(x, ticket="north"))
+    (('north', 'south', 'west'), True)
+    """
+    _check(tickets, name, objective, policy)
+    settings = _settings(tickets, settings, sparsity, changes)
+    partition = _whole(data, name) if isinstance(data, Data) else None
+    check_kinds(tickets.backbone, objective, data, partition, seed)
+    assert partition is not None
+    data = prepared_alike(tickets, data)
+    check_fit(copied(tickets.backbone).eval(), data, partition, objective.read)
+    if "scale" in tickets.metadata and hasattr(objective, "scale"):  # one file, one scale of the targets
+        objective = _scaled(objective, tickets.metadata["scale"])
+    room = Room.of(tickets, policy)
+    keep = room.asked(tickets, sparsity)
+    f = _function(tickets, data, objective, settings, name, seed)
+    problem = Problem(f, data, partition, objective.of(data, partition), settings.search, seed)
+    problem.frozen_N = room.frozen_N
+    one = _found(problem, room.readable_N, keep, settings)
+    grown = membership.joined(tickets, one, _about(tickets, name, policy, objective, data))
+    if membership.acting(grown, tickets.names) != membership.acting(tickets, tickets.names):
+        raise TombolaError(
+            "a ticket that was there before would have changed: nothing was grown; report this"
+        )
+    for part in ("router", "calibration"):
+        if getattr(tickets, part) is not None:
+            warn(f"the {part} was fitted without {name!r} and is left out: fit it on all tickets")
+    return grown.train(tickets.training)
+
+
+@dataclass(frozen=True)
+class Room:
+    """The weights that a new ticket may read, and those that it may not move, boolean ``[N]`` each."""
+
+    readable_N: Tensor
+    frozen_N: Tensor
+    policy: Policy
+
+    @classmethod
+    def of(cls, tickets: TicketModel, policy: Policy) -> Room:
+        """Under a policy, on weights that tickets own."""
+        owned_N = tickets.masks_KN.any(0)
+        if policy == "free":
+            return cls(~owned_N, owned_N, policy)
+        if policy == "reuse":
+            return cls(torch.ones_like(owned_N), owned_N, policy)
+        weights_N, _, _ = tickets.state(tickets.names[0])
+        return cls(weights_N.detach() != 0, torch.ones_like(owned_N), policy)
+
+    def asked(self, tickets: TicketModel, sparsity: float | None) -> int:
+        """The weights that the new ticket keeps.
+
+        Raises:
+            TombolaError: there are fewer.
+        """
+        N, left = tickets.scope.size, int(self.readable_N.sum())
+        keep = int(tickets.masks_KN[0].sum()) if sparsity is None else schedules.kept(N, sparsity)
+        if keep > left:
+            there = {"free": "that no ticket owns", "frozen": "that are not zero"}.get(self.policy, "")
+            most = 1 - left / N
+            raise TombolaError(
+                f"{keep:,} weights are asked for, {left:,} of {N:,} are left {there}: choose a sparsity above"
+                f" {most:.4f}, policy='reuse', which reads weights of others as well, or forget a ticket"
+            )
+        return keep
+
+
+def _check(tickets: TicketModel, name: object, objective: object, policy: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise UsageError(f"the name of a ticket is a string: got {name!r}")
+    if name in tickets.names:
+        raise UsageError(f"there is a ticket {name!r} already: choose another name, or forget it first")
+    if policy not in get_args(Policy):
+        raise UsageError(unknown("policy", policy, get_args(Policy)))
+    if not isinstance(objective, Objective):
+        return  # `check_kinds` says so
+    kind, theirs = type(objective).__name__, tickets.metadata.get("objective")
+    if objective.context_is_answer:
+        raise UsageError(
+            f"{kind} asks which subset a sample is of, so a new ticket needs the data of all others: find "
+            "the tickets anew, or take an objective within subsets (Classification, Regression, ...)"
+        )
+    if theirs not in (None, kind):
+        raise UsageError(
+            f"the tickets were found with {theirs}, whose outputs are read otherwise: got {kind}"
+        )
+    if "told" in tickets.metadata:
+        raise UsageError("this network is told the context, of which it knows no further one: find it anew")
+
+
+def _settings(
+    tickets: TicketModel, settings: Settings | None, sparsity: float | None, changes: dict[str, Any]
+) -> Settings:
+    known = tickets.metadata.get("settings")
+    elsewhere = {"score": SCORE} if settings is None else {}
+    if settings is None and known is not None:
+        settings = Settings.from_plain(known)
+    made = settings_of(settings, sparsity, {**elsewhere, **changes})
+    if made.first or made.moving:
+        raise UsageError("grow draws no first mask: choose first='' and another callback than set and rigl")
+    # Statistics that all share are those of the others.
+    return replace(made, normalization="per_ticket_statistics") if made.normalization == "shared" else made
+
+
+def prepared_alike(tickets: TicketModel, data: Data) -> Data:
+    """Data whose inputs are prepared as those of the tickets were.
+
+    Raises:
+        UsageError: they are prepared in another way.
+    """
+    if tickets.metadata.get("input") is None:
+        return data
+    known, steps = inputs.known(tickets.metadata), prepare.described(data.prepare)
+    if steps == known.prepare:
+        return data
+    if steps or known.own():
+        theirs = ", ".join(str(step) for step in known.prepare) or "not at all"
+        raise UsageError(
+            f"inputs of these tickets were prepared so: {theirs}; the new ones otherwise: leave prepare= "
+            "out, and they are prepared alike"
+        )
+    return replace(data, prepare=known.prepared)
+
+
+def _whole(data: Data, name: str) -> Partition:
+    """One subset that holds all data."""
+    splits = {split: len(data.split(split)) for split in ("train", "validation", "test")}
+    return Partition((name,), {split: torch.ones(S, 1, dtype=torch.bool) for split, S in splits.items()})
+
+
+def _scaled(objective: Any, scale: Mapping[str, list[float]]) -> Any:
+    objective.scale = tuple(torch.tensor(scale[name], dtype=torch.double) for name in ("mean", "deviation"))
+    return objective
+
+
+def _function(
+    tickets: TicketModel, data: Data, objective: Objective, settings: Settings, name: str, seed: int
+) -> FunctionalModel:
+    """The network with new values where nobody has any, and what the ticket has for itself as private.
+
+    Weights that no ticket kept are not in a ticket file and are zero. They, and what every ticket has for
+    itself, begin as the layers initialise themselves; the remainder that all share is where it starts from.
+    """
+    network, few = copied(tickets.backbone), torch.arange(min(2, len(data.train)))
+    fresh = dict(_fresh(tickets.backbone, seed, name).named_parameters())
+    own = set(tickets.private.names)
+    x = data.inputs("train", few, device=parameter_of(network, tickets.scope.names[0]).device)
+    head = find_head(network, x, objective.read, "" if settings.head == "none" else settings.head)
+    with torch.no_grad():
+        owned = tickets.scope.unflatten(tickets.masks_KN.any(0))
+        for n, p in network.named_parameters():
+            if n in owned:
+                p.copy_(torch.where(owned[n] | (p != 0), p, fresh[n]))
+            elif n in own:
+                p.copy_(fresh[n])
+    for n, p in network.named_parameters():
+        mine = p.ndim < 2 or n in own or (head is not None and n in head.rows)
+        p.requires_grad_(n in tickets.scope.names or (p.requires_grad and mine))
+        if p.requires_grad and n not in tickets.scope.names:
+            own.add(n)
+    return FunctionalModel(network, tickets.scope, own, frozen_norms=settings.normalization == "frozen")
+
+
+def _fresh(module: nn.Module, seed: int, name: str) -> nn.Module:
+    """A copy whose layers have initialised themselves anew."""
+    made = copied(module)
+    with drawn_from(seed, "grow", name):
+        for layer in made.modules():
+            reset = getattr(layer, "reset_parameters", getattr(layer, "_reset_parameters", None))
+            if callable(reset):
+                reset()
+    return made
+
+
+def _found(problem: Problem, readable_N: Tensor, keep: int, s: Settings) -> TicketModel:
+    """The ticket: searched for by Algorithm 1, trained by Algorithm 2, alone."""
+    theta0, names = problem.f.theta0(), problem.partition.names
+    masks = MaskSet(problem.f.scope, {names[0]: readable_N})
+    counts = schedules.parse(s.schedule)(int(readable_N.sum()), [keep])
+    theta = StartWeights([theta0], keeps=s.rewinding != "weights")
+    pruner = Pruner(scores.parse(s.score), s.selection, s.granularity, s.floor)  # type: ignore[arg-type]
+    masks = find_tickets(problem, theta0, masks, counts, s.T, pruner=pruner, rewind=theta)
+    problem = replace(problem, config=s.train)
+    trained = train_jointly(problem, theta[0], masks, s.steps)
+    return finish(problem, trained, masks, [0], s, {})
+
+
+def _about(
+    tickets: TicketModel, name: str, policy: Policy, objective: Objective, data: Data
+) -> dict[str, Any]:
+    """The metadata of the tickets with one more."""
+    about, outputs = dict(tickets.metadata), tickets.metadata.get("outputs", range(len(tickets.names)))
+    about["outputs"] = [*outputs, max(outputs) + 1]
+    if objective.answer == "class":
+        about |= _classes(tickets, name, objective, data)
+    about["grown"] = {**about.get("grown", {}), name: {"policy": policy}}
+    return about
+
+
+@torch.no_grad()
+def _classes(tickets: TicketModel, name: str, objective: Objective, data: Data) -> dict[str, Any]:
+    """The classes of each ticket, and their names, where they are not the same of all."""
+    found: dict[str, Any] = {}
+    x = data.inputs("train", torch.arange(min(2, len(data.train))), device=device_of(tickets.backbone))
+    with evaluating():
+        every = list(range(objective.read(tickets(x, ticket=tickets.names[0])).shape[1]))
+    own, known = data.train.y.unique().tolist(), tickets.metadata.get("classes")
+    if known or own != every:
+        found["classes"] = {**(known or dict.fromkeys(tickets.names, every)), name: own}
+    before, named = tickets.metadata.get("class_names", []), list(data.class_names)
+    if named != before:
+        each = before if isinstance(before, dict) else dict.fromkeys(tickets.names, before)
+        found["class_names"] = {**each, name: named}
+    return found

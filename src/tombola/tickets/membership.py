@@ -1,0 +1,255 @@
+"""Tickets that come, go and change their names; what the others answer keeps its bits.
+
+A ticket *owns* the weights that its mask keeps. What only one ticket owned goes with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tombola._utils import io
+from tombola._utils.errors import MaskError, UsageError, warn
+from tombola._utils.replica import copied
+from tombola.masks.maskset import MaskSet
+from tombola.tickets import fitted
+from tombola.training.model import parameter_of
+
+if TYPE_CHECKING:
+    from tombola.data.dataset import Data
+    from tombola.objectives import Objective
+    from tombola.tickets.model import TicketModel
+
+Tickets = Any  # a `TicketModel`, which derives from what is here
+PARTS = ("router", "calibration")
+
+
+class Members(nn.Module):
+    """What a `tombola.TicketModel` can do with its tickets as a whole."""
+
+    def select(self: Tickets, names: Sequence[str]) -> TicketModel:
+        """Some of the tickets, in this order, on the same backbone; without router and calibration.
+
+        Raises:
+            UnknownTicket: a name that is not there.
+        """
+        numbers = [self.index(name) for name in names]
+        private = {name: self.private_state(name) for name in names}
+        made = _like(self, self.masks.select(names), private, about_some(self.metadata, numbers, names))
+        return made.train(self.training)
+
+    def rename(self: Tickets, old: str, new: str) -> TicketModel:
+        """The same tickets, one of them under another name, on the same backbone.
+
+        Raises:
+            UnknownTicket: no ticket has the old name.
+            UsageError: one has the new name.
+        """
+        k = self.index(old)
+        if not isinstance(new, str) or not new or new in self.names:
+            raise UsageError(f"{new!r} cannot be the name of {old!r}: it is no string, or taken")
+        names = [*self.names[:k], new, *self.names[k + 1 :]]
+        masks = MaskSet.stacked(self.scope, names, self.masks.masks_KN)
+        private = {n: self.private_state(o) for n, o in zip(names, self.names, strict=True)}
+        metadata = about_some(self.metadata, range(len(names)), self.names)
+        for key in BY_NAME & metadata.keys():
+            if isinstance(metadata[key], dict):
+                metadata[key] = {new if name == old else name: v for name, v in metadata[key].items()}
+        made = _like(self, masks, private, metadata).train(self.training)
+        for part in PARTS:
+            if (fit := getattr(self, part)) is not None:
+                setattr(made, part, fitted.renamed(fit, dict(zip(self.names, names, strict=True))))
+        return made
+
+    def grow(self: Tickets, name: str, data: Data, objective: Objective, **options: Any) -> TicketModel:
+        """Tickets with one more, found on new data alone; see `tombola.tickets.growth.grow`."""
+        from tombola.tickets.growth import grow
+
+        made: TicketModel = grow(self, name, data, objective, **options)
+        return made
+
+    @torch.no_grad()
+    def forget(self: Tickets, name: str) -> TicketModel:
+        """The other tickets, on the same backbone; what only this one owned is overwritten with zeros.
+
+        Gone are its mask, its private state, the weights that no other ticket keeps, and its share of router
+        and calibration; of this object too, where the ticket no longer answers as it did. The others' answers
+        keep their bits, here and there. What its data may have left in weights that others keep as well is
+        not undone: `shared_with` counts them.
+
+        Raises:
+            UnknownTicket: a name that is not there.
+            UsageError: it is the last ticket.
+        """
+        k, names = self.index(name), [other for other in self.names if other != name]
+        if not names:
+            raise UsageError(f"{name!r} is the last ticket: delete the file instead")
+        before = acting(self, names)
+        made = self.select(names)
+        for part in PARTS:
+            if (fit := getattr(self, part)) is not None:
+                left = fitted.without(fit, self, name, made)
+                setattr(made, part, left)
+                if left is None:
+                    warn(f"the {part} was fitted with {name!r} and is left out: fit it on those that stay")
+        only_N = self.masks_KN[k] & ~made.masks_KN.any(0)
+        for layer, mine in zip(self.scope.names, only_N.split(self.scope.sizes), strict=True):
+            parameter_of(self.backbone, layer).view(-1)[mine] = 0
+        for own in (self.bits_KN, self.private_KP, self.statistics_KS):
+            own[k] = 0
+        if self.cache is not None:
+            self.cache.clear()
+        if acting(made, names) != before:
+            raise MaskError(f"forgetting {name!r} changed another ticket: report this")
+        return made
+
+    def shared_with(self: Tickets, name: str) -> int:
+        """The weights of a ticket that others keep as well: what `forget` leaves of it."""
+        k = self.index(name)
+        others_N = self.masks_KN[[j for j in range(len(self.names)) if j != k]].any(0)
+        return int((self.masks_KN[k] & others_N).sum())
+
+    @property
+    def free(self: Tickets) -> int:
+        """The weights that no ticket owns: what is left for `grow`."""
+        return int(self.scope.size - self.masks_KN.any(0).sum())
+
+
+BY_NAME = {"classes", "class_names", "grown"}  # metadata that say something of each ticket, by its name
+
+
+def about_some(metadata: Mapping[str, Any], numbers: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
+    """The metadata of some of the tickets, given by their numbers and names."""
+    chosen = dict(metadata)
+    if "outputs" in chosen:
+        chosen["outputs"] = [chosen["outputs"][k] for k in numbers]
+    if "told" in chosen:  # one network for all subsets: its classes are those of the subsets, not of tickets
+        return chosen
+    for key in BY_NAME & chosen.keys():
+        if isinstance(chosen[key], dict):
+            chosen[key] = {name: value for name, value in chosen[key].items() if name in names}
+    return chosen
+
+
+def _like(
+    tickets: Tickets, masks: MaskSet, private: Mapping[str, Mapping[str, Tensor]], metadata: dict[str, Any]
+) -> TicketModel:
+    made: TicketModel = type(tickets)(tickets.backbone, masks, private, metadata)
+    return made
+
+
+def joined(first: TicketModel, second: TicketModel, metadata: dict[str, Any]) -> TicketModel:
+    """Tickets of two models of one network in one, without router; weights that both keep are equal.
+
+    What any ticket has for itself, or the two share in different values, all have for themselves then.
+    """
+    backbone, (a, b) = copied(first.backbone), (_held(model) for model in (first, second))
+    theirs_N = second.masks_KN.any(0)
+    with torch.no_grad():
+        parts = zip(first.scope.names, theirs_N.split(first.scope.sizes), strict=True)
+        for name, theirs in parts:
+            parameter_of(backbone, name).view(-1)[theirs] = b[name].reshape(-1)[theirs]
+    own = {n for t in (first, second) for n in (*t.private.names, *t.statistics.names)}
+    rest = (n for n in a if n not in first.scope.names and not n.endswith("num_batches_tracked"))
+    own |= {n for n in rest if not torch.equal(a[n], b[n])}
+    private = {
+        name: {**{n: held[n].detach().clone() for n in own}, **model.private_state(name)}
+        for model, held in ((first, a), (second, b))
+        for name in model.names
+    }
+    masks_KN = torch.cat([first.masks.masks_KN, second.masks.masks_KN])
+    masks = MaskSet.stacked(first.scope, (*first.names, *second.names), masks_KN)
+    made: TicketModel = type(first)(backbone, masks, private, metadata)
+    return made
+
+
+def _held(tickets: TicketModel) -> dict[str, Tensor]:
+    """All parameters and buffers of the network, by name."""
+    return {**dict(tickets.backbone.named_parameters()), **dict(tickets.backbone.named_buffers())}
+
+
+def merged(first: TicketModel, second: TicketModel) -> TicketModel:
+    """The tickets of two models of one network, such as two files that grew apart from one.
+
+    Tickets of one name must be the same ticket. Weights that tickets of both keep must be equal, bit for bit.
+
+    Raises:
+        MaskError: weights in scope differ, or a name means two tickets, or both moved the same weights.
+    """
+    if first.scope != second.scope:
+        raise MaskError("the two have masks over other weights: they are of different networks")
+    twice = [name for name in second.names if name in first.names]
+    for name in twice:
+        if acting(first, [name]) != acting(second, [name]):
+            raise MaskError(f"both have a ticket {name!r}, and they differ: rename one of them")
+    if len(twice) == len(second.names):
+        return first
+    fresh = second.select([name for name in second.names if name not in twice]) if twice else second
+    mine_N, theirs_N = (model.state(model.names[0])[0].detach() for model in (first, fresh))
+    both_N = first.masks_KN.any(0) & fresh.masks_KN.any(0)
+    if apart := int((both_N & (mine_N != theirs_N)).sum()):
+        raise MaskError(
+            f"{apart:,} weights that tickets of both keep differ: the two do not come from the same weights, "
+            "or both trained them (grow the tickets one after the other, from one file)"
+        )
+    return joined(first, fresh, _about_both(first, fresh))
+
+
+def _about_both(first: TicketModel, second: TicketModel) -> dict[str, Any]:
+    a, b = first.metadata, second.metadata
+    if any(a.get(key) != b.get(key) for key in ("objective", "answer", "output", "scale")):
+        raise MaskError(
+            "the two were found with different objectives: their outputs are read in different ways"
+        )
+    about = dict(a)
+    if "outputs" in a:
+        about["outputs"] = [*a["outputs"], *b.get("outputs", range(len(second.names)))]
+    for key in BY_NAME & {*a, *b}:
+        each = [
+            known.get(key, {}) if isinstance(known.get(key, {}), dict) else dict.fromkeys(t.names, known[key])
+            for t, known in ((first, a), (second, b))
+        ]
+        if a.get(key) != b.get(key) or key == "classes":
+            about[key] = each[0] | each[1]
+    if "classes" in about and {*about["classes"]} != {*first.names, *second.names}:
+        raise MaskError(
+            "one of the two knows the classes of its tickets, the other does not: find them alike"
+        )
+    return about
+
+
+def acting(tickets: TicketModel, names: Sequence[str]) -> str:
+    """A hash of all that some tickets answer by: their masks, weights, private and shared tensors.
+
+    Equal hashes are equal answers, bit for bit; weights that none of these tickets keeps do not count.
+    """
+    numbers = [tickets.index(name) for name in names]
+    weights_N, _, _ = tickets.state(tickets.names[0])
+    masks_KN = tickets.masks_KN[numbers].cpu()
+    sha = hashlib.sha256(io.digest({"weights": weights_N.detach().cpu()[masks_KN.any(0)]}).encode())
+    sha.update(MaskSet.stacked(tickets.scope, names, masks_KN).digest().encode())
+    rest = {n: t for n, t in _held(tickets).items() if n not in tickets.scope.names}
+    known: dict[int, str] = {}
+    for name in names:
+        for n, t in sorted((rest | tickets.private_state(name)).items()):
+            hashed = known.get(id(t)) or io.digest({n: t})
+            if n in rest and t is rest[n]:
+                known[id(t)] = hashed
+            sha.update(f"{name} {n} {hashed}".encode())
+    return sha.hexdigest()
+
+
+def merge_files(paths: Sequence[Path | str], backbone: nn.Module) -> TicketModel:
+    """The tickets of several files of one network in one model (`merged`), to be saved."""
+    from tombola.tickets.model import load
+
+    found = [load(path, backbone) for path in paths]
+    both = found[0]
+    for other in found[1:]:
+        both = merged(both, other)
+    return both

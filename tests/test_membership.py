@@ -1,0 +1,139 @@
+"""Tickets that leave, change their names, or come from another file."""
+
+import pytest
+import torch
+from test_growth import TASK, answers, founders, inputs, new_data, weights
+
+import tombola as tb
+from tombola._utils.errors import MaskError, TombolaError, UnknownTicket, UsageError
+from tombola.tickets.membership import acting, merge_files, merged
+
+
+@pytest.fixture
+def three():
+    return founders().grow("west", new_data(), TASK, policy="free")
+
+
+def test_what_only_one_ticket_owned_is_gone_and_the_others_answer_as_before(three, tmp_path):
+    said, only = answers(three, three.names), three["north"] & ~(three["south"] | three["west"])
+    assert int(three["north"].sum()) - int(only.sum()) == three.shared_with("north") > 0
+    theta = weights(three)[only]
+    left = three.forget("north")
+    assert left.names == ("south", "west")
+    assert not weights(left)[only].any()
+    assert not weights(three)[only].any()  # nor in the object that was asked
+    assert not three["north"].any()
+    assert not any(t.any() for t in three.private_state("north").values())
+    for tickets in (left, three):
+        for name, output in answers(tickets, left.names).items():
+            assert torch.equal(output, said[name])
+    left.save(tmp_path / "left.tickets")
+    content = (tmp_path / "left.tickets").read_bytes()
+    assert b"north" not in content
+    assert not any(value.numpy().tobytes() in content for value in theta if value)
+    again = tb.load(tmp_path / "left.tickets", three.backbone)
+    assert acting(again, left.names) == acting(left, left.names)
+
+
+def test_a_ticket_grown_free_leaves_nothing_in_weights_of_others(three):
+    assert three.shared_with("west") == 0
+    left = three.forget("west")
+    assert acting(left, left.names) == acting(founders(), left.names)
+
+
+def test_who_leaves_makes_room_for_who_comes(three):
+    before = three.free
+    left = three.forget("west")
+    assert left.free == before + int(left["north"].sum())
+    again = left.grow("west", new_data(), TASK, policy="free")
+    assert bool(weights(again)[again["west"]].any())
+    assert again.metadata["grown"].keys() == {"west"}
+
+
+def test_a_weight_that_a_later_ticket_reads_stays():
+    one = founders().grow("west", new_data(), TASK, policy="free")
+    two = one.grow("reader", new_data(), TASK, policy="reuse")
+    read = two["reader"] & two["west"] & ~two["north"] & ~two["south"]
+    assert bool(read.any())
+    said = answers(two, ["reader"])["reader"]
+    left = two.forget("west")
+    assert bool(weights(left)[read].all())
+    assert torch.equal(answers(left, ["reader"])["reader"], said)
+
+
+def test_of_what_was_fitted_a_tickets_own_share_goes(three):
+    data = new_data()
+    split = tb.partition.by_rule(data, lambda s: dict.fromkeys(three.names, torch.ones(len(s)) > 0))
+    three.calibration = tb.calibration.Calibration().fit(three, data, split)
+    three.router = tb.routing.ContextRouter({1: "north", 2: "south", 3: "west"})
+    temperatures = three.calibration.tensors["temperature_K"]
+    left = three.forget("north")
+    assert torch.equal(left.calibration.tensors["temperature_K"], temperatures[1:])
+    assert left.router.options["pairs"] == [[2, "south"], [3, "west"]]
+    assert left(inputs(), context=3).shape == (20, 3)
+
+
+def test_what_was_fitted_together_is_left_out_and_said():
+    three = founders().grow("west", new_data(), TASK, policy="reuse")
+    data = new_data()
+    split = tb.partition.by_rule(
+        data, lambda s: {name: torch.arange(len(s)) % 3 == k for k, name in enumerate(three.names)}
+    )
+    three.router = tb.routing.router("prototype").fit(three, data, split)
+    with pytest.warns(UserWarning, match="the router was fitted with 'north' and is left out"):
+        assert three.forget("north").router is None
+
+
+def test_a_renamed_ticket_answers_as_before_with_all_that_was_fitted(three):
+    three.router = tb.routing.ContextRouter({1: "north", 2: "south", 3: "west"})
+    said = answers(three, ["west"])["west"]
+    now = three.rename("west", "east")
+    assert now.names == ("north", "south", "east")
+    assert torch.equal(answers(now, ["east"])["east"], said)
+    assert torch.equal(now(inputs(), context=3), said)
+    assert now.metadata["grown"].keys() == {"east"}
+    fewer = founders().grow("west", new_data(classes=2), TASK).rename("north", "up")
+    assert fewer.metadata["classes"] == {"up": [0, 1, 2], "south": [0, 1, 2], "west": [0, 1]}
+
+
+def test_names_that_cannot_be_are_refused(three):
+    for old, new, kind in (
+        ("nobody", "x", UnknownTicket),
+        ("west", "north", UsageError),
+        ("west", 3, UsageError),
+    ):
+        with pytest.raises(kind):
+            three.rename(old, new)
+    with pytest.raises(UnknownTicket):
+        three.forget("nobody")
+    with pytest.raises(UsageError, match="the last ticket"):
+        three.select(["west"]).forget("west")
+
+
+def test_files_that_grew_apart_come_together(tmp_path):
+    base = founders()
+    base.save(tmp_path / "base.tickets")
+    west, east = (tb.load(tmp_path / "base.tickets", base.backbone) for _ in range(2))
+    west = west.grow("west", new_data(), TASK, policy="frozen")
+    east = east.grow("east", new_data(shift=4), TASK, policy="free")
+    west.save(tmp_path / "west.tickets")
+    east.save(tmp_path / "east.tickets")
+    both = merge_files([tmp_path / "west.tickets", tmp_path / "east.tickets"], base.backbone)
+    assert both.names == ("north", "south", "west", "east")
+    for model in (west, east):
+        for name, output in answers(model, model.names).items():
+            assert torch.equal(answers(both, [name])[name], output)
+    assert merged(west, base).names == west.names
+    assert both.metadata["grown"].keys() == {"west", "east"}
+
+
+def test_what_cannot_come_together_is_said():
+    base = founders()
+    west = base.grow("west", new_data(), TASK, policy="free")
+    east = base.grow("east", new_data(shift=4), TASK, policy="free")
+    with pytest.raises(MaskError, match=r"\d+ weights that tickets of both keep differ"):
+        merged(west, east)
+    with pytest.raises(MaskError, match="both have a ticket 'west', and they differ"):
+        merged(west, base.grow("west", new_data(shift=5), TASK, policy="frozen"))
+    with pytest.raises(TombolaError, match=r"weights that tickets of both keep differ|both have a ticket"):
+        merged(west, founders("SGD").rename("north", "a").rename("south", "b"))
