@@ -340,13 +340,16 @@ class Pipeline:
         start: Params | None = None,
         config: TrainConfig | None = None,
         further: int = 0,
+        frozen: bool = False,
     ) -> tuple[TicketModel, int]:
         """The tickets of masks that are trained together, or of one ticket alone; and samples seen.
 
         Training starts at the rewind point under the settings' config, or from other weights under another,
-        and takes ``further`` batches per ticket more than the settings say.
+        and takes ``further`` batches per ticket more than the settings say. ``frozen`` weights in scope stay as
+        they start.
         """
         problem, s = self.problem(view, config or self.settings.train), self.settings
+        problem.frozen = frozen
         steps, start = self.budget(view, s.steps + further), start or self.rewind_point(view)
         tickets = range(len(masks)) if ticket is None else [ticket]
         # The training of a dense network depends on no search, so runs may share it.

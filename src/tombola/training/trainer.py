@@ -53,7 +53,8 @@ class Problem:
     """``f``, the data, the partition ``d_1 .. d_K``, the objective and the config, with one seed.
 
     ``order`` names a data order: another name, other batches from the same seed (twins). ``samples_seen``
-    counts the training samples that went through, so that budgets can be compared.
+    counts the training samples that went through, so that budgets can be compared. Where it is ``frozen``,
+    weights in scope keep their bits and only the remainder is trained.
     """
 
     f: FunctionalModel
@@ -64,6 +65,7 @@ class Problem:
     seed: int
     order: str = ""
     samples_seen: int = 0
+    frozen: bool = False
 
     def check(self, masks: MaskSet) -> None:
         """Raise `UsageError` unless there is a mask for each subset, in order, over the weights in scope."""
@@ -137,7 +139,8 @@ class Problem:
 
         Private parts of others have no gradient in its step, so they stay as they are.
         """
-        return [mask_N, self.trainable[k], *[None] * len(theta.private)]
+        own_N = torch.zeros_like(mask_N) if self.frozen else mask_N
+        return [own_N, self.trainable[k], *[None] * len(theta.private)]
 
     def train(
         self,
