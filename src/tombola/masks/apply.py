@@ -46,9 +46,10 @@ def straight_through(
 ) -> dict[str, Tensor]:
     """The weights of a scope by name, zero outside a mask that was cut from scores.
 
-    The values are ``m ⊙ θ``. With g the gradient of the product, at every entry, the gradient of the weights is
-    ``g ⊙ m`` and that of the scores is ``g ⊙ θ``, as if the mask were the scores themselves: the straight-through
-    estimator (Bengio et al., arXiv 1308.3432), as in edge-popup (Ramanujan et al., arXiv 1911.13299).
+    The values are ``m ⊙ θ``. With g the gradient of the product, at every entry, the gradient of the weights
+    is ``g ⊙ m`` and that of the scores is ``g ⊙ θ``, as if the mask were the scores themselves: the
+    straight-through estimator (Bengio et al., arXiv 1308.3432), as in edge-popup (Ramanujan et al., arXiv
+    1911.13299).
 
     Args:
         layout: names and shapes.

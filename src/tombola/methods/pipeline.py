@@ -322,7 +322,10 @@ class Pipeline:
             masks = MaskSet(self.f.scope, dict.fromkeys(names, masks.masks_KN[0]))
             thetas = thetas * len(names)
         tickets = range(len(names)) if ticket is None else [ticket]
-        return rewind.inherit(rewound, thetas, masks, list(tickets), problem.trainable)
+        theta = rewind.inherit(rewound, thetas, masks, list(tickets), problem.trainable)
+        if self.settings.frozen:  # a mean of equal numbers rounds
+            theta.weights_N.data.copy_(rewound.weights_N.detach())
+        return theta
 
     def config(self, search: DataView | None) -> TrainConfig:
         """The config of Algorithm 2; fine-tuning goes on at the rate with which the first round ended."""
@@ -345,8 +348,8 @@ class Pipeline:
         """The tickets of masks that are trained together, or of one ticket alone; and samples seen.
 
         Training starts at the rewind point under the settings' config, or from other weights under another,
-        and takes ``further`` batches per ticket more than the settings say. ``frozen`` weights in scope stay as
-        they start.
+        and takes ``further`` batches per ticket more than the settings say. ``frozen`` weights in scope
+        stay as they start.
         """
         problem, s = self.problem(view, config or self.settings.train), self.settings
         problem.frozen = frozen

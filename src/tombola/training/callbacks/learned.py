@@ -1,18 +1,20 @@
 """Learned masks: a score for every weight, trained by the straight-through estimator.
 
 In every step the mask ``m`` holds the ``c`` largest scores, with c the exact count of the round, cut by the
-selection and granularity of the search among the weights that the round began with. The forward pass is that of
-``m ⊙ θ``. With g the gradient of this product at every entry, kept or not, the scores follow ``∂L/∂s = g ⊙ θ`` by
-Adam, and the weights ``∂L/∂θ = g ⊙ m`` by the optimiser of the search; so a weight that is left out may come back.
+selection and granularity of the search among the weights that the round began with. The forward pass is that
+of ``m ⊙ θ``. With g the gradient of this product at every entry, kept or not, the scores follow
+``∂L/∂s = g ⊙ θ`` by Adam, and the weights ``∂L/∂θ = g ⊙ m`` by the optimiser of the search; so a weight that
+is left out may come back.
 
 - ``free``: the weights are trained as well (WSN, Kang et al., ICML 2022).
-- ``frozen``: they stay where the round began (edge-popup, Ramanujan et al., arXiv 1911.13299; Piggyback, Mallya et
-  al., arXiv 1801.06519; supermasks, Zhou et al., arXiv 1905.01067), in Algorithm 2 too; what is not in scope (norms,
-  biases, the output layer) is trained.
+- ``frozen``: they stay where the round began, and in Algorithm 2 too (edge-popup, Ramanujan et al., arXiv
+  1911.13299; Piggyback, Mallya et al., arXiv 1801.06519; supermasks, Zhou et al., arXiv 1905.01067). What is
+  not in scope (norms, biases, the output layer) is trained.
 
-Scores begin at ``|θ|`` over its mean, so that the first mask is that of the largest weights and one rate serves
-networks of any scale; they are new in every round. The papers begin with random or equal scores, and keep the same
-share of every layer, which is a matter of ``selection`` here. The rate of the scores falls as that of the weights.
+Scores begin at ``|θ|`` over its mean, so that the first mask is that of the largest weights and one rate
+serves networks of any scale; they are new in every round. The papers begin with random or equal scores, and
+edge-popup and WSN keep the same share of every layer, which is a matter of ``selection`` here; Piggyback cuts
+at a threshold, Zhou et al. draw masks. The rate of the scores falls as that of the weights.
 
 Shape letters: N weights in scope.
 """
@@ -53,7 +55,8 @@ class Learned(Spec, Callback):
     def __post_init__(self) -> None:
         if not 0 < self.lr < float("inf") or self.weights not in WEIGHTS:
             raise UsageError(
-                f"the rate of the scores is positive, weights are free or frozen: got {self.lr}, {self.weights}"
+                f"the rate of the scores is positive, weights are {' or '.join(WEIGHTS)}: got {self.lr}, "
+                f"{self.weights}"
             )
 
     def on_ticket(self, context: TicketContext, pruner: Pruner, keep: int, T: int) -> Scores:  # noqa: ARG002

@@ -1,4 +1,4 @@
-"""The callbacks that settings name in one word: an early end of a training, masks that move or are learned."""
+"""Callbacks that settings name in one word: an early end of a training, masks that move, or are learned."""
 
 from __future__ import annotations
 
