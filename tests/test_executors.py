@@ -96,8 +96,9 @@ def equal(first, second):
         {"kept": True, "later": TrainConfig(lr=1e-3, batch_size=8)},
         {"rules": [rule("early_bird:0.9:1:1")]},
         {"schedule": (120,), "rules": [rule("rigl:0.3:1")]},
+        {"kept": True, "rules": [rule("learned:0.1:frozen")]},
     ],
-    ids=["magnitude", "movement", "snip", "kept", "early_bird", "rigl"],
+    ids=["magnitude", "movement", "snip", "kept", "early_bird", "rigl", "learned"],
 )
 def test_workers_leave_the_same_bits_as_one_after_the_other(make_problem, make_convnet, two, options):
     net = make_convnet(dropout=0.2)

@@ -142,7 +142,7 @@ def test_growth_begins_where_the_layers_begin_where_a_file_holds_nothing(two, tm
     two.save(tmp_path / "two.tickets")
     loaded = tb.load(tmp_path / "two.tickets", two.backbone)
     assert not weights(loaded)[~loaded.masks.union()].any()
-    grown = loaded.grow("west", new_data(), TASK, policy="free", T=0, steps=0, score="random")
+    grown = loaded.grow("west", new_data(), TASK, policy="free", T=0, steps=0, score="random", callback="")
     assert bool(weights(grown)[grown["west"]].all())
 
 

@@ -35,7 +35,8 @@ KINDS = {
         rules.parse,
         st.builds(rules.EarlyBird, st.just(1.0) | inside, counts, st.none() | counts)
         | st.builds(rules.SET, inside, counts)
-        | st.builds(rules.RigL, inside, counts),
+        | st.builds(rules.RigL, inside, counts)
+        | st.builds(rules.Learned, inside, st.sampled_from(["free", "frozen"])),
     ),
     "granularity": (
         granularity.parse,
@@ -72,6 +73,7 @@ def test_what_is_written_is_read_back(name, data):
         *(("schedule", t) for t in ("explicit:0.1,0.4", "explicit:0.1", "fraction:1e-05")),
         *(("score", t) for t in ("magnitude", "snip", "snip:5")),
         *(("callback", t) for t in ("early_bird:0.1:5", "early_bird:1:5:20", "set:0.3:10", "rigl:0.3:100")),
+        *(("callback", t) for t in ("learned:0.1", "learned:0.01:frozen")),
         *(("granularity", t) for t in ("weight", "channel", "block:4x1", "2:4", "2:4/input")),
         *(("lr_schedule", t) for t in ("constant", "cosine", "step:0.5,0.75")),
     ],
@@ -109,10 +111,11 @@ def test_settings_take_the_word_or_what_it_stands_for_and_keep_the_word(name, te
         ("score", ["", "snip:", "snip:x", "magnitude:3"], r"write magnitude, random, snip\[:BATCHES\]"),
         ("score", ["snip:0", "snip:-1"], "snip reads at least 1 batch: got"),
         ("callback", ["early_bird", "early_bird:1"], r"write early_bird:THRESHOLD:PATIENCE\[:EVERY\], set:"),
-        ("callback", ["rigl:0.3:x", "rigl", "set:0.1"], "or rigl:SHARE:EVERY$"),
+        ("callback", ["rigl:0.3:x", "rigl", "set:0.1"], r"or learned:LR\[:WEIGHTS\]$"),
         ("callback", ["early_bird:0:5"], r"a distance in \(0, 1\]: got 0"),
         ("callback", ["early_bird:0.1:0", "early_bird:0.1:5:0"], "every are at least 1"),
         ("callback", ["set:1.5:10", "rigl:0.5:0"], r"the share is in \(0, 1\)"),
+        ("callback", ["learned:0", "learned:0.1:fixed"], "positive, weights are free or frozen: got"),
         (
             "granularity",
             ["", "filter", "block:2", "2.0:4"],

@@ -31,6 +31,7 @@ from tombola.pruning.granularity import parse as parse_granularity
 from tombola.training import rewind
 from tombola.training.callbacks import rules
 from tombola.training.callbacks.dynamic_sparse import Moving
+from tombola.training.callbacks.learned import Learned
 from tombola.training.norm import Policy
 
 FALL = 0.1  # of the rate at each place of a `Step` course
@@ -184,9 +185,10 @@ class Settings:
         first: a score that draws the first mask before any training, to the first density of the schedule;
             the search goes on from there (hybrids). Empty: there is no such mask.
         callback: what happens while a round trains: ``early_bird:THRESHOLD:PATIENCE[:EVERY]``,
-            ``set:SHARE:EVERY`` or ``rigl:SHARE:EVERY`` (`tombola.training.callbacks.rules`); nothing if
-            empty. With ``set`` and ``rigl`` the schedule is one round that prunes nothing, so ``first`` draws
-            the mask that moves.
+            ``set:SHARE:EVERY``, ``rigl:SHARE:EVERY`` or ``learned:LR[:WEIGHTS]``, with weights ``free`` or
+            ``frozen`` (`tombola.training.callbacks.rules`); nothing if empty. With ``set`` and ``rigl`` the
+            schedule is one round that prunes nothing, so ``first`` draws the mask that moves. With
+            ``learned`` masks are cut by scores of their own, and ``score`` says nothing.
         nested: one search serves all sparsities, each going on from the one before; else every sparsity has
             a search of its own from the dense network.
         search: how Algorithm 1 trains.
@@ -273,11 +275,27 @@ class Settings:
                 f"callback {self.callback!r} moves a mask of single weights: set first=random (or another "
                 "score), granularity=weight and nested=false as well"
             )
+        if self.learned and str(self.score) != "magnitude":
+            raise UsageError(
+                f"callback {self.callback!r} cuts masks by scores of its own: leave score at magnitude, got "
+                f"{str(self.score)!r}"
+            )
 
     @property
     def moving(self) -> bool:
         """Whether masks move while they train."""
         return isinstance(rules.parse(self.callback), Moving)
+
+    @property
+    def learned(self) -> Learned | None:
+        """The rule by which masks are learned, if they are."""
+        rule = rules.parse(self.callback)
+        return rule if isinstance(rule, Learned) else None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether weights in scope stay as they are while masks are learned, and in Algorithm 2."""
+        return self.learned is not None and self.learned.weights == "frozen"
 
     def plain(self) -> dict[str, Any]:
         """Nested dictionaries and lists that YAML and JSON can hold."""

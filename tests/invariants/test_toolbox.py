@@ -91,7 +91,8 @@ def test_weights_outside_the_masks_are_those_of_the_rewind_point_bit_for_bit(nam
         for model in outcome.models:
             outside = ~model.masks.union()
             assert torch.equal(weights_of(p, model)[outside], start.weights_N.detach()[outside])
-            assert not torch.equal(weights_of(p, model)[~outside], start.weights_N.detach()[~outside])
+            stays = torch.equal(weights_of(p, model)[~outside], start.weights_N.detach()[~outside])
+            assert stays == settings_of(name).frozen
 
 
 @every_method
@@ -127,6 +128,8 @@ def test_every_tool_is_as_far_from_its_initialisation_as_imp_and_searches_as_lon
         "wanda": rewind + once + scored["wanda"],
         "one_shot": rewind + once,
         "set": rewind + once,
+        "learned": rewind + once,
+        "supermask": rewind + once,
         "rigl": rewind + once + 8,  # one move, which reads a batch
         "reinit": metric(imp[0.6], "samples_search"),
         "lr_rewinding": metric(imp[0.6], "samples_search"),
@@ -213,7 +216,8 @@ def test_a_run_of_every_method_interrupted_in_every_stage_ends_with_the_same_byt
     for file in [*files, "records.jsonl"]:
         assert (tmp_path / "run" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
     events = {row["event"] for row in read_records(tmp_path / "whole")}
-    assert events == {"rewind", "prune", "watch", "similarity", "retrain", "metric", "early_bird", "moved"}
+    looked = {"early_bird", "moved", "learned"}
+    assert events == {"rewind", "prune", "watch", "similarity", "retrain", "metric", *looked}
 
 
 # -- settings under many tickets -------------------------------------------------------------------------

@@ -41,6 +41,33 @@ def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[st
     return dict(zip(layout.names, parts, strict=True))
 
 
+def straight_through(
+    layout: Layout, weights_N: Tensor, mask_N: Tensor, scores_N: Tensor
+) -> dict[str, Tensor]:
+    """The weights of a scope by name, zero outside a mask that was cut from scores.
+
+    The values are ``m ⊙ θ``. With g the gradient of the product, at every entry, the gradient of the weights
+    is ``g ⊙ m`` and that of the scores is ``g ⊙ θ``, as if the mask were the scores themselves: the
+    straight-through estimator (Bengio et al., arXiv 1308.3432), as in edge-popup (Ramanujan et al., arXiv
+    1911.13299).
+
+    Args:
+        layout: names and shapes.
+        weights_N: floating ``[N]``.
+        mask_N: boolean ``[N]``.
+        scores_N: floating ``[N]``, finite; only their gradient counts.
+
+    >>> layout, mask_N = Layout(("a",), ((2,),)), torch.tensor([True, False])
+    >>> theta_N, s_N = (torch.tensor(v, requires_grad=True) for v in ([3.0, 4.0], [0.2, 0.1]))
+    >>> product = straight_through(layout, theta_N, mask_N, s_N)["a"]
+    >>> (product * torch.tensor([1.0, 10.0])).sum().backward()
+    >>> product.tolist(), theta_N.grad.tolist(), s_N.grad.tolist()
+    ([3.0, 0.0], [1.0, 0.0], [3.0, 40.0])
+    """
+    zero_N = scores_N - scores_N.detach()  # 0 with the gradient of the scores
+    return layout.unflatten(weights_N * mask_N + weights_N.detach() * zero_N)
+
+
 @torch.no_grad()
 def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor, out_N: Tensor) -> Tensor:
     """``m ⊙ θ`` of weights that lie apart, written into ``out_N``: one pass, and no flat copy before it.

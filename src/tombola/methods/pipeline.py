@@ -322,7 +322,10 @@ class Pipeline:
             masks = MaskSet(self.f.scope, dict.fromkeys(names, masks.masks_KN[0]))
             thetas = thetas * len(names)
         tickets = range(len(names)) if ticket is None else [ticket]
-        return rewind.inherit(rewound, thetas, masks, list(tickets), problem.trainable)
+        theta = rewind.inherit(rewound, thetas, masks, list(tickets), problem.trainable)
+        if self.settings.frozen:  # a mean of equal numbers rounds
+            theta.weights_N.data.copy_(rewound.weights_N.detach())
+        return theta
 
     def config(self, search: DataView | None) -> TrainConfig:
         """The config of Algorithm 2; fine-tuning goes on at the rate with which the first round ended."""
@@ -340,13 +343,16 @@ class Pipeline:
         start: Params | None = None,
         config: TrainConfig | None = None,
         further: int = 0,
+        frozen: bool = False,
     ) -> tuple[TicketModel, int]:
         """The tickets of masks that are trained together, or of one ticket alone; and samples seen.
 
         Training starts at the rewind point under the settings' config, or from other weights under another,
-        and takes ``further`` batches per ticket more than the settings say.
+        and takes ``further`` batches per ticket more than the settings say. ``frozen`` weights in scope
+        stay as they start.
         """
         problem, s = self.problem(view, config or self.settings.train), self.settings
+        problem.frozen_N = torch.ones_like(masks.masks_KN[0], device=self.f.device) if frozen else None
         steps, start = self.budget(view, s.steps + further), start or self.rewind_point(view)
         tickets = range(len(masks)) if ticket is None else [ticket]
         # The training of a dense network depends on no search, so runs may share it.

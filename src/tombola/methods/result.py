@@ -147,6 +147,7 @@ def _train(
     search = None if chosen.start else chosen.search
     config = pipeline.config(search)
     further = late if chosen.start or not pipeline.settings.rewind else 0
+    frozen = search is not None and pipeline.settings.frozen
 
     def train(ticket: int | None) -> tuple[TicketModel, int]:
         alone = "" if ticket is None else masks.names[ticket]
@@ -155,7 +156,7 @@ def _train(
         else:
             start = pipeline.start(search, chosen.task, sparsity, ticket)
         stage = Stage("train", name, sparsity=sparsity, ticket=alone)
-        return pipeline.train(stage, chosen.task, masks, ticket, start, config, further)
+        return pipeline.train(stage, chosen.task, masks, ticket, start, config, further, frozen)
 
     found = [train(k) for k in ([None] if chosen.shared else range(len(masks)))]
     return [model for model, _ in found], sum(seen for _, seen in found)

@@ -154,6 +154,7 @@ STANDARD: dict[str, Method] = {
 ONCE = {"schedule": "one_shot", "nested": False}
 AT_INIT = {**ONCE, "T": 0, "rewind": 0}
 EARLY_BIRD = {**ONCE, "callback": "early_bird:0.1:5", "rewinding": "learning_rate"}
+LEARNED = {**ONCE, "score": "magnitude", "rewinding": "learning_rate"}
 MOVING = {**ONCE, "first": "random", "selection": "erk", "rewinding": "learning_rate"}
 
 
@@ -199,6 +200,10 @@ TOOLBOX: dict[str, Method] = {
     "set": _classic("one mask that moves at random while it trains", **MOVING, callback="set:0.3:10"),
     "rigl": _classic(
         "one mask that moves to large gradients while it trains", **MOVING, callback="rigl:0.3:10"
+    ),
+    "learned": _classic("one mask, learned with its weights", **LEARNED, callback="learned:0.1"),
+    "supermask": _classic(
+        "one mask, learned on weights that are never trained", **LEARNED, callback="learned:0.1:frozen"
     ),
     "reinit": Method(
         "the mask of imp on other initial weights", "single", "single", start=redrawn, control=True

@@ -36,6 +36,7 @@ from tombola.tickets import inputs, membership
 from tombola.tickets.finish import finish
 from tombola.tickets.model import TicketModel
 from tombola.tickets.passes import evaluating
+from tombola.training.callbacks import rules
 from tombola.training.checks import check_fit, check_kinds
 from tombola.training.head import find_head
 from tombola.training.joint import train_jointly
@@ -46,7 +47,8 @@ from tombola.training.search import find_tickets
 from tombola.training.trainer import Problem
 
 Policy = Literal["free", "reuse", "frozen"]
-SCORE = "movement"  # by magnitude the largest weights would be kept, and those are the others'
+# By magnitude the largest weights would be kept, and those are the others'; learned masks read the new data.
+SEARCH = {"callback": "learned:0.1", "score": "magnitude", "schedule": "one_shot", "nested": False}
 
 
 def grow(
@@ -70,8 +72,8 @@ def grow(
         objective: of the kind that the others were found with; not `OneVsRest`, which needs their data.
         policy: ``free``, ``reuse`` or ``frozen``: which weights it may read, and which it may move.
         sparsity: share of all weights that it does not keep; by default it keeps as many as the first ticket.
-        settings: everything else; by default those of the others, with the score ``movement``: it reads the
-            new data, while magnitudes of frozen weights tell of the others'. ``changes`` are single fields.
+        settings: everything else; by default those of the others, but for the search: the mask is learned
+            (`tombola.training.callbacks.learned`) in as many steps. ``changes`` are single fields.
         seed: of new weights and of the order of the data.
 
     Raises:
@@ -178,11 +180,13 @@ def _check(tickets: TicketModel, name: object, objective: object, policy: str) -
 def _settings(
     tickets: TicketModel, settings: Settings | None, sparsity: float | None, changes: dict[str, Any]
 ) -> Settings:
-    known = tickets.metadata.get("settings")
-    elsewhere = {"score": SCORE} if settings is None else {}
-    if settings is None and known is not None:
-        settings = Settings.from_plain(known)
-    made = settings_of(settings, sparsity, {**elsewhere, **changes})
+    if settings is None:
+        known = tickets.metadata.get("settings")
+        base, N = Settings.from_plain(known) if known else Settings(), tickets.scope.size
+        rounds = schedules.parse(base.schedule)(N, [int(tickets.masks_KN[0].sum())])
+        how = {"T": max(base.T * len(rounds), 1), "rewinding": "learning_rate", "first": "", **SEARCH}
+        settings, changes = base, {**how, **changes}
+    made = settings_of(settings, sparsity, changes)
     if made.first or made.moving:
         raise UsageError("grow draws no first mask: choose first='' and another callback than set and rigl")
     # Statistics that all share are those of the others.
@@ -266,7 +270,9 @@ def _found(problem: Problem, readable_N: Tensor, keep: int, s: Settings) -> Tick
     counts = schedules.parse(s.schedule)(int(readable_N.sum()), [keep])
     theta = StartWeights([theta0], keeps=s.rewinding != "weights")
     pruner = Pruner(scores.parse(s.score), s.selection, s.granularity, s.floor)  # type: ignore[arg-type]
-    masks = find_tickets(problem, theta0, masks, counts, s.T, pruner=pruner, rewind=theta)
+    rule = rules.parse(s.callback)
+    watching = [rule] if rule is not None else []
+    masks = find_tickets(problem, theta0, masks, counts, s.T, pruner=pruner, rewind=theta, callbacks=watching)
     problem = replace(problem, config=s.train)
     trained = train_jointly(problem, theta[0], masks, s.steps)
     return finish(problem, trained, masks, [0], s, {})

@@ -129,7 +129,7 @@ def run(loop: TrainLoop, problem: Problem, training: Training, T: int, order: tu
     if (mean := _number(loss)) is None:
         kind = type(loss).__name__
         raise UsageError(f"train_loop returned {kind} for ticket {name!r}: return the mean loss of its steps")
-    off_N, off_R = ~context.mask_N, None if trainable is None else ~trainable
+    off_N, off_R = ~(context.first_N | context.mask_N), None if trainable is None else ~trainable
     moved = bool(context.theta.weights_N.detach()[off_N].any())
     if moved or (off_R is not None and not torch.equal(net.shared_R.detach()[off_R], rest_R[off_R])):
         raise UsageError(

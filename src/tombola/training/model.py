@@ -47,6 +47,10 @@ class Params:
         theta.weights_N.data[~mask_N] = 0
         return theta
 
+    def product(self, scope: Layout, mask_N: Tensor) -> dict[str, Tensor]:
+        """``m ⊙ θ`` by name; gradients come out masked."""
+        return masked_weights(scope, self.weights_N, mask_N)
+
     def leaves(self) -> list[Tensor]:
         """The tensors that an optimiser steps: weights, remainder, then the private part of each ticket."""
         return [self.weights_N, self.shared_R, *self.private]
@@ -116,11 +120,10 @@ class FunctionalModel:
 
     def named(self, theta: Params, mask_N: Tensor | None, k: int = 0) -> dict[str, Tensor]:
         """The parameters and buffers of the backbone under ``m_k ⊙ θ``, by name."""
-        weights_N = theta.weights_N
         if mask_N is None:
-            weights = self.scope.unflatten(weights_N)
+            weights = self.scope.unflatten(theta.weights_N)
         else:
-            weights = masked_weights(self.scope, weights_N, mask_N)
+            weights = theta.product(self.scope, mask_N)
         return {
             **self._constants,
             **weights,

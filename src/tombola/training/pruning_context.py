@@ -34,12 +34,13 @@ class TicketContext:
     Attributes:
         problem: f, data, partition, objective.
         theta0: where the round started, before the mask.
-        theta: the weights in training, zero outside the mask.
+        theta: the weights in training, zero outside the mask (outside ``first_N`` where masks are learned).
         mask_N: ``m_k``.
         k: the ticket.
         round: the number of the round.
         trajectory: whether ``moved_N`` is kept.
         moved_N: ``−Σ_t g_t ⊙ θ_t``, which `Problem.train` adds to; None if it is not kept.
+        first_N: ``m_k`` as the round began; callbacks may change ``mask_N``.
     """
 
     problem: Problem
@@ -50,8 +51,10 @@ class TicketContext:
     round: int = 0
     trajectory: bool = False
     moved_N: Tensor | None = field(init=False, default=None)
+    first_N: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
+        self.first_N = self.mask_N.clone()
         if self.trajectory:
             self.moved_N = torch.zeros_like(self.weights_N)
 
@@ -136,9 +139,21 @@ class Pruner:
             LayerCollapse: a layer would be left empty.
             PruningError: scores that cannot be pruned by.
         """
+        return self.cut(context, context.mask_N, self.score(context), keep, allow_collapse=allow_collapse)
+
+    def cut(
+        self,
+        context: TicketContext,
+        mask_N: Tensor,
+        scores_N: Tensor,
+        keep: int,
+        *,
+        allow_collapse: bool = False,
+    ) -> Tensor:
+        """The same for a given mask and given scores."""
         return prune(
-            context.mask_N.cpu(),
-            self.score(context).cpu(),
+            mask_N.cpu(),
+            scores_N.cpu(),
             keep,
             context.scope,
             self.selection,

@@ -31,7 +31,7 @@ class TicketJob(NamedTuple):
     Attributes:
         k: the ticket.
         round: the number of the round; data order depends on it.
-        mask_N: ``m_k``; what moves masks (SET, RigL) may change it in place.
+        mask_N: ``m_k``; what moves or learns masks may change it in place.
         start: the weights that the round starts from; they keep their bits.
         keep: weights that are kept after the round.
         config: another one than the problem's.

@@ -135,9 +135,8 @@ class Problem:
         return loss.detach()
 
     def masks(self, theta: Params, mask_N: Tensor, k: int) -> list[Tensor | None]:
-        """The trainable part of `Params.leaves` for ticket k: its mask, its rows of the rest, all its own.
-
-        Of its mask what is not frozen.
+        """The trainable part of `Params.leaves` for ticket k: of its mask what is not frozen, its rows of the
+        rest, all its own.
 
         Private parts of others have no gradient in its step, so they stay as they are.
         """

@@ -1,4 +1,4 @@
-"""The callbacks that settings name in one word: an early end of a training, or masks that move."""
+"""Callbacks that settings name in one word: an early end of a training, masks that move, or are learned."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 from tombola._utils import spec
 from tombola.training.callbacks.dynamic_sparse import SET, RigL
 from tombola.training.callbacks.early_bird import EarlyBird
+from tombola.training.callbacks.learned import Learned
 
-Rule = EarlyBird | SET | RigL
-RULES: tuple[type[Rule], ...] = (EarlyBird, SET, RigL)
+Rule = EarlyBird | SET | RigL | Learned
+RULES: tuple[type[Rule], ...] = (EarlyBird, SET, RigL, Learned)
 
 
 def parse(callback: str | spec.Spec) -> Rule | None:

@@ -7,7 +7,7 @@ statistics are stacked too, and move as they would alone. The backbone's module 
 
 Equal to one after the other up to rounding: products of stacked matrices add in another order. Networks that
 draw random numbers while they train (dropout) would draw others, so they are refused. What looks into a
-training (Early-Bird, SET, RigL) sees one after the other.
+training (Early-Bird, SET, RigL, learned masks) sees one after the other.
 
 Shape letters: K tickets, N weights in scope, R the dense remainder, P private parameters, B batch.
 """
