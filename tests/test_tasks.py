@@ -181,7 +181,7 @@ def test_attributes_ask_four_questions_about_every_image(tmp_path, monkeypatch):
     lifeless = torch.tensor([name in LIFELESS for name in SUPERCLASSES])
     assert torch.equal(y["living"], (~lifeless[y["superclass"]]).long())
     assert ATTRIBUTES.backbone(generator(0))(data.inputs("train", torch.arange(2))).shape == (2, 20)
-    assert scope(ATTRIBUTES.backbone(generator(0))).size == 125_832
+    assert scope(ATTRIBUTES.backbone(generator(0))).size == 60_930
 
 
 def test_classes_have_the_answers_of_their_groups():

@@ -22,10 +22,10 @@ from tombola.data.dataset import Data, Split
 from tombola.data.partition import by_column
 from tombola.lab.experiments import digits
 from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, NORMALISE, SUPERCLASSES, VALIDATION, group_of
-from tombola.lab.experiments.experiment import LATE_ONE_SHOT, Experiment, Preset, preset_settings
+from tombola.lab.experiments.experiment import Experiment, Preset, preset_settings
 from tombola.lab.experiments.images import decode, list_images, set_aside
-from tombola.lab.experiments.tenants import HEADS
-from tombola.lab.models.ghostnet import GhostNet
+from tombola.lab.experiments.tenants import HEADS, SPARSITIES
+from tombola.lab.models.lenet import LeNet
 from tombola.objectives import Classification
 
 TRAIN, TEST = 10_000, 2_000  # images at most; each is there four times
@@ -119,25 +119,23 @@ def stand_in(column: str = "question") -> Data:
 
 
 QUICK = preset_settings(
-    1e-3, 4e-3, 64, **LATE_ONE_SHOT, sparsity=(0.5, 0.8), rewind=40, steps=40, private=HEADS
+    1e-3, 1e-3, 64, sparsity=SPARSITIES, schedule="fraction:0.4", T=50, steps=200, private=HEADS
 )
 PRESETS = {
-    "quick": Preset(
-        QUICK, "late rewinding, private norm affines; shows that everything works, in ten minutes"
-    ),
-    "best": Preset(replace(QUICK, T=40, rewind=300, steps=600), "ten times the training of quick"),
+    "quick": Preset(QUICK, "a few epochs a ticket; shows that everything works, in ten minutes"),
+    "best": Preset(replace(QUICK, T=150, steps=1000), "four times the training of quick"),
 }
 
 ATTRIBUTES = Experiment(
     name="attributes",
-    summary="CIFAR-100 under four questions, one ticket each (K = 4), GhostNet, an output layer each",
+    summary="CIFAR-100 under four questions, one ticket each (K = 4), LeNet, an output layer each",
     data=(
         f"{TRAIN:,} images of 32×32 to train on, {TEST:,} to test: --data FOLDER (Parquet, or "
         "train/CLASS/*.png); without --data scikit-learn's digits under other questions stand in, as the "
         f"item {STAND_IN}"
     ),
     load=load,
-    backbone=partial(GhostNet, len(SUPERCLASSES)),  # 125,832 prunable weights
+    backbone=partial(LeNet, len(SUPERCLASSES)),
     partition=partial(by_column, column="question"),
     objective=Classification("subset"),
     presets=PRESETS,

@@ -25,7 +25,7 @@ from tombola.lab.experiments import attributes, cifar10, digits, pacs
 from tombola.lab.experiments.cifar100 import SUPERCLASSES
 from tombola.lab.experiments.experiment import Experiment
 from tombola.lab.experiments.images import decode, list_images, set_aside
-from tombola.lab.models.ghostnet import GhostNet
+from tombola.lab.models.lenet import LeNet
 from tombola.objectives import Classification
 
 TRAIN, TEST = 10_000, 2_000  # images of a task at most, so that none outnumbers the others by far
@@ -98,13 +98,13 @@ def _joined(parts: Mapping[str, Split]) -> Split:
 
 TASKS_AT_ONCE = Experiment(
     name="tasks",
-    summary="five image tasks at 32×32, one ticket each (K = 5), GhostNet, an output layer each",
+    summary="five image tasks at 32×32, one ticket each (K = 5), LeNet, an output layer each",
     data=(
         f"at most {TRAIN:,} images of a task to train on, {TEST:,} to test: --data FOLDER with the folders "
         f"{', '.join(TASKS)} (Parquet); without --data digits under several questions, as the item {STAND_IN}"
     ),
     load=load,
-    backbone=partial(GhostNet, len(SUPERCLASSES)),  # 125,832 prunable weights
+    backbone=partial(LeNet, len(SUPERCLASSES)),
     partition=partial(by_column, column="task"),
     objective=Classification("subset"),
     presets=attributes.PRESETS,
