@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tombola.settings import Recipe, Settings, TrainConfig
     from tombola.tickets import calibration, export, interop, routing
     from tombola.tickets.cache import WeightCache
+    from tombola.tickets.membership import merge_files
     from tombola.tickets.model import TicketModel, load
 
 __version__ = VERSION
@@ -61,6 +62,7 @@ _PLACES = {
     "find": "api:find",
     "interop": "tickets.interop:",
     "load": "tickets.model:load",
+    "merge_files": "tickets.membership:merge_files",
     "masked": "optim:masked",
     "methods": "methods:",
     "objectives": "objectives:",
@@ -86,7 +88,18 @@ __all__ += [
     "discover",
     "errors",
 ]
-__all__ += ["export", "find", "interop", "load", "masked", "methods", "objectives", "partition", "pruning"]
+__all__ += [
+    "export",
+    "find",
+    "interop",
+    "load",
+    "masked",
+    "merge_files",
+    "methods",
+    "objectives",
+    "partition",
+    "pruning",
+]
 __all__ += ["prepare", "routing", "rtl", "schedules", "scope", "scoring"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -65,6 +66,37 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[BinaryIO]:
+    """A file, open, that no other process may change meanwhile; who reads it is not hindered.
+
+    Raises:
+        TicketFileError: there is none, or another process is changing it.
+    """
+    while True:
+        try:
+            file = path.open("r+b")
+        except OSError as error:
+            raise TicketFileError(f"{path} cannot be changed ({error.strerror})") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise TicketFileError(f"{path} is being changed by another process: wait for it") from None
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:  # else it was replaced before the lock
+                yield file
+                return
+
+
+def overwrite(file: BinaryIO) -> None:
+    """Fill a file that is open with zeros, on the disk as well; copies that a file system keeps stay."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(0)
+    file.write(bytes(size))
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _sweep(path: Path) -> None:

@@ -93,7 +93,7 @@ def grow(
     """
     _check(tickets, name, objective, policy)
     settings = _settings(tickets, settings, sparsity, changes)
-    partition = _whole(data, name) if isinstance(data, Data) else None
+    partition = whole(data, name) if isinstance(data, Data) else None
     check_kinds(tickets.backbone, objective, data, partition, seed)
     assert partition is not None
     data = prepared_alike(tickets, data)
@@ -205,15 +205,15 @@ def prepared_alike(tickets: TicketModel, data: Data) -> Data:
     if steps == known.prepare:
         return data
     if steps or known.own():
-        theirs = ", ".join(str(step) for step in known.prepare) or "not at all"
+        theirs = ", ".join(str(step.get("step", step.get("own"))) for step in known.prepare) or "not at all"
         raise UsageError(
-            f"inputs of these tickets were prepared so: {theirs}; the new ones otherwise: leave prepare= "
-            "out, and they are prepared alike"
+            f"inputs of these tickets were prepared by other steps or numbers ({theirs}): leave prepare= out,"
+            " and the new ones are prepared alike"
         )
-    return replace(data, prepare=known.prepared)
+    return replace(data, prepare=prepare.restored(known.prepare))
 
 
-def _whole(data: Data, name: str) -> Partition:
+def whole(data: Data, name: str) -> Partition:
     """One subset that holds all data."""
     splits = {split: len(data.split(split)) for split in ("train", "validation", "test")}
     return Partition((name,), {split: torch.ones(S, 1, dtype=torch.bool) for split, S in splits.items()})

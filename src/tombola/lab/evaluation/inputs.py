@@ -104,7 +104,7 @@ def _image(path: Path, form: Form, on_progress: Callable[[str], None]) -> Tensor
 def _table(path: Path, taken: Inputs) -> Batch:
     if path.suffix.lower() == ".csv" and (taken.features is None or _numeric(_rows(path)[0])):
         return _numbers(path, taken.stored)
-    table = _frame(path)
+    table = frame(path)
     try:
         x = read_inputs(table, list(table.columns) if taken.features is None else taken.features)
         return _like(x, taken.stored, path)
@@ -112,10 +112,11 @@ def _table(path: Path, taken: Inputs) -> Batch:
         raise DataError(f"{path}: {error}") from None
 
 
-def _frame(path: Path) -> Any:
+def frame(path: Path) -> Any:
+    """A table (CSV, Parquet) as a pandas one; a `DataError` where there is none."""
     import pandas as pd
 
-    with _readable(path, "table"):
+    with readable(path, "table"):
         table = pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
     if not len(table):
         raise DataError(f"{path} holds no rows")
@@ -124,7 +125,7 @@ def _frame(path: Path) -> Any:
 
 def column_of(path: Path, name: str) -> list[str]:
     """A column of a table file, as text."""
-    table = _frame(path) if path.suffix.lower() in TABLES else {}
+    table = frame(path) if path.suffix.lower() in TABLES else {}
     if name not in table:
         raise DataError(f"{path}: {unknown('column', name, map(str, table))}")
     return [str(value) for value in table[name]]
@@ -171,7 +172,7 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def _arrays(path: Path, form: Form) -> Batch:
-    with _readable(path, "array"):
+    with readable(path, "array"):
         held = np.load(path, allow_pickle=False)
         if isinstance(held, np.ndarray):
             held = nullcontext({"": held})
@@ -208,7 +209,8 @@ def _array(path: Path, values: np.ndarray, form: Form) -> Tensor:
 
 
 @contextmanager
-def _readable(path: Path, kind: str) -> Iterator[None]:
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Whatever a library says of a file becomes a `DataError` that names it."""
     try:
         yield
     except DataError:

@@ -1,0 +1,165 @@
+"""``tombola grow``: a ticket for new data in a file of tickets, without the data of the others."""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from tombola import objectives
+from tombola._utils import io
+from tombola._utils.errors import UsageError, unknown
+from tombola._utils.imported import imported
+from tombola.cli.network import network
+from tombola.cli.options import Flag, Words, use_threads
+from tombola.cli.terminal import err_console, say
+from tombola.data.dataset import Data
+from tombola.lab.evaluation.new_data import data_of
+from tombola.objectives import Objective
+from tombola.objectives.metrics import metric_info
+from tombola.settings import Settings
+from tombola.tickets import inputs
+from tombola.tickets.growth import Policy, prepared_alike, whole
+from tombola.tickets.model import TicketModel, load
+
+
+def grow(
+    file: Path,
+    /,
+    *,
+    name: str,
+    data: str,
+    target: str | None = None,
+    policy: str = "reuse",
+    sparsity: float | None = None,
+    objective: str | None = None,
+    backbone: str | None = None,
+    seed: int = 0,
+    set: Words = (),
+    save: Path | None = None,
+    threads: int | None = None,
+    json: Flag = False,
+) -> None:
+    """Add a ticket for new data to a file of tickets; what the others answer keeps its bits.
+
+    The data of the others are not needed. The new ticket may read weights that are there, and moves none that
+    another ticket owns. The file is replaced at the end, at once or not at all.
+
+    Example: tombola grow clinics.tickets --name eleventh --data eleventh.csv --target diagnosis
+
+    Parameters
+    ----------
+    file: Path
+        A ticket file.
+    name: str
+        Of the new ticket.
+    data: str
+        Its data: a table (CSV, Parquet), arrays x and y (.npz), a folder of pictures in folders of their
+        classes, or MODULE:NAME of a `tombola.Data` or a function that makes one.
+    target: str
+        The column of a table that is asked for.
+    policy: str
+        What the ticket may use: free (only weights that no ticket owns), reuse (those of others as well,
+        as they are), or frozen (weights as they are; only its mask is found).
+    sparsity: float
+        Share of all weights that it does not keep; by default it keeps as many as the first ticket.
+    objective: str
+        MODULE:NAME of an objective, or the name of one that ships; by default that of the file.
+    backbone: str
+        MODULE:NAME of the network, or of a function that makes it; by default that of the experiment that the
+        ticket file or its run names.
+    seed: int
+        Of new weights and of the order of the data.
+    set: tuple[str, ...]
+        Settings that differ from those of the others, such as train.lr=0.01.
+    save: Path
+        Where to write the tickets; by default over FILE.
+    threads: int
+        Threads; all cores by default.
+    json: bool
+        Print what was done for machines.
+    """
+    use_threads(threads)
+    if policy not in get_args(Policy):
+        raise UsageError(unknown("policy", policy, get_args(Policy)))
+    began = time.perf_counter()
+    with io.changing(file) if save is None else nullcontext():
+        metadata = io.read(file)[1].get("facts", {})
+        task = _objective(objective, metadata)
+        tickets = load(file, network(file, metadata, backbone))
+        found = prepared_alike(tickets, data_of(data, target, inputs.known(metadata)))
+        changes = _changes(metadata, set)
+        free, before = tickets.free, file.stat().st_size
+        err_console.print(
+            f"{free:,} of {tickets.scope.size:,} weights are owned by none of {len(tickets)} tickets",
+            highlight=False,
+        )
+        grown = tickets.grow(name, found, task, policy=policy, sparsity=sparsity, seed=seed, **changes)
+        size = grown.save(save or file)
+    made = {
+        "file": str(save or file),
+        "ticket": name,
+        "policy": policy,
+        "kept": int(grown[name].sum()),
+        "own": free - grown.free,
+        "free": grown.free,
+        "bytes": size,
+        "bytes_before": before,
+        "seconds": time.perf_counter() - began,
+        **_judged(grown, name, found, task),
+    }
+    say(_words(made, len(tickets)), made, json)
+
+
+def _words(made: dict[str, Any], others: int) -> str:
+    quality = [f"{metric_info(n).label} {v:.3f}" for n, v in made.items() if n not in _COUNTS]
+    return (
+        f"{made['file']}: ticket {made['ticket']} ({made['policy']}) keeps {made['kept']:,} weights, "
+        f"{made['own']:,} of them its own; {', '.join(quality) or 'not judged'} on its test split\n"
+        f"the {others} other tickets answer as before, bit for bit; {made['free']:,} weights are left; "
+        f"{made['bytes_before']:,} bytes are now {made['bytes']:,} ({made['seconds']:.1f} s)\n"
+    )
+
+
+_COUNTS = {"file", "ticket", "policy", "kept", "own", "free", "bytes", "bytes_before", "seconds"}
+
+
+def _objective(given: str | None, metadata: dict[str, Any]) -> Objective:
+    """The objective by its name, or that of the file."""
+    name = given or metadata.get("objective", "")
+    found: Any = imported(name, "--objective") if ":" in name else getattr(objectives, name, None)
+    if isinstance(found, Objective):
+        return found
+    if not isinstance(found, type) or not issubclass(found, Objective):
+        said = f"{name!r} is none that ships" if name else "the file names none"
+        raise UsageError(f"which objective? {said}: give --objective, such as Classification or MODULE:NAME")
+    known = {name: metadata[name] for name in ("output", "loss") if name in metadata}
+    return found(**known)
+
+
+def _changes(metadata: dict[str, Any], changes: Words) -> dict[str, Any]:
+    """Settings that are asked for, as arguments."""
+    if not changes:
+        return {}
+    base = Settings.from_plain(metadata["settings"]) if "settings" in metadata else Settings()
+    changed, names = base.changed(changes), {change.partition("=")[0].partition(".")[0] for change in changes}
+    return {name: getattr(changed, name) for name in names}
+
+
+def _judged(tickets: TicketModel, name: str, data: Data, objective: Objective) -> dict[str, float]:
+    """The metrics of a ticket on the test split of its data."""
+    partition = whole(data, name)
+    device = tickets.bits_KN.device
+
+    @torch.no_grad()
+    def predict(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
+        samples = torch.arange(len(data.split(split))) if index is None else index
+        batches = data.batches(split, samples.split(500), device)
+        return torch.cat([objective.read(tickets(x, ticket=name)).cpu() for x in batches])
+
+    bound = objective.of(data, partition)
+    return {m.name: m.value for m in bound.evaluate(predict, data, partition) if not m.ticket}

@@ -1,0 +1,73 @@
+"""Data for one more ticket, from a file, a folder or Python, in the form that the tickets of a file take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tombola._utils.errors import DataError
+from tombola._utils.imported import imported
+from tombola.data.dataset import Data
+from tombola.lab.evaluation.inputs import TABLES, frame, readable
+from tombola.tickets.inputs import Inputs
+
+
+def data_of(where: str, target: str | None, taken: Inputs) -> Data:
+    """The data at a path, or by ``MODULE:NAME``, split as `tombola.Data` splits them.
+
+    Args:
+        where: a table (CSV, Parquet) with a column of targets; arrays ``x`` and ``y`` (.npz); a folder of
+            pictures in folders of their classes; or the name of a `tombola.Data`, or of a function that
+            makes one.
+        target: the column of a table.
+        taken: what the tickets take: names of columns, the size of pictures.
+
+    Raises:
+        DataError: nothing that can be read there, or no column of this name.
+    """
+    path = Path(where)
+    if path.is_dir():
+        return _pictures(path, taken)
+    if path.suffix.lower() in TABLES:
+        if target is None:
+            raise DataError(f"{path} is a table: say with --target which column is asked for")
+        return _table(path, target, taken)
+    if path.suffix.lower() == ".npz":
+        return _arrays(path)
+    if ":" not in where or path.exists():
+        raise DataError(
+            f"{where} is no table (CSV, Parquet), no arrays x and y (.npz), no folder of pictures, and not "
+            "MODULE:NAME of a tombola.Data"
+        )
+    found: Any = imported(where, "--data")
+    made = found() if callable(found) else found
+    if not isinstance(made, Data):
+        raise DataError(f"--data {where} gives {type(made).__name__}, not a tombola.Data")
+    return made
+
+
+def _pictures(folder: Path, taken: Inputs) -> Data:
+    shape = (taken.stored or {}).get("tensor", ())
+    if len(shape) != 3 or shape[0] not in (1, 3):
+        raise DataError(f"{folder} is a folder of pictures, but these tickets take {list(shape) or 'others'}")
+    data = Data.from_folder(folder, size=shape[2], grey=shape[0] == 1)
+    return Data(
+        data.train, data.validation, data.test, class_names=data.class_names
+    )  # prepared as the others
+
+
+def _table(path: Path, target: str, taken: Inputs) -> Data:
+    table = frame(path)
+    if taken.features is not None:
+        return Data.from_table(table, target=target, inputs=taken.features)
+    return Data.from_table(table, target=target)
+
+
+def _arrays(path: Path) -> Data:
+    with readable(path, "array"), np.load(path, allow_pickle=False) as held:
+        parts = dict(held)
+    if not {"x", "y"} <= parts.keys():
+        raise DataError(f"{path} holds {', '.join(parts) or 'nothing'}: arrays x and y are needed")
+    return Data.of(parts["x"], parts["y"])
