@@ -122,7 +122,7 @@ def test_what_the_file_held_before_is_overwritten(folder, capsys):
         ((*GROW[:-1], "cough", *NET), "cough"),
         ((*GROW[:5], "nobody.csv", *GROW[6:], *NET), "nobody.csv"),
         ((*GROW[:5], "nets.py", *GROW[6:], *NET), "nets.py is no table"),
-        ((*GROW, *NET, "--policy", "all"), "policy 'all'"),
+        ((*GROW, *NET, "--policy", "some"), "policy 'some'"),
         ((*GROW, *NET, "--sparsity", "0", "--policy", "free"), "weights are asked for"),
         ((*GROW, *NET, "--objective", "Guessing"), "which objective? 'Guessing' is none that ships"),
         ((*GROW, *NET, "--set", "lr=1"), "lr belongs to a group"),

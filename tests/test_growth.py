@@ -14,7 +14,7 @@ from tombola.pruning.schedules import kept
 from tombola.tickets.growth import Policy
 from tombola.tickets.membership import acting
 
-POLICIES = ("free", "reuse", "frozen")
+POLICIES = ("free", "reuse", "all", "frozen")
 every_policy = pytest.mark.parametrize("policy", POLICIES)
 OPTIMIZERS = {
     "Adam": {"lr": 0.01},
@@ -85,7 +85,7 @@ def test_only_weights_that_nobody_owns_move(optimizer, policy):
         assert torch.equal(output, said[name])
     moved, mine = weights(after) != theta, after["west"]
     assert not bool((moved & ~mine).any())
-    assert int(mine.sum()) == int(before["north"].sum())
+    assert int(mine.sum()) == int(before["north"].sum()) + (int(owned.sum()) if policy == "all" else 0)
     if policy == "free":
         assert not bool((mine & owned).any())
         assert float(moved[mine].float().mean()) > 0.3  # all but what a dead unit leaves without a gradient
@@ -93,6 +93,7 @@ def test_only_weights_that_nobody_owns_move(optimizer, policy):
         assert not bool(moved.any())
     else:
         assert bool((mine & owned).any())
+        assert policy == "reuse" or not bool((owned & ~mine).any())
         assert not bool((moved & owned).any())
         assert bool(moved.any())
 
@@ -193,13 +194,18 @@ def test_inputs_are_prepared_as_those_of_the_others():
     [
         ({"name": "north"}, "there is a ticket 'north' already"),
         ({"name": 3}, "the name of a ticket is a string"),
-        ({"policy": "all"}, "policy 'all'.*free, reuse, frozen"),
+        ({"policy": "none"}, "policy 'none'.*free, reuse, all, frozen"),
         ({"objective": tb.objectives.OneVsRest()}, "OneVsRest asks which subset.*data of all others"),
         ({"objective": tb.objectives.Regression()}, "found with Classification.*got Regression"),
         ({"objective": tb.objectives.Classification}, "call it: Classification"),
         ({"data": samples()}, "data must be of type Data"),
         (
             {"sparsity": 0.0, "policy": "free"},
+            r"288 weights are asked for, \d+ of 288 are left that no ticket",
+        ),
+        ({"callback": "learned:0.1", "policy": "all"}, "no mask is learned"),
+        (
+            {"sparsity": 0.0, "policy": "all"},
             r"288 weights are asked for, \d+ of 288 are left that no ticket",
         ),
         ({"callback": "rigl:0.3:10", "first": "random", "nested": False}, "no first mask"),
@@ -254,7 +260,8 @@ def test_counts_are_exact_and_the_others_keep_their_bits(two, policy, sparsity, 
         warnings.simplefilter("ignore")
         options = {"T": 1, "steps": 1, "policy": policy, "sparsity": sparsity, "seed": seed, "floor": 1}
         grown = two.grow("west", new_data(shift=seed), TASK, **options)
-    assert int(grown["west"].sum()) == kept(two.scope.size, sparsity)
+    others = int(two.masks.union().sum()) if policy == "all" else 0
+    assert int(grown["west"].sum()) == kept(two.scope.size, sparsity) + others
     assert acting(grown, two.names) == acting(two, two.names)
 
 

@@ -64,7 +64,7 @@ def grow(
         The column of a table that is asked for.
     policy: str
         What the ticket may use: free (only weights that no ticket owns), reuse (those of others as well,
-        as they are), or frozen (weights as they are; only its mask is found).
+        as they are), all (all of others', as they are), or frozen (only its mask is found).
     sparsity: float
         Share of all weights that it does not keep; by default it keeps as many as the first ticket.
     objective: str

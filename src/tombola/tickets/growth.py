@@ -1,8 +1,10 @@
 """A ticket for new data on weights that others own; what is theirs keeps its bits.
 
 ``free``    the new ticket reads and trains weights that no ticket owns, and no others.
-``reuse``   it may read all weights, and trains those that no ticket owns (PackNet, Mallya & Lazebnik, arXiv
-            1711.05769; WSN, Kang et al., ICML 2022).
+``reuse``   it may read any weight that its mask keeps, and trains those that no ticket owns (WSN, Kang et
+            al., ICML 2022).
+``all``     it reads all weights that others own, and trains some of its own (PackNet, Mallya & Lazebnik,
+            arXiv 1711.05769).
 ``frozen``  it reads weights as they are; its mask is all that is found (Piggyback, Mallya et al., arXiv
             1801.06519; SupSup, Wortsman et al., arXiv 2006.14769).
 
@@ -14,8 +16,9 @@ Shape letters: K tickets, N weights in scope.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -46,7 +49,7 @@ from tombola.training.rewind import StartWeights
 from tombola.training.search import find_tickets
 from tombola.training.trainer import Problem
 
-Policy = Literal["free", "reuse", "frozen"]
+Policy = Literal["free", "reuse", "all", "frozen"]
 # By magnitude the largest weights would be kept, and those are the others'; learned masks read the new data.
 SEARCH = {"callback": "learned:0.1", "score": "magnitude", "schedule": "one_shot", "nested": False}
 
@@ -70,8 +73,9 @@ def grow(
         name: of the new ticket.
         data: its data. Where no ``prepare`` is given, inputs are prepared as those of the others were.
         objective: of the kind that the others were found with; not `OneVsRest`, which needs their data.
-        policy: ``free``, ``reuse`` or ``frozen``: which weights it may read, and which it may move.
-        sparsity: share of all weights that it does not keep; by default it keeps as many as the first ticket.
+        policy: ``free``, ``reuse``, ``all`` or ``frozen``: which weights it may read, and which it may move.
+        sparsity: share of all weights that it does not keep, under ``all`` besides those of others; by
+            default it keeps as many as the first ticket.
         settings: everything else; by default those of the others, but for the search: the mask is learned
             (`tombola.training.callbacks.learned`) in as many steps. ``changes`` are single fields.
         seed: of new weights and of the order of the data.
@@ -92,7 +96,7 @@ def grow(
     (('north', 'south', 'west'), True)
     """
     _check(tickets, name, objective, policy)
-    settings = _settings(tickets, settings, sparsity, changes)
+    settings = _settings(tickets, settings, sparsity, policy, changes)
     partition = whole(data, name) if isinstance(data, Data) else None
     check_kinds(tickets.backbone, objective, data, partition, seed)
     assert partition is not None
@@ -105,7 +109,7 @@ def grow(
     f = _function(tickets, data, objective, settings, name, seed)
     problem = Problem(f, data, partition, objective.of(data, partition), settings.search, seed)
     problem.frozen_N = room.frozen_N
-    one = _found(problem, room.readable_N, keep, settings)
+    one = _found(problem, room, keep, settings)
     grown = membership.joined(tickets, one, _about(tickets, name, policy, objective, data))
     if membership.acting(grown, tickets.names) != membership.acting(tickets, tickets.names):
         raise TombolaError(
@@ -119,22 +123,24 @@ def grow(
 
 @dataclass(frozen=True)
 class Room:
-    """The weights that a new ticket may read, and those that it may not move, boolean ``[N]`` each."""
+    """The weights that a new ticket may read, may not move, and has to keep, boolean ``[N]`` each."""
 
     readable_N: Tensor
     frozen_N: Tensor
+    kept_N: Tensor
     policy: Policy
 
     @classmethod
     def of(cls, tickets: TicketModel, policy: Policy) -> Room:
         """Under a policy, on weights that tickets own."""
         owned_N = tickets.masks_KN.any(0)
+        every_N, none_N = torch.ones_like(owned_N), torch.zeros_like(owned_N)
         if policy == "free":
-            return cls(~owned_N, owned_N, policy)
-        if policy == "reuse":
-            return cls(torch.ones_like(owned_N), owned_N, policy)
-        weights_N, _, _ = tickets.state(tickets.names[0])
-        return cls(weights_N.detach() != 0, torch.ones_like(owned_N), policy)
+            return cls(~owned_N, owned_N, none_N, policy)
+        if policy == "frozen":
+            weights_N, _, _ = tickets.state(tickets.names[0])
+            return cls(weights_N.detach() != 0, every_N, none_N, policy)
+        return cls(every_N, owned_N, owned_N if policy == "all" else none_N, policy)
 
     def asked(self, tickets: TicketModel, sparsity: float | None) -> int:
         """The weights that the new ticket keeps.
@@ -142,16 +148,16 @@ class Room:
         Raises:
             TombolaError: there are fewer.
         """
-        N, left = tickets.scope.size, int(self.readable_N.sum())
+        N, left = tickets.scope.size, int((self.readable_N & ~self.kept_N).sum())
         keep = int(tickets.masks_KN[0].sum()) if sparsity is None else schedules.kept(N, sparsity)
         if keep > left:
-            there = {"free": "that no ticket owns", "frozen": "that are not zero"}.get(self.policy, "")
+            there = "that are not zero" if self.policy == "frozen" else "that no ticket owns"
             most = 1 - left / N
             raise TombolaError(
                 f"{keep:,} weights are asked for, {left:,} of {N:,} are left {there}: choose a sparsity above"
                 f" {most:.4f}, policy='reuse', which reads weights of others as well, or forget a ticket"
             )
-        return keep
+        return keep + int(self.kept_N.sum())
 
 
 def _check(tickets: TicketModel, name: object, objective: object, policy: str) -> None:
@@ -178,15 +184,24 @@ def _check(tickets: TicketModel, name: object, objective: object, policy: str) -
 
 
 def _settings(
-    tickets: TicketModel, settings: Settings | None, sparsity: float | None, changes: dict[str, Any]
+    tickets: TicketModel,
+    settings: Settings | None,
+    sparsity: float | None,
+    policy: Policy,
+    changes: dict[str, Any],
 ) -> Settings:
     if settings is None:
         known = tickets.metadata.get("settings")
         base, N = Settings.from_plain(known) if known else Settings(), tickets.scope.size
         rounds = schedules.parse(base.schedule)(N, [int(tickets.masks_KN[0].sum())])
         how = {"T": max(base.T * len(rounds), 1), "rewinding": "learning_rate", "first": "", **SEARCH}
+        how |= {"callback": ""} if policy == "all" else {}  # what others own it keeps in any case
         settings, changes = base, {**how, **changes}
     made = settings_of(settings, sparsity, changes)
+    if policy == "all" and made.learned:
+        raise UsageError(
+            "policy='all' keeps what others own, so that no mask is learned: leave callback empty"
+        )
     if made.first or made.moving:
         raise UsageError("grow draws no first mask: choose first='' and another callback than set and rigl")
     # Statistics that all share are those of the others.
@@ -263,19 +278,31 @@ def _fresh(module: nn.Module, seed: int, name: str) -> nn.Module:
     return made
 
 
-def _found(problem: Problem, readable_N: Tensor, keep: int, s: Settings) -> TicketModel:
+def _found(problem: Problem, room: Room, keep: int, s: Settings) -> TicketModel:
     """The ticket: searched for by Algorithm 1, trained by Algorithm 2, alone."""
     theta0, names = problem.f.theta0(), problem.partition.names
-    masks = MaskSet(problem.f.scope, {names[0]: readable_N})
-    counts = schedules.parse(s.schedule)(int(readable_N.sum()), [keep])
+    masks = MaskSet(problem.f.scope, {names[0]: room.readable_N})
+    counts = schedules.parse(s.schedule)(int(room.readable_N.sum()), [keep])
     theta = StartWeights([theta0], keeps=s.rewinding != "weights")
-    pruner = Pruner(scores.parse(s.score), s.selection, s.granularity, s.floor)  # type: ignore[arg-type]
+    score = scores.parse(s.score)
+    if bool(room.kept_N.any()):
+        score = replace(score, score=partial(_above, score.score, room.kept_N))
+    pruner = Pruner(score, s.selection, s.granularity, s.floor)  # type: ignore[arg-type]
     rule = rules.parse(s.callback)
     watching = [rule] if rule is not None else []
     masks = find_tickets(problem, theta0, masks, counts, s.T, pruner=pruner, rewind=theta, callbacks=watching)
     problem = replace(problem, config=s.train)
     trained = train_jointly(problem, theta[0], masks, s.steps)
     return finish(problem, trained, masks, [0], s, {})
+
+
+def _above(
+    score: Callable[..., Tensor], kept_N: Tensor, context: scores.PruningContext, *batches: int
+) -> Tensor:
+    """Scores ``[N]`` by which some weights are pruned last, whatever the score says of them."""
+    scores_N = score(context, *batches)
+    low, high = scores_N.amin(), scores_N.amax()
+    return torch.where(kept_N.to(scores_N.device), scores_N + (high - low + 1), scores_N)
 
 
 def _about(
