@@ -7,9 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
-import torch
-from torch import Tensor
-
 from tombola import objectives
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
@@ -17,14 +14,13 @@ from tombola._utils.imported import imported
 from tombola.cli.network import network
 from tombola.cli.options import Flag, Words, use_threads
 from tombola.cli.terminal import err_console, say
-from tombola.data.dataset import Data
-from tombola.lab.evaluation.new_data import data_of
+from tombola.lab.evaluation.new_data import data_of, judged
 from tombola.objectives import Objective
 from tombola.objectives.metrics import metric_info
 from tombola.settings import Settings
 from tombola.tickets import inputs
-from tombola.tickets.growth import Policy, prepared_alike, whole
-from tombola.tickets.model import TicketModel, load
+from tombola.tickets.growth import Policy, prepared_alike
+from tombola.tickets.model import load
 
 
 def grow(
@@ -110,7 +106,7 @@ def grow(
         "bytes": size,
         "bytes_before": before,
         "seconds": time.perf_counter() - began,
-        **_judged(grown, name, found, task),
+        **judged(grown, name, found, task),
     }
     say(_words(made, len(tickets)), made, json)
 
@@ -148,18 +144,3 @@ def _changes(metadata: dict[str, Any], changes: Words) -> dict[str, Any]:
     base = Settings.from_plain(metadata["settings"]) if "settings" in metadata else Settings()
     changed, names = base.changed(changes), {change.partition("=")[0].partition(".")[0] for change in changes}
     return {name: getattr(changed, name) for name in names}
-
-
-def _judged(tickets: TicketModel, name: str, data: Data, objective: Objective) -> dict[str, float]:
-    """The metrics of a ticket on the test split of its data."""
-    partition = whole(data, name)
-    device = tickets.bits_KN.device
-
-    @torch.no_grad()
-    def predict(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
-        samples = torch.arange(len(data.split(split))) if index is None else index
-        batches = data.batches(split, samples.split(500), device)
-        return torch.cat([objective.read(tickets(x, ticket=name)).cpu() for x in batches])
-
-    bound = objective.of(data, partition)
-    return {m.name: m.value for m in bound.evaluate(predict, data, partition) if not m.ticket}

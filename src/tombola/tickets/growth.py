@@ -183,6 +183,13 @@ def _check(tickets: TicketModel, name: object, objective: object, policy: str) -
         raise UsageError("this network is told the context, of which it knows no further one: find it anew")
 
 
+def searched(base: Settings, size: int, keep: int, policy: Policy = "reuse") -> dict[str, Any]:
+    """Changes of settings to the search of one more ticket, in as many steps as those of the others took."""
+    rounds = schedules.parse(base.schedule)(size, [keep])
+    how = {"T": max(base.T * len(rounds), 1), "rewinding": "learning_rate", "first": "", **SEARCH}
+    return how | ({"callback": ""} if policy == "all" else {})  # what others own it keeps in any case
+
+
 def _settings(
     tickets: TicketModel,
     settings: Settings | None,
@@ -192,11 +199,9 @@ def _settings(
 ) -> Settings:
     if settings is None:
         known = tickets.metadata.get("settings")
-        base, N = Settings.from_plain(known) if known else Settings(), tickets.scope.size
-        rounds = schedules.parse(base.schedule)(N, [int(tickets.masks_KN[0].sum())])
-        how = {"T": max(base.T * len(rounds), 1), "rewinding": "learning_rate", "first": "", **SEARCH}
-        how |= {"callback": ""} if policy == "all" else {}  # what others own it keeps in any case
-        settings, changes = base, {**how, **changes}
+        settings = Settings.from_plain(known) if known else Settings()
+        keep = int(tickets.masks_KN[0].sum())
+        changes = {**searched(settings, tickets.scope.size, keep, policy), **changes}
     made = settings_of(settings, sparsity, changes)
     if policy == "all" and made.learned:
         raise UsageError(

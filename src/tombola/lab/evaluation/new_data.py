@@ -6,12 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from tombola._utils.errors import DataError
 from tombola._utils.imported import imported
 from tombola.data.dataset import Data
 from tombola.lab.evaluation.inputs import TABLES, frame, readable
+from tombola.objectives import Objective
+from tombola.tickets.growth import whole
 from tombola.tickets.inputs import Inputs
+from tombola.tickets.model import TicketModel
 
 
 def data_of(where: str, target: str | None, taken: Inputs) -> Data:
@@ -71,3 +76,18 @@ def _arrays(path: Path) -> Data:
     if not {"x", "y"} <= parts.keys():
         raise DataError(f"{path} holds {', '.join(parts) or 'nothing'}: arrays x and y are needed")
     return Data.of(parts["x"], parts["y"])
+
+
+def judged(tickets: TicketModel, name: str, data: Data, objective: Objective) -> dict[str, float]:
+    """The metrics of a ticket on the test split of its data."""
+    partition = whole(data, name)
+    device = tickets.bits_KN.device
+
+    @torch.no_grad()
+    def predict(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
+        samples = torch.arange(len(data.split(split))) if index is None else index
+        batches = data.batches(split, samples.split(500), device)
+        return torch.cat([objective.read(tickets(x, ticket=name)).cpu() for x in batches])
+
+    bound = objective.of(data, partition)
+    return {m.name: m.value for m in bound.evaluate(predict, data, partition) if not m.ticket}

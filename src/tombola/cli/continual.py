@@ -1,0 +1,105 @@
+"""``tombola continual``: tasks arrive one by one; what do tickets and their rivals keep, forget and store?"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tombola._utils.device import parse
+from tombola._utils.errors import RunError, UsageError, unknown
+from tombola._utils.io import write_bytes
+from tombola._utils.renamed import renewed_changes
+from tombola._utils.rng import generator
+from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
+from tombola.cli.terminal import err_console, show_rows, to_json
+from tombola.data.dataset import Data
+from tombola.lab.continual.evaluate import carried_out, order_of, rows, summary, tables
+from tombola.lab.continual.rivals import RIVALS, Arrivals
+from tombola.lab.launch import Order
+from tombola.lab.report.page import Place
+from tombola.lab.report.tables import share
+
+PLACE = Place(
+    "<!-- tables: made by `tombola continual` -->",
+    "<!-- end of tables -->",
+    ("experiment", "preset", "method", "sparsity"),
+)
+
+
+def continual(
+    name: str,
+    /,
+    *,
+    rival: Words = (),
+    seed: Integers = (0,),
+    set: Words = (),
+    out: Path = Path("runs"),
+    write: Page = None,
+    options: RunOptions = DEFAULTS,
+) -> None:
+    """Let the contexts of an experiment arrive one by one, and compare what serves them.
+
+    After every arrival all tasks so far are judged on their test splits. Seed 0 has the tasks in their order,
+    others at random; it is that of initial weights and data order too. What is done is not done again.
+
+    Example: tombola continual tenants --rival grow finetune ewc separate --sparsity 0.9
+
+    Parameters
+    ----------
+    name: str
+        The experiment, whose contexts are the tasks; `tombola experiments` lists them.
+    rival: tuple[str, ...]
+        Which of grow, grow_free, wsn, packnet, supsup, piggyback, finetune, ewc, joint, multi_head, separate;
+        all by default.
+    seed: tuple[int, ...]
+        Seeds.
+    set: tuple[str, ...]
+        Changes of settings, as for `tombola run`.
+    out: Path
+        Results go to OUT/NAME-PRESET/continual/seedN/RIVAL-SPARSITY.json.
+    write: Path
+        A Markdown page to put the tables into, with a JSON twin beside it.
+    """
+    once("--seed", seed)
+    for wanted in rival:
+        if wanted not in RIVALS:
+            raise UsageError(unknown("rival", wanted, RIVALS))
+    order = options.order(name, (), renewed_changes(set))
+    (data,) = order.load().values()
+    folder = out / f"{name.replace(':', '.')}-{order.preset}" / "continual"
+    found = []
+    for one in seed:
+        for sparsity in order.settings.sparsity:
+            arrivals = _arrivals(order, data, one, sparsity, options.device or "cpu")
+            for wanted in rival or RIVALS:
+                path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
+                result = _result(path, wanted, arrivals)
+                quality = share(summary(result)[result["metric"]])
+                err_console.print(f"seed {one}: {wanted} at {sparsity:.0%}: {quality}", highlight=False)
+                found.append(result)
+    made = rows(found, order.experiment.name, order.preset)
+    show_rows(made, tables, options.json, write, PLACE)
+
+
+def _arrivals(order: Order, data: Data, seed: int, sparsity: float, device: str) -> Arrivals:
+    of = order.experiment
+    partition = of.partition(data)
+    backbone = of.backbone(generator(seed, "theta0")).to(parse(device))
+    settings = replace(order.settings, sparsity=(sparsity,))
+    tasks = order_of(len(partition), seed)
+    return Arrivals(backbone, of.objective, data, partition, settings, seed, tasks)
+
+
+def _result(path: Path, rival: str, arrivals: Arrivals) -> dict[str, Any]:
+    """What was found before, or is found now and kept."""
+    made_of = {"settings": arrivals.settings.plain(), **arrivals.pipeline.origin}
+    if path.exists():
+        held: dict[str, Any] = json.loads(path.read_text())
+        if held["made_of"] != json.loads(json.dumps(made_of)):
+            raise RunError(f"{path} was made with other settings or data: choose another --out, or delete it")
+        return held
+    result = {**carried_out(rival, arrivals), "made_of": made_of}
+    write_bytes(path, to_json(result).encode())
+    return result

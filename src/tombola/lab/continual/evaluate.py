@@ -1,0 +1,145 @@
+"""What rivals keep and forget of tasks that arrived one by one.
+
+``R[i, j]`` is the quality of the j-th task after the i-th arrived. Mean quality, backward transfer and
+forgetting are of its last row (Lopez-Paz & Ranzato, arXiv 1706.08840; Chaudhry et al., arXiv 1801.10112).
+
+Shape letters: K tasks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from tombola._utils import io
+from tombola._utils.statistics import interval
+from tombola.lab.continual.rivals import RIVALS, Arrivals, Models
+from tombola.lab.evaluation.new_data import judged
+from tombola.lab.report.rows import Row
+from tombola.lab.report.tables import Format, Table, mean_and_half, share, whole
+from tombola.objectives.metrics import metric_info
+from tombola.tickets.model import TicketModel
+
+
+def carried_out(rival: str, arrivals: Arrivals) -> dict[str, Any]:
+    """Qualities after each arrival ``R``, and what is stored at the end, as JSON can hold it.
+
+    Who needs all tasks at once has one row. ``metric`` names the quality: the one by which the objective is
+    judged first.
+    """
+    names, rows, seconds, began = arrivals.names, [], [], time.perf_counter()
+    data = {name: arrivals.task(name) for name in names}
+    models: Models = {}
+    for models in RIVALS[rival].run(arrivals):
+        seconds.append(time.perf_counter() - began)
+        found = [
+            judged(models[name], name, data[name], arrivals.objective) for name in names if name in models
+        ]
+        metric = next(name for name in found[0] if metric_info(name).primary)
+        rows.append([values[metric] for values in found])
+        began = time.perf_counter()
+    return {
+        "rival": rival,
+        "order": list(arrivals.order),
+        "names": names,
+        "seed": arrivals.seed,
+        "sparsity": arrivals.settings.sparsity[0],
+        "metric": metric,
+        "R": rows,
+        "seconds": seconds,
+        **stored(models),
+    }
+
+
+def stored(models: Models) -> dict[str, float]:
+    """What is stored for all tasks: bytes of the files, and capacity.
+
+    Capacity is that of WSN: weights in scope that any ticket keeps, at four bytes, and the masks as they are
+    coded, over four bytes for each weight in scope.
+    """
+    different: list[TicketModel] = list({id(model): model for model in models.values()}.values())
+    size = weights = masks = 0
+    for model in different:
+        tensors, header = model.contents("auto")
+        size += len(io.to_content(tensors, header))
+        weights += 4 * int(model.masks_KN.any(0).sum())
+        masks += sum(t.numel() * t.element_size() for name, t in tensors.items() if name.startswith("masks"))
+    every = 4 * different[0].scope.size
+    return {"file_bytes": size, "capacity": (weights + masks) / every, "union": weights / every}
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a rival: quality at the end, transfer, forgetting, what is stored, seconds per arrival.
+
+    >>> kept = {"R": [[0.9], [0.8, 0.7]], "metric": "accuracy", "seconds": [2.0, 4.0]}
+    >>> kept |= {"file_bytes": 10, "capacity": 0.5, "union": 0.4}
+    >>> [round(value, 3) for value in summary(kept).values()]
+    [0.75, -0.1, 0.1, 0.5, 0.4, 10.0, 3.0]
+    """
+    R, last = found["R"], np.array(found["R"][-1])
+    values = {found["metric"]: float(last.mean())}
+    if len(R) == len(last):
+        own = np.array([row[-1] for row in R])
+        best = np.array([max(row[j] for row in R[j:]) for j in range(len(R))])
+        earlier = slice(0, max(len(R) - 1, 1))  # the last has had nothing after it
+        values["backward_transfer"] = float((last - own)[earlier].mean())
+        values["forgetting"] = float((best - last)[earlier].mean())
+    kept = {name: float(found[name]) for name in ("capacity", "union", "file_bytes")}
+    return values | kept | {"seconds": float(np.mean(found["seconds"]))}
+
+
+def rows(found: Iterable[Mapping[str, Any]], experiment: str, preset: str) -> list[Row]:
+    """Mean and interval over seeds of every metric of every rival."""
+    values: dict[tuple[str, float, str], list[float]] = {}
+    for one in found:
+        for metric, value in summary(one).items():
+            values.setdefault((one["rival"], one["sparsity"], metric), []).append(value)
+    head = {"experiment": experiment, "preset": preset}
+    return [
+        {
+            **head,
+            "method": rival,
+            "sparsity": sparsity,
+            "metric": metric,
+            "mean": float(np.mean(each)),
+            "ci95": interval(each),
+            "seeds": len(each),
+            "values": each,
+        }
+        for (rival, sparsity, metric), each in values.items()
+    ]
+
+
+_FORMATS: dict[str, Format] = {"file_bytes": whole, "seconds": lambda value: f"{value:.1f}"}
+
+
+def tables(made: Sequence[Row]) -> list[Table]:
+    """A table for each experiment: a line per rival, a column per metric."""
+    found = []
+    for head in dict.fromkeys((row["experiment"], row["preset"]) for row in made):
+        mine = [row for row in made if (row["experiment"], row["preset"]) == head]
+        metrics = list(dict.fromkeys(row["metric"] for row in mine if row["metric"] != "union"))
+        cells = {(row["method"], row["sparsity"], row["metric"]): row for row in mine}
+        body = [
+            [
+                rival,
+                f"{sparsity:.0%}",
+                str(cells[rival, sparsity, metrics[0]]["seeds"]),
+                *(mean_and_half(cells.get((rival, sparsity, m)), _FORMATS.get(m, share)) for m in metrics),
+            ]
+            for rival, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in mine)
+        ]
+        columns = ["rival", "sparsity", "seeds", *(metric.replace("_", " ") for metric in metrics)]
+        found.append(Table(f"{head[0]}, preset {head[1]}: tasks arrive one by one", columns, body))
+    return found
+
+
+def order_of(count: int, seed: int) -> list[int]:
+    """The order in which tasks arrive: as they are numbered for seed 0, at random for others."""
+    if not seed:
+        return list(range(count))
+    return [int(k) for k in torch.randperm(count, generator=torch.Generator().manual_seed(seed))]
