@@ -19,6 +19,8 @@ from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS, Split
 from tombola.lab.experiments import (
     ATTRIBUTES,
+    CIFAR100_SPLIT,
+    CIFAR100_SUPERCLASS,
     PERMUTED_MNIST,
     TASKS_AT_ONCE,
     attributes,
@@ -32,7 +34,8 @@ from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import run_method
 from tombola.runs.cache import StageCache
 
-ALL = pytest.mark.parametrize("experiment", [PERMUTED_MNIST, TASKS_AT_ONCE, ATTRIBUTES], ids=lambda e: e.name)
+WORLDS = [PERMUTED_MNIST, TASKS_AT_ONCE, ATTRIBUTES, CIFAR100_SPLIT, CIFAR100_SUPERCLASS]
+ALL = pytest.mark.parametrize("experiment", WORLDS, ids=lambda e: e.name)
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 

@@ -7,6 +7,7 @@ from tombola._utils.imported import imported
 from tombola.lab.experiments.attributes import ATTRIBUTES
 from tombola.lab.experiments.cifar10 import CIFAR10
 from tombola.lab.experiments.cifar100 import CIFAR100, CIFAR100_SUPERCLASSES, CIFAR100_TEXT, CIFAR100_WITHIN
+from tombola.lab.experiments.cifar100_tasks import CIFAR100_SPLIT, CIFAR100_SUPERCLASS
 from tombola.lab.experiments.corruptions import CIFAR10_CORRUPTIONS, CORRUPTIONS
 from tombola.lab.experiments.digits import DIGITS
 from tombola.lab.experiments.experiment import Experiment, Finished, Preset
@@ -27,10 +28,8 @@ from tombola.lab.experiments.tenants import (
 _CIFAR100 = (CIFAR100, CIFAR100_WITHIN, CIFAR100_SUPERCLASSES, CIFAR100_TEXT)
 _OTHERS = (INR, INR_SIREN, CORRUPTIONS, CIFAR10_CORRUPTIONS, PACS, PACS64, SPEECH)
 _TENANTS = (TENANTS, TENANTS_LABELS, TENANTS_AGREE, TENANTS_25, TENANTS_50, TENANTS_75)
-EXPERIMENTS = {
-    one.name: one
-    for one in (DIGITS, CIFAR10, *_CIFAR100, *_OTHERS, *_TENANTS, PERMUTED_MNIST, TASKS_AT_ONCE, ATTRIBUTES)
-}
+_TASKS = (PERMUTED_MNIST, TASKS_AT_ONCE, ATTRIBUTES, CIFAR100_SPLIT, CIFAR100_SUPERCLASS)
+EXPERIMENTS = {one.name: one for one in (DIGITS, CIFAR10, *_CIFAR100, *_OTHERS, *_TENANTS, *_TASKS)}
 
 
 def experiment(name: str) -> Experiment:
