@@ -39,6 +39,10 @@ def test_every_rival_is_judged_after_every_arrival(rival, arrivals):
     values = summary(found)
     if rival in MASKS:
         assert values["forgetting"] == values["backward_transfer"] == 0
+    assert ("task_inferred" in values) == (rival != "separate")
+    if rival in MASKS:
+        assert values["task_inferred"] > 0.5  # of three
+        assert values["accuracy_inferred"] <= min(values["task_inferred"], values["accuracy"])
     if rival == "packnet":
         assert found["union"] == pytest.approx(0.6, abs=0.01)  # a fifth of its own for each
 

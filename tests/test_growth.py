@@ -234,6 +234,17 @@ def test_what_was_fitted_without_it_is_left_out_and_said(two):
     assert grown.router is None
 
 
+def test_a_router_is_fitted_also_where_tickets_have_no_weight_in_common(two):
+    grown = two.grow("west", new_data(), TASK, policy="free")
+    assert not bool(grown.masks.core().any())
+    data = new_data()
+    thirds = tb.partition.by_rule(
+        data, lambda s: {name: torch.arange(len(s)) % 3 == k for k, name in enumerate(grown.names)}
+    )
+    grown.router = tb.routing.PrototypeRouter().fit(grown, data, thirds)
+    assert grown(inputs()).shape == (20, 3)
+
+
 def test_many_threads_ask_the_others_while_a_ticket_grows(two):
     from threading import Event, Thread
 

@@ -593,11 +593,13 @@ def test_a_context_without_samples_of_its_own_is_named(split, tickets, data, con
         PrototypeRouter().fit(tickets, data, Partition(NAMES, members))
 
 
-def test_a_core_without_weights_is_named(tickets, data, contexts):
-    broken = copy.deepcopy(tickets)
-    broken.masks_KN[0, :36] = False
-    with pytest.raises(RouterError, match=r"no weight of 0.weight in common"):
-        PrototypeRouter().fit(broken, data, contexts)
+def test_where_tickets_share_no_weight_of_a_layer_the_union_is_looked_at(tickets, data, contexts, x):
+    apart = copy.deepcopy(tickets)
+    apart.masks_KN[0, :36] = False
+    core = apart.scope.unflatten(apart.masks_KN.all(0))["0.weight"]
+    assert not bool(core.any())
+    router = PrototypeRouter().fit(apart, data, contexts)
+    assert len(router.route(apart, x).names) == len(x)
 
 
 def test_a_router_of_other_tickets_is_refused(tickets, data, contexts, x, tmp_path):

@@ -17,12 +17,14 @@ import torch
 
 from tombola._utils import io
 from tombola._utils.statistics import interval
+from tombola.data.partition import Partition
 from tombola.lab.continual.rivals import RIVALS, Arrivals, Models
 from tombola.lab.evaluation.new_data import judged
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Format, Table, mean_and_half, share, whole
 from tombola.objectives.metrics import metric_info
 from tombola.tickets.model import TicketModel
+from tombola.tickets.routing import PrototypeRouter
 
 
 def carried_out(rival: str, arrivals: Arrivals) -> dict[str, Any]:
@@ -52,7 +54,38 @@ def carried_out(rival: str, arrivals: Arrivals) -> dict[str, Any]:
         "R": rows,
         "seconds": seconds,
         **stored(models),
+        **inferred(models, arrivals),
     }
+
+
+def inferred(models: Models, arrivals: Arrivals) -> dict[str, float]:
+    """How often the task is inferred from the input, and how often task and answer are right, over tasks.
+
+    By a prototype router that is fitted at the end on training data of all tasks; nothing where there is a
+    network for each.
+    """
+    tickets = next(iter(models.values()))
+    names, answer = list(models), tickets.metadata.get("answer", arrivals.objective.answer)
+    if any(model is not tickets for model in models.values()) or answer != "class":
+        return {}
+    members = {split: m[:, list(arrivals.order)] for split, m in arrivals.partition.members.items()}
+    tasks, asked = Partition(tuple(names), members), tickets.select(names)
+    asked.router = PrototypeRouter().fit(asked, arrivals.data, tasks)
+    found: dict[str, list[float]] = {"task_inferred": [], "accuracy_inferred": []}
+    for name in names:
+        data = arrivals.task(name)
+        samples = torch.arange(len(data.test))
+        batches = data.batches("test", samples.split(500), tickets.bits_KN.device)
+        told, right = [], []
+        for x, index in zip(batches, samples.split(500), strict=True):
+            with torch.no_grad():
+                outputs = arrivals.objective.read(asked(x, ticket=name)).cpu()
+            told.append(torch.tensor([one == name for one in asked.route(x).names]))
+            right.append(outputs.argmax(1) == data.test.y[index])
+        found["task_inferred"].append(float(torch.cat(told).double().mean()))
+        both = torch.cat(told) & torch.cat(right)
+        found["accuracy_inferred"].append(float(both.double().mean()))
+    return {name: float(np.mean(each)) for name, each in found.items()}
 
 
 def stored(models: Models) -> dict[str, float]:
@@ -88,7 +121,8 @@ def summary(found: Mapping[str, Any]) -> dict[str, float]:
         earlier = slice(0, max(len(R) - 1, 1))  # the last has had nothing after it
         values["backward_transfer"] = float((last - own)[earlier].mean())
         values["forgetting"] = float((best - last)[earlier].mean())
-    kept = {name: float(found[name]) for name in ("capacity", "union", "file_bytes")}
+    listed = ("accuracy_inferred", "task_inferred", "capacity", "union", "file_bytes")
+    kept = {name: float(found[name]) for name in listed if name in found}
     return values | kept | {"seconds": float(np.mean(found["seconds"]))}
 
 

@@ -57,8 +57,6 @@ class Shallow:
         if depth >= len(order):
             raise RouterError(f"depth={depth}: only {len(order) - 1} layers lie before the last one")
         depth = depth or min(-(-len(order) // 3), len(order) - 1)
-        for name in order[:depth]:
-            _check_core(tickets, name)
         reached = passed[: passed.index(order[depth])]
         statistics = {
             n: t
@@ -88,9 +86,16 @@ class Shallow:
 
 
 def core(tickets: Tickets) -> dict[str, Tensor]:
-    """The tensors of the backbone under the core: what all tickets keep, and the mean of private tensors."""
+    """The tensors of the backbone under the core: what all tickets keep, and the mean of private tensors.
+
+    Of a layer of which all tickets have no weight in common, as where tickets were grown, what any of them
+    keeps.
+    """
     weights_N, _, _ = tickets.state(tickets.names[0])
-    kept_N = reduce(torch.bitwise_and, tickets.masks_KN)  # far faster on a CPU than a reduction of booleans
+    # Row by row: far faster on a CPU than a reduction of booleans.
+    core_N, union_N = (reduce(both, tickets.masks_KN) for both in (torch.bitwise_and, torch.bitwise_or))
+    layers = zip(core_N.split(tickets.scope.sizes), union_N.split(tickets.scope.sizes), strict=True)
+    kept_N = torch.cat([of_all if bool(of_all.any()) else of_any for of_all, of_any in layers])
     own = tickets.private.unflatten(tickets.private_KP.mean(0))
     own |= tickets.statistics.unflatten(tickets.statistics_KS.mean(0))
     return {n: t.detach() for n, t in (tickets.scope.unflatten(weights_N * kept_N) | own).items()}
@@ -100,16 +105,6 @@ def _says_something(layer: nn.Module, h: Tensor, samples: int) -> bool:
     """Whether a layer has weights, and floats of each sample as its input: no numbers of tokens or places."""
     weighs = any(p.ndim > 1 for p in layer.parameters(recurse=False))
     return weighs and h.is_floating_point() and len(h) == samples
-
-
-def _check_core(tickets: Tickets, layer: str) -> None:
-    kept = tickets.scope.unflatten(tickets.masks_KN.all(0))
-    for name, mask in kept.items():
-        if name.rpartition(".")[0] == layer and not bool(mask.any()):
-            raise RouterError(
-                f"the tickets have no weight of {name} in common, so their core sees nothing: take a "
-                "smaller depth, tickets of a lower sparsity, or a ContextRouter"
-            )
 
 
 def inputs_of(network: nn.Module, x: Batch, layers: Sequence[str]) -> dict[str, Tensor]:
