@@ -133,7 +133,7 @@ class Room:
     @classmethod
     def of(cls, tickets: TicketModel, policy: Policy) -> Room:
         """Under a policy, on weights that tickets own."""
-        owned_N = tickets.masks_KN.any(0)
+        owned_N = tickets.owned_N
         every_N, none_N = torch.ones_like(owned_N), torch.zeros_like(owned_N)
         if policy == "free":
             return cls(~owned_N, owned_N, none_N, policy)
@@ -258,7 +258,7 @@ def _function(
     x = data.inputs("train", few, device=parameter_of(network, tickets.scope.names[0]).device)
     head = find_head(network, x, objective.read, "" if settings.head == "none" else settings.head)
     with torch.no_grad():
-        owned = tickets.scope.unflatten(tickets.masks_KN.any(0))
+        owned = tickets.scope.unflatten(tickets.owned_N)
         for n, p in network.named_parameters():
             if n in owned:
                 p.copy_(torch.where(owned[n] | (p != 0), p, fresh[n]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,7 +98,7 @@ class Members(nn.Module):
                 setattr(made, part, left)
                 if left is None:
                     warn(f"the {part} was fitted with {name!r} and is left out: fit it on those that stay")
-        only_N = self.masks_KN[k] & ~made.masks_KN.any(0)
+        only_N = self.masks_KN[k] & ~made.owned_N
         for layer, mine in zip(self.scope.names, only_N.split(self.scope.sizes), strict=True):
             parameter_of(self.backbone, layer).view(-1)[mine] = 0
         for own in (self.bits_KN, self.private_KP, self.statistics_KS):
@@ -111,13 +112,18 @@ class Members(nn.Module):
     def shared_with(self: Tickets, name: str) -> int:
         """The weights of a ticket that others keep as well: what `forget` leaves of it."""
         k = self.index(name)
-        others_N = self.masks_KN[[j for j in range(len(self.names)) if j != k]].any(0)
-        return int((self.masks_KN[k] & others_N).sum())
+        others = [mask_N for j, mask_N in enumerate(self.masks_KN) if j != k]
+        return int((self.masks_KN[k] & reduce(torch.bitwise_or, others)).sum()) if others else 0
+
+    @property
+    def owned_N(self: Tickets) -> Tensor:
+        """The weights that any ticket owns, boolean ``[N]``."""
+        return reduce(torch.bitwise_or, self.masks_KN)  # far faster on a CPU than a reduction of booleans
 
     @property
     def free(self: Tickets) -> int:
         """The weights that no ticket owns: what is left for `grow`."""
-        return int(self.scope.size - self.masks_KN.any(0).sum())
+        return int(self.scope.size - self.owned_N.sum())
 
 
 BY_NAME = {"classes", "class_names", "grown"}  # metadata that say something of each ticket, by its name
@@ -149,7 +155,7 @@ def joined(first: TicketModel, second: TicketModel, metadata: dict[str, Any]) ->
     What any ticket has for itself, or the two share in different values, all have for themselves then.
     """
     backbone, (a, b) = copied(first.backbone), (_held(model) for model in (first, second))
-    theirs_N = second.masks_KN.any(0)
+    theirs_N = second.owned_N
     with torch.no_grad():
         parts = zip(first.scope.names, theirs_N.split(first.scope.sizes), strict=True)
         for name, theirs in parts:
@@ -191,7 +197,7 @@ def merged(first: TicketModel, second: TicketModel) -> TicketModel:
         return first
     fresh = second.select([name for name in second.names if name not in twice]) if twice else second
     mine_N, theirs_N = (model.state(model.names[0])[0].detach() for model in (first, fresh))
-    both_N = first.masks_KN.any(0) & fresh.masks_KN.any(0)
+    both_N = first.owned_N & fresh.owned_N
     if apart := int((both_N & (mine_N != theirs_N)).sum()):
         raise MaskError(
             f"{apart:,} weights that tickets of both keep differ: the two do not come from the same weights, "
@@ -231,7 +237,8 @@ def acting(tickets: TicketModel, names: Sequence[str]) -> str:
     numbers = [tickets.index(name) for name in names]
     weights_N, _, _ = tickets.state(tickets.names[0])
     masks_KN = tickets.masks_KN[numbers].cpu()
-    sha = hashlib.sha256(io.digest({"weights": weights_N.detach().cpu()[masks_KN.any(0)]}).encode())
+    kept_N = reduce(torch.bitwise_or, masks_KN)
+    sha = hashlib.sha256(io.digest({"weights": weights_N.detach().cpu()[kept_N]}).encode())
     sha.update(MaskSet.stacked(tickets.scope, names, masks_KN).digest().encode())
     rest = {n: t for n, t in _held(tickets).items() if n not in tickets.scope.names}
     known: dict[int, str] = {}
