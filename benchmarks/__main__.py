@@ -15,6 +15,7 @@ from benchmarks import (
     data_path,
     end_to_end,
     executors,
+    growth,
     iterative,
     machine,
     optimizer,
@@ -54,9 +55,10 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "round_k10": executors.round_k10,
     "rtl_cifar10_minutes": end_to_end.end_to_end,
     "scaling": scaling.scaling,
+    "growth": growth.growth,
 }
 # What no target names; a quick run leaves their rows as they are.
-FULL = {"iterative_prune", "sparse_linear", "maskset"}
+FULL = {"iterative_prune", "sparse_linear", "maskset", "growth"}
 
 
 def main() -> None:
