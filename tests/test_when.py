@@ -10,9 +10,10 @@ import torch
 
 import tombola as tb
 from tests.test_affinity import CONFIG, network, world
+from tombola._utils.errors import UsageError
 from tombola.analysis.specificity import specificity
 from tombola.cli.main import main
-from tombola.lab.evaluation import when
+from tombola.lab.evaluation import advised, when
 
 
 def rows_of(affinities: list[float], gains: list[float]) -> list[dict]:
@@ -103,3 +104,48 @@ def test_scores_of_inputs_do_not_see_labels():
     inputs = specificity(*given, "wanda:8", steps=5, search=CONFIG, selection="row")
     gradients = specificity(*given, "snip:8", steps=5, search=CONFIG, selection="layer")
     assert inputs.difference < 0.1 < 0.2 < gradients.difference
+
+
+def full(method, mean, **leads):
+    """Rows of a full run: a mean, and its leads over others with half intervals."""
+    head = {
+        "experiment": "shops",
+        "preset": "quick",
+        "method": method,
+        "sparsity": 0.8,
+        "reading": "like_for_like",
+    }
+    made = [{**head, "metric": "accuracy", "mean": mean, "ci95": 0.01, "seeds": 3}]
+    return made + [
+        {**head, "metric": f"accuracy_{name}", "mean": lead, "ci95": half, "seeds": 3}
+        for name, (lead, half) in leads.items()
+    ]
+
+
+FULL = [
+    *full("rtl", 0.9, lead=(0.05, 0.02), lead_told=(0.01, 0.02), lead_each=(-0.001, 0.01)),
+    *full("imp", 0.85, lead_told=(-0.04, 0.01), lead_each=(-0.051, 0.01)),
+    *full("imp_context", 0.89, lead=(0.04, 0.01), lead_each=(-0.011, 0.02)),
+    *full("imp_per_subset", 0.901, lead=(0.051, 0.01)),
+    *full("dense", 0.99),
+]
+
+
+@pytest.mark.parametrize(
+    ("named", "is_right"), [("rtl", 1), ("imp", 0), ("imp_context", 1), ("imp_per_subset", 1)]
+)
+def test_advice_is_right_where_full_runs_do_not_put_it_surely_behind(named, is_right, tmp_path):
+    (tmp_path / "advice.json").write_text(
+        json.dumps({"experiment": "shops", "preset": "quick", "method": named, "sparsity": 0.8})
+    )
+    (row,) = advised.right(FULL, advised.read([tmp_path]), 0.75)
+    assert (row["mean"], row["named"], row["best"]) == (is_right, named, "imp_per_subset")
+    (table,) = advised.table([row])
+    assert table.body == [["shops", named, "imp_per_subset", "yes" if is_right else "no"]]
+
+
+def test_advice_without_full_runs_or_without_a_file_is_left_out_or_named(tmp_path):
+    other = {"experiment": "ships", "preset": "quick", "method": "rtl", "sparsity": 0.8}
+    assert advised.right(FULL, [other], 0.75) == []
+    with pytest.raises(UsageError, match=r"holds no advice.json"):
+        advised.read([tmp_path])

@@ -66,9 +66,10 @@ def advise(
         out=folder,
         parallel=options.parallel,
     )
-    write_bytes(folder / "advice.json", to_json(advice.plain()).encode())
+    whole = {"experiment": of.name, "preset": order.preset, **advice.plain()}
+    write_bytes(folder / "advice.json", to_json(whole).encode())
     if options.json:
-        print_json(advice.plain())
+        print_json(whole)
         return
     out_console.print(advice.brief if options.brief else str(advice), highlight=False, soft_wrap=True)
     out_console.print(f"\nNext: {_command(order, advice)}", highlight=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +12,11 @@ from cyclopts import Parameter
 from tombola._utils.errors import UsageError
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import busy, show
-from tombola.lab.evaluation import when
+from tombola.lab.evaluation import advised, when
 from tombola.lab.report.page import Place, put_tables
 from tombola.lab.report.rows import Row
 from tombola.lab.report.rows import rows as rows_of
+from tombola.lab.report.tables import Table
 from tombola.lab.results import find_runs
 
 PLACE = Place(
@@ -30,6 +32,7 @@ def affinity(
     steps: int = 100,
     score: Words = (),
     gains: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)] = (),
+    advice: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)] = (),
     against: str = "gain_over_imp",
     near: float = 0.75,
     write: Page = None,
@@ -55,6 +58,8 @@ def affinity(
         Scores whose one-shot masks are held against those of twins: magnitude snip:5 wanda:5 ...
     gains: tuple[Path, ...]
         What full runs have shown: runs, or results pages (the JSON of --write).
+    advice: tuple[Path, ...]
+        What `tombola advise` has kept (its folders or advice.json), to be held against --gains.
     against: str
         The gain that affinity is held against: gain_over_imp, gain_over_same_mask, gain_over_union_size, ...
     near: float
@@ -67,18 +72,24 @@ def affinity(
     for name in names:
         with busy(f"affinity of {name}"):
             rows += when.measure(options.order(name, ()), seed, steps, score)
-    rows += when.gains((row for path in gains for row in _rows(path)), near)
+    full = [row for path in gains for row in _rows(path)]
+    rows += when.gains(full, near)
+    rows += advised.right(full, advised.read(advice), near)
     if not rows:
         raise UsageError("name an experiment, or give --gains")
     if write is None:
-        show(when.tables(rows, against), rows, options.json)
+        show(_tables(rows, against), rows, options.json)
         return
-    put_tables(write, PLACE, rows, lambda merged: when.tables(merged, against))
+    put_tables(write, PLACE, rows, lambda merged: _tables(merged, against))
     found = when.worlds(_rows(write.with_suffix(".json")))
     if sum(against in world.gains for world in found) >= when.LEAST:
         law = when.law(found, against)
-        put_tables(write, PLACE, law, lambda merged: when.tables(merged, against))
+        put_tables(write, PLACE, law, lambda merged: _tables(merged, against))
     when.write_figure(when.figure(found), write)
+
+
+def _tables(rows: Sequence[Row], against: str) -> list[Table]:
+    return [*when.tables(rows, against), *advised.table(rows)]
 
 
 def _rows(path: Path) -> list[Row]:
