@@ -11,7 +11,7 @@ from tombola._utils.errors import UsageError
 from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS
 from tombola.lab.experiments import DIGITS, TENANTS, TENANTS_AGREE, TENANTS_LABELS
-from tombola.lab.experiments.tenants import order_of, tenants
+from tombola.lab.experiments.tenants import one_more, order_of, tenants
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import run_method
 from tombola.runs.cache import StageCache
@@ -135,3 +135,11 @@ def test_all_methods_run(experiment):
     for name in experiment.methods():
         sparsity = 0.0 if "dense" in name else 0.8
         assert 0 <= run_method(pipeline, name, sparsity)["accuracy"] <= 1
+
+
+def test_one_more_has_the_digits_in_an_order_of_its_own():
+    ten, more = tenants().load(None, False), one_more()
+    first = ten.train.take(torch.arange(0, len(ten.train), 10))  # those of tenant 0, in the same order
+    assert torch.equal(more.train.y, first.y)
+    assert torch.equal(more.train.x.sort(1).values, first.x.sort(1).values)
+    assert not torch.equal(more.train.x, first.x)
