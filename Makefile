@@ -22,7 +22,7 @@ test: .venv/.stamp
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-cache
 	.venv/bin/codespell src tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
-	$(PY) -m pytest -n 2
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 bench: .venv/.stamp
 	$(PY) -m pytest benchmarks/test_ratios.py

@@ -45,7 +45,7 @@ def folder(tmp_path, monkeypatch):
     data = tb.Data.from_table(frame, target="diagnosis", context="clinic", standardize=True)
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 3))
-    how = {"sparsity": 0.8, "T": 40, "steps": 120, "train": tb.TrainConfig(lr=0.01, batch_size=32)}
+    how = {"sparsity": 0.8, "T": 15, "steps": 80, "train": tb.TrainConfig(lr=0.01, batch_size=32)}
     task, parts = tb.objectives.Classification(), tb.partition.by_column(data, "clinic")
     tb.rtl(net, task, data, parts, parallel="no", progress=False, **how).save("clinics.tickets")
     table(11).drop(columns="clinic").to_csv("eleventh.csv", index=False)
