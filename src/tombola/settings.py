@@ -281,6 +281,14 @@ class Settings:
                 f"{str(self.score)!r}"
             )
 
+    def steps_to(self, size: int, keep: int) -> int:
+        """Training steps per ticket of all rounds of a search from ``size`` weights to ``keep``, at least 1.
+
+        >>> Settings(schedule="fraction:0.5", T=10).steps_to(100, 25)
+        20
+        """
+        return max(self.T * len(schedules.parse(self.schedule)(size, [keep])), 1)
+
     @property
     def moving(self) -> bool:
         """Whether masks move while they train."""

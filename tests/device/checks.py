@@ -1,7 +1,7 @@
 """What must hold on another device than the CPU; ``tests/test_device.py`` runs this in a process of its own.
 
-On ``apart`` (``apart.cpp``), whose arithmetic is that of the CPU, masks and weights are equal up to rounding. On a
-real accelerator (``TOMBOLA_TEST_DEVICE=cuda pytest tests/device/checks.py``) counts are compared.
+On ``apart`` (``apart.cpp``), whose arithmetic is that of the CPU, masks and weights are equal up to rounding.
+On a real accelerator (``TOMBOLA_TEST_DEVICE=cuda pytest tests/device/checks.py``) counts are compared.
 """
 
 import copy

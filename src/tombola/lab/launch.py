@@ -93,8 +93,8 @@ class Order:
         theta0, partition = of.backbone(generator(seed, "theta0")).to(parse(device)), of.partition(data)
         pipeline = Pipeline(theta0, of.objective, data, partition, self.settings, seed, StageCache())
         for name in self.methods:  # what cannot go together is said before anything is trained
-            if changes := method(name).changes:
-                pipeline.under(name, changes)
+            if method(name).changes:
+                method(name).variant(pipeline, name)
         if any(method(name).conditioned for name in self.methods):
             _ = pipeline.with_context  # refused before the run notes down a method that it could never finish
         config: dict[str, Any] = {

@@ -73,7 +73,7 @@ class Outcome:
 def run_method(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
     """Search, train, finish, judge and save one method at one sparsity."""
     chosen, late = method(name), pipeline.settings.rewind
-    pipeline = _variant(pipeline, name)
+    pipeline = chosen.variant(pipeline, name)
     masks = chosen.mask_set(pipeline, sparsity)
     models, seen = _train(pipeline, chosen, name, masks, sparsity, late)
     similarity = _similarity(pipeline, name, sparsity, masks)
@@ -118,7 +118,7 @@ def repair(pipeline: Pipeline, name: str, sparsity: float) -> bool:
     names = [""] if chosen.shared or len(pipeline.partition) == 1 else pipeline.partition.names
     if all(_sound(pipeline.cache.file(_file(label, name))) for name in names):
         return False
-    pipeline = _variant(pipeline, name)
+    pipeline = chosen.variant(pipeline, name)
     models, _ = _train(pipeline, chosen, name, chosen.mask_set(pipeline, sparsity), sparsity, late)
     for model in models:
         _save(pipeline, model, label, len(models))
@@ -130,13 +130,6 @@ def _sound(path: Path | None) -> bool:
         return path is None or bool(io.read(path))
     except TicketFileError:
         return False
-
-
-def _variant(pipeline: Pipeline, name: str) -> Pipeline:
-    """The pipeline of a method: told the context, or under settings of its own."""
-    chosen = method(name)
-    pipeline = pipeline.with_context if chosen.conditioned else pipeline
-    return pipeline.under(name, chosen.changes) if chosen.changes else pipeline
 
 
 def _train(

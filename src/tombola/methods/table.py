@@ -8,7 +8,7 @@ sharing of masks (union_size_imp, union_size_same_mask).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,7 @@ class Method:
         shared: one set of weights for all tickets (Algorithm 2), or a network each.
         conditioned: whether the network is told the context as an input.
         changes: settings of the search that make the method what it is.
+        one_round: whether its search has one round, of as many steps as all rounds of the run's schedule.
         start: where training starts, if not at the rewind point.
         control: whether it is there to be compared with, not to be used.
     """
@@ -49,8 +50,22 @@ class Method:
     shared: bool = True
     conditioned: bool = False
     changes: Mapping[str, Any] = field(default_factory=dict)
+    one_round: bool = False
     start: Callable[[Pipeline], Params] | None = None
     control: bool = False
+
+    def variant(self, pipeline: Pipeline, name: str) -> Pipeline:
+        """The pipeline that the method runs on: told the context, or under settings of its own.
+
+        Raises:
+            UsageError: the method cannot go with the settings of the run.
+        """
+        pipeline = pipeline.with_context if self.conditioned else pipeline
+        if not self.changes:
+            return pipeline
+        s, N = pipeline.settings, pipeline.f.scope.size
+        whole = {"T": s.steps_to(N, kept(N, max(s.sparsity)))} if self.one_round else {}
+        return pipeline.under(name, {**whole, **self.changes})
 
     def mask_set(self, pipeline: Pipeline, sparsity: float) -> MaskSet:
         """The masks at a sparsity."""
@@ -201,9 +216,17 @@ TOOLBOX: dict[str, Method] = {
     "rigl": _classic(
         "one mask that moves to large gradients while it trains", **MOVING, callback="rigl:0.3:10"
     ),
-    "learned": _classic("one mask, learned with its weights", **LEARNED, callback="learned:0.1"),
-    "supermask": _classic(
-        "one mask, learned on weights that are never trained", **LEARNED, callback="learned:0.1:frozen"
+    "learned": replace(
+        _classic("one mask, learned with its weights", **LEARNED, callback="learned:0.1"), one_round=True
+    ),
+    "supermask": replace(
+        _classic("one mask, learned on weights that never move", **LEARNED, callback="learned:0.1:frozen"),
+        one_round=True,
+    ),
+    "rtl_learned": Method(
+        "RTL whose masks are learned with their weights",
+        changes={**LEARNED, "callback": "learned:0.1"},
+        one_round=True,
     ),
     "reinit": Method(
         "the mask of imp on other initial weights", "single", "single", start=redrawn, control=True

@@ -185,8 +185,7 @@ def _check(tickets: TicketModel, name: object, objective: object, policy: str) -
 
 def searched(base: Settings, size: int, keep: int, policy: Policy = "reuse") -> dict[str, Any]:
     """Changes of settings to the search of one more ticket, in as many steps as those of the others took."""
-    rounds = schedules.parse(base.schedule)(size, [keep])
-    how = {"T": max(base.T * len(rounds), 1), "rewinding": "learning_rate", "first": "", **SEARCH}
+    how = {"T": base.steps_to(size, keep), "rewinding": "learning_rate", "first": "", **SEARCH}
     return how | ({"callback": ""} if policy == "all" else {})  # what others own it keeps in any case
 
 
