@@ -32,6 +32,7 @@ def grow(
     target: str | None = None,
     policy: str = "reuse",
     sparsity: float | None = None,
+    widen: str | None = None,
     objective: str | None = None,
     backbone: str | None = None,
     seed: int = 0,
@@ -63,6 +64,8 @@ def grow(
         as they are), all (all of others', as they are), or frozen (only its mask is found).
     sparsity: float
         Share of all weights that it does not keep; by default it keeps as many as the first ticket.
+    widen: str
+        MODULE:NAME of a wider network of the same layers, to which the file belongs from then on.
     objective: str
         MODULE:NAME of an objective, or the name of one that ships; by default that of the file.
     backbone: str
@@ -94,6 +97,9 @@ def grow(
             f"{free:,} of {tickets.scope.size:,} weights are owned by none of {len(tickets)} tickets",
             highlight=False,
         )
+        if widen is not None:
+            tickets = tickets.widen(network(file, metadata, widen))
+            free = tickets.free
         grown = tickets.grow(name, found, task, policy=policy, sparsity=sparsity, seed=seed, **changes)
         size = grown.save(save or file)
     made = {

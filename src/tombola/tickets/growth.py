@@ -62,6 +62,7 @@ def grow(
     *,
     policy: Policy = "reuse",
     sparsity: float | None = None,
+    widen: nn.Module | None = None,
     settings: Settings | None = None,
     seed: int = 0,
     **changes: Any,
@@ -76,6 +77,7 @@ def grow(
         policy: ``free``, ``reuse``, ``all`` or ``frozen``: which weights it may read, and which it may move.
         sparsity: share of all weights that it does not keep, under ``all`` besides those of others; by
             default it keeps as many as the first ticket.
+        widen: a wider network of the same layers to go on with (`tombola.tickets.widening`).
         settings: everything else; by default those of the others, but for the search: the mask is learned
             (`tombola.training.callbacks.learned`) in as many steps. ``changes`` are single fields.
         seed: of new weights and of the order of the data.
@@ -96,6 +98,8 @@ def grow(
     (('north', 'south', 'west'), True)
     """
     _check(tickets, name, objective, policy)
+    if widen is not None:
+        tickets = tickets.widen(widen)
     settings = _settings(tickets, settings, sparsity, policy, changes)
     partition = whole(data, name) if isinstance(data, Data) else None
     check_kinds(tickets.backbone, objective, data, partition, seed)
@@ -155,7 +159,8 @@ class Room:
             most = 1 - left / N
             raise TombolaError(
                 f"{keep:,} weights are asked for, {left:,} of {N:,} are left {there}: choose a sparsity above"
-                f" {most:.4f}, policy='reuse', which reads weights of others as well, or forget a ticket"
+                f" {most:.4f}, policy='reuse', which reads weights of others as well, a wider network "
+                "(widen=), or forget a ticket"
             )
         return keep + int(self.kept_N.sum())
 

@@ -74,6 +74,13 @@ class Members(nn.Module):
         made: TicketModel = grow(self, name, data, objective, **options)
         return made
 
+    def widen(self: Tickets, backbone: nn.Module, **options: Any) -> TicketModel:
+        """The same tickets on a wider network, for others to come; see `tombola.tickets.widening.widened`."""
+        from tombola.tickets.widening import widened
+
+        made: TicketModel = widened(self, backbone, **options)
+        return made
+
     @torch.no_grad()
     def forget(self: Tickets, name: str) -> TicketModel:
         """The other tickets, on the same backbone; what only this one owned is overwritten with zeros.
