@@ -1,6 +1,6 @@
 """Tickets on a wider network: more neurons and channels for tickets to come, the same answers as before.
 
-Old weights lie at the beginning of every dimension of the wider ones, and the masks that are there keep nothing
+Old weights lie at the beginning of every dimension of the wider ones, and masks that are there keep nothing
 else. So a new neuron is 0 for their tickets, as long as its bias is, and adds nothing to what follows.
 
 Shape letters: N weights in scope.
