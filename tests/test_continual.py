@@ -131,6 +131,10 @@ def test_the_command_goes_on_where_it_was(tmp_path, capsys):
     code, _, err = call(capsys, *command, "--set", "T=2")
     assert code != 0
     assert "was made with other settings or data" in err.replace("\n", " ")
+    for name, words in (("digits", "are its answers"), ("inr", "a network for each of its items")):
+        code, _, err = call(capsys, "continual", name, "--out", tmp_path)
+        assert code != 0
+        assert words in err.replace("\n", " ")
     code, _, err = call(capsys, *command[:3], "nobody")
     assert "nobody" in err
     assert "grow" in err

@@ -67,7 +67,11 @@ def continual(
         if wanted not in RIVALS:
             raise UsageError(unknown("rival", wanted, RIVALS))
     order = options.order(name, (), renewed_changes(set))
-    (data,) = order.load().values()
+    if order.experiment.objective.context_is_answer:
+        raise UsageError(f"the contexts of {name} are its answers: they cannot arrive one by one")
+    data, *others = order.load().values()
+    if others:
+        raise UsageError(f"{name} has a network for each of its items: there are no tasks that share one")
     folder = out / f"{name.replace(':', '.')}-{order.preset}" / "continual"
     found = []
     for one in seed:
