@@ -1,5 +1,5 @@
 # make demo: set up, ask in two worlds whether tickets pay, find tickets where they do, compare them with
-#   baselines, and make a page of it to open in a browser.
+#   baselines, add one for a tenant who comes later, and make a page of it to open in a browser.
 # make bench: hold ratios of times against those of docs/performance.md, then measure all of them.
 # make test: set up, lint, check types and floors, run all tests.
 PY := .venv/bin/python
@@ -14,6 +14,9 @@ demo: .venv/.lab
 	@.venv/bin/tombola advise tenants --sparsity 0.8 --minutes 1.5 --brief --out runs
 	@echo "Tickets there, and what else could be done:"
 	@.venv/bin/tombola run tenants --sparsity 0.8 --method $(DEMO) --brief --out runs
+	@echo "An eleventh tenant comes; the ten others answer as before:"
+	@.venv/bin/tombola grow runs/tenants-quick/seed0/tickets/rtl-0.8.tickets --name eleventh \
+		--data tombola.lab.experiments.tenants:one_more --save runs/tenants-quick/eleven.tickets
 	.venv/bin/tombola report runs/tenants-quick -o runs/tenants-quick/report.html
 
 test: .venv/.stamp

@@ -51,8 +51,8 @@ def continual(
     name: str
         The experiment, whose contexts are the tasks; `tombola experiments` lists them.
     rival: tuple[str, ...]
-        Which of grow, grow_free, wsn, packnet, supsup, piggyback, finetune, ewc, joint, multi_head, separate;
-        all by default.
+        Which of grow, grow_free, wsn, packnet, supsup, piggyback, finetune, ewc, joint, joint_learned,
+        multi_head, separate; all by default.
     seed: tuple[int, ...]
         Seeds.
     set: tuple[str, ...]

@@ -251,6 +251,9 @@ RIVALS: dict[str, Rival] = {
         "EWC, Kirkpatrick et al., arXiv 1612.00796",
     ),
     "joint": Rival("RTL: tickets of all tasks at once", partial(at_once, method="rtl"), "arXiv 2601.22141"),
+    "joint_learned": Rival(
+        "the same with learned masks", partial(at_once, method="rtl_learned"), "arXiv 2601.22141"
+    ),
     "multi_head": Rival("one dense network for all tasks at once", multi_head),
     "separate": Rival("a dense network for each task", dense_each),
 }
