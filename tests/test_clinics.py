@@ -25,6 +25,9 @@ from torch import nn
 
 def network():
     return nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 3))
+
+def broken():
+    raise RuntimeError("no")
 """
 
 
@@ -92,14 +95,15 @@ def test_an_eleventh_comes_and_the_third_leaves(folder, capsys):
     code, out, err = call(capsys, "forget", "clinics.tickets", "clinic 3", *NET)
     assert code == 0, err
     assert "clinics.tickets: without clinic 3;" in out
-    assert "of its weights are kept by others as well" in out
+    assert "of its weights are kept by others as well, and stay" in out
+    assert "what was trained together with it" in out
     left = loaded()
     assert left.names == ("clinic 1", "clinic 2", "clinic 11")
     assert acting(left, left.names) == acting(four, left.names)
     assert b"clinic 3" not in Path("clinics.tickets").read_bytes()
 
     code, out, _ = call(capsys, "forget", "clinics.tickets", "clinic 11", *NET)
-    assert "none of its weights is kept by another ticket: nothing of its data is left" in out
+    assert "none of its weights is kept by another ticket: nothing of its data is left in any" in out
     code, out, _ = call(capsys, *GROW, *NET, "--save", "other.tickets")
     assert code == 0
     assert loaded().names == ("clinic 1", "clinic 2")
@@ -107,10 +111,39 @@ def test_an_eleventh_comes_and_the_third_leaves(folder, capsys):
 
 
 def test_what_the_file_held_before_is_overwritten(folder, capsys):
-    os.link("clinics.tickets", "old")  # keeps what the file was
-    assert call(capsys, "forget", "clinics.tickets", "clinic 3", *NET)[0] == 0
-    assert not any(Path("old").read_bytes())
+    with Path("clinics.tickets").open("rb") as old:
+        assert call(capsys, "forget", "clinics.tickets", "clinic 3", *NET)[0] == 0
+        assert not any(old.read())
     assert len(loaded()) == 2
+
+
+def test_a_file_with_other_names_keeps_its_content_there_and_its_mode(folder, capsys):
+    Path("store").mkdir()
+    Path("clinics.tickets").rename("store/real.tickets")
+    Path("clinics.tickets").symlink_to("store/real.tickets")
+    os.link("store/real.tickets", "hard")
+    Path("store/real.tickets").chmod(0o600)
+    content = Path("hard").read_bytes()
+    code, out, _ = call(capsys, "forget", "clinics.tickets", "clinic 3", *NET)
+    assert code == 0
+    assert "has other names (hard links), under which the old content is left" in out
+    assert Path("hard").read_bytes() == content
+    assert Path("clinics.tickets").is_symlink()
+    assert Path("store/real.tickets").stat().st_mode & 0o777 == 0o600
+    assert len(loaded()) == 2
+
+
+def test_classes_have_the_numbers_by_which_the_file_knows_their_names(folder, capsys):
+    two = table(11)
+    two[two["diagnosis"] != "cold"].drop(columns="clinic").to_csv("eleventh.csv", index=False)
+    assert call(capsys, *GROW, *NET)[0] == 0
+    grown = loaded()
+    assert grown.metadata["class_names"] == ["cold", "flu", "none"]
+    assert grown.metadata["classes"]["clinic 11"] == [1, 2]
+    rows = grown.prepare(torch.from_numpy(two[COLUMNS].to_numpy(np.float32)))
+    found = grown.predict(rows, "clinic 11")
+    assert {*found.answers} == {"flu", "none"}
+    assert {*found.answer_B.tolist()} == {1, 2}
 
 
 @pytest.mark.parametrize(
@@ -126,6 +159,13 @@ def test_what_the_file_held_before_is_overwritten(folder, capsys):
         ((*GROW, *NET, "--sparsity", "0", "--policy", "free"), "weights are asked for"),
         ((*GROW, *NET, "--objective", "Guessing"), "which objective? 'Guessing' is none that ships"),
         ((*GROW, *NET, "--set", "lr=1"), "lr belongs to a group"),
+        ((*GROW, *NET, "--set", "include=[a]"), "grow takes no include"),
+        ((*GROW, *NET, "--set", "callback=rigl:0.3:10"), "grow moves no masks by set or rigl|first=random"),
+        ((*GROW, *NET, "--save", "."), "is a folder"),
+        ((*GROW, *NET, "--save", "eleventh.csv/n.tickets"), "cannot be written"),
+        ((*GROW, *NET, "--sparsity", "0.99999"), "leaves none of 960 weights"),
+        ((*GROW, "--backbone", "nets"), "write MODULE:NAME"),
+        ((*GROW, "--backbone", "nets:broken"), "--backbone nets:broken raises RuntimeError (no)"),
         (("grow", "none.tickets", *GROW[2:], *NET), "none.tickets cannot be changed"),
         (("forget", "clinics.tickets", "clinic 9", *NET), "no ticket 'clinic 9'|unknown ticket 'clinic 9'"),
     ],

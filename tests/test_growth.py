@@ -178,6 +178,18 @@ def test_regression_keeps_the_scale_of_the_file():
     assert task.scale is None
 
 
+def test_objectives_stay_as_they_are_and_settings_say_how_many():
+    x, y = samples()
+    two, task = founders(), tb.objectives.Classification()
+    before = dict(vars(task))
+    grown = two.grow("west", new_data(), task, settings=tb.Settings(sparsity=(0.9,), T=2, steps=2))
+    assert int(grown["west"].sum()) == kept(two.scope.size, 0.9)
+    assert vars(task) == before
+    one = tb.Data.of(x, torch.zeros_like(y), validation=0.2, test=0.3)
+    with pytest.warns(UserWarning, match="hold the class 0 alone"):
+        two.grow("west", one, TASK, T=1, steps=1)
+
+
 def test_inputs_are_prepared_as_those_of_the_others():
     (x, y), site = samples(), torch.arange(150).numpy() // 2 % 2
     whole = tb.Data.of(x, y, {"site": site}, validation=0.2, test=0.3, prepare=tb.prepare.Scale(0.5))
@@ -208,7 +220,10 @@ def test_inputs_are_prepared_as_those_of_the_others():
             {"sparsity": 0.0, "policy": "all"},
             r"288 weights are asked for, \d+ of 288 are left that no ticket",
         ),
-        ({"callback": "rigl:0.3:10", "first": "random", "nested": False}, "no first mask"),
+        ({"callback": "rigl:0.3:10", "first": "random", "nested": False}, "moves no masks by set or rigl"),
+        ({"include": ["0.*"]}, "grow takes no include: the scope is that of the tickets"),
+        ({"progress": False}, "grow takes no progress: the ticket is trained alone, here and now"),
+        ({"sparsity": 0.9999}, "leaves none of 288 weights"),
         ({"lr": 0.1}, "lr belongs to a TrainConfig"),
     ],
 )

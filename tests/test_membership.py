@@ -3,6 +3,7 @@
 import pytest
 import torch
 from test_growth import TASK, answers, founders, inputs, new_data, weights
+from torch import nn
 
 import tombola as tb
 from tombola._utils.errors import MaskError, TombolaError, UnknownTicket, UsageError
@@ -21,18 +22,53 @@ def test_what_only_one_ticket_owned_is_gone_and_the_others_answer_as_before(thre
     left = three.forget("north")
     assert left.names == ("south", "west")
     assert not weights(left)[only].any()
-    assert not weights(three)[only].any()  # nor in the object that was asked
-    assert not three["north"].any()
-    assert not any(t.any() for t in three.private_state("north").values())
-    for tickets in (left, three):
-        for name, output in answers(tickets, left.names).items():
-            assert torch.equal(output, said[name])
+    assert not any(t.any() for t in _unread(left))  # nor is there what was trained when all shared it
+    for name, output in answers(left, left.names).items():
+        assert torch.equal(output, said[name])
+    for name, output in answers(three, three.names).items():  # who holds the old ones has them as they were
+        assert torch.equal(output, said[name])
     left.save(tmp_path / "left.tickets")
     content = (tmp_path / "left.tickets").read_bytes()
     assert b"north" not in content
     assert not any(value.numpy().tobytes() in content for value in theta if value)
     again = tb.load(tmp_path / "left.tickets", three.backbone)
     assert acting(again, left.names) == acting(left, left.names)
+
+
+def _unread(tickets):
+    """Tensors of the backbone of which every ticket has its own."""
+    held = {**dict(tickets.backbone.named_parameters()), **dict(tickets.backbone.named_buffers())}
+    return [held[name] for name in (*tickets.private.names, *tickets.statistics.names)]
+
+
+def test_objects_that_share_a_backbone_keep_their_tickets(three):
+    said, part, other = (
+        answers(three, three.names),
+        three.select(["north", "west"]),
+        three.rename("north", "up"),
+    )
+    part.forget("north")
+    other.forget("up")
+    three.forget("west")
+    for tickets in (three, part):
+        for name, output in answers(tickets, tickets.names).items():
+            assert torch.equal(output, said[name])
+    assert torch.equal(answers(other, ["up"])["up"], said["north"])
+
+
+def test_networks_in_another_memory_format_lose_and_gain_tickets():
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 2)
+    )
+    net = net.to(memory_format=torch.channels_last)
+    x, y = torch.rand(60, 3, 8, 8), torch.arange(60) % 2
+    data = tb.Data.of(x, y, {"site": (torch.arange(60) // 2 % 2).numpy()}, validation=0.2, test=0.2)
+    sites = tb.partition.by_column(data, "site")
+    two = tb.rtl(net, TASK, data, sites, sparsity=0.7, T=1, steps=1, parallel="no")
+    three = two.grow("west", tb.Data.of(x, y, validation=0.2, test=0.2), TASK, T=2, steps=1)
+    left = three.forget("0")
+    with torch.no_grad():
+        assert torch.equal(left(x, ticket="1"), two(x, ticket="1"))
 
 
 def test_a_ticket_grown_free_leaves_nothing_in_weights_of_others(three):
@@ -125,6 +161,19 @@ def test_files_that_grew_apart_come_together(tmp_path):
             assert torch.equal(answers(both, [name])[name], output)
     assert merged(west, base).names == west.names
     assert both.metadata["grown"].keys() == {"west", "east"}
+
+
+def test_files_prepared_in_different_ways_do_not_come_together(tmp_path):
+    base, two = founders(), founders()
+    two.metadata["input"] = {
+        **two.metadata["input"],
+        "prepare": [{"step": "scale", "factor": 2.0, "shift": 0.0}],
+    }
+    with pytest.raises(MaskError, match="prepared in different ways"):
+        merged(base, two.rename("north", "a").rename("south", "b"))
+    for given in ([], "a.tickets"):
+        with pytest.raises(UsageError, match="takes a list of files"):
+            merge_files(given, base.backbone)
 
 
 def test_what_cannot_come_together_is_said():

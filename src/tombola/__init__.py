@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tombola.tickets import calibration, export, interop, routing
     from tombola.tickets.cache import WeightCache
     from tombola.tickets.membership import merge_files
+    from tombola.tickets.merging import merge
     from tombola.tickets.model import TicketModel, load
 
 __version__ = VERSION
@@ -62,6 +63,7 @@ _PLACES = {
     "find": "api:find",
     "interop": "tickets.interop:",
     "load": "tickets.model:load",
+    "merge": "tickets.merging:merge",
     "merge_files": "tickets.membership:merge_files",
     "masked": "optim:masked",
     "methods": "methods:",
@@ -94,6 +96,7 @@ __all__ += [
     "interop",
     "load",
     "masked",
+    "merge",
     "merge_files",
     "methods",
     "objectives",

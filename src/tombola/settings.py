@@ -24,6 +24,7 @@ from tombola._utils.errors import OptimizerError, UsageError, unknown
 from tombola._utils.renamed import renewed, renewed_changes, takes_former_names
 from tombola._utils.spec import Spec
 from tombola._utils.validation import check_fields, check_kind
+from tombola.masks.reference import check as check_reference
 from tombola.optim import MaskedOptimizer, masked
 from tombola.pruning import SELECTIONS, schedules, scores
 from tombola.pruning.granularity import Granularity
@@ -207,6 +208,8 @@ class Settings:
         private: names or globs of further parameters that every ticket keeps for itself.
         statistics: training batches from which norm statistics are estimated.
         include, exclude: names or globs of the scope (`tombola.masks.prunable`).
+        reference: what weights are that a ticket does not keep: ``zero``, or ``theta0``, what they were in
+            the given network (`tombola.masks.reference`). Then masks are of the change, and so is magnitude.
         head: the layer, or weight, that computes the outputs and is not in the scope by default; found from
             what the outputs depend on where it is not named. ``none``: there is none.
     """
@@ -235,6 +238,7 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     head: str = ""
+    reference: str = "zero"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -274,6 +278,11 @@ class Settings:
             raise UsageError(
                 f"callback {self.callback!r} moves a mask of single weights: set first=random (or another "
                 "score), granularity=weight and nested=false as well"
+            )
+        if check_reference(self.reference) == "theta0" and (self.learned or self.first):
+            raise UsageError(
+                "with reference=theta0 the change begins at zero, which no mask can be learned or drawn from "
+                "before training: leave callback=learned and first out"
             )
         if self.learned and str(self.score) != "magnitude":
             raise UsageError(

@@ -22,7 +22,9 @@ def imported(path: str, what: str) -> Any:
     >>> imported("math:pi", "--number")
     3.141592653589793
     """
-    where, _, name = path.partition(":")
+    where, colon, name = path.partition(":")
+    if not colon or not name:
+        raise UsageError(f"{what} {path}: write MODULE:NAME, of this folder or installed")
     sys.path.insert(0, "")
     try:
         return getattr(importlib.import_module(where), name)

@@ -59,6 +59,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("x+b") as file:
+            if path.exists():
+                os.fchmod(file.fileno(), path.stat().st_mode & 0o7777)  # who may read it stays the same
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -70,7 +72,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def changing(path: Path) -> Iterator[BinaryIO]:
-    """A file, open, that no other process may change meanwhile; who reads it is not hindered.
+    """A file, open, that no other process may change meanwhile, though it may be read.
 
     Raises:
         TicketFileError: there is none, or another process is changing it.
@@ -97,6 +99,18 @@ def overwrite(file: BinaryIO) -> None:
     file.write(bytes(size))
     file.flush()
     os.fsync(file.fileno())
+
+
+def check_target(path: Path) -> None:
+    """Raise `TicketFileError` where a file could not be written, before what it is to hold is computed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise TicketFileError(f"{path} cannot be written ({error.strerror}): choose another place") from None
+    if path.is_dir():
+        raise TicketFileError(f"{path} is a folder: give the name of a file in it")
 
 
 def _sweep(path: Path) -> None:

@@ -16,7 +16,7 @@ from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, onc
 from tombola.cli.terminal import err_console, show_rows, to_json
 from tombola.data.dataset import Data
 from tombola.lab.continual.evaluate import carried_out, order_of, rows, summary, tables
-from tombola.lab.continual.rivals import RIVALS, Arrivals
+from tombola.lab.continual.rivals import APART, RIVALS, Arrivals
 from tombola.lab.launch import Order
 from tombola.lab.report.page import Place
 from tombola.lab.report.tables import share
@@ -63,6 +63,7 @@ def continual(
         A Markdown page to put the tables into, with a JSON twin beside it.
     """
     once("--seed", seed)
+    once("--rival", rival)
     for wanted in rival:
         if wanted not in RIVALS:
             raise UsageError(unknown("rival", wanted, RIVALS))
@@ -77,7 +78,7 @@ def continual(
     for one in seed:
         for sparsity in order.settings.sparsity:
             arrivals = _arrivals(order, data, one, sparsity, options.device or "cpu")
-            for wanted in rival or RIVALS:
+            for wanted in _fitting(rival, len(arrivals.order), sparsity):
                 path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
                 result = _result(path, wanted, arrivals)
                 quality = share(summary(result)[result["metric"]])
@@ -85,6 +86,17 @@ def continual(
                 found.append(result)
     made = rows(found, order.experiment.name, order.preset)
     show_rows(made, tables, options.json, write, PLACE)
+
+
+def _fitting(wanted: Words, K: int, sparsity: float) -> list[str]:
+    """The rivals that have room for all tasks; one that is asked for and has none is an error."""
+    apart = [name for name in wanted or RIVALS if name in APART and K * (1 - sparsity) > 1 + 1e-9]
+    words = f"K = {K} tickets of their own do not fit at {sparsity:.0%}: {1 - 1 / K:.0%} or more is needed"
+    if apart and wanted:
+        raise UsageError(f"{apart[0]}: {words}")
+    if apart:
+        err_console.print(f"{' and '.join(apart)} left out: {words}", highlight=False)
+    return [name for name in wanted or RIVALS if name not in apart]
 
 
 def _arrivals(order: Order, data: Data, seed: int, sparsity: float, device: str) -> Arrivals:
@@ -100,7 +112,12 @@ def _result(path: Path, rival: str, arrivals: Arrivals) -> dict[str, Any]:
     """What was found before, or is found now and kept."""
     made_of = {"settings": arrivals.settings.plain(), **arrivals.pipeline.origin}
     if path.exists():
-        held: dict[str, Any] = json.loads(path.read_text())
+        try:
+            held: dict[str, Any] = json.loads(path.read_text())
+        except ValueError:
+            held = {}
+        if "made_of" not in held:
+            raise RunError(f"{path} is damaged: delete it, and it is computed again")
         if held["made_of"] != json.loads(json.dumps(made_of)):
             raise RunError(f"{path} was made with other settings or data: choose another --out, or delete it")
         return held

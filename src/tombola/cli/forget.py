@@ -42,14 +42,17 @@ def forget(
     json: bool
         Print what was done for machines.
     """
+    file = file.resolve()  # of a link, what it leads to
+    if save is not None:
+        io.check_target(save)
     with io.changing(file) if save is None else nullcontext() as held:
         metadata = io.read(file)[1].get("facts", {})
         tickets = load(file, network(file, metadata, backbone))
         kept, shared = int(tickets[name].sum()), tickets.shared_with(name)
-        before = file.stat().st_size
+        before, links = file.stat().st_size, file.stat().st_nlink
         left = tickets.forget(name)
         size = left.save(save or file)
-        if held is not None:
+        if held is not None and links == 1:
             io.overwrite(held)
     made = {
         "file": str(save or file),
@@ -60,16 +63,20 @@ def forget(
         "bytes": size,
         "bytes_before": before,
     }
-    said = (
-        f"{shared:,} of its weights are kept by others as well: what was trained with it is in them, "
-        "and stays"
-        if shared
-        else "none of its weights is kept by another ticket: nothing of its data is left"
-    )
-    say(
-        f"{made['file']}: without {name}; {kept - shared:,} weights that only it owned are gone\n{said}\n"
-        f"the others ({', '.join(left.names)}) answer as before, bit for bit; {before:,} bytes are now "
-        f"{size:,}\n",
-        made,
-        json,
-    )
+    grown = name in metadata.get("grown", {})
+    lines = [f"{made['file']}: without {name}; {kept - shared:,} weights that only it owned are not in it"]
+    if shared:
+        lines.append(f"{shared:,} of its weights are kept by others as well, and stay")
+    if not grown:
+        lines.append(
+            "what was trained together with it (shared weights, output layer, norms, biases) stays as it is"
+        )
+    elif not shared:
+        lines.append("none of its weights is kept by another ticket: nothing of its data is left in any")
+    if save is not None:
+        lines.append(f"{file} still holds it")
+    elif links > 1:
+        lines.append(f"{file} has other names (hard links), under which the old content is left")
+    others = f"the others ({', '.join(left.names)}) answer as before, bit for bit"
+    lines.append(f"{others}; {before:,} bytes are now {size:,}")
+    say("".join(f"{line}\n" for line in lines), made, json)

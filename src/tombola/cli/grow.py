@@ -17,6 +17,7 @@ from tombola.cli.terminal import err_console, say
 from tombola.lab.evaluation.new_data import data_of, judged
 from tombola.objectives import Objective
 from tombola.objectives.metrics import metric_info
+from tombola.pruning.schedules import kept
 from tombola.settings import Settings
 from tombola.tickets import inputs
 from tombola.tickets.growth import Policy, prepared_alike
@@ -85,9 +86,16 @@ def grow(
     use_threads(threads)
     if policy not in get_args(Policy):
         raise UsageError(unknown("policy", policy, get_args(Policy)))
-    began = time.perf_counter()
+    if sparsity is not None:
+        kept(1, sparsity)
+    began, file = time.perf_counter(), file.resolve()  # of a link, what it leads to
+    if save is not None:
+        io.check_target(save)
     with io.changing(file) if save is None else nullcontext():
-        metadata = io.read(file)[1].get("facts", {})
+        header = io.read(file)[1]
+        if name in header.get("names", ()):
+            raise UsageError(f"there is a ticket {name!r} already: choose another name, or forget it first")
+        metadata = header.get("facts", {})
         task = _objective(objective, metadata)
         tickets = load(file, network(file, metadata, backbone))
         found = prepared_alike(tickets, data_of(data, target, inputs.known(metadata)))

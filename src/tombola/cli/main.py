@@ -26,7 +26,7 @@ COMMANDS = {
     "Find tickets": ("experiments", "advise", "run", "resume", "sweep", "watch"),
     "Read results": ("compare", "report", "affinity", "draw", "collapse", "semantics"),
     "Use tickets": ("inspect", "route", "calibrate", "predict", "stream", "enhance", "export"),
-    "Change tickets": ("grow", "forget", "continual"),
+    "Change tickets": ("grow", "forget", "merge", "continual"),
 }
 
 

@@ -48,6 +48,9 @@ def _named(given: str) -> nn.Module:
         made = found()
     except TypeError as error:
         raise UsageError(f"--backbone {given}: {error}; write MODULE:FUNCTION, called with nothing") from None
+    except Exception as error:  # the user's own
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UsageError(f"--backbone {given} raises {type(error).__name__} ({reason})") from None
     if not isinstance(made, nn.Module):
         raise UsageError(f"--backbone {given} gives {type(made).__name__}, not a torch.nn.Module")
     return made

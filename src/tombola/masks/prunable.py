@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tombola._utils.errors import ScopeError, unknown
 from tombola.masks.layout import Layout
+from tombola.masks.reference import Change
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -50,6 +51,8 @@ def prunable_weights(layer: nn.Module) -> list[nn.Parameter]:
     [(9, 2), (9, 3)]
     """
     own = dict(layer.named_parameters(recurse=False))
+    if changes := _changes(layer):
+        return changes
     if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
         return [p for name, p in own.items() if name.startswith("weight")]
     if isinstance(layer, nn.MultiheadAttention):
@@ -61,6 +64,15 @@ def prunable_weights(layer: nn.Module) -> list[nn.Parameter]:
     [*made] = layer.get_submodule("parametrizations.weight").named_parameters(recurse=False)
     kept = all(isinstance(m, KEEP_ZEROS) for m in layer.get_submodule("parametrizations.weight").children())
     return [p for _, p in made if kept and p.shape == layer.weight.shape]
+
+
+def _changes(layer: nn.Module) -> list[nn.Parameter]:
+    """The changes of a reference (`tombola.masks.reference`) that a layer has."""
+    if not is_parametrized(layer):
+        return []
+    made = layer.get_submodule("parametrizations").children()
+    kept = [one for one in made if all(isinstance(m, Change) for m in one.children())]
+    return [p for one in kept for name, p in one.named_parameters(recurse=False) if name == "original"]
 
 
 def turned(layer: nn.Module) -> int:

@@ -26,8 +26,10 @@ from tombola._utils.replica import copied
 from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
+from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import match, scope
+from tombola.masks.reference import changed, from_reference, references
 from tombola.methods.context import with_context_input
 from tombola.methods.rounds import Rounds, later, rounds_to
 from tombola.objectives import Objective
@@ -94,6 +96,9 @@ class Pipeline:
             if not kept(found.size, sparsity):
                 most = math.floor(1e6 * (1 - 1 / found.size)) / 1e6
                 raise UsageError(f"sparsity {sparsity} leaves none of {found.size:,} weights: at most {most}")
+        if s.reference == "theta0" and not references(module):
+            self.backbone = module = from_reference(module, found.names)
+            found = Layout(tuple(map(changed, found.names)), found.shapes)
         private = norm.private_parameters(module, norm.check(s.normalization))
         trained = [name for name, _ in module.named_parameters() if name not in found.names]
         self.f: FunctionalModel = FunctionalModel(
@@ -431,6 +436,7 @@ class Pipeline:
         s = self.settings
         names = ("rewind", "train", "normalization", "private", "include", "exclude")
         how = {name: s.plain()[name] for name in names} | ({"head": s.head} if s.head else {})
+        how |= {"reference": s.reference} if s.reference != "zero" else {}
         whole = [self.origin, self.seed, self.data.augment is not None, how, what]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -81,6 +81,7 @@ def dense(pipeline: Pipeline, sparsity: float) -> MaskSet:  # noqa: ARG001
 
 def theta0_magnitude(pipeline: Pipeline, sparsity: float) -> MaskSet:
     """The largest initial weights, the same for every ticket: no training, no data."""
+    _from_zero(pipeline, "theta0_magnitude")
     scope, s = pipeline.f.scope, pipeline.settings
     ones, scores = torch.ones(scope.size, dtype=torch.bool), absolute(pipeline.theta0.weights_N).cpu()
     mask = prune(
@@ -94,6 +95,12 @@ def theta0_magnitude(pipeline: Pipeline, sparsity: float) -> MaskSet:
         floor=s.floor,
     )
     return MaskSet(scope, dict.fromkeys(pipeline.partition.names, mask))
+
+
+def _from_zero(pipeline: Pipeline, name: str) -> None:
+    """Raise `UsageError` where weights are changes of a reference, which all begin at zero."""
+    if pipeline.settings.reference != "zero":
+        raise UsageError(f"{name} is about initial weights, and changes begin at zero: choose reference=zero")
 
 
 def same(pipeline: Pipeline, sparsity: float, search: DataView = "single") -> MaskSet:
@@ -133,6 +140,7 @@ def redrawn(pipeline: Pipeline) -> Params:
     For independent initial weights that is what a random re-initialisation is (Frankle and Carbin, arXiv
     1803.03635, Section 2), whatever drew them.
     """
+    _from_zero(pipeline, "reinit")
     theta, g = pipeline.theta0.clone(), generator(pipeline.seed, "redrawn")
     for part in theta.weights_N.data.split(pipeline.f.scope.sizes):
         part.copy_(part[torch.randperm(len(part), generator=g)])

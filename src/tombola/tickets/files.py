@@ -23,6 +23,7 @@ from tombola._utils.torch_state import plain_name, unwrapped
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
+from tombola.masks.reference import digest, from_reference, original, references
 from tombola.tickets import schema
 
 FORMAT = 3
@@ -114,6 +115,7 @@ def unpack(
     """The parts of a `tombola.TicketModel` from a file, on a copy of a ``backbone`` like it; outputs last."""
     tensors, header, masks = opened(path)
     outputs = part(tensors, "probe.")
+    backbone = _on_reference(path, header, backbone)
     check_architecture(path, header, backbone, bool(outputs))
     backbone = unwrapped(copied(backbone))
     weights = masks.scope.unflatten(shared_weights(tensors, masks))
@@ -124,6 +126,20 @@ def unpack(
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
     parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
     return backbone, masks, private, header["facts"], parts, outputs
+
+
+def _on_reference(path: Path | str, header: Mapping[str, Any], backbone: nn.Module) -> nn.Module:
+    """The network with the reference that the tickets of a file are changes of."""
+    if not (known := header["facts"].get("reference")):
+        return backbone
+    if not references(backbone):
+        backbone = from_reference(unwrapped(backbone), map(original, header["scope"]["names"]))
+    if digest(backbone) != known:
+        raise TicketFileError(
+            f"{path} holds changes of another network than the given one, whose weights differ: pass the "
+            "network that they were made from, with its pretrained weights"
+        )
+    return backbone
 
 
 def opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:

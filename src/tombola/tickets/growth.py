@@ -16,6 +16,7 @@ Shape letters: K tickets, N weights in scope.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -32,6 +33,7 @@ from tombola.data import prepare
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.masks.maskset import MaskSet
+from tombola.masks.reference import references
 from tombola.objectives import Objective
 from tombola.pruning import schedules, scores
 from tombola.settings import Settings, settings_of
@@ -50,6 +52,13 @@ from tombola.training.search import find_tickets
 from tombola.training.trainer import Problem
 
 Policy = Literal["free", "reuse", "all", "frozen"]
+_THERE = "the scope is that of the tickets that are there"
+_ALONE = "the ticket is trained alone, here and now"
+NOT_HERE = {
+    **dict.fromkeys(("include", "exclude", "head", "reference"), _THERE),
+    **dict.fromkeys(("rewind", "rewind_task", "form", "shares", "out", "parallel", "progress"), _ALONE),
+    "private": "output layer, norms and biases are the ticket's own in any case",
+}
 # By magnitude the largest weights would be kept, and those are the others'; learned masks read the new data.
 SEARCH = {"callback": "learned:0.1", "score": "magnitude", "schedule": "one_shot", "nested": False}
 
@@ -97,14 +106,16 @@ def grow(
     >>> three.names, torch.equal(three(x, ticket="north"), two(x, ticket="north"))
     (('north', 'south', 'west'), True)
     """
-    _check(tickets, name, objective, policy)
+    _check(tickets, name, objective, policy, changes)
+    if sparsity is None and settings is not None:
+        sparsity = max(settings.sparsity)
     if widen is not None:
         tickets = tickets.widen(widen)
     settings = _settings(tickets, settings, sparsity, policy, changes)
     partition = whole(data, name) if isinstance(data, Data) else None
     check_kinds(tickets.backbone, objective, data, partition, seed)
     assert partition is not None
-    data = prepared_alike(tickets, data)
+    data = numbered_alike(tickets, prepared_alike(tickets, data))
     check_fit(copied(tickets.backbone).eval(), data, partition, objective.read)
     if "scale" in tickets.metadata and hasattr(objective, "scale"):  # one file, one scale of the targets
         objective = _scaled(objective, tickets.metadata["scale"])
@@ -154,18 +165,29 @@ class Room:
         """
         N, left = tickets.scope.size, int((self.readable_N & ~self.kept_N).sum())
         keep = int(tickets.masks_KN[0].sum()) if sparsity is None else schedules.kept(N, sparsity)
+        if not keep:
+            raise UsageError(f"sparsity {sparsity} leaves none of {N:,} weights: choose a lower one")
         if keep > left:
             there = "that are not zero" if self.policy == "frozen" else "that no ticket owns"
-            most = 1 - left / N
+            less = f"a sparsity above {1 - left / N:.4f}, " if left else ""
             raise TombolaError(
-                f"{keep:,} weights are asked for, {left:,} of {N:,} are left {there}: choose a sparsity above"
-                f" {most:.4f}, policy='reuse', which reads weights of others as well, a wider network "
-                "(widen=), or forget a ticket"
+                f"{keep:,} weights are asked for, {left:,} of {N:,} are left {there}: choose {less}"
+                "policy='reuse', which reads weights of others as well, a wider network (widen=), or forget a"
+                " ticket"
             )
         return keep + int(self.kept_N.sum())
 
 
-def _check(tickets: TicketModel, name: object, objective: object, policy: str) -> None:
+def _check(
+    tickets: TicketModel, name: object, objective: object, policy: str, changes: Mapping[str, Any]
+) -> None:
+    for change in changes:
+        if change in NOT_HERE:
+            raise UsageError(f"grow takes no {change}: {NOT_HERE[change]}")
+    if str(changes.get("callback", "")).startswith(("set:", "rigl:")):
+        raise UsageError(
+            "grow moves no masks by set or rigl: choose callback=learned:LR, early_bird, or none"
+        )
     if not isinstance(name, str) or not name:
         raise UsageError(f"the name of a ticket is a string: got {name!r}")
     if name in tickets.names:
@@ -205,14 +227,17 @@ def _settings(
         known = tickets.metadata.get("settings")
         settings = Settings.from_plain(known) if known else Settings()
         keep = int(tickets.masks_KN[0].sum())
-        changes = {**searched(settings, tickets.scope.size, keep, policy), **changes}
+        found = searched(settings, tickets.scope.size, keep, policy)
+        if references(tickets.backbone):  # changes begin at zero, from which no mask is learned
+            found |= {"callback": "", "score": "movement", "reference": "zero"}
+        changes = {**found, **changes}
     made = settings_of(settings, sparsity, changes)
     if policy == "all" and made.learned:
         raise UsageError(
             "policy='all' keeps what others own, so that no mask is learned: leave callback empty"
         )
     if made.first or made.moving:
-        raise UsageError("grow draws no first mask: choose first='' and another callback than set and rigl")
+        raise UsageError("grow draws no first mask: leave first= and callbacks that move masks out")
     # Statistics that all share are those of the others.
     return replace(made, normalization="per_ticket_statistics") if made.normalization == "shared" else made
 
@@ -237,6 +262,21 @@ def prepared_alike(tickets: TicketModel, data: Data) -> Data:
     return replace(data, prepare=prepare.restored(known.prepare))
 
 
+def numbered_alike(tickets: TicketModel, data: Data) -> Data:
+    """Data whose classes have the numbers that the tickets know them by, where both know names.
+
+    Names that are new get the numbers after those.
+    """
+    known = tickets.metadata.get("class_names", [])
+    if not data.class_names or not known or isinstance(known, dict) or known == list(data.class_names):
+        return data
+    every = [*known, *(name for name in data.class_names if name not in known)]
+    numbers = torch.tensor([every.index(name) for name in data.class_names])
+    parts = (replace(part, y=numbers[part.y]) for part in (data.train, data.validation, data.test))
+    train, validation, test = parts
+    return replace(data, train=train, validation=validation, test=test, class_names=tuple(every))
+
+
 def whole(data: Data, name: str) -> Partition:
     """One subset that holds all data."""
     splits = {split: len(data.split(split)) for split in ("train", "validation", "test")}
@@ -244,6 +284,7 @@ def whole(data: Data, name: str) -> Partition:
 
 
 def _scaled(objective: Any, scale: Mapping[str, list[float]]) -> Any:
+    objective = copy.copy(objective)
     objective.scale = tuple(torch.tensor(scale[name], dtype=torch.double) for name in ("mean", "deviation"))
     return objective
 
@@ -336,8 +377,12 @@ def _classes(tickets: TicketModel, name: str, objective: Objective, data: Data) 
     own, known = data.train.y.unique().tolist(), tickets.metadata.get("classes")
     if known or own != every:
         found["classes"] = {**(known or dict.fromkeys(tickets.names, every)), name: own}
+    if len(own) == 1:
+        warn(f"the data of {name!r} hold the class {own[0]} alone: it will have no other answer")
     before, named = tickets.metadata.get("class_names", []), list(data.class_names)
-    if named != before:
+    if named and before == named[: len(before)] and isinstance(before, list) and before:
+        found["class_names"] = named  # numbered alike
+    elif named != before:
         each = before if isinstance(before, dict) else dict.fromkeys(tickets.names, before)
         found["class_names"] = {**each, name: named}
     return found

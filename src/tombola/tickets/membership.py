@@ -83,12 +83,12 @@ class Members(nn.Module):
 
     @torch.no_grad()
     def forget(self: Tickets, name: str) -> TicketModel:
-        """The other tickets, on the same backbone; what only this one owned is overwritten with zeros.
+        """The other tickets, on a copy of the backbone in which what only this one owned is zero.
 
-        Gone are its mask, its private state, the weights that no other ticket keeps, and its share of router
-        and calibration; of this object too, where the ticket no longer answers as it did. The others' answers
-        keep their bits, here and there. What its data may have left in weights that others keep as well is
-        not undone: `shared_with` counts them.
+        Gone there are its mask, its private state, the weights that no other ticket keeps, and its share of
+        router and calibration. The others' answers keep their bits. What its data may have left in weights
+        that others keep as well is not undone: `shared_with` counts them; nor in an output layer, norms and
+        biases that were trained together. This object stays as it is: drop it, and it is gone from memory.
 
         Raises:
             UnknownTicket: a name that is not there.
@@ -97,23 +97,23 @@ class Members(nn.Module):
         k, names = self.index(name), [other for other in self.names if other != name]
         if not names:
             raise UsageError(f"{name!r} is the last ticket: delete the file instead")
-        before = acting(self, names)
-        made = self.select(names)
+        left = self.select(names)
+        backbone, only_N = copied(self.backbone), self.masks_KN[k] & ~left.owned_N
+        for layer, mine in self.scope.unflatten(only_N).items():
+            weight = parameter_of(backbone, layer)
+            weight.copy_(torch.where(mine, 0, weight))
+        _blank(backbone, left)
+        private = {other: left.private_state(other) for other in names}
+        made: TicketModel = type(self)(backbone, left.masks, private, left.metadata).train(self.training)
+        if acting(made, names) != acting(self, names):
+            raise MaskError(
+                f"forgetting {name!r} would have changed another ticket: nothing was done; report this"
+            )
         for part in PARTS:
             if (fit := getattr(self, part)) is not None:
-                left = fitted.without(fit, self, name, made)
-                setattr(made, part, left)
-                if left is None:
+                setattr(made, part, fitted.without(fit, self, name, made))
+                if getattr(made, part) is None:
                     warn(f"the {part} was fitted with {name!r} and is left out: fit it on those that stay")
-        only_N = self.masks_KN[k] & ~made.owned_N
-        for layer, mine in zip(self.scope.names, only_N.split(self.scope.sizes), strict=True):
-            parameter_of(self.backbone, layer).view(-1)[mine] = 0
-        for own in (self.bits_KN, self.private_KP, self.statistics_KS):
-            own[k] = 0
-        if self.cache is not None:
-            self.cache.clear()
-        if acting(made, names) != before:
-            raise MaskError(f"forgetting {name!r} changed another ticket: report this")
         return made
 
     def shared_with(self: Tickets, name: str) -> int:
@@ -162,11 +162,10 @@ def joined(first: TicketModel, second: TicketModel, metadata: dict[str, Any]) ->
     What any ticket has for itself, or the two share in different values, all have for themselves then.
     """
     backbone, (a, b) = copied(first.backbone), (_held(model) for model in (first, second))
-    theirs_N = second.owned_N
     with torch.no_grad():
-        parts = zip(first.scope.names, theirs_N.split(first.scope.sizes), strict=True)
-        for name, theirs in parts:
-            parameter_of(backbone, name).view(-1)[theirs] = b[name].reshape(-1)[theirs]
+        for name, theirs in first.scope.unflatten(second.owned_N).items():
+            weight = parameter_of(backbone, name)
+            weight.copy_(torch.where(theirs, b[name], weight))
     own = {n for t in (first, second) for n in (*t.private.names, *t.statistics.names)}
     rest = (n for n in a if n not in first.scope.names and not n.endswith("num_batches_tracked"))
     own |= {n for n in rest if not torch.equal(a[n], b[n])}
@@ -178,7 +177,16 @@ def joined(first: TicketModel, second: TicketModel, metadata: dict[str, Any]) ->
     masks_KN = torch.cat([first.masks.masks_KN, second.masks.masks_KN])
     masks = MaskSet.stacked(first.scope, (*first.names, *second.names), masks_KN)
     made: TicketModel = type(first)(backbone, masks, private, metadata)
+    with torch.no_grad():
+        _blank(backbone, made)
     return made
+
+
+def _blank(backbone: nn.Module, tickets: TicketModel) -> None:
+    """Set to zero what no pass reads, as every ticket has its own: it would tell of who trained it."""
+    held = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
+    for name in (*tickets.private.names, *tickets.statistics.names):
+        held[name].zero_()
 
 
 def _held(tickets: TicketModel) -> dict[str, Tensor]:
@@ -215,6 +223,11 @@ def merged(first: TicketModel, second: TicketModel) -> TicketModel:
 
 def _about_both(first: TicketModel, second: TicketModel) -> dict[str, Any]:
     a, b = first.metadata, second.metadata
+    if a.get("input", {}).get("prepare") != b.get("input", {}).get("prepare"):
+        raise MaskError(
+            "inputs of the two are prepared in different ways (tickets.prepare), and a file has one: find or "
+            "grow them with the same prepare="
+        )
     if any(a.get(key) != b.get(key) for key in ("objective", "answer", "output", "scale")):
         raise MaskError(
             "the two were found with different objectives: their outputs are read in different ways"
@@ -262,6 +275,8 @@ def merge_files(paths: Sequence[Path | str], backbone: nn.Module) -> TicketModel
     """The tickets of several files of one network in one model (`merged`), to be saved."""
     from tombola.tickets.model import load
 
+    if isinstance(paths, str | Path) or not paths:
+        raise UsageError(f"merge_files takes a list of files: got {paths!r}")
     found = [load(path, backbone) for path in paths]
     both = found[0]
     for other in found[1:]:

@@ -26,6 +26,7 @@ from tombola._utils.errors import MaskError, TicketFileError, TombolaError, Unkn
 from tombola._utils.replica import Replica, copied
 from tombola._utils.torch_state import uncompiled, under_compiler
 from tombola.data.values import batch_of
+from tombola.masks import reference
 from tombola.masks.apply import masked_parts, masked_weights, plain
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
@@ -350,11 +351,14 @@ class TicketModel(Introspected, fitted.Holder, Members):
 
     @torch.no_grad()
     def bake(self, ticket: str) -> nn.Module:
-        """A plain copy of the backbone with zeros outside the mask and the private state in place."""
+        """A plain copy of the backbone with zeros outside the mask and the private state in place.
+
+        Where the network has a reference (`tombola.masks.reference`), its weights are outside the mask.
+        """
         module = copied(self.backbone)
         weights_N, mask_N, own = self.state(ticket)
         module.load_state_dict(self.scope.unflatten(weights_N * mask_N) | own, strict=False)
-        return module
+        return reference.plain(module)
 
     def __len__(self) -> int:
         """The number of tickets."""
@@ -406,7 +410,8 @@ class TicketModel(Introspected, fitted.Holder, Members):
         """Tensors and header of the ticket file."""
         private = {name: self.private_state(name) for name in self.names}
         parts, outputs = fitted.states(self), probe.recorded(self)
-        return files.pack(self.backbone, self.masks, private, self.metadata, parts, coding, outputs)
+        of = {"reference": found} if (found := reference.digest(self.backbone)) else {}
+        return files.pack(self.backbone, self.masks, private, self.metadata | of, parts, coding, outputs)
 
 
 def _row(private_KP: Tensor, k: int) -> Tensor:

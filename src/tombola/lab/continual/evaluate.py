@@ -18,7 +18,7 @@ import torch
 from tombola._utils import io
 from tombola._utils.statistics import interval
 from tombola.data.partition import Partition
-from tombola.lab.continual.rivals import RIVALS, Arrivals, Models
+from tombola.lab.continual.rivals import RIVALS, WHOLE, Arrivals, Models
 from tombola.lab.evaluation.new_data import judged
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Format, Table, mean_and_half, share, whole
@@ -41,7 +41,7 @@ def carried_out(rival: str, arrivals: Arrivals) -> dict[str, Any]:
         found = [
             judged(models[name], name, data[name], arrivals.objective) for name in names if name in models
         ]
-        metric = next(name for name in found[0] if metric_info(name).primary)
+        metric = next((name for name in found[0] if metric_info(name).primary), next(iter(found[0])))
         rows.append([values[metric] for values in found])
         began = time.perf_counter()
     return {
@@ -68,7 +68,8 @@ def inferred(models: Models, arrivals: Arrivals) -> dict[str, float]:
     names, answer = list(models), tickets.metadata.get("answer", arrivals.objective.answer)
     if any(model is not tickets for model in models.values()) or answer != "class":
         return {}
-    members = {split: m[:, list(arrivals.order)] for split, m in arrivals.partition.members.items()}
+    columns = [arrivals.partition.names.index(name) for name in names]
+    members = {split: m[:, columns] for split, m in arrivals.partition.members.items()}
     tasks, asked = Partition(tuple(names), members), tickets.select(names)
     asked.router = PrototypeRouter().fit(asked, arrivals.data, tasks)
     found: dict[str, list[float]] = {"task_inferred": [], "accuracy_inferred": []}
@@ -117,10 +118,12 @@ def summary(found: Mapping[str, Any]) -> dict[str, float]:
     values = {found["metric"]: float(last.mean())}
     if len(R) == len(last):
         own = np.array([row[-1] for row in R])
-        best = np.array([max(row[j] for row in R[j:]) for j in range(len(R))])
+        higher = metric_info(found["metric"]).higher_is_better
+        best = np.array([(max if higher else min)(row[j] for row in R[j:]) for j in range(len(R))])
+        sign = 1 if higher else -1
         earlier = slice(0, max(len(R) - 1, 1))  # the last has had nothing after it
-        values["backward_transfer"] = float((last - own)[earlier].mean())
-        values["forgetting"] = float((best - last)[earlier].mean())
+        values["backward_transfer"] = float(sign * (last - own)[earlier].mean())
+        values["forgetting"] = float(sign * (best - last)[earlier].mean())
     listed = ("accuracy_inferred", "task_inferred", "capacity", "union", "file_bytes")
     kept = {name: float(found[name]) for name in listed if name in found}
     return values | kept | {"seconds": float(np.mean(found["seconds"]))}
@@ -161,7 +164,7 @@ def tables(made: Sequence[Row]) -> list[Table]:
         body = [
             [
                 rival,
-                f"{sparsity:.0%}",
+                "" if rival in WHOLE else f"{sparsity:.0%}",
                 str(cells[rival, sparsity, metrics[0]]["seeds"]),
                 *(mean_and_half(cells.get((rival, sparsity, m)), _FORMATS.get(m, share)) for m in metrics),
             ]

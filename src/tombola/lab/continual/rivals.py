@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from tombola import api
 from tombola._utils.batch import Batch
+from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
 from tombola.masks.maskset import MaskSet
@@ -152,13 +153,15 @@ def elastic(objective: Objective, problem: Problem, theta: Params, k: int) -> Ob
     ``L(θ) + λ/2 Σ_i F_i (θ_i − θ*_i)²`` with the diagonal F of the Fisher information of task k, the mean of
     squared gradients of the loss of single samples. One that is held back already is held back by both.
     """
-    f, held = problem.f, copy.copy(objective)
+    f, held, plain = problem.f, copy.copy(objective), vars(objective).get("plain", objective)
     parts = ((f.scope, theta.weights_N), (f.shared, theta.shared_R))
     need = [torch.zeros_like(flat) for _, flat in parts]
-    for one in _single(problem, k):
-        gradients = torch.autograd.grad(problem.loss(theta, None, one), [flat for _, flat in parts])
-        for total, g in zip(need, gradients, strict=True):
-            total += g**2 / SAMPLES
+    unweighed = replace(problem, objective=plain)
+    with in_mode(f.module, training=False):  # a norm has no statistics of one sample
+        for one in _single(unweighed, k):
+            gradients = torch.autograd.grad(unweighed.loss(theta, None, one), [flat for _, flat in parts])
+            for total, g in zip(need, gradients, strict=True):
+                total += g**2 / SAMPLES
     star = {n: t.detach().clone() for layout, flat in parts for n, t in layout.unflatten(flat).items()}
     fisher = {
         n: t
@@ -170,7 +173,7 @@ def elastic(objective: Objective, problem: Problem, theta: Params, k: int) -> Ob
         away = [(fisher[n] * (parameter_of(network, n) - star[n]) ** 2).sum() for n in fisher]
         return objective.loss_of(network, x, targets, k) + STRENGTH / 2 * torch.stack(away).sum()
 
-    vars(held)["loss_of"] = loss_of
+    vars(held).update(loss_of=loss_of, plain=plain)
     return held
 
 
@@ -257,3 +260,5 @@ RIVALS: dict[str, Rival] = {
     "multi_head": Rival("one dense network for all tasks at once", multi_head),
     "separate": Rival("a dense network for each task", dense_each),
 }
+APART = ("grow_free", "packnet")  # whose tickets have all their weights, or a part of them, for themselves
+WHOLE = ("finetune", "ewc", "multi_head", "separate")  # which prune nothing; sparsity sets their steps alone

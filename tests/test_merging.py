@@ -1,0 +1,216 @@
+"""Fine-tunes of one network as tickets of one file, and tickets of the change of a network."""
+
+import copy
+import json
+import sys
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import nn
+
+import tombola as tb
+from tombola._utils.errors import TicketFileError, TombolaError, UsageError
+from tombola.cli import main as cli
+from tombola.masks.reference import from_reference, plain, references
+
+PROGRAM = """
+import torch
+from torch import nn
+
+def base():
+    torch.manual_seed(0)
+    first = nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU()
+    return nn.Sequential(*first, nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 3))
+"""
+METHODS = ("tall", "emr", "ties", "mean")
+
+
+def base():
+    names = {}
+    exec(PROGRAM, names)
+    return names["base"]()
+
+
+def tuned(seed, size=0.05, share=0.3):
+    """The base with a share of its weights changed."""
+    net, g = base(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in net.parameters():
+            p += size * torch.randn(p.shape, generator=g) * (torch.rand(p.shape, generator=g) < share)
+        net[1].running_mean += torch.rand(32, generator=g)
+    return net.eval()
+
+
+def inputs(n=50):
+    return torch.randn(n, 6, generator=torch.Generator().manual_seed(9))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_ticket_is_the_base_with_its_share_of_the_change_and_all_that_is_its_own(method, tmp_path):
+    nets = {f"task {k}": tuned(k) for k in range(3)}
+    tickets = tb.merge(base(), nets, method)
+    tickets.save(tmp_path / "merged.tickets")
+    loaded = tb.load(tmp_path / "merged.tickets", base())
+    for name, net in nets.items():
+        baked = tickets.bake(name)
+        assert list(baked.state_dict()) == list(net.state_dict())
+        for own in ("0.bias", "1.weight", "1.running_mean", "5.weight", "5.bias"):
+            assert torch.equal(baked.state_dict()[own], net.state_dict()[own])
+        for model in (tickets, loaded, baked.eval()):
+            said = model(inputs()) if model is baked else model(inputs(), ticket=name)
+            assert torch.equal(said, baked(inputs()))
+    kept = tickets.metadata["merge"]["kept"]
+    least, most = (0.5, 1) if method in ("tall", "emr") else (-1, 0.3)
+    assert all(least < value <= most for value in kept.values())
+
+
+def test_masks_keep_more_of_the_fine_tunes_than_one_network_does():
+    nets = {f"task {k}": tuned(k) for k in range(6)}
+    kept = {m: min(tb.merge(base(), nets, m).metadata["merge"]["kept"].values()) for m in METHODS}
+    assert min(kept["tall"], kept["emr"]) > max(kept["ties"], kept["mean"]) + 0.1
+
+
+@given(seed=st.integers(0, 5))
+def test_fine_tunes_that_changed_different_weights_come_back_to_the_bit(seed):
+    start, nets = base(), {}
+    for k in range(3):
+        net, g = base(), torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for weight in (net[0].weight, net[3].weight):
+                mine = torch.randint(3, weight.shape, generator=g) == k
+                weight += 2**-4 * mine  # a power of two: sums are exact
+        nets[f"task {k}"] = net
+    tickets = tb.merge(start, nets)
+    for name, net in nets.items():
+        for one, other in zip(tickets.bake(name).parameters(), net.parameters(), strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-7)
+    assert all(value > 0.999 for value in tickets.metadata["merge"]["kept"].values())
+
+
+def test_what_does_not_belong_to_the_base_is_named(tmp_path):
+    net, other = tuned(1), nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 24))
+    (tmp_path / "bad.safetensors").write_bytes(b"no")
+    wide = base()
+    wide[5] = nn.Linear(24, 5)
+    for tunes, words in (
+        ({"a": net}, "at least two"),
+        ({"a": net, "b": other}, "checkpoint 'b' has no 5.weight"),
+        ({"a": net, "b": wide}, r"checkpoint 'b' has 5.weight of shape \(5, 24\), the base \(3, 24\)"),
+        ({"a": net, "b": tmp_path / "none.pt"}, "checkpoint 'b': there is no file"),
+        ({"a": net, "b": tmp_path / "bad.safetensors"}, "checkpoint 'b': .* cannot be read"),
+    ):
+        with pytest.raises(TombolaError, match=words):
+            tb.merge(base(), tunes)
+    with pytest.raises(UsageError, match="tall, emr, ties, mean"):
+        tb.merge(base(), {"a": net, "b": net}, "sum")
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as stop:
+        sys.exit(cli.main([*map(str, arguments)]))
+    out, err = capsys.readouterr()
+    return stop.value.code or 0, out, err
+
+
+def test_the_command_reads_files_and_says_what_is_kept(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "merging_nets.py").write_text(PROGRAM)
+    save_file(tuned(1).state_dict(), "a.safetensors")
+    torch.save(tuned(2).state_dict(), "b.pt")
+    command = ("merge", "both.tickets", "a=a.safetensors", "b=b.pt", "--backbone", "merging_nets:base")
+    code, out, err = call(capsys, *command, "--json")
+    assert code == 0, err
+    assert [row["task"] for row in json.loads(out)] == ["a", "b"]
+    code, out, _ = call(capsys, *command)
+    assert "bytes beside the base" in out.replace("\n", " ")
+    tickets = tb.load("both.tickets", base())
+    assert torch.equal(tickets.bake("a")[5].weight, tuned(1)[5].weight)
+    for wrong, words in (
+        ((*command[:3], "b"), "TASK=FILE"),
+        ((*command[:3], "a=b.pt"), "two checkpoints of 'a'"),
+    ):
+        code, _, err = call(capsys, *wrong, *command[4:])
+        assert code != 0
+        assert words in err
+    sys.modules.pop("merging_nets", None)
+
+
+# -- tickets of the change -----------------------------------------------------------------------------------
+
+
+def found(**changes):
+    g = torch.Generator().manual_seed(0)
+    x, site = torch.randn(300, 6, generator=g), torch.arange(300) % 2
+    y = x[:, :3].argmax(1) ^ site
+    data = tb.Data.of(x, y.clamp(max=2), {"site": site.numpy()}, validation=0.2, test=0.2)
+    how = {"sparsity": 0.7, "T": 5, "steps": 10, "parallel": "no", "reference": "theta0", **changes}
+    sites = tb.partition.by_column(data, "site")
+    return tb.rtl(base(), tb.objectives.Classification(), data, sites, **how), data
+
+
+@pytest.mark.parametrize("score", ["magnitude", "movement", "taylor:2", "snip:2"])
+def test_what_a_ticket_does_not_keep_is_as_it_was_in_the_given_network(score, tmp_path):
+    tickets, _ = found(score=score)
+    start = base()
+    for name in tickets.names:
+        baked = tickets.bake(name)
+        masks = tickets.scope.unflatten(tickets[name])
+        for layer in (0, 3):
+            (mask,) = (m for n, m in masks.items() if n.startswith(f"{layer}."))
+            same = baked[layer].weight == start[layer].weight
+            assert bool(same[~mask].all())
+            assert float(same[mask].float().mean()) < 0.2
+        assert type(baked[0]) is nn.Linear
+    tickets.save(tmp_path / "a.tickets")
+    content = (tmp_path / "a.tickets").read_bytes()
+    assert start[0].weight.detach().numpy().tobytes()[:64] not in content  # the base is not stored
+    loaded = tb.load(tmp_path / "a.tickets", base())
+    for name in tickets.names:
+        assert torch.equal(loaded(inputs(), ticket=name), tickets(inputs(), ticket=name))
+    with pytest.raises(TicketFileError, match="changes of another network than the given one"):
+        tb.load(tmp_path / "a.tickets", tuned(1))
+
+
+def test_tickets_of_a_change_grow_are_forgotten_and_copied():
+    tickets, data = found()
+    before = {name: tickets(inputs(), ticket=name) for name in tickets.names}
+    grown = tickets.grow(
+        "new", tb.Data(data.train, data.validation, data.test), tb.objectives.Classification()
+    )
+    left = copy.deepcopy(grown).forget(tickets.names[0])
+    for name in left.names[:1]:
+        assert torch.equal(left(inputs(), ticket=name), before[name])
+    assert references(left.backbone).keys() == {"0.weight", "3.weight"}
+
+
+def test_one_seed_gives_one_result_and_workers_give_the_same():
+    first, second, workers = found()[0], found()[0], found(parallel="workers")[0]
+    assert all(torch.equal(first[n], second[n]) for n in first.names)
+    assert all(torch.equal(first[n], workers[n]) for n in first.names)
+
+
+def test_methods_about_initial_weights_and_learned_masks_are_refused():
+    with pytest.raises(UsageError, match="the change begins at zero"):
+        found(callback="learned:0.1")
+    _, data = found()
+    sites = tb.partition.by_column(data, "site")
+    for method in ("theta0_magnitude", "reinit"):
+        with pytest.raises(UsageError, match="choose reference=zero"):
+            tb.find(
+                method, base(), tb.objectives.Classification(), data, sites, reference="theta0", T=1, steps=1
+            )
+    with pytest.raises(UsageError, match="reference is zero or theta0"):
+        found(reference="pretrained")
+
+
+def test_a_network_without_a_reference_is_left_as_it_is():
+    net = base()
+    assert references(net) == {}
+    assert plain(net) is net
+    shared = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    shared[1].weight = shared[0].weight
+    with pytest.raises(TombolaError, match="shared by layers"):
+        from_reference(shared, ["0.weight"])
