@@ -20,6 +20,7 @@ from tombola.lab.continual.rivals import APART, RIVALS, Arrivals
 from tombola.lab.launch import Order
 from tombola.lab.report.page import Place
 from tombola.lab.report.tables import share
+from tombola.settings import Settings
 
 PLACE = Place(
     "<!-- tables: made by `tombola continual` -->",
@@ -118,7 +119,9 @@ def _result(path: Path, rival: str, arrivals: Arrivals) -> dict[str, Any]:
             held = {}
         if "made_of" not in held:
             raise RunError(f"{path} is damaged: delete it, and it is computed again")
-        if held["made_of"] != json.loads(json.dumps(made_of)):
+        known = held["made_of"]
+        known["settings"] = Settings.from_plain(known["settings"]).plain()  # an older one knew fewer
+        if known != json.loads(json.dumps(made_of)):
             raise RunError(f"{path} was made with other settings or data: choose another --out, or delete it")
         return held
     result = {**carried_out(rival, arrivals), "made_of": made_of}

@@ -130,7 +130,7 @@ def plain(network: nn.Module) -> nn.Module:
         # By hand: torch's removal takes the property from a class that copies of the layer share.
         layer.__class__ = type(layer).__bases__[0]
         del layer.parametrizations
-        others = dict(layer.named_parameters(recurse=False))
+        others = dict(layer._parameters)  # those that are None too
         layer._parameters.clear()  # weights come first, as layers make them
         for name, weight in (*weights.items(), *others.items()):
             layer.register_parameter(name, weight if name in others else nn.Parameter(weight))

@@ -77,7 +77,8 @@ def merge(
         raise UsageError(unknown("method", method, get_args(Method)))
     if not isinstance(checkpoints, Mapping) or len(checkpoints) < 2:
         raise UsageError("merge takes at least two checkpoints, by name: {task: network, state_dict or file}")
-    held = {n: t.detach() for n, t in (*base.named_parameters(), *base.named_buffers())}
+    stored = base.state_dict().keys()  # without buffers that are made anew
+    held = {n: t.detach() for n, t in (*base.named_parameters(), *base.named_buffers()) if n in stored}
     found = {name: _opened(name, one, held) for name, one in checkpoints.items()}
     scope = _scope(base, include, exclude)
     merged = _MERGED[method](scope, held, list(found.values()))
