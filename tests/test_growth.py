@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -280,6 +280,7 @@ def test_many_threads_ask_the_others_while_a_ticket_grows(two):
     assert not wrong
 
 
+@settings(deadline=None)
 @given(policy=st.sampled_from(POLICIES), sparsity=st.floats(0.75, 0.9), seed=st.integers(0, 5))
 def test_counts_are_exact_and_the_others_keep_their_bits(two, policy, sparsity, seed):
     with warnings.catch_warnings():
