@@ -167,7 +167,9 @@ def test_names_of_classes_are_those_of_each_ticket(two):
 def test_regression_keeps_the_scale_of_the_file():
     x, y = samples()
     data = tb.Data.of(x, x[:, :1] * 100 + 7, {"site": y.numpy() % 2}, validation=0.2, test=0.3)
-    net, task = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1)), tb.objectives.Regression()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, task = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1)), tb.objectives.Regression()
     partition = tb.partition.by_column(data, "site", ["north", "south"])
     two = tb.rtl(net, task, data, partition, sparsity=0.5, T=2, steps=2)
     new = tb.Data.of(x, x[:, 1:2] * 100 + 7, validation=0.2, test=0.3)
