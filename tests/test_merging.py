@@ -215,6 +215,21 @@ def test_tickets_of_a_change_grow_are_forgotten_and_copied():
     assert references(left.backbone).keys() == {"0.weight", "3.weight"}
 
 
+def test_merged_files_take_tickets_for_new_tasks(tmp_path):
+    tickets = tb.merge(base(), {f"task {k}": tuned(k) for k in range(2)})
+    tickets.save(tmp_path / "two.tickets")
+    _, data = found(T=1, steps=1)
+    alone = tb.Data(data.train, data.validation, data.test)
+    how = {"sparsity": 0.7, "T": 40, "steps": 80, "train": tb.TrainConfig(lr=0.01, batch_size=32)}
+    for start in (tickets, tb.load(tmp_path / "two.tickets", base())):
+        one = start.grow("new", alone, tb.objectives.Classification(), **how)
+        two = one.forget("task 0").grow("newer", alone, tb.objectives.Classification(), **how)
+        for name in ("new", "newer"):
+            right = two(alone.train.x, ticket=name).argmax(1) == alone.train.y
+            assert float(right.float().mean()) > 0.55
+        assert torch.equal(two(inputs(), ticket="task 1"), tickets(inputs(), ticket="task 1"))
+
+
 def test_one_seed_gives_one_result_and_workers_give_the_same():
     first, second, workers = found()[0], found()[0], found(parallel="workers")[0]
     assert all(torch.equal(first[n], second[n]) for n in first.names)

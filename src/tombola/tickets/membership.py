@@ -183,10 +183,10 @@ def joined(first: TicketModel, second: TicketModel, metadata: dict[str, Any]) ->
 
 
 def _blank(backbone: nn.Module, tickets: TicketModel) -> None:
-    """Set to zero what no pass reads, as every ticket has its own: it would tell of who trained it."""
+    """Make neutral what no pass reads, as every ticket has its own: it would tell of who trained it."""
     held = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     for name in (*tickets.private.names, *tickets.statistics.names):
-        held[name].zero_()
+        held[name].fill_(1.0 if name.endswith(("running_var", ".scale")) else 0.0)
 
 
 def _held(tickets: TicketModel) -> dict[str, Tensor]:
