@@ -12,6 +12,7 @@ from torch import nn
 import tombola as tb
 from tombola._utils.errors import TicketFileError, TombolaError, UsageError
 from tombola.cli import main as cli
+from tombola.lab.launch import Order
 from tombola.masks.reference import from_reference, plain, references
 
 PROGRAM = """
@@ -42,6 +43,10 @@ def tuned(seed, size=0.05, share=0.3):
     return net.eval()
 
 
+def kept_of(tickets):
+    return {name: known["kept"] for name, known in tickets.metadata["merged"].items()}
+
+
 def inputs(n=50):
     return torch.randn(n, 6, generator=torch.Generator().manual_seed(9))
 
@@ -60,14 +65,14 @@ def test_a_ticket_is_the_base_with_its_share_of_the_change_and_all_that_is_its_o
         for model in (tickets, loaded, baked.eval()):
             said = model(inputs()) if model is baked else model(inputs(), ticket=name)
             assert torch.equal(said, baked(inputs()))
-    kept = tickets.metadata["merge"]["kept"]
+    kept = kept_of(tickets)
     least, most = (0.5, 1) if method in ("tall", "emr") else (-1, 0.3)
     assert all(least < value <= most for value in kept.values())
 
 
 def test_masks_keep_more_of_the_fine_tunes_than_one_network_does():
     nets = {f"task {k}": tuned(k) for k in range(6)}
-    kept = {m: min(tb.merge(base(), nets, m).metadata["merge"]["kept"].values()) for m in METHODS}
+    kept = {m: min(kept_of(tb.merge(base(), nets, m)).values()) for m in METHODS}
     assert min(kept["tall"], kept["emr"]) > max(kept["ties"], kept["mean"]) + 0.1
 
 
@@ -85,7 +90,7 @@ def test_fine_tunes_that_changed_different_weights_come_back_to_the_bit(seed):
     for name, net in nets.items():
         for one, other in zip(tickets.bake(name).parameters(), net.parameters(), strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
-    assert all(value > 0.999 for value in tickets.metadata["merge"]["kept"].values())
+    assert all(value > 0.999 for value in kept_of(tickets).values())
 
 
 @pytest.mark.parametrize("kind", ["bert", "llama"])
@@ -137,6 +142,66 @@ def test_what_does_not_belong_to_the_base_is_named(tmp_path):
         tb.merge(base(), {"a": net, "b": net}, "sum")
 
 
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_what_is_kept_is_true_in_every_dtype(method, dtype):
+    start, nets = base().to(dtype), {f"task {k}": tuned(k, size=3e-4).to(dtype) for k in range(3)}
+    tickets = tb.merge(start, nets, method)
+    for name, share in kept_of(tickets).items():
+        baked, parts = tickets.bake(name), []
+        for layer in (0, 3):
+            first, one, made = (net[layer].weight.double() for net in (start, nets[name], baked))
+            parts.append((((one - made) ** 2).sum(), ((one - first) ** 2).sum()))
+        away, whole = (sum(float(part[i]) for part in parts) for i in range(2))
+        assert share == pytest.approx(1 - (away / whole) ** 0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_tasks_of_which_nothing_is_elected_and_weights_that_nobody_changed(method):
+    up, down, same = base(), base(), base()
+    with torch.no_grad():
+        for net, far in ((up, 0.1), (down, -0.05)):
+            net[0].weight += far
+    tickets = tb.merge(base(), {"up": up, "too": copy.deepcopy(up), "down": down, "same": same}, method)
+    for name in tickets.names:
+        assert bool(tickets(inputs(), ticket=name).isfinite().all())
+    assert not bool(tickets.scope.unflatten(tickets.owned_N)["3.parametrizations.weight.original"].any())
+    assert kept_of(tickets)["up"] > (0.4 if method in ("tall", "emr") else 0)
+
+
+def test_a_checkpoint_that_is_more_or_less_or_broken_is_named():
+    odd, net = tuned(1), tuned(2)
+    odd[0].weight.data[0, 0] = torch.nan
+    more = {**net.state_dict(), "6.weight": torch.ones(2)}
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2))
+    tied[1].weight = tied[0].weight
+    untied = copy.deepcopy(tied)
+    untied[1].weight = nn.Parameter(untied[1].weight + 1)
+    for start, other, words in (
+        (base(), odd, "checkpoint 'b': 0.weight holds NaN"),
+        (base(), more, "has 6.weight, which the base has not"),
+        (base(), 3, "is a network, its state_dict or a file: got int"),
+        (base(), {"state_dict": net.state_dict()}, "pass what it has under 'state_dict'"),
+        (tied, untied, "has weights of their own in 0.weight, 1.weight, which the base ties"),
+    ):
+        good = copy.deepcopy(start)
+        with pytest.raises(TombolaError, match=words):
+            tb.merge(start, {"a": good, "b": other}, include=["0.*"] if start is not tied else ["2.*"])
+    with pytest.raises(UsageError, match="the name of a task is a string: got 1"):
+        tb.merge(base(), {1: net, "b": net})
+    with pytest.raises(UsageError, match=r"merge baked ones \(tickets.bake\)"):
+        tb.merge(tb.merge(base(), {"a": net, "b": net}).backbone, {"a": net, "b": net})
+    with pytest.raises(TombolaError, match="everything is excluded"):
+        tb.merge(base(), {"a": net, "b": net}, exclude=["*"])
+
+
+def test_names_of_wrappers_are_read():
+    net = tuned(1)
+    wrapped = {f"module.{name}": t for name, t in net.state_dict().items()}
+    tickets = tb.merge(torch.compile(base()), {"a": wrapped, "b": torch.compile(tuned(2))})
+    assert torch.equal(tickets.bake("a")[5].weight, net[5].weight)
+
+
 def call(capsys, *arguments):
     with pytest.raises(SystemExit) as stop:
         sys.exit(cli.main([*map(str, arguments)]))
@@ -155,6 +220,15 @@ def test_the_command_reads_files_and_says_what_is_kept(tmp_path, monkeypatch, ca
     assert [row["task"] for row in json.loads(out)] == ["a", "b"]
     code, out, _ = call(capsys, *command)
     assert "bytes beside the base" in out.replace("\n", " ")
+    net = ("--backbone", "merging_nets:base")
+    code, _, err = call(capsys, "export", "both.tickets", "--ticket", "a", "--out", "a.pt", *net)
+    assert code == 0, err
+    assert torch.load("a.pt", weights_only=True).keys() == base().state_dict().keys()
+    code, out, _ = call(capsys, "inspect", "both.tickets", "--json")
+    assert [*json.loads(out)["layers"]["a"]] == ["0.weight", "3.weight"]
+    code, _, err = call(capsys, "forget", "both.tickets", "b", "--save", "one.tickets", *net)
+    assert code == 0, err
+    assert tb.load("one.tickets", base()).metadata["merged"].keys() == {"a"}
     tickets = tb.load("both.tickets", base())
     assert torch.equal(tickets.bake("a")[5].weight, tuned(1)[5].weight)
     for wrong, words in (
@@ -230,6 +304,35 @@ def test_merged_files_take_tickets_for_new_tasks(tmp_path):
         assert torch.equal(two(inputs(), ticket="task 1"), tickets(inputs(), ticket="task 1"))
 
 
+def test_a_ticket_for_a_new_task_starts_from_what_is_pretrained():
+    start = base()
+    with torch.no_grad():
+        start[1].weight += 1
+        start[1].bias += 0.7
+    nets = {}
+    for k in range(2):
+        nets[f"task {k}"] = copy.deepcopy(start)
+        with torch.no_grad():
+            for p in nets[f"task {k}"].parameters():
+                p += 0.01 * torch.randn(p.shape, generator=torch.Generator().manual_seed(k))
+    _, data = found(T=1, steps=1)
+    alone = tb.Data(data.train, data.validation, data.test)
+    tickets = tb.merge(start, nets)
+    for _ in range(2):  # also where another one has been grown before
+        tickets = tickets.grow(f"new {len(tickets)}", alone, tb.objectives.Classification(), T=1, steps=1)
+        own = tickets.private_state(tickets.names[-1])
+        assert float((own["1.weight"] - start[1].weight).abs().max()) < 0.1
+        assert float((own["5.weight"] - start[5].weight).abs().max()) < 0.1
+
+
+def test_a_run_of_all_methods_leaves_out_those_that_do_not_go():
+    order = Order.of("digits", changes=["reference=theta0"], source=None)
+    assert "theta0_magnitude" not in order.methods
+    assert "rtl" in order.methods
+    with pytest.raises(UsageError, match="theta0_magnitude does not go with reference=theta0"):
+        Order.of("digits", changes=["reference=theta0"], source=None, methods=["theta0_magnitude"])
+
+
 def test_one_seed_gives_one_result_and_workers_give_the_same():
     first, second, workers = found()[0], found()[0], found(parallel="workers")[0]
     assert all(torch.equal(first[n], second[n]) for n in first.names)
@@ -241,7 +344,7 @@ def test_methods_about_initial_weights_and_learned_masks_are_refused():
         found(callback="learned:0.1")
     _, data = found()
     sites = tb.partition.by_column(data, "site")
-    for method in ("theta0_magnitude", "reinit"):
+    for method in ("theta0_magnitude", "reinit", "imp_context"):
         with pytest.raises(UsageError, match="choose reference=zero"):
             tb.find(
                 method, base(), tb.objectives.Classification(), data, sites, reference="theta0", T=1, steps=1

@@ -72,7 +72,7 @@ def export(
     """
     form, header = format_of(out, format), io.read(file)[1]
     name, metadata = _ticket(header.get("names", []), ticket), header.get("facts", {})
-    if form not in PROGRAMS and not compact:
+    if form not in PROGRAMS and not compact and not metadata.get("reference"):
         size, weights = write_state(out, state_of(file, name), form, {"ticket": name}), None
     else:
         tickets = load(file, network(file, metadata, backbone, PLAIN))

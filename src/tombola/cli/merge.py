@@ -63,9 +63,9 @@ def merge(
     base = network(out, {}, backbone)
     tickets = merged(base, given, method, include=include or None, exclude=exclude)  # type: ignore[arg-type]
     size = tickets.save(out)
-    kept, N = tickets.metadata["merge"]["kept"], tickets.scope.size
+    kept, N = tickets.metadata["merged"], tickets.scope.size
     rows = [
-        {"task": name, "kept": kept[name], "weights": count, "bytes": size}
+        {"task": name, "kept": kept[name]["kept"], "weights": count, "bytes": size}
         for name, count in tickets.masks.counts.items()
     ]
     body = [[str(row["task"]), share(row["kept"]), whole(row["weights"])] for row in rows]

@@ -14,7 +14,7 @@ from tombola.data.dataset import Data
 from tombola.lab.experiments import Experiment, Finished, experiment
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import is_done, repair, run_method, sparsities_of
-from tombola.methods.table import method
+from tombola.methods.table import check_fits, fits, method
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import OnProgress, OnRecord, Run
 from tombola.runs.lock import begun_on
@@ -43,9 +43,10 @@ class Order:
 
     def __post_init__(self) -> None:
         for name in self.methods:
-            method(name)
+            check_fits(name, self.settings)
         if not self.methods:
-            object.__setattr__(self, "methods", self.experiment.methods())
+            known = [name for name in self.experiment.methods() if fits(name, self.settings)]
+            object.__setattr__(self, "methods", known)
 
     @classmethod
     def of(

@@ -66,12 +66,16 @@ def from_reference(network: nn.Module, names: Iterable[str]) -> nn.Module:
     counted = [id(p) for _, p in made.named_parameters(remove_duplicate=False)]
     known = dict(made.named_parameters())
     for name in names:
-        if name in known and "parametrizations." in name:
+        if original(name) in references(made):
             continue
         path, _, last = name.rpartition(".")
         if name not in known:
             raise ScopeError(f"the network has no parameter {name}")
         layer = made.get_submodule(path)
+        if isinstance(layer, parametrize.ParametrizationList):
+            raise ScopeError(
+                f"{name} makes the weight of a layer with a norm, and can have no reference: exclude it"
+            )
         if counted.count(id(known[name])) > 1 or isinstance(layer, nn.RNNBase):
             raise ScopeError(
                 f"{name} is shared by layers, or in a recurrent one: it can have no reference; exclude it"

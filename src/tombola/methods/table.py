@@ -60,6 +60,7 @@ class Method:
         Raises:
             UsageError: the method cannot go with the settings of the run.
         """
+        check_fits(name, pipeline.settings)
         pipeline = pipeline.with_context if self.conditioned else pipeline
         if not self.changes:
             return pipeline
@@ -81,7 +82,6 @@ def dense(pipeline: Pipeline, sparsity: float) -> MaskSet:  # noqa: ARG001
 
 def theta0_magnitude(pipeline: Pipeline, sparsity: float) -> MaskSet:
     """The largest initial weights, the same for every ticket: no training, no data."""
-    _from_zero(pipeline, "theta0_magnitude")
     scope, s = pipeline.f.scope, pipeline.settings
     ones, scores = torch.ones(scope.size, dtype=torch.bool), absolute(pipeline.theta0.weights_N).cpu()
     mask = prune(
@@ -95,12 +95,6 @@ def theta0_magnitude(pipeline: Pipeline, sparsity: float) -> MaskSet:
         floor=s.floor,
     )
     return MaskSet(scope, dict.fromkeys(pipeline.partition.names, mask))
-
-
-def _from_zero(pipeline: Pipeline, name: str) -> None:
-    """Raise `UsageError` where weights are changes of a reference, which all begin at zero."""
-    if pipeline.settings.reference != "zero":
-        raise UsageError(f"{name} is about initial weights, and changes begin at zero: choose reference=zero")
 
 
 def same(pipeline: Pipeline, sparsity: float, search: DataView = "single") -> MaskSet:
@@ -140,7 +134,6 @@ def redrawn(pipeline: Pipeline) -> Params:
     For independent initial weights that is what a random re-initialisation is (Frankle and Carbin, arXiv
     1803.03635, Section 2), whatever drew them.
     """
-    _from_zero(pipeline, "reinit")
     theta, g = pipeline.theta0.clone(), generator(pipeline.seed, "redrawn")
     for part in theta.weights_N.data.split(pipeline.f.scope.sizes):
         part.copy_(part[torch.randperm(len(part), generator=g)])
@@ -241,6 +234,23 @@ TOOLBOX: dict[str, Method] = {
     ),
 }
 METHODS = {**STANDARD, **TOOLBOX}
+
+
+def fits(name: str, settings: Settings) -> bool:
+    """Whether a method goes with a reference: not if it is about initial weights, which changes have not, nor
+    if it gives the first layer another input."""
+    return settings.reference == "zero" or not (
+        name in ("theta0_magnitude", "reinit") or method(name).conditioned
+    )
+
+
+def check_fits(name: str, settings: Settings) -> None:
+    """Raise `UsageError` for a method that does not go with the settings."""
+    if not fits(name, settings):
+        raise UsageError(
+            f"{name} does not go with reference={settings.reference}: changes begin at zero, and the first "
+            "layer takes no further input; choose reference=zero"
+        )
 
 
 def check_loop_is_used(name: str, settings: Settings) -> None:

@@ -307,7 +307,7 @@ def _function(
         for n, p in network.named_parameters():
             if n in owned:
                 p.copy_(torch.where(owned[n] | (p != 0), p, fresh[n]))
-            elif n in own:
+            elif n in own and not references(network):  # what is pretrained is where it starts from
                 p.copy_(fresh[n])
     for n, p in network.named_parameters():
         mine = p.ndim < 2 or n in own or (head is not None and n in head.rows)

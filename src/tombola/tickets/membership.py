@@ -18,6 +18,7 @@ from tombola._utils import io
 from tombola._utils.errors import MaskError, UsageError, warn
 from tombola._utils.replica import copied
 from tombola.masks.maskset import MaskSet
+from tombola.masks.reference import references
 from tombola.tickets import fitted
 from tombola.training.model import parameter_of
 
@@ -133,7 +134,12 @@ class Members(nn.Module):
         return int(self.scope.size - self.owned_N.sum())
 
 
-BY_NAME = {"classes", "class_names", "grown"}  # metadata that say something of each ticket, by its name
+BY_NAME = {
+    "classes",
+    "class_names",
+    "grown",
+    "merged",
+}  # metadata that say something of each ticket, by its name
 
 
 def about_some(metadata: Mapping[str, Any], numbers: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
@@ -183,10 +189,15 @@ def joined(first: TicketModel, second: TicketModel, metadata: dict[str, Any]) ->
 
 
 def _blank(backbone: nn.Module, tickets: TicketModel) -> None:
-    """Make neutral what no pass reads, as every ticket has its own: it would tell of who trained it."""
+    """Make neutral what no pass reads, as every ticket has its own: it would tell of who trained it.
+
+    In a network with a reference it is pretrained, and where new tickets start from.
+    """
+    if references(backbone):
+        return
     held = {**dict(backbone.named_parameters()), **dict(backbone.named_buffers())}
     for name in (*tickets.private.names, *tickets.statistics.names):
-        held[name].fill_(1.0 if name.endswith(("running_var", ".scale")) else 0.0)
+        held[name].fill_(1.0 if name.endswith("running_var") else 0.0)
 
 
 def _held(tickets: TicketModel) -> dict[str, Tensor]:

@@ -54,7 +54,7 @@ _FACTS: dict[str, Test] = {  # those that are read; each may be absent
     "classes": _classes,
     "told": _list_of(_text),
     "class_names": lambda value: _list_of(_text)(value) or _dict_of(_list_of(_text))(value),
-    "grown": _dict_of(_dict_of(_any)),
+    **dict.fromkeys(("grown", "merged"), _dict_of(_dict_of(_any))),
     "input": inputs.is_known,
 }
 _PARTS: dict[str, dict[str, Test]] = {

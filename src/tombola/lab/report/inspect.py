@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from tombola.masks.maskset import MaskSet
+from tombola.masks.reference import original
 from tombola.masks.similarity import kappa
 from tombola.runs.stages import Stage
 from tombola.tickets import files
@@ -40,7 +41,10 @@ def describe(path: Path | str) -> dict[str, Any]:
         "private_numbers_per_ticket": sum(private),
         "dense_rest": sum(rest),
         "bytes_per_weight_and_ticket": round(Path(path).stat().st_size / (scope.size * len(masks)), 4),
-        "layers": {name: masks.layer_densities(name) for name in masks.names},
+        "layers": {
+            name: {original(layer): share for layer, share in masks.layer_densities(name).items()}
+            for name in masks.names
+        },
         "jaccard": [[round(v, 4) for v in row] for row in masks.jaccard().tolist()],
         "kappa": [[round(v, 4) for v in row] for row in kappa(masks, masks).tolist()],
         "facts": header["facts"],

@@ -53,6 +53,10 @@ def state_of(path: Path | str, ticket: str) -> dict[str, Tensor]:
     tensors, header, masks = files.opened(path)
     if ticket not in masks.names:
         raise UnknownTicket(ticket, masks.names)
+    if header["facts"].get("reference"):
+        raise TombolaError(
+            f"{path} holds changes of a network: load it with that network, and bake the ticket"
+        )
     k = masks.names.index(ticket)
     own = {name: t[k] for name, t in part(tensors, "private.").items()}
     state = (
