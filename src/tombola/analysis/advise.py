@@ -25,7 +25,7 @@ from tombola.settings import Settings, settings_of
 from tombola.training.parallel import Parallel
 
 SURE = 0.8  # the level at which one arm is taken to be ahead of another
-NEGLIGIBLE = 0.005  # of the best value: a lead so small is no reason to store more
+NEGLIGIBLE = 0.01  # of the best value: a lead so small is no reason to store more
 SHORT = 0.1  # of the steps: what shorter runs show is not what long ones do
 LOSS = 0.01  # of the value of the lowest sparsity: what a higher one may cost
 

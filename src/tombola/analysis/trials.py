@@ -130,11 +130,15 @@ class Trials:
         """The arms that go on: the better half, and tickets where contexts disagree.
 
         Little training favours what shares most, so tickets are not left out for their first steps alone.
+        Where contexts agree and being told them does not lower the loss, one mask goes on in its place.
         """
         ranked = sorted(first, key=lambda arm: -metric_info(arm.metric).ahead(arm.mean, 0.0))
         names = {arm.method for arm in ranked[: (len(ranked) + 1) // 2]}
-        if affinity.interval()[1] < DISAGREE:
+        low, high = affinity.interval()
+        if high < DISAGREE:
             names.add("rtl")
+        if low > AGREE and self.information is not None and self.information <= 0:
+            names = names - {"imp_context"} | {"imp"}
         return [name for name in ARMS if name in names]
 
     def affinity(self) -> Affinity:
