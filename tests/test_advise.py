@@ -13,7 +13,7 @@ import torch
 
 import tombola as tb
 from tests.test_affinity import CONFIG, network, world
-from tombola.analysis.advise import Advice, _judged_on_validation
+from tombola.analysis.advise import Advice, _judged_on_validation, _lead
 from tombola.analysis.trials import ARMS, Arm, Trials
 from tombola.cli.main import main
 from tombola.methods.pipeline import Pipeline
@@ -156,3 +156,9 @@ def test_the_command_writes_it_where_the_report_finds_it(tmp_path, capsys):
             main(command)
     assert "Do tickets pay here?" in page.read_text()
     assert html.escape(kept["answer"], quote=False) in page.read_text()
+
+
+def test_a_difference_without_an_interval_says_so():
+    reached = {"imp": 0.9, "rtl": 0.8}
+    first, second = (Arm(name, 0.5, "accuracy", {(0, ""): v}, 1.0, 1.0) for name, v in reached.items())
+    assert "one difference, no interval" in _lead(first, second)

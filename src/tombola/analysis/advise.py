@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -278,6 +279,8 @@ def _behind(arm: Arm, best: Arm) -> bool:
 def _lead(arm: Arm, other: Arm) -> str:
     lead, half = arm.ahead(other)
     write = metric_info(arm.metric).write_difference
+    if not isfinite(half):  # of one seed and one number there is none
+        return f"{write(lead)} (one difference, no interval)"
     return f"{write(lead)} ({write(lead - half)} to {write(lead + half)})"
 
 
