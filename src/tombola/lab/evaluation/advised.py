@@ -10,7 +10,7 @@ from typing import Any
 from tombola._utils.errors import UsageError
 from tombola.analysis.trials import ARMS
 from tombola.lab.report.rows import REFERENCES, Row
-from tombola.lab.report.tables import Table, share
+from tombola.lab.report.tables import Table
 from tombola.objectives.metrics import metric_info
 
 
@@ -93,6 +93,5 @@ def table(rows: Sequence[Row]) -> list[Table]:
     body = [[row["experiment"], row["named"], row["best"], "yes" if row["mean"] else "no"] for row in mine]
     if not body:
         return []
-    count = sum(row["mean"] for row in mine) / len(mine)
-    title = f"Is the advice right? In {share(count)} of {len(mine)} experiments"
+    title = f"Is the advice right? In {sum(row['mean'] for row in mine):.0f} of {len(mine)} experiments"
     return [Table(title, ["experiment", "named", "best in full runs", "right"], body)]
