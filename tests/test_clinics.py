@@ -133,10 +133,31 @@ def test_a_file_with_other_names_keeps_its_content_there_and_its_mode(folder, ca
     assert len(loaded()) == 2
 
 
+def test_targets_are_judged_in_the_units_of_the_file(folder, capsys):
+    def prices(shift):
+        frame = table(shift)
+        return frame.assign(diagnosis=1000.0 * (frame["value 0"] - 50) + 5000 * shift)
+
+    frame = pd.concat([prices(1), prices(2)])
+    data = tb.Data.from_table(frame, target="diagnosis", context="clinic", standardize=True)
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 24), nn.ReLU(), nn.Linear(24, 1))
+    task, parts = tb.objectives.Regression(), tb.partition.by_column(data, "clinic")
+    how = {"sparsity": 0.5, "T": 15, "steps": 150, "train": tb.TrainConfig(lr=0.01, batch_size=32)}
+    tb.rtl(net, task, data, parts, parallel="no", progress=False, **how).save("clinics.tickets")
+    (folder / "nets.py").write_text(PROGRAM.replace("nn.Linear(24, 3)", "nn.Linear(24, 1)"))
+    prices(3).drop(columns="clinic").to_csv("eleventh.csv", index=False)
+    code, out, err = call(capsys, *GROW, *NET, "--json")
+    assert code == 0, err
+    assert json.loads(out)["r2"] > 0.8
+
+
 def test_classes_have_the_numbers_by_which_the_file_knows_their_names(folder, capsys):
     two = table(11)
     two[two["diagnosis"] != "cold"].drop(columns="clinic").to_csv("eleventh.csv", index=False)
-    assert call(capsys, *GROW, *NET)[0] == 0
+    code, out, _ = call(capsys, *GROW, *NET, "--json")
+    assert code == 0
+    assert json.loads(out)["accuracy"] > 0.85  # judged by the same numbers
     grown = loaded()
     assert grown.metadata["class_names"] == ["cold", "flu", "none"]
     assert grown.metadata["classes"]["clinic 11"] == [1, 2]

@@ -20,7 +20,7 @@ from tombola.objectives.metrics import metric_info
 from tombola.pruning.schedules import kept
 from tombola.settings import Settings
 from tombola.tickets import inputs
-from tombola.tickets.growth import Policy, prepared_alike
+from tombola.tickets.growth import Policy
 from tombola.tickets.model import load
 
 
@@ -87,7 +87,7 @@ def grow(
     if policy not in get_args(Policy):
         raise UsageError(unknown("policy", policy, get_args(Policy)))
     if sparsity is not None:
-        kept(1, sparsity)
+        kept(1, sparsity)  # an error unless it is a share
     began, file = time.perf_counter(), file.resolve()  # of a link, what it leads to
     if save is not None:
         io.check_target(save)
@@ -98,7 +98,7 @@ def grow(
         metadata = header.get("facts", {})
         task = _objective(objective, metadata)
         tickets = load(file, network(file, metadata, backbone))
-        found = prepared_alike(tickets, data_of(data, target, inputs.known(metadata)))
+        found = data_of(data, target, inputs.known(metadata))
         changes = _changes(metadata, set)
         free, before = tickets.free, file.stat().st_size
         err_console.print(
@@ -122,15 +122,16 @@ def grow(
         "seconds": time.perf_counter() - began,
         **judged(grown, name, found, task),
     }
-    say(_words(made, len(tickets)), made, json)
+    exact = "as before" if widen else "as before, bit for bit"  # a wider network may round otherwise
+    say(_words(made, f"the {len(tickets)} other tickets answer {exact}"), made, json)
 
 
-def _words(made: dict[str, Any], others: int) -> str:
+def _words(made: dict[str, Any], others: str) -> str:
     quality = [f"{metric_info(n).label} {v:.3f}" for n, v in made.items() if n not in _COUNTS]
     return (
         f"{made['file']}: ticket {made['ticket']} ({made['policy']}) keeps {made['kept']:,} weights, "
         f"{made['own']:,} of them its own; {', '.join(quality) or 'not judged'} on its test split\n"
-        f"the {others} other tickets answer as before, bit for bit; {made['free']:,} weights are left; "
+        f"{others}; {made['free']:,} weights are left; "
         f"{made['bytes_before']:,} bytes are now {made['bytes']:,} ({made['seconds']:.1f} s)\n"
     )
 

@@ -115,10 +115,8 @@ def grow(
     partition = whole(data, name) if isinstance(data, Data) else None
     check_kinds(tickets.backbone, objective, data, partition, seed)
     assert partition is not None
-    data = numbered_alike(tickets, prepared_alike(tickets, data))
+    data, objective = alike(tickets, data, objective)
     check_fit(copied(tickets.backbone).eval(), data, partition, objective.read)
-    if "scale" in tickets.metadata and hasattr(objective, "scale"):  # one file, one scale of the targets
-        objective = _scaled(objective, tickets.metadata["scale"])
     room = Room.of(tickets, policy)
     keep = room.asked(tickets, sparsity)
     f = _function(tickets, data, objective, settings, name, seed)
@@ -210,7 +208,7 @@ def _check(
         raise UsageError("this network is told the context, of which it knows no further one: find it anew")
 
 
-def searched(base: Settings, size: int, keep: int, policy: Policy = "reuse") -> dict[str, Any]:
+def search_changes(base: Settings, size: int, keep: int, policy: Policy = "reuse") -> dict[str, Any]:
     """Changes of settings to the search of one more ticket, in as many steps as those of the others took."""
     how = {"T": base.steps_to(size, keep), "rewinding": "learning_rate", "first": "", **SEARCH}
     return how | ({"callback": ""} if policy == "all" else {})  # what others own it keeps in any case
@@ -227,9 +225,9 @@ def _settings(
         known = tickets.metadata.get("settings")
         settings = Settings.from_plain(known) if known else Settings()
         keep = int(tickets.masks_KN[0].sum())
-        found = searched(settings, tickets.scope.size, keep, policy)
+        found = search_changes(settings, tickets.scope.size, keep, policy)
         if references(tickets.backbone):  # changes begin at zero, from which no mask is learned
-            found |= {"callback": "", "score": "movement", "reference": "zero"}
+            found |= {"callback": "", "score": "movement"}
         changes = {**found, **changes}
     made = settings_of(settings, sparsity, changes)
     if policy == "all" and made.learned:
@@ -242,12 +240,21 @@ def _settings(
     return replace(made, normalization="per_ticket_statistics") if made.normalization == "shared" else made
 
 
-def prepared_alike(tickets: TicketModel, data: Data) -> Data:
-    """Data whose inputs are prepared as those of the tickets were.
+def alike(tickets: TicketModel, data: Data, objective: Objective) -> tuple[Data, Objective]:
+    """Data and objective as those of the tickets: inputs prepared, classes numbered, targets scaled alike.
 
     Raises:
-        UsageError: they are prepared in another way.
+        UsageError: the data are prepared in another way.
     """
+    if (scale := tickets.metadata.get("scale")) and hasattr(objective, "scale"):
+        objective = copy.copy(objective)
+        found = (torch.tensor(scale[name], dtype=torch.double) for name in ("mean", "deviation"))
+        objective.scale = tuple(found)
+    return _numbered(tickets, _prepared(tickets, data)), objective
+
+
+def _prepared(tickets: TicketModel, data: Data) -> Data:
+    """Data whose inputs are prepared as those of the tickets were."""
     if tickets.metadata.get("input") is None:
         return data
     known, steps = inputs.known(tickets.metadata), prepare.described(data.prepare)
@@ -262,7 +269,7 @@ def prepared_alike(tickets: TicketModel, data: Data) -> Data:
     return replace(data, prepare=prepare.restored(known.prepare))
 
 
-def numbered_alike(tickets: TicketModel, data: Data) -> Data:
+def _numbered(tickets: TicketModel, data: Data) -> Data:
     """Data whose classes have the numbers that the tickets know them by, where both know names.
 
     Names that are new get the numbers after those.
@@ -281,12 +288,6 @@ def whole(data: Data, name: str) -> Partition:
     """One subset that holds all data."""
     splits = {split: len(data.split(split)) for split in ("train", "validation", "test")}
     return Partition((name,), {split: torch.ones(S, 1, dtype=torch.bool) for split, S in splits.items()})
-
-
-def _scaled(objective: Any, scale: Mapping[str, list[float]]) -> Any:
-    objective = copy.copy(objective)
-    objective.scale = tuple(torch.tensor(scale[name], dtype=torch.double) for name in ("mean", "deviation"))
-    return objective
 
 
 def _function(

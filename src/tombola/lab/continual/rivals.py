@@ -30,7 +30,7 @@ from tombola.objectives import Objective
 from tombola.runs.cache import StageCache
 from tombola.settings import Settings
 from tombola.tickets.finish import finish
-from tombola.tickets.growth import Policy, grow, searched, whole
+from tombola.tickets.growth import Policy, grow, search_changes, whole
 from tombola.tickets.model import TicketModel
 from tombola.training.joint import train_jointly
 from tombola.training.model import Params, parameter_of
@@ -77,7 +77,7 @@ class Arrivals:
     @cached_property
     def steps(self) -> int:
         """Training steps of a task, search and training together."""
-        changes = searched(self.settings, self.pipeline.f.scope.size, self.pipeline.targets("own")[0])
+        changes = search_changes(self.settings, self.pipeline.f.scope.size, self.pipeline.targets("own")[0])
         return int(changes["T"]) + self.settings.steps
 
 
@@ -108,7 +108,7 @@ def grown(
     """A ticket after another under a policy; ``changes`` are settings of all, ``first`` of the first."""
     name, *others = arrivals.names
     f, s = arrivals.pipeline.f, arrivals.settings
-    how = {**searched(s, f.scope.size, arrivals.pipeline.targets("own")[0], policy), **changes}
+    how = {**search_changes(s, f.scope.size, arrivals.pipeline.targets("own")[0], policy), **changes}
     data, objective, seed = arrivals.task(name), arrivals.objective, arrivals.seed
     settings = replace(s, **{**how, **(first or {})})
     given = arrivals.backbone, objective, data, whole(data, name)

@@ -14,7 +14,7 @@ from tombola._utils.imported import imported
 from tombola.data.dataset import Data
 from tombola.lab.evaluation.inputs import TABLES, frame, readable
 from tombola.objectives import Objective
-from tombola.tickets.growth import whole
+from tombola.tickets.growth import alike, whole
 from tombola.tickets.inputs import Inputs
 from tombola.tickets.model import TicketModel
 
@@ -58,9 +58,8 @@ def _pictures(folder: Path, taken: Inputs) -> Data:
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise DataError(f"{folder} is a folder of pictures, but these tickets take {list(shape) or 'others'}")
     data = Data.from_folder(folder, size=shape[2], grey=shape[0] == 1)
-    return Data(
-        data.train, data.validation, data.test, class_names=data.class_names
-    )  # prepared as the others
+    # Prepared as the others, not as pictures usually are.
+    return Data(data.train, data.validation, data.test, class_names=data.class_names)
 
 
 def _table(path: Path, target: str, taken: Inputs) -> Data:
@@ -79,7 +78,8 @@ def _arrays(path: Path) -> Data:
 
 
 def judged(tickets: TicketModel, name: str, data: Data, objective: Objective) -> dict[str, float]:
-    """The metrics of a ticket on the test split of its data."""
+    """The metrics of a ticket on the test split of its data, which are read as the tickets' own."""
+    data, objective = alike(tickets, data, objective)
     partition = whole(data, name)
     device = tickets.bits_KN.device
 
