@@ -325,6 +325,17 @@ def test_a_ticket_for_a_new_task_starts_from_what_is_pretrained():
         assert float((own["5.weight"] - start[5].weight).abs().max()) < 0.1
 
 
+@pytest.mark.parametrize("method", ["rtl", "imp", "one_shot", "movement", "fine_tuning"])
+def test_weights_are_named_as_ever_under_every_method(method):
+    _, data = found(T=1, steps=1)
+    given = base(), tb.objectives.Classification(), data, tb.partition.by_column(data, "site")
+    how = {"reference": "theta0", "T": 1, "steps": 1, "parallel": "no", "exclude": ["3.*"]}
+    for include in ([], ["*.weight"]):
+        more = {"include": include, "exclude": ["3.*", "1.*", "5.*"]} if include else {}
+        (outcome,) = tb.find(method, *given, sparsity=0.5, **{**how, **more})
+        assert outcome.tickets.scope.names == ("0.parametrizations.weight.original",)
+
+
 def test_a_run_of_all_methods_leaves_out_those_that_do_not_go():
     order = Order.of("digits", changes=["reference=theta0"], source=None)
     assert "theta0_magnitude" not in order.methods

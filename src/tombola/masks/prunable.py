@@ -11,7 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tombola._utils.errors import ScopeError, unknown
 from tombola.masks.layout import Layout
-from tombola.masks.reference import Change
+from tombola.masks.reference import Change, changed, references
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 PRUNABLE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -124,8 +124,10 @@ def scope(
     ('0.weight', '2.weight', '3.weight')
     """
     parameters = dict(model.named_parameters())
-    wanted = default_names(model, head) if include is None else match(parameters, include)
-    dropped = match(parameters, exclude)
+    weights = {changed(name): name for name in references(model)}  # patterns name the weight of a change
+    names = {weights.get(name, name): name for name in parameters}
+    wanted = default_names(model, head) if include is None else {names[n] for n in match(names, include)}
+    dropped = {names[n] for n in match(names, exclude)}
     kept = {name: p for name, p in parameters.items() if name in wanted and name not in dropped}
     if not kept:
         raise ScopeError(
