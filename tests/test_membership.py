@@ -111,6 +111,12 @@ def test_of_what_was_fitted_a_tickets_own_share_goes(three):
     assert left(inputs(), context=3).shape == (20, 3)
 
 
+def test_a_table_of_contexts_of_which_nothing_is_left_is_left_out(three):
+    three.router = tb.routing.ContextRouter({1: "north"})
+    with pytest.warns(UserWarning, match="the router was fitted with 'north' and is left out"):
+        assert three.forget("north").router is None
+
+
 def test_what_was_fitted_together_is_left_out_and_said():
     three = founders().grow("west", new_data(), TASK, policy="reuse")
     data = new_data()

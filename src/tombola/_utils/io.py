@@ -87,7 +87,8 @@ def changing(path: Path) -> Iterator[BinaryIO]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
                 raise TicketFileError(f"{path} is being changed by another process: wait for it") from None
-            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:  # else it was replaced before the lock
+            # Else it was replaced before the lock: nobody may be at work on the one that is there now.
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 yield file
                 return
 

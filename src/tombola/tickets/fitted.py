@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tombola import objectives
 from tombola._utils.batch import Batch, part_of
-from tombola._utils.errors import TicketFileError, TombolaError
+from tombola._utils.errors import TicketFileError, TombolaError, warn
 from tombola._utils.io import digest
 from tombola.objectives.objective import Answer
 from tombola.tickets.files import REMEDY, Parts
@@ -27,6 +27,9 @@ State = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 _KINDS = {"router": "tickets.routing:Router", "calibration": "tickets.calibration:Calibration"}
+
+
+PARTS = tuple(_KINDS)
 
 
 class Holder(nn.Module):
@@ -62,7 +65,7 @@ def _fits(part: Any, tickets: Any) -> bool:
 
 def states(tickets: Tickets) -> Parts:
     """The parts of the ticket file; an error where one was fitted on other tickets."""
-    found = {name: part for name in ("router", "calibration") if (part := getattr(tickets, name)) is not None}
+    found = {name: part for name in PARTS if (part := getattr(tickets, name)) is not None}
     for name, part in found.items():
         if not _fits(part, tickets):
             raise TombolaError(f"the {name} was fitted on other tickets: fit it on these, or set it to None")
@@ -101,7 +104,7 @@ def _restored(name: str, known: Mapping[str, Any], tensors: Mapping[str, Tensor]
 
 def take_over(tickets: Tickets, others: Tickets) -> None:
     """Give tickets what the same tickets, from another file, have and they have not."""
-    for name in ("router", "calibration"):
+    for name in PARTS:
         part = getattr(others, name)
         if getattr(tickets, name) is None and part is not None and _fits(part, tickets):
             setattr(tickets, name, part)
@@ -176,8 +179,18 @@ def without(part: Router | Calibration, tickets: Tickets, name: str, left: Ticke
         return _restored("calibration", facts, kept)
     if tensors or getattr(part, "needs_fit", True):
         return None
-    pairs = [pair for pair in known["options"].get("pairs", ()) if pair[1] != name]
+    before = known["options"].get("pairs", ())
+    pairs = [pair for pair in before if pair[1] != name]
+    if before and not pairs:
+        return None  # without a table contexts would be taken for names
     return _restored("router", {**known, "options": {**known["options"], "pairs": pairs}}, tensors)
+
+
+def warn_left_out(tickets: Tickets, why: str) -> None:
+    """Say of what was fitted to tickets that it is not carried along."""
+    for name in PARTS:
+        if getattr(tickets, name) is not None:
+            warn(f"the {name} {why}")
 
 
 def renamed(part: Router | Calibration, now: Mapping[str, str]) -> Any:
@@ -185,6 +198,6 @@ def renamed(part: Router | Calibration, now: Mapping[str, str]) -> Any:
     known, tensors = part.state()
     options = dict(known["options"])
     if "pairs" in options:  # from contexts to tickets
-        options["pairs"] = [[value, now[name]] for value, name in options["pairs"]]
+        options["pairs"] = [[value, now.get(name, name)] for value, name in options["pairs"]]
     facts = {**known, "options": options, "names": [now[name] for name in known["names"]]}
     return _restored("calibration" if "about" in known else "router", facts, tensors)

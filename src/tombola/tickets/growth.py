@@ -37,7 +37,7 @@ from tombola.masks.reference import references
 from tombola.objectives import Objective
 from tombola.pruning import schedules, scores
 from tombola.settings import Settings, settings_of
-from tombola.tickets import inputs, membership
+from tombola.tickets import fitted, inputs, membership
 from tombola.tickets.finish import finish
 from tombola.tickets.model import TicketModel
 from tombola.tickets.passes import evaluating
@@ -128,9 +128,7 @@ def grow(
         raise TombolaError(
             "a ticket that was there before would have changed: nothing was grown; report this"
         )
-    for part in ("router", "calibration"):
-        if getattr(tickets, part) is not None:
-            warn(f"the {part} was fitted without {name!r} and is left out: fit it on all tickets")
+    fitted.warn_left_out(tickets, f"was fitted without {name!r} and is left out: fit it on all tickets")
     return grown.train(tickets.training)
 
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from tombola.tickets.model import TicketModel
 
 Tickets = Any  # a `TicketModel`, which derives from what is here
-PARTS = ("router", "calibration")
 
 
 class Members(nn.Module):
@@ -63,7 +62,7 @@ class Members(nn.Module):
             if isinstance(metadata[key], dict):
                 metadata[key] = {new if name == old else name: v for name, v in metadata[key].items()}
         made = _like(self, masks, private, metadata).train(self.training)
-        for part in PARTS:
+        for part in fitted.PARTS:
             if (fit := getattr(self, part)) is not None:
                 setattr(made, part, fitted.renamed(fit, dict(zip(self.names, names, strict=True))))
         return made
@@ -110,7 +109,7 @@ class Members(nn.Module):
             raise MaskError(
                 f"forgetting {name!r} would have changed another ticket: nothing was done; report this"
             )
-        for part in PARTS:
+        for part in fitted.PARTS:
             if (fit := getattr(self, part)) is not None:
                 setattr(made, part, fitted.without(fit, self, name, made))
                 if getattr(made, part) is None:
@@ -134,12 +133,8 @@ class Members(nn.Module):
         return int(self.scope.size - self.owned_N.sum())
 
 
-BY_NAME = {
-    "classes",
-    "class_names",
-    "grown",
-    "merged",
-}  # metadata that say something of each ticket, by its name
+# Metadata that say something of each ticket, by its name.
+BY_NAME = {"classes", "class_names", "grown", "merged"}
 
 
 def about_some(metadata: Mapping[str, Any], numbers: Sequence[int], names: Sequence[str]) -> dict[str, Any]:

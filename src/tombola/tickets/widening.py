@@ -21,7 +21,7 @@ from tombola._utils.replica import copied
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import is_norm
-from tombola.tickets import probe
+from tombola.tickets import fitted, probe
 from tombola.tickets.model import TicketModel
 from tombola.tickets.passes import evaluating
 from tombola.training.model import check_network
@@ -69,9 +69,7 @@ def widened(tickets: TicketModel, backbone: nn.Module, *, like: Batch | None = N
     masks = MaskSet.stacked(scope, tickets.names, torch.stack(rows))
     made = TicketModel(wide, masks, private, tickets.metadata).train(tickets.training)
     _compare(tickets, made, like)
-    for part in ("router", "calibration"):
-        if getattr(tickets, part) is not None:
-            warn(f"the {part} was fitted on the narrower network and is left out: fit it again")
+    fitted.warn_left_out(tickets, "was fitted on the narrower network and is left out: fit it again")
     return made
 
 
