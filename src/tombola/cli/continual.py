@@ -124,6 +124,8 @@ def _result(path: Path, rival: str, arrivals: Arrivals) -> dict[str, Any]:
         if known != json.loads(json.dumps(made_of)):
             raise RunError(f"{path} was made with other settings or data: choose another --out, or delete it")
         return held
+    of = RIVALS[rival]
+    err_console.print(f"{rival}: {of.summary}{of.source and f' ({of.source})'}", highlight=False)
     result = {**carried_out(rival, arrivals), "made_of": made_of}
     write_bytes(path, to_json(result).encode())
     return result
