@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-from tombola._utils.device import parse
-from tombola._utils.errors import RunError, UsageError, unknown
-from tombola._utils.io import write_bytes
+from tombola._utils.errors import UsageError, unknown
 from tombola._utils.renamed import renewed_changes
-from tombola._utils.rng import generator
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
-from tombola.cli.terminal import err_console, show_rows, to_json
-from tombola.data.dataset import Data
-from tombola.lab.continual.evaluate import carried_out, order_of, rows, summary, tables
-from tombola.lab.continual.rivals import APART, RIVALS, Arrivals
-from tombola.lab.launch import Order
+from tombola.cli.terminal import err_console, say_aside, show_rows
+from tombola.lab.continual.evaluate import carried_out, rows, summary, tables
+from tombola.lab.continual.kept import arrivals_of, kept_or_made
+from tombola.lab.continual.rivals import APART, RIVALS
 from tombola.lab.report.page import Place
 from tombola.lab.report.tables import share
-from tombola.settings import Settings
 
 PLACE = Place(
     "<!-- tables: made by `tombola continual` -->",
@@ -78,12 +71,13 @@ def continual(
     found = []
     for one in seed:
         for sparsity in order.settings.sparsity:
-            arrivals = _arrivals(order, data, one, sparsity, options.device or "cpu")
+            arrivals = arrivals_of(order, data, one, sparsity)
             for wanted in _fitting(rival, len(arrivals.order), sparsity):
                 path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
-                result = _result(path, wanted, arrivals)
+                make = partial(carried_out, wanted, arrivals)
+                result = kept_or_made(path, wanted, RIVALS[wanted], arrivals, make, say_aside)
                 quality = share(summary(result)[result["metric"]])
-                err_console.print(f"seed {one}: {wanted} at {sparsity:.0%}: {quality}", highlight=False)
+                say_aside(f"seed {one}: {wanted} at {sparsity:.0%}: {quality}")
                 found.append(result)
     made = rows(found, order.experiment.name, order.preset)
     show_rows(made, tables, options.json, write, PLACE)
@@ -98,34 +92,3 @@ def _fitting(wanted: Words, K: int, sparsity: float) -> list[str]:
     if apart:
         err_console.print(f"{' and '.join(apart)} left out: {words}", highlight=False)
     return [name for name in wanted or RIVALS if name not in apart]
-
-
-def _arrivals(order: Order, data: Data, seed: int, sparsity: float, device: str) -> Arrivals:
-    of = order.experiment
-    partition = of.partition(data)
-    backbone = of.backbone(generator(seed, "theta0")).to(parse(device))
-    settings = replace(order.settings, sparsity=(sparsity,))
-    tasks = order_of(len(partition), seed)
-    return Arrivals(backbone, of.objective, data, partition, settings, seed, tasks)
-
-
-def _result(path: Path, rival: str, arrivals: Arrivals) -> dict[str, Any]:
-    """What was found before, or is found now and kept."""
-    made_of = {"settings": arrivals.settings.plain(), **arrivals.pipeline.origin}
-    if path.exists():
-        try:
-            held: dict[str, Any] = json.loads(path.read_text())
-        except ValueError:
-            held = {}
-        if "made_of" not in held:
-            raise RunError(f"{path} is damaged: delete it, and it is computed again")
-        known = held["made_of"]
-        known["settings"] = Settings.from_plain(known["settings"]).plain()  # an older one knew fewer
-        if known != json.loads(json.dumps(made_of)):
-            raise RunError(f"{path} was made with other settings or data: choose another --out, or delete it")
-        return held
-    of = RIVALS[rival]
-    err_console.print(f"{rival}: {of.summary}{of.source and f' ({of.source})'}", highlight=False)
-    result = {**carried_out(rival, arrivals), "made_of": made_of}
-    write_bytes(path, to_json(result).encode())
-    return result

@@ -26,6 +26,11 @@ if not out_console.is_terminal:
     out_console.width = 160  # a file or a pipe has no width of its own
 
 
+def say_aside(line: str) -> None:
+    """A line on standard error, where progress goes."""
+    err_console.print(line, highlight=False)
+
+
 @contextmanager
 def busy(where: str) -> Iterator[Callable[[str], None]]:
     """A line that moves while this lasts, on a terminal; it says what it is told, and ``where`` before it."""

@@ -3,7 +3,8 @@
 Tickets of the change leave what they do not own at its pretrained value instead of zero:
 ``θ_k = θ_ref + m_k ⊙ δ``. The change is the parameter of the layer, by a parametrisation of torch's; so
 scores, masks, optimisers, files and growth work on it as on any weight. It begins at zero, and magnitude is
-``|θ − θ_ref|``. The reference is no parameter and is not stored: a ticket file knows its hash.
+``|θ − θ_ref|``. The reference is no parameter and is not stored, nor is what else stayed as it was in the
+base network (embeddings, say): a ticket file knows their hashes.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tombola._utils.errors import ScopeError, UsageError
 from tombola._utils.replica import copied
 
 ORIGINAL = "parametrizations.{}.original"
+BASE = "_base_digests"  # attribute of a network with a reference: hashes of the other tensors of its base
 
 
 class Change(nn.Module):
@@ -62,7 +64,9 @@ def from_reference(network: nn.Module, names: Iterable[str]) -> nn.Module:
     >>> [name for name, _ in changed.named_parameters()][1], torch.equal(changed[0].weight, net[0].weight)
     ('0.parametrizations.weight.original', True)
     """
-    made = copied(network)
+    made, names = copied(network), list(names)
+    if not hasattr(made, BASE):
+        setattr(made, BASE, digests({n: t for n, t in made.state_dict().items() if n not in names}))
     counted = [id(p) for _, p in made.named_parameters(remove_duplicate=False)]
     known = dict(made.named_parameters())
     for name in names:
@@ -116,6 +120,23 @@ def digest(network: nn.Module) -> str:
     return io.digest(held) if held else ""
 
 
+def unchanged(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The hashes of those tensors, by name, that are still as in the base; none of a plain network.
+
+    >>> made = from_reference(nn.Linear(2, 1), ["weight"])
+    >>> [*unchanged(made, {"bias": made.bias})], unchanged(made, {"bias": made.bias + 1})
+    (['bias'], {})
+    """
+    known: dict[str, str] = getattr(network, BASE, {})
+    found = digests({name: t for name, t in tensors.items() if name in known})
+    return {name: digest for name, digest in found.items() if digest == known[name]}
+
+
+def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The hash of each tensor, by its name."""
+    return {name: io.digest({"": tensor}) for name, tensor in tensors.items()}
+
+
 @torch.no_grad()
 def plain(network: nn.Module) -> nn.Module:
     """The network with plain weights, in place; as it was where it has no reference.
@@ -138,6 +159,7 @@ def plain(network: nn.Module) -> nn.Module:
         layer._parameters.clear()  # weights come first, as layers make them
         for name, weight in (*weights.items(), *others.items()):
             layer.register_parameter(name, weight if name in others else nn.Parameter(weight))
+    vars(network).pop(BASE, None)
     return network
 
 

@@ -102,6 +102,13 @@ def run_method(pipeline: Pipeline, name: str, sparsity: float) -> Outcome:
     return Outcome(name, sparsity, models, [Metric(**row) for row in metadata["metrics"]])
 
 
+def trained(pipeline: Pipeline, name: str, sparsity: float) -> list[TicketModel]:
+    """The models of a method at a sparsity, neither judged nor saved."""
+    chosen, late = method(name), pipeline.settings.rewind
+    pipeline = chosen.variant(pipeline, name)
+    return _train(pipeline, chosen, name, chosen.mask_set(pipeline, sparsity), sparsity, late)[0]
+
+
 def sparsities_of(pipeline: Pipeline, name: str) -> list[float]:
     """The sparsities at which a method is run: those asked for, lowest first; 0 if nothing is pruned."""
     return [0.0] if method(name).masks is dense else sorted(pipeline.settings.sparsity)

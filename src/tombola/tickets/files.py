@@ -2,7 +2,8 @@
 
 One safetensors file, never pickle: the shared weights that any ticket keeps (the union), masks, the dense
 remainder, private state, what a ticket computes on a probe, and a header with hashes of the content, the
-architecture and theta0. Weights that no ticket keeps are not stored and come back as zero.
+architecture and theta0. Weights that no ticket keeps are not stored and come back as zero. Where tickets are
+changes of a base network, nothing of it is stored, and what stayed as it was there is known by its hash.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from tombola._utils.torch_state import plain_name, unwrapped
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
-from tombola.masks.reference import digest, from_reference, original, references
+from tombola.masks.reference import digest, digests, from_reference, original, references, unchanged
 from tombola.tickets import schema
 
-FORMAT = 3
-_FORMATS = {"masks": 1, "masks.patterns": 2}  # by what holds the masks: older versions read those
+FORMAT = 4  # the newest; older versions read files of less
+_FORMATS = {"masks": 1, "masks.patterns": 2}  # by what holds the masks; other codings are 3
 REMEDY = "save the tickets again, or take another copy; tombola resume writes those of a run again"
 _RATE = re.compile(r"^(\w*Dropout\w*)\(.*")
 Private = Mapping[str, Mapping[str, Tensor]]  # per ticket, named tensors
@@ -88,20 +89,22 @@ def pack(
     tied = every - {name for name, _ in backbone.named_parameters()}  # second names of shared weights
     elsewhere = {*masks.scope.names, *first, *tied}
     shared = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
+    base = unchanged(backbone, shared)
     coded = encode(masks.masks_KN, coding)
     tensors = {
         "weights": weights_N[masks.union()],
         **coded,
-        **{f"rest.{plain_name(n)}": t for n, t in shared.items()},
+        **{f"rest.{plain_name(n)}": t for n, t in shared.items() if n not in base},
         **{f"private.{plain_name(n)}": torch.stack([private[k][n] for k in masks.names]) for n in first},
         **{f"probe.{n}": t for n, t in (outputs or {}).items()},
     }
     header = {
-        "format": next((_FORMATS[name] for name in coded if name in _FORMATS), FORMAT),
+        "format": FORMAT if base else next((_FORMATS[name] for name in coded if name in _FORMATS), 3),
         "names": masks.names,
         "scope": {"names": [*map(plain_name, masks.scope.names)], "shapes": masks.scope.shapes},
         "architecture": architecture(backbone),
-        "facts": dict(metadata),
+        "facts": {n: v for n, v in metadata.items() if n != "base"}
+        | ({"base": {plain_name(n): h for n, h in base.items()}} if base else {}),
     }
     if parts:
         header["parts"] = {name: dict(known) for name, (known, _) in parts.items()}
@@ -122,7 +125,8 @@ def unpack(
     stacked = part(tensors, "private.")
     found = backbone.load_state_dict({**part(tensors, "rest."), **weights}, strict=False)
     firsts = {name for name, _ in [*backbone.named_parameters(), *backbone.named_buffers()]}
-    _check(path, (name for name in found.missing_keys if name in firsts - stacked.keys()))
+    base = header["facts"].get("base", {}).keys()
+    _check(path, (name for name in found.missing_keys if name in firsts - stacked.keys() - base))
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
     parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
     return backbone, masks, private, header["facts"], parts, outputs
@@ -134,7 +138,9 @@ def _on_reference(path: Path | str, header: Mapping[str, Any], backbone: nn.Modu
         return backbone
     if not references(backbone):
         backbone = from_reference(unwrapped(backbone), map(original, header["scope"]["names"]))
-    if digest(backbone) != known:
+    base, given = header["facts"].get("base", {}), unwrapped(backbone).state_dict()
+    same = {n: given[n] for n in base if n in given}  # others are another architecture's
+    if digest(backbone) != known or any(base[n] != h for n, h in digests(same).items()):
         raise TicketFileError(
             f"{path} holds changes of another network than the given one, whose weights differ: pass the "
             "network that they were made from, with its pretrained weights"

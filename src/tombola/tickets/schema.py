@@ -56,6 +56,7 @@ _FACTS: dict[str, Test] = {  # those that are read; each may be absent
     "class_names": lambda value: _list_of(_text)(value) or _dict_of(_list_of(_text))(value),
     **dict.fromkeys(("grown", "merged"), _dict_of(_dict_of(_any))),
     "input": inputs.is_known,
+    "base": _dict_of(_text),
 }
 _PARTS: dict[str, dict[str, Test]] = {
     "router": {"kind": _text, "options": _dict_of(_any)},

@@ -1,0 +1,84 @@
+"""``tombola adapt``: tasks on one pretrained network; tickets beside adapters, fine-tunes and merging."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from tombola._utils.errors import UsageError, unknown
+from tombola._utils.renamed import renewed_changes
+from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
+from tombola.cli.terminal import say_aside, show_rows
+from tombola.lab.adaptation.evaluate import carried_out, rows, summary, tables
+from tombola.lab.adaptation.rivals import RIVALS
+from tombola.lab.continual.kept import arrivals_of, kept_or_made
+from tombola.lab.report.page import Place
+from tombola.lab.report.tables import share
+
+PLACE = Place(
+    "<!-- tables: made by `tombola adapt` -->",
+    "<!-- end of tables -->",
+    ("experiment", "preset", "method", "sparsity"),
+)
+
+
+def adapt(
+    name: str,
+    /,
+    *,
+    rival: Words = (),
+    seed: Integers = (0,),
+    set: Words = (),
+    out: Path = Path("runs"),
+    write: Page = None,
+    options: RunOptions = DEFAULTS,
+) -> None:
+    """Have the tasks of an experiment on one pretrained network in several ways, at equal steps per task.
+
+    Quality is judged on test splits, beside bytes per task and in all, time, memory, and the time of a batch
+    in which tasks are mixed. What is done is not done again.
+
+    Example: tombola adapt sentences --data FOLDER --rival rtl_theta0 lora_r4 full_fine_tune
+
+    Parameters
+    ----------
+    name: str
+        The experiment, whose contexts are the tasks; `tombola experiments` lists them.
+    rival: tuple[str, ...]
+        Which of frozen_head, bitfit, ia3, lora_r4, lora_r16, shira, full_fine_tune, multi_task, merge_mean,
+        merge_ties, merge_tall, merge_emr, imp, rtl, rtl_theta0, lt_sft, grow, learned; all by default.
+    seed: tuple[int, ...]
+        Integers of new output layers and of data order.
+    set: tuple[str, ...]
+        Changes of settings, as for `tombola run`.
+    out: Path
+        Results go to OUT/NAME-PRESET/adapt/seedN/RIVAL-SPARSITY.json, fine-tunes beside them.
+    write: Path
+        A Markdown page to put the tables into, with a JSON twin beside it.
+    """
+    once("--seed", seed)
+    once("--rival", rival)
+    for wanted in rival:
+        if wanted not in RIVALS:
+            raise UsageError(unknown("rival", wanted, RIVALS))
+    order = options.order(name, (), renewed_changes(set))
+    if order.experiment.objective.context_is_answer:
+        raise UsageError(f"the contexts of {name} are its answers: they are no tasks of their own")
+    data, *others = order.load().values()
+    if others:
+        raise UsageError(f"{name} has a network for each of its items: there are no tasks that share one")
+    if len(order.settings.sparsity) > 1:
+        raise UsageError("adapt compares at one sparsity of the change: give --sparsity 0.9")
+    folder = out / f"{name.replace(':', '.')}-{order.preset}" / "adapt"
+    found = []
+    for one in seed:
+        arrivals = arrivals_of(order, data, one, order.settings.sparsity[0], in_order=True)
+        for wanted in rival or RIVALS:
+            of, place = RIVALS[wanted], folder / f"seed{one}"
+            file = place / f"{wanted}-{of.settings(arrivals.settings).sparsity[0]}.json"
+            make = partial(carried_out, wanted, arrivals, place)
+            result = kept_or_made(file, wanted, of, arrivals, make, say_aside)
+            say_aside(f"seed {one}: {wanted}: {share(summary(result)[result['metric']])}")
+            found.append(result)
+    made = rows(found, order.experiment.name, order.preset)
+    show_rows(made, tables, options.json, write, PLACE)

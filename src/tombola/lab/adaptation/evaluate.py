@@ -1,0 +1,226 @@
+"""What ways to have K tasks on one pretrained network reach, store and take.
+
+*Bytes per task* are those of the files beside the base network, over K. *Bytes in all* add what is needed of
+the base: all of it where tickets or adapters are changes of it, what stayed as it was where it is not needed
+otherwise.
+
+Shape letters: K tasks, B batch.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from tombola._utils import batch, io
+from tombola._utils.statistics import interval
+from tombola.lab.adaptation.rivals import RIVALS, TRAINED
+from tombola.lab.continual.rivals import Arrivals, Models
+from tombola.lab.evaluation.new_data import judged
+from tombola.lab.report.rows import Row
+from tombola.lab.report.tables import Format, Table, mean_and_half, share
+from tombola.masks.reference import references
+from tombola.objectives.metrics import metric_info
+from tombola.tickets.model import TicketModel
+
+KEPT = ("bytes_per_task", "bytes_total", "active", "union", "seconds", "memory", "latency")
+MIXED, REPEATS = 32, 5  # samples in the mixed batch; passes of which the median counts
+
+
+def carried_out(rival: str, arrivals: Arrivals, folder: Path) -> dict[str, Any]:
+    """Quality of every task, and what is stored and taken, as JSON can hold it.
+
+    ``metric`` names the quality: the one by which the objective is judged first. ``seconds`` are those of
+    search and training; ``memory`` is the most that the process held meanwhile, in bytes.
+    """
+    began, names = time.perf_counter(), arrivals.names
+    _forget_peak()
+    models = RIVALS[rival].models(arrivals, folder)
+    seconds, memory = time.perf_counter() - began, _peak()
+    found = {name: judged(models[name], name, arrivals.task(name), arrivals.objective) for name in names}
+    listed = found[names[0]]
+    metric = next((name for name in listed if metric_info(name).primary), next(iter(listed)))
+    return {
+        "rival": rival,
+        "names": names,
+        "seed": arrivals.seed,
+        "sparsity": RIVALS[rival].settings(arrivals.settings).sparsity[0],
+        "metric": metric,
+        "quality": [found[name][metric] for name in names],
+        "seconds": seconds,
+        "memory": memory,
+        "latency": latency(models, arrivals),
+        **stored(models, arrivals.backbone),
+    }
+
+
+def stored(models: Models, base: nn.Module) -> dict[str, float]:
+    """Bytes beside the base over tasks, and in all; weights that a ticket and all tickets keep."""
+    different: list[TicketModel] = list({id(model): model for model in models.values()}.values())
+    state, first = base.state_dict(), different[0]
+    sizes = {name: t.numel() * t.element_size() for name, t in state.items()}
+    if TRAINED in first.metadata:
+        moved = {name for name, p in first.backbone.named_parameters() if p.requires_grad}
+        own = sum(model.metadata[TRAINED] for model in different)
+        return _bytes(own, sum(size for name, size in sizes.items() if name not in moved), len(models))
+    own, of_base = 0, sum(sizes.values())
+    for model in different:
+        tensors, header = model.contents("auto")
+        own += len(io.to_content(tensors, header))
+        if not references(model.backbone):  # what stayed as it was counts as the base's, once
+            rest = {name: tensors.get(f"rest.{name}", t[:0]) for name, t in state.items() if t.ndim}
+            of_base = sum(sizes[name] for name, t in rest.items() if torch.equal(t, state[name]))
+            own -= of_base
+    kept = {
+        "active": float(np.mean([int(model[name].sum()) for name, model in models.items()])),
+        "union": float(sum(int(model.masks_KN.any(0).sum()) for model in different)),
+    }
+    return _bytes(own, of_base, len(models)) | kept
+
+
+def _bytes(own: int, of_base: int, K: int) -> dict[str, float]:
+    return {"bytes_per_task": own / K, "bytes_total": float(own + of_base)}
+
+
+@torch.no_grad()
+def latency(models: Models, arrivals: Arrivals) -> float:
+    """Time of a batch in which all tasks are mixed, over that of the base network on the same samples."""
+    names = [name for name in models for _ in range(MIXED // len(models))]
+    parts = [
+        data.inputs("test", torch.arange(MIXED // len(models)))
+        for data in (arrivals.task(name) for name in models)
+    ]
+    x, rows = batch.mapped(lambda *each: torch.cat(each), *parts), torch.arange(len(names))
+    different = {id(model): model for model in models.values()}
+    base = arrivals.backbone.eval()
+
+    def mixed() -> None:
+        for model in different.values():
+            mine = [i for i, name in enumerate(names) if models[name] is model]
+            model(batch.take(x, rows[mine]), ticket=[names[i] for i in mine])
+
+    return _median(mixed) / _median(lambda: batch.call(base, x))
+
+
+def _median(run: Callable[[], object]) -> float:
+    run()
+    taken = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - began)
+    return float(np.median(taken))
+
+
+def _forget_peak() -> None:
+    """Count the most memory held from here on, where the system allows it (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _peak() -> int:
+    """The most memory that the process held, in bytes."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+# -- over seeds ----------------------------------------------------------------------------------------------
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics of a rival: mean quality and that of every task, bytes, seconds, memory, latency."""
+    each = dict(zip(found["names"], found["quality"], strict=True))
+    kept = [name for name in KEPT if name in found]
+    return {
+        found["metric"]: float(np.mean(found["quality"])),
+        **{f"{found['metric']} {name}": value for name, value in each.items()},
+        **{name: float(found[name]) for name in kept},
+    }
+
+
+def rows(found: Iterable[Mapping[str, Any]], experiment: str, preset: str) -> list[Row]:
+    """Mean and interval over seeds of every metric, and what each is behind full fine-tunes, by seed."""
+    values: dict[tuple[str, float, str], dict[int, float]] = {}
+    for one in found:
+        for metric, value in summary(one).items():
+            values.setdefault((one["rival"], one["sparsity"], metric), {})[one["seed"]] = value
+        metric = one["metric"]
+    for rival, sparsity in dict.fromkeys(key[:2] for key in values):
+        tuned = next((v for key, v in values.items() if key[::2] == ("full_fine_tune", metric)), {})
+        mine = values[rival, sparsity, metric]
+        if rival != "full_fine_tune" and (both := [s for s in mine if s in tuned]):
+            values[rival, sparsity, "behind"] = {s: tuned[s] - mine[s] for s in both}
+    return [
+        {
+            "experiment": experiment,
+            "preset": preset,
+            "method": rival,
+            "sparsity": sparsity,
+            "metric": metric,
+            "mean": float(np.mean([*each.values()])),
+            "ci95": interval([*each.values()]),
+            "seeds": len(each),
+            "values": [each[seed] for seed in sorted(each)],
+        }
+        for (rival, sparsity, metric), each in values.items()
+    ]
+
+
+def _megabytes(value: float) -> str:
+    return f"{value / 1e6:,.2f}"
+
+
+_FORMATS: dict[str, Format] = {
+    **dict.fromkeys(("bytes_per_task", "bytes_total", "memory"), _megabytes),
+    "seconds": lambda value: f"{value:,.0f}",
+    "latency": lambda value: f"{value:.1f}",
+}
+_SHOWN = {
+    "behind": "behind full fine-tunes",
+    "bytes_per_task": "MB per task",
+    "bytes_total": "MB in all",
+    "seconds": "seconds",
+    "memory": "memory, MB",
+    "latency": "mixed batch",
+}
+
+
+def tables(made: Sequence[Row]) -> list[Table]:
+    """Quality and size of each rival, and quality task by task."""
+    heads = dict.fromkeys((row["experiment"], row["preset"]) for row in made)
+    return [
+        table
+        for head in heads
+        for table in _of([row for row in made if (row["experiment"], row["preset"]) == head], *head)
+    ]
+
+
+def _of(made: Sequence[Row], experiment: str, preset: str) -> Iterator[Table]:
+    """The two tables of an experiment."""
+    metrics = list(dict.fromkeys(row["metric"] for row in made))
+    quality, by_task = metrics[0], f"{metrics[0]} "
+    shown = {quality: quality, **{m: words for m, words in _SHOWN.items() if m in metrics}}
+    each = {m: m.removeprefix(by_task) for m in metrics if m.startswith(by_task)}
+    cells = {(row["method"], row["sparsity"], row["metric"]): row for row in made}
+    for title, columns in (("quality and size", shown), (f"{quality} by task", each)):
+        body = [
+            [
+                rival,
+                f"{sparsity:.0%}" if sparsity else "",
+                str(cells[rival, sparsity, quality]["seeds"]),
+                *(mean_and_half(cells.get((rival, sparsity, m)), _FORMATS.get(m, share)) for m in columns),
+            ]
+            for rival, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in made)
+        ]
+        head = ["rival", "sparsity", "seeds", *columns.values()]
+        yield Table(f"{experiment}, preset {preset}: {title}", head, body)

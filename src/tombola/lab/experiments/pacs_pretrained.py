@@ -1,0 +1,101 @@
+"""PACS on a pretrained network: a ticket per domain, or a ticket per question about the same images.
+
+``pacs_pretrained`` has the four domains, in which a dog is a dog: contexts that agree. ``pacs_questions``
+asks three things of every image, which object (7), alive or not (2), in which style (4): contexts that
+disagree. Tickets are masks of the change of EfficientNet-Lite0; norms, biases and output layers are a
+ticket's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from tombola._utils.errors import UsageError
+from tombola.data.dataset import Data, Split
+from tombola.data.partition import by_column
+from tombola.data.prepare import Scale
+from tombola.lab.experiments import pacs
+from tombola.lab.experiments.attributes import asked
+from tombola.lab.experiments.experiment import Experiment, Preset, preset_settings
+from tombola.lab.experiments.tenants import HEADS
+from tombola.lab.models import efficientnet
+from tombola.lab.models.convnet import SmallConvNet
+from tombola.lab.models.efficientnet import Lite0
+from tombola.objectives import Classification
+
+SIDE = 96
+PIXELS = Scale(1 / 128, -127 / 128)  # as in the training of the network
+ALIVE = torch.tensor([name not in ("guitar", "house") for name in pacs.NAMES]).long()
+
+
+def load(source: str | None, augment: bool) -> Data:
+    """PACS as `tombola.lab.experiments.pacs` divides it; without a source its stand-in."""
+    data = pacs.load(source, augment, half=False)
+    return data if source is None else replace(data, prepare=PIXELS)
+
+
+def load_questions(source: str | None, augment: bool) -> Data | Mapping[str, Data]:
+    """Every image once for each question, named in the column ``question``."""
+    if augment:
+        raise UsageError("pacs_questions has no augmentation: budgets are compared without")
+    data = load(source, False)
+    column = "domain" if source else "environment"
+
+    def part(split: Split) -> Split:
+        style = torch.from_numpy(np.unique(split.columns[column], return_inverse=True)[1])
+        return asked(split.x, {"object": split.y, "alive": ALIVE[split.y], "style": style})
+
+    return Data(part(data.train), part(data.validation), part(data.test), data.prepare)
+
+
+def backbone(generator: torch.Generator | None = None) -> nn.Module:
+    """EfficientNet-Lite0 where its weights are installed, and a small random network where they are not."""
+    classes = len(pacs.NAMES)
+    if not efficientnet.installed():
+        return SmallConvNet(classes, 3, generator)
+    return Lite0(classes, SIDE, generator)
+
+
+QUICK = preset_settings(
+    3e-4,
+    3e-4,
+    32,
+    sparsity=(0.9,),
+    schedule="one_shot",
+    T=60,
+    steps=90,
+    private=HEADS,
+    normalization="per_ticket",
+    reference="theta0",
+)
+
+PACS_PRETRAINED = Experiment(
+    name="pacs_pretrained",
+    summary="PACS on pretrained EfficientNet-Lite0, masks of the change, one ticket per domain (K = 4)",
+    data=(
+        f"9,991 images of 64×64, scaled up to {SIDE}×{SIDE}: --data FOLDER (Parquet: img, label, domain), "
+        "with the extra pretrained; without --data a stand-in, digits 0 to 6 under four environments, and "
+        "without the extra a small random network"
+    ),
+    load=load,
+    backbone=backbone,
+    partition=pacs.by_domain,
+    objective=Classification(),
+    presets={"quick": Preset(QUICK, "150 steps of 32 images a ticket, search included")},
+    stand_in="digits under four environments",
+)
+
+PACS_QUESTIONS = replace(
+    PACS_PRETRAINED,
+    name="pacs_questions",
+    summary="PACS under three questions on pretrained EfficientNet-Lite0, one ticket each (K = 3)",
+    load=load_questions,
+    partition=partial(by_column, column="question"),
+    objective=Classification("subset"),
+)
