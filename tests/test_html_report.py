@@ -23,8 +23,9 @@ from tombola.lab.experiments import EXPERIMENTS
 from tombola.lab.report import kept
 from tombola.lab.report.blocks import Shelf, Tabled
 from tombola.lab.report.chapters import commands, section
-from tombola.lab.report.figures import SHAPES, Style, colour, heat, png, ticks
+from tombola.lab.report.figures import SHAPES, Style, ticks
 from tombola.lab.report.findings import Ran, gather
+from tombola.lab.report.heat import colour, heat, png
 from tombola.lab.report.html import page, write_report
 from tombola.lab.report.rows import Spread, difference, rows, spread
 from tombola.lab.report.tables import share, tables

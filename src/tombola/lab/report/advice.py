@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from tombola.lab.report.blocks import Block, Figures, Tabled, Words
-from tombola.lab.report.figures import heat
 from tombola.lab.report.findings import Findings
+from tombola.lab.report.heat import heat
 from tombola.lab.report.kept import contents
 from tombola.lab.report.tables import Table, whole
 from tombola.objectives.metrics import decibel, metric_info

@@ -10,7 +10,8 @@ from tombola._utils.errors import UsageError, unknown
 from tombola._utils.io import write_bytes
 from tombola.lab.report import kept
 from tombola.lab.report.blocks import Block, Chapter, Figures, Section, Tabled
-from tombola.lab.report.figures import Axis, Figure, Series, Style, el, heat, percent, text, xy
+from tombola.lab.report.figures import Axis, Figure, Series, Style, el, percent, text, xy
+from tombola.lab.report.heat import heat
 from tombola.lab.report.html import render
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, mean_and_half

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from tombola.lab.report.blocks import Block, Figures, Tabled, Words
-from tombola.lab.report.figures import Axis, Figure, Point, Series, Style, heat, percent, xy
+from tombola.lab.report.figures import Axis, Figure, Point, Series, Style, percent, xy
 from tombola.lab.report.findings import Findings
+from tombola.lab.report.heat import heat
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, by_outcome, mean_and_half, share
 from tombola.objectives.metrics import metric_info, ordered

@@ -9,8 +9,9 @@ from typing import TypeVar
 import numpy as np
 
 from tombola.lab.report.blocks import Block, Figures, Folded, Slides, Tabled, Words
-from tombola.lab.report.figures import Axis, Figure, Series, Style, heat, percent, xy
+from tombola.lab.report.figures import Axis, Figure, Series, Style, percent, xy
 from tombola.lab.report.findings import Curve, Findings, Likeness
+from tombola.lab.report.heat import heat
 from tombola.lab.report.tables import Table, share, whole
 from tombola.lab.report.verdicts import Headline, headlines
 from tombola.methods.table import METHODS

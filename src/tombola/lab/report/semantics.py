@@ -23,8 +23,9 @@ from tombola.data.partition.clusters import sentence_encoder
 from tombola.lab.analysis.semantics import Measure, Named, agreement, align, by_depth, path_similarity
 from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
 from tombola.lab.report.blocks import Block, Figures, Tabled, Words
-from tombola.lab.report.figures import Axis, Figure, Series, Style, heat, percent, xy
+from tombola.lab.report.figures import Axis, Figure, Series, Style, percent, xy
 from tombola.lab.report.findings import Findings
+from tombola.lab.report.heat import heat
 from tombola.lab.report.inspect import masks_of
 from tombola.lab.report.kept import contents
 from tombola.lab.report.rows import Row
