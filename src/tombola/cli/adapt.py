@@ -52,7 +52,7 @@ def adapt(
     set: tuple[str, ...]
         Changes of settings, as for `tombola run`.
     out: Path
-        Results go to OUT/NAME-PRESET/adapt/seedN/RIVAL-SPARSITY.json, fine-tunes beside them.
+        Results go to OUT/NAME-PRESET/adapt/seedN/RIVAL-SPARSITY.json, fine-tunes to OUT/fine_tunes.
     write: Path
         A Markdown page to put the tables into, with a JSON twin beside it.
     """
@@ -74,9 +74,9 @@ def adapt(
     for one in seed:
         arrivals = arrivals_of(order, data, one, order.settings.sparsity[0], in_order=True)
         for wanted in rival or RIVALS:
-            of, place = RIVALS[wanted], folder / f"seed{one}"
-            file = place / f"{wanted}-{of.settings(arrivals.settings).sparsity[0]}.json"
-            make = partial(carried_out, wanted, arrivals, place)
+            of = RIVALS[wanted]
+            file = folder / f"seed{one}" / f"{wanted}-{of.settings(arrivals.settings).sparsity[0]}.json"
+            make = partial(carried_out, wanted, arrivals, out / "fine_tunes")
             result = kept_or_made(file, wanted, of, arrivals, make, say_aside)
             say_aside(f"seed {one}: {wanted}: {share(summary(result)[result['metric']])}")
             found.append(result)

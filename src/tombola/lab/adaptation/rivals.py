@@ -9,6 +9,8 @@ Shape letters: K tasks.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -108,10 +110,18 @@ def _size(tensors: Mapping[str, Tensor]) -> int:
 
 
 def fine_tuned(arrivals: Arrivals, folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The full fine-tune of each task, as it was kept or as it is made now."""
-    found = {}
-    for name in arrivals.names:
-        file = folder / f"{name}.safetensors"
+    """The full fine-tune of each task, as it was kept or as it is made now.
+
+    A file is named by the task and by all that its training depends on, so that any number of tasks share it.
+    """
+    found, a = {}, arrivals
+    start = io.digest(a.backbone.state_dict())
+    for name in a.names:
+        data, config = io.digest(a.task(name).train.fingerprint()), a.settings.plain()["train"]
+        made_of = json.dumps(
+            [start, data, config, a.steps, a.seed, a.objective.of(a.data, a.partition).choices()]
+        )
+        file = folder / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.safetensors"
         if not file.is_file():
             state = _tuned(arrivals, name, adapters.whole).bake(name).state_dict()
             io.write_bytes(file, save({n: t.contiguous() for n, t in state.items()}))

@@ -15,7 +15,7 @@ from tombola.lab.experiments.inr import INR, INR_SIREN
 from tombola.lab.experiments.pacs import PACS, PACS64
 from tombola.lab.experiments.pacs_pretrained import PACS_PRETRAINED, PACS_QUESTIONS
 from tombola.lab.experiments.permuted_mnist import PERMUTED_MNIST
-from tombola.lab.experiments.sentences import SENTENCES
+from tombola.lab.experiments.sentences import SENTENCES, SENTENCES_2, SENTENCES_8, SENTENCES_16
 from tombola.lab.experiments.speech import SPEECH
 from tombola.lab.experiments.tasks import TASKS_AT_ONCE
 from tombola.lab.experiments.tenants import (
@@ -29,7 +29,7 @@ from tombola.lab.experiments.tenants import (
 
 _CIFAR100 = (CIFAR100, CIFAR100_WITHIN, CIFAR100_SUPERCLASSES, CIFAR100_TEXT)
 _OTHERS = (INR, INR_SIREN, CORRUPTIONS, CIFAR10_CORRUPTIONS, PACS, PACS64, SPEECH)
-_PRETRAINED = (SENTENCES, PACS_PRETRAINED, PACS_QUESTIONS)
+_PRETRAINED = (SENTENCES, SENTENCES_2, SENTENCES_8, SENTENCES_16, PACS_PRETRAINED, PACS_QUESTIONS)
 _TENANTS = (TENANTS, TENANTS_LABELS, TENANTS_AGREE, TENANTS_25, TENANTS_50, TENANTS_75)
 _TASKS = (PERMUTED_MNIST, TASKS_AT_ONCE, ATTRIBUTES, CIFAR100_SPLIT, CIFAR100_SUPERCLASS)
 EXPERIMENTS = {
