@@ -216,8 +216,8 @@ BEST = replace(
 )
 DATA = (
     "24,955 sentences to train on, 5,378 to test: --data FOLDER (Parquet: text, task, label), with the "
-    f"extra {EXTRA}; without --data {STAND_IN} of a small grammar stand in, and without the extra a tiny random "
-    "encoder"
+    f"extra {EXTRA}; without --data {STAND_IN} of a small grammar stand in, and without the extra a tiny "
+    "random encoder"
 )
 
 
