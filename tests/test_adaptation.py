@@ -228,6 +228,7 @@ def test_the_command_compares_writes_a_page_and_does_nothing_twice(tmp_path, cap
     assert "MB per task" in out
     page, twin = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
     assert "rtl_theta0" in page
+    assert (tmp_path / "pictures" / "page.png").stat().st_size > 10_000
     assert {row["method"] for row in twin} == {"frozen_head", "rtl_theta0"}
     monkeypatch.setattr(Problem, "gradient", None)
     status, again, _ = call(capsys, "adapt", "sentences", *small, "--json")

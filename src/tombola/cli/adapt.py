@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from tombola._utils.renamed import renewed_changes
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import say_aside, show_rows
 from tombola.lab.adaptation.evaluate import carried_out, rows, summary, tables
+from tombola.lab.adaptation.figure import figure
 from tombola.lab.adaptation.rivals import RIVALS
 from tombola.lab.continual.kept import arrivals_of, kept_or_made
-from tombola.lab.report.page import Place
+from tombola.lab.report.page import Place, put_figure
 from tombola.lab.report.tables import share
 
 PLACE = Place(
@@ -54,7 +56,7 @@ def adapt(
     out: Path
         Results go to OUT/NAME-PRESET/adapt/seedN/RIVAL-SPARSITY.json, fine-tunes to OUT/fine_tunes.
     write: Path
-        A Markdown page to put the tables into, with a JSON twin beside it.
+        A Markdown page to put the tables into, with a JSON twin and a figure beside it.
     """
     once("--seed", seed)
     once("--rival", rival)
@@ -82,3 +84,6 @@ def adapt(
             found.append(result)
     made = rows(found, order.experiment.name, order.preset)
     show_rows(made, tables, options.json, write, PLACE)
+    if write is not None:  # of all rows that the page has now
+        held = json.loads(write.with_suffix(".json").read_text())
+        put_figure(figure(held, order.experiment.name), write)

@@ -13,7 +13,7 @@ from tombola._utils.errors import UsageError
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import busy, show
 from tombola.lab.evaluation import advised, when
-from tombola.lab.report.page import Place, put_tables
+from tombola.lab.report.page import Place, put_figure, put_tables
 from tombola.lab.report.rows import Row
 from tombola.lab.report.rows import rows as rows_of
 from tombola.lab.report.tables import Table
@@ -85,7 +85,7 @@ def affinity(
     if sum(against in world.gains for world in found) >= when.LEAST:
         law = when.law(found, against)
         put_tables(write, PLACE, law, lambda merged: _tables(merged, against))
-    when.write_figure(when.figure(found), write)
+    put_figure(when.figure(found), write)
 
 
 def _tables(rows: Sequence[Row], against: str) -> list[Table]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -261,11 +260,3 @@ def figure(
         )
         axes.grid(alpha=0.3)
     return made
-
-
-def write_figure(made: Figure, page: Path) -> Path:
-    """The figure beside the page, under ``pictures/``."""
-    path = page.parent / "pictures" / f"{page.stem}.png"
-    path.parent.mkdir(exist_ok=True)
-    made.savefig(path, dpi=130)
-    return path

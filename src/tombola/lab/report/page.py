@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tombola._utils.errors import UsageError
 from tombola._utils.io import write_bytes
@@ -14,6 +14,9 @@ from tombola.lab.report.formats import markdown
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table
 from tombola.methods.table import METHODS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,14 @@ def put_tables(
     lines = ",\n".join(json.dumps(row) for row in merged)
     write_bytes(twin, f"[\n{lines}\n]\n".encode())
     write_bytes(page, f"{before}{place.begin}\n\n{markdown(made)}\n{place.end}{after}".encode())
+
+
+def put_figure(figure: Figure, page: Path) -> Path:
+    """The figure of a page, as ``pictures/NAME.png`` beside it."""
+    path = page.parent / "pictures" / f"{page.stem}.png"
+    path.parent.mkdir(exist_ok=True)
+    figure.savefig(path, dpi=130)
+    return path
 
 
 def check_page(page: Path) -> None:
