@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 from zipfile import is_zipfile
 
@@ -168,6 +169,10 @@ def _file(path: Path, name: str) -> tuple[Shapes, Read]:
         return _tensors(torch.load(path, map_location="cpu", weights_only=True, mmap=is_zipfile(path)), name)
     except TombolaError:
         raise
+    except UnpicklingError:
+        raise TombolaError(
+            f"checkpoint {name!r}: {path} holds other objects than tensors: save the state_dict of the network"
+        ) from None
     except Exception as error:  # whatever a library says of what is no checkpoint
         reason = (str(error) or type(error).__name__).splitlines()[0].partition("\x1b")[0]
         raise TombolaError(f"checkpoint {name!r}: {path} cannot be read ({reason})") from None

@@ -123,18 +123,22 @@ class Merged:
 def tall(changes: Changes) -> Merged:
     """A mask of the sum where a task's own change is large beside the others'."""
     K, names = len(changes), list(changes.tunes.read)
-    sums = torch.zeros(3, len(LAMBDAS), K, dtype=torch.double)  # <τ_t, m τ>, <m τ, m τ>, <τ_t, τ_t>
+    # Of the weights of each task, by how many of the λ keep them: <τ_t, τ> and <τ, τ>.
+    sums = torch.zeros(2, K, len(LAMBDAS) + 1, dtype=torch.double)
     change_N, masks_KN = changes.empty()
     for at, tau_Kn in changes:
         change_N[at] = tau_Kn.sum(0).to(change_N)
         whole_n = change_N[at].to(tau_Kn)  # as it is stored
-        for i, lam in enumerate(LAMBDAS):
-            kept_Kn = whole_n * kept(tau_Kn, whole_n, lam)
-            sums[:, i] += torch.stack([(tau_Kn * kept_Kn).sum(1), (kept_Kn**2).sum(1), (tau_Kn**2).sum(1)])
-    both_LK, own_LK, all_LK = sums
-    scale_LK = torch.where(own_LK > 0, both_LK / own_LK.clamp(min=1e-300), 0.0)  # the best one
-    near_LK = (all_LK - scale_LK * both_LK).argsort(dim=0, stable=True)
-    choices = [[Choice(LAMBDAS[i], float(scale_LK[i, k])) for i in near_LK[:, k].tolist()] for k in range(K)]
+        limits = torch.tensor(LAMBDAS, dtype=tau_Kn.dtype)
+        for k, tau_n in enumerate(tau_Kn):
+            ratio_n = tau_n.abs() / (whole_n - tau_n).abs()  # infinite where it is alone, NaN where none is
+            count_n = torch.bucketize(ratio_n.nan_to_num(0, torch.inf), limits, right=True)
+            for i, product_n in enumerate((tau_n.double() * whole_n, whole_n.double() ** 2)):
+                sums[i, k] += torch.bincount(count_n, product_n, len(LAMBDAS) + 1)
+    both_KL, own_KL = sums.flip(-1).cumsum(-1).flip(-1)[:, :, 1:]  # <τ_t, m τ> and <m τ, m τ> by λ
+    scale_KL = torch.where(own_KL > 0, both_KL / own_KL.clamp(min=1e-300), 0.0)  # the best one
+    near_KL = (-scale_KL * both_KL).argsort(dim=1, stable=True)  # |τ_t − s m τ|² but for |τ_t|²
+    choices = [[Choice(LAMBDAS[i], float(scale_KL[k, i])) for i in near_KL[k].tolist()] for k in range(K)]
     for k, name in enumerate(names):
         for at, tau_n in changes.of(name):
             masks_KN[k, at] = kept(tau_n, change_N[at].to(tau_n), choices[k][0].lam or 0.0)
@@ -175,7 +179,9 @@ def ties(changes: Changes) -> Merged:
 def _least(changes: Changes, task: str, share: float = 1 - TRIMMED) -> Tensor:
     """The least of the largest entries of a change, so large a share of all."""
     size_N = torch.cat([tau_n.abs() for _, tau_n in changes.of(task)])
-    return size_N.kthvalue(len(size_N) + 1 - max(round(share * len(size_N)), 1)).values
+    place = len(size_N) - max(round(share * len(size_N)), 1)
+    size_N.numpy().partition(place)  # in place: torch's kthvalue makes a copy, and places of eight bytes each
+    return size_N[place]
 
 
 def mean(changes: Changes) -> Merged:
