@@ -171,7 +171,8 @@ def _file(path: Path, name: str) -> tuple[Shapes, Read]:
         raise
     except UnpicklingError:
         raise TombolaError(
-            f"checkpoint {name!r}: {path} holds other objects than tensors: save the state_dict of the network"
+            f"checkpoint {name!r}: {path} holds other objects than tensors: save the "
+            "state_dict of the network"
         ) from None
     except Exception as error:  # whatever a library says of what is no checkpoint
         reason = (str(error) or type(error).__name__).splitlines()[0].partition("\x1b")[0]
