@@ -80,6 +80,17 @@ def test_tall_keeps_by_its_rule_and_is_the_nearest_of_its_lambdas():
         assert known["kept"] == pytest.approx(1 - ours / np.linalg.norm(TAUS[k]), abs=1e-5)
 
 
+def test_tall_has_a_choice_of_two_scales_for_each_lambda():
+    found, total = merged("tall", fine_tunes(base(), NETS), 0), TAUS.sum(0)
+    for tau, choices in zip(TAUS, found.choices, strict=True):
+        near, alike = choices[:10], choices[10:]
+        for choice, other in zip(near, alike, strict=True):
+            part = (np.abs(tau) >= choice.lam * np.abs(total - tau)) * total
+            assert choice.lam == other.lam
+            assert choice.scale == pytest.approx((tau * part).sum() / (part**2).sum(), rel=1e-4)
+            assert other.scale == pytest.approx(np.abs(tau).sum() / np.abs(part).sum(), rel=1e-4)
+
+
 def test_emr_elects_masks_and_rescales():
     tickets = tb.merge(base(), NETS, "emr")
     sign = np.sign(TAUS.sum(0))

@@ -102,7 +102,8 @@ def _wide(name: str, read: Read, start: Tensor) -> Tensor:
 class Merged:
     """A shared change ``[N]``, masks ``[K, N]``, and for each task choices of λ and scale.
 
-    The first choice is the one in use; the others of ``tall`` follow by their distance from the checkpoint.
+    The first choice is the one in use. The others of ``tall`` follow by the distance of their λ: with
+    the scale that is nearest to the checkpoint, then with that of ``emr``, which keeps the size of the change.
     ``common`` says that one network stands for all tasks.
     """
 
@@ -123,22 +124,30 @@ class Merged:
 def tall(changes: Changes) -> Merged:
     """A mask of the sum where a task's own change is large beside the others'."""
     K, names = len(changes), list(changes.tunes.read)
-    # Of the weights of each task, by how many of the λ keep them: <τ_t, τ> and <τ, τ>.
-    sums = torch.zeros(2, K, len(LAMBDAS) + 1, dtype=torch.double)
+    # Of the weights of each task, by how many of the λ keep them: <τ_t, τ>, <τ, τ> and Σ |τ|.
+    sums, size_K1 = torch.zeros(3, K, len(LAMBDAS) + 1, dtype=torch.double), torch.zeros(K, 1).double()
     change_N, masks_KN = changes.empty()
     for at, tau_Kn in changes:
         change_N[at] = tau_Kn.sum(0).to(change_N)
         whole_n = change_N[at].to(tau_Kn)  # as it is stored
+        size_K1 += tau_Kn.abs().sum(1, keepdim=True)
         limits = torch.tensor(LAMBDAS, dtype=tau_Kn.dtype)
         for k, tau_n in enumerate(tau_Kn):
             ratio_n = tau_n.abs() / (whole_n - tau_n).abs()  # infinite where it is alone, NaN where none is
             count_n = torch.bucketize(ratio_n.nan_to_num(0, torch.inf), limits, right=True)
-            for i, product_n in enumerate((tau_n.double() * whole_n, whole_n.double() ** 2)):
-                sums[i, k] += torch.bincount(count_n, product_n, len(LAMBDAS) + 1)
-    both_KL, own_KL = sums.flip(-1).cumsum(-1).flip(-1)[:, :, 1:]  # <τ_t, m τ> and <m τ, m τ> by λ
-    scale_KL = torch.where(own_KL > 0, both_KL / own_KL.clamp(min=1e-300), 0.0)  # the best one
+            wide_n = whole_n.double()
+            for i, value_n in enumerate((tau_n * wide_n, wide_n**2, wide_n.abs())):
+                sums[i, k] += torch.bincount(count_n, value_n, len(LAMBDAS) + 1)
+    both_KL, own_KL, kept_KL = (
+        sums.flip(-1).cumsum(-1).flip(-1)[:, :, 1:]
+    )  # <τ_t, m τ>, <m τ, m τ>, Σ |m τ| by λ
+    scale_KL = torch.where(own_KL > 0, both_KL / own_KL.clamp(min=1e-300), 0.0)  # the nearest one
+    alike_KL = torch.where(own_KL > 0, size_K1 / kept_KL.clamp(min=1e-300), 0.0)  # of the change's own size
     near_KL = (-scale_KL * both_KL).argsort(dim=1, stable=True)  # |τ_t − s m τ|² but for |τ_t|²
-    choices = [[Choice(LAMBDAS[i], float(scale_KL[k, i])) for i in near_KL[k].tolist()] for k in range(K)]
+    choices = [
+        [Choice(LAMBDAS[i], float(s_KL[k, i])) for s_KL in (scale_KL, alike_KL) for i in near_KL[k].tolist()]
+        for k in range(K)
+    ]
     for k, name in enumerate(names):
         for at, tau_n in changes.of(name):
             masks_KN[k, at] = kept(tau_n, change_N[at].to(tau_n), choices[k][0].lam or 0.0)
