@@ -103,7 +103,7 @@ class Merged:
     """A shared change ``[N]``, masks ``[K, N]``, and for each task choices of λ and scale.
 
     The first choice is the one in use. The others of ``tall`` follow by the distance of their λ: with
-    the scale that is nearest to the checkpoint, then with that of ``emr``, which keeps the size of the change.
+    the scale that is nearest to the checkpoint, then with that of ``emr``, which keeps the size of a change.
     ``common`` says that one network stands for all tasks.
     """
 
