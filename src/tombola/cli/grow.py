@@ -7,15 +7,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, get_args
 
-from tombola import objectives
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
-from tombola._utils.imported import imported
 from tombola.cli.network import network
+from tombola.cli.objective import objective_of
 from tombola.cli.options import Flag, Words, use_threads
 from tombola.cli.terminal import err_console, say
 from tombola.lab.evaluation.new_data import data_of, judged
-from tombola.objectives import Objective
 from tombola.objectives.metrics import metric_info
 from tombola.pruning.schedules import kept
 from tombola.settings import Settings
@@ -96,7 +94,7 @@ def grow(
         if name in header.get("names", ()):
             raise UsageError(f"there is a ticket {name!r} already: choose another name, or forget it first")
         metadata = header.get("facts", {})
-        task = _objective(objective, metadata)
+        task = objective_of(objective, metadata)
         tickets = load(file, network(file, metadata, backbone))
         found = data_of(data, target, inputs.known(metadata))
         changes = _changes(metadata, set)
@@ -137,19 +135,6 @@ def _words(made: dict[str, Any], others: str) -> str:
 
 
 _COUNTS = {"file", "ticket", "policy", "kept", "own", "free", "bytes", "bytes_before", "seconds"}
-
-
-def _objective(given: str | None, metadata: dict[str, Any]) -> Objective:
-    """The objective by its name, or that of the file."""
-    name = given or metadata.get("objective", "")
-    found: Any = imported(name, "--objective") if ":" in name else getattr(objectives, name, None)
-    if isinstance(found, Objective):
-        return found
-    if not isinstance(found, type) or not issubclass(found, Objective):
-        said = f"{name!r} is none that ships" if name else "the file names none"
-        raise UsageError(f"which objective? {said}: give --objective, such as Classification or MODULE:NAME")
-    known = {name: metadata[name] for name in ("output", "loss") if name in metadata}
-    return found(**known)
 
 
 def _changes(metadata: dict[str, Any], changes: Words) -> dict[str, Any]:

@@ -1,17 +1,23 @@
-"""``tombola merge``: fine-tunes of one network become the tickets of one file, without data."""
+"""``tombola merge``: fine-tunes of one network become the tickets of one file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Words
+from tombola.cli.objective import objective_of
+from tombola.cli.options import Flag, Words, use_threads
 from tombola.cli.terminal import show
+from tombola.lab.evaluation.new_data import data_of
 from tombola.lab.report.tables import Table, share, whole
-from tombola.tickets.merging import Method
+from tombola.objectives.metrics import metric_info
+from tombola.settings import Settings, TrainConfig
+from tombola.tickets.inputs import Inputs
+from tombola.tickets.merging import Method, stored
 from tombola.tickets.merging import merge as merged
 
 
@@ -23,11 +29,19 @@ def merge(
     method: str = "tall",
     include: Words = (),
     exclude: Words = (),
+    data: Words = (),
+    target: str | None = None,
+    objective: str | None = None,
+    steps: int = 0,
+    set: Words = (),
+    seed: int = 0,
+    threads: int | None = None,
     json: Flag = False,
 ) -> None:
     """Make one ticket file of several fine-tunes of one network: a shared change, and a mask each.
 
-    The network itself is not stored: who loads the file brings it.
+    The network itself is not stored: who loads the file brings it. No data are needed. Where there are some,
+    they choose what else is set by a formula, and fine-tunes and tickets are judged.
 
     Example: tombola merge tasks.tickets mail=mail.safetensors news=news.safetensors --backbone nets:base
 
@@ -36,42 +50,115 @@ def merge(
     out: Path
         The ticket file.
     checkpoints: str
-        TASK=FILE for each fine-tune: safetensors, or a state_dict that torch has saved.
+        TASK=FILE for each fine-tune: safetensors, a folder of them with their index, or a state_dict that
+        torch has saved.
     backbone: str
         MODULE:NAME of the network that all were fine-tuned from, with its pretrained weights, or of a
         function that makes it.
     method: str
-        tall (a mask and a scale each), emr (the same by signs), ties or mean (one network for all).
+        tall (a mask and a scale each), emr (the same by signs); ties, dare, dare_ties, mean, sum (one network
+        for all).
     include: tuple[str, ...]
         Names or globs of the weights that share a change; matrices and kernels by default.
     exclude: tuple[str, ...]
         Names or globs of weights that do not.
+    data: tuple[str, ...]
+        TASK=DATA for each task: a table (CSV, Parquet), arrays x and y (.npz), or MODULE:NAME of a
+        `tombola.Data`, which says what the fine-tune was not trained on.
+    target: str
+        The column of tables that is asked for.
+    objective: str
+        What the data ask, such as Classification, or MODULE:NAME of an objective.
+    steps: int
+        Batches per task of joint retraining under the masks, which needs data.
+    set: tuple[str, ...]
+        Settings of that training, such as train.lr=0.0001.
+    seed: int
+        Of what dare drops, and of the order of the data.
+    threads: int
+        Threads; all cores by default.
     json: bool
         Print what is kept and stored for machines.
     """
+    use_threads(threads)
     if method not in get_args(Method):
         raise UsageError(unknown("method", method, get_args(Method)))
-    given = {}
-    for one in checkpoints:
-        task, sign, path = one.partition("=")
-        if not sign or not task or not path:
-            raise UsageError(f"a checkpoint is given as TASK=FILE: got {one!r}")
-        if task in given:
-            raise UsageError(f"there are two checkpoints of {task!r}")
-        given[task] = Path(path)
+    given = {task: Path(path) for task, path in _by_task(checkpoints, "a checkpoint", "TASK=FILE").items()}
     io.check_target(out)
+    if set and not steps:
+        raise UsageError("--set is of joint retraining: give --steps as well")
     base = network(out, {}, backbone)
-    tickets = merged(base, given, method, include=include or None, exclude=exclude)  # type: ignore[arg-type]
-    size = tickets.save(out)
-    kept, N = tickets.metadata["merged"], tickets.scope.size
+    asked: dict[str, Any] = {}
+    if data:
+        named = _by_task(data, "data", "TASK=DATA")
+        asked["data"] = {task: data_of(path, target, Inputs()) for task, path in named.items()}
+        asked["objective"] = objective_of(objective, {})
+    if steps:
+        asked |= {"steps": steps, "train": _train(set)}
+    scope = {"include": include or None, "exclude": exclude}
+    tickets = merged(base, given, method, **scope, seed=seed, **asked)  # type: ignore[arg-type]
+    size = stored(tickets, tickets.save(out))
     rows = [
-        {"task": name, "kept": kept[name]["kept"], "weights": count, "bytes": size}
+        {
+            "task": name,
+            "weights": count,
+            "bytes": size["file"],
+            **_bytes(size),
+            **tickets.metadata["merged"][name],
+        }
         for name, count in tickets.masks.counts.items()
     ]
-    body = [[str(row["task"]), share(row["kept"]), whole(row["weights"])] for row in rows]
-    each = sum(t.numel() * t.element_size() for t in base.parameters())
-    title = (
-        f"{out}: {size:,} bytes beside the base, {size / (len(given) * each):.2f} of {len(given)} networks; "
-        f"{int(tickets.owned_N.sum()):,} of {N:,} weights changed"
+    title = f"{out}: {_words(size)}; {int(tickets.owned_N.sum()):,} of {tickets.scope.size:,} weights changed"
+    show([_table(title, rows)], rows, json)
+
+
+def _by_task(words: Sequence[str], what: str, form: str) -> dict[str, str]:
+    """What was given for each task."""
+    given: dict[str, str] = {}
+    for one in words:
+        task, sign, path = one.partition("=")
+        if not sign or not task or not path:
+            raise UsageError(f"{what} is given as {form}: got {one!r}")
+        if task in given:
+            raise UsageError(f"there are two of {task!r}: give {form} once for each task")
+        given[task] = path
+    return given
+
+
+def _train(changes: Words) -> TrainConfig:
+    if wrong := [change for change in changes if not change.startswith("train.")]:
+        raise UsageError(f"joint retraining is set by train.NAME=VALUE: got {wrong[0]!r}")
+    return Settings().changed(changes).train
+
+
+def _bytes(size: dict[str, int]) -> dict[str, int]:
+    return {f"bytes_{name}": value for name, value in size.items() if name != "file"}
+
+
+def _words(size: dict[str, int]) -> str:
+    file = size["file"]
+    return (
+        f"{file:,} bytes beside the base, {file / size['networks']:.2f} of whole fine-tunes and "
+        f"{file / size['changes']:.2f} of their changes; {size['per_task']:,} per task, of which "
+        f"{size['own_per_task']:,} are its own"
     )
-    show([Table(title, ["task", "kept of its change", "weights"], body)], rows, json)
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    header = ["task", "kept of its change", "λ", "scale", "weights"]
+    body = [
+        [
+            str(row["task"]),
+            share(row["kept"]),
+            "" if row["lambda"] is None else f"{row['lambda']:g}",
+            f"{row['scale']:.3f}",
+            whole(row["weights"]),
+        ]
+        for row in rows
+    ]
+    if "metric" in rows[0]:
+        metric = metric_info(rows[0]["metric"])
+        header += [f"{metric.column} of the fine-tune", "of the ticket"]
+        for line, row in zip(body, rows, strict=True):
+            line += [metric.write(row["fine_tune"]), metric.write(row["ticket"])]
+    return Table(title, header, body)
