@@ -17,8 +17,10 @@ from torch.nn.utils import parametrize
 from tombola._utils import io
 from tombola._utils.errors import ScopeError, UsageError
 from tombola._utils.replica import copied
+from tombola._utils.torch_state import plain_name
 
 ORIGINAL = "parametrizations.{}.original"
+_REST = "digests_of_rest"  # the attribute of a network that says what its other parameters were
 
 
 class Change(nn.Module):
@@ -63,6 +65,10 @@ def from_reference(network: nn.Module, names: Iterable[str]) -> nn.Module:
     ('0.parametrizations.weight.original', True)
     """
     made = copied(network)
+    names = list(names)
+    if not references(made):  # what is not in a file of tickets, as long as it stays like this
+        rest = {plain_name(n): p for n, p in made.named_parameters() if n not in names}
+        setattr(made, _REST, {n: io.digest({"": p}) for n, p in rest.items()})
     counted = [id(p) for _, p in made.named_parameters(remove_duplicate=False)]
     known = dict(made.named_parameters())
     for name in names:
@@ -110,6 +116,19 @@ def references(network: nn.Module) -> dict[str, Tensor]:
     return {original(n.rpartition(".")[0] + ".original"): m.reference for n, m in found}
 
 
+def unchanged(network: nn.Module) -> dict[str, str]:
+    """The hash of each parameter beside the changes that is still what it was in the pretrained network, such
+    as embeddings that are not trained; none without a reference.
+
+    >>> network = from_reference(nn.Linear(2, 1), ["weight"])
+    >>> [*unchanged(network)], nn.init.zeros_(network.bias).tolist(), unchanged(network)
+    (['bias'], [0.0], {})
+    """
+    before, now = getattr(network, _REST, {}), dict(network.named_parameters())
+    named = {plain_name(name): p for name, p in now.items()}
+    return {n: before[n] for n, p in named.items() if n in before and io.digest({"": p}) == before[n]}
+
+
 def digest(network: nn.Module) -> str:
     """The hash of the reference; empty without one."""
     held = references(network)
@@ -138,6 +157,7 @@ def plain(network: nn.Module) -> nn.Module:
         layer._parameters.clear()  # weights come first, as layers make them
         for name, weight in (*weights.items(), *others.items()):
             layer.register_parameter(name, weight if name in others else nn.Parameter(weight))
+    network.__dict__.pop(_REST, None)
     return network
 
 

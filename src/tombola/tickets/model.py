@@ -38,6 +38,7 @@ from tombola.tickets.hugging_face import Introspected
 from tombola.tickets.membership import Members
 from tombola.tickets.passes import Passes
 from tombola.training.model import check_network, check_private, check_scope, parameter_of
+from tombola.training.pretrained import origin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -410,8 +411,9 @@ class TicketModel(Introspected, fitted.Holder, Members):
         """Tensors and header of the ticket file."""
         private = {name: self.private_state(name) for name in self.names}
         parts, outputs = fitted.states(self), probe.recorded(self)
-        of = {"reference": found} if (found := reference.digest(self.backbone)) else {}
-        return files.pack(self.backbone, self.masks, private, self.metadata | of, parts, coding, outputs)
+        known = {"pretrained": made} if (made := origin(self.backbone)) else {}
+        known |= self.metadata | ({"reference": of} if (of := reference.digest(self.backbone)) else {})
+        return files.pack(self.backbone, self.masks, private, known, parts, coding, outputs)
 
 
 def _row(private_KP: Tensor, k: int) -> Tensor:
