@@ -25,6 +25,7 @@ from tombola._utils.device import device_of
 from tombola._utils.errors import MaskError, TicketFileError, TombolaError, UnknownTicket
 from tombola._utils.replica import Replica, copied
 from tombola._utils.torch_state import uncompiled, under_compiler
+from tombola.data.text import strings
 from tombola.data.values import batch_of
 from tombola.masks import reference
 from tombola.masks.apply import masked_parts, masked_weights, plain
@@ -168,16 +169,23 @@ class TicketModel(Introspected, fitted.Holder, Members):
             raise TombolaError(f"x is one sample, {list(x.shape)}, and no batch: pass x[None]")
         return x
 
-    def prepare(self, x: Any) -> Batch:
+    def prepare(self, x: Any, *, tokenizer: Any = None) -> Batch:
         """What the network takes, from samples as the data of training hold them, arrays or tensors.
 
         The steps of ``Data.prepare`` are in the ticket file (`tombola.prepare`); without any, samples stay as
         they are. All else (`forward`, `predict`, `route`, exported networks) takes what this gives.
 
+        Args:
+            x: samples; strings where a tokenizer made tokens of text in training.
+            tokenizer: that tokenizer, or where it lies by now; by default where the file says.
+
         Raises:
-            TombolaError: a function of the user's own prepared inputs in training, which no file holds.
+            TombolaError: a function of the user's own prepared inputs in training, which no file holds; or
+                another tokenizer than that of training.
         """
-        return inputs.known(self.metadata).prepared(batch_of(batch.plain(x)))
+        known, texts = inputs.known(self.metadata), strings(x)
+        x = batch_of(batch.plain(x)) if texts is None else known.tokens(texts, tokenizer)
+        return known.prepared(x)
 
     def predict(
         self, x: Batch, ticket: str | Sequence[str] | None = None, *, context: Any = None
