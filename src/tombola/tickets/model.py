@@ -147,7 +147,7 @@ class TicketModel(Introspected, fitted.Holder, Members):
             raise TombolaError(f"x and {', '.join(inputs)}: pass all inputs by name, or one dictionary")
         x = inputs or self._checked(x)  # what is named may be numbers, as long as one ticket answers
         if ticket is None and context is None:
-            ticket = self._used
+            ticket = self.used
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
         routed = ticket is None and (len(self.names) > 1 or context is not None)
@@ -251,15 +251,15 @@ class TicketModel(Introspected, fitted.Holder, Members):
             _in_use.reset(token)
 
     @property
-    def _used(self) -> str | None:
+    def used(self) -> str | None:
         """The ticket that this thread has in use."""
         return next((name for of, name in reversed(_in_use.get()) if of == id(self)), None)
 
     def masks_of(self, parameters: Sequence[Tensor]) -> list[Tensor | None] | None:
         """What the ticket in use owns of each parameter, None for all of it; None where none is in use."""
-        if self._used is None:
+        if self.used is None:
             return None
-        k = self.index(self._used)
+        k = self.index(self.used)
         own = {id(self.private_KP): _row(self.private_KP, k)}
         for name, mask in self.scope.unflatten(self.masks_KN[k]).items():
             own[id(parameter_of(self.backbone, name))] = mask
