@@ -81,6 +81,15 @@ def loaded(kind: str, name: str | Path, **options: Any) -> Any:
         raise TombolaError(f"{name} cannot be read by transformers.{kind}: {_line(error)}") from None
 
 
+def made(kind: str, name: str | Path, config: Any) -> Any:
+    """``transformers.KIND.from_config``, where the configuration is of another kind with one line."""
+    try:
+        with _quiet():
+            return getattr(import_module("transformers"), kind).from_config(config)
+    except Exception as error:  # whatever transformers says
+        raise TombolaError(f"{name} is no network for transformers.{kind}: {_line(error)}") from None
+
+
 def _line(error: Exception) -> str:
     words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
     return words.strip().partition("\x1b")[0][:200]

@@ -112,6 +112,13 @@ def output_layers(net: Any) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f"{name.partition('.')[0]}.*" for name in found))
 
 
+def heads_of(model: str | Path, task: str, labels: int) -> tuple[str, ...]:
+    """The `output_layers` of a network, by its configuration alone: no weights are read."""
+    config = hub.loaded("AutoConfig", model, num_labels=labels)
+    with torch.device("meta"):
+        return output_layers(hub.made(TASKS[task], model, config))
+
+
 def _labels(labels: int | Sequence[str] | None) -> dict[str, Any]:
     """The arguments of `transformers` for these labels."""
     if labels is None:

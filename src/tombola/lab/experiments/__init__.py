@@ -1,6 +1,8 @@
 """Experiments: data, backbone, objective and defaults, one file each."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from tombola._utils.errors import UsageError, unknown
 from tombola._utils.imported import imported
@@ -14,6 +16,7 @@ from tombola.lab.experiments.experiment import Experiment, Finished, Preset
 from tombola.lab.experiments.inr import INR, INR_SIREN
 from tombola.lab.experiments.pacs import PACS, PACS64
 from tombola.lab.experiments.permuted_mnist import PERMUTED_MNIST
+from tombola.lab.experiments.pretrained import Options, experiment_of
 from tombola.lab.experiments.speech import SPEECH
 from tombola.lab.experiments.tasks import TASKS_AT_ONCE
 from tombola.lab.experiments.tenants import (
@@ -32,12 +35,15 @@ _TASKS = (PERMUTED_MNIST, TASKS_AT_ONCE, ATTRIBUTES, CIFAR100_SPLIT, CIFAR100_SU
 EXPERIMENTS = {one.name: one for one in (DIGITS, CIFAR10, *_CIFAR100, *_OTHERS, *_TENANTS, *_TASKS)}
 
 
-def experiment(name: str) -> Experiment:
-    """An experiment by its name, or one of the user's own by ``MODULE:NAME``.
+def experiment(name: str, options: Mapping[str, Any] | None = None) -> Experiment:
+    """An experiment by its name, one of the user's own by ``MODULE:NAME``, or one that is made of options
+    (`tombola.lab.experiments.pretrained`).
 
     Raises:
         UsageError: there is none of that name; the message lists those of Tombola.
     """
+    if options is not None:
+        return experiment_of(name, Options.from_plain(dict(options)))
     if ":" in name:
         found = imported(name, "the experiment")
         if not isinstance(found, Experiment):
