@@ -161,6 +161,14 @@ def test_bfloat16_stays_and_a_file_gives_back_every_bit(tmp_path):
     assert find(net).masks.digest() == tickets.masks.digest()
 
 
+def test_a_network_that_looks_at_its_masks_is_not_trained_as_one_batch(tmp_path):
+    net = tb.from_pretrained(save(tmp_path / "bert"), labels=3)
+    with pytest.raises(
+        tb.errors.UsageError, match=r"cannot be trained as a batch of tickets .*parallel=workers"
+    ):
+        find(net, parallel="batched")
+
+
 def test_images_cost_nothing_more(tmp_path):
     net = tb.from_pretrained(save(tmp_path / "vit", "vit"), "image-classification", labels=3)
     y = torch.arange(S) % 3

@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -140,6 +142,19 @@ def test_tickets_of_text_are_asked_with_text(tmp_path):
     tickets.metadata["input"].pop("text")
     with pytest.raises(tb.errors.DataError, match="were not trained on text"):
         tickets.prepare(texts)
+
+
+def test_the_programs_of_the_pages_run(tmp_path):
+    docs = Path(__file__).parent.parent / "docs"
+    rows = table().rename(columns={"text": "review", "what": "shop"})
+    rows["shop"] = rows["shop"].replace({"film": "books"})
+    names = {"tb": tb, "FOLDER": folder_of(tmp_path / "net"), "table": rows}
+    for page in ("data.md", "pretrained.md"):
+        (program,) = re.findall(r"```py\n(.*?)```", (docs / page).read_text(), re.DOTALL)
+        quick = program.replace('reference="theta0",', 'reference="theta0", T=1, steps=1,')
+        exec(quick, names)
+    assert names["data"].text.length == 8
+    assert names["tickets"].private.names == ("classifier.weight", "classifier.bias")
 
 
 def ask(capsys, monkeypatch, *arguments):
