@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,6 +158,15 @@ def test_answers_apart_from_prompts():
         alone = tickets.bake(name).generate(torch.tensor([prompt]), **HOW)[0].tolist()
         assert row[: len(alone)] == alone
         assert not any(row[len(alone) :])
+
+
+def test_a_router_chooses_by_the_prompts(monkeypatch):
+    tickets = tickets_of()
+    chosen = SimpleNamespace(names=["law", "code", "code"])
+    monkeypatch.setattr(tb.TicketModel, "route", lambda self, x, context=None: chosen)
+    assert torch.equal(
+        tickets.generate(PROMPTS[:3], **HOW), tickets.generate(PROMPTS[:3], chosen.names, **HOW)
+    )
 
 
 def test_what_cannot_be_answered_is_one_line():

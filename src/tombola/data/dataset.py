@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -25,8 +25,10 @@ from tombola.data.prepare import Normalise, Standardize, same
 from tombola.data.splitting import SPLITS, divided
 from tombola.data.stored import Collate, Request, Stored
 from tombola.data.table import Names, classes, column_names, named, read_table
-from tombola.data.text import Text, made
 from tombola.data.values import batch_of, check_finite, shape_of, tensor_of
+
+if TYPE_CHECKING:
+    from tombola.data.text import Text
 
 
 @dataclass(frozen=True)
@@ -230,6 +232,8 @@ class Data:
             if inputs is not None or standardize:
                 raise DataError("text= is all that the network takes: leave inputs= and standardize= out")
             read = read_table(table, target, None, list(kept), text)
+            from tombola.data.text import Text, made
+
             known, found = Text.of(text, read.x, tokenizer, length)
             data = cls.of(made(found, read.x, known.length), read.y, read.columns, **division)
             return replace(data, class_names=read.class_names, text=known)

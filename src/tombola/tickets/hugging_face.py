@@ -33,6 +33,11 @@ class Introspected(nn.Module):
         return self.backbone.config
 
     @property
+    def pretrained_from(self) -> Any:
+        """Where `tombola.from_pretrained` has the backbone from, which a file says."""
+        return self.backbone.pretrained_from
+
+    @property
     def main_input_name(self) -> Any:
         """The name of the input whose size is counted."""
         return self.backbone.main_input_name

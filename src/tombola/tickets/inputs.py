@@ -16,7 +16,6 @@ from tombola._utils.errors import DataError, TombolaError
 from tombola.data import prepare
 from tombola.data.dataset import Data
 from tombola.data.stored import Request
-from tombola.data.text import Text
 from tombola.objectives.objective import Objective
 from tombola.tickets import probe
 
@@ -51,6 +50,8 @@ class Inputs:
         """
         if self.text is None:
             raise DataError("x holds text, but these tickets were not trained on text")
+        from tombola.data.text import Text
+
         return Text(**self.text).tokens(texts, tokenizer)
 
     def own(self) -> str:
@@ -123,8 +124,10 @@ def is_known(value: Any) -> bool:
     except (AttributeError, KeyError, TypeError):
         return False
     form = said.stored is None or isinstance(said.stored, dict)
-    names = {f.name: f.type for f in fields(Text)}
     if said.text is not None:
+        from tombola.data.text import Text
+
+        names = {f.name: f.type for f in fields(Text)}
         values = said.text if isinstance(said.text, dict) else {}
         kinds = {name: type(value).__name__ for name, value in values.items()}
         form = form and kinds == names and values["length"] > 1

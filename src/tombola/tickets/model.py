@@ -25,7 +25,6 @@ from tombola._utils.device import device_of
 from tombola._utils.errors import MaskError, TicketFileError, TombolaError, UnknownTicket
 from tombola._utils.replica import Replica, copied
 from tombola._utils.torch_state import uncompiled, under_compiler
-from tombola.data.text import strings
 from tombola.data.values import batch_of
 from tombola.masks import reference
 from tombola.masks.apply import masked_parts, masked_weights, plain
@@ -39,7 +38,6 @@ from tombola.tickets.hugging_face import Introspected
 from tombola.tickets.membership import Members
 from tombola.tickets.passes import Passes
 from tombola.training.model import check_network, check_private, check_scope, parameter_of
-from tombola.training.pretrained import origin
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -183,6 +181,8 @@ class TicketModel(Introspected, fitted.Holder, Members):
             TombolaError: a function of the user's own prepared inputs in training, which no file holds; or
                 another tokenizer than that of training.
         """
+        from tombola.data.text import strings
+
         known, texts = inputs.known(self.metadata), strings(x)
         x = batch_of(batch.plain(x)) if texts is None else known.tokens(texts, tokenizer)
         return known.prepared(x)
@@ -419,7 +419,7 @@ class TicketModel(Introspected, fitted.Holder, Members):
         """Tensors and header of the ticket file."""
         private = {name: self.private_state(name) for name in self.names}
         parts, outputs = fitted.states(self), probe.recorded(self)
-        known = {"pretrained": made} if (made := origin(self.backbone)) else {}
+        known = {"pretrained": made} if (made := getattr(self, "pretrained_from", None)) else {}
         known |= self.metadata | ({"reference": of} if (of := reference.digest(self.backbone)) else {})
         return files.pack(self.backbone, self.masks, private, known, parts, coding, outputs)
 

@@ -20,7 +20,6 @@ TASKS = {
     "image-classification": "AutoModelForImageClassification",
 }
 PLACES = ("revision", "subfolder")  # the options of transformers that are part of where a network is from
-ORIGIN = "pretrained_from"  # the attribute of a network that says how it was made
 
 
 def from_pretrained(
@@ -83,21 +82,15 @@ def from_pretrained(
     own |= {name: value for name, value in options.items() if name in PLACES}
     folder = Path(model).expanduser()
     where = str(folder.resolve()) if folder.exists() else str(model)
-    setattr(net, ORIGIN, {"model": where, "task": task, "train_embeddings": train_embeddings, **own})
+    net.pretrained_from = {"model": where, "task": task, "train_embeddings": train_embeddings, **own}
     return net
 
 
-def origin(net: nn.Module) -> dict[str, Any]:
-    """What `from_pretrained` made this network of, or a copy of it; empty for other networks."""
-    found: dict[str, Any] = getattr(net, ORIGIN, {})
-    return found
-
-
 def again(known: Mapping[str, Any], model: str | Path | None = None) -> nn.Module:
-    """The network of an `origin`, which may be that of a file of anybody's: no other options are passed on.
+    """The network that a file says its tickets belong to; whoever wrote it passes no other options on.
 
     Args:
-        known: what `origin` gave.
+        known: ``pretrained_from`` of the network, as `from_pretrained` has noted it.
         model: where the network lies by now, if it was moved.
     """
     taken = ("task", "labels", "dtype", "train_embeddings", *PLACES)
