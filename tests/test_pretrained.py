@@ -126,6 +126,20 @@ def test_another_base_is_refused_in_one_line(tmp_path):
         tb.load(tmp_path / "a.tickets", one)
 
 
+def test_a_name_is_read_from_the_cache_and_stands_in_the_file(tmp_path):
+    cache = tmp_path / "models--nobody--tiny-1.5"
+    folder = save(cache / "snapshots" / "abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    net = tb.from_pretrained("nobody/tiny-1.5", labels=3, cache_dir=tmp_path, revision="main")
+    known = net.pretrained_from
+    assert known["model"] == "nobody/tiny-1.5"
+    assert known["revision"] == "main"
+    assert "cache_dir" not in known
+    same = tb.from_pretrained(folder, labels=3).state_dict()
+    assert all(torch.equal(t, same[name]) for name, t in net.state_dict().items())
+
+
 def test_checkpoints_that_are_no_such_network_are_refused(tmp_path):
     bert = save(tmp_path / "bert")
     for model, options, words in (
@@ -133,7 +147,8 @@ def test_checkpoints_that_are_no_such_network_are_refused(tmp_path):
         ("./none", {}, "there is no folder or GGUF file"),
         (tmp_path, {}, "holds neither config.json nor a GGUF file"),
         (bert / "config.json", {}, "is one file"),
-        ("nobody/nothing", {}, "not in the cache of transformers on this machine: download it"),
+        ("nets/missing.gguf", {}, "there is no folder or GGUF file"),
+        ("nobody/nothing-2.5", {}, "not in the cache of transformers on this machine: download it"),
         (bert, {"task": "text-generation"}, "no network for text-generation: its weights lack cls"),
         (bert, {"task": "image-classification"}, "cannot be read by transformers.AutoModelForImage"),
         (bert, {"task": "translation"}, "there is no task 'translation'"),

@@ -11,6 +11,7 @@ from typing import Any
 
 from tombola._utils.errors import TombolaError, UsageError, needs
 
+FILES = (".gguf", ".safetensors", ".bin", ".pt", ".json")
 OFF = ("0", "false", "no", "off")  # HF_HUB_OFFLINE, where downloads are wanted
 
 
@@ -23,8 +24,8 @@ def located(name: str | Path) -> tuple[str, dict[str, Any]]:
     Raises:
         UsageError: no such folder or file, or nothing in it that is a network.
 
-    >>> located("org/name")
-    ('org/name', {'local_files_only': True})
+    >>> located("org/name-1.5")
+    ('org/name-1.5', {'local_files_only': True})
     """
     if not isinstance(name, str | os.PathLike) or not str(name):
         raise UsageError(f"a pretrained network is a folder, a GGUF file or a name: got {name!r}")
@@ -43,9 +44,10 @@ def located(name: str | Path) -> tuple[str, dict[str, Any]]:
         raise UsageError(
             f"{name} holds {what}: give the folder of a network of transformers, or one GGUF file"
         )
-    if isinstance(name, Path) or name.startswith((".", "~", os.sep)) or path.suffix or name.count("/") > 1:
+    meant = isinstance(name, Path) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if meant or path.suffix in FILES:  # names on a hub have dots too
         raise UsageError(f"there is no folder or GGUF file {name}")
-    return name, {"local_files_only": os.environ.get("HF_HUB_OFFLINE", "").lower() not in OFF}
+    return str(name), {"local_files_only": os.environ.get("HF_HUB_OFFLINE", "").lower() not in OFF}
 
 
 def _gguf(file: Path) -> tuple[str, dict[str, Any]]:
