@@ -69,6 +69,7 @@ def test_a_run_is_carried_out_resumed_reported_and_asked(here, capsys):
     layer = "bert.encoder.layer.0.output.dense.weight"
     same = (tickets.bake("film").get_parameter(layer) == net.get_parameter(layer)).float().mean()
     assert 0.2 < float(same) < 0.95
+    assert f"pretrained: {here / 'net'}\n" in tombola(capsys, "inspect", file)
     table(8).to_parquet("rows.parquet")
     rows = json.loads(tombola(capsys, "predict", file, "rows.parquet", "--ticket-column", "what", "--json"))
     assert [row["ticket"] for row in rows] == table(8).what.tolist()

@@ -42,6 +42,11 @@ class PretrainedOptions:
     dtype: str = ""
     train_embeddings: Flag = False
 
+    def said(self) -> str:
+        """What a user may not expect, in a line."""
+        kept = "trained" if self.train_embeddings else "frozen (--train-embeddings trains them)"
+        return f"every ticket has an output layer of its own; embeddings are {kept}"
+
     def experiment(self, name: str, data: str | None) -> str | Experiment:
         """The experiment: that of a name, or one of the options, which is called NAME or as its table."""
         if self.model is None:

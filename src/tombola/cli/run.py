@@ -8,6 +8,7 @@ from tombola._utils.renamed import renewed_changes
 from tombola.cli.display import run_and_compare
 from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
 from tombola.cli.pretrained_options import PRETRAINED, PretrainedOptions
+from tombola.cli.terminal import err_console
 
 
 def run(
@@ -36,7 +37,8 @@ def run(
         The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own. With --model, what
         the runs are to be called; by default as the table.
     method: tuple[str, ...]
-        Which methods, as `tombola experiments` lists them; by default all but those of the toolbox.
+        Which methods, as `tombola experiments` lists them; by default all but those of the toolbox;
+        with --model rtl, imp and same_mask.
     seed: tuple[int, ...]
         Integers of initialisation, data order and controls; a run directory each.
     item: tuple[str, ...]
@@ -50,6 +52,8 @@ def run(
     changes = renewed_changes(set)
     order = options.order(pretrained.experiment(name, options.data), method, changes)
     say_overridden([order], changes)
+    if pretrained.model:
+        err_console.print(pretrained.said(), highlight=False, soft_wrap=True)
     folder, found = out / f"{order.experiment.name.replace(':', '.')}-{order.preset}", order.load()
     where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
     run_and_compare(order, found, where, options.json, options.brief)
