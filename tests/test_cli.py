@@ -104,7 +104,7 @@ def bad(capsys, status, *arguments):
         (["run", "digits", "--set", "step=3"], "did you mean 'steps'"),
         (["run", "digits", "--item", "seven"], "digits has one network for all its data: leave out --item"),
         (["run", "digits", "--method", "rtl", "imp_context"], "OneVsRest asks for the subset"),
-        (["run"], "parameter NAME"),
+        (["run"], "run needs an experiment"),
         (["runn", "digits"], "runn"),
         (["compare"], "at least one"),
         (["draw"], "at least one"),

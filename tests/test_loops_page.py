@@ -64,7 +64,7 @@ class Watch:
             off, on = self.parts(optimizer, parameters)
             assert all(torch.equal(a, b) for a, b in zip(self.old[0], off, strict=True))
             assert not all(torch.equal(a, b) for a, b in zip(self.old[1], on, strict=True))
-            used = optimizer.tickets._used or "held"
+            used = optimizer.tickets.used or "held"
             self.steps[used] = self.steps.get(used, 0) + 1
 
 

@@ -355,6 +355,14 @@ def test_superposition_does_without_a_forward_mode(tickets, x, monkeypatch):
     torch.testing.assert_close(made.helps_BK(tickets, x[:5], alive), plain)
 
 
+def test_superposition_asks_a_network_that_looks_at_its_inputs_one_by_one(tickets, x, monkeypatch):
+    alive = torch.tensor([True, False, True])
+    plain = Certainty(tickets, True).reverse(alive, x[:5])
+    forward = type(tickets.backbone).forward
+    monkeypatch.setattr(type(tickets.backbone), "forward", lambda net, x: forward(net, x if x.any() else -x))
+    torch.testing.assert_close(Certainty(tickets, True).reverse(alive, x[:5]), plain)
+
+
 def test_an_error_of_the_network_is_not_taken_for_a_missing_forward_mode(tickets, x, monkeypatch):
     made, alive = SuperpositionRouter(), torch.ones(5, 3, dtype=torch.bool)
     forward = type(tickets.backbone).forward

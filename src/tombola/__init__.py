@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tombola.tickets.membership import merge_files
     from tombola.tickets.merging import merge
     from tombola.tickets.model import TicketModel, load
+    from tombola.training.pretrained import from_pretrained
 
 __version__ = VERSION
 
@@ -61,6 +62,7 @@ _PLACES = {
     "experiments": "lab.experiments:",
     "export": "tickets.export:",
     "find": "api:find",
+    "from_pretrained": "training.pretrained:from_pretrained",
     "interop": "tickets.interop:",
     "load": "tickets.model:load",
     "merge": "tickets.merging:merge",
@@ -93,6 +95,7 @@ __all__ += [
 __all__ += [
     "export",
     "find",
+    "from_pretrained",
     "interop",
     "load",
     "masked",

@@ -13,6 +13,7 @@ from tombola._utils.errors import UsageError
 from tombola._utils.imported import imported
 from tombola.lab.experiments import experiment
 from tombola.runs.log import read_config
+from tombola.training.pretrained import again
 
 
 def network(file: Path, metadata: Mapping[str, Any], given: str | None, otherwise: str = "") -> nn.Module:
@@ -21,12 +22,17 @@ def network(file: Path, metadata: Mapping[str, Any], given: str | None, otherwis
     Args:
         file: the ticket file; one in the folder of a run is that run's.
         metadata: those of the file.
-        given: ``MODULE:NAME`` of a network, or of a function that makes one.
+        given: ``MODULE:NAME`` of a network, or of a function that makes one; or where the pretrained network
+            of the file lies by now.
         otherwise: what else the user could do, for the message.
 
     Raises:
         UsageError: it is not known which network it is, or the named one is none.
     """
+    if known := metadata.get("pretrained", {}):
+        moved = given is not None and (":" not in given or Path(given).exists())
+        if given is None or moved:
+            return again(known, given)
     if given is not None:
         return _named(given)
     run = file.resolve().parent.parent

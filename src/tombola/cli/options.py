@@ -13,6 +13,7 @@ from cyclopts import Parameter
 
 from tombola._utils.errors import UsageError
 from tombola.cli.terminal import err_console
+from tombola.lab.experiments import Experiment
 from tombola.lab.launch import Order
 from tombola.lab.report.page import check_page
 from tombola.methods.table import METHODS
@@ -61,7 +62,7 @@ class RunOptions:
     json: Flag = False
     brief: Flag = False
 
-    def order(self, name: str, methods: Sequence[str], changes: Iterable[str] = ()) -> Order:
+    def order(self, name: str | Experiment, methods: Sequence[str], changes: Iterable[str] = ()) -> Order:
         """What is to be run of an experiment; from here on torch has as many threads as are asked for."""
         use_threads(self.threads)
         options = {

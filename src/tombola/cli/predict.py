@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tombola._utils import io
 from tombola._utils.batch import Batch, size
 from tombola._utils.errors import DataError, UsageError
 from tombola.cli.network import network
-from tombola.cli.options import Flag
+from tombola.cli.options import Flag, absolute
 from tombola.cli.terminal import show
 from tombola.data.images import SUFFIXES
 from tombola.lab.evaluation.inputs import column_of, inputs_of
@@ -30,6 +31,7 @@ def predict(
     ticket: str | None = None,
     ticket_column: str | None = None,
     backbone: str | None = None,
+    tokenizer: str | None = None,
     prepared: Flag = False,
     json: Flag = False,
 ) -> None:
@@ -45,15 +47,17 @@ def predict(
     file: Path
         A ticket file.
     inputs: Path
-        Images or folders of them, sound files, tables (CSV, Parquet) with a sample in each row, or arrays
-        (.npy, .npz) of one sample or several.
+        Images or folders of them, sound files, tables (CSV, Parquet) with a sample in each row, lines of text
+        (.txt), or arrays (.npy, .npz) of one sample or several.
     ticket: str
         Which ticket is to answer; the router chooses by default.
     ticket_column: str
         The column of a table that names the ticket of each row, such as the context of training.
     backbone: str
-        MODULE:NAME of the network, or of a function that makes it; by default that of the experiment that the
-        ticket file or its run names.
+        MODULE:NAME of the network, or of a function that makes it, or where a pretrained network lies by now;
+        by default that of the experiment or the pretrained network that the ticket file or its run names.
+    tokenizer: str
+        Where the tokenizer of training lies by now, if text is what tickets take and it was moved.
     prepared: bool
         Inputs are what the network takes, already prepared.
     json: bool
@@ -77,6 +81,10 @@ def predict(
             f"{file} is of an older version, which did not say how inputs are prepared: pass what "
             "the network takes (--prepared)"
         )
+    if tokenizer is not None and taken.text is None:
+        raise UsageError(f"{file} is of tickets that take no text: leave --tokenizer out")
+    if tokenizer is not None and taken.text is not None:
+        taken = replace(taken, text={**taken.text, "tokenizer": absolute(tokenizer)})
     if own := taken.own():
         raise UsageError(f"{file}: {own} (--prepared)")
     tickets = load(file, network(file, metadata, backbone))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from tombola.data.splitting import SPLITS, divided
 from tombola.data.stored import Collate, Request, Stored
 from tombola.data.table import Names, classes, column_names, named, read_table
 from tombola.data.values import batch_of, check_finite, shape_of, tensor_of
+
+if TYPE_CHECKING:
+    from tombola.data.text import Text
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ class Data:
     ``prepare(x)`` then turns any batch into what the network takes (uint8 to float, say). With
     ``contexts``, the number of the subset of every sample ``[S]`` per split, the network is told it
     (`with_context`). ``class_names`` are those of classes 0, 1, ... in ``y``, ``features`` those of the
-    columns that the inputs are, where both came with names.
+    columns that the inputs are, where both came with names; ``text`` says how text became tokens.
     """
 
     train: Split
@@ -155,6 +158,7 @@ class Data:
     contexts: Mapping[str, Tensor] | None = None
     class_names: tuple[str, ...] = ()
     features: Any = None
+    text: Text | None = None
 
     @classmethod
     def of(
@@ -198,6 +202,9 @@ class Data:
         context: Names = (),
         *,
         standardize: bool = False,
+        text: str | None = None,
+        tokenizer: Any = None,
+        length: int = 128,
         **division: Unpack[Division],
     ) -> Data:
         """Rows of a pandas or Arrow table, of a mapping of arrays, or of a Hugging Face data set.
@@ -210,6 +217,10 @@ class Data:
                 default all columns that are nothing else.
             context: columns to make subsets of (`tombola.partition.by_column`).
             standardize: inputs with mean 0 and deviation 1 of the training rows.
+            text: a column of text, which is the input as tokens: a dictionary of ``input_ids`` and
+                ``attention_mask``, int64 ``[S, L]`` each.
+            tokenizer: of `transformers`: its folder, its name, or itself.
+            length: tokens of a text at most. All are padded to the longest there is, L.
             division: see `Division`.
 
         >>> houses = {"rooms": [2, 3, 4, 5] * 5, "price": [1.0, 2.0, 3.0, 4.0] * 5, "city": ["A", "B"] * 10}
@@ -217,6 +228,15 @@ class Data:
         Split(14 samples, x=float32[1], y=float32[], columns=['city'])
         """
         kept = dict.fromkeys([*column_names(context), *_named_in(division)])
+        if text is not None:
+            if inputs is not None or standardize:
+                raise DataError("text= is all that the network takes: leave inputs= and standardize= out")
+            read = read_table(table, target, None, list(kept), text)
+            from tombola.data.text import Text, made
+
+            known, found = Text.of(text, read.x, tokenizer, length)
+            data = cls.of(made(found, read.x, known.length), read.y, read.columns, **division)
+            return replace(data, class_names=read.class_names, text=known)
         read = read_table(table, target, inputs, list(kept))
         data = cls.of(read.x, read.y, read.columns, **division)
         data = replace(data, class_names=read.class_names, features=read.features)

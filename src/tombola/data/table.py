@@ -55,7 +55,11 @@ class Read:
 
 
 def read_table(
-    table: Any, target: Names, inputs: Names | Mapping[str, Names] | None, keep: Sequence[str]
+    table: Any,
+    target: Names,
+    inputs: Names | Mapping[str, Names] | None,
+    keep: Sequence[str],
+    text: str | None = None,
 ) -> Read:
     """Columns of a pandas or Arrow table, a mapping of arrays, or a Hugging Face data set.
 
@@ -66,6 +70,7 @@ def read_table(
         inputs: columns of ``x`` float ``[S, n]``; a mapping gives the network a dictionary of such. By
             default all columns that are nothing else.
         keep: columns to keep, such as the context of each row.
+        text: in place of inputs a column of text, which is then ``x``, a list of strings.
     """
     columns, categories = _columns(table), _categories(table)
     targets, several = column_names(target), not _is_name(target)
@@ -83,6 +88,9 @@ def read_table(
     else:
         y = torch.stack([_numbers(columns, each, "a target") for each in targets], 1)
         y = y if several else y[:, 0]
+    if text is not None:
+        check_apart([text], other)
+        return Read(_strings(columns, text), y, kept, None, class_names)
     if isinstance(inputs, Mapping):
         features: Any = {str(part): _texts(names) for part, names in inputs.items()}
     else:
@@ -90,6 +98,24 @@ def read_table(
     for names in features.values() if isinstance(features, dict) else [features]:
         check_apart(named(names), other)
     return Read(read_inputs(columns, features), y, kept, features, class_names)
+
+
+def read_text(table: Any, column: str) -> list[str]:
+    """A column of text; `DataError` where there is none of this name, or where it holds something else.
+
+    >>> read_text({"sentence": ["a", "b"]}, "sentence")
+    ['a', 'b']
+    """
+    return _strings(_columns(table), column)
+
+
+def _strings(columns: Mapping[str, np.ndarray], name: str) -> list[str]:
+    values = _known(columns, name)
+    check_complete(name, values)
+    found = values.tolist()
+    if wrong := [value for value in found if not isinstance(value, str)]:
+        raise DataError(f"column {name!r} is to be text, but holds {type(wrong[0]).__name__} ({wrong[0]!r})")
+    return found
 
 
 def read_inputs(table: Any, features: Any) -> Batch:

@@ -51,20 +51,20 @@ class Order:
     @classmethod
     def of(
         cls,
-        name: str,
+        name: str | Experiment,
         preset: str | None = None,
         sparsity: tuple[float, ...] = (),
         changes: Iterable[str] = (),
         augment: bool | None = None,
         **options: Any,
     ) -> Order:
-        """An order for the experiment of this name; what is left open is as the preset has it.
+        """An order for an experiment, or that of this name; what is left open is as the preset has it.
 
         >>> order = Order.of("digits", sparsity=(0.9,), changes=["T=7"], source=None)
         >>> order.preset, order.settings.T, order.settings.sparsity
         ('quick', 7, (0.9,))
         """
-        chosen = experiment(name)
+        chosen = name if isinstance(name, Experiment) else experiment(name)
         preset, defaults = chosen.preset(preset)
         settings = replace(defaults.settings, sparsity=sparsity or defaults.settings.sparsity)
         augment = defaults.augment if augment is None else augment
@@ -100,6 +100,7 @@ class Order:
             _ = pipeline.with_context  # refused before the run notes down a method that it could never finish
         config: dict[str, Any] = {
             "experiment": of.name,
+            **({"pretrained": dict(of.options)} if of.options is not None else {}),
             "preset": self.preset,
             "seed": seed,
             **({"item": item} if item else {}),
@@ -152,7 +153,7 @@ def order_of(path: Path) -> tuple[Order, int, str]:
         )
     try:
         order = Order(
-            experiment=experiment(config["experiment"]),
+            experiment=experiment(config["experiment"], config.get("pretrained")),
             preset=config["preset"],
             settings=Settings.from_plain(config["settings"]),
             augment=config["augment"],
@@ -171,7 +172,7 @@ def finished(paths: Sequence[Path]) -> tuple[Draw, list[Finished]]:
     names = list(dict.fromkeys(order.experiment.name for order, _, _ in found.values()))
     if len(names) > 1:
         raise RunError(f"these are runs of {', '.join(names)}: draw one experiment at a time")
-    draw = experiment(names[0]).draw
+    draw = next(iter(found.values()))[0].experiment.draw
     if draw is None:  # said before its data are read
         raise UsageError(f"{names[0]} has no pictures")
     loaded: dict[tuple[str | None, bool, bool], dict[str, Data]] = {}

@@ -3,8 +3,7 @@
 Tickets of the change leave what they do not own at its pretrained value instead of zero:
 ``θ_k = θ_ref + m_k ⊙ δ``. The change is the parameter of the layer, by a parametrisation of torch's; so
 scores, masks, optimisers, files and growth work on it as on any weight. It begins at zero, and magnitude is
-``|θ − θ_ref|``. The reference is no parameter and is not stored, nor is what else stayed as it was in the
-base network (embeddings, say): a ticket file knows their hashes.
+``|θ − θ_ref|``. The reference is no parameter and is not stored: a ticket file knows its hash.
 """
 
 from __future__ import annotations
@@ -16,11 +15,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tombola._utils import io
-from tombola._utils.errors import ScopeError, UsageError
+from tombola._utils.errors import ScopeError, TombolaError, UsageError
 from tombola._utils.replica import copied
+from tombola._utils.torch_state import plain_name
 
 ORIGINAL = "parametrizations.{}.original"
-BASE = "_base_digests"  # attribute of a network with a reference: hashes of the other tensors of its base
+_REST = "digests_of_rest"  # the attribute of a network that says what its other parameters were
 
 
 class Change(nn.Module):
@@ -64,9 +64,11 @@ def from_reference(network: nn.Module, names: Iterable[str]) -> nn.Module:
     >>> [name for name, _ in changed.named_parameters()][1], torch.equal(changed[0].weight, net[0].weight)
     ('0.parametrizations.weight.original', True)
     """
-    made, names = copied(network), list(names)
-    if not hasattr(made, BASE):
-        setattr(made, BASE, digests({n: t for n, t in made.state_dict().items() if n not in names}))
+    made = copied(network)
+    names = list(names)
+    if not references(made):  # what is not in a file of tickets, as long as it stays like this
+        rest = {plain_name(n): p for n, p in made.named_parameters() if n not in names}
+        setattr(made, _REST, {n: io.digest({"": p}) for n, p in rest.items()})
     counted = [id(p) for _, p in made.named_parameters(remove_duplicate=False)]
     known = dict(made.named_parameters())
     for name in names:
@@ -85,7 +87,16 @@ def from_reference(network: nn.Module, names: Iterable[str]) -> nn.Module:
                 f"{name} is shared by layers, or in a recurrent one: it can have no reference; exclude it"
             )
         parametrize.register_parametrization(layer, last, Change(known[name]))
+        type(layer).__getstate__ = _not_pickled  # type: ignore[method-assign]
     return made
+
+
+def _not_pickled(_: nn.Module) -> None:
+    """In the place of torch's, which names another remedy."""
+    raise TombolaError(
+        "a network whose weights are changes of a reference cannot be pickled: save its tickets "
+        "(tickets.save(FILE); tb.load(FILE, base)), or pickle a baked one (tickets.bake(NAME))"
+    )
 
 
 def changed(name: str) -> str:
@@ -114,27 +125,23 @@ def references(network: nn.Module) -> dict[str, Tensor]:
     return {original(n.rpartition(".")[0] + ".original"): m.reference for n, m in found}
 
 
+def unchanged(network: nn.Module) -> dict[str, str]:
+    """The hash of each parameter beside the changes that is still what it was in the pretrained network, such
+    as embeddings that are not trained; none without a reference.
+
+    >>> network = from_reference(nn.Linear(2, 1), ["weight"])
+    >>> [*unchanged(network)], nn.init.zeros_(network.bias).tolist(), unchanged(network)
+    (['bias'], [0.0], {})
+    """
+    before, now = getattr(network, _REST, {}), dict(network.named_parameters())
+    named = {plain_name(name): p for name, p in now.items()}
+    return {n: before[n] for n, p in named.items() if n in before and io.digest({"": p}) == before[n]}
+
+
 def digest(network: nn.Module) -> str:
     """The hash of the reference; empty without one."""
     held = references(network)
     return io.digest(held) if held else ""
-
-
-def unchanged(network: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The hashes of those tensors, by name, that are still as in the base; none of a plain network.
-
-    >>> made = from_reference(nn.Linear(2, 1), ["weight"])
-    >>> [*unchanged(made, {"bias": made.bias})], unchanged(made, {"bias": made.bias + 1})
-    (['bias'], {})
-    """
-    known: dict[str, str] = getattr(network, BASE, {})
-    found = digests({name: t for name, t in tensors.items() if name in known})
-    return {name: digest for name, digest in found.items() if digest == known[name]}
-
-
-def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """The hash of each tensor, by its name."""
-    return {name: io.digest({"": tensor}) for name, tensor in tensors.items()}
 
 
 @torch.no_grad()
@@ -159,7 +166,7 @@ def plain(network: nn.Module) -> nn.Module:
         layer._parameters.clear()  # weights come first, as layers make them
         for name, weight in (*weights.items(), *others.items()):
             layer.register_parameter(name, weight if name in others else nn.Parameter(weight))
-    vars(network).pop(BASE, None)
+    network.__dict__.pop(_REST, None)
     return network
 
 

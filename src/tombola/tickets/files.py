@@ -16,15 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tombola._utils import io
 from tombola._utils.checkpoint import part
-from tombola._utils.errors import MaskError, TicketFileError
+from tombola._utils.errors import MaskError, ScopeError, TicketFileError
 from tombola._utils.io import read
 from tombola._utils.replica import copied
 from tombola._utils.torch_state import plain_name, unwrapped
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
-from tombola.masks.reference import digest, digests, from_reference, original, references, unchanged
+from tombola.masks.reference import digest, from_reference, original, references, unchanged
 from tombola.tickets import schema
 
 FORMAT = 4  # the newest; older versions read files of less
@@ -64,6 +65,13 @@ def check_architecture(
         for name in [n for n in dict.fromkeys([*both[0], *both[1]]) if n.startswith(kind)]:
             stored, given = (known.get(name, "absent") for known in both)
             if _RATE.sub(r"\1", stored) != _RATE.sub(r"\1", given):
+                kinds = [known.partition(" ") for known in (stored, given)]
+                if kind == "tensor " and kinds[0][2] == kinds[1][2] and kinds[0][2]:
+                    of, mine = (known[0].removeprefix("torch.") for known in kinds)
+                    raise TicketFileError(
+                        f"{path} is of a network in {of}, the given backbone is in {mine} ({name}): pass "
+                        f"backbone.to(torch.{of}), or load it with dtype={of!r}"
+                    )
                 raise TicketFileError(
                     f"{path} belongs to another architecture: {name} is {stored} in the file and {given} in "
                     "the given backbone"
@@ -88,13 +96,14 @@ def pack(
     every = {name for name, _ in backbone.named_parameters(remove_duplicate=False)}
     tied = every - {name for name, _ in backbone.named_parameters()}  # second names of shared weights
     elsewhere = {*masks.scope.names, *first, *tied}
-    shared = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
-    base = unchanged(backbone, shared)
+    base = {n: known for n, known in unchanged(backbone).items() if n not in {*map(plain_name, elsewhere)}}
+    state = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
+    shared = {n: t for n, t in state.items() if plain_name(n) not in base}
     coded = encode(masks.masks_KN, coding)
     tensors = {
         "weights": weights_N[masks.union()],
         **coded,
-        **{f"rest.{plain_name(n)}": t for n, t in shared.items() if n not in base},
+        **{f"rest.{plain_name(n)}": t for n, t in shared.items()},
         **{f"private.{plain_name(n)}": torch.stack([private[k][n] for k in masks.names]) for n in first},
         **{f"probe.{n}": t for n, t in (outputs or {}).items()},
     }
@@ -103,9 +112,10 @@ def pack(
         "names": masks.names,
         "scope": {"names": [*map(plain_name, masks.scope.names)], "shapes": masks.scope.shapes},
         "architecture": architecture(backbone),
-        "facts": {n: v for n, v in metadata.items() if n != "base"}
-        | ({"base": {plain_name(n): h for n, h in base.items()}} if base else {}),
+        "facts": dict(metadata),
     }
+    if base:
+        header["base"] = base
     if parts:
         header["parts"] = {name: dict(known) for name, (known, _) in parts.items()}
         tensors |= {f"part.{name}.{n}": t for name, (_, own) in parts.items() for n, t in own.items()}
@@ -121,12 +131,13 @@ def unpack(
     backbone = _on_reference(path, header, backbone)
     check_architecture(path, header, backbone, bool(outputs))
     backbone = unwrapped(copied(backbone))
+    _check_base(path, header, backbone)
     weights = masks.scope.unflatten(shared_weights(tensors, masks))
     stacked = part(tensors, "private.")
     found = backbone.load_state_dict({**part(tensors, "rest."), **weights}, strict=False)
     firsts = {name for name, _ in [*backbone.named_parameters(), *backbone.named_buffers()]}
-    base = header["facts"].get("base", {}).keys()
-    _check(path, (name for name in found.missing_keys if name in firsts - stacked.keys() - base))
+    held = firsts - stacked.keys() - header.get("base", {}).keys()
+    _check(path, (name for name in found.missing_keys if name in held))
     private = {name: {n: t[k] for n, t in stacked.items()} for k, name in enumerate(masks.names)}
     parts = {name: (known, part(tensors, f"part.{name}.")) for name, known in header.get("parts", {}).items()}
     return backbone, masks, private, header["facts"], parts, outputs
@@ -134,18 +145,31 @@ def unpack(
 
 def _on_reference(path: Path | str, header: Mapping[str, Any], backbone: nn.Module) -> nn.Module:
     """The network with the reference that the tickets of a file are changes of."""
-    if not (known := header["facts"].get("reference")):
+    if not header["facts"].get("reference") or references(backbone):
         return backbone
-    if not references(backbone):
-        backbone = from_reference(unwrapped(backbone), map(original, header["scope"]["names"]))
-    base, given = header["facts"].get("base", {}), unwrapped(backbone).state_dict()
-    same = {n: given[n] for n in base if n in given}  # others are another architecture's
-    if digest(backbone) != known or any(base[n] != h for n, h in digests(same).items()):
+    try:
+        return from_reference(unwrapped(backbone), map(original, header["scope"]["names"]))
+    except ScopeError as error:
+        raise TicketFileError(f"{path} belongs to another architecture: {error}") from None
+
+
+def _check_base(path: Path | str, header: Mapping[str, Any], backbone: nn.Module) -> None:
+    """Raise `TicketFileError` where the weights that the file leaves to its base are others."""
+    parameters, base = dict(backbone.named_parameters()), header.get("base", {})
+    _check(path, (name for name in base if name not in parameters))
+    wrong = [name for name, known in base.items() if io.digest({"": parameters[name]}) != known]
+    reference = header["facts"].get("reference")
+    if (reference and digest(backbone) != reference) or wrong:
         raise TicketFileError(
             f"{path} holds changes of another network than the given one, whose weights differ: pass the "
-            "network that they were made from, with its pretrained weights"
+            f"network that they were made from{_named(header)}, with its pretrained weights"
         )
-    return backbone
+
+
+def _named(header: Mapping[str, Any]) -> str:
+    """Where the base of a file is from, if the file says."""
+    known = header["facts"].get("pretrained", {}).get("model")
+    return f" ({known})" if known else ""
 
 
 def opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet]:

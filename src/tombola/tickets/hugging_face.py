@@ -1,12 +1,13 @@
 """The attributes that the trainer of `transformers` reads off a network before it trains it.
 
 Each is the backbone's, and missing where the backbone has none. Nothing here runs the backbone, which would
-be without masks: ``generate`` is not passed on.
+be without masks: ``generate`` runs a ticket (`tombola.tickets.generation`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from inspect import Parameter, signature
 from typing import Any
 
@@ -32,6 +33,11 @@ class Introspected(nn.Module):
         return self.backbone.config
 
     @property
+    def pretrained_from(self) -> Any:
+        """Where `tombola.from_pretrained` has the backbone from, which a file says."""
+        return self.backbone.pretrained_from
+
+    @property
     def main_input_name(self) -> Any:
         """The name of the input whose size is counted."""
         return self.backbone.main_input_name
@@ -48,6 +54,14 @@ class Introspected(nn.Module):
             return bool(self.backbone.accepts_loss_kwargs)
         kinds = [p.kind for p in signature(self.backbone.forward).parameters.values()]
         return Parameter.VAR_KEYWORD in kinds
+
+    @property
+    def generate(self) -> Callable[..., Any]:
+        """Text by a ticket for each request: `tombola.tickets.generation.generate` of these tickets."""
+        from tombola.tickets.generation import generate
+
+        _ = self.backbone.generate
+        return partial(generate, self)  # type: ignore[arg-type]
 
     @property
     def activation_checkpointing_enable(self) -> Callable[..., Any]:

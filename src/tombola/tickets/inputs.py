@@ -5,8 +5,8 @@ The form is that of `tombola.tickets.probe`: shape, dtype and range of each tens
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import torch
@@ -32,12 +32,27 @@ class Inputs:
         features: names of the columns of a table, in order: one, several, or those of each part of a
             dictionary. None where there was no table.
         kind: ``values``, or ``sound`` for spectrograms.
+        text: how text became tokens (`tombola.data.text.Text`), before anything is prepared; None where it
+            was no text.
     """
 
     stored: Any = None
     prepare: list[dict[str, Any]] = field(default_factory=list)
     features: Any = None
     kind: str = "values"
+    text: dict[str, Any] | None = None
+
+    def tokens(self, texts: Sequence[str], tokenizer: Any = None) -> Batch:
+        """Tokens of texts, by the tokenizer of training.
+
+        Raises:
+            TombolaError: there was no text in training, or this is another tokenizer.
+        """
+        if self.text is None:
+            raise DataError("x holds text, but these tickets were not trained on text")
+        from tombola.data.text import Text
+
+        return Text(**self.text).tokens(texts, tokenizer)
 
     def own(self) -> str:
         """Why inputs cannot be prepared: a function of the user's own did it; empty where they can."""
@@ -72,11 +87,13 @@ def described(data: Data, objective: Objective) -> dict[str, Any]:
     if data.contexts is not None:
         steps.append({"own": "the context, which is an input of this network"})
     if objective.sound:
-        return asdict(Inputs(prepare=steps, kind="sound"))
+        return {n: v for n, v in asdict(Inputs(prepare=steps, kind="sound")).items() if n != "text"}
     S = len(data.train)
     spread = torch.linspace(0, S - 1, min(ROWS, S)).long()
     x = next(data.train.read([Request(spread)]))
-    return asdict(Inputs(probe.described(x), steps, data.features))
+    found = asdict(Inputs(probe.described(x), steps, data.features))
+    found.pop("text")
+    return found if data.text is None else {**found, "text": asdict(data.text)}
 
 
 def known(metadata: Mapping[str, Any]) -> Inputs:
@@ -107,4 +124,11 @@ def is_known(value: Any) -> bool:
     except (AttributeError, KeyError, TypeError):
         return False
     form = said.stored is None or isinstance(said.stored, dict)
+    if said.text is not None:
+        from tombola.data.text import Text
+
+        names = {f.name: f.type for f in fields(Text)}
+        values = said.text if isinstance(said.text, dict) else {}
+        kinds = {name: type(value).__name__ for name, value in values.items()}
+        form = form and kinds == names and values["length"] > 1
     return form and isinstance(said.kind, str) and prepare.is_description(said.prepare)

@@ -145,7 +145,7 @@ class TicketModel(Introspected, fitted.Holder, Members):
             raise TombolaError(f"x and {', '.join(inputs)}: pass all inputs by name, or one dictionary")
         x = inputs or self._checked(x)  # what is named may be numbers, as long as one ticket answers
         if ticket is None and context is None:
-            ticket = self._used
+            ticket = self.used
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
         routed = ticket is None and (len(self.names) > 1 or context is not None)
@@ -167,16 +167,25 @@ class TicketModel(Introspected, fitted.Holder, Members):
             raise TombolaError(f"x is one sample, {list(x.shape)}, and no batch: pass x[None]")
         return x
 
-    def prepare(self, x: Any) -> Batch:
+    def prepare(self, x: Any, *, tokenizer: Any = None) -> Batch:
         """What the network takes, from samples as the data of training hold them, arrays or tensors.
 
         The steps of ``Data.prepare`` are in the ticket file (`tombola.prepare`); without any, samples stay as
         they are. All else (`forward`, `predict`, `route`, exported networks) takes what this gives.
 
+        Args:
+            x: samples; strings where a tokenizer made tokens of text in training.
+            tokenizer: that tokenizer, or where it lies by now; by default where the file says.
+
         Raises:
-            TombolaError: a function of the user's own prepared inputs in training, which no file holds.
+            TombolaError: a function of the user's own prepared inputs in training, which no file holds; or
+                another tokenizer than that of training.
         """
-        return inputs.known(self.metadata).prepared(batch_of(batch.plain(x)))
+        from tombola.data.text import strings
+
+        known, texts = inputs.known(self.metadata), strings(x)
+        x = batch_of(batch.plain(x)) if texts is None else known.tokens(texts, tokenizer)
+        return known.prepared(x)
 
     def predict(
         self, x: Batch, ticket: str | Sequence[str] | None = None, *, context: Any = None
@@ -242,15 +251,15 @@ class TicketModel(Introspected, fitted.Holder, Members):
             _in_use.reset(token)
 
     @property
-    def _used(self) -> str | None:
+    def used(self) -> str | None:
         """The ticket that this thread has in use."""
         return next((name for of, name in reversed(_in_use.get()) if of == id(self)), None)
 
     def masks_of(self, parameters: Sequence[Tensor]) -> list[Tensor | None] | None:
         """What the ticket in use owns of each parameter, None for all of it; None where none is in use."""
-        if self._used is None:
+        if self.used is None:
             return None
-        k = self.index(self._used)
+        k = self.index(self.used)
         own = {id(self.private_KP): _row(self.private_KP, k)}
         for name, mask in self.scope.unflatten(self.masks_KN[k]).items():
             own[id(parameter_of(self.backbone, name))] = mask
@@ -410,8 +419,9 @@ class TicketModel(Introspected, fitted.Holder, Members):
         """Tensors and header of the ticket file."""
         private = {name: self.private_state(name) for name in self.names}
         parts, outputs = fitted.states(self), probe.recorded(self)
-        of = {"reference": found} if (found := reference.digest(self.backbone)) else {}
-        return files.pack(self.backbone, self.masks, private, self.metadata | of, parts, coding, outputs)
+        known = {"pretrained": made} if (made := getattr(self, "pretrained_from", None)) else {}
+        known |= self.metadata | ({"reference": of} if (of := reference.digest(self.backbone)) else {})
+        return files.pack(self.backbone, self.masks, private, known, parts, coding, outputs)
 
 
 def _row(private_KP: Tensor, k: int) -> Tensor:

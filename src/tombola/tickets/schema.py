@@ -56,7 +56,7 @@ _FACTS: dict[str, Test] = {  # those that are read; each may be absent
     "class_names": lambda value: _list_of(_text)(value) or _dict_of(_list_of(_text))(value),
     **dict.fromkeys(("grown", "merged"), _dict_of(_dict_of(_any))),
     "input": inputs.is_known,
-    "base": _dict_of(_text),
+    "pretrained": lambda value: _dict_of(_any)(value) and _text(value.get("model")),
 }
 _PARTS: dict[str, dict[str, Test]] = {
     "router": {"kind": _text, "options": _dict_of(_any)},
@@ -71,6 +71,8 @@ def faults(header: Mapping[str, Any]) -> Iterator[str]:
     'scope names'
     """
     yield from _wrong(header, _HEADER, "")
+    if not _dict_of(_text)(header.get("base", {})):
+        yield "base"
     scope, facts, names = header["scope"], header["facts"], header["names"]
     yield from _wrong(scope, _SCOPE, "scope ")
     if len(set(scope["names"])) != len(scope["shapes"]):

@@ -17,6 +17,7 @@ from tombola._utils.rng import generator
 from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import Stream
 from tombola.masks.layout import Layout
+from tombola.masks.reference import references
 from tombola.pruning import Selection, prune, transposed
 from tombola.pruning.scores import CRITERIA, Score, needs_trajectory
 from tombola.training.model import Params
@@ -150,7 +151,11 @@ class Pruner:
         *,
         allow_collapse: bool = False,
     ) -> Tensor:
-        """The same for a given mask and given scores."""
+        """The same for a given mask and given scores.
+
+        A layer without a change is that of the reference, and no collapse.
+        """
+        allow_collapse = allow_collapse or bool(references(context.problem.f.module))
         return prune(
             mask_N.cpu(),
             scores_N.cpu(),

@@ -17,7 +17,7 @@ from tombola._utils import batch
 from tombola._utils.batch import Batch
 from tombola._utils.errors import DataError, unknown
 from tombola.data.images import SUFFIXES, pixels_of, read_picture
-from tombola.data.table import read_inputs
+from tombola.data.table import read_inputs, read_text
 from tombola.lab import audio
 from tombola.lab.audio import read
 from tombola.tickets.inputs import Inputs
@@ -25,6 +25,7 @@ from tombola.tickets.inputs import Inputs
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3"}
 TABLES = {".csv", ".parquet"}
 ARRAYS = {".npy", ".npz"}
+TEXTS = {".txt"}
 Form = Mapping[str, Any]  # shape, dtype and range of a tensor, or of the parts of a batch (`probe.described`)
 
 
@@ -33,8 +34,8 @@ def inputs_of(path: Path, taken: Inputs, on_progress: Callable[[str], None] = la
 
     Images are brought to the network's size and channels as in training; ``on_progress`` is told so, in a
     line. Tables are CSV or Parquet: of the columns that the tickets were trained on, or of numbers alone,
-    with a header or none. Arrays (``.npy``; ``.npz`` of several parts, by their names) hold samples as they
-    were in training.
+    with a header or none. Texts are in the column of training, or the lines of a file (``.txt``). Arrays
+    (``.npy``; ``.npz`` of several parts, by their names) hold samples as they were in training.
 
     Raises:
         DataError: no such file, or nothing in it that these tickets take.
@@ -43,11 +44,13 @@ def inputs_of(path: Path, taken: Inputs, on_progress: Callable[[str], None] = la
     if not path.is_file():
         raise DataError(f"there is no file {path}")
     suffix, sound = path.suffix.lower(), taken.kind == "sound"
-    if suffix not in SUFFIXES | SOUNDS | TABLES | ARRAYS:
+    if suffix not in SUFFIXES | SOUNDS | TABLES | ARRAYS | TEXTS:
         raise DataError(
-            f"{path} is none of an image, a sound (WAV, FLAC, OGG, MP3), a table (CSV, Parquet) and an array "
-            "(.npy, .npz)"
+            f"{path} is none of an image, a sound (WAV, FLAC, OGG, MP3), a table (CSV, Parquet), an array "
+            "(.npy, .npz) and lines of text (.txt)"
         )
+    if taken.text is not None and suffix in TABLES | TEXTS:
+        return taken.prepared(taken.tokens(_texts(path, taken.text["column"])))
     if sound != (suffix in SOUNDS):
         takes = "sounds" if sound else "images, tables or arrays, not sounds"
         raise DataError(f"{path}: these tickets take {takes}")
@@ -110,6 +113,20 @@ def _table(path: Path, taken: Inputs) -> Batch:
         return _like(x, taken.stored, path)
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def _texts(path: Path, column: str) -> list[str]:
+    """The texts of a table, in a column of this name, or the lines of a file."""
+    if path.suffix.lower() in TABLES:
+        try:
+            return read_text(frame(path), column)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
+    with readable(path, "text"):
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise DataError(f"{path} holds no lines of text")
+    return lines
 
 
 def frame(path: Path) -> Any:

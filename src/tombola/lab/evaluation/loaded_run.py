@@ -11,13 +11,14 @@ from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tombola._utils import io
+from tombola._utils.batch import part_of
 from tombola._utils.errors import RunError, UsageError, unknown
 from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS, Data
@@ -114,7 +115,8 @@ class LoadedRun:
         A ticket answers among the classes that its own context has in training (``known``): whoever is
         answered by it knows no more. A network for all contexts answers among all.
         """
-        return Answers.of(networks, self.data, self.classes_KC if known else None)
+        classes_KC = self.classes_KC if known else None
+        return Answers.of(networks, self.data, classes_KC, self.objective.read)
 
     def quality(self, networks: Sequence[nn.Module], answering_S: Tensor, known: bool = True) -> Quality:
         """The task's own metric where network ``answering_S[i]`` answers test sample i."""
@@ -161,14 +163,20 @@ class Answers:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, networks: Sequence[nn.Module], data: Data, classes_KC: Tensor | None = None) -> Self:
-        """Ask each network for every sample of the test split."""
+    def of(
+        cls,
+        networks: Sequence[nn.Module],
+        data: Data,
+        classes_KC: Tensor | None = None,
+        read: Callable[[Any], Tensor] = part_of,
+    ) -> Self:
+        """Ask each network for every sample of the test split; ``read`` is the part of its outputs."""
         S = len(data.test)
-        one = predict(networks[0], data, "test", torch.arange(1))
+        one = predict(networks[0], data, "test", torch.arange(1), read=read)
         kept = _space((len(networks), S, *one.shape[1:]), one.dtype)
         for row, network in zip(kept, networks, strict=True):
             for index in torch.arange(S).split(16 if one[0].numel() > LARGE else 500):
-                row[index] = predict(network, data, "test", index)
+                row[index] = predict(network, data, "test", index, read=read)
         return cls(kept, classes_KC)
 
     def chosen(self, answering_S: Tensor, samples: Tensor) -> Tensor:

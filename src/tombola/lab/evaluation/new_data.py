@@ -12,6 +12,7 @@ from torch import Tensor
 from tombola._utils.errors import DataError
 from tombola._utils.imported import imported
 from tombola.data.dataset import Data
+from tombola.data.text import Text
 from tombola.lab.evaluation.inputs import TABLES, frame, readable
 from tombola.objectives import Objective
 from tombola.tickets.growth import alike, whole
@@ -64,6 +65,10 @@ def _pictures(folder: Path, taken: Inputs) -> Data:
 
 def _table(path: Path, target: str, taken: Inputs) -> Data:
     table = frame(path)
+    if taken.text is not None:
+        known = Text(**taken.text)
+        how: dict[str, Any] = {"text": known.column, "tokenizer": known.opened(), "length": known.length}
+        return Data.from_table(table, target=target, **how)
     if taken.features is not None:
         return Data.from_table(table, target=target, inputs=taken.features)
     return Data.from_table(table, target=target)

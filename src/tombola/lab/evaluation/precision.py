@@ -42,7 +42,9 @@ def scores(loaded: LoadedRun, tickets: TicketModel) -> dict[str, Tensor]:
     if len(tickets.names) > 1:
         return {split: own_scores(tickets, loaded.data, split) for split in SPLITS}
     network, K = tickets.bake(tickets.names[0]), len(loaded.partition)
-    outputs = {split: predict(network, loaded.data, split)[:, :K] for split in SPLITS}
+    outputs = {
+        split: predict(network, loaded.data, split, read=loaded.objective.read)[:, :K] for split in SPLITS
+    }
     return {split: SubsetSoftmax.log_odds(logits_SK) for split, logits_SK in outputs.items()}
 
 
@@ -134,7 +136,7 @@ def within(loaded: LoadedRun, tickets: TicketModel) -> tuple[Values, Calibration
     plain, warmed, truths = [], [], []
     for k, name in enumerate(tickets.names):
         index = loaded.partition.members["test"][:, k].nonzero()[:, 0]
-        outputs = predict(tickets.bake(name), loaded.data, "test", index)
+        outputs = predict(tickets.bake(name), loaded.data, "test", index, read=loaded.objective.read)
         if (own_SC := allowed(tickets.metadata, [name] * len(index))) is not None:
             outputs = mask_logits(outputs, own_SC)
         truths.append(loaded.data.test.y[index].long())

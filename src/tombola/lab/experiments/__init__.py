@@ -1,6 +1,8 @@
 """Experiments: data, backbone, objective and defaults, one file each."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from tombola._utils.errors import UsageError, unknown
 from tombola._utils.imported import imported
@@ -15,6 +17,7 @@ from tombola.lab.experiments.inr import INR, INR_SIREN
 from tombola.lab.experiments.pacs import PACS, PACS64
 from tombola.lab.experiments.pacs_pretrained import PACS_PRETRAINED, PACS_QUESTIONS
 from tombola.lab.experiments.permuted_mnist import PERMUTED_MNIST
+from tombola.lab.experiments.pretrained import Options, experiment_of
 from tombola.lab.experiments.sentences import SENTENCES, SENTENCES_2, SENTENCES_8, SENTENCES_16
 from tombola.lab.experiments.speech import SPEECH
 from tombola.lab.experiments.tasks import TASKS_AT_ONCE
@@ -37,12 +40,15 @@ EXPERIMENTS = {
 }
 
 
-def experiment(name: str) -> Experiment:
-    """An experiment by its name, or one of the user's own by ``MODULE:NAME``.
+def experiment(name: str, options: Mapping[str, Any] | None = None) -> Experiment:
+    """An experiment by its name, one of the user's own by ``MODULE:NAME``, or one that is made of options
+    (`tombola.lab.experiments.pretrained`).
 
     Raises:
         UsageError: there is none of that name; the message lists those of Tombola.
     """
+    if options is not None:
+        return experiment_of(name, Options.from_plain(dict(options)))
     if ":" in name:
         found = imported(name, "the experiment")
         if not isinstance(found, Experiment):

@@ -97,9 +97,13 @@ class Experiment:
     stand_in: str = ""  # what takes the place of the data where no source is given, if it is something else
     # pictures and sounds from finished runs into a folder; returns the files
     draw: Callable[[Sequence[Finished], Path], list[Path]] | None = None
+    usual: tuple[str, ...] = ()  # the methods that run where none is named; all that make sense if empty
+    options: Mapping[str, Any] | None = None  # of one that was made of options, as a run's config holds them
 
     def methods(self) -> list[str]:
         """The standard methods that make sense here: none is told the context where that is the answer."""
+        if self.usual:
+            return [*self.usual]
         told_too = not self.objective.context_is_answer
         return [name for name, method in STANDARD.items() if told_too or not method.conditioned]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -266,7 +266,7 @@ def commands(runs: Sequence[Ran]) -> list[str]:
 
 def _without_seed(ran: Ran) -> str:
     config, threads = ran.config, ran.environment.get("threads")
-    words = ["tombola", "run", config["experiment"]]
+    words = ["tombola", "run", config["experiment"], *_options(config.get("pretrained") or {})]
     words += ["--preset", config["preset"]] if config.get("preset") else []
     words += ["--data", str(config["source"])] if config.get("source") else []
     words += ["--method", *config["methods"]] if config.get("methods") else []
@@ -285,6 +285,15 @@ def _without_seed(ran: Ran) -> str:
     device = ran.environment.get("device", "cpu")
     words += ["--device", device] if device != "cpu" else []
     return shlex.join(words)
+
+
+def _options(made_of: Mapping[str, Any]) -> list[str]:
+    """The options of an experiment that was made of them."""
+    found: list[str] = []
+    for name, value in made_of.items():
+        if name != "labels" and value not in ("", False):
+            found += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return found
 
 
 def _seeds(group: Sequence[Ran]) -> str:

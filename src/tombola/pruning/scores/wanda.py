@@ -10,7 +10,8 @@ with stride, padding, groups and transposition as the layer has them.
 
 The paper compares weights within one output row. That is not the score's business but the selection's:
 ``row``, which the method ``wanda`` uses; ``global`` compares across layers, whose norms have different
-scales. It is meant for trained weights, and retrains nothing.
+scales. It is meant for trained weights, and retrains nothing. Where weights are changes of a reference, W is
+the change: what it moves in the outputs.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from tombola._utils.batch import call
 from tombola._utils.errors import PruningError
 from tombola.masks.layout import Layout
 from tombola.masks.prunable import NORMS
+from tombola.masks.reference import original, plain
 from tombola.pruning.scores.criterion import PruningContext
 
 LINEAR = (
@@ -82,8 +84,8 @@ class _Watch(TorchFunctionMode):
 def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor]) -> Tensor:
     """``‖X_j‖₂²`` for every weight in scope, over all batches, float64 ``[N]``.
 
-    Norm layers take the statistics of the batch and dropout is off; the modes and buffers of the network
-    are changed. Nothing but the sums is kept from one batch to the next.
+    Norm layers take the statistics of the batch and dropout is off. The modes and buffers of the network
+    change, and weights with a reference become plain. Nothing but the sums is kept between batches.
 
     Raises:
         PruningError: a weight in scope is not used by a linear layer or a convolution.
@@ -96,8 +98,8 @@ def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor])
     for layer in network.modules():
         if isinstance(layer, NORMS):
             layer.train()
-    parameters = dict(network.named_parameters())
-    callback = _Watch({name: parameters[name] for name in scope.names})
+    parameters = dict(plain(network).named_parameters())  # a change meets what its weight meets
+    callback = _Watch({name: parameters[original(name)] for name in scope.names})
     with torch.no_grad(), callback:
         for x in batches:
             call(network, x)

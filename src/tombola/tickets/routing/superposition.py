@@ -126,10 +126,16 @@ class Certainty:
     @torch.enable_grad()
     def reverse(self, alive_K: Tensor, x: Batch) -> Tensor:
         """The same by a gradient for each sample; slower, but every operation has it."""
-        slope = vmap(
-            grad(lambda alpha_K, one: self(alpha_K, mapped(lambda t: t[None], one))[0]), in_dims=(None, 0)
-        )
-        return slope(self._uniform(alive_K), x).detach() * alive_K
+        slope = grad(lambda alpha_K, one: self(alpha_K, mapped(lambda t: t[None], one))[0])
+        alpha_K = self._uniform(alive_K)
+        try:
+            slopes_BK = vmap(slope, in_dims=(None, 0))(alpha_K, x)
+        except RuntimeError as error:  # of a network that looks at its inputs, as transformers do at masks
+            if "vmap" not in str(error):
+                raise
+            each = (mapped(lambda t: t[0], one) for one in split(x, 1))
+            slopes_BK = torch.stack([slope(alpha_K, one) for one in each])
+        return slopes_BK.detach() * alive_K
 
     def _uniform(self, alive_K: Tensor) -> Tensor:
         return alive_K.to(self.weights_N.dtype) / alive_K.sum()

@@ -1,0 +1,112 @@
+"""Where pretrained networks and tokenizers of `transformers` lie: a folder, a GGUF file, a name on a hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tombola._utils.errors import TombolaError, UsageError, needs
+
+FILES = (".gguf", ".safetensors", ".bin", ".pt", ".json")
+OFF = ("0", "false", "no", "off")  # HF_HUB_OFFLINE, where downloads are wanted
+
+
+def located(name: str | Path) -> tuple[str, dict[str, Any]]:
+    """The name and the options by which `transformers` finds a network: ``(where, options)``.
+
+    A folder that holds a single GGUF file and no ``config.json`` stands for that file. Names on a hub are
+    read from the cache of this machine; they are downloaded only where ``HF_HUB_OFFLINE`` is set, and off.
+
+    Raises:
+        UsageError: no such folder or file, or nothing in it that is a network.
+
+    >>> located("org/name-1.5")
+    ('org/name-1.5', {'local_files_only': True})
+    """
+    if not isinstance(name, str | os.PathLike) or not str(name):
+        raise UsageError(f"a pretrained network is a folder, a GGUF file or a name: got {name!r}")
+    path = Path(name).expanduser()
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UsageError(f"{name} is one file: give the folder of config.json and safetensors, or a GGUF")
+        return _gguf(path.resolve())
+    if path.is_dir():
+        files = sorted(path.glob("*.gguf"))
+        if (path / "config.json").is_file():
+            return str(path.resolve()), {"local_files_only": True}
+        if len(files) == 1:
+            return _gguf(files[0].resolve())
+        what = ", ".join(file.name for file in files) or "neither config.json nor a GGUF file"
+        raise UsageError(
+            f"{name} holds {what}: give the folder of a network of transformers, or one GGUF file"
+        )
+    meant = isinstance(name, Path) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
+    if meant or path.suffix in FILES:  # names on a hub have dots too
+        raise UsageError(f"there is no folder or GGUF file {name}")
+    return str(name), {"local_files_only": os.environ.get("HF_HUB_OFFLINE", "").lower() not in OFF}
+
+
+def _gguf(file: Path) -> tuple[str, dict[str, Any]]:
+    with needs("pretrained", f"{file.name} is a GGUF file"):
+        for package in ("gguf", "accelerate"):
+            import_module(package)
+    return str(file.parent), {"gguf_file": file.name, "local_files_only": True}
+
+
+def loaded(kind: str, name: str | Path, **options: Any) -> Any:
+    """``transformers.KIND.from_pretrained`` without its talk, and with one line where it fails.
+
+    Raises:
+        MissingExtra: a package that is not installed.
+        UsageError: see `located`.
+        TombolaError: the network is not on this machine, or `transformers` cannot make it.
+    """
+    with needs("pretrained", f"{name} is a network of transformers"):
+        made = getattr(import_module("transformers"), kind)
+    where, place = located(name)
+    try:
+        with _quiet():
+            return made.from_pretrained(where, **place, **options)
+    except ImportError as error:  # of a package that this tokenizer or network needs
+        raise TombolaError(f"{name}: {_line(error)} (the extra pretrained has what most need)") from None
+    except Exception as error:  # whatever transformers, tokenizers, safetensors or gguf say
+        away = isinstance(error, OSError) and not Path(where).exists()
+        if away and place["local_files_only"]:
+            raise TombolaError(
+                f"{name} is no folder, and not in the cache of transformers on this machine: download it "
+                f"first (hf download {name}), or set HF_HUB_OFFLINE=0 to let transformers do it"
+            ) from None
+        raise TombolaError(f"{name} cannot be read by transformers.{kind}: {_line(error)}") from None
+
+
+def made(kind: str, name: str | Path, config: Any) -> Any:
+    """``transformers.KIND.from_config``, where the configuration is of another kind with one line."""
+    try:
+        with _quiet():
+            return getattr(import_module("transformers"), kind).from_config(config)
+    except Exception as error:  # whatever transformers says
+        raise TombolaError(f"{name} is no network for transformers.{kind}: {_line(error)}") from None
+
+
+def _line(error: Exception) -> str:
+    words = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return words.strip().partition("\x1b")[0][:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without bars and reports, of which nothing is news here: new output layers are meant."""
+    logging = import_module("transformers").utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
