@@ -25,6 +25,7 @@ from tombola._utils.replica import copied
 from tombola.lab.adaptation import adapters
 from tombola.lab.adaptation.adapters import Adapter
 from tombola.lab.continual.rivals import Arrivals, Models, grown, multi_head
+from tombola.lab.evaluation import own_changes
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.masks.reference import original
@@ -148,6 +149,20 @@ def merged(arrivals: Arrivals, folder: Path, method: Method) -> Models:
     return dict.fromkeys(tickets.names, tickets)
 
 
+def changes_alone(arrivals: Arrivals, folder: Path, form: str) -> Models:
+    """The change of each fine-tune stored by itself: its signs, or its largest entries in the bytes of TALL."""
+    tunes, base = fine_tuned(arrivals, folder), arrivals.backbone
+    if form == "signs":
+        made = own_changes.bitdelta(base, tunes)
+    else:
+        made = own_changes.largest(base, tunes, at_most=len(io.to_content(*merge(base, tunes).contents())))
+    metadata = {TRAINED: made.bytes // len(made.networks)}
+    return {
+        name: TicketModel(network, MaskSet.dense(scope(network), [name]), metadata=dict(metadata)).eval()
+        for name, network in made.networks.items()
+    }
+
+
 def together(arrivals: Arrivals, folder: Path, method: str) -> Models:  # noqa: ARG001
     """A method of `tombola.methods.table` on all tasks."""
     models = trained(arrivals.pipeline, method, arrivals.settings.sparsity[0])
@@ -166,12 +181,13 @@ def one_by_one(arrivals: Arrivals, folder: Path) -> Models:  # noqa: ARG001
     return models
 
 
+# Rates beside that of full fine-tunes are of validation data of two tasks of `sentences`, of two or three values.
 MERGED = "from the fine-tunes, without data: "
 RIVALS: dict[str, Rival] = {
     "frozen_head": Rival(
         "an output layer for each task on features that stay",
         partial(apart, adapter=adapters.head_alone),
-        rate=100,
+        rate=30,
     ),
     "bitfit": Rival(
         "biases, norms and an output layer for each task",
@@ -183,25 +199,25 @@ RIVALS: dict[str, Rival] = {
         "a scale of every output of a layer, for each task",
         partial(apart, adapter=adapters.ia3),
         "IA³, Liu et al., arXiv 2205.05638",
-        rate=100,
+        rate=30,
     ),
     "lora_r4": Rival(
         "a change of rank 4 for each task",
         partial(apart, adapter=partial(adapters.lora, r=4)),
         "LoRA, Hu et al., arXiv 2106.09685",
-        rate=10,
+        rate=3,
     ),
     "lora_r16": Rival(
         "a change of rank 16 for each task",
         partial(apart, adapter=partial(adapters.lora, r=16)),
         "LoRA, Hu et al., arXiv 2106.09685",
-        rate=10,
+        rate=3,
     ),
     "shira": Rival(
         "a change at random places for each task, as many numbers as LoRA of rank 16",
         partial(apart, adapter=partial(adapters.shira, r=16)),
         "SHiRA, Bhardwaj et al., arXiv 2406.13175",
-        rate=10,
+        rate=3,
     ),
     "full_fine_tune": Rival("a network for each task", full),
     "multi_task": Rival("one dense network for all tasks together, an output layer each", all_heads),
@@ -212,6 +228,16 @@ RIVALS: dict[str, Rival] = {
     ),
     "merge_emr": Rival(
         MERGED + "a mask each of the elected change", partial(merged, method="emr"), "EMR, arXiv 2405.17461"
+    ),
+    "merge_dare": Rival(MERGED + "DARE", partial(merged, method="dare"), "arXiv 2311.03099"),
+    "bitdelta": Rival(
+        "the signs of each fine-tune's change",
+        partial(changes_alone, form="signs"),
+        "BitDelta, arXiv 2402.10193",
+    ),
+    "own_change": Rival(
+        "the largest entries of each fine-tune's change, in the bytes of merge_tall",
+        partial(changes_alone, form="largest"),
     ),
     "imp": Rival(
         "one pruned network for all tasks, an output layer each",

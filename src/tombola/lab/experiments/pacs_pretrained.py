@@ -73,6 +73,7 @@ QUICK = preset_settings(
     private=HEADS,
     normalization="per_ticket",
     reference="theta0",
+    rewinding="learning_rate",
 )
 
 PACS_PRETRAINED = Experiment(

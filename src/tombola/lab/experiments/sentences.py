@@ -196,8 +196,8 @@ def backbone(generator: torch.Generator | None = None) -> nn.Module:
 
 
 QUICK = preset_settings(
-    1e-4,
-    1e-4,
+    3e-4,
+    3e-4,
     16,
     sparsity=(0.9,),
     schedule="one_shot",
@@ -206,6 +206,7 @@ QUICK = preset_settings(
     private=OWN,
     normalization="per_ticket",
     reference="theta0",
+    rewinding="learning_rate",  # what a search has trained is worth keeping where steps are few
 )
 BEST = replace(
     QUICK,
