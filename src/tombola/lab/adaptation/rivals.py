@@ -150,17 +150,19 @@ def merged(arrivals: Arrivals, folder: Path, method: Method) -> Models:
 
 
 def changes_alone(arrivals: Arrivals, folder: Path, form: str) -> Models:
-    """The change of each fine-tune stored by itself: its signs, or its largest entries in the bytes of TALL."""
+    """The change of each fine-tune by itself: its signs, or its largest entries in the bytes of TALL."""
     tunes, base = fine_tuned(arrivals, folder), arrivals.backbone
     if form == "signs":
         made = own_changes.bitdelta(base, tunes)
     else:
         made = own_changes.largest(base, tunes, at_most=len(io.to_content(*merge(base, tunes).contents())))
     metadata = {TRAINED: made.bytes // len(made.networks)}
-    return {
-        name: TicketModel(network, MaskSet.dense(scope(network), [name]), metadata=dict(metadata)).eval()
-        for name, network in made.networks.items()
-    }
+    models = {}
+    for name, network in made.networks.items():
+        masks = MaskSet.dense(scope(network), [name])
+        models[name] = TicketModel(network, masks, metadata=dict(metadata)).eval()
+        models[name].requires_grad_(False)  # nothing stands in the place of the base
+    return models
 
 
 def together(arrivals: Arrivals, folder: Path, method: str) -> Models:  # noqa: ARG001
@@ -181,7 +183,8 @@ def one_by_one(arrivals: Arrivals, folder: Path) -> Models:  # noqa: ARG001
     return models
 
 
-# Rates beside that of full fine-tunes are of validation data of two tasks of `sentences`, of two or three values.
+# Rates beside that of full fine-tunes are of validation data of two tasks of `sentences`, of two values or
+# three.
 MERGED = "from the fine-tunes, without data: "
 RIVALS: dict[str, Rival] = {
     "frozen_head": Rival(
