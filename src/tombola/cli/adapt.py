@@ -80,7 +80,8 @@ def adapt(
             of = RIVALS[wanted]
             file = folder / f"seed{one}" / f"{wanted}-{of.settings(arrivals.settings).sparsity[0]}.json"
             make = partial(carried_out, wanted, arrivals, out / "fine_tunes")
-            result = kept_or_made(file, wanted, of, arrivals, make, say_aside)
+            also = {"rate": of.rate, "changes": dict(of.changes)}
+            result = kept_or_made(file, wanted, of, arrivals, make, say_aside, also)
             say_aside(f"seed {one}: {wanted}: {share(summary(result)[result['metric']])}")
             found.append(result)
     made = rows(found, order.experiment.name, order.preset)

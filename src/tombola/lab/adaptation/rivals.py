@@ -39,8 +39,9 @@ from tombola.tickets.model import TicketModel
 from tombola.training.joint import train_jointly
 
 TRAINED = "trained"  # of the metadata of a network of its own: bytes of what was trained
-PRUNED = {"reference": "zero", "sparsity": (0.5,)}  # masks of the weights themselves: half of them stay
-LEARNED = {
+# Masks of the weights themselves: half of them stay.
+PRUNED: dict[str, Any] = {"reference": "zero", "sparsity": (0.5,)}
+LEARNED: dict[str, Any] = {
     "reference": "zero",
     "sparsity": (0.1,),
     "callback": "learned:0.03:frozen",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -49,13 +49,14 @@ def kept_or_made(
     arrivals: Arrivals,
     make: Callable[[], dict[str, Any]],
     say: Callable[[str], object],
+    also: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """A result that was found before, or is found now and kept.
+    """A result that was found before, or is found now and kept; ``also`` is what else it was made of.
 
     Raises:
         RunError: the file is damaged, or is of other settings or data.
     """
-    made_of = {"settings": arrivals.settings.plain(), **arrivals.pipeline.origin}
+    made_of = {"settings": arrivals.settings.plain(), **arrivals.pipeline.origin, **(also or {})}
     if not path.exists():
         say(f"{name}: {rival.summary}{rival.source and f' ({rival.source})'}")
         result = {**make(), "made_of": made_of}
