@@ -195,7 +195,7 @@ class Settings:
         search: how Algorithm 1 trains.
         train: how Algorithm 2 trains, and the way to the rewind point.
         score: what the search prunes by: the name of a criterion of `tombola.scoring`, with ``:N`` the
-            batches that it reads (``snip:5``).
+            batches per ticket that it reads (``snip:5``).
         selection: which layers lose how many: ``global``, ``layer``, ``uniform``, ``erk`` or ``row``.
         granularity: what goes together: ``weight``, ``channel``, ``block:RxC`` or ``N:M``
             (`tombola.pruning`).

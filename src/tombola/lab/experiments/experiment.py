@@ -97,10 +97,11 @@ class Experiment:
     stand_in: str = ""  # what takes the place of the data where no source is given, if it is something else
     # pictures and sounds from finished runs into a folder; returns the files
     draw: Callable[[Sequence[Finished], Path], list[Path]] | None = None
+    told: bool = True  # whether the network can be given the number of the context beside its inputs
 
     def methods(self) -> list[str]:
         """The standard methods that make sense here: none is told the context where that is the answer."""
-        told_too = not self.objective.context_is_answer
+        told_too = self.told and not self.objective.context_is_answer
         return [name for name, method in STANDARD.items() if told_too or not method.conditioned]
 
     def preset(self, name: str | None) -> tuple[str, Preset]:
