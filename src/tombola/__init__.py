@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tombola.tickets.membership import merge_files
     from tombola.tickets.merging import merge
     from tombola.tickets.model import TicketModel, load
+    from tombola.tickets.oneshot import oneshot
 
 __version__ = VERSION
 
@@ -68,6 +69,7 @@ _PLACES = {
     "masked": "optim:masked",
     "methods": "methods:",
     "objectives": "objectives:",
+    "oneshot": "tickets.oneshot:oneshot",
     "partition": "data.partition:",
     "prepare": "data.prepare:",
     "pruning": "pruning:",
@@ -100,6 +102,7 @@ __all__ += [
     "merge_files",
     "methods",
     "objectives",
+    "oneshot",
     "partition",
     "pruning",
 ]
