@@ -2,6 +2,7 @@
 
 import importlib.util
 import itertools
+import json
 import os
 
 import pytest
@@ -12,6 +13,7 @@ import tombola as tb
 from tombola._utils import io
 from tombola._utils.errors import DataError, PruningError, TombolaError, UsageError
 from tombola._utils.rng import generator
+from tombola.cli.main import main
 from tombola.masks.prunable import scope
 from tombola.pruning import prune
 from tombola.pruning.blockwise import products, sparsegpt, squares
@@ -258,3 +260,33 @@ def test_bad_input_is_named_before_anything_is_computed(disk, tmp_path):
         tb.oneshot(folder, tokens, out, sparsity=0.5)
     assert not out.exists()
     assert list(itertools.islice(tmp_path.glob(".x*"), 1)) == []
+
+
+# -- the command line ----------------------------------------------------------------------------------------
+
+
+@needs_llama
+def test_the_command_reads_texts_and_says_what_it_wrote(disk, tmp_path, capsys):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    _, folder, _ = disk
+    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(40)}, unk_token="w0"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=words).save_pretrained(folder)
+    for name, start in (("low", 0), ("high", 20)):
+        (tmp_path / f"{name}.txt").write_text(" ".join(f"w{start + i % 20}" for i in range(50)))
+    texts = [f"{name}={tmp_path / name}.txt" for name in ("low", "high")]
+    common = ["oneshot", str(folder), str(tmp_path / "x.tickets"), "--length", "8", "--json"]
+    with pytest.raises(SystemExit, match="0"):
+        main([*common, *texts, "--blocks", "4", "--sparsity", "0.6"])
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["ticket"] for row in rows] == ["low", "high"]
+    size = sum(m.weight.numel() for m in linear(llama()).values())
+    assert {row["weights"] for row in rows} == {kept(size, 0.6)}
+    with pytest.raises(SystemExit, match="1"):
+        main([*common, *texts, "--blocks", "7"])
+    assert "low.txt has 6 blocks of 8 tokens, 7 are asked for" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main([*common, "low"])
+    assert "a text is given once, as NAME=FILE: got 'low'" in capsys.readouterr().err
