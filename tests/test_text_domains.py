@@ -102,6 +102,25 @@ def test_every_preset_runs_on_the_stand_in(data):
         assert kept == {round(0.4 * found[0].tickets.scope.size)}, name
 
 
+def test_norms_alone_are_retrained_where_weights_are_frozen(data):
+    settings = text_domains.ONE_SHOT.changed(
+        ["steps=30", "train.lr=0.03", "weights=frozen", "normalization=per_ticket"]
+    )
+    net, partition = TinyLanguageModel(generator(0)), tb.partition.by_column(data, "domain")
+    before, after = (
+        tb.find("rtl", net, NextToken(output="logits"), data, partition, settings=s)[0]
+        for s in (text_domains.ONE_SHOT, settings)
+    )
+    tickets, named = after.tickets, dict(net.named_parameters())
+    for name in tickets.names:
+        for weight, kept in tickets.weights(name).items():
+            assert not torch.equal(kept, named[weight]) if "norm" in weight else True
+            if weight in tickets.scope.names:
+                assert torch.equal(kept[kept != 0], named[weight][kept != 0])
+    assert after["nats"] < before["nats"]
+    assert set(tickets.private.names) == {name for name in named if "norm" in name}
+
+
 def test_the_loss_of_text_falls_in_training(data):
     settings = text_domains.ONE_SHOT.changed(["steps=60", "train.lr=0.01", "train.batch_size=8"])
     partition = tb.partition.by_column(data, "domain")

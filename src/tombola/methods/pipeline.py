@@ -439,6 +439,7 @@ class Pipeline:
         names = ("rewind", "train", "normalization", "private", "include", "exclude")
         how = {name: s.plain()[name] for name in names} | ({"head": s.head} if s.head else {})
         how |= {"reference": s.reference} if s.reference != "zero" else {}
+        how |= {"weights": s.weights} if s.weights != "free" else {}
         whole = [self.origin, self.seed, self.data.augment is not None, how, what]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 

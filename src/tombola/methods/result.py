@@ -141,7 +141,8 @@ def _train(
     search = None if chosen.start else chosen.search
     config = pipeline.config(search)
     further = late if chosen.start or not pipeline.settings.rewind else 0
-    frozen = search is not None and pipeline.settings.frozen
+    s = pipeline.settings
+    frozen = s.weights == "frozen" or (search is not None and s.frozen)
 
     def train(ticket: int | None) -> tuple[TicketModel, int]:
         alone = "" if ticket is None else masks.names[ticket]

@@ -160,6 +160,10 @@ RETRAINED = replace(ONE_SHOT, steps=200)
 PRESETS = {
     "one_shot": Preset(ONE_SHOT, "masks by Wanda from 16 blocks a domain; nothing is trained"),
     "retrained": Preset(RETRAINED, "the same, and 200 steps of two blocks a domain under the masks"),
+    "norms": Preset(
+        replace(RETRAINED, weights="frozen", normalization="per_ticket"),
+        "one_shot, and the norms of every ticket retrained for as many steps; weights stay",
+    ),
     "iterative": Preset(
         replace(ONE_SHOT, schedule="geometric:3"), "three rounds; the inputs of layers are measured in each"
     ),
