@@ -14,13 +14,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
 import tombola as tb
 from benchmarks.measure import high_water
+from tombola.data.dataset import Stream
+from tombola.lab.experiments.text_domains import TEXT_DOMAINS
 from tombola.masks.codec import encode
+from tombola.methods.pipeline import predict
 from tombola.tickets.files import opened
 
 SHAPES = {  # layers, width, inner, heads, heads of keys and values, vocabulary
@@ -164,7 +168,53 @@ def switch(file: str, folder: str, rounds: str = "15") -> dict[str, object]:
     }
 
 
-WAYS: dict[str, Callable[..., dict[str, object]]] = {"streamed": streamed, "coded": coded, "switch": switch}
+@torch.no_grad()
+def judged(folder: str, data: str, seed: str, sparsity: str, score: str, inputs: str) -> dict[str, object]:
+    """Loss of masks found from disk, each domain's and the pooled one, on the blocks that a run would read.
+
+    ``folder`` holds SmolLM2-135M (`save_pretrained`), ``data`` the texts of `text_domains`.
+    """
+    world = TEXT_DOMAINS
+    loaded = world.load(data, False)
+    assert isinstance(loaded, tb.Data)
+    partition, objective = world.partition(loaded), world.objective
+    views = [(name, partition, objective, k, 1) for k, name in enumerate(partition.names)]
+    views += [("pooled", partition.whole(), objective.single(partition), 0, len(partition))]
+    tokens = {}
+    for name, of, task, k, count in views:
+        key = int(seed), "", "score", 0, of.names[k]
+        stream = Stream(lambda g, of=of, task=task, k=k: task.epoch(of, k, g), 16, *key)
+        tokens[name] = loaded.train.x[torch.cat([stream[i] for i in range(count)])]
+    begun, out = time.process_time(), Path(folder) / f"judged-{score}-{inputs}-{seed}"
+    files = tb.oneshot(folder, tokens, out, sparsity=float(sparsity), score=score, inputs=inputs)
+    row: dict[str, object] = {
+        "seed": int(seed),
+        "sparsity": float(sparsity),
+        "score": score,
+        "inputs": inputs,
+    }
+    row |= {"seconds": time.process_time() - begun, "file_bytes": sum(f.stat().st_size for f in files)}
+    base, found = world.backbone(torch.Generator()), dict[str, dict[str, float]](own={}, pooled={})
+    test = partition.members["test"]
+    how: dict[str, Any] = {"rows": objective.rows, "read": objective.read, "judged": objective.judged}
+    for file in files:
+        tickets = tb.load(file, base)
+        for name in tickets.names:
+            net, kind = tickets.bake(name).eval(), "pooled" if name == "pooled" else "own"
+            for domain in partition.names if kind == "pooled" else [name]:
+                at = test[:, partition.names.index(domain)].nonzero()[:, 0]
+                found[kind][domain] = float(predict(net, loaded, "test", at, **how).double().nanmean())
+        del tickets
+        file.unlink()
+    return row | found
+
+
+WAYS: dict[str, Callable[..., dict[str, object]]] = {
+    "streamed": streamed,
+    "coded": coded,
+    "switch": switch,
+    "judged": judged,
+}
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
