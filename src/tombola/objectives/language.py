@@ -24,7 +24,7 @@ _nats = partial(
     MetricInfo, format="number", higher_is_better=False, table="quality", headline=("",), by_subset=True
 )
 register_metric(_nats("nats", "Loss in nats per token", "nats", primary=True))
-register_metric(_nats("nats_wrong", "Loss in nats per token under other subsets' tickets", "nats, wrong"))
+register_metric(_nats("nats_wrong", "Loss in nats per token under another subset's ticket", "nats, wrong"))
 
 
 class NextToken(InSubset):
@@ -34,7 +34,8 @@ class NextToken(InSubset):
     `transformers` give several outputs: ``NextToken(output="logits")``.
 
     Metrics, in nats per token over all test tokens of a subset, and their mean over subsets: ``nats`` of the
-    ticket of the subset, and ``nats_wrong``, the mean over the tickets of all other subsets.
+    ticket of the subset, and ``nats_wrong`` of the ticket of the next one (of the last one: the first), so
+    that every ticket is the wrong one once.
 
     >>> logits, y = torch.zeros(1, 3, 4), torch.tensor([[2, 0, IGNORED]])
     >>> round(float(NextToken().loss(logits, y, 0, torch.empty(0))), 4)  # log 4
@@ -68,17 +69,17 @@ class NextToken(InSubset):
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:  # noqa: ARG002
         """``nats`` and, of tickets, ``nats_wrong``."""
         judged = self.original or partition
-        test = [judged.members["test"][:, k].nonzero()[:, 0] for k in range(len(judged))]
-        # Ticket by ticket, each on all subsets: a large network is made once.
-        nets = range(1 if self.original else len(judged))
-        nats_KK = [[float(predict("test", j, at).double().nanmean()) for at in test] for j in nets]
-        own = {name: nats_KK[0 if self.original else k][k] for k, name in enumerate(judged.names)}
-        if self.original or len(judged) < 2:
-            return mean_and_each("nats", own)
-        wrong = {
-            name: sum(nats_KK[j][k] for j in nets if j != k) / (len(judged) - 1)
-            for k, name in enumerate(judged.names)
-        }
+        K, names = len(judged), judged.names
+        test = [judged.members["test"][:, k].nonzero()[:, 0] for k in range(K)]
+
+        def nats(j: int, k: int) -> float:
+            return float(predict("test", j, test[k]).double().nanmean())
+
+        if self.original or K < 2:
+            return mean_and_each("nats", {name: nats(0, k) for k, name in enumerate(names)})
+        own, wrong = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+        for j in range(K):  # ticket by ticket: a large network is made once
+            own[names[j]], wrong[names[j - 1]] = nats(j, j), nats(j, (j - 1) % K)
         return [*mean_and_each("nats", own), *mean_and_each("nats_wrong", wrong)]
 
 
