@@ -82,6 +82,9 @@ def streamed(
     folder: str, K: str, S: str, L: str, score: str = "wanda", inputs: str = "pruned"
 ) -> dict[str, object]:
     """Masks of K domains of S blocks of L random tokens each, from a folder."""
+    import accelerate  # noqa: F401
+    from transformers import LlamaForCausalLM  # noqa: F401 (what importing takes is not the network's)
+
     config = json.loads((Path(folder) / "config.json").read_text())
     generator = torch.Generator().manual_seed(1)
     size = int(S), int(L)

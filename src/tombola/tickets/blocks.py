@@ -110,8 +110,12 @@ class Blocks:
     def _fill(self, module: nn.Module, names: list[str], prefix: str = "") -> None:
         for name in names:
             owner, _, last = name.rpartition(".")
-            value = nn.Parameter(self.stored(prefix + name).float(), requires_grad=False)
-            module.get_submodule(owner)._parameters[last] = value
+            of, value = module.get_submodule(owner), self.stored(prefix + name)
+            if isinstance(of, nn.Embedding):  # mapped as it is: few of its rows are read
+                of.register_forward_hook(lambda _, __, rows: rows.float())
+            else:
+                value = value.float()
+            of._parameters[last] = nn.Parameter(value, requires_grad=False)
 
     def check(self, tokens: Mapping[str, Tensor]) -> None:
         """Raise `DataError` for what is no tokens of this network, one length for all domains."""
