@@ -138,34 +138,39 @@ def coded(folder: str, file: str) -> dict[str, object]:
 
 
 def switch(file: str, folder: str, rounds: str = "15") -> dict[str, object]:
-    """Writing another ticket into the memory that a pass reads, over one product of flat weights and mask."""
+    """Writing another ticket into the memory that a pass reads, over passes over the weights.
+
+    ``copy`` reads the flat weights and writes them elsewhere; ``product`` multiplies by the mask on the way.
+    Both write into memory that is there: a new vector of this size takes several times as long to get.
+    """
     from transformers import AutoModelForCausalLM
 
     net = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     tickets = tb.load(file, net)
-    weights_N, mask_N = tickets.state(tickets.names[0])[:2]
-    turn = itertools.cycle(range(len(tickets)))
+    weights_N, mask_N = (t.detach() for t in tickets.state(tickets.names[0])[:2])
+    turn, there_N = itertools.cycle(range(len(tickets))), torch.zeros_like(weights_N)
     workspace = tickets.passes.ready(tickets, 0)
     parts = [workspace.replica.tree.tensors[name] for name in tickets.scope.names]
-    sides: dict[str, list[float]] = {"switch": [], "pass": []}
+    sides: dict[str, Callable[[], object]] = {
+        "switch": lambda: workspace.load(tickets, next(turn), parts),
+        "copy": lambda: there_N.copy_(weights_N),
+        "product": lambda: torch.mul(weights_N, mask_N, out=there_N),
+    }
+    times: dict[str, list[float]] = {name: [] for name in sides}
     with torch.no_grad():
-        for i in range(2 * int(rounds) + 4):
-            name = "switch" if i % 2 else "pass"
-            begun = time.process_time()
-            if name == "switch":
-                workspace.load(tickets, next(turn), parts)
-            else:
-                weights_N * mask_N
-            if i >= 4:
-                sides[name].append(time.process_time() - begun)
-    median = {name: sorted(found)[len(found) // 2] for name, found in sides.items()}
+        for _ in range(int(rounds) + 2):
+            for name, call in sides.items():
+                begun = time.process_time()
+                call()
+                times[name].append(time.process_time() - begun)
+    median = {f"{name}_seconds": sorted(each[2:])[len(each[2:]) // 2] for name, each in times.items()}
     return {
         "network": Path(folder).name,
         "K": len(tickets),
         "N": tickets.scope.size,
-        "switch_seconds": median["switch"],
-        "pass_seconds": median["pass"],
-        "passes": median["switch"] / median["pass"],
+        **median,
+        "switch_over_copy": median["switch_seconds"] / median["copy_seconds"],
+        "switch_over_product": median["switch_seconds"] / median["product_seconds"],
         "peak_bytes": high_water(),
         "mask_bytes_in_memory": tickets.bits_KN.numel(),
     }
