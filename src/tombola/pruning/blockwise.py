@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import PruningError
-from tombola.masks.layout import Layout
-from tombola.pruning.selection import keep_top, prune
+from tombola.pruning.selection import best_of_each, keep_top
+
+FEW = 1 << 21  # scores that are there at once
 
 
 @dataclass(frozen=True)
@@ -52,20 +53,27 @@ def wanda(weight_OI: Tensor, squares_I: Tensor, keep: int) -> tuple[Tensor, Tens
     >>> mask.tolist()
     [[True, False], [True, False]]
     """
-    return _rows(weight_OI.double().abs() * squares_I.sqrt(), keep), weight_OI
+    norms_I = squares_I.sqrt()
+    return _rows(weight_OI, lambda part: part.double().abs() * norms_I, keep), weight_OI
 
 
 def magnitude(weight_OI: Tensor, _: Tensor, keep: int) -> tuple[Tensor, Tensor]:
     """The largest ``|W_ij|`` of every row."""
-    return _rows(weight_OI.abs(), keep), weight_OI
+    return _rows(weight_OI, torch.abs, keep), weight_OI
 
 
-def _rows(scores_OI: Tensor, keep: int) -> Tensor:
-    layer, ones = (
-        Layout(("weight",), (tuple(scores_OI.shape),)),
-        torch.ones(scores_OI.numel(), dtype=torch.bool),
-    )
-    return prune(ones, scores_OI.flatten(), keep, layer, "row", transposed={}).view(scores_OI.shape)
+def _rows(weight_OI: Tensor, score: Callable[[Tensor], Tensor], keep: int) -> Tensor:
+    """As many of every row, one more of the last ones, by scores of a few rows at a time."""
+    rows, width = weight_OI.shape
+    mask_OI, step = torch.empty(rows, width, dtype=torch.bool), max(FEW // width, 1)
+    for quota, start, end in (
+        (keep // rows, 0, rows - keep % rows),
+        (keep // rows + 1, rows - keep % rows, rows),
+    ):
+        for at in range(start, end, step):
+            part = slice(at, min(at + step, end))
+            mask_OI[part] = best_of_each(score(weight_OI[part]), quota)
+    return mask_OI
 
 
 def sparsegpt(

@@ -336,14 +336,19 @@ def _best_of_rows(mask_n: Tensor, scores_n: Tensor, keep: int, at_RC: Tensor) ->
     kept_RC = torch.zeros_like(left_RC)
     for quota in quotas_R.unique().tolist():  # two at most, unless rows had too few
         rows = quotas_R == quota
-        kept_RC[rows] = _best_of_each(scores_RC[rows], left_RC[rows], quota)
+        kept_RC[rows] = best_of_each(scores_RC[rows], quota, left_RC[rows])
     kept_n = torch.zeros_like(mask_n)
     kept_n[at_RC] = kept_RC
     return kept_n
 
 
-def _best_of_each(scores_RC: Tensor, left_RC: Tensor, quota: int) -> Tensor:
-    """Boolean ``[R, C]``: the ``quota`` highest scores left in every row, of equal ones the later."""
+def best_of_each(scores_RC: Tensor, quota: int, left_RC: Tensor | None = None) -> Tensor:
+    """Boolean ``[R, C]``: the ``quota`` highest scores left in every row, of equal ones the later.
+
+    >>> best_of_each(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]]), 2).tolist()
+    [[False, True, True], [False, True, True]]
+    """
+    left_RC = torch.ones_like(scores_RC, dtype=torch.bool) if left_RC is None else left_RC
     C = scores_RC.shape[1]
     if quota == 0:
         return torch.zeros_like(left_RC)

@@ -25,7 +25,7 @@ from tombola.pruning.schedules import kept
 from tombola.pruning.shares import shares
 from tombola.tickets import files
 from tombola.tickets.blocks import Blocks
-from tombola.tickets.writer import Spooled, TicketWriter, write
+from tombola.tickets.writer import Spooled, TicketWriter, packed, unpacked, write
 
 
 @torch.no_grad()
@@ -75,23 +75,24 @@ def oneshot(
         writers = [stack.enter_context(TicketWriter(len(of), file.parent)) for file, of in groups.items()]
         for i in range(len(network)):
             layer, where = network.layer(i), f"{network.prefix}.{i}."
-            linear = network.linear(layer)
-            dense = {name: module.weight.data for name, module in linear.items()}
+            linear = {f"{where}{name}.weight": module for name, module in network.linear(layer).items()}
             masks: dict[str, list[Tensor]] = {name: [] for name in linear}
             for k, domain in enumerate(names):
                 sums, after = _measured(layer, network, states[domain], how)
-                for name, module in linear.items():
-                    mask, weight = how.cut(dense[name], sums.pop(name), quotas[f"{where}{name}.weight"])
-                    module.weight.data = weight * mask
+                for (name, module), found in zip(linear.items(), sums, strict=True):
+                    mask, weight = how.cut(module.weight, found, quotas[name])
+                    module.weight.data = weight.mul_(mask)
                     if how.corrects:
-                        writers[k].add(module.weight.to(network.dtype).flatten(), mask.flatten()[None])
+                        writers[k].add(weight.to(network.dtype).flatten(), mask.flatten()[None])
                     else:
-                        masks[name].append(mask.flatten())
+                        masks[name].append(packed(mask))
+                del sums
                 states[domain] = network.through(layer, states[domain]) if inputs == "pruned" else after
                 for name, module in linear.items():
-                    module.weight.data = dense[name]
+                    module.weight.data.copy_(network.stored(name))
             for name in () if how.corrects else linear:
-                writers[0].add(dense[name].to(network.dtype).flatten(), torch.stack(masks.pop(name)))
+                weight = network.stored(name).flatten()
+                writers[0].add(weight, unpacked(masks.pop(name), len(weight)))
         label = f"oneshot-{score}-{sparsity:g}"
         for writer, (file, of) in zip(writers, groups.items(), strict=True):
             write(file, *_contents(network, writer, of, label))
@@ -100,7 +101,7 @@ def oneshot(
 
 def _measured(
     layer: nn.Module, network: Blocks, states: Tensor, how: LayerScore
-) -> tuple[dict[str, Tensor], Tensor]:
+) -> tuple[list[Tensor], Tensor]:
     """The sums over the inputs of every linear layer of a block, and the states after it.
 
     Layers that read one input, as those of queries, keys and values do, share its sums.
@@ -124,7 +125,7 @@ def _measured(
     after = network.through(layer, states, lambda: now.__setitem__(0, None))
     for one in hooks:
         one.remove()
-    return {name: sums[leader[name]] for name in linear}, after
+    return [sums[leader[name]] for name in linear], after
 
 
 def _contents(
