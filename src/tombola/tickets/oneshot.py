@@ -74,29 +74,42 @@ def oneshot(
     with ExitStack() as stack:
         writers = [stack.enter_context(TicketWriter(len(of), file.parent)) for file, of in groups.items()]
         for i in range(len(network)):
-            layer, where = network.layer(i), f"{network.prefix}.{i}."
-            linear = {f"{where}{name}.weight": module for name, module in network.linear(layer).items()}
-            masks: dict[str, list[Tensor]] = {name: [] for name in linear}
-            for k, domain in enumerate(names):
-                sums, after = _measured(layer, network, states[domain], how)
-                for (name, module), found in zip(linear.items(), sums, strict=True):
-                    mask, weight = how.cut(module.weight, found, quotas[name])
-                    module.weight.data = weight.mul_(mask)
-                    if how.corrects:
-                        writers[k].add(weight.to(network.dtype).flatten(), mask.flatten()[None])
-                    else:
-                        masks[name].append(packed(mask))
-                del sums
-                states[domain] = network.through(layer, states[domain]) if inputs == "pruned" else after
-                for name, module in linear.items():
-                    module.weight.data.copy_(network.stored(name))
-            for name in () if how.corrects else linear:
-                weight = network.stored(name).flatten()
-                writers[0].add(weight, unpacked(masks.pop(name), len(weight)))
+            _block(network, i, states, how, quotas, writers, inputs == "pruned")
         label = f"oneshot-{score}-{sparsity:g}"
         for writer, (file, of) in zip(writers, groups.items(), strict=True):
             write(file, *_contents(network, writer, of, label))
     return list(groups)
+
+
+def _block(
+    network: Blocks,
+    i: int,
+    states: dict[str, Tensor],
+    how: LayerScore,
+    quotas: Mapping[str, int],
+    writers: Sequence[TicketWriter],
+    pruned: bool,
+) -> None:
+    """Cut one decoder layer for all domains, and take their states through it; nothing of it stays."""
+    layer = network.layer(i)
+    linear = {f"{network.prefix}.{i}.{name}.weight": m for name, m in network.linear(layer).items()}
+    masks: dict[str, list[Tensor]] = {name: [] for name in linear}
+    for k, domain in enumerate(states):
+        sums, after = _measured(layer, network, states[domain], how)
+        for (name, module), found in zip(linear.items(), sums, strict=True):
+            mask, weight = how.cut(module.weight, found, quotas[name])
+            module.weight.data = weight.mul_(mask)
+            if how.corrects:
+                writers[k].add(weight.to(network.dtype).flatten(), mask.flatten()[None])
+            else:
+                masks[name].append(packed(mask))
+        del sums
+        states[domain] = network.through(layer, states[domain]) if pruned else after
+        for name, module in linear.items():
+            module.weight.data.copy_(network.stored(name))
+    for name in () if how.corrects else linear:
+        weight = network.stored(name).flatten()
+        writers[0].add(weight, unpacked(masks.pop(name), len(weight)))
 
 
 def _measured(
