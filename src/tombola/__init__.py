@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from tombola.tickets.membership import merge_files
     from tombola.tickets.merging import merge
     from tombola.tickets.model import TicketModel, load
+    from tombola.tickets.oneshot import oneshot
     from tombola.training.pretrained import from_pretrained
 
 __version__ = VERSION
@@ -70,6 +71,7 @@ _PLACES = {
     "masked": "optim:masked",
     "methods": "methods:",
     "objectives": "objectives:",
+    "oneshot": "tickets.oneshot:oneshot",
     "partition": "data.partition:",
     "prepare": "data.prepare:",
     "pruning": "pruning:",
@@ -103,6 +105,7 @@ __all__ += [
     "merge_files",
     "methods",
     "objectives",
+    "oneshot",
     "partition",
     "pruning",
 ]

@@ -195,7 +195,7 @@ class Settings:
         search: how Algorithm 1 trains.
         train: how Algorithm 2 trains, and the way to the rewind point.
         score: what the search prunes by: the name of a criterion of `tombola.scoring`, with ``:N`` the
-            batches that it reads (``snip:5``).
+            batches per ticket that it reads (``snip:5``).
         selection: which layers lose how many: ``global``, ``layer``, ``uniform``, ``erk`` or ``row``.
         granularity: what goes together: ``weight``, ``channel``, ``block:RxC`` or ``N:M``
             (`tombola.pruning`).
@@ -203,6 +203,9 @@ class Settings:
         form: of Algorithm 2: ``sequential`` or ``simultaneous``.
         shares: of the batches of Algorithm 2: ``equal``, or by ``size`` of the subsets with the same sum
             (``sequential`` only).
+        weights: ``free``, or ``frozen``: Algorithm 2 leaves weights in scope as they are and trains all else.
+            With ``normalization=per_ticket`` and ``private=("*bias",)`` every ticket retrains its own norms
+            and biases alone (PERP, Zimmer et al., arXiv 2312.15230).
         normalization: ``shared``, ``per_ticket_statistics``, ``per_ticket`` or ``frozen``
             (`tombola.training.norm`).
         private: names or globs of further parameters that every ticket keeps for itself.
@@ -232,6 +235,7 @@ class Settings:
     floor: int = 0
     form: str = "sequential"
     shares: str = "equal"
+    weights: str = "free"
     normalization: str = "per_ticket_statistics"
     private: tuple[str, ...] = ()
     statistics: int = 10
@@ -258,6 +262,7 @@ class Settings:
             ("form", ("sequential", "simultaneous")),
             ("shares", ("equal", "size")),
             ("rewind_task", ("own", "single")),
+            ("weights", ("free", "frozen")),
             ("rewinding", rewind.KINDS),
             ("normalization", get_args(Policy)),
         ):

@@ -23,7 +23,17 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # `tombola --help`, group by group. Each command is a function in a module of its name, imported when it is
 # called: what they need takes seconds to import.
 COMMANDS = {
-    "Find tickets": ("experiments", "advise", "run", "resume", "sweep", "continual", "adapt", "watch"),
+    "Find tickets": (
+        "experiments",
+        "advise",
+        "run",
+        "oneshot",
+        "resume",
+        "sweep",
+        "continual",
+        "adapt",
+        "watch",
+    ),
     "Read results": ("compare", "report", "affinity", "draw", "collapse", "semantics"),
     "Use tickets": ("inspect", "route", "calibrate", "predict", "stream", "enhance", "export"),
     "Change tickets": ("grow", "forget", "merge"),

@@ -225,7 +225,7 @@ class Pipeline:
                 before,
                 rounds.counts,
                 T,
-                pruner=self._pruner(s.score),
+                pruner=self._pruner(s.score, view),
                 rewind=start,
                 first_round=rounds.done,
                 later=later(s, T) if s.rewinding == "fine_tune" else None,
@@ -276,16 +276,18 @@ class Pipeline:
 
         def compute(checkpoint: Checkpoint) -> State:
             fresh = replace(problem, samples_seen=0)  # the search that follows counts its own samples
-            dense, pruner = MaskSet.dense(self.f.scope, names), self._pruner(self.settings.first)
+            dense, pruner = MaskSet.dense(self.f.scope, names), self._pruner(self.settings.first, view)
             masks = find_tickets(fresh, theta0, dense, [count], 0, pruner=pruner, checkpoint=checkpoint)
             return {"masks": masks.pack()}, {"seen": fresh.samples_seen}
 
         tensors, _ = self.cache.get_or_compute(self._stage("first", view, sparsity), compute)
         return MaskSet.unpack(self.f.scope, names, tensors["masks"])
 
-    def _pruner(self, score: str | scores.Criterion) -> Pruner:
-        s = self.settings
-        return Pruner(scores.parse(score), s.selection, s.granularity, s.floor)  # type: ignore[arg-type]
+    def _pruner(self, score: str | scores.Criterion, view: DataView) -> Pruner:
+        s, criterion = self.settings, scores.parse(score)
+        if not self.variant:  # batches are per ticket; a classic says itself how many it reads in all
+            criterion = replace(criterion, batches=self.budget(view, criterion.batches))
+        return Pruner(criterion, s.selection, s.granularity, s.floor)  # type: ignore[arg-type]
 
     def _callbacks(self) -> list[Callback]:
         rule = rules.parse(self.settings.callback)
@@ -437,6 +439,7 @@ class Pipeline:
         names = ("rewind", "train", "normalization", "private", "include", "exclude")
         how = {name: s.plain()[name] for name in names} | ({"head": s.head} if s.head else {})
         how |= {"reference": s.reference} if s.reference != "zero" else {}
+        how |= {"weights": s.weights} if s.weights != "free" else {}
         whole = [self.origin, self.seed, self.data.augment is not None, how, what]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -449,9 +452,14 @@ def predict(
     index: Tensor | None = None,
     rows: int = 500,
     read: Callable[[Any], Tensor] = batch.part_of,
+    judged: Callable[[Tensor, Tensor], Tensor] = lambda outputs, _: outputs,
 ) -> Tensor:
-    """Outputs of a plain module on samples of a split, all of them by default, ``[S, ...]`` on the CPU."""
-    device = device_of(module)
-    samples = torch.arange(len(data.split(split))) if index is None else index
-    inputs = data.batches(split, samples.split(rows), device)
-    return torch.cat([read(batch.call(module, x)).cpu() for x in inputs])
+    """Outputs of a plain module on samples of a split, all of them by default, ``[S, ...]`` on the CPU.
+
+    ``judged`` makes of the outputs and targets of a few samples what is wanted of them.
+    """
+    device, y = device_of(module), data.split(split).y
+    samples = torch.arange(len(y)) if index is None else index
+    parts = samples.split(rows)
+    inputs = zip(parts, data.batches(split, parts, device), strict=True)
+    return torch.cat([judged(read(batch.call(module, x)), y[part]).cpu() for part, x in inputs])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tombola._utils import io
 from tombola._utils.checkpoint import Checkpoint, State
@@ -147,7 +148,8 @@ def _train(
     search = None if chosen.start else chosen.search
     config = pipeline.config(search)
     further = late if chosen.start or not pipeline.settings.rewind else 0
-    frozen = search is not None and pipeline.settings.frozen
+    s = pipeline.settings
+    frozen = s.weights == "frozen" or (search is not None and s.frozen)
 
     def train(ticket: int | None) -> tuple[TicketModel, int]:
         alone = "" if ticket is None else masks.names[ticket]
@@ -166,14 +168,20 @@ def _judge(pipeline: Pipeline, chosen: Method, models: list[TicketModel]) -> lis
     objective = pipeline.objective
     if chosen.task.startswith("single"):
         objective = objective.single(pipeline.partition)
-    baked = [model.bake(name) for model in models for name in model.names]
+    every = [(model, name) for model in models for name in model.names]
     cache: dict[tuple[str, int], Tensor] = {}
 
+    @lru_cache(maxsize=1)  # K networks at once may be more than there is memory
+    def baked(k: int) -> nn.Module:
+        model, name = every[k]
+        return model.bake(name)
+
     def outputs(split: str, k: int, index: Tensor | None = None) -> Tensor:
+        how: dict[str, Any] = {"rows": objective.rows, "read": objective.read, "judged": objective.judged}
         if index is not None:
-            return predict(baked[k], pipeline.data, split, index, read=objective.read)
+            return predict(baked(k), pipeline.data, split, index, **how)
         if (split, k) not in cache:
-            cache[split, k] = predict(baked[k], pipeline.data, split, read=objective.read)
+            cache[split, k] = predict(baked(k), pipeline.data, split, **how)
         return cache[split, k]
 
     return objective.evaluate(outputs, pipeline.data, pipeline.partition)

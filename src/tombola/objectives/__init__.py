@@ -3,6 +3,7 @@
 from tombola.objectives.classification import Classification
 from tombola.objectives.custom import Custom
 from tombola.objectives.enhancement import Enhancement
+from tombola.objectives.language import NextToken
 from tombola.objectives.metrics import METRICS, SHIPPED, MetricInfo, register_metric
 from tombola.objectives.multilabel import MultiLabel
 from tombola.objectives.objective import InSubset, Metric, Objective, Predict
@@ -20,6 +21,7 @@ __all__ = [
     "Metric",
     "MetricInfo",
     "MultiLabel",
+    "NextToken",
     "Objective",
     "OneVsRest",
     "Predict",

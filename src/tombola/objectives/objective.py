@@ -56,6 +56,7 @@ class Objective(ABC):
             subset has nothing left to answer.
         calls_network: whether `loss_of` is the loss, because `loss` cannot be told from the outputs alone;
             such tickets are not trained as one batch.
+        rows: test samples that go through a network at once.
     """
 
     answer: ClassVar[Answer] = "value"
@@ -63,6 +64,7 @@ class Objective(ABC):
     sound: ClassVar[bool] = False
     context_is_answer: ClassVar[bool] = False
     calls_network: ClassVar[bool] = False
+    rows: ClassVar[int] = 500
 
     def __init__(self, *, output: str | int | None = None) -> None:
         self.output = output
@@ -98,6 +100,10 @@ class Objective(ABC):
     @abstractmethod
     def evaluate(self, predict: Predict, data: Data, partition: Partition) -> list[Metric]:
         """All metrics on the test split; whatever is chosen is chosen on the validation split."""
+
+    def judged(self, outputs: Tensor, y: Tensor) -> Tensor:  # noqa: ARG002
+        """What `evaluate` reads of the outputs for samples with targets ``y``, a row each; all by default."""
+        return outputs
 
     def of(self, data: Data, partition: Partition) -> Self:  # noqa: ARG002
         """The same, knowing what it has to of the data and partition that it is for."""

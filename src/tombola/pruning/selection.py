@@ -329,15 +329,41 @@ def _best_of_rows(mask_n: Tensor, scores_n: Tensor, keep: int, at_RC: Tensor) ->
     _refuse_nan((scores_RC.isnan() & left_RC).any())
     if not mask_n.numel():
         return mask_n.clone()
-    counts, (R, C) = left_RC.sum(1).tolist(), at_RC.shape
-    quotas_R = torch.tensor(apportion([C] * R, [0] * R, counts, keep))
-    order_RC = scores_RC.nan_to_num(0.0, torch.inf, -torch.inf).argsort(dim=1, stable=True)
-    order_RC = order_RC.gather(1, left_RC.gather(1, order_RC).int().argsort(dim=1, stable=True))
-    rank_RC = torch.empty_like(order_RC)  # those that were pruned before come first, then the lowest scores
-    rank_RC.scatter_(1, order_RC, torch.arange(C).expand(R, C))
+    counts_R, (R, C) = left_RC.sum(1), at_RC.shape
+    quotas_R = keep // R + (torch.arange(R) >= R - keep % R)
+    if bool((quotas_R > counts_R).any()):
+        quotas_R = torch.tensor(apportion([C] * R, [0] * R, counts_R.tolist(), keep))
+    kept_RC = torch.zeros_like(left_RC)
+    for quota in quotas_R.unique().tolist():  # two at most, unless rows had too few
+        rows = quotas_R == quota
+        kept_RC[rows] = best_of_each(scores_RC[rows], quota, left_RC[rows])
     kept_n = torch.zeros_like(mask_n)
-    kept_n[at_RC] = rank_RC >= C - quotas_R[:, None]
+    kept_n[at_RC] = kept_RC
     return kept_n
+
+
+def best_of_each(scores_RC: Tensor, quota: int, left_RC: Tensor | None = None) -> Tensor:
+    """Boolean ``[R, C]``: the ``quota`` highest scores left in every row, of equal ones the later.
+
+    >>> best_of_each(torch.tensor([[1.0, 3.0, 2.0], [5.0, 5.0, 5.0]]), 2).tolist()
+    [[False, True, True], [False, True, True]]
+    """
+    left_RC = torch.ones_like(scores_RC, dtype=torch.bool) if left_RC is None else left_RC
+    C = scores_RC.shape[1]
+    if quota == 0:
+        return torch.zeros_like(left_RC)
+    if quota == C:
+        return left_RC
+    scores_RC = scores_RC.masked_fill(~left_RC, -torch.inf)
+    if scores_RC.dtype in (torch.float32, torch.float64):
+        found = np.partition(scores_RC.numpy(), C - quota, axis=1)[:, C - quota]
+        least_R1 = torch.from_numpy(found)[:, None]  # the lowest score that is kept
+    else:
+        least_R1 = scores_RC.kthvalue(C - quota + 1, dim=1, keepdim=True).values
+    kept_RC, ties_RC = scores_RC > least_R1, (scores_RC == least_R1) & left_RC
+    missing_R1 = quota - kept_RC.sum(1, keepdim=True)
+    after_RC = ties_RC.flip(1).cumsum(1).flip(1)  # how many of equal score there are from here on
+    return kept_RC | (ties_RC & (after_RC <= missing_R1))
 
 
 def _pattern(

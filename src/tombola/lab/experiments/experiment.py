@@ -99,12 +99,13 @@ class Experiment:
     draw: Callable[[Sequence[Finished], Path], list[Path]] | None = None
     usual: tuple[str, ...] = ()  # the methods that run where none is named; all that make sense if empty
     options: Mapping[str, Any] | None = None  # of one that was made of options, as a run's config holds them
+    told: bool = True  # whether the network can be given the number of the context beside its inputs
 
     def methods(self) -> list[str]:
         """The standard methods that make sense here: none is told the context where that is the answer."""
         if self.usual:
             return [*self.usual]
-        told_too = not self.objective.context_is_answer
+        told_too = self.told and not self.objective.context_is_answer
         return [name for name, method in STANDARD.items() if told_too or not method.conditioned]
 
     def preset(self, name: str | None) -> tuple[str, Preset]:

@@ -90,6 +90,7 @@ PACS_PRETRAINED = Experiment(
     objective=Classification(),
     presets={"quick": Preset(QUICK, "150 steps of 32 images a ticket, search included")},
     stand_in="digits under four environments",
+    told=False,  # of a layer that is pretrained
 )
 
 PACS_QUESTIONS = replace(

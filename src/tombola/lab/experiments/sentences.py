@@ -244,6 +244,7 @@ def sentences(K: int = len(TASKS), name: str = "sentences") -> Experiment:
             "best": Preset(BEST, "500 steps of 32 sentences a task: a night on two cores for all rivals"),
         },
         stand_in="made-up sentences",
+        told=False,  # of token numbers
     )
 
 

@@ -74,10 +74,13 @@ class _Watch(TorchFunctionMode):
         name = self.names.get(id(weight))
         if name is None:
             return
-        with torch.enable_grad():
-            free = torch.zeros_like(weight, dtype=torch.float64).requires_grad_()
-            total = func(input.detach().double().square(), free, None, *rest, **options).sum()
-            (squares,) = torch.autograd.grad(total, free)
+        if func is F.linear:  # the same for all rows: a sum, where the derivative is a product of matrices
+            squares = input.detach().flatten(0, -2).double().square().sum(0)
+        else:
+            with torch.enable_grad():
+                free = torch.zeros_like(weight, dtype=torch.float64).requires_grad_()
+                total = func(input.detach().double().square(), free, None, *rest, **options).sum()
+                (squares,) = torch.autograd.grad(total, free)
         self.squares[name] = self.squares[name] + squares if name in self.squares else squares
 
 
@@ -109,11 +112,12 @@ def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor])
             f"wanda saw no linear layer or convolution that uses {', '.join(unseen)}: exclude it, or choose "
             "another score"
         )
-    return scope.flatten(callback.squares)
+    shapes = zip(scope.names, scope.shapes, strict=True)
+    return scope.flatten({name: callback.squares[name].expand(shape) for name, shape in shapes})
 
 
 def wanda(context: PruningContext, batches: int = 1) -> Tensor:
     """Weights times the norm of their inputs over batches of ``d_k``, float64 ``[N]``."""
     inputs = (context.inputs(batch) for batch in range(batches))
     squares_N = squared_inputs(context.network(), context.scope, inputs)
-    return context.weights_N.double().abs() * squares_N.sqrt()
+    return squares_N.sqrt_().mul_(context.weights_N.abs())

@@ -1,0 +1,182 @@
+"""A causal language model on disk whose decoder layers are in memory one at a time.
+
+Shape letters: S blocks of text, L tokens, D width.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from tombola._utils.errors import DataError, ScopeError, TombolaError, needs
+from tombola.masks.layout import Layout
+
+EXTRA = "pretrained"
+
+
+class Blocks:
+    """A network of `transformers` in a folder of safetensors; its modules hold no values.
+
+    Attributes:
+        shell: the network, its parameters on the device ``meta``.
+        scope: the weights of the linear layers in its decoder layers.
+        dtype: that of those weights on disk; computed is in float32.
+
+    Raises:
+        TombolaError: no such network, or its files lack a weight.
+        ScopeError: the network has no list of layers.
+        MissingExtra: `transformers` or `accelerate` is not installed.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self._where = self._files(Path(folder).expanduser())
+        with needs(EXTRA, "a network on disk"):
+            from accelerate import init_empty_weights
+            from transformers import AutoConfig, AutoModelForCausalLM
+        try:
+            config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
+            raise TombolaError(f"{folder} has no config.json that can be read: {_line(error)}") from None
+        self.dtype = self.stored(next(iter(self._where))).dtype
+        with init_empty_weights(include_buffers=False):
+            self.shell: Any = AutoModelForCausalLM.from_config(config, dtype=self.dtype)
+        self.shell.tie_weights()
+        self.shell.config.use_cache = False
+        self.shell.eval()
+        lists = {name: m for name, m in self.shell.named_modules() if isinstance(m, nn.ModuleList)}
+        if not lists:
+            raise ScopeError(f"{type(self.shell).__name__} has no list of decoder layers")
+        self.prefix = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()))
+        self.layers = lists[self.prefix]
+        linear = {
+            f"{self.prefix}.{i}.{n}": m
+            for i in range(len(self))
+            for n, m in self.linear(self.layers[i]).items()
+        }
+        self.scope = Layout.of({f"{name}.weight": m.weight for name, m in linear.items()})
+        self._arguments: dict[str, Any] = {}
+        for name, p in self.shell.named_parameters():
+            if name not in self._where:
+                raise TombolaError(f"{folder} has no tensor {name}: save the network with save_pretrained")
+            if (found := self._shape(name)) != tuple(p.shape):
+                raise TombolaError(
+                    f"{folder}: {name} has shape {found}, its config.json says {tuple(p.shape)}"
+                )
+
+    def __len__(self) -> int:
+        """The number of decoder layers."""
+        return len(self.layers)
+
+    @staticmethod
+    def _files(folder: Path) -> dict[str, Path]:
+        found = {}
+        for file in sorted(folder.glob("*.safetensors")):
+            try:
+                with safe_open(file, framework="pt") as opened:
+                    found.update(dict.fromkeys(opened.keys(), file))
+            except (SafetensorError, OSError) as error:
+                raise TombolaError(f"{file} is truncated or no safetensors file ({_line(error)})") from None
+        if not found:
+            raise TombolaError(f"{folder} has no *.safetensors: save the network there with save_pretrained")
+        return found
+
+    def stored(self, name: str) -> Tensor:
+        """A tensor as it is on disk."""
+        with safe_open(self._where[name], framework="pt") as file:
+            found: Tensor = file.get_tensor(name)
+        return found
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        with safe_open(self._where[name], framework="pt") as file:
+            return tuple(file.get_slice(name).get_shape())
+
+    @staticmethod
+    def linear(layer: nn.Module) -> dict[str, nn.Linear]:
+        """The linear layers of a decoder layer, by their names in it."""
+        return {name: m for name, m in layer.named_modules() if isinstance(m, nn.Linear)}
+
+    def layer(self, i: int) -> nn.Module:
+        """A decoder layer with its weights, in float32."""
+        made = copy.deepcopy(self.layers[i])
+        self._fill(made, [name for name, _ in made.named_parameters()], f"{self.prefix}.{i}.")
+        return made
+
+    def _fill(self, module: nn.Module, names: list[str], prefix: str = "") -> None:
+        for name in names:
+            owner, _, last = name.rpartition(".")
+            of, value = module.get_submodule(owner), self.stored(prefix + name)
+            if isinstance(of, nn.Embedding):  # mapped as it is: few of its rows are read
+                of.register_forward_hook(lambda _, __, rows: rows.float())
+            else:
+                value = value.float()
+            of._parameters[last] = nn.Parameter(value, requires_grad=False)
+
+    def check(self, tokens: Mapping[str, Tensor]) -> None:
+        """Raise `DataError` for what is no tokens of this network, one length for all domains."""
+        size = self.shell.config.vocab_size
+        if not tokens:
+            raise DataError("one domain of tokens is needed at least: {name: int64 [blocks, tokens]}")
+        for name, ids in tokens.items():
+            if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point() or not ids.numel():
+                raise DataError(f"tokens of {name!r} are int64 [blocks, tokens]")
+            if int(ids.min()) < 0 or int(ids.max()) >= size:
+                raise DataError(f"tokens of {name!r} reach {int(ids.max())}, the vocabulary has {size}")
+        if len({ids.shape[1] for ids in tokens.values()}) > 1:
+            raise DataError("blocks of all domains have one number of tokens")
+
+    def begin(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The states that enter the first decoder layer, by domain, float32 ``[S, L, D]``."""
+        net = copy.deepcopy(self.shell)
+        head = net.get_output_embeddings()
+        last = {id(p) for p in head.parameters()} if head is not None else set[int]()
+        last -= {id(p) for p in net.get_input_embeddings().parameters()}  # a tied one is needed
+        outer = [
+            n for n, p in net.named_parameters() if not n.startswith(f"{self.prefix}.") and id(p) not in last
+        ]
+        self._fill(net, outer)
+        states: list[Tensor] = []
+
+        def arrived(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            x, *rest = args or (kwargs.pop("hidden_states"),)
+            if rest:
+                raise ScopeError(f"layers of {type(net).__name__} take more than states by their position")
+            self._arguments = kwargs
+            states.append(x)
+            raise _Arrived
+
+        net.get_submodule(f"{self.prefix}.0").register_forward_pre_hook(arrived, with_kwargs=True)
+        found = {}
+        for name, ids_SL in tokens.items():
+            states.clear()
+            for ids_L in ids_SL.long():
+                try:
+                    net(input_ids=ids_L[None])
+                except _Arrived:
+                    continue
+            found[name] = torch.cat(states)
+        return found
+
+    def through(
+        self, layer: nn.Module, states_SLD: Tensor, each: Callable[[], None] = lambda: None
+    ) -> Tensor:
+        """The states after a decoder layer, ``[S, L, D]``; ``each`` is called after every block of text."""
+        outputs = torch.empty_like(states_SLD)
+        for s, x in enumerate(states_SLD):
+            made = layer(x[None], **self._arguments)
+            outputs[s] = (made[0] if isinstance(made, tuple) else made)[0]
+            each()
+        return outputs
+
+
+class _Arrived(Exception):
+    """The states are there; there is no need to go on."""
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
