@@ -66,14 +66,14 @@ def test_a_ticket_is_the_base_with_its_share_of_the_change_and_all_that_is_its_o
             said = model(inputs()) if model is baked else model(inputs(), ticket=name)
             assert torch.equal(said, baked(inputs()))
     kept = kept_of(tickets)
-    least, most = (0.5, 1) if method in ("tall", "emr") else (-6, 0.3)
+    least, most = (0.4, 1) if method in ("tall", "emr") else (-6, 0.3)
     assert all(least < value <= most for value in kept.values())
 
 
 def test_masks_keep_more_of_the_fine_tunes_than_one_network_does():
     nets = {f"task {k}": tuned(k) for k in range(6)}
     kept = {m: min(kept_of(tb.merge(base(), nets, m)).values()) for m in METHODS}
-    assert min(kept["tall"], kept["emr"]) > max(kept["ties"], kept["mean"]) + 0.1
+    assert kept["emr"] > kept["tall"] + 0.2 > max(kept["ties"], kept["mean"]) + 0.2
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -4,7 +4,8 @@ Every checkpoint is the base and a change ``τ_t = θ_t − θ_0``. One shared c
 each task, stand for all of them: ``θ_t ≈ θ_0 + s_t · m_t ⊙ τ``.
 
 ``tall``       ``τ = Σ τ_t``; a weight is kept where ``|τ_t| ≥ λ |τ − τ_t|`` (TALL-masks, Wang et al., arXiv
-               2405.07813, Eq. 4). λ and s are those of the least distance from the checkpoint.
+               2405.07813, Eq. 4). λ is that of the least distance from the checkpoint, s as of ``emr``: the
+               scale of the least distance is too small where tasks disagree.
 ``emr``        the sign of Σ τ_t and the largest ``|τ_t|`` of that sign; kept where signs agree, and
                ``s = Σ |τ_t| / Σ |m_t ⊙ τ|`` (EMR-Merging, Huang et al., arXiv 2405.17461).
 
@@ -103,7 +104,7 @@ class Merged:
     """A shared change ``[N]``, masks ``[K, N]``, and for each task choices of λ and scale.
 
     The first choice is the one in use. The others of ``tall`` follow by the distance of their λ: with
-    the scale that is nearest to the checkpoint, then with that of ``emr``, which keeps the size of a change.
+    the scale of ``emr``, which keeps the size of a change, then with the one nearest to the checkpoint.
     ``common`` says that one network stands for all tasks.
     """
 
@@ -145,7 +146,7 @@ def tall(changes: Changes) -> Merged:
     alike_KL = torch.where(own_KL > 0, size_K1 / kept_KL.clamp(min=1e-300), 0.0)  # of the change's own size
     near_KL = (-scale_KL * both_KL).argsort(dim=1, stable=True)  # |τ_t − s m τ|² but for |τ_t|²
     choices = [
-        [Choice(LAMBDAS[i], float(s_KL[k, i])) for s_KL in (scale_KL, alike_KL) for i in near_KL[k].tolist()]
+        [Choice(LAMBDAS[i], float(s_KL[k, i])) for s_KL in (alike_KL, scale_KL) for i in near_KL[k].tolist()]
         for k in range(K)
     ]
     for k, name in enumerate(names):
