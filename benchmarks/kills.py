@@ -84,7 +84,7 @@ def main() -> int:
         run = out / "digits-quick/seed0"
         agent, here = start(out, given.parallel, given.ranks, given.kills), 0
         while agent.poll() is None and time.monotonic() - began < LIMIT:
-            until = time.monotonic() + draw.uniform(0.2, 1.0) * seconds
+            until = time.monotonic() + draw.uniform(0.2, 0.8) * seconds
             while agent.poll() is None and time.monotonic() < until:
                 time.sleep(0.05)
             found = ranks_of(agent.pid)

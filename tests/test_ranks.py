@@ -301,7 +301,8 @@ def test_a_killed_rank_goes_on_to_the_same_bytes(
     assert isinstance(found[1 - victim], RankLost)
     assert "the same command goes on" in str(found[1 - victim])
     monkeypatch.delenv(ranks_module.TIMEOUT)
-    over(lambda _: find(*args, tmp_path / "run", parallel, **options))
+    size = 3 if parallel == "ranks" else 2  # any number has the bytes of a search that is shared out
+    over(lambda _: find(*args, tmp_path / "run", parallel, **options), size)
     assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
 
 

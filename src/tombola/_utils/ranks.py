@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from secrets import token_hex
 from typing import Any
 
 import torch
@@ -49,7 +50,10 @@ def joined() -> Iterator[None]:
     if dist.is_initialized() or any(name not in os.environ for name in VARIABLES):
         yield
         return
-    dist.init_process_group("gloo", timeout=timedelta(seconds=limit()))
+    wait = timedelta(seconds=limit())
+    store, rank, size = next(dist.rendezvous("env://", timeout=wait))
+    own = dist.PrefixStore(_attempt(store, rank, size), store)
+    dist.init_process_group("gloo", store=own, rank=rank, world_size=size, timeout=wait)
     try:
         yield
     finally:
@@ -57,6 +61,30 @@ def joined() -> Iterator[None]:
         _known = None
         gc.collect()  # what still holds the group would abort the interpreter at its exit
         dist.destroy_process_group()
+
+
+def _attempt(store: dist.Store, rank: int, size: int) -> str:
+    """A name for this start of the job that all its ranks agree on.
+
+    After a restart torchrun gives the same store again, where gloo would find the addresses of processes that
+    are dead. Rank 0 offers a name, the others answer with names of their own, and rank 0 says whom it heard;
+    who is not among them has answered an offer from before the restart.
+    """
+    me = token_hex(8)
+    if rank == 0:
+        store.set("tombola/offer", me)
+        heard = [store.get(f"tombola/{me}/{other}").decode() for other in range(1, size)]
+        store.set(f"tombola/{me}/heard", " ".join(heard))
+        return me
+    began = time.monotonic()
+    while time.monotonic() - began < limit():
+        offer: str = store.get("tombola/offer").decode()
+        store.set(f"tombola/{offer}/{rank}", me)
+        key = f"tombola/{offer}/heard"
+        if store.check([key]) and me in store.get(key).decode():
+            return offer
+        time.sleep(0.05)
+    raise RankLost(f"rank 0 has not begun in {limit():g} s: {GO_ON}")
 
 
 _known: tuple[Any, Ranks] | None = None
@@ -84,8 +112,11 @@ class Ranks:
         # Content lies on the CPU, which the default group may not serve.
         own = dist.get_backend() == "gloo"
         self._group = None if own else dist.new_group(backend="gloo")
-        self._turn, self._shown_at = 0, -EVERY
+        self._turn, self._shown_at, self._key = 0, -EVERY, "tombola"
         self._status: dict[str, Any] = {"told": 0, "bytes": 0, "at": "its start", "beat": 0}
+        names = [token_hex(8)]  # what earlier processes left in the store is not read
+        self._collective(lambda: dist.broadcast_object_list(names, 0, group=self._group))
+        self._key = f"tombola/{names[0]}"
         self._show()
 
     # -- signs of life -------------------------------------------------------------------------------
@@ -104,10 +135,10 @@ class Ranks:
         self._status["beat"] += 1
         self._shown_at = time.monotonic()
         with _explained(self._lost):
-            self._store.set(f"tombola/{self.rank}", json.dumps(self._status))
+            self._store.set(f"{self._key}/{self.rank}", json.dumps(self._status))
 
     def _seen(self, rank: int) -> dict[str, Any]:
-        key = f"tombola/{rank}"
+        key = f"{self._key}/{rank}"
         with _explained(self._lost):
             found: dict[str, Any] = json.loads(self._store.get(key)) if self._store.check([key]) else {}
         return found
@@ -168,7 +199,7 @@ class Ranks:
         """Who is missing: of the ranks that time out together, those that do not say so."""
         if "imed out" not in str(error) and "timeout" not in str(error).lower():
             return f"another rank has ended while rank {self.rank} waited for it: {GO_ON}"
-        key = f"tombola/waited/{self._turn}"
+        key = f"{self._key}/waited/{self._turn}"
         try:
             self._store.set(f"{key}/{self.rank}", "")
             time.sleep(GRACE)

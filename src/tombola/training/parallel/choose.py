@@ -144,7 +144,8 @@ def mapper(map_tickets: MapTickets, train_ticket: TicketTrainer, K: int, steps: 
     """
     if callable(map_tickets):
         return map_tickets(train_ticket)
-    kind = settled(map_tickets) if map_tickets == "auto" else map_tickets
+    # Over ranks only where the whole program is (`tombola.runs.cache.opened`), which has settled it.
+    kind = settled(map_tickets, over_ranks=False) if map_tickets == "auto" else map_tickets
     if kind in OVER_RANKS and world() is not None:
         from tombola.training.parallel.shared import SharedOut  # most programs have one process
 
