@@ -69,6 +69,9 @@ def main() -> int:
     parser.add_argument("--parallel", default="ranks", choices=["ranks", "joint_ranks"])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--most", type=float, help="seconds from one start to a kill; by default a whole run's"
+    )
     given = parser.parse_args()
     draw, folder = random.Random(given.seed), Path(tempfile.mkdtemp())
     began = time.monotonic()
@@ -76,6 +79,7 @@ def main() -> int:
         print((folder / "whole.log").read_text())
         return 1
     whole, seconds = digest(folder / "whole/digits-quick/seed0"), time.monotonic() - began
+    most = given.most or seconds
     print(f"{given.parallel}, {given.ranks} ranks; undisturbed: {seconds:.0f} s, {whole}", flush=True)
     number, job, killed, failed = 0, 0, 0, 0
     while number < given.kills:
@@ -84,7 +88,7 @@ def main() -> int:
         run = out / "digits-quick/seed0"
         agent, here = start(out, given.parallel, given.ranks, given.kills), 0
         while agent.poll() is None and time.monotonic() - began < LIMIT:
-            until = time.monotonic() + draw.uniform(0.2, 0.8) * seconds
+            until = time.monotonic() + draw.uniform(0.2, 0.9) * most
             while agent.poll() is None and time.monotonic() < until:
                 time.sleep(0.05)
             found = ranks_of(agent.pid)
