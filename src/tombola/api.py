@@ -19,13 +19,13 @@ from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import Outcome, run_method, sparsities_of
 from tombola.methods.table import check_loop_is_used
 from tombola.objectives import Objective
-from tombola.runs.cache import StageCache
+from tombola.runs.cache import StageCache, opened
 from tombola.runs.directory import Run
 from tombola.runs.progress import progress_bar
 from tombola.settings import Settings, settings_of
 from tombola.tickets.model import TicketModel
 from tombola.training.loop import TrainLoop, check_loop, identity
-from tombola.training.parallel import Parallel, settled
+from tombola.training.parallel import OVER_RANKS, Parallel, settled
 
 
 def find(
@@ -58,8 +58,9 @@ def find(
         seed: of data order and controls; the backbone brings its own initialisation.
         out: a directory to keep the run in; interrupted, the same call goes on where it was.
         parallel: how the K trainings of a round go: ``no`` (one after the other), ``workers`` (each with one
-            thread, in processes), ``batched`` (as one batch; other last bits). By default workers where there
-            are several cores (`tombola.training.parallel.choose`).
+            thread, in processes), ``batched`` (as one batch; other last bits), ``ranks`` (shared out over the
+            processes of a process group, the default inside one), ``joint_ranks`` (joint training too). By
+            default workers where there are several cores (`tombola.training.parallel.choose`).
         train_loop: trains a ticket in a round of the search, in place of Tombola's own loop:
             ``train_loop(net, optimizer, batches, ticket)`` calls backward and step itself and returns its
             mean loss (`tombola.training.loop`). The steps to the rewind point and Algorithm 2 are as ever.
@@ -87,15 +88,22 @@ def find(
     for words in objective.doubts(data, partition):
         warn(words)
     with ExitStack() as stack:
-        if out is not None:
-            config = {"experiment": None, "seed": seed, "settings": settings.plain(), **pipeline.origin}
+        if out is not None or cache.parallel in OVER_RANKS:
+            asked: dict[str, Any] = {"experiment": None, "seed": seed, "settings": settings.plain()}
+            asked |= pipeline.origin
             if train_loop is not None:
-                config["train_loop"] = identity(train_loop)
-            device = str(pipeline.f.device)
-            run = Run(out, {**config, "methods": [method]}, parallel=parallel, device=device)
-            pipeline.cache = stack.enter_context(run)
-        if (bar := stack.enter_context(progress_bar(method, progress))) is not None:
-            pipeline.cache.progress, pipeline.cache.on_record = bar.on_progress, bar.on_record
+                asked["train_loop"] = identity(train_loop)
+            asked["methods"], device = [method], str(pipeline.f.device)
+
+            def make() -> StageCache:
+                return cache if out is None else Run(out, asked, parallel=parallel, device=device)
+
+            pipeline.cache = stack.enter_context(opened(make, asked, parallel))
+            for words in pipeline.cache.notes:
+                warn(words)
+        wanted = progress if pipeline.cache.leads else False
+        if (bar := stack.enter_context(progress_bar(method, wanted))) is not None:
+            pipeline.cache.listen(bar.on_progress, bar.on_record)
         return [run_method(pipeline, method, sparsity) for sparsity in sparsities_of(pipeline, method)]
 
 

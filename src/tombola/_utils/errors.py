@@ -86,6 +86,10 @@ class WorkerDied(TombolaError):
     """A worker process that was killed while it trained a ticket."""
 
 
+class RankLost(TombolaError):
+    """Another process of the job (``torchrun``) that has ended, or is silent for too long."""
+
+
 class UsageError(TombolaError):
     """An argument that makes no sense; the command line exits with status 2."""
 

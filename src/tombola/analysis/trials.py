@@ -35,7 +35,7 @@ from tombola.runs.progress import Listener
 from tombola.settings import Settings
 from tombola.training.joint import train_jointly
 from tombola.training.model import one_device
-from tombola.training.parallel import Parallel, settled
+from tombola.training.parallel import OVER_RANKS, Parallel, settled, world
 from tombola.training.trainer import Problem
 
 # From the one that stores least to the one that stores most: where two are alike, the earlier is enough.
@@ -108,6 +108,9 @@ class Trials:
     _memory: dict[tuple[str, int], StageCache] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
+        if world() is not None and self.parallel in ("auto", *OVER_RANKS):
+            # What is tried depends on the clock, which would lead ranks apart.
+            self.parallel = settled("auto", over_ranks=False)
         p = self.pipeline
         if not p.f.private.size:
             self.closed["same_mask"] = "no part of the network is private to a ticket"

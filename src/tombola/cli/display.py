@@ -21,6 +21,7 @@ from tombola.runs.log import read_timings
 from tombola.runs.progress import Listener, stage_bar
 from tombola.runs.stages import Stage
 from tombola.runs.status import StageStatus, clock
+from tombola.training.parallel import world
 
 Where = Sequence[tuple[int, str, Path]]  # seed, item and directory of each run
 
@@ -66,7 +67,8 @@ def run_and_compare(
     order: Order, data: Mapping[str, Data], where: Where, as_json: bool, brief: bool = False
 ) -> None:
     """Carry out an order for each seed and item, show how far it is, then the comparison, or its verdict."""
-    work(order, data, where)
+    if not work(order, data, where):
+        return
     runs = [path for _, _, path in where]
     rows = rows_of(runs)
     if as_json or not brief:
@@ -78,8 +80,11 @@ def run_and_compare(
     err_console.print(f"runs: {', '.join(str(path) for _, _, path in where)}", highlight=False)
 
 
-def work(order: Order, data: Mapping[str, Data], where: Where, note: str = "") -> None:
-    """Carry out an order for each seed and item, and show how far it is; ``note`` stands before each word."""
+def work(order: Order, data: Mapping[str, Data], where: Where, note: str = "") -> bool:
+    """Carry out an order for each seed and item, and show how far it is; ``note`` stands before each word.
+
+    Whether this process is the one that writes the runs: over ranks, rank 0 alone has results to show.
+    """
     for _, item, _ in where:
         if item not in data and "" in data:
             raise UsageError(f"{order.experiment.name} has one network for all its data: leave out --item")
@@ -97,3 +102,4 @@ def work(order: Order, data: Mapping[str, Data], where: Where, note: str = "") -
                 if (path / "config.yaml").exists():
                     display.say(f"`tombola resume {path}`, or the same command, goes on from here")
                 raise
+    return (world() or (0, 1))[0] == 0

@@ -6,6 +6,8 @@ import ast
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -38,6 +40,10 @@ COMMANDS = {
     "Use tickets": ("inspect", "route", "calibrate", "predict", "stream", "enhance", "export"),
     "Change tickets": ("grow", "forget", "merge"),
 }
+
+
+# Commands that all ranks of a job (torchrun) carry out together; others are for rank 0.
+OVER_RANKS = ("run", "resume", "sweep")
 
 
 @cache
@@ -85,9 +91,11 @@ def main(arguments: list[str] | None = None) -> None:
     from cyclopts import CycloptsError  # only now: it belongs to the extra
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _ranks() as follows:
             _tell_renamed_once()
             given = renewed_options(sys.argv[1:] if arguments is None else arguments)
+            if follows and given[:1] and given[0] not in OVER_RANKS:
+                return  # rank 0 does it
             app()(given, exit_on_error=False, print_error=False)
     except (UsageError, CycloptsError) as error:
         _fail(error, 2)
@@ -96,6 +104,24 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)
+
+
+@contextmanager
+def _ranks() -> Iterator[bool]:
+    """Whether this process follows rank 0 of a job (torchrun): then it prints nothing but errors."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ and "RANK" not in os.environ:
+        yield False
+        return
+    from tombola._utils.ranks import joined
+    from tombola.training.parallel import world
+
+    with joined():
+        follows = (world() or (0, 1))[0] > 0
+        if follows:
+            from tombola.cli.terminal import err_console, out_console
+
+            err_console.quiet = out_console.quiet = True
+        yield follows
 
 
 def _tell_renamed_once() -> None:
@@ -115,5 +141,7 @@ def _tell_renamed_once() -> None:
 
 def _fail(error: Exception, status: int) -> NoReturn:
     message = " ".join(str(error).split())
-    sys.stderr.write(f"tombola: {message}\n")
+    rank = os.environ.get("RANK", "0")
+    where = "tombola" if rank == "0" else f"tombola, rank {rank}"
+    sys.stderr.write(f"{where}: {message}\n")
     sys.exit(status)

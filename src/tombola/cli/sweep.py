@@ -61,7 +61,9 @@ def sweep(
     say_overridden([point.order for point in points], changes)
     for point in points:
         where = [(s, "", point.folder / f"seed{s}") for s in seed]
-        work(point.order, loaded, where, f"{point.label}: " if point.values else "")
+        leads = work(point.order, loaded, where, f"{point.label}: " if point.values else "")
+    if not leads:
+        return
     found = [(p.values, rows_of([p.folder / f"seed{s}" for s in seed])) for p in points]
     files = write_sweep(folder, f"{name}, preset {base.preset}", found, method, metric)
     plain = [{**({"grid": at} if at else {}), **row} for at, rows in found for row in rows]

@@ -15,7 +15,7 @@ from tombola.lab.experiments import Experiment, Finished, experiment
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import is_done, repair, run_method, sparsities_of
 from tombola.methods.table import check_fits, fits, method
-from tombola.runs.cache import StageCache
+from tombola.runs.cache import StageCache, opened
 from tombola.runs.directory import OnProgress, OnRecord, Run
 from tombola.runs.lock import begun_on
 from tombola.runs.log import read_config, read_records
@@ -112,8 +112,13 @@ class Order:
             "methods": list(self.methods),
         }
         places: dict[str, Any] = {"shared": self.shared, "parallel": self.parallel, "device": device}
-        with Run(path, config, progress, on_record=on_record, **places) as run:
+
+        def make() -> StageCache:
+            return Run(path, config, progress, on_record=on_record, **places)
+
+        with opened(make, config, self.parallel) as run:
             pipeline.cache = run
+            yield from run.notes
             for name in run.config["methods"]:
                 for sparsity in sparsities_of(pipeline, name):
                     at = f"{name} at {100 * sparsity:.4g}%"  # 99.5% is not 100%
@@ -127,8 +132,9 @@ class Order:
                         f"{at}: {samples['samples_search']:,.0f} samples in search, "
                         f"{samples['samples_train']:,.0f} in training"
                     )
-            yield _budgets(path)
-            yield from alarms(read_records(path))
+            if run.leads:
+                yield _budgets(path)
+                yield from alarms(read_records(path))
 
 
 def _budgets(path: Path) -> str:

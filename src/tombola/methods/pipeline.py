@@ -53,6 +53,7 @@ from tombola.training.joint import train_jointly
 from tombola.training.loop import TrainLoop
 from tombola.training.model import FunctionalModel, Params, one_device
 from tombola.training.parallel import batched
+from tombola.training.parallel.gradients import gradients_of
 from tombola.training.pruning_context import Pruner
 from tombola.training.rewind import StartWeights
 from tombola.training.search import find_tickets
@@ -193,7 +194,10 @@ class Pipeline:
         steps = self.budget(view, self.settings.rewind)
 
         def compute(checkpoint: Checkpoint) -> State:
-            theta = train_jointly(problem, self.theta0, dense, steps, purpose="rewind", checkpoint=checkpoint)
+            of = gradients_of(problem, self.cache.parallel)
+            theta = train_jointly(
+                problem, self.theta0, dense, steps, purpose="rewind", gradients=of, checkpoint=checkpoint
+            )
             return theta.tensors(), {"seen": problem.samples_seen}
 
         stage = self._rewind_stage(view)
@@ -374,6 +378,7 @@ class Pipeline:
                 form=s.form,  # type: ignore[arg-type]
                 shares=s.shares,  # type: ignore[arg-type]
                 tickets=tickets,
+                gradients=gradients_of(problem, self.cache.parallel),
                 checkpoint=checkpoint,
             )
             return theta.tensors(), {"seen": problem.samples_seen}

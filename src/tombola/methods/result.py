@@ -124,7 +124,7 @@ def repair(pipeline: Pipeline, name: str, sparsity: float) -> bool:
     """Write ticket files of a finished outcome again that are missing or damaged; whether there were any."""
     chosen, label, late = method(name), f"{name}-{sparsity}", pipeline.settings.rewind
     names = [""] if chosen.shared or len(pipeline.partition) == 1 else pipeline.partition.names
-    if all(_sound(pipeline.cache.file(_file(label, name))) for name in names):
+    if pipeline.cache.agreed(all(_sound(pipeline.cache.file(_file(label, name))) for name in names)):
         return False
     pipeline = chosen.variant(pipeline, name)
     models, _ = _train(pipeline, chosen, name, chosen.mask_set(pipeline, sparsity), sparsity, late)

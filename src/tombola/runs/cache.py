@@ -8,11 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola.runs.stages import Stage
-from tombola.training.parallel import Parallel
+from tombola.training.parallel import OVER_RANKS, Parallel, world
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
 OnRecord = Callable[[str, dict[str, Any]], None]  # (stage, what it measured)
@@ -44,6 +44,9 @@ class StageCache:
         self.results: dict[str, State] = {}
         self.rows: list[dict] = []
         self.seconds: dict[str, float] = {}
+        self.config: dict[str, Any] = {}  # what was asked for, where that is kept
+        self.leads = True  # whether this process writes the run, where several carry it out
+        self.notes: list[str] = []  # what a reader should know of how it goes on
 
     def get_or_compute(
         self,
@@ -64,6 +67,27 @@ class StageCache:
     def metadata(self, stage: Stage | str) -> dict[str, Any] | None:
         """The metadata of a finished stage; None if it was never done."""
         return self.results[str(stage)][1] if str(stage) in self.results else None
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """The metadata of all stages that are finished."""
+        return {name: metadata for name, (_, metadata) in self.results.items()}
+
+    def agreed(self, value: bool) -> bool:
+        """What the process that writes the run says."""
+        return value
+
+    def listen(self, progress: OnProgress | None, on_record: OnRecord | None) -> None:
+        """Tell these from now on."""
+        self.progress, self.on_record = progress, on_record
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def file(self, name: str) -> Path | None:  # noqa: ARG002
         """The place of a file for the user; None keeps it in memory."""
@@ -91,3 +115,18 @@ class StageCheckpoint(Checkpoint):
         """Tell the listener."""
         if self.cache.progress is not None:
             self.cache.progress(self.name, done, total)
+
+
+def opened(make: Callable[[], StageCache], config: dict[str, Any], parallel: Parallel) -> StageCache:
+    """The cache that ``make`` makes, or inside a process group all ranks' with that of rank 0.
+
+    Args:
+        make: makes a cache.
+        config: what was asked for.
+        parallel: how tickets are run; a way that is not over ranks leaves each process to itself.
+    """
+    if world() is None or parallel not in ("auto", *OVER_RANKS):
+        return make()
+    from tombola.runs.together import Together  # most programs have one process
+
+    return Together(make, config)

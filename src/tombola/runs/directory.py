@@ -26,10 +26,10 @@ from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import deterministic
 from tombola._utils.errors import RunError
 from tombola.runs.cache import OnProgress, OnRecord, StageCache, StageCheckpoint
-from tombola.runs.lock import acquire, begun, begun_on
+from tombola.runs.lock import acquire, began_over, begun, begun_on
 from tombola.runs.log import difference, environment, read_config, read_records
 from tombola.runs.stages import Stage
-from tombola.training.parallel import Parallel, settled
+from tombola.training.parallel import Parallel, settled, world
 
 _CURRENT = "current"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -78,11 +78,12 @@ class Run(StageCache):
             self._configure(config)
             self._sweep()
             if not (self.path / "environment.json").exists():  # that of the beginning
-                began = {**environment(), "parallel": settled(parallel), "device": device}
+                began = {**environment(), "parallel": settled(parallel), "device": device, **_over_ranks()}
                 content = json.dumps(began, indent=2) + "\n"
                 io.write_bytes(self.path / "environment.json", content.encode())
             self.parallel = begun(self.path, parallel)
             begun_on(self.path, device)
+            self.notes += began_over(self.path, self.parallel)
             if device != "cpu":
                 deterministic()
             self._cut_records()
@@ -169,6 +170,10 @@ class Run(StageCache):
             self.results[name] = tensors, state["facts"]
         return super().metadata(name)
 
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """The metadata of the stages that were finished when the run was opened, or are since."""
+        return {**self._facts, **super().finished()}
+
     def file(self, name: str) -> Path | None:
         """A ticket file of this run."""
         return self.path / "tickets" / _flat(name)
@@ -177,6 +182,7 @@ class Run(StageCache):
         """Drop the lines that a killed process wrote after its last saved state."""
         files = (self.path / "stages").glob("*.safetensors")
         states = {file.stem: _state(file)[1] for file in files}
+        self._facts = {s["stage"]: s["facts"] for at, s in states.items() if at != _CURRENT}
         self._unfinished = states[_CURRENT]["stage"] if _CURRENT in states else None
         if self._unfinished is not None and _flat(self._unfinished) in states:
             self._stage_file(_CURRENT).unlink()  # the process died between the result and this
@@ -202,12 +208,6 @@ class Run(StageCache):
     def close(self) -> None:
         """Let another process have the run."""
         self._lock.close()
-
-    def __enter__(self) -> Run:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 class RunCheckpoint(StageCheckpoint):
@@ -250,6 +250,11 @@ class RunCheckpoint(StageCheckpoint):
         os.fsync(self._file.fileno())
         state = {"stage": self.name, "facts": metadata, "records_bytes": self.run.records.stat().st_size}
         io.write(self.run._stage_file(target), tensors, state)
+
+
+def _over_ranks() -> dict[str, int]:
+    """How many processes carry a run out, where it is said."""
+    return {} if (here := world()) is None else {"ranks": here[1]}
 
 
 def _copied(file: Path, checkpoint: Checkpoint) -> State:

@@ -9,7 +9,7 @@ from typing import TextIO
 
 from tombola._utils.errors import RunError
 from tombola.runs.log import read_environment
-from tombola.training.parallel import Parallel
+from tombola.training.parallel import Parallel, world
 
 
 def acquire(path: Path) -> TextIO:
@@ -62,6 +62,17 @@ def begun_on(path: Path, device: str) -> str:
             "or choose another directory"
         )
     return str(began)
+
+
+def began_over(path: Path, parallel: Parallel) -> list[str]:
+    """What is no longer byte-equal in a run that goes on over another number of ranks, in words."""
+    began, here = read_environment(path).get("ranks", 1), (world() or (0, 1))[1]
+    if parallel != "joint_ranks" or began == here:
+        return []
+    return [
+        f"began on {began} ranks and goes on with {here}: masks and finished stages keep their bytes; "
+        "weights, losses and scores of joint training that is still to come agree up to rounding"
+    ]
 
 
 def begun(path: Path, parallel: Parallel) -> Parallel:

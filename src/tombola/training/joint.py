@@ -17,6 +17,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.optim import MaskedOptimizer
 from tombola.pruning.shares import apportion
 from tombola.training.model import Params
+from tombola.training.parallel.gradients import Gradients
 from tombola.training.trainer import Problem, finite, set_rate
 
 Form = Literal["sequential", "simultaneous"]
@@ -34,6 +35,7 @@ def train_jointly(
     tickets: Sequence[int] | None = None,
     purpose: str = "retrain",
     save_every: int = 50,
+    gradients: Gradients | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> Params:
     """Train ``θ`` under frozen masks; returns it, theta0 keeps its bits.
@@ -54,6 +56,7 @@ def train_jointly(
         tickets: train only these (all by default).
         purpose: names the data order: another word, other batches.
         save_every: batches per ticket between two saved states.
+        gradients: where they come from: this process, or several (`tombola.training.parallel.gradients`).
         checkpoint: where progress, records and states go.
 
     Raises:
@@ -65,6 +68,7 @@ def train_jointly(
     if form == "simultaneous" and shares != "equal":
         raise UsageError('form="simultaneous" takes a batch of every ticket at each step: shares="equal"')
     problem.check(masks)
+    gradients = gradients or Gradients(problem)
     checkpoint, m, names = checkpoint or Checkpoint(), masks.masks_KN.to(problem.f.device), masks.names
     turns = list(range(len(masks)) if tickets is None else tickets)
     groups = [[k] for k in turns] if form == "sequential" else [turns]
@@ -77,7 +81,7 @@ def train_jointly(
         for b in range(start, steps)
         for group in groups
         for i in _turn(b, steps, count[group[0]])
-        for k in group
+        for k in gradients.own(group)
     )
     problem.f.train()
     for b in range(start, steps):
@@ -85,10 +89,13 @@ def train_jointly(
         for group, mask in zip(groups, trainable, strict=True):  # ticket after ticket, or all at once
             for _ in _turn(b, steps, count[group[0]]):
                 optimizer.zero_grad()
-                for k in group:
-                    losses.add(k, problem.gradient(theta, m[k], next(batches)))  # ∇_θ L ⊙ m_k
+                for k in gradients.own(group):
+                    losses.sums_K[k] += gradients.add(theta, m[k], next(batches), group)  # ∇_θ L ⊙ m_k
+                gradients.join(theta, group)  # over processes, if there are several
+                losses.count(group)
                 optimizer.step(mask)  # θ ← θ − η Σ ∇_θ L ⊙ m_k, in the weights that the group owns
         if (b + 1) % save_every == 0 or b + 1 == steps:
+            gradients.settle(theta, losses.sums_K)
             for k in filter(losses.counts.__getitem__, turns):  # who had a turn since
                 checkpoint.record(event=purpose, step=b + 1, ticket=names[k], loss=losses.mean(k))
             checkpoint.save(lambda: _state(theta, optimizer), {"step": b + 1, "seen": problem.samples_seen})
@@ -117,9 +124,10 @@ class _Losses:
         self.names, self.counts = names, [0] * len(names)
         self.sums_K = torch.zeros(len(names), device=device)
 
-    def add(self, k: int, loss: Tensor) -> None:
-        self.sums_K[k] += loss
-        self.counts[k] += 1
+    def count(self, group: Sequence[int]) -> None:
+        """Note that a batch of each of these has been added to the sums."""
+        for k in group:
+            self.counts[k] += 1
 
     def mean(self, k: int) -> float:
         """Of ticket k; it begins again."""

@@ -1,5 +1,5 @@
-"""The tickets of a round, run one after the other, in worker processes, or as one batch."""
+"""The tickets of a round, run one after the other, in worker processes, as one batch, or over ranks."""
 
-from tombola.training.parallel.choose import Mapper, MapTickets, Parallel, mapper, settled
+from tombola.training.parallel.choose import OVER_RANKS, Mapper, MapTickets, Parallel, mapper, settled, world
 
-__all__ = ["MapTickets", "Mapper", "Parallel", "mapper", "settled"]
+__all__ = ["OVER_RANKS", "MapTickets", "Mapper", "Parallel", "mapper", "settled", "world"]

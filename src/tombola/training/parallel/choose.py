@@ -4,8 +4,12 @@
 ``workers``  each with one thread; in worker processes where that pays, one after the other where it does not,
              to the same bits.
 ``batched``  all in one batch (`tombola.training.parallel.batched`); equal to the others up to rounding.
-``auto``     ``workers`` on several cores, else ``no``; never ``batched``. What the time of a step is guessed
-             from is its size, and what a sample takes to be read where samples are not in memory.
+``ranks``    shared out over the processes of a process group (`tombola.training.parallel.shared`), to the
+             bits of ``no`` with as many threads as each of them has: one under torchrun.
+``joint_ranks``  the same, and joint training over them too (`tombola.training.parallel.gradients`).
+``auto``     ``ranks`` inside a process group; else ``workers`` on several cores, else ``no``; never
+             ``batched``. What the time of a step is guessed from is its size, and what a sample takes to be
+             read where samples are not in memory.
 
 With one thread ``no`` and ``workers`` have the same bits; with several, ``no`` has others, because sums are
 then split among threads. So a run on disk remembers which of the two it began with.
@@ -22,6 +26,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 import torch
+import torch.distributed as dist
 
 from tombola._utils.batch import Batch
 from tombola._utils.errors import UsageError, unknown
@@ -33,7 +38,8 @@ from tombola.training.parallel.workers import Workers
 if TYPE_CHECKING:
     from tombola.training.ticket import TicketJob, TicketResult, TicketTrainer
 
-Parallel = Literal["auto", "no", "workers", "batched"]
+Parallel = Literal["auto", "no", "workers", "batched", "ranks", "joint_ranks"]
+OVER_RANKS = ("ranks", "joint_ranks")
 
 # Measured on two cores of a Xeon at 2.5 GHz, in processor time: a fork takes 30 to 70 ms, and its first steps
 # about 0.3 s more than later ones (memory is copied when it is written to, kernels are made anew).
@@ -98,8 +104,19 @@ def threads(count: int | None) -> Iterator[None]:
             torch.set_num_threads(before)
 
 
-def settled(asked: str) -> Parallel:
+def world() -> tuple[int, int] | None:
+    """The rank of this process, and how many there are; None outside of a process group."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return None
+
+
+def settled(asked: str, over_ranks: bool = True) -> Parallel:
     """The way asked for, with ``auto`` decided for this machine.
+
+    Args:
+        asked: a way, or ``auto``.
+        over_ranks: whether ``auto`` may be the ranks of a process group.
 
     Raises:
         UsageError: no such way, or workers where there can be none.
@@ -109,6 +126,8 @@ def settled(asked: str) -> Parallel:
     why_not = hindrance()
     if asked == "workers" and why_not:
         raise UsageError(f"no workers: {why_not}; leave out parallel")
+    if asked == "auto" and over_ranks and world() is not None:
+        return "ranks"
     if asked == "auto":
         return "no" if why_not or cores() < 2 else "workers"
     return asked  # type: ignore[return-value]
@@ -118,14 +137,21 @@ def mapper(map_tickets: MapTickets, train_ticket: TicketTrainer, K: int, steps: 
     """The mapper for the jobs of a search; close it afterwards.
 
     Args:
-        map_tickets: ``auto``, ``no``, ``workers`` or ``batched``, or a function that makes a `Mapper`.
+        map_tickets: one of the ways above, or a function that makes a `Mapper`.
         train_ticket: what runs a job.
         K: tickets; one alone is trained with all threads.
         steps: training steps that are left, of all tickets.
     """
     if callable(map_tickets):
         return map_tickets(train_ticket)
-    kind = settled(map_tickets) if map_tickets == "auto" else map_tickets
+    # Over ranks only where the whole program is (`tombola.runs.cache.opened`), which has settled it.
+    kind = settled(map_tickets, over_ranks=False) if map_tickets == "auto" else map_tickets
+    if kind in OVER_RANKS and world() is not None:
+        from tombola.training.parallel.shared import SharedOut  # most programs have one process
+
+        return SharedOut(train_ticket)
+    if kind in OVER_RANKS:
+        return InTurn(train_ticket)
     if K < 2 or kind == "no":
         return InTurn(train_ticket)
     if kind == "batched":

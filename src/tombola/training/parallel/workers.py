@@ -166,12 +166,17 @@ def answered(train_ticket: TicketTrainer, job: TicketJob) -> bytes:
         return pickle.dumps(Answer(train_ticket(job), problem.samples_seen - before))
     except Exception as error:
         error.add_note("in a worker process:\n" + traceback.format_exc())
-        try:
-            pickle.loads(content := pickle.dumps(Answer(None, error=error)))
-        except Exception:  # some errors cannot be pickled, or not be made again from their words
-            kind = TombolaError if isinstance(error, TombolaError) else RuntimeError
-            return pickle.dumps(Answer(None, error=kind(f"{type(error).__name__}: {error}")))
-        return content
+        return pickle.dumps(Answer(None, error=sendable(error)))
+
+
+def sendable(error: Exception) -> Exception:
+    """An error as it can be sent: the same one, or another with its words."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # some errors cannot be pickled, or not be made again from their words
+        kind = TombolaError if isinstance(error, TombolaError) else RuntimeError
+        return kind(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _die_with(parent: int) -> None:

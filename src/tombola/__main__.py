@@ -1,0 +1,5 @@
+"""``python -m tombola`` is ``tombola``."""
+
+from tombola.cli.main import main
+
+main()
