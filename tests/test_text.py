@@ -80,7 +80,7 @@ def test_text_becomes_tokens_of_one_length():
 
 def test_what_is_no_text_is_refused():
     for change, words in (
-        ({"text": "tekst"}, "there is no column 'tekst'; did you mean 'text'"),
+        ({"text": "txet"}, "there is no column 'txet'; did you mean 'text'"),
         ({"text": "what"}, "'what' is an input, and the target or a context"),
         ({"text": "number"}, "column 'number' is to be text, but holds int"),
         ({"text": "gap"}, "column 'gap' has 1 missing values"),

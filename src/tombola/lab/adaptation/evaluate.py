@@ -22,7 +22,7 @@ from torch import nn
 
 from tombola._utils import batch, io
 from tombola._utils.statistics import interval
-from tombola.lab.adaptation.rivals import RIVALS, TRAINED
+from tombola.lab.adaptation.rivals import RIVALS, SPARSE, TRAINED
 from tombola.lab.continual.rivals import Arrivals, Models
 from tombola.lab.evaluation.new_data import judged
 from tombola.lab.report.rows import Row
@@ -153,7 +153,8 @@ def rows(found: Iterable[Mapping[str, Any]], experiment: str, preset: str) -> li
     values: dict[tuple[str, float, str], dict[int, float]] = {}
     for one in found:
         for metric, value in summary(one).items():
-            values.setdefault((one["rival"], one["sparsity"], metric), {})[one["seed"]] = value
+            sparsity = one["sparsity"] if one["rival"] in SPARSE else 0.0
+            values.setdefault((one["rival"], sparsity, metric), {})[one["seed"]] = value
         metric = one["metric"]
     for rival, sparsity in dict.fromkeys(key[:2] for key in values):
         tuned = next((v for key, v in values.items() if key[::2] == ("full_fine_tune", metric)), {})

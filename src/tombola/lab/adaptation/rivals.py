@@ -265,3 +265,4 @@ RIVALS: dict[str, Rival] = {
         changes=LEARNED,
     ),
 }
+SPARSE = ("imp", "rtl", "rtl_theta0", "lt_sft", "grow", "learned")  # to whom a sparsity says something
