@@ -25,14 +25,15 @@ def figure(made: Sequence[Row], experiment: str) -> Figure:
     for axes, (size, label) in zip(drawn.subplots(1, len(SIZES)), SIZES.items(), strict=True):
         points = {name: (cells[name, size]["mean"] / 1e6, cells[name, quality]["mean"]) for name in names}
         best = pareto(points)
-        for name, (x, y) in points.items():
+        for i, (name, (x, y)) in enumerate(sorted(points.items(), key=lambda point: point[1])):
             colour = "C0" if name in best else "grey"
             axes.errorbar(x, y, cells[name, quality]["ci95"] or 0.0, fmt="o", color=colour, capsize=2)
-            axes.annotate(name, (x, y), (4, 4), fontsize="small", textcoords="offset points", color=colour)
+            place = 4, (4, -12)[i % 2]  # neighbours above and below
+            axes.annotate(name, (x, y), place, fontsize="small", textcoords="offset points", color=colour)
         axes.plot(*zip(*(points[name] for name in best), strict=True), color="C0", alpha=0.4)
         axes.set_xscale("log")
         axes.set(xlabel=label, ylabel=quality)
-        axes.margins(x=0.15)
+        axes.margins(x=0.2)
         axes.grid(alpha=0.3)
     return drawn
 
