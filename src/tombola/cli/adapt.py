@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
-from tombola._utils.errors import UsageError, unknown
+from tombola._utils.errors import (
+    MaskError,
+    MissingExtra,
+    PruningError,
+    RunError,
+    UsageError,
+    install,
+    unknown,
+)
 from tombola._utils.renamed import renewed_changes
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import say_aside, show_rows
 from tombola.lab.adaptation.evaluate import carried_out, rows, summary, tables
 from tombola.lab.adaptation.figure import figure
-from tombola.lab.adaptation.rivals import RIVALS
-from tombola.lab.continual.kept import arrivals_of, kept_or_made
+from tombola.lab.adaptation.rivals import NEED_PEFT, RIVALS
+from tombola.lab.continual.kept import arrivals_of, kept_or_made, title_of
 from tombola.lab.report.page import Place, put_figure
 from tombola.lab.report.tables import share
 
@@ -72,20 +81,41 @@ def adapt(
         raise UsageError(f"{name} has a network for each of its items: there are no tasks that share one")
     if len(order.settings.sparsity) > 1:
         raise UsageError("adapt compares at one sparsity of the change: give --sparsity 0.9")
+    chosen = _possible(rival)
     folder = out / f"{name.replace(':', '.')}-{order.preset}" / "adapt"
-    found = []
+    found, failed = [], False
     for one in seed:
         arrivals = arrivals_of(order, data, one, order.settings.sparsity[0], in_order=True)
-        for wanted in rival or RIVALS:
+        for wanted in chosen:
             of = RIVALS[wanted]
             file = folder / f"seed{one}" / f"{wanted}-{of.settings(arrivals.settings).sparsity[0]}.json"
             make = partial(carried_out, wanted, arrivals, out / "fine_tunes")
             also = {"rate": of.rate, "changes": dict(of.changes)}
-            result = kept_or_made(file, wanted, of, arrivals, make, say_aside, also)
+            try:
+                result = kept_or_made(file, wanted, of, arrivals, make, say_aside, also)
+            except (MaskError, PruningError) as error:  # others may still be found
+                say_aside(f"seed {one}: {wanted} failed: {error}")
+                failed = True
+                continue
             say_aside(f"seed {one}: {wanted}: {share(summary(result)[result['metric']])}")
             found.append(result)
-    made = rows(found, order.experiment.name, order.preset)
-    show_rows(made, tables, options.json, write, PLACE)
+    if not found:
+        raise RunError("no rival could be carried out")
+    made = rows(found, *title_of(order))
+    show_rows(made, lambda rows: tables(rows)[: 1 if options.brief else None], options.json, write, PLACE)
     if write is not None:  # of all rows that the page has now
         held = json.loads(write.with_suffix(".json").read_text())
-        put_figure(figure(held, order.experiment.name), write)
+        say_aside(f"the figure is {put_figure(figure(held, *title_of(order)), write)}")
+    if failed:
+        raise RunError("some rivals failed, see above")
+
+
+def _possible(wanted: Words) -> list[str]:
+    """The rivals that what is installed allows; one that is asked for and cannot be is an error."""
+    if find_spec("peft") is not None:
+        return [*(wanted or RIVALS)]
+    if asked := [name for name in wanted if name in NEED_PEFT]:
+        raise MissingExtra("peft", "pretrained", asked[0])
+    if not wanted:
+        say_aside(f"{', '.join(sorted(NEED_PEFT))} left out: they need peft; {install('pretrained')}")
+    return [name for name in wanted or RIVALS if name not in NEED_PEFT]

@@ -10,7 +10,7 @@ from tombola._utils.renamed import renewed_changes
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import err_console, say_aside, show_rows
 from tombola.lab.continual.evaluate import carried_out, rows, summary, tables
-from tombola.lab.continual.kept import arrivals_of, kept_or_made
+from tombola.lab.continual.kept import arrivals_of, kept_or_made, title_of
 from tombola.lab.continual.rivals import APART, RIVALS
 from tombola.lab.report.page import Place
 from tombola.lab.report.tables import share
@@ -79,7 +79,7 @@ def continual(
                 quality = share(summary(result)[result["metric"]])
                 say_aside(f"seed {one}: {wanted} at {sparsity:.0%}: {quality}")
                 found.append(result)
-    made = rows(found, order.experiment.name, order.preset)
+    made = rows(found, *title_of(order))
     show_rows(made, tables, options.json, write, PLACE)
 
 

@@ -68,11 +68,19 @@ def oneshot(
             raise UsageError(f"a text is given once, as NAME=FILE: got {one!r}")
         given[name] = Path(path)
     with needs(EXTRA, "a network on disk"):
-        from transformers import AutoTokenizer
+        from transformers import AutoConfig, AutoTokenizer
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(network, local_files_only=True)
     except (OSError, ValueError):
-        raise DataError(f"{network} has no tokenizer: save it there with save_pretrained") from None
+        what = "has no tokenizer: save it there with save_pretrained"
+        there = (Path(network) / "config.json").is_file()
+        raise DataError(
+            f"{network} {what if there else 'is no folder of a network: it has no config.json'}"
+        ) from None
+    config = AutoConfig.from_pretrained(network, local_files_only=True)
+    known = getattr(config, "max_position_embeddings", length)
+    if length > known:
+        raise UsageError(f"--length {length}: this network knows {known} tokens at most")
     tokens = {name: spread(_read(path, tokenizer), blocks, length, path) for name, path in given.items()}
     begun = time.perf_counter()
     files = streamed.oneshot(network, tokens, out, sparsity=sparsity, score=score, inputs=inputs)

@@ -9,10 +9,8 @@ Shape letters: K tasks, B batch.
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from torch import nn
 
 from tombola._utils import batch, io
 from tombola._utils.statistics import interval
-from tombola.lab.adaptation.rivals import RIVALS, SPARSE, TRAINED
+from tombola.lab.adaptation.rivals import BEFORE, RIVALS, SPARSE, TRAINED
 from tombola.lab.continual.rivals import Arrivals, Models
 from tombola.lab.evaluation.new_data import judged
 from tombola.lab.report.rows import Row
@@ -31,7 +29,7 @@ from tombola.masks.reference import references
 from tombola.objectives.metrics import metric_info
 from tombola.tickets.model import TicketModel
 
-KEPT = ("bytes_per_task", "bytes_total", "active", "union", "seconds", "memory", "latency")
+KEPT = ("bytes_per_task", "bytes_total", "active", "union", "seconds", "latency")
 MIXED, REPEATS = 32, 5  # samples in the mixed batch; passes of which the median counts
 
 
@@ -39,12 +37,12 @@ def carried_out(rival: str, arrivals: Arrivals, folder: Path) -> dict[str, Any]:
     """Quality of every task, and what is stored and taken, as JSON can hold it.
 
     ``metric`` names the quality: the one by which the objective is judged first. ``seconds`` are those of
-    search and training; ``memory`` is the most that the process held meanwhile, in bytes.
+    search and training, of the fine-tunes too that others go on from, whenever they were made.
     """
     began, names = time.perf_counter(), arrivals.names
-    _forget_peak()
     models = RIVALS[rival].models(arrivals, folder)
-    seconds, memory = time.perf_counter() - began, _peak()
+    before = float(next(iter(models.values())).metadata.pop(BEFORE, 0.0))
+    seconds = time.perf_counter() - began + before
     found = {name: judged(models[name], name, arrivals.task(name), arrivals.objective) for name in names}
     listed = found[names[0]]
     metric = next((name for name in listed if metric_info(name).primary), next(iter(listed)))
@@ -56,7 +54,6 @@ def carried_out(rival: str, arrivals: Arrivals, folder: Path) -> dict[str, Any]:
         "metric": metric,
         "quality": [found[name][metric] for name in names],
         "seconds": seconds,
-        "memory": memory,
         "latency": latency(models, arrivals),
         **stored(models, arrivals.backbone),
     }
@@ -120,20 +117,6 @@ def _median(run: Callable[[], object]) -> float:
     return float(np.median(taken))
 
 
-def _forget_peak() -> None:
-    """Count the most memory held from here on, where the system allows it (Linux)."""
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak() -> int:
-    """The most memory that the process held, in bytes."""
-    with suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 # -- over seeds ----------------------------------------------------------------------------------------------
 
 
@@ -182,7 +165,7 @@ def _megabytes(value: float) -> str:
 
 
 _FORMATS: dict[str, Format] = {
-    **dict.fromkeys(("bytes_per_task", "bytes_total", "memory"), _megabytes),
+    **dict.fromkeys(("bytes_per_task", "bytes_total"), _megabytes),
     "seconds": lambda value: f"{value:,.0f}",
     "latency": lambda value: f"{value:.1f}",
 }
@@ -191,8 +174,7 @@ _SHOWN = {
     "bytes_per_task": "MB per task",
     "bytes_total": "MB in all",
     "seconds": "seconds",
-    "memory": "memory, MB",
-    "latency": "mixed batch",
+    "latency": "mixed batch ÷ base",
 }
 
 

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 SIZES = {"bytes_per_task": "MB stored per task, beside the base", "bytes_total": "MB stored in all"}
 
 
-def figure(made: Sequence[Row], experiment: str) -> Figure:
+def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
     """A point per rival with its interval, a panel per size, a line through those that nobody beats."""
     from matplotlib.figure import Figure
 
-    mine = [row for row in made if row["experiment"] == experiment]
+    mine = [row for row in made if (row["experiment"], row["preset"]) == (experiment, preset)]
     quality = mine[0]["metric"]
     cells = {(row["method"], row["metric"]): row for row in mine}
     names = list(dict.fromkeys(row["method"] for row in mine))

@@ -11,16 +11,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from tombola._utils import io
+from tombola._utils.errors import RunError
 from tombola._utils.replica import copied
 from tombola.lab.adaptation import adapters
 from tombola.lab.adaptation.adapters import Adapter
@@ -38,6 +41,7 @@ from tombola.tickets.merging import Method, merge
 from tombola.tickets.model import TicketModel
 from tombola.training.joint import train_jointly
 
+BEFORE = "before"  # of the metadata: seconds that kept fine-tunes took when they were trained
 TRAINED = "trained"  # of the metadata of a network of its own: bytes of what was trained
 # Masks of the weights themselves: half of them stay.
 PRUNED: dict[str, Any] = {"reference": "zero", "sparsity": (0.5,)}
@@ -111,12 +115,12 @@ def _size(tensors: Mapping[str, Tensor]) -> int:
     return len(save({name: t.contiguous() for name, t in tensors.items()}))
 
 
-def fine_tuned(arrivals: Arrivals, folder: Path) -> dict[str, dict[str, Tensor]]:
-    """The full fine-tune of each task, as it was kept or as it is made now.
+def fine_tuned(arrivals: Arrivals, folder: Path) -> tuple[dict[str, dict[str, Tensor]], float]:
+    """The full fine-tune of each task, as it was kept or as it is made now; seconds that kept ones once took.
 
     A file is named by the task and by all that its training depends on, so that any number of tasks share it.
     """
-    found, a = {}, arrivals
+    found, before, a = {}, 0.0, arrivals
     start = io.digest(a.backbone.state_dict())
     for name in a.names:
         data, config = io.digest(a.task(name).train.fingerprint()), a.settings.plain()["train"]
@@ -124,40 +128,52 @@ def fine_tuned(arrivals: Arrivals, folder: Path) -> dict[str, dict[str, Tensor]]
             [start, data, config, a.steps, a.seed, a.objective.of(a.data, a.partition).choices()]
         )
         file = folder / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.safetensors"
-        if not file.is_file():
-            state = _tuned(arrivals, name, adapters.whole).bake(name).state_dict()
-            io.write_bytes(file, save({n: t.contiguous() for n, t in state.items()}))
-        found[name] = load_file(file)
-    return found
+        began = time.perf_counter()
+        if file.is_file():
+            try:
+                with safe_open(file, "pt") as kept:
+                    found[name] = {n: kept.get_tensor(n) for n in kept.keys()}  # noqa: SIM118
+                    before += float((kept.metadata() or {}).get("seconds", 0))
+            except (SafetensorError, OSError):
+                raise RunError(f"{file} is damaged: delete it, and it is trained again") from None
+            continue
+        state = _tuned(arrivals, name, adapters.whole).bake(name).state_dict()
+        found[name] = {n: t.contiguous() for n, t in state.items()}
+        taken = str(time.perf_counter() - began)
+        io.write_bytes(file, save(found[name], {"seconds": taken}))
+    return found, before
 
 
 def full(arrivals: Arrivals, folder: Path) -> Models:
     """A full fine-tune of each task, kept for those that merge them."""
     names = [name for name, p in arrivals.backbone.named_parameters() if p.requires_grad]
     models = {}
-    for name, state in fine_tuned(arrivals, folder).items():
+    states, before = fine_tuned(arrivals, folder)
+    for name, state in states.items():
         network = copied(arrivals.backbone)
         network.load_state_dict(state)
         masks = MaskSet.dense(scope(network), [name])
-        metadata = {TRAINED: _size({n: state[n] for n in names})}
+        metadata = {TRAINED: _size({n: state[n] for n in names}), BEFORE: before}
         models[name] = TicketModel(network, masks, metadata=metadata).eval()
     return models
 
 
 def merged(arrivals: Arrivals, folder: Path, method: Method) -> Models:
     """The fine-tunes as the tickets of one file, without data."""
-    tickets = merge(arrivals.backbone, fine_tuned(arrivals, folder), method)
+    tunes, before = fine_tuned(arrivals, folder)
+    tickets = merge(arrivals.backbone, tunes, method)
+    tickets.metadata[BEFORE] = before
     return dict.fromkeys(tickets.names, tickets)
 
 
 def changes_alone(arrivals: Arrivals, folder: Path, form: str) -> Models:
     """The change of each fine-tune by itself: its signs, or its largest entries in the bytes of TALL."""
-    tunes, base = fine_tuned(arrivals, folder), arrivals.backbone
+    (tunes, before), base = fine_tuned(arrivals, folder), arrivals.backbone
     if form == "signs":
         made = own_changes.bitdelta(base, tunes)
     else:
         made = own_changes.largest(base, tunes, at_most=len(io.to_content(*merge(base, tunes).contents())))
-    metadata = {TRAINED: made.bytes // len(made.networks)}
+    metadata = {TRAINED: made.bytes // len(made.networks), BEFORE: before}
     models = {}
     for name, network in made.networks.items():
         masks = MaskSet.dense(scope(network), [name])
@@ -266,3 +282,4 @@ RIVALS: dict[str, Rival] = {
     ),
 }
 SPARSE = ("imp", "rtl", "rtl_theta0", "lt_sft", "grow", "learned")  # to whom a sparsity says something
+NEED_PEFT = {"ia3", "lora_r4", "lora_r16", "shira"}

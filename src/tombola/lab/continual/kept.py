@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tombola._utils.device import parse
-from tombola._utils.errors import RunError
+from tombola._utils.errors import RunError, UsageError
 from tombola._utils.io import write_bytes
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
 from tombola.lab.continual.evaluate import order_of
 from tombola.lab.continual.rivals import Arrivals
 from tombola.lab.launch import Order
+from tombola.lab.results import names_of
 from tombola.settings import Settings
 
 
@@ -42,6 +43,13 @@ def arrivals_of(
     return Arrivals(backbone, of.objective, data, partition, settings, seed, tasks)
 
 
+def title_of(order: Order) -> tuple[str, str]:
+    """Experiment and preset as on a page: changes of the preset, a stand-in and tuning join its name."""
+    settings = replace(order.settings, sparsity=order.experiment.preset(order.preset)[1].settings.sparsity)
+    config = {"experiment": order.experiment.name, "preset": order.preset, "settings": settings.plain()}
+    return names_of(Path(), {**config, "source": order.source, "tune": order.tune})
+
+
 def kept_or_made(
     path: Path,
     name: str,
@@ -64,12 +72,10 @@ def kept_or_made(
         return result
     try:
         held: dict[str, Any] = json.loads(path.read_text())
-    except ValueError:
-        held = {}
-    if "made_of" not in held:
-        raise RunError(f"{path} is damaged: delete it, and it is computed again")
-    known = held["made_of"]
-    known["settings"] = Settings.from_plain(known["settings"]).plain()  # an older one knew fewer
+        known = held["made_of"]
+        known["settings"] = Settings.from_plain(known["settings"]).plain()  # an older one knew fewer
+    except (ValueError, KeyError, TypeError, UsageError):
+        raise RunError(f"{path} is damaged: delete it, and it is computed again") from None
     if known != json.loads(json.dumps(made_of)):
         raise RunError(f"{path} was made with other settings or data: choose another --out, or delete it")
     return held
