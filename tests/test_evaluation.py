@@ -447,7 +447,8 @@ def test_sounds_become_spectrograms_however_short(tmp_path):
     ("name", "content", "words"),
     [
         ("none.csv", None, "there is no file"),
-        ("a.txt", b"1", "none of an image"),
+        ("a.doc", b"1", "none of an image"),
+        ("a.txt", b"1", "lines of text, which these tickets do not take"),
         ("a.wav", b"1", "not sounds"),
         ("a.npy", b"1", "no array that can be read"),
         ("a.png", b"1", "CSV of numbers"),

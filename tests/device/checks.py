@@ -88,7 +88,8 @@ def compare(here, there):
             assert float(differ) <= 0.01  # scores that rounding puts in another order
             for n, t in one.state_dict().items():
                 # A step of Adam: where a gradient is nearly zero, rounding decides on its sign.
-                torch.testing.assert_close(other.state_dict()[n].cpu(), t, rtol=1e-2, atol=1e-2)
+                close = torch.isclose(other.state_dict()[n].cpu(), t, rtol=1e-2, atol=1e-2)
+                assert float((~close).float().mean()) <= 1e-3
 
 
 # Methods that differ from another one here in their data, not in what they compute where.

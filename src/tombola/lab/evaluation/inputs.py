@@ -51,6 +51,8 @@ def inputs_of(path: Path, taken: Inputs, on_progress: Callable[[str], None] = la
         )
     if taken.text is not None and suffix in TABLES | TEXTS:
         return taken.prepared(taken.tokens(_texts(path, taken.text["column"])))
+    if suffix in TEXTS:
+        raise DataError(f"{path} is lines of text, which these tickets do not take")
     if sound != (suffix in SOUNDS):
         takes = "sounds" if sound else "images, tables or arrays, not sounds"
         raise DataError(f"{path}: these tickets take {takes}")

@@ -102,7 +102,7 @@ def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor])
         if isinstance(layer, NORMS):
             layer.train()
     parameters = dict(plain(network).named_parameters())  # a change meets what its weight meets
-    callback = _Watch({name: parameters[original(name)] for name in scope.names})
+    callback = _Watch({name: parameters.get(original(name), parameters.get(name)) for name in scope.names})
     with torch.no_grad(), callback:
         for x in batches:
             call(network, x)
