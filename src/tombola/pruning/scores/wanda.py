@@ -102,7 +102,8 @@ def squared_inputs(network: nn.Module, scope: Layout, batches: Iterable[Tensor])
         if isinstance(layer, NORMS):
             layer.train()
     parameters = dict(plain(network).named_parameters())  # a change meets what its weight meets
-    callback = _Watch({name: parameters.get(original(name), parameters.get(name)) for name in scope.names})
+    names = {n: original(n) if original(n) in parameters else n for n in scope.names}
+    callback = _Watch({name: parameters[there] for name, there in names.items()})
     with torch.no_grad(), callback:
         for x in batches:
             call(network, x)
