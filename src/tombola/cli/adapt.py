@@ -46,8 +46,8 @@ def adapt(
 ) -> None:
     """Have the tasks of an experiment on one pretrained network in several ways, at equal steps per task.
 
-    Quality is judged on test splits, beside bytes per task and in all, time, memory, and the time of a batch
-    in which tasks are mixed. What is done is not done again.
+    Quality is judged on test splits, beside bytes per task and in all, seconds, and the time of a batch in
+    which tasks are mixed. What is done is not done again.
 
     Example: tombola adapt sentences --data FOLDER --rival rtl_theta0 lora_r4 full_fine_tune
 

@@ -121,7 +121,7 @@ def _median(run: Callable[[], object]) -> float:
 
 
 def summary(found: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics of a rival: mean quality and that of every task, bytes, seconds, memory, latency."""
+    """Metrics of a rival: mean quality and that of every task, bytes, seconds, latency."""
     each = dict(zip(found["names"], found["quality"], strict=True))
     kept = [name for name in KEPT if name in found]
     return {
