@@ -29,7 +29,7 @@ def head_alone(network: nn.Module, scope: Sequence[str], head: str) -> nn.Module
 
 def biases(network: nn.Module, scope: Sequence[str], head: str) -> nn.Module:  # noqa: ARG001
     """Biases and norms (BitFit, Ben Zaken et al., arXiv 2106.10199, and norms)."""
-    trained = [p for name, p in network.named_parameters() if name.endswith("bias") and p.requires_grad]
+    trained = [p for name, p in network.named_parameters() if name.endswith("bias")]
     trained += [p for layer in network.modules() if is_norm(layer) for p in layer.parameters()]
     trained = [p for p in trained if p.requires_grad]
     network.requires_grad_(False)

@@ -21,6 +21,15 @@ from tombola.tickets.model import TicketModel, load
 # Three nested rounds of ten steps from a shared dense start, with norm affines of each ticket.
 LATE_ONE_SHOT = {"schedule": "one_shot", "T": 10, "normalization": "per_ticket"}
 
+# Masks of a tenth of the change of a pretrained network, which go on from what the search has trained.
+OF_THE_CHANGE: dict[str, Any] = {
+    "sparsity": (0.9,),
+    "schedule": "one_shot",
+    "normalization": "per_ticket",
+    "reference": "theta0",
+    "rewinding": "learning_rate",  # what a search has trained is worth keeping where steps are few
+}
+
 
 @dataclass(frozen=True)
 class Preset:

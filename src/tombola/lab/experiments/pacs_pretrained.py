@@ -22,7 +22,7 @@ from tombola.data.partition import by_column
 from tombola.data.prepare import Scale
 from tombola.lab.experiments import pacs
 from tombola.lab.experiments.attributes import asked
-from tombola.lab.experiments.experiment import Experiment, Preset, preset_settings
+from tombola.lab.experiments.experiment import OF_THE_CHANGE, Experiment, Preset, preset_settings
 from tombola.lab.experiments.tenants import HEADS
 from tombola.lab.models import efficientnet
 from tombola.lab.models.convnet import SmallConvNet
@@ -62,19 +62,7 @@ def backbone(generator: torch.Generator | None = None) -> nn.Module:
     return Lite0(classes, SIDE, generator)
 
 
-QUICK = preset_settings(
-    3e-4,
-    3e-4,
-    32,
-    sparsity=(0.9,),
-    schedule="one_shot",
-    T=60,
-    steps=90,
-    private=HEADS,
-    normalization="per_ticket",
-    reference="theta0",
-    rewinding="learning_rate",
-)
+QUICK = preset_settings(3e-4, 3e-4, 32, T=60, steps=90, private=HEADS, **OF_THE_CHANGE)
 
 PACS_PRETRAINED = Experiment(
     name="pacs_pretrained",

@@ -25,7 +25,7 @@ from tombola._utils.errors import DataError, UsageError, needs
 from tombola._utils.rng import generator as random_generator
 from tombola.data.dataset import Data, Split
 from tombola.data.partition import by_column
-from tombola.lab.experiments.experiment import Experiment, Preset, preset_settings
+from tombola.lab.experiments.experiment import OF_THE_CHANGE, Experiment, Preset, preset_settings
 from tombola.lab.experiments.pacs import stratified
 from tombola.lab.models import sentences as models
 from tombola.lab.models.sentences import EXTRA, SentenceEncoder, TinyEncoder
@@ -195,19 +195,7 @@ def backbone(generator: torch.Generator | None = None) -> nn.Module:
     return (SentenceEncoder if models.weights() else TinyEncoder)(CLASSES, generator)
 
 
-QUICK = preset_settings(
-    3e-4,
-    3e-4,
-    16,
-    sparsity=(0.9,),
-    schedule="one_shot",
-    T=40,
-    steps=60,
-    private=OWN,
-    normalization="per_ticket",
-    reference="theta0",
-    rewinding="learning_rate",  # what a search has trained is worth keeping where steps are few
-)
+QUICK = preset_settings(3e-4, 3e-4, 16, T=40, steps=60, private=OWN, **OF_THE_CHANGE)
 BEST = replace(
     QUICK,
     T=150,
