@@ -19,6 +19,7 @@ from tombola._utils.rng import generator
 from tombola.cli import main as cli
 from tombola.lab.adaptation import adapters
 from tombola.lab.adaptation.evaluate import carried_out, rows, stored, summary, tables
+from tombola.lab.adaptation.figure import figure
 from tombola.lab.adaptation.rivals import RIVALS
 from tombola.lab.continual.rivals import Arrivals
 from tombola.lab.experiments.sentences import SENTENCES
@@ -300,3 +301,23 @@ def test_a_page_says_what_stood_in_and_what_was_changed(tmp_path, capsys, monkey
         )
     presets = [row["preset"] for row in json.loads((tmp_path / "page.json").read_text())]
     assert {*presets} == {f"quick T=1 steps={n} (on made-up sentences)" for n in (1, 2)}
+
+
+def test_a_rival_at_two_sparsities_is_two_points():
+    head = {"experiment": "a", "preset": "b", "method": "rtl", "ci95": None}
+    sizes = {"bytes_per_task": 1e6, "bytes_total": 2e6}
+    made = [
+        {
+            "experiment": "a",
+            "preset": "b",
+            "method": "rtl",
+            "ci95": None,
+            "sparsity": s,
+            "metric": m,
+            "mean": v,
+        }
+        for s in (0.5, 0.9)
+        for m, v in {"accuracy": 0.5, **sizes}.items()
+    ]
+    words = [text.get_text() for axes in figure(made, "a", "b").axes for text in axes.texts]
+    assert words == ["rtl 50%", "rtl 90%"] * 2

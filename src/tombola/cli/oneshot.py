@@ -66,6 +66,8 @@ def oneshot(
         name, sign, path = one.partition("=")
         if not sign or not name or not path or name in given:
             raise UsageError(f"a text is given once, as NAME=FILE: got {one!r}")
+        if "/" in name:
+            raise UsageError(f"the name of a text becomes that of a file, and has no /: got {name!r}")
         given[name] = Path(path)
     with needs(EXTRA, "a network on disk"):
         from transformers import AutoConfig, AutoTokenizer

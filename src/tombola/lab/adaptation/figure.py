@@ -19,8 +19,10 @@ def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
 
     mine = [row for row in made if (row["experiment"], row["preset"]) == (experiment, preset)]
     quality = mine[0]["metric"]
-    cells = {(row["method"], row["metric"]): row for row in mine}
-    names = list(dict.fromkeys(row["method"] for row in mine))
+    several = {row["method"] for row in mine for other in mine if _differ(row, other)}
+    named = [(row["method"] + f" {row['sparsity']:.0%}" * (row["method"] in several), row) for row in mine]
+    cells = {(name, row["metric"]): row for name, row in named}
+    names = list(dict.fromkeys(name for name, _ in named))
     drawn = Figure(figsize=(6.5 * len(SIZES), 4.8), layout="constrained")
     for axes, (size, label) in zip(drawn.subplots(1, len(SIZES)), SIZES.items(), strict=True):
         points = {name: (cells[name, size]["mean"] / 1e6, cells[name, quality]["mean"]) for name in names}
@@ -36,6 +38,11 @@ def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
         axes.margins(x=0.2)
         axes.grid(alpha=0.3)
     return drawn
+
+
+def _differ(row: Row, other: Row) -> bool:
+    """Whether two rows are of one rival at two sparsities."""
+    return row["method"] == other["method"] and row["sparsity"] != other["sparsity"]
 
 
 def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
