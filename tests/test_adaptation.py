@@ -307,15 +307,7 @@ def test_a_rival_at_two_sparsities_is_two_points():
     head = {"experiment": "a", "preset": "b", "method": "rtl", "ci95": None}
     sizes = {"bytes_per_task": 1e6, "bytes_total": 2e6}
     made = [
-        {
-            "experiment": "a",
-            "preset": "b",
-            "method": "rtl",
-            "ci95": None,
-            "sparsity": s,
-            "metric": m,
-            "mean": v,
-        }
+        {**head, "sparsity": s, "metric": m, "mean": v}
         for s in (0.5, 0.9)
         for m, v in {"accuracy": 0.5, **sizes}.items()
     ]
