@@ -1,12 +1,13 @@
 # make demo: set up, ask in two worlds whether tickets pay, find tickets where they do, compare them with
 #   baselines, add one for a tenant who comes later, and make a page of it to open in a browser.
+# make docs: build the site into build/site; a broken link or a name without a page is an error.
 # make bench: hold ratios of times against those of docs/performance.md, then measure all of them.
 # make test: set up, lint, check types and floors, run all tests.
 PY := .venv/bin/python
 export OMP_WAIT_POLICY := passive
 DEMO := rtl same_mask union_size_same_mask imp imp_context imp_per_subset
 
-.PHONY: demo test bench clean
+.PHONY: demo test docs bench clean
 demo: .venv/.lab
 	@echo "Ten tenants that agree (the same digits): do tickets pay?"
 	@.venv/bin/tombola advise tenants_agree --sparsity 0.8 --minutes 0.5 --brief --out runs
@@ -27,6 +28,10 @@ test: .venv/.stamp
 	.venv/bin/codespell src tests benchmarks docs README.md CHANGELOG.md CONTRIBUTING.md
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs build --strict --quiet
+	@echo build/site/index.html
+
 bench: .venv/.stamp
 	$(PY) -m pytest benchmarks/test_ratios.py
 	$(PY) -m benchmarks
@@ -40,5 +45,9 @@ bench: .venv/.stamp
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
 
+.venv/.docs: .venv/.lab
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build .mypy_cache .ruff_cache .pytest_cache .hypothesis

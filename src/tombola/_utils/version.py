@@ -1,3 +1,3 @@
-"""The version, for whoever writes it down; `pyproject.toml` has the same."""
+"""The version, which `pyproject.toml` reads here."""
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"

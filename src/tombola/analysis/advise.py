@@ -63,7 +63,8 @@ def advise(
         seed: the first of the seeds.
         minutes: the budget. What is needed beside training (reading data, judging) comes on top.
         out: a folder to keep runs in; interrupted, the same call goes on there.
-        parallel, progress: see `tombola.find`.
+        parallel: see `tombola.find`.
+        progress: see `tombola.find`.
 
     Raises:
         UsageError: one subset, for which there is nothing to choose, or an argument of the wrong kind.

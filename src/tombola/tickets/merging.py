@@ -49,8 +49,9 @@ def merge(
         checkpoints: by task: a network, its ``state_dict``, a file of one (safetensors, or torch's), or a
             folder of safetensors files with their index.
         method: one of `tombola.tickets.merge_methods`.
-        include, exclude: names or globs of the weights that share a change; by default matrices and kernels
-            but the output layer and embeddings.
+        include: names or globs of the weights that share a change; by default matrices and kernels but the
+            output layer and embeddings.
+        exclude: names or globs of weights that do not.
         data: of each task, if there are any. λ and scales are chosen on their validation splits; fine-tunes
             and tickets are judged on their test splits, which decide nothing.
         objective: that of the data, such as ``Classification()``.

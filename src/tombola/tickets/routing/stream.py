@@ -71,7 +71,8 @@ def best_window(
     Args:
         streams: log-posteriors ``[T, K]`` and the number of the true ticket ``[T]`` of samples in order, from
             validation data; contexts in them should last as long as they will in use.
-        sizes, margins: what is tried; among equals the smallest.
+        sizes: what is tried; among equals the smallest.
+        margins: likewise.
 
     A sum over the last n samples is n/2 samples late after a change, so it pays only where single samples are
     wrong more often than contexts change. A margin without a sum waits for no more than one clear sample.
