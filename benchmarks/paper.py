@@ -19,6 +19,7 @@ from tombola.lab.experiments import EXPERIMENTS
 from tombola.objectives.metrics import metric_info
 
 PAGE = Path(__file__).parent.parent / "docs" / "paper.md"
+NO_BREAK = "\N{NO-BREAK SPACE}"  # lines of a narrow column end between values
 PAPER = "https://arxiv.org/abs/2601.22141"
 FIGURE = re.compile(r'\[[^\]]*\]\((?P<link>\S+) "(?P<title>\w+=[^"]*)"\)')
 
@@ -59,7 +60,8 @@ def _measured(page: Path, words: Mapping[str, str]) -> str:
     ]
     if not rows or len({row.get("sparsity", row.get("removed")) for row in rows}) < len(rows):
         raise ValueError(f"{len(rows)} rows of {page.name} are {wanted}: name one for each sparsity")
-    return re.sub(r"(?<!\d)\.(?=\d)", "0.", " / ".join(_value(row, show) for row in rows) + _count(rows[0]))
+    values = " / ".join(_value(row, show).replace(" ", NO_BREAK) for row in rows)
+    return re.sub(r"(?<!\d)\.(?=\d)", "0.", values + _count(rows[0]))
 
 
 def _value(row: Mapping[str, Any], show: str) -> str:
@@ -75,7 +77,8 @@ def _count(row: Mapping[str, Any]) -> str:
     """Over how many seeds, and items if there are several; counts and times go without."""
     if "seeds" not in row or not metric_info(row.get("metric", "")).spread:
         return ""
-    return f" (n = {row['seeds']}" + (f" × {row['items']})" if "items" in row else ")")
+    count = f"(n = {row['seeds']} × {row['items']})" if "items" in row else f"(n = {row['seeds']})"
+    return " " + count.replace(" ", NO_BREAK)
 
 
 @cache

@@ -15,7 +15,7 @@ LEADS = re.compile(r"\[([^\]]*)\]\([^)]*metric=\w+_lead[^)]*\)")
 
 def leads(cell):
     """Ends of the intervals of the differences in a cell."""
-    found = re.findall(r"([+-][\d.]+)(?: ± ([\d.]+))?", " ".join(LEADS.findall(cell)))
+    found = re.findall(r"([+-][\d.]+)(?:\s±\s([\d.]+))?", " ".join(LEADS.findall(cell)))
     return [(float(mean) - float(half or 0), float(mean) + float(half or 0)) for mean, half in found]
 
 
@@ -45,7 +45,8 @@ def test_a_figure_is_one_row_for_each_sparsity(paper):
         ),
         ("results/collapse.md", "experiment=digits rule=stop* show=lead", "3"),
     ):
-        assert paper.fill(f'of [?]({link} "{title}") dB') == f'of [{value}]({link} "{title}") dB'
+        filled = paper.fill(f'of [?]({link} "{title}") dB').replace(paper.NO_BREAK, " ")
+        assert filled == f'of [{value}]({link} "{title}") dB'
     for title in (
         "method=rtl metric=aucc",
         "method=rtl metric=union",
