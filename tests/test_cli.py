@@ -101,6 +101,7 @@ def bad(capsys, status, *arguments):
         (["run", "digits", "--seed", "0", "0"], "--seed: each value is needed once: got 0 0"),
         (["run", "digits", "--sparsity", "0.9999999"], "leaves none of 18,576 weights"),
         (["run", "digits", "--seed", "one"], "one"),
+        (["run", "digits", "--seed", "0", "1.5"], "--seed takes whole numbers: got 1.5"),
         (["run", "digits", "--set", "step=3"], "did you mean 'steps'"),
         (["run", "digits", "--item", "seven"], "digits has one network for all its data: leave out --item"),
         (["run", "digits", "--method", "rtl", "imp_context"], "OneVsRest asks for the subset"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import tombola
 from tombola._utils.errors import TombolaError, UsageError, need_lab
@@ -57,7 +57,7 @@ def app() -> App:
         version=tombola.__version__,
         group_commands=Group("Options", sort_key=len(COMMANDS)),
         # No --empty-NAME: leaving NAME out says the same.
-        default_parameter=Parameter(negative_iterable="", show_default=_default),
+        default_parameter=Parameter(negative_iterable="", show_default=_default, converter=_converted),
         suppress_keyboard_interrupt=False,  # `main` says how to go on
     )
     for number, (title, names) in enumerate(COMMANDS.items()):
@@ -72,6 +72,15 @@ def _default(value: object) -> str | None:
     if value in ((), "", False):
         return None
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _converted(kind: Any, tokens: Any) -> Any:
+    """What is given, converted; a whole number with a point is refused, where it would be rounded."""
+    from cyclopts import convert
+
+    if int in (kind, *get_args(kind)) and (parts := [t.value for t in tokens if "." in t.value]):
+        raise UsageError(f"{tokens[0].keyword} takes whole numbers: got {parts[0]}")
+    return convert(kind, tokens)
 
 
 def _help(command: str) -> str:
