@@ -27,6 +27,7 @@ from tombola.data.dataset import Data, Split
 from tombola.data.partition import by_column
 from tombola.lab.experiments.experiment import OF_THE_CHANGE, Experiment, Preset, preset_settings
 from tombola.lab.experiments.pacs import stratified
+from tombola.lab.experiments.texts import columns_of
 from tombola.lab.models import sentences as models
 from tombola.lab.models.sentences import EXTRA, SentenceEncoder, TinyEncoder
 from tombola.objectives import Classification
@@ -86,16 +87,7 @@ def _split(found: Sentences, tokenise: Tokenise) -> Split:
 
 
 def _table(folder: Path, split: str) -> Sentences:
-    with needs("lab", "reading Parquet files"):
-        import pyarrow.parquet as parquet
-    files = sorted(folder.glob(f"{split}*.parquet"))
-    if not files:
-        raise DataError(f"{folder} has no {split}*.parquet")
-    table = parquet.read_table(files)
-    wanted = ("text", "task", "label")
-    if missing := [name for name in wanted if name not in table.column_names]:
-        raise DataError(f"{folder}: {split} has no column {missing[0]}, only {', '.join(table.column_names)}")
-    texts, tasks, labels = (table[name].to_pylist() for name in wanted)
+    texts, tasks, labels = columns_of(folder, split, ("text", "task", "label"))
     if other := sorted({*map(str, tasks)} - {*TASKS}):
         raise DataError(f"{folder}: {split} has task {other[0]!r}; the tasks are {', '.join(TASKS)}")
     return texts, tasks, labels

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tombola._utils.errors import DataError, UsageError, needs
+from tombola._utils.errors import DataError, UsageError
 from tombola.data.dataset import Data, Split
 from tombola.data.partition import by_column
 from tombola.lab.experiments.experiment import Experiment, Preset
+from tombola.lab.experiments.texts import columns_of
 from tombola.lab.models import language as models
 from tombola.lab.models.language import EXTRA, TinyLanguageModel
 from tombola.objectives import NextToken
@@ -99,16 +100,8 @@ def _split(found: Mapping[str, Tensor]) -> Split:
 
 
 def _table(folder: Path, split: str) -> Texts:
-    with needs("lab", "reading Parquet files"):
-        import pyarrow.parquet as parquet
-    files = sorted(folder.glob(f"{split}*.parquet"))
-    if not files:
-        raise DataError(f"{folder} has no {split}*.parquet")
-    table = parquet.read_table(files)
-    if missing := [name for name in ("text", "domain") if name not in table.column_names]:
-        raise DataError(f"{folder}: {split} has no column {missing[0]}, only {', '.join(table.column_names)}")
     found: dict[str, list[str]] = {domain: [] for domain in DOMAINS}
-    for text, domain in zip(table["text"].to_pylist(), table["domain"].to_pylist(), strict=True):
+    for text, domain in zip(*columns_of(folder, split, ("text", "domain")), strict=True):
         name = DOMAINS[domain] if isinstance(domain, int) and 0 <= domain < len(DOMAINS) else domain
         if name not in found:
             raise DataError(f"{folder}: {split} has domain {domain!r}; the domains are {', '.join(DOMAINS)}")
