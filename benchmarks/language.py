@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import tombola as tb
-from tombola._utils.statistics import interval
+from tombola.lab.report.rows import over_seeds
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "language.md"
 NAMES = {  # of methods, as the page has them
@@ -72,8 +72,7 @@ def summary(rows: Iterable[Row]) -> list[Row]:
     for (preset, method, sparsity, metric, ticket), each in groups.items():
         made: Row = {"experiment": "text_domains", "preset": preset, "method": method, "sparsity": sparsity}
         made |= {"reading": "", "metric": metric, **({"ticket": ticket} if ticket else {})}
-        made |= {"mean": sum(each.values()) / len(each), "ci95": interval([*each.values()])}
-        found.append({**made, "seeds": len(each), "values": each})
+        found.append(over_seeds(made, each))
     return found
 
 

@@ -17,6 +17,7 @@ from tombola._utils.errors import RunError, TicketFileError
 from tombola._utils.replica import copied
 from tombola._utils.rng import generator
 from tombola.cli import main as cli
+from tombola.cli.adapt import PLACE
 from tombola.lab.adaptation import adapters
 from tombola.lab.adaptation.evaluate import carried_out, rows, stored, summary, tables
 from tombola.lab.adaptation.figure import figure
@@ -25,6 +26,8 @@ from tombola.lab.continual.rivals import Arrivals
 from tombola.lab.experiments.sentences import SENTENCES
 from tombola.lab.models import sentences as models
 from tombola.lab.models.sentences import TinyEncoder
+from tombola.lab.report.page import put_tables
+from tombola.lab.report.rows import over_seeds
 from tombola.tickets.merging import merge
 from tombola.training.trainer import Problem
 
@@ -150,10 +153,20 @@ def test_differences_are_paired_by_seed_and_tables_have_every_task():
         "quick",
     )
     behind = [row for row in made if row["metric"] == "behind"]
-    assert [(row["method"], row["values"]) for row in behind] == [("rtl_theta0", [pytest.approx(0.1)])]
+    assert [(row["method"], row["values"]) for row in behind] == [("rtl_theta0", {"1": pytest.approx(0.1)})]
     quality, by_task = tables(made)
     assert quality.header[:5] == ["rival", "sparsity", "seeds", "accuracy", "behind full fine-tunes"]
     assert by_task.header == ["rival", "sparsity", "seeds", "a", "b"]
+
+
+def test_seeds_that_come_later_join_those_of_the_page(tmp_path):
+    head = {"experiment": "sentences", "preset": "quick", "method": "rtl_theta0", "sparsity": 0.9}
+    page = tmp_path / "page.md"
+    for values in ({"0": 0.5, "1": 0.75}, {"1": 0.5}, {"2": 0.5}):
+        put_tables(page, PLACE, [over_seeds(head | {"metric": "accuracy"}, values)], tables)
+    (row,) = json.loads((tmp_path / "page.json").read_text())
+    assert row["values"] == {"0": 0.5, "1": 0.5, "2": 0.5}  # of equal seeds the later one
+    assert (row["seeds"], row["mean"], row["ci95"]) == (3, 0.5, 0.0)
 
 
 # -- what is stored of a base network ------------------------------------------------------------------------

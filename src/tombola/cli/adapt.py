@@ -30,6 +30,7 @@ PLACE = Place(
     "<!-- tables: made by `tombola adapt` -->",
     "<!-- end of tables -->",
     ("experiment", "preset", "method", "sparsity"),
+    joins=True,
 )
 
 

@@ -19,6 +19,7 @@ PLACE = Place(
     "<!-- tables: made by `tombola continual` -->",
     "<!-- end of tables -->",
     ("experiment", "preset", "method", "sparsity"),
+    joins=True,
 )
 
 

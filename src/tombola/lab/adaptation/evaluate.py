@@ -19,11 +19,10 @@ import torch
 from torch import nn
 
 from tombola._utils import batch, io
-from tombola._utils.statistics import interval
 from tombola.lab.adaptation.rivals import BEFORE, RIVALS, SPARSE, TRAINED
 from tombola.lab.continual.rivals import Arrivals, Models
 from tombola.lab.evaluation.new_data import judged
-from tombola.lab.report.rows import Row
+from tombola.lab.report.rows import Row, over_seeds
 from tombola.lab.report.tables import Format, Table, mean_and_half, share
 from tombola.masks.reference import references
 from tombola.objectives.metrics import metric_info
@@ -133,29 +132,20 @@ def summary(found: Mapping[str, Any]) -> dict[str, float]:
 
 def rows(found: Iterable[Mapping[str, Any]], experiment: str, preset: str) -> list[Row]:
     """Mean and interval over seeds of every metric, and what each is behind full fine-tunes, by seed."""
-    values: dict[tuple[str, float, str], dict[int, float]] = {}
+    values: dict[tuple[str, float, str], dict[str, float]] = {}
     for one in found:
         for metric, value in summary(one).items():
             sparsity = one["sparsity"] if one["rival"] in SPARSE else 0.0
-            values.setdefault((one["rival"], sparsity, metric), {})[one["seed"]] = value
+            values.setdefault((one["rival"], sparsity, metric), {})[str(one["seed"])] = value
         metric = one["metric"]
     for rival, sparsity in dict.fromkeys(key[:2] for key in values):
         tuned = next((v for key, v in values.items() if key[::2] == ("full_fine_tune", metric)), {})
         mine = values[rival, sparsity, metric]
         if rival != "full_fine_tune" and (both := [s for s in mine if s in tuned]):
             values[rival, sparsity, "behind"] = {s: tuned[s] - mine[s] for s in both}
+    head = {"experiment": experiment, "preset": preset}
     return [
-        {
-            "experiment": experiment,
-            "preset": preset,
-            "method": rival,
-            "sparsity": sparsity,
-            "metric": metric,
-            "mean": float(np.mean([*each.values()])),
-            "ci95": interval([*each.values()]),
-            "seeds": len(each),
-            "values": [each[seed] for seed in sorted(each)],
-        }
+        over_seeds(head | {"method": rival, "sparsity": sparsity, "metric": metric}, each)
         for (rival, sparsity, metric), each in values.items()
     ]
 

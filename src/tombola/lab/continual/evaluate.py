@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from tombola._utils import io
-from tombola._utils.statistics import interval
 from tombola.data.partition import Partition
 from tombola.lab.continual.rivals import RIVALS, WHOLE, Arrivals, Models
 from tombola.lab.evaluation.new_data import judged
-from tombola.lab.report.rows import Row
+from tombola.lab.report.rows import Row, over_seeds
 from tombola.lab.report.tables import Format, Table, mean_and_half, share, whole
 from tombola.objectives.metrics import metric_info
 from tombola.tickets.model import TicketModel
@@ -131,22 +130,13 @@ def summary(found: Mapping[str, Any]) -> dict[str, float]:
 
 def rows(found: Iterable[Mapping[str, Any]], experiment: str, preset: str) -> list[Row]:
     """Mean and interval over seeds of every metric of every rival."""
-    values: dict[tuple[str, float, str], list[float]] = {}
+    values: dict[tuple[str, float, str], dict[str, float]] = {}
     for one in found:
         for metric, value in summary(one).items():
-            values.setdefault((one["rival"], one["sparsity"], metric), []).append(value)
+            values.setdefault((one["rival"], one["sparsity"], metric), {})[str(one["seed"])] = value
     head = {"experiment": experiment, "preset": preset}
     return [
-        {
-            **head,
-            "method": rival,
-            "sparsity": sparsity,
-            "metric": metric,
-            "mean": float(np.mean(each)),
-            "ci95": interval(each),
-            "seeds": len(each),
-            "values": each,
-        }
+        over_seeds(head | {"method": rival, "sparsity": sparsity, "metric": metric}, each)
         for (rival, sparsity, metric), each in values.items()
     ]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tombola._utils.errors import UsageError
 from tombola._utils.io import write_bytes
 from tombola.lab.report.formats import markdown
-from tombola.lab.report.rows import Row
+from tombola.lab.report.rows import OVER_SEEDS, Row, over_seeds
 from tombola.lab.report.tables import Table
 from tombola.methods.table import METHODS
 
@@ -28,6 +28,7 @@ class Place:
     outcome: tuple[str, ...]  # columns; old rows stay unless new rows have the same values in all of these
     rank: Callable[[Row], Any] | None = None  # of old and new rows; without it the new ones come last
     twin: str = ""  # ends the twin's name, on a page with the tables of several commands
+    joins: bool = False  # seeds of old rows stay beside those of new ones (`over_seeds`)
 
     def merge(self, old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
         """The new rows, and the old ones of outcomes without new.
@@ -36,6 +37,9 @@ class Place:
         >>> place.merge([{"method": "rtl", "n": 1}, {"method": "imp", "n": 2}], [{"method": "rtl", "n": 3}])
         [{'method': 'imp', 'n': 2}, {'method': 'rtl', 'n': 3}]
         """
+        if self.joins:
+            before = {_identity(row): row["values"] for row in old}
+            new = [over_seeds(row, before.get(_identity(row), {}) | row["values"]) for row in new]
 
         def outcome(row: Row) -> tuple[Any, ...]:
             return tuple(row.get(name, "") for name in self.outcome)
@@ -43,6 +47,10 @@ class Place:
         replaced = {outcome(row) for row in new}
         both = [row for row in old if outcome(row) not in replaced] + list(new)
         return sorted(both, key=self.rank) if self.rank else both
+
+
+def _identity(row: Row) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, value) for name, value in row.items() if name not in OVER_SEEDS)
 
 
 def _by_method(row: Row) -> tuple[Any, ...]:

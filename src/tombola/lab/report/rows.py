@@ -62,6 +62,20 @@ def averaged(found: Iterable[Value]) -> list[Row]:
     return [_row(key, by_unit) for key, by_unit in ranked]
 
 
+OVER_SEEDS = ("mean", "ci95", "seeds", "values")
+
+
+def over_seeds(head: Row, values: Mapping[str, float]) -> Row:
+    """A row with mean and interval of values by seed, which it keeps, so that other seeds can join them.
+
+    >>> over_seeds({"metric": "auc"}, {"1": 0.5, "0": 0.5})
+    {'metric': 'auc', 'mean': 0.5, 'ci95': 0.0, 'seeds': 2, 'values': {'0': 0.5, '1': 0.5}}
+    """
+    each = {seed: values[seed] for seed in sorted(values, key=int)}
+    found = {"mean": float(np.mean([*each.values()])), "ci95": interval([*each.values()])}
+    return head | found | {"seeds": len(each), "values": each}
+
+
 def _leads(values: Mapping[tuple, Mapping[Unit, float]]) -> dict[tuple, dict[Unit, float]]:
     """What every method is ahead of a single mask at the same sparsity, seed and item.
 
