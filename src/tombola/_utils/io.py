@@ -102,6 +102,15 @@ def overwrite(file: BinaryIO) -> None:
     os.fsync(file.fileno())
 
 
+def file_name(name: str) -> str:
+    """The name of a ticket as that of a file: tickets may be named anything.
+
+    >>> file_name("law/tax")
+    'law%2Ftax'
+    """
+    return name.replace("/", "%2F")
+
+
 def check_target(path: Path) -> None:
     """Raise `TicketFileError` where a file could not be written, before what it is to hold is computed."""
     try:

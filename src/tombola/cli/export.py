@@ -1,9 +1,10 @@
-"""`tombola export`: one ticket as a file that other programs read."""
+"""`tombola export`: tickets as files that other programs read."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,15 +20,11 @@ from tombola.cli.network import network
 from tombola.cli.options import Flag, Integers
 from tombola.cli.terminal import say
 from tombola.tickets import probe
+from tombola.tickets.export.adapters import write_adapters
 from tombola.tickets.export.compact import compact as compacted
-from tombola.tickets.export.files import (
-    PROGRAMS,
-    format_of,
-    state_of,
-    whole_channels,
-    write_program,
-    write_state,
-)
+from tombola.tickets.export.files import PROGRAMS, STATES, format_of, state_of, whole_channels, write_state
+from tombola.tickets.export.peft import write_peft
+from tombola.tickets.export.programs import write_program
 from tombola.tickets.inputs import known
 from tombola.tickets.model import TicketModel, load
 
@@ -39,6 +36,7 @@ def export(
     /,
     *,
     ticket: str | None = None,
+    all: Flag = False,
     out: Annotated[Path, Parameter(name=("--out", "-o"))],
     compact: Flag = False,
     format: str | None = None,
@@ -46,7 +44,7 @@ def export(
     backbone: str | None = None,
     json: Flag = False,
 ) -> None:
-    """Write one ticket as a plain dense network: a state dict, a torch.export program, or ONNX.
+    """Write tickets for other programs: plain dense networks, ONNX with adapters, or adapters of peft.
 
     Example: tombola export runs/digits-quick/seed0/tickets/rtl-0.5.tickets --ticket three -o three.onnx
 
@@ -55,13 +53,17 @@ def export(
     file: Path
         A ticket file.
     ticket: str
-        Which ticket; needed where the file has several.
+        Which ticket; needed where the file has several and not --all are wanted.
+    all: bool
+        All tickets: as ONNX one network, and beside it an adapter for each (OUT.TICKET.onnx_adapter), which
+        ONNX Runtime 1.20 swaps per request; in other formats OUT is a folder, with a file for each.
     out: Path
         The file to write; its suffix says the format.
     compact: bool
         Without the channels that are dead in a ticket of channels: fewer weights, equal outputs.
     format: str
-        safetensors or pt (a state dict; pt for torch.load), pt2 (torch.export), onnx (the extra `onnx`).
+        safetensors or pt (a state dict; pt for torch.load), pt2 (torch.export), onnx (the extra `onnx`), peft
+        (a folder: SHiRA, for tickets that are changes of a pretrained network; the extra `pretrained`).
     shape: tuple[int, ...]
         Of one input, such as 3 32 32; what the file says by default.
     backbone: str
@@ -71,52 +73,116 @@ def export(
         Print what was written, for machines.
     """
     form, header = format_of(out, format), io.read(file)[1]
-    name, metadata = _ticket(header.get("names", []), ticket), header.get("facts", {})
-    if form not in PROGRAMS and not compact and not metadata.get("reference"):
-        size, weights = write_state(out, state_of(file, name), form, {"ticket": name}), None
+    names, metadata = _names(header.get("names", []), ticket, all), header.get("facts", {})
+    together = all and form == "onnx"
+    if together and compact:
+        raise UsageError("--all makes one network of all tickets, --compact one of a single ticket")
+    tickets: Any = None
+    base = x = None
+    if form not in STATES or compact or metadata.get("reference"):
+        base = network(file, metadata, backbone, PLAIN)
+        tickets, x = load(file, base), _example(metadata, shape, form)
+    if together:
+        made = _together(tickets, out, x)
     else:
-        tickets = load(file, network(file, metadata, backbone, PLAIN))
-        x = _example(tickets, shape, form)
-        module = _compact(tickets, name, x) if compact else tickets.bake(name).eval()
-        weights = sum(p.numel() for p in module.parameters())
-        if form in PROGRAMS and x is not None:
-            size = write_program(out, module, form, x)
+        of = Exported(file, form, compact, tickets, base, x)
+        end = "" if form == "peft" else f".{form}"
+        made = [of.write(name, out / (io.file_name(name) + end) if all else out) for name in names]
+    for one in made:
+        one |= _known(metadata, one["ticket"])
+    if not json:
+        sys.stderr.write("".join(f"{line}\n" for line in _remarks(metadata, names)))
+    say("".join(map(_line, made)), made if all else made[0], json)
+
+
+def _names(known: Sequence[str], name: str | None, all: bool) -> list[str]:
+    """The tickets that are wanted."""
+    if all and name is not None:
+        raise UsageError("--ticket is one ticket, --all are all of them: give one of the two")
+    if all:
+        return [*known]
+    if name is None and len(known) > 1:
+        raise UsageError(f"which ticket? Give --ticket NAME, one of {', '.join(known)}, or --all")
+    if name is not None and known and name not in known:
+        raise UsageError(str(UnknownTicket(name, known)))
+    return [name or (known[0] if known else "")]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where tickets come from, and what becomes of each; without ``tickets`` from the file alone."""
+
+    file: Path
+    form: str
+    compact: bool
+    tickets: Any
+    base: Any
+    x: Batch
+
+    def write(self, name: str, out: Path) -> dict[str, Any]:
+        """Write one ticket; what was written."""
+        made: dict[str, Any] = {"file": str(out), "format": self.form, "ticket": name}
+        if self.tickets is None:
+            size = write_state(out, state_of(self.file, name), self.form, {"ticket": name})
+            return {**made, "bytes": size, "parameters": None}
+        if self.form == "peft":
+            adapter = write_peft(out, self.tickets, name, self.base, self.x)
+            return made | asdict(adapter)
+        module = _compact(self.tickets, name, self.x) if self.compact else self.tickets.bake(name).eval()
+        if self.form in PROGRAMS:
+            size = write_program(out, module, self.form, self.x)
         else:
-            about = {"ticket": name, "compact": str(compact).lower()}
-            size = write_state(out, module.state_dict(), form, about)
-    classes = metadata.get("classes", {}).get(name)
-    made = {"file": str(out), "format": form, "ticket": name, "bytes": size, "parameters": weights}
-    if classes and not json:
-        which = ", ".join(map(str, classes))
-        sys.stderr.write(f"ticket {name} answers with classes {which}: its other outputs mean nothing\n")
-    if (scale := metadata.get("scale")) and not json:
-        sys.stderr.write(f"outputs are standardised: multiply by {scale['deviation']}, add {scale['mean']}\n")
-    known_of: dict[str, Any] = {"classes": classes, **({"scale": scale} if scale else {})}
-    if (steps := known(metadata).prepare) and not json:
-        sys.stderr.write(f"inputs have to be prepared as in training: {dumps(steps)}\n")
-    known_of |= {"prepare": steps} if steps else {}
-    known_of |= {"class_names": names} if (names := metadata.get("class_names")) else {}
-    say(f"{out}: ticket {name}, {form}, {size:,} bytes\n", {**made, **known_of}, json)
+            about = {"ticket": name, "compact": str(self.compact).lower()}
+            size = write_state(out, module.state_dict(), self.form, about)
+        return {**made, "bytes": size, "parameters": sum(p.numel() for p in module.parameters())}
 
 
-def _ticket(names: Sequence[str], name: str | None) -> str:
-    if name is None and len(names) > 1:
-        raise UsageError(f"which ticket? Give --ticket NAME, one of {', '.join(names)}")
-    if name is not None and names and name not in names:
-        raise UsageError(str(UnknownTicket(name, names)))
-    return name or (names[0] if names else "")
+def _together(tickets: TicketModel, out: Path, x: Batch) -> list[dict[str, Any]]:
+    """One ONNX network and an adapter for each ticket."""
+    files = write_adapters(out, tickets, x)
+    first = {"file": str(out), "format": "onnx", "ticket": tickets.names[0], "bytes": out.stat().st_size}
+    return [first] + [
+        {"file": str(file), "format": "onnx_adapter", "ticket": name, "bytes": file.stat().st_size}
+        for name, file in files.items()
+    ]
 
 
-def _example(tickets: TicketModel, shape: tuple[int, ...], form: str) -> Batch | None:
+def _known(metadata: Mapping[str, Any], ticket: str) -> dict[str, Any]:
+    """What who runs a ticket elsewhere has to know: its classes, and what is done before and after."""
+    found = {"classes": metadata.get("classes", {}).get(ticket), "scale": metadata.get("scale")}
+    found |= {"prepare": known(metadata).prepare, "class_names": metadata.get("class_names")}
+    return {name: value for name, value in found.items() if value or name == "classes"}
+
+
+def _remarks(metadata: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]:
+    """The same for a reader, a line each."""
+    for name in names:
+        if classes := _known(metadata, name)["classes"]:
+            which = ", ".join(map(str, classes))
+            yield f"ticket {name} answers with classes {which}: its other outputs mean nothing"
+    if scale := metadata.get("scale"):
+        yield f"outputs are standardised: multiply by {scale['deviation']}, add {scale['mean']}"
+    if steps := known(metadata).prepare:
+        yield f"inputs have to be prepared as in training: {dumps(steps)}"
+
+
+def _line(made: Mapping[str, Any]) -> str:
+    line = f"{made['file']}: ticket {made['ticket']}, {made['format']}, {made['bytes']:,} bytes"
+    if whole := made.get("whole"):
+        line += f"; layers that it holds whole: {', '.join(whole)}"
+    return f"{line}\n"
+
+
+def _example(metadata: Mapping[str, Any], shape: tuple[int, ...], form: str) -> Batch | None:
     """Inputs like those of training, random: of a shape that is given or known, or of any structure."""
-    size, known = shape or tuple(tickets.metadata.get("shape", ())), tickets.metadata.get("probe")
+    size, form_of = shape or tuple(metadata.get("shape", ())), metadata.get("probe")
     if any(n < 1 for n in size):
         raise UsageError(f"--shape needs positive numbers: got {' '.join(map(str, size))}")
-    if known is not None and not shape:
-        return probe.inputs(known)
+    if form_of is not None and not shape:
+        return probe.inputs(form_of)
     if size:
         return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
-    if form in PROGRAMS:
+    if form not in STATES:
         raise UsageError(f"{form} is made for inputs of one shape, which the file does not say: give --shape")
     return None
 

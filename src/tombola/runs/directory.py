@@ -113,7 +113,7 @@ class Run(StageCache):
     # -- stages -----------------------------------------------------------------------------------
 
     def _stage_file(self, name: str) -> Path:
-        return self.path / "stages" / f"{_flat(name)}.safetensors"
+        return self.path / "stages" / f"{io.file_name(name)}.safetensors"
 
     def get_or_compute(
         self, stage: Stage | str, compute: Callable[[Checkpoint], State], key: str = ""
@@ -176,7 +176,7 @@ class Run(StageCache):
 
     def file(self, name: str) -> Path | None:
         """A ticket file of this run."""
-        return self.path / "tickets" / _flat(name)
+        return self.path / "tickets" / io.file_name(name)
 
     def _cut_records(self) -> None:
         """Drop the lines that a killed process wrote after its last saved state."""
@@ -184,7 +184,7 @@ class Run(StageCache):
         states = {file.stem: _state(file)[1] for file in files}
         self._facts = {s["stage"]: s["facts"] for at, s in states.items() if at != _CURRENT}
         self._unfinished = states[_CURRENT]["stage"] if _CURRENT in states else None
-        if self._unfinished is not None and _flat(self._unfinished) in states:
+        if self._unfinished is not None and io.file_name(self._unfinished) in states:
             self._stage_file(_CURRENT).unlink()  # the process died between the result and this
             self._unfinished = None
         size = max((state["records_bytes"] for state in states.values()), default=0)
@@ -282,7 +282,3 @@ def _writable(path: Path) -> Iterator[None]:
             f"{error.filename or path}: {error.strerror}: make room, or make it writable; then "
             f"tombola resume {path}, or the same call, goes on where it was"
         ) from error
-
-
-def _flat(name: str) -> str:
-    return name.replace("/", "%2F")  # subsets may be named anything
