@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,16 @@ class Point:
     @property
     def label(self) -> str:
         """The values in one line; empty where nothing varies."""
-        return ", ".join(f"{name}={value}" for name, value in self.values.items())
+        return label(self.values)
+
+
+def label(values: Mapping[str, str]) -> str:
+    """The values of a point in one line.
+
+    >>> label({"T": "5", "score": "snip"})
+    'T=5, score=snip'
+    """
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def split(change: str) -> tuple[str, list[str]]:

@@ -26,7 +26,7 @@ from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import deterministic
 from tombola._utils.errors import RunError
 from tombola.runs.cache import OnProgress, OnRecord, StageCache, StageCheckpoint
-from tombola.runs.lock import acquire, began_over, begun, begun_on
+from tombola.runs.lock import acquire, began_over, begun, begun_on, turn
 from tombola.runs.log import difference, environment, read_config, read_records
 from tombola.runs.stages import Stage
 from tombola.training.parallel import Parallel, settled, world
@@ -120,20 +120,25 @@ class Run(StageCache):
     ) -> State:
         """The result of a stage, from disk if it was finished in this or an earlier process, or is shared."""
         name = str(stage)
-        if self.metadata(name) is None:
-            file = self.shared / f"{key}.safetensors" if self.shared and key else None
-            if file is not None and file.exists():
-                self._forget(name)  # what was begun here is finished elsewhere
-                self.results[name] = self._compute(stage, partial(_copied, file))
-            else:
-                self.results[name] = self._compute(stage, compute)
-                if file is not None:
-                    self._share(name, file)
+        if self.metadata(name) is None and self.shared and key:
+            with turn(file := self.shared / f"{key}.safetensors"):  # of runs at once one computes it
+                self.results[name] = self._of_all(stage, compute, file)
+        elif self.metadata(name) is None:
+            self.results[name] = self._compute(stage, compute)
         return self.results[name]
 
-    def _share(self, name: str, file: Path) -> None:
+    def _of_all(self, stage: Stage | str, compute: Callable[[Checkpoint], State], file: Path) -> State:
+        """A stage that other runs need too: theirs, or computed for all."""
+        if file.exists():
+            self._forget(str(stage))  # what was begun here is finished elsewhere
+            return self._compute(stage, partial(_copied, file))
+        found = self._compute(stage, compute)
+        self._share(str(stage), found, file)
+        return found
+
+    def _share(self, name: str, state: State, file: Path) -> None:
         """Put a finished stage where other runs find it, with its records."""
-        tensors, metadata = self.results[name]
+        tensors, metadata = state
         own = [row for row in read_records(self.path) if row["stage"] == name]
         given = {"stage", *((Stage.parse(name) or Stage("judge")).fields())}
         rows = [{key: value for key, value in row.items() if key not in given} for row in own]
