@@ -108,6 +108,12 @@ class Order:
         items = {"": loaded} if isinstance(loaded, Data) else loaded
         return {item: data.tuning() if self.tune else data for item, data in items.items()}
 
+    def pipeline(self, data: Data, seed: int, device: str = "cpu") -> Pipeline:
+        """The stages of one seed and item, in memory."""
+        of = self.experiment
+        theta0, partition = of.backbone(generator(seed, "theta0")).to(parse(device)), of.partition(data)
+        return Pipeline(theta0, of.objective, data, partition, self.settings, seed, StageCache())
+
     def run(
         self,
         data: Data,
@@ -119,9 +125,7 @@ class Order:
     ) -> Iterator[str]:
         """Carry out what is not done yet for one item; yields a word for each outcome."""
         device = begun_on(path, self.device)
-        of = self.experiment
-        theta0, partition = of.backbone(generator(seed, "theta0")).to(parse(device)), of.partition(data)
-        pipeline = Pipeline(theta0, of.objective, data, partition, self.settings, seed, StageCache())
+        pipeline = self.pipeline(data, seed, device)
         for name in self.methods:  # what cannot go together is said before anything is trained
             if method(name).changes:
                 method(name).variant(pipeline, name)

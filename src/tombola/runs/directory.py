@@ -28,7 +28,7 @@ from tombola._utils.errors import RunError
 from tombola.runs.cache import OnProgress, OnRecord, StageCache, StageCheckpoint
 from tombola.runs.lock import acquire, began_over, begun, begun_on, turn
 from tombola.runs.log import difference, environment, read_config, read_records
-from tombola.runs.stages import Stage
+from tombola.runs.stages import Stage, Work
 from tombola.training.parallel import Parallel, settled, world
 
 _CURRENT = "current"
@@ -113,10 +113,14 @@ class Run(StageCache):
     # -- stages -----------------------------------------------------------------------------------
 
     def _stage_file(self, name: str) -> Path:
-        return self.path / "stages" / f"{_flat(name)}.safetensors"
+        return _stage_file(self.path, name)
 
     def get_or_compute(
-        self, stage: Stage | str, compute: Callable[[Checkpoint], State], key: str = ""
+        self,
+        stage: Stage | str,
+        compute: Callable[[Checkpoint], State],
+        key: str = "",
+        work: Work = Work(),  # noqa: ARG002, B008
     ) -> State:
         """The result of a stage, from disk if it was finished in this or an earlier process, or is shared."""
         name = str(stage)
@@ -170,9 +174,8 @@ class Run(StageCache):
 
     def metadata(self, stage: Stage | str) -> dict[str, Any] | None:
         """The metadata of a finished stage; None if it was never done."""
-        if (name := str(stage)) not in self.results and self._stage_file(name).exists():
-            tensors, state = _state(self._stage_file(name))
-            self.results[name] = tensors, state["facts"]
+        if (name := str(stage)) not in self.results and (found := finished_stage(self.path, name)):
+            self.results[name] = found
         return super().metadata(name)
 
     def finished(self) -> dict[str, dict[str, Any]]:
@@ -260,6 +263,18 @@ class RunCheckpoint(StageCheckpoint):
 def _over_ranks() -> dict[str, int]:
     """How many processes carry a run out, where it is said."""
     return {} if (here := world()) is None else {"ranks": here[1]}
+
+
+def finished_stage(path: Path, name: str) -> State | None:
+    """The result of a stage of a run, if it is there."""
+    if not (file := _stage_file(path, name)).exists():
+        return None
+    tensors, state = _state(file)
+    return tensors, state["facts"]
+
+
+def _stage_file(path: Path, name: str) -> Path:
+    return path / "stages" / f"{_flat(name)}.safetensors"
 
 
 def _copied(file: Path, checkpoint: Checkpoint) -> State:
