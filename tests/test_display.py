@@ -75,7 +75,8 @@ def shown(tmp_path):
         console = Console(file=file, force_terminal=terminal, width=width, color_system=None)
         runs = [tmp_path / "seed0", tmp_path / "seed1"]
         runs[0].mkdir()
-        return Display(console, runs, [("rtl", 0.5)], clock), clock, file, runs[0]
+        wanted = {run: [("rtl", 0.5)] for run in runs}
+        return Display(console, wanted, clock), clock, file, runs[0]
 
     return make
 
@@ -135,7 +136,7 @@ def test_a_terminal_sees_one_line_with_everything(shown):
 
 @given(st.text("abcß [/]", min_size=1, max_size=80), st.integers(40, 200))
 def test_the_line_is_never_wider_than_the_terminal(where, width):
-    display = Display(Console(file=io.StringIO(), force_terminal=True, width=width), [], [])
+    display = Display(Console(file=io.StringIO(), force_terminal=True, width=width), {})
     words = {"where": where, "loss": "loss .0312", "left": "12 h 59 min in this stage"}
     display.bar.update(display.task, words=lambda: words)
     (line,) = lines_of(display, width)

@@ -11,7 +11,7 @@ import tombola as tb
 from tombola._utils.errors import UsageError
 from tombola.api import rtl
 from tombola.masks.prunable import scope
-from tombola.methods.pipeline import Pipeline
+from tombola.methods.pipeline import Network, Pipeline
 from tombola.objectives import OneVsRest
 from tombola.runs.cache import StageCache
 from tombola.runs.stages import Stage
@@ -108,7 +108,9 @@ def trained(convnet, images, by_class, policy):
         (0.5,), "one_shot", T=2, steps=3, search=config, train=config, normalization=policy, statistics=3
     )
     pipeline = Pipeline(convnet, OneVsRest(), images, by_class, settings, 0, StageCache())
-    model, _ = pipeline.train(Stage("train", "test", sparsity=0.5), "own", pipeline.masks("own", 0.5))
+    model, _ = pipeline.train(
+        Network(Stage("train", "test", sparsity=0.5), "own", pipeline.masks("own", 0.5))
+    )
     return pipeline, model
 
 

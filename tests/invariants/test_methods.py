@@ -12,7 +12,7 @@ from tombola._utils.errors import PartitionError, UsageError
 from tombola.data.dataset import with_context
 from tombola.lab.report.inspect import describe
 from tombola.methods import pipeline as training
-from tombola.methods.pipeline import Pipeline
+from tombola.methods.pipeline import Network, Pipeline
 from tombola.methods.result import run_method, sparsities_of
 from tombola.methods.table import STANDARD as METHODS
 from tombola.methods.table import method
@@ -229,7 +229,7 @@ def test_training_starts_with_every_tickets_own_private_state_of_the_rewind_poin
         return plain(problem, theta, *shared)
 
     monkeypatch.setattr(Problem, "gradient", spy)
-    p.train(Stage("train", "spied", sparsity=0.5), "own", masks, ticket)
+    p.train(Network(Stage("train", "spied", sparsity=0.5), "own", masks, ticket))
     assert starts[0].keys() == early.tensors().keys()
     assert all(torch.equal(starts[0][n], t) for n, t in early.tensors().items())
     assert not torch.equal(starts[-1]["private.1"], early.private[1])
@@ -311,7 +311,9 @@ def test_same_mask_is_that_of_imp_for_every_ticket_trained_as_those_of_rtl(optim
     assert set(masks_of(found)) == set(NAMES)
     assert all(torch.equal(mask, single) for mask in masks_of(found).values())
     assert metric(found, "jaccard") == 1
-    again, _ = p.train(Stage("train", "again", sparsity=sparsity), method("rtl").task, found.tickets.masks)
+    again, _ = p.train(
+        Network(Stage("train", "again", sparsity=sparsity), method("rtl").task, found.tickets.masks)
+    )
     assert same_state(found.tickets, again)
 
 

@@ -22,18 +22,15 @@ from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.errors import PartitionError, RunError, UsageError
 from tombola._utils.statistics import interval
 from tombola.analysis.affinity import BATCHES, POINTS, Affinity, measured, small_batches
-from tombola.masks.maskset import MaskSet
+from tombola.analysis.plan import Pace, planned
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import Outcome, run_method
-from tombola.methods.rounds import rounds_to
 from tombola.objectives import Metric
 from tombola.objectives.metrics import metric_info
-from tombola.pruning.schedules import kept
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import Run
 from tombola.runs.progress import Listener
 from tombola.settings import Settings
-from tombola.training.joint import train_jointly
 from tombola.training.model import one_device
 from tombola.training.parallel import OVER_RANKS, Parallel, settled, world
 from tombola.training.trainer import Problem
@@ -112,6 +109,7 @@ class Trials:
             # What is tried depends on the clock, which would lead ranks apart.
             self.parallel = settled("auto", over_ranks=False)
         p = self.pipeline
+        self._pace = Pace(p)
         if not p.f.private.size:
             self.closed["same_mask"] = "no part of the network is private to a ticket"
         try:
@@ -186,29 +184,16 @@ class Trials:
 
     def _points(self, problem: Problem) -> Sequence[int]:
         """The points at which gradients are taken: as many as a fifth of the time allows."""
-        step, K = self._pace(problem), len(problem.partition)
+        step, K = self._pace.step(problem.config.batch_size), len(problem.partition)
         for points in (POINTS, POINTS[:2]):
             if step * K * (sum(points) + BATCHES * len(points)) <= AFFINITY * self.minutes * 60:
                 return points
         return POINTS[:1]
 
-    def _pace(self, problem: Problem, steps: int = 5) -> float:
-        """Seconds of one step of one ticket."""
-        p, K = self.pipeline, len(problem.partition)
-        dense = MaskSet.dense(p.f.scope, problem.partition.names)
-        # The first step compiles and allocates.
-        train_jointly(problem, p.theta0, dense, 1, tickets=[0], purpose="pace")
-        began = time.perf_counter()
-        train_jointly(problem, p.theta0, dense, steps, tickets=[K - 1], purpose="pace")
-        return (time.perf_counter() - began) / steps
-
     def _whole(self, sparsity: float) -> float:
         """Seconds of one arm in full."""
-        p, s = self.pipeline, self.pipeline.settings
-        targets = [kept(p.f.scope.size, sparsity)]
-        rounds = len(rounds_to(replace(s, sparsity=(sparsity,)), p.f.scope.size, targets, sparsity).counts)
-        step = self._pace(p.problem("own", s.train))
-        return step * len(p.partition) * (rounds * s.T + s.steps + s.rewind)
+        one = replace(self.pipeline, settings=replace(self.pipeline.settings, sparsity=(sparsity,)))
+        return planned(one, ["rtl"]).steps * self._pace.step()
 
     def _share(self, rung: str, most: float) -> float:
         """The share of the settings' steps that a rung makes: as it began, or what there is time for."""

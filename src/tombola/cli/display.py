@@ -9,9 +9,10 @@ from pathlib import Path
 from rich.console import Console
 
 from tombola._utils.errors import UsageError, unknown
+from tombola.cli.jobs import check, failures, work_at_once
 from tombola.cli.terminal import err_console, out_console, show
 from tombola.data.dataset import Data
-from tombola.lab.launch import Order
+from tombola.lab.jobs import Ended, Place, Task
 from tombola.lab.report.findings import Arm, expected, gather
 from tombola.lab.report.rows import rows as rows_of
 from tombola.lab.report.stage_status import seconds_left
@@ -23,23 +24,23 @@ from tombola.runs.stages import Stage
 from tombola.runs.status import StageStatus, clock
 from tombola.training.parallel import world
 
-Where = Sequence[tuple[int, str, Path]]  # seed, item and directory of each run
-
 
 class Display(Listener):
-    """Listens to runs, one after another."""
+    """Listens to runs, one after another; ``wanted`` are the outcomes of each."""
 
     def __init__(
         self,
         console: Console,
-        runs: Sequence[Path],
-        wanted: Sequence[Arm],
+        wanted: Mapping[Path, Sequence[Arm]],
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(stage_bar(console, timer), "loading")
-        self.wanted = [str(Stage("judge", method, sparsity=s)) for method, s in wanted]
+        self.wanted = {
+            path: [str(Stage("judge", method, sparsity=s)) for method, s in arms]
+            for path, arms in wanted.items()
+        }
         self.path = Path()
-        self._timings = {path: read_timings(path) for path in runs}
+        self._timings = {path: read_timings(path) for path in wanted}
 
     def turn_to(self, where: str, path: Path) -> None:
         """Another run comes now."""
@@ -53,8 +54,10 @@ class Display(Listener):
             return ""
         (task,) = self.bar.tasks
         now = {**self._timings.get(self.path, {}), self.now.stage: (task.elapsed or 0.0) + rest}
-        runs = {**self._timings, self.path: now}.values()
-        left = seconds_left((found, sum(judge not in found for judge in self.wanted)) for found in runs)
+        runs = {**self._timings, self.path: now}.items()
+        left = seconds_left(
+            (found, sum(j not in found for j in self.wanted.get(at, ()))) for at, found in runs
+        )
         return super().left() if left is None else f"{clock(left + rest)} left"
 
     def _follow(self, stage: str) -> None:
@@ -64,42 +67,60 @@ class Display(Listener):
 
 
 def run_and_compare(
-    order: Order, data: Mapping[str, Data], where: Where, as_json: bool, brief: bool = False
+    tasks: Sequence[Task],
+    data: Mapping[str, Data],
+    as_json: bool,
+    brief: bool = False,
+    place: Place | None = None,
 ) -> None:
-    """Carry out an order for each seed and item, show how far it is, then the comparison, or its verdict."""
-    if not work(order, data, where):
-        return
-    runs = [path for _, _, path in where]
-    rows = rows_of(runs)
-    if as_json or not brief:
-        show(tables(rows), rows, as_json)
-    if not as_json:
-        head = rows[0]["experiment"], rows[0].get("preset", "")
-        for words in verdict(gather(head, runs), paper_of(head)):
-            out_console.print(words, highlight=False, soft_wrap=True)
-    err_console.print(f"runs: {', '.join(str(path) for _, _, path in where)}", highlight=False)
+    """Carry out runs of one order, show how far they are, then the comparison, or its verdict."""
+    done, failed = work(tasks, data, place)
+    if runs := [task.path for task in done]:
+        rows = rows_of(runs)
+        if as_json or not brief:
+            show([*tables(rows), *failures(failed)], rows, as_json)
+        if not as_json:
+            head = rows[0]["experiment"], rows[0].get("preset", "")
+            for words in verdict(gather(head, runs), paper_of(head)):
+                out_console.print(words, highlight=False, soft_wrap=True)
+        err_console.print(f"runs: {', '.join(map(str, runs))}", highlight=False)
+    check(failed, len(tasks))
 
 
-def work(order: Order, data: Mapping[str, Data], where: Where, note: str = "") -> bool:
-    """Carry out an order for each seed and item, and show how far it is; ``note`` stands before each word.
+def work(
+    tasks: Sequence[Task], data: Mapping[str, Data], place: Place | None = None
+) -> tuple[list[Task], list[Ended]]:
+    """Carry out runs, in turn or at once, and show how far they are; which are done, and which failed.
 
-    Whether this process is the one that writes the runs: over ranks, rank 0 alone has results to show.
+    None are, in a process that does not write them: over ranks, rank 0 has results to show. In turn the first
+    that fails is an error.
     """
-    for _, item, _ in where:
-        if item not in data and "" in data:
-            raise UsageError(f"{order.experiment.name} has one network for all its data: leave out --item")
-        if item not in data:
-            raise UsageError(unknown("item", item, data))
-    wanted = expected({"methods": list(order.methods), "settings": order.settings.plain()})
-    display = Display(err_console, [path for _, _, path in where], wanted)
+    for task in tasks:
+        if task.item not in data and "" in data:
+            name = task.order.experiment.name
+            raise UsageError(f"{name} has one network for all its data: leave out --item")
+        if task.item not in data:
+            raise UsageError(unknown("item", task.item, data))
+    if place is not None:
+        return work_at_once(tasks, place)
+    display = Display(err_console, {task.path: _arms(task) for task in tasks})
     with display.bar:
-        for seed, item, path in where:
-            display.turn_to(note + (f"{item}, seed {seed}" if item else f"seed {seed}"), path)
-            try:
-                for word in order.run(data[item], seed, path, display.on_progress, item, display.on_record):
-                    display.say(word)
-            except KeyboardInterrupt:
-                if (path / "config.yaml").exists():
-                    display.say(f"`tombola resume {path}`, or the same command, goes on from here")
-                raise
-    return (world() or (0, 1))[0] == 0
+        for task in tasks:
+            _work_on(task, data[task.item], display)
+    return (list(tasks) if (world() or (0, 1))[0] == 0 else []), []
+
+
+def _arms(task: Task) -> list[Arm]:
+    return expected({"methods": list(task.order.methods), "settings": task.order.settings.plain()})
+
+
+def _work_on(task: Task, data: Data, display: Display) -> None:
+    display.turn_to(task.label, task.path)
+    listens = {"progress": display.on_progress, "on_record": display.on_record}
+    try:
+        for word in task.order.run(data, task.seed, task.path, item=task.item, **listens):
+            display.say(word)
+    except KeyboardInterrupt:
+        if (task.path / "config.yaml").exists():
+            display.say(f"`tombola resume {task.path}`, or the same command, goes on from here")
+        raise

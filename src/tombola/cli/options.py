@@ -41,8 +41,8 @@ class RunOptions:
             default.
         augment: Random crop and flip; the preset's choice by default.
         tune: Leave the test split alone: judge on one half of validation, choose thresholds on the other.
-        threads: Threads of one process, or workers of one thread; all cores by default. Another number may
-            change the last bits.
+        threads: Threads of one process, or workers of one thread; by default as a run began, a new one with
+            all cores. Another number may change the last bits.
         parallel: The K trainings of a round: workers (one thread each), no (one after the other, all
             threads), batched (one batch; other last bits), ranks (over the processes of torchrun),
             joint_ranks (joint training over them too; other last bits). By default as the run began; a new
@@ -70,7 +70,8 @@ class RunOptions:
             name: getattr(self, name) for name in ("preset", "sparsity", "augment", "tune", "parallel")
         }
         source = self.data and absolute(self.data)
-        return Order.of(name, changes=changes, source=source, methods=methods, device=self.device, **options)
+        options |= {"device": self.device, "threads": self.threads}
+        return Order.of(name, changes=changes, source=source, methods=methods, **options)
 
 
 DEFAULTS = RunOptions()

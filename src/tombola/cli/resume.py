@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tombola.cli.display import run_and_compare
 from tombola.cli.options import Flag, use_threads
+from tombola.lab.jobs import Task
 from tombola.lab.launch import order_of
-from tombola.runs.log import read_environment
 from tombola.training.parallel import Parallel
 
 
@@ -31,6 +31,6 @@ def resume(
         Print rows for machines instead of tables.
     """
     order, seed, item = order_of(path)
-    use_threads(read_environment(path).get("threads") if threads is None else threads)
-    order = replace(order, parallel=parallel)
-    run_and_compare(order, order.load(), [(seed, item, path)], json)
+    use_threads(threads)
+    order = replace(order, parallel=parallel, threads=threads)
+    run_and_compare([Task(order, seed, item, path)], order.load(), json)

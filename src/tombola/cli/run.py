@@ -6,9 +6,11 @@ from pathlib import Path
 
 from tombola._utils.renamed import renewed_changes
 from tombola.cli.display import run_and_compare
+from tombola.cli.jobs import ONE, JobOptions
 from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
 from tombola.cli.pretrained_options import PRETRAINED, PretrainedOptions
 from tombola.cli.terminal import err_console
+from tombola.lab.jobs import Task
 
 
 def run(
@@ -21,11 +23,14 @@ def run(
     set: Words = (),
     out: Path = Path("runs"),
     options: RunOptions = DEFAULTS,
+    at_once: JobOptions = ONE,
     pretrained: PretrainedOptions = PRETRAINED,
 ) -> None:
     """Run methods of an experiment and compare them. What is done already is not done again.
 
     Example: tombola run digits --method rtl imp --seed 0 1
+
+    Several seeds or items at once, each in a process of its own: tombola run digits --seed 0 1 2 --jobs 3
 
     Or of a pretrained network: tombola run --model FOLDER --data table.csv --text review --target label
     --subset shop. Every ticket is a change of that network, with an output layer of its own; embeddings are
@@ -55,5 +60,6 @@ def run(
     if pretrained.model:
         err_console.print(pretrained.said(), highlight=False, soft_wrap=True)
     folder, found = out / f"{order.experiment.name.replace(':', '.')}-{order.preset}", order.load()
-    where = [(s, i, folder / i / f"seed{s}") for i in item or found for s in seed]
-    run_and_compare(order, found, where, options.json, options.brief)
+    tasks = [Task.of(order, folder / i, s, i) for i in item or found for s in seed]
+    place = at_once.place(options.threads, options.device)
+    run_and_compare(tasks, found, options.json, options.brief, place)

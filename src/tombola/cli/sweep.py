@@ -8,11 +8,13 @@ from pathlib import Path
 from tombola._utils.errors import UsageError
 from tombola._utils.renamed import renewed_changes
 from tombola.cli.display import work
+from tombola.cli.jobs import ONE, JobOptions, check, failures
 from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
 from tombola.cli.terminal import err_console, show
+from tombola.lab.jobs import Task
 from tombola.lab.report.curve import measure, table, write_sweep
 from tombola.lab.report.rows import rows as rows_of
-from tombola.lab.sweep import grid, with_controls
+from tombola.lab.sweep import grid, label, with_controls
 
 
 def sweep(
@@ -26,13 +28,14 @@ def sweep(
     metric: str | None = None,
     out: Path = Path("sweeps"),
     options: RunOptions = DEFAULTS,
+    at_once: JobOptions = ONE,
 ) -> None:
     """Run a grid and draw it: quality over sparsity with the controls, heat maps over two settings.
 
     Interrupted, the same command goes on. Dense trainings and rewind points are computed once for all points
     of the grid that have them in common.
 
-    Example: tombola sweep digits --method imp snip --sparsity 0.5 0.75 0.9 --set T=5,10
+    Example: tombola sweep digits --method imp snip --sparsity 0.5 0.75 0.9 --set T=5,10 --jobs 4
 
     Parameters
     ----------
@@ -59,20 +62,18 @@ def sweep(
     if "" not in loaded:
         raise UsageError(f"{name} has a network per item: sweep an experiment with one for all its data")
     say_overridden([point.order for point in points], changes)
-    for point in points:
-        where = [(s, "", point.folder / f"seed{s}") for s in seed]
-        leads = work(point.order, loaded, where, f"{point.label}: " if point.values else "")
-    if not leads:
+    tasks = [Task.of(p.order, p.folder, s, point=p.label) for p in points for s in seed]
+    done, failed = work(tasks, loaded, at_once.place(options.threads, options.device))
+    runs = [(p.values, [t.path for t in done if t.path.parent == p.folder]) for p in points]
+    found = [(values, rows_of(paths)) for values, paths in runs if paths]
+    if not found:
+        check(failed, len(tasks))
         return
-    found = [(p.values, rows_of([p.folder / f"seed{s}" for s in seed])) for p in points]
     files = write_sweep(folder, f"{name}, preset {base.preset}", found, method, metric)
     plain = [{**({"grid": at} if at else {}), **row} for at, rows in found for row in rows]
     drawn = measure(plain, metric)
-    titles = [point.label or "Sparsity and quality" for point in points]
-    show(
-        [table(rows, drawn, title) for title, (_, rows) in zip(titles, found, strict=True)],
-        plain,
-        options.json,
-    )
+    made = [table(rows, drawn, label(values) or "Sparsity and quality") for values, rows in found]
+    show([*made, *failures(failed)], plain, options.json)
     sys.stderr.write("".join(f"{file}\n" for file in files))
     err_console.print(f"runs: {folder}", highlight=False)
+    check(failed, len(tasks))

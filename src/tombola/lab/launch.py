@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,11 @@ from tombola.methods.table import check_fits, fits, method
 from tombola.runs.cache import StageCache, opened
 from tombola.runs.directory import OnProgress, OnRecord, Run
 from tombola.runs.lock import begun_on
-from tombola.runs.log import read_config, read_records
+from tombola.runs.log import read_config, read_environment, read_records
 from tombola.settings import Settings
 from tombola.training.callbacks.collapse import alarms
 from tombola.training.parallel import Parallel
+from tombola.training.parallel.choose import threads
 
 Draw = Callable[[Sequence[Finished], Path], list[Path]]
 
@@ -40,6 +41,7 @@ class Order:
     shared: Path | None = None  # a folder for what runs with other settings need as well
     parallel: Parallel = "auto"  # how the trainings of a round go; a run that exists goes on as it began
     device: str = ""  # where the network is; a run that exists goes on where it began, a new one on the CPU
+    threads: int | None = None  # by default as a run began, a new one with those that torch has
 
     def __post_init__(self) -> None:
         for name in self.methods:
@@ -70,6 +72,33 @@ class Order:
         augment = defaults.augment if augment is None else augment
         return cls(chosen, preset, settings.changed(changes), augment, **options)
 
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Order:
+        """The inverse of `plain`; other keys are passed over."""
+        own = {name: plain[name] for name in ("preset", "augment", "source", "tune", "methods")}
+        where = {name: plain[name] for name in ("parallel", "device", "threads") if name in plain}
+        return cls(
+            experiment=experiment(plain["experiment"], plain.get("pretrained")),
+            settings=Settings.from_plain(plain["settings"]),
+            shared=Path(plain["shared"]) if plain.get("shared") else None,
+            **own,
+            **where,
+        )
+
+    def plain(self) -> dict[str, Any]:
+        """What is to be run, as a run's config holds it; not where and how."""
+        of = self.experiment
+        return {
+            "experiment": of.name,
+            **({"pretrained": dict(of.options)} if of.options is not None else {}),
+            "preset": self.preset,
+            "source": self.source,  # "data" is the hash of what was found there
+            "augment": self.augment,
+            "tune": self.tune,
+            "settings": self.settings.plain(),
+            "methods": list(self.methods),
+        }
+
     def load(self) -> dict[str, Data]:
         """The data by item, decoded once for all seeds; without their test splits if this is for tuning.
 
@@ -78,6 +107,12 @@ class Order:
         loaded = self.experiment.load(self.source, self.augment)
         items = {"": loaded} if isinstance(loaded, Data) else loaded
         return {item: data.tuning() if self.tune else data for item, data in items.items()}
+
+    def pipeline(self, data: Data, seed: int, device: str = "cpu") -> Pipeline:
+        """The stages of one seed and item, in memory."""
+        of = self.experiment
+        theta0, partition = of.backbone(generator(seed, "theta0")).to(parse(device)), of.partition(data)
+        return Pipeline(theta0, of.objective, data, partition, self.settings, seed, StageCache())
 
     def run(
         self,
@@ -90,33 +125,20 @@ class Order:
     ) -> Iterator[str]:
         """Carry out what is not done yet for one item; yields a word for each outcome."""
         device = begun_on(path, self.device)
-        of = self.experiment
-        theta0, partition = of.backbone(generator(seed, "theta0")).to(parse(device)), of.partition(data)
-        pipeline = Pipeline(theta0, of.objective, data, partition, self.settings, seed, StageCache())
+        pipeline = self.pipeline(data, seed, device)
         for name in self.methods:  # what cannot go together is said before anything is trained
             if method(name).changes:
                 method(name).variant(pipeline, name)
         if any(method(name).conditioned for name in self.methods):
             _ = pipeline.with_context  # refused before the run notes down a method that it could never finish
-        config: dict[str, Any] = {
-            "experiment": of.name,
-            **({"pretrained": dict(of.options)} if of.options is not None else {}),
-            "preset": self.preset,
-            "seed": seed,
-            **({"item": item} if item else {}),
-            "source": self.source,  # "data" is the hash of what was found there
-            "augment": self.augment,
-            "tune": self.tune,
-            "settings": self.settings.plain(),
-            **pipeline.origin,
-            "methods": list(self.methods),
-        }
+        config = self.plain() | {"seed": seed, **({"item": item} if item else {}), **pipeline.origin}
         places: dict[str, Any] = {"shared": self.shared, "parallel": self.parallel, "device": device}
 
         def make() -> StageCache:
             return Run(path, config, progress, on_record=on_record, **places)
 
-        with opened(make, config, self.parallel) as run:
+        count = self.threads or read_environment(path).get("threads")
+        with threads(count), opened(make, config, self.parallel) as run:
             pipeline.cache = run
             yield from run.notes
             for name in run.config["methods"]:
@@ -158,15 +180,7 @@ def order_of(path: Path) -> tuple[Order, int, str]:
             "network. To go on, run that program again; to use its tickets, tombola.load(FILE, backbone)"
         )
     try:
-        order = Order(
-            experiment=experiment(config["experiment"], config.get("pretrained")),
-            preset=config["preset"],
-            settings=Settings.from_plain(config["settings"]),
-            augment=config["augment"],
-            source=config["source"],
-            tune=config["tune"],
-            methods=config["methods"],
-        )
+        order = Order.from_plain(config)
         return order, config["seed"], config.get("item", "")
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}/config.yaml was altered, or is of another version ({error!r})") from None

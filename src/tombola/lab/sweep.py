@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +26,16 @@ class Point:
     @property
     def label(self) -> str:
         """The values in one line; empty where nothing varies."""
-        return ", ".join(f"{name}={value}" for name, value in self.values.items())
+        return label(self.values)
+
+
+def label(values: Mapping[str, str]) -> str:
+    """The values of a point in one line.
+
+    >>> label({"T": "5", "score": "snip"})
+    'T=5, score=snip'
+    """
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def split(change: str) -> tuple[str, list[str]]:
@@ -57,15 +66,21 @@ def split(change: str) -> tuple[str, list[str]]:
     return name, values
 
 
-def grid(base: Order, folder: Path, changes: Iterable[str]) -> list[Point]:
+def grid(base: Order, folder: Path, changes: Iterable[str], alone: bool = False) -> list[Point]:
     """Every combination of the values of some settings, in order, the last setting fastest.
 
-    What has one value is changed everywhere; what has several makes the grid.
+    What has one value is changed everywhere; what has several makes the grid. Points share what they have in
+    common, but for one that is ``alone``.
+
+    Raises:
+        UsageError: a setting or value that makes no sense, or several values of one that is alone.
     """
     given = dict(map(split, changes))
     varied = {name: values for name, values in given.items() if len(values) > 1}
     fixed = [f"{name}={values[0]}" for name, values in given.items() if len(values) == 1]
-    points = []
+    if alone and varied:
+        raise UsageError(f"{', '.join(varied)}: several values are a sweep{_HINT}")
+    points, shared = [], None if alone else folder / SHARED
     for combination in itertools.product(*varied.values()):
         values = dict(zip(varied, combination, strict=True))
         changed = [f"{name}={value}" for name, value in values.items()]
@@ -75,7 +90,7 @@ def grid(base: Order, folder: Path, changes: Iterable[str]) -> list[Point]:
             hint = _HINT if any(":" in v for vs in varied.values() for v in vs) else ""
             raise UsageError(f"{error}{hint}") from None
         name = ",".join(changed).replace("/", "%2F").replace(":", "-")
-        points.append(Point(values, replace(base, settings=settings, shared=folder / SHARED), folder / name))
+        points.append(Point(values, replace(base, settings=settings, shared=shared), folder / name))
     return points
 
 

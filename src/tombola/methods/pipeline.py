@@ -7,180 +7,72 @@ tickets with their norm statistics.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from tombola._utils import batch, io
+from tombola._utils import batch
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import device_of
-from tombola._utils.errors import ScopeError, UsageError
-from tombola._utils.replica import copied
-from tombola._utils.rng import generator
-from tombola.data.dataset import SPLITS, Data
-from tombola.data.partition import Partition
-from tombola.masks.layout import Layout
+from tombola.data.dataset import Data
 from tombola.masks.maskset import MaskSet
-from tombola.masks.prunable import match, scope
-from tombola.masks.reference import changed, from_reference, references
-from tombola.methods.context import with_context_input
 from tombola.methods.rounds import Rounds, later, rounds_to
-from tombola.objectives import Objective
+from tombola.methods.setup import DataView, Setup
 from tombola.pruning import scores
 from tombola.pruning.schedules import kept
-from tombola.runs.cache import StageCache
-from tombola.runs.stages import Stage
-from tombola.settings import Settings, TrainConfig
-from tombola.tickets import files, probe
+from tombola.runs.stages import Stage, Work
+from tombola.settings import TrainConfig
 from tombola.tickets.finish import finish
-from tombola.tickets.inputs import described
 from tombola.tickets.model import TicketModel
-from tombola.training import norm, rewind
+from tombola.training import rewind
 from tombola.training.callbacks import rules
 from tombola.training.callbacks.base import Callback
 from tombola.training.callbacks.collapse import CollapseMonitor
 from tombola.training.callbacks.similarity import SimilarityRecord
-from tombola.training.checks import check_fit, check_kinds, check_references
-from tombola.training.head import Head, find_head
-from tombola.training.joint import train_jointly
-from tombola.training.loop import TrainLoop
-from tombola.training.model import FunctionalModel, Params, one_device
-from tombola.training.parallel import batched
+from tombola.training.joint import counts, train_jointly
+from tombola.training.model import Params
 from tombola.training.parallel.gradients import gradients_of
 from tombola.training.pruning_context import Pruner
 from tombola.training.rewind import StartWeights
 from tombola.training.search import find_tickets
 from tombola.training.trainer import Problem
 
-# What a search or a training reads: the subsets in two data orders, shuffled subsets, or everything at once.
-DataView = Literal["own", "twin", "shuffled", "single", "single_union"]
-# Searches that start where another view does: a control replaces one part, not the start as well.
-_BEGINNINGS: dict[DataView, DataView] = {"shuffled": "own", "single_union": "single"}
 
+@dataclass(frozen=True)
+class Network:
+    """One set of weights that Algorithm 2 trains.
 
-@dataclass
-class Pipeline:
-    """One backbone (it holds theta0), one task, one seed; its stages are done once, whichever methods ask.
-
-    Raises:
-        UsageError, DataError, PartitionError: parts of the wrong kind, or that do not fit each other.
+    Attributes:
+        stage: its name.
+        view: what it is trained on.
+        masks: of all tickets.
+        ticket: the one that it is trained for; all together if None.
+        start: where training starts, if not at the rewind point.
+        config: another one than the settings'.
+        further: batches per ticket more than the settings say.
+        frozen: whether weights in scope stay as they start.
     """
 
-    backbone: nn.Module
-    objective: Objective
-    data: Data
-    partition: Partition
-    settings: Settings
-    seed: int
-    cache: StageCache
-    conditioned: bool = False  # whether the network is told the context
-    train_loop: TrainLoop | None = None  # of the user's own, in searches
-    variant: str = ""  # the method whose settings searches run under, if not those of the run
-
-    def __post_init__(self) -> None:
-        check_kinds(self.backbone, self.objective, self.data, self.partition, self.seed)
-        module, s = self.backbone, self.settings
-        one_device(module)
-        if self.cache.parallel == "batched":
-            batched.check(self.objective)
-        check_fit(copied(module).eval(), self.data, self.partition, self.objective.read)
-        self.head = self._head()
-        found = scope(module, s.include or None, s.exclude, self.head.weight if self.head else None)
-        for sparsity in s.sparsity:
-            if not kept(found.size, sparsity):
-                most = math.floor(1e6 * (1 - 1 / found.size)) / 1e6
-                raise UsageError(f"sparsity {sparsity} leaves none of {found.size:,} weights: at most {most}")
-        if s.reference == "theta0" and not references(module):
-            self.backbone = module = from_reference(module, found.names)
-            found = Layout(tuple(map(changed, found.names)), found.shapes)
-        private = norm.private_parameters(module, norm.check(s.normalization))
-        trained = [name for name, _ in module.named_parameters() if name not in found.names]
-        self.f: FunctionalModel = FunctionalModel(
-            module, found, private | match(trained, s.private), frozen_norms=s.normalization == "frozen"
-        )
-        self.theta0: Params = self.f.theta0()
-        self._related: dict[str, Pipeline] = {}
-        check_references(self.f, module, self.data.inputs("train", torch.arange(1), device=self.f.device))
-
-    def _head(self) -> Head | None:
-        """The output layer; an error where it is needed and is not known."""
-        s, few = self.settings, torch.arange(min(2, len(self.data.train)))
-        if s.head == "none":
-            return None
-        x = self.data.inputs("train", few, device=device_of(self.backbone))
-        found = find_head(self.backbone, x, self.objective.read, s.head)
-        if found is None and not s.include:
-            raise ScopeError(
-                "the outputs are computed of several weights, or of none, so that the output layer, which is "
-                "not pruned by default, is not known: name it with head=, say head='none', or name what may "
-                "be pruned with include=[...]"
-            )
-        return found
-
-    # -- the same task, otherwise -----------------------------------------------------------------
+    stage: Stage
+    view: DataView
+    masks: MaskSet
+    ticket: int | None = None
+    start: Params | None = None
+    config: TrainConfig | None = None
+    further: int = 0
+    frozen: bool = False
 
     @property
-    def with_context(self) -> Pipeline:
-        """The same task with the number of the subset as an input; theta0 is equal in what both have.
+    def tickets(self) -> list[int]:
+        """The tickets that it has."""
+        return list(range(len(self.masks))) if self.ticket is None else [self.ticket]
 
-        Raises:
-            UsageError: the subset is what the objective asks for, or the backbone cannot be told it.
-            PartitionError: subsets overlap.
-        """
-        if "context" not in self._related:
-            given = self.backbone, self.objective, self.data, self.partition, self.seed
-            backbone, data = with_context_input(*given)
-            self._related["context"] = replace(self, backbone=backbone, data=data, conditioned=True)
-        return self._found("context")
 
-    def under(self, method: str, changes: Mapping[str, Any]) -> Pipeline:
-        """The same task with other settings for the search of a method; rewind points are shared.
-
-        Raises:
-            UsageError: the method cannot go with the other settings.
-        """
-        name = f"under {method}"
-        if name not in self._related:  # one serves all sparsities: its origin hashes all data
-            try:
-                settings = replace(self.settings, **changes)
-            except UsageError as error:
-                raise UsageError(f"method {method}: {error}") from None
-            self._related[name] = replace(self, settings=settings, variant=method)
-        return self._found(name)
-
-    def _found(self, name: str) -> Pipeline:
-        self._related[name].cache = self.cache  # a run may have been opened since
-        return self._related[name]
-
-    # -- training problems ------------------------------------------------------------------------
-
-    def problem(self, view: DataView, config: TrainConfig) -> Problem:
-        """The training problem of a view."""
-        partition, objective = self.partition, self.objective
-        if view == "shuffled":
-            partition = partition.shuffled(generator(self.seed, "shuffled"))
-        if view.startswith("single"):
-            partition, objective = partition.whole(), objective.single(partition)
-        objective = objective.of(self.data, partition)
-        order = view if view == "twin" else ""
-        problem = Problem(self.f, self.data, partition, objective, config, self.seed, order)
-        problem.head = self.head
-        return problem
-
-    def beginning(self, view: DataView) -> DataView:
-        """The view whose first dense steps lead to the rewind point of this one."""
-        return "single" if self.settings.rewind_task == "single" else _BEGINNINGS.get(view, view)
-
-    def budget(self, view: DataView, steps: int) -> int:
-        """Steps per ticket that give every view the same number of samples in all."""
-        return steps * len(self.partition) if view.startswith("single") else steps
+class Pipeline(Setup):
+    """The stages of one task; each is done once, whichever methods ask."""
 
     # -- stages: the rewind point -----------------------------------------------------------------
 
@@ -200,8 +92,9 @@ class Pipeline:
             )
             return theta.tensors(), {"seen": problem.samples_seen}
 
-        stage = self._rewind_stage(view)
-        found, _ = self.cache.get_or_compute(stage, compute, self.key(str(stage)))
+        stage, K = self._rewind_stage(view), len(dense)
+        work = Work(1, K * steps, problem.config.batch_size, stand_in=lambda: _untrained(self.theta0, K))
+        found, _ = self.cache.get_or_compute(stage, compute, self.key(str(stage)), work)
         return Params.from_tensors(found, self.f.device)
 
     def _rewind_stage(self, view: DataView) -> Stage:
@@ -242,7 +135,16 @@ class Pipeline:
             found = {"seen": problem.samples_seen, "callbacks": states}
             return {"masks": masks.pack(), **start.tensors()}, found
 
-        tensors, _ = self.cache.get_or_compute(self._stage("search", view, sparsity), compute)
+        K, count = len(before), rounds.counts[-1] if rounds.counts else int(before.masks_KN[0].sum())
+        work = Work(
+            len(rounds.counts) * K,
+            T,
+            s.search.batch_size,
+            at_once=K,
+            scored=self._pruner(s.score, view).batches,
+            stand_in=lambda: (self._any_masks(before.names, count) | start.tensors(), {}),
+        )
+        tensors, _ = self.cache.get_or_compute(self._stage("search", view, sparsity), compute, work=work)
         start.restore(tensors, self.f.device)
         return MaskSet.unpack(self.f.scope, problem.partition.names, tensors["masks"]), start
 
@@ -284,8 +186,17 @@ class Pipeline:
             masks = find_tickets(fresh, theta0, dense, [count], 0, pruner=pruner, checkpoint=checkpoint)
             return {"masks": masks.pack()}, {"seen": fresh.samples_seen}
 
-        tensors, _ = self.cache.get_or_compute(self._stage("first", view, sparsity), compute)
+        K, read = len(names), self._pruner(self.settings.first, view).batches
+        work = Work(
+            K, 0, problem.config.batch_size, K, read, stand_in=lambda: (self._any_masks(names, count), {})
+        )
+        tensors, _ = self.cache.get_or_compute(self._stage("first", view, sparsity), compute, work=work)
         return MaskSet.unpack(self.f.scope, names, tensors["masks"])
+
+    def _any_masks(self, names: Sequence[str], count: int) -> dict[str, Tensor]:
+        """Masks of so many weights, the same for all tickets, as a search's result holds them."""
+        mask_N = torch.arange(self.f.scope.size) < count
+        return {"masks": MaskSet(self.f.scope, dict.fromkeys(names, mask_N)).pack()}
 
     def _pruner(self, score: str | scores.Criterion, view: DataView) -> Pruner:
         s, criterion = self.settings, scores.parse(score)
@@ -345,29 +256,24 @@ class Pipeline:
             return s.train
         return s.train.tail(later(s, self.budget(search, s.T)).lr)
 
-    def train(
-        self,
-        stage: Stage,
-        view: DataView,
-        masks: MaskSet,
-        ticket: int | None = None,
-        start: Params | None = None,
-        config: TrainConfig | None = None,
-        further: int = 0,
-        frozen: bool = False,
-    ) -> tuple[TicketModel, int]:
-        """The tickets of masks that are trained together, or of one ticket alone; and samples seen.
+    def train(self, network: Network) -> tuple[TicketModel, int]:
+        """The tickets of a network after Algorithm 2, and samples seen."""
+        theta, seen, problem = self.weights(network)
+        about = self.metadata(
+            str(network.stage).removeprefix("train-"), network.view, network.tickets, problem
+        )
+        return finish(problem, theta, network.masks, network.tickets, self.settings, about), seen
 
-        Training starts at the rewind point under the settings' config, or from other weights under another,
-        and takes ``further`` batches per ticket more than the settings say. ``frozen`` weights in scope
-        stay as they start.
-        """
-        problem, s = self.problem(view, config or self.settings.train), self.settings
-        problem.frozen_N = torch.ones_like(masks.masks_KN[0], device=self.f.device) if frozen else None
-        steps, start = self.budget(view, s.steps + further), start or self.rewind_point(view)
-        tickets = range(len(masks)) if ticket is None else [ticket]
+    def weights(self, network: Network) -> tuple[Params, int, Problem]:
+        """The weights of a network after Algorithm 2, samples seen, and what it was trained on."""
+        problem, s = self.problem(network.view, network.config or self.settings.train), self.settings
+        masks, tickets = network.masks, network.tickets
+        frozen_N = torch.ones_like(masks.masks_KN[0], device=self.f.device)
+        problem.frozen_N = frozen_N if network.frozen else None
+        steps = self.budget(network.view, s.steps + network.further)
+        start = network.start or self.rewind_point(network.view)
         # The training of a dense network depends on no search, so runs may share it.
-        key = self.key("dense-0.0", steps, s.form) if stage.method == "dense" else ""
+        key = self.key("dense-0.0", steps, s.form) if network.stage.method == "dense" else ""
 
         def compute(checkpoint: Checkpoint) -> State:
             theta = train_jointly(
@@ -383,70 +289,20 @@ class Pipeline:
             )
             return theta.tensors(), {"seen": problem.samples_seen}
 
-        tensors, facts = self.cache.get_or_compute(stage, compute, key)
-        theta = Params.from_tensors(tensors, self.f.device)
-        about = self._metadata(str(stage).removeprefix("train-"), view, tickets, problem)
-        return finish(problem, theta, masks, tickets, s, about), facts["seen"]
+        B, each = problem.config.batch_size, counts(problem, steps, s.shares)  # type: ignore[arg-type]
+        work = Work(
+            1,
+            sum(each[k] for k in tickets),
+            B,
+            passes=len(tickets) * s.statistics * B,
+            stand_in=lambda: _untrained(start, len(masks)),
+        )
+        tensors, facts = self.cache.get_or_compute(network.stage, compute, key, work)
+        return Params.from_tensors(tensors, self.f.device), facts["seen"], problem
 
-    def _metadata(
-        self, label: str, view: DataView, tickets: Sequence[int], problem: Problem
-    ) -> dict[str, Any]:
-        """The metadata of a ticket file."""
-        about = {"label": label, "seed": self.seed, "settings": self.settings.plain(), **self.origin}
-        x = self.data.inputs("train", torch.arange(min(8, len(self.data.train))))
-        about |= {"task": view, "outputs": list(tickets)}
-        about |= {"probe": probe.described(x)} if self.data.contexts is None else {}
-        about |= {"input": self.taken}
-        about |= {"shape": list(x.shape[1:])} if isinstance(x, Tensor) else {}
-        about |= problem.objective.metadata()
-        if names := self._class_names(problem):
-            about |= {"class_names": names}
-        if classes := problem.objective.answers(problem.partition):
-            about |= {"classes": classes, **({"told": list(classes)} if self.data.contexts else {})}
-        return about
 
-    def _class_names(self, problem: Problem) -> list[str]:
-        """The names of the outputs, where those are classes of ``y`` or subsets and have names."""
-        if problem.objective.answer != "class":
-            return []
-        return list(self.partition.names if problem.objective.context_is_answer else self.data.class_names)
-
-    @cached_property
-    def taken(self) -> dict[str, Any]:
-        """What the network takes, as metadata."""
-        return described(self.data, self.objective)
-
-    # -- what all depends on ----------------------------------------------------------------------
-
-    @cached_property
-    def origin(self) -> dict[str, str]:
-        """The origin of the tickets, as hashes; a run goes on only with the same."""
-        splits = {f"{s}.{name}": t for s in SPLITS for name, t in self.data.split(s).fingerprint().items()}
-        subsets = {f"{self.partition.names} {s}": m for s, m in self.partition.members.items()}
-        few = torch.arange(min(8, len(self.data.train)))
-        x = self.data.inputs("train", few, device=self.f.device)
-        inputs = {f"x{path}": t.cpu() for path, t in batch.tensors(x).items()}
-        architecture = json.dumps(files.architecture(self.backbone), sort_keys=True)
-        return {
-            "theta0": io.digest(self.theta0.tensors()),
-            "data": io.digest(splits),
-            "inputs": io.digest(inputs),  # of a few: what `prepare` makes of the data
-            "augmented": str(self.data.augment is not None).lower(),
-            "partition": io.digest(subsets),
-            "backbone": hashlib.sha256(architecture.encode()).hexdigest(),
-            "objective": type(self.objective).__name__,
-            **self.objective.of(self.data, self.partition).choices(),
-        }
-
-    def key(self, *what: Any) -> str:
-        """Of a stage that depends on nothing but this, so that runs with other searches may share it."""
-        s = self.settings
-        names = ("rewind", "train", "normalization", "private", "include", "exclude")
-        how = {name: s.plain()[name] for name in names} | ({"head": s.head} if s.head else {})
-        how |= {"reference": s.reference} if s.reference != "zero" else {}
-        how |= {"weights": s.weights} if s.weights != "free" else {}
-        whole = [self.origin, self.seed, self.data.augment is not None, how, what]
-        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]
+def _untrained(theta: Params, tickets: int) -> State:
+    return theta.clone(tickets).tensors(), {"seen": 0}
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +17,11 @@ from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.errors import TicketFileError, TombolaError, unknown
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import kappa
-from tombola.methods.pipeline import Pipeline, predict
+from tombola.methods.pipeline import Network, Pipeline, predict
 from tombola.methods.table import Method, dense, method
 from tombola.objectives import Metric
 from tombola.objectives.metrics import introduced
-from tombola.runs.stages import Stage
+from tombola.runs.stages import Stage, Work
 from tombola.tickets.model import TicketModel
 
 
@@ -143,25 +144,61 @@ def _sound(path: Path | None) -> bool:
 def _train(
     pipeline: Pipeline, chosen: Method, name: str, masks: MaskSet, sparsity: float, late: int
 ) -> tuple[list[TicketModel], int]:
-    """Algorithm 2. Whoever begins at initial weights makes up for the ``late`` steps of the rewind point: all
-    networks come equally far from their initialisation."""
-    search = None if chosen.start else chosen.search
-    config = pipeline.config(search)
-    further = late if chosen.start or not pipeline.settings.rewind else 0
-    s = pipeline.settings
-    frozen = s.weights == "frozen" or (search is not None and s.frozen)
+    """Algorithm 2."""
+    found = [pipeline.train(each) for each in _networks(pipeline, chosen, name, masks, sparsity, late)]
+    return [model for model, _ in found], sum(seen for _, seen in found)
 
-    def train(ticket: int | None) -> tuple[TicketModel, int]:
+
+def _networks(
+    pipeline: Pipeline, chosen: Method, name: str, masks: MaskSet, sparsity: float, late: int
+) -> Iterator[Network]:
+    """The networks of a method at a sparsity.
+
+    Whoever begins at initial weights makes up for the ``late`` steps of the rewind point: all networks come
+    equally far from their initialisation.
+    """
+    search = None if chosen.start else chosen.search
+    s = pipeline.settings
+    for ticket in [None] if chosen.shared else range(len(masks)):
         alone = "" if ticket is None else masks.names[ticket]
         if chosen.start:
             start = chosen.start(pipeline)
         else:
             start = pipeline.start(search, chosen.task, sparsity, ticket)
-        stage = Stage("train", name, sparsity=sparsity, ticket=alone)
-        return pipeline.train(stage, chosen.task, masks, ticket, start, config, further, frozen)
+        yield Network(
+            Stage("train", name, sparsity=sparsity, ticket=alone),
+            chosen.task,
+            masks,
+            ticket,
+            start,
+            config=pipeline.config(search),
+            further=late if chosen.start or not s.rewind else 0,
+            frozen=s.weights == "frozen" or (search is not None and s.frozen),
+        )
 
-    found = [train(k) for k in ([None] if chosen.shared else range(len(masks)))]
-    return [model for model, _ in found], sum(seen for _, seen in found)
+
+def ask(pipeline: Pipeline, name: str, sparsity: float) -> None:
+    """Ask for the stages of an outcome as `run_method` does, where the cache computes none of them."""
+    chosen, late = method(name), pipeline.settings.rewind
+    pipeline = chosen.variant(pipeline, name)
+    masks = chosen.mask_set(pipeline, sparsity)
+    for each in _networks(pipeline, chosen, name, masks, sparsity, late):
+        pipeline.weights(each)
+    _similarity(pipeline, name, sparsity, masks)
+    stage, work = Stage("judge", name, sparsity=sparsity), _judging(pipeline, chosen, masks)
+    pipeline.cache.get_or_compute(stage, lambda _: ({}, {}), work=work)
+
+
+def _judging(pipeline: Pipeline, chosen: Method, masks: MaskSet) -> Work:
+    """What it takes to judge tickets and write their files, at most."""
+    f, K, networks = pipeline.f, len(masks), 1 if chosen.shared else len(masks)
+    samples = len(pipeline.data.validation) + len(pipeline.data.test)
+    every = K if pipeline.objective.context_is_answer else 1  # each ticket sees all, or its own subset
+    counted = sorted(masks.counts.values())
+    kept = sum(counted) if chosen.task == "own" else counted[-1]
+    numbers = min(kept, networks * f.scope.size) + networks * f.shared.size + K * f.private.size
+    buffers = sum(b.numel() for b in pipeline.theta0.buffers.values())
+    return Work(passes=every * samples, file_bytes=4 * (numbers + K * buffers) + K * -(-f.scope.size // 8))
 
 
 def _judge(pipeline: Pipeline, chosen: Method, models: list[TicketModel]) -> list[Metric]:

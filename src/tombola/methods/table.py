@@ -18,7 +18,8 @@ from tombola._utils.errors import UsageError, unknown
 from tombola._utils.rng import generator
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
-from tombola.methods.pipeline import DataView, Pipeline
+from tombola.methods.pipeline import Pipeline
+from tombola.methods.setup import DataView
 from tombola.pruning import prune, transposed
 from tombola.pruning.schedules import kept
 from tombola.pruning.scores.simple import absolute, uniform

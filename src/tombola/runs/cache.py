@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tombola._utils.checkpoint import Checkpoint, State
-from tombola.runs.stages import Stage
+from tombola.runs.stages import Stage, Work
 from tombola.training.parallel import OVER_RANKS, Parallel, world
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -53,10 +53,12 @@ class StageCache:
         stage: Stage | str,
         compute: Callable[[Checkpoint], State],
         key: str = "",  # noqa: ARG002
+        work: Work = Work(),  # noqa: ARG002, B008  # it is frozen
     ) -> State:
         """The result of a stage: computed now, or taken from when it was.
 
-        A stage with a key has the same result wherever the key is the same; runs may share it.
+        A stage with a key has the same result wherever the key is the same; runs may share it. ``work`` is
+        what it takes, for those who only ask (`tombola.analysis.plan`).
         """
         if (name := str(stage)) not in self.results:
             begin = time.perf_counter()

@@ -26,9 +26,9 @@ from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import deterministic
 from tombola._utils.errors import RunError
 from tombola.runs.cache import OnProgress, OnRecord, StageCache, StageCheckpoint
-from tombola.runs.lock import acquire, began_over, begun, begun_on
+from tombola.runs.lock import acquire, began_over, begun, begun_on, turn
 from tombola.runs.log import difference, environment, read_config, read_records
-from tombola.runs.stages import Stage
+from tombola.runs.stages import Stage, Work
 from tombola.training.parallel import Parallel, settled, world
 
 _CURRENT = "current"
@@ -113,27 +113,36 @@ class Run(StageCache):
     # -- stages -----------------------------------------------------------------------------------
 
     def _stage_file(self, name: str) -> Path:
-        return self.path / "stages" / f"{io.file_name(name)}.safetensors"
+        return _stage_file(self.path, name)
 
     def get_or_compute(
-        self, stage: Stage | str, compute: Callable[[Checkpoint], State], key: str = ""
+        self,
+        stage: Stage | str,
+        compute: Callable[[Checkpoint], State],
+        key: str = "",
+        work: Work = Work(),  # noqa: ARG002, B008
     ) -> State:
         """The result of a stage, from disk if it was finished in this or an earlier process, or is shared."""
         name = str(stage)
-        if self.metadata(name) is None:
-            file = self.shared / f"{key}.safetensors" if self.shared and key else None
-            if file is not None and file.exists():
-                self._forget(name)  # what was begun here is finished elsewhere
-                self.results[name] = self._compute(stage, partial(_copied, file))
-            else:
-                self.results[name] = self._compute(stage, compute)
-                if file is not None:
-                    self._share(name, file)
+        if self.metadata(name) is None and self.shared and key:
+            with turn(file := self.shared / f"{key}.safetensors"):  # of runs at once one computes it
+                self.results[name] = self._of_all(stage, compute, file)
+        elif self.metadata(name) is None:
+            self.results[name] = self._compute(stage, compute)
         return self.results[name]
 
-    def _share(self, name: str, file: Path) -> None:
+    def _of_all(self, stage: Stage | str, compute: Callable[[Checkpoint], State], file: Path) -> State:
+        """A stage that other runs need too: theirs, or computed for all."""
+        if file.exists():
+            self._forget(str(stage))  # what was begun here is finished elsewhere
+            return self._compute(stage, partial(_copied, file))
+        found = self._compute(stage, compute)
+        self._share(str(stage), found, file)
+        return found
+
+    def _share(self, name: str, state: State, file: Path) -> None:
         """Put a finished stage where other runs find it, with its records."""
-        tensors, metadata = self.results[name]
+        tensors, metadata = state
         own = [row for row in read_records(self.path) if row["stage"] == name]
         given = {"stage", *((Stage.parse(name) or Stage("judge")).fields())}
         rows = [{key: value for key, value in row.items() if key not in given} for row in own]
@@ -165,9 +174,8 @@ class Run(StageCache):
 
     def metadata(self, stage: Stage | str) -> dict[str, Any] | None:
         """The metadata of a finished stage; None if it was never done."""
-        if (name := str(stage)) not in self.results and self._stage_file(name).exists():
-            tensors, state = _state(self._stage_file(name))
-            self.results[name] = tensors, state["facts"]
+        if (name := str(stage)) not in self.results and (found := finished_stage(self.path, name)):
+            self.results[name] = found
         return super().metadata(name)
 
     def finished(self) -> dict[str, dict[str, Any]]:
@@ -255,6 +263,18 @@ class RunCheckpoint(StageCheckpoint):
 def _over_ranks() -> dict[str, int]:
     """How many processes carry a run out, where it is said."""
     return {} if (here := world()) is None else {"ranks": here[1]}
+
+
+def finished_stage(path: Path, name: str) -> State | None:
+    """The result of a stage of a run, if it is there."""
+    if not (file := _stage_file(path, name)).exists():
+        return None
+    tensors, state = _state(file)
+    return tensors, state["facts"]
+
+
+def _stage_file(path: Path, name: str) -> Path:
+    return path / "stages" / f"{io.file_name(name)}.safetensors"
 
 
 def _copied(file: Path, checkpoint: Checkpoint) -> State:

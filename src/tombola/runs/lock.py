@@ -1,9 +1,11 @@
-"""The lock of a run directory: one process at a time writes, in the way in which the run began."""
+"""Locks: one process at a time writes a run, in the way in which it began, or what several runs share."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -42,6 +44,19 @@ def _lock(path: Path) -> TextIO:
     file.write(str(os.getpid()))
     file.flush()
     return file
+
+
+@contextmanager
+def turn(file: Path) -> Iterator[None]:
+    """Wait until no other process is making a file that several need; it may be there then.
+
+    Where the file system has no locks nobody waits: a file that is made twice is the same.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f".{file.name}.lock").open("a") as lock:
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def begun_on(path: Path, device: str) -> str:

@@ -1,4 +1,4 @@
-"""The stages of a run: what each one computes, as fields, and the one name that is made of them.
+"""The stages of a run: what each one computes, as fields, the one name that is made of them, what it takes.
 
 Names are those of files and of ``timings.jsonl``; records carry the fields themselves.
 """
@@ -6,8 +6,11 @@ Names are those of files and of ``timings.jsonl``; records carry the fields them
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
+
+from tombola._utils.checkpoint import State
 
 Phase = Literal["rewind", "first", "search", "train", "judge"]
 
@@ -73,3 +76,41 @@ class Stage:
         if "sparsity" in given:
             given["sparsity"] = float(given["sparsity"])
         return cls(**{**given, "conditioned": "conditioned" in given})  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage takes, as it is known before it is computed.
+
+    Attributes:
+        trainings: how many; joint training is one, and a mask that is cut before any is one of no steps.
+        steps: batches that each of them is trained on; at most, where a rule may end it.
+        batch_size: samples of a batch.
+        at_once: so many of the trainings do not wait for each other.
+        scored: batches that a score reads after each training.
+        passes: samples that go through a network without being trained on.
+        file_bytes: of ticket files, at most.
+        stand_in: a result of the same names and shapes, made of nothing.
+    """
+
+    trainings: int = 0
+    steps: int = 0
+    batch_size: int = 0
+    at_once: int = 1
+    scored: int = 0
+    passes: int = 0
+    file_bytes: int = 0
+    stand_in: Callable[[], State] = lambda: ({}, {})
+
+    @property
+    def all_steps(self) -> int:
+        """Of all trainings."""
+        return self.trainings * self.steps
+
+    def shared_out(self, workers: int) -> float:
+        """The share of the time of one worker that several need.
+
+        >>> Work(trainings=30, at_once=10).shared_out(4)
+        0.3
+        """
+        return -(-self.at_once // workers) / self.at_once

@@ -19,7 +19,7 @@ from tombola._utils.io import digest
 from tombola._utils.ranks import ranks
 from tombola.runs.cache import OnProgress, OnRecord, StageCache
 from tombola.runs.log import difference
-from tombola.runs.stages import Stage
+from tombola.runs.stages import Stage, Work
 from tombola.training.parallel import OVER_RANKS
 from tombola.training.parallel.workers import sendable
 
@@ -88,7 +88,13 @@ class Together(StageCache):
 
     # -- stages --------------------------------------------------------------------------------------
 
-    def get_or_compute(self, stage: Stage | str, compute: Compute, key: str = "") -> State:
+    def get_or_compute(
+        self,
+        stage: Stage | str,
+        compute: Compute,
+        key: str = "",
+        work: Work = Work(),  # noqa: B008
+    ) -> State:
         """The result of a stage, the same on every rank."""
         if (name := str(stage)) in self.results:
             return self.results[name]

@@ -19,7 +19,7 @@ from tombola.data.dataset import Stream
 from tombola.masks.layout import Layout
 from tombola.masks.reference import references
 from tombola.pruning import Selection, prune, transposed
-from tombola.pruning.scores import CRITERIA, Score, needs_trajectory
+from tombola.pruning.scores import CRITERIA, Criterion, Score, needs_trajectory
 from tombola.training.model import Params
 from tombola.training.trainer import Problem
 
@@ -132,6 +132,11 @@ class Pruner:
     def trajectory(self) -> bool:
         """Whether the score sums over the training steps."""
         return needs_trajectory(self.score)
+
+    @property
+    def batches(self) -> int:
+        """Batches of a ticket's data that the score reads."""
+        return self.score.batches if isinstance(self.score, Criterion) else 0
 
     def __call__(self, context: TicketContext, keep: int, *, allow_collapse: bool = False) -> Tensor:
         """``m_k`` without the lowest scores, ``keep`` weights, boolean ``[N]`` on the CPU.
