@@ -15,7 +15,7 @@ from tombola._utils import io
 from tombola._utils.errors import UsageError, needs
 from tombola.cli.network import network
 from tombola.cli.options import Flag, Several, absolute, use_threads
-from tombola.cli.terminal import say_aside
+from tombola.cli.terminal import err_console
 from tombola.lab.evaluation.inputs import taken_by
 from tombola.tickets.inputs import Inputs
 from tombola.tickets.model import TicketModel, load
@@ -116,9 +116,10 @@ def serve(
     with _lines(audit) as lines:
         app = create_app(registry, limits, token, lambda line: print(line, file=lines, flush=True))
         count = sum(len(entry.hashes) for entry in registry.state.files.values())
-        say_aside(
-            f"{count} tickets of {len(files)} files at {where} (a page to try them), {where}/openapi.json"
+        words = (
+            f"{count} tickets of {len(files)} file{'s' * (len(files) > 1)} at {where} (a page to try them)"
         )
+        err_console.print(f"{words}; requests: {where}/openapi.json", highlight=False, soft_wrap=True)
         _run(app, listening, limits.seconds)
 
 
