@@ -37,7 +37,7 @@ Ask = Callable[..., Awaitable[tuple[int, Any]]]  # method, path, JSON: status an
 
 def files(folder: Path) -> dict[str, nn.Module]:
     """Three files of tickets of the same names; the baked copy of each ticket by its hash."""
-    baked = {}
+    baked: dict[str, nn.Module] = {}
     for seed, name in enumerate(("a", "a2", "b")):
         found = tickets(seed)
         found.save(folder / f"{name}.tickets", like=torch.rand(2, 64))

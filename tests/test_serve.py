@@ -184,7 +184,9 @@ def test_of_two_files_each_request_says_which(files):
         state.find(None)
     with pytest.raises(Refused, match="there is no ticket 'ticket1'"):
         state.find("ticket1")
-    assert state.find(None, "b").entry is state.files["b"]
+    with pytest.raises(Refused, match="b has no router that could choose: name one"):
+        state.find(None, "b")
+    assert state.find("b/ticket1").entry is state.files["b"]
     with pytest.raises(Refused, match="file= is for requests that name no ticket"):
         state.find("a/ticket1", "a")
 
@@ -277,7 +279,7 @@ def test_a_batch_has_no_more_samples_than_it_may(files):
     together = batching.Batcher(4, 5.0, lambda _, samples: sizes.append(samples))
 
     async def whole():
-        meant = batching.Meant(entry, None if len(entry.hashes) == 1 else "ticket0")
+        meant = batching.Meant(entry, "ticket0")
         return await asyncio.gather(*(together.ask(meant, torch.rand(n, 64)) for n in (3, 3, 9, 4)))
 
     began = time.perf_counter()

@@ -21,6 +21,7 @@ from tombola._utils import io
 from tombola._utils.errors import TicketFileError, TombolaError, UsageError
 from tombola.lab.evaluation.inputs import taken_by
 from tombola.tickets.cache import WeightCache
+from tombola.tickets.fitted import answer_of
 from tombola.tickets.identity import identities
 from tombola.tickets.inputs import Inputs
 from tombola.tickets.model import TicketModel, load
@@ -57,6 +58,12 @@ class Entry:
     hashes: Mapping[str, str]
     hash: str
     kept: Mapping[str, int]
+
+    @property
+    def chooses(self) -> bool:
+        """Whether a request need not name a ticket."""
+        tickets = self.tickets
+        return len(tickets) == 1 or tickets.router is not None or answer_of(tickets) == "subset"
 
     @classmethod
     def of(cls, name: str, path: Path, tickets: TicketModel, taken: Inputs) -> Entry:
@@ -106,7 +113,10 @@ class State:
         if ticket is None:
             if not (file or self.first):
                 raise Refused(422, f"which ticket? Pass ticket=FILE/NAME, or file= (of {_few(self.files)})")
-            return Meant(self.entry(file or self.first), None)
+            entry = self.entry(file or self.first)
+            if not entry.chooses:
+                raise Refused(422, f"which ticket? {entry.name} has no router that could choose: name one")
+            return Meant(entry, None)
         if file is not None:
             raise Refused(422, "file= is for requests that name no ticket: write ticket=FILE/NAME")
         of, slash, name = ticket.partition("/")

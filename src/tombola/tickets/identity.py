@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tombola._utils import io
+from tombola.tickets.fitted import answer_of, output_of
 from tombola.tickets.membership import about_some, held
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ READ_BY = (
     "input",
     "objective",
     "output",
-    "outputs",
     "scale",
     "told",
 )
@@ -60,6 +60,8 @@ def identities(tickets: TicketModel) -> dict[str, str]:
 def _reading(tickets: TicketModel, k: int, name: str) -> dict[str, Any]:
     known = about_some(tickets.metadata, [k], [name])
     said = {key: known[key] for key in READ_BY if key in known}
+    if answer_of(tickets) == "subset":
+        said["at"] = output_of(tickets, k)
     for key in ("class_names", "classes"):
         if isinstance(said.get(key), dict) and "told" not in said:
             said[key] = said[key].get(name)
