@@ -22,6 +22,7 @@ from benchmarks import (
     page,
     scaling,
     selection,
+    service,
     serving,
     sets,
     similarity,
@@ -56,9 +57,10 @@ BENCHMARKS: dict[str, Callable[[bool], list[Row]]] = {
     "rtl_cifar10_minutes": end_to_end.end_to_end,
     "scaling": scaling.scaling,
     "growth": growth.growth,
+    "service": service.service,
 }
 # What no target names; a quick run leaves their rows as they are.
-FULL = {"iterative_prune", "sparse_linear", "maskset", "growth"}
+FULL = {"iterative_prune", "sparse_linear", "maskset", "growth", "service"}
 
 
 def main() -> None:

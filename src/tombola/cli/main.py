@@ -38,7 +38,7 @@ COMMANDS = {
         "watch",
     ),
     "Read results": ("compare", "report", "affinity", "draw", "collapse", "semantics"),
-    "Use tickets": ("inspect", "route", "calibrate", "predict", "stream", "enhance", "export"),
+    "Use tickets": ("inspect", "route", "calibrate", "predict", "serve", "stream", "enhance", "export"),
     "Change tickets": ("grow", "forget", "merge"),
 }
 

@@ -9,10 +9,10 @@ from typing import Any, get_args
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
-from tombola.cli.objective import objective_of
 from tombola.cli.options import Flag, Words, use_threads
 from tombola.cli.terminal import show
 from tombola.lab.evaluation.new_data import data_of
+from tombola.lab.evaluation.objective import objective_of
 from tombola.lab.report.tables import Table, share, whole
 from tombola.objectives.metrics import metric_info
 from tombola.settings import Settings, TrainConfig

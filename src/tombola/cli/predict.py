@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from tombola._utils import io
 from tombola._utils.batch import Batch, size
@@ -16,12 +13,11 @@ from tombola.cli.network import network
 from tombola.cli.options import Flag, absolute
 from tombola.cli.terminal import show
 from tombola.data.images import SUFFIXES
-from tombola.lab.evaluation.inputs import column_of, inputs_of
+from tombola.lab.evaluation.answers import rows
+from tombola.lab.evaluation.inputs import column_of, inputs_of, taken_by
 from tombola.lab.report.tables import Table
-from tombola.tickets.inputs import Inputs, as_taken, known
+from tombola.tickets.inputs import Inputs
 from tombola.tickets.model import TicketModel, load
-
-FEW = 16  # numbers that fit into a line
 
 
 def predict(
@@ -71,22 +67,7 @@ def predict(
     if ticket and ticket_column:
         raise UsageError("--ticket and --ticket-column both say who answers: give one of them")
     metadata = io.read(file)[1].get("facts", {})
-    taken = Inputs(as_taken(metadata)) if prepared else known(metadata)
-    if taken.kind != "sound" and taken.stored is None:
-        raise UsageError(
-            f"{file} does not say what its inputs look like: save the tickets with tickets.save(FILE, like=x)"
-        )
-    if not prepared and "data" in metadata and "input" not in metadata:
-        raise UsageError(
-            f"{file} is of an older version, which did not say how inputs are prepared: pass what "
-            "the network takes (--prepared)"
-        )
-    if tokenizer is not None and taken.text is None:
-        raise UsageError(f"{file} is of tickets that take no text: leave --tokenizer out")
-    if tokenizer is not None and taken.text is not None:
-        taken = replace(taken, text={**taken.text, "tokenizer": absolute(tokenizer)})
-    if own := taken.own():
-        raise UsageError(f"{file}: {own} (--prepared)")
+    taken = taken_by(file, metadata, prepared, tokenizer and absolute(tokenizer))
     tickets = load(file, network(file, metadata, backbone))
     made = [answer for path in inputs for answer in _answers(tickets, taken, path, ticket, ticket_column)]
     columns = ["input", "answer", "probability", "ticket", "confidence", "why"]
@@ -110,38 +91,20 @@ def _of_folder(tickets: TicketModel, taken: Inputs, folder: Path, ticket: str | 
     if not files:
         raise DataError(f"{folder} holds no pictures")
     remarks: list[str] = []
-    rows = []
+    made = []
     for file in files:
         name = str(Path(folder.name) / file.relative_to(folder))
-        rows += _rows(tickets, inputs_of(file, taken, remarks.append), ticket, [name])
+        made += _rows(tickets, inputs_of(file, taken, remarks.append), ticket, [name])
     if remarks:
         _tell(remarks[0] + (f" ({len(remarks) - 1} more like this)" if len(remarks) > 1 else ""))
-    return rows
+    return made
 
 
 def _rows(
     tickets: TicketModel, x: Batch, ticket: str | list[str] | None, names: list[str]
 ) -> list[dict[str, Any]]:
-    found = tickets.predict(x, ticket)
-    return [
-        {
-            "input": name,
-            # The outputs themselves where nothing is chosen.
-            "answer": _few(found.outputs, i) if found.answers is None else found.answers[i],
-            "probability": None if found.probability_B is None else float(found.probability_B[i]),
-            "ticket": found.tickets[i],
-            "confidence": float(found.confidence_B[i]),
-            "why": found.why[i],
-        }
-        for i, name in enumerate(names)
-    ]
-
-
-def _few(outputs: Any, i: int) -> list[float] | None:
-    """The output for sample i where it is the answer and short, as a colour is; None for a sound."""
-    if not isinstance(outputs, Tensor) or outputs[i].numel() > FEW:
-        return None
-    return [float(value) for value in outputs[i].flatten()]
+    made = rows(tickets.predict(x, ticket))
+    return [{"input": name, **row} for name, row in zip(names, made, strict=True)]
 
 
 def _tell(line: str) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from tombola.data.values import opaque, stacked
 
 DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # modes of Pillow
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # whatever a file is called: others of Pillow start programs
 
 
 class Pictures:
@@ -64,27 +65,37 @@ class Pictures:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _opened(name: Path | str, file: BinaryIO | None = None) -> Iterator[Any]:
     from PIL import Image
 
     try:
-        with Image.open(file) as opened:
+        with Image.open(name if file is None else file, formats=FORMATS) as opened:
             if opened.mode in DEEP:
-                raise DataError(f"{file} has more than 8 bits a channel: bring it to 8 first")
+                raise DataError(f"{name} has more than 8 bits a channel: bring it to 8 first")
             yield opened
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise DataError(f"{file} is no picture that can be read ({error})") from None
+    except DataError:
+        raise
+    except Exception as error:  # of whichever decoder
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{name} is no picture that can be read ({reason})") from None
 
 
-def read_picture(file: Path) -> Any:
+def read_picture(name: Path | str, file: BinaryIO | None = None, most: int | None = None) -> Any:
     """A picture of Pillow, decoded, upright, on white where it was transparent.
 
+    Args:
+        name: where it is, or how a ``file`` that is given open is called.
+        file: open for reading, if it is on no disk.
+        most: pixels beyond which it is refused, before it is decoded.
+
     Raises:
-        DataError: it cannot be read, or has more than 8 bits a channel.
+        DataError: it cannot be read, is too large, or has more than 8 bits a channel.
     """
     from PIL import ImageOps
 
-    with _opened(file) as opened:
+    with _opened(name, file) as opened:
+        if most is not None and opened.width * opened.height > most:
+            raise DataError(f"{name} is {opened.width}x{opened.height}: {most:,} pixels at most, scale it")
         return opaque(ImageOps.exif_transpose(opened))
 
 

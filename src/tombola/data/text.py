@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,7 @@ KNOWN_BY = (
     "日本語 и русский",
     "def f(x): return x**2",
 )
+_alone = threading.Lock()  # tokenizers keep options in themselves while they are at work
 _PARTS = ("input_ids", "attention_mask")
 
 
@@ -96,7 +98,8 @@ def made(tokenizer: Any, texts: Sequence[str], length: int) -> dict[str, Tensor]
     if not len(texts):
         raise DataError("there are no texts")
     options = {"padding": "max_length", "truncation": True, "max_length": length}
-    found = tokenizer(list(texts), **options, padding_side="right")
+    with _alone:
+        found = tokenizer(list(texts), **options, padding_side="right")
     return {name: torch.tensor(found[name], dtype=torch.int64) for name in _PARTS}
 
 

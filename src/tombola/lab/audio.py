@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import scipy  # its parts are imported when first used
@@ -18,31 +19,48 @@ from tombola.objectives.enhancement import HOP, WINDOW, si_snr, spectrogram, wav
 __all__ = ["HOP", "RATE", "WINDOW", "mix", "read", "resample", "si_snr", "spectrogram", "waveform", "write"]
 
 RATE = 16_000
+RATES = 1_000, 384_000  # of files; to resample others takes memory beyond any use
 Waves = NDArray[np.float32]
 
 
-def open_sound(path: Path | str) -> soundfile.SoundFile:
-    """An open sound file; `DataError` if it is missing or no sound."""
-    if not Path(path).is_file():
+def open_sound(path: Path | str, file: BinaryIO | None = None) -> soundfile.SoundFile:
+    """An open sound file; `DataError` if it is missing or no sound.
+
+    Where a ``file`` is given, open for reading, ``path`` is its name alone.
+    """
+    if file is None and not Path(path).is_file():
         raise DataError(f"there is no file {path}")
     try:
-        return soundfile.SoundFile(str(path))
-    except (soundfile.LibsndfileError, OSError) as error:
+        found = soundfile.SoundFile(str(path) if file is None else file)
+    except (soundfile.LibsndfileError, OSError, TypeError) as error:  # TypeError: sound without a header
         reason = getattr(error, "error_string", str(error)).rstrip(".")
         raise DataError(
             f"{path} is not a sound file that can be read ({reason}): WAV, FLAC, OGG and MP3 can"
         ) from None
+    if not RATES[0] <= found.samplerate <= RATES[1]:
+        raise DataError(f"{path} has {found.samplerate:,} Hz: {RATES[0]:,} to {RATES[1]:,} can be read")
+    return found
 
 
-def read(path: Path | str, rate: int = RATE) -> Waves:
+def read(
+    path: Path | str, rate: int = RATE, *, file: BinaryIO | None = None, most: int | None = None
+) -> Waves:
     """A sound file as one channel ``[T]`` at ``rate`` Hz: channels are averaged, other rates resampled.
 
+    Args:
+        path: where it is, or how a ``file`` that is given open is called.
+        rate: in Hz.
+        file: open for reading, if it is on no disk.
+        most: moments T beyond which a sound is refused, before it is read.
+
     Raises:
-        DataError: the file is missing, no sound, empty, or holds NaN or infinite values.
+        DataError: the file is missing, no sound, empty, too long, or holds NaN or infinite values.
     """
-    with open_sound(path) as file:
-        waves = checked(file.read(dtype="float32", always_2d=True), path)
-        return resample(waves.mean(1), file.samplerate, rate)
+    with open_sound(path, file) as found:
+        if most is not None and found.frames * rate > most * found.samplerate:
+            raise DataError(f"{path} is longer than {most / rate:g} seconds: cut it")
+        waves = checked(found.read(dtype="float32", always_2d=True), path)
+        return resample(waves.mean(1), found.samplerate, rate)
 
 
 def checked(waves: Waves, path: Path | str) -> Waves:

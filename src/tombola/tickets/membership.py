@@ -162,7 +162,7 @@ def joined(first: TicketModel, second: TicketModel, metadata: dict[str, Any]) ->
 
     What any ticket has for itself, or the two share in different values, all have for themselves then.
     """
-    backbone, (a, b) = copied(first.backbone), (_held(model) for model in (first, second))
+    backbone, (a, b) = copied(first.backbone), (held(model) for model in (first, second))
     with torch.no_grad():
         for name, theirs in first.scope.unflatten(second.owned_N).items():
             weight = parameter_of(backbone, name)
@@ -195,7 +195,7 @@ def _blank(backbone: nn.Module, tickets: TicketModel) -> None:
         held[name].fill_(1.0 if name.endswith("running_var") else 0.0)
 
 
-def _held(tickets: TicketModel) -> dict[str, Tensor]:
+def held(tickets: TicketModel) -> dict[str, Tensor]:
     """All parameters and buffers of the network, by name."""
     return {**dict(tickets.backbone.named_parameters()), **dict(tickets.backbone.named_buffers())}
 
@@ -266,7 +266,7 @@ def acting(tickets: TicketModel, names: Sequence[str]) -> str:
     kept_N = reduce(torch.bitwise_or, masks_KN)
     sha = hashlib.sha256(io.digest({"weights": weights_N.detach().cpu()[kept_N]}).encode())
     sha.update(MaskSet.stacked(tickets.scope, names, masks_KN).digest().encode())
-    rest = {n: t for n, t in _held(tickets).items() if n not in tickets.scope.names}
+    rest = {n: t for n, t in held(tickets).items() if n not in tickets.scope.names}
     known: dict[int, str] = {}
     for name in names:
         for n, t in sorted((rest | tickets.private_state(name)).items()):

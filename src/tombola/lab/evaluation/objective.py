@@ -1,4 +1,4 @@
-"""The objective of a command: by `--objective`, or that of a ticket file."""
+"""The objective of data for tickets: by its name (`--objective`), or that of a ticket file."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Tickets as a service: one process, any number of ticket files, answers over HTTP."""
