@@ -231,6 +231,12 @@ def test_the_command_reads_files_and_says_what_is_kept(tmp_path, monkeypatch, ca
     assert tb.load("one.tickets", base()).metadata["merged"].keys() == {"a"}
     tickets = tb.load("both.tickets", base())
     assert torch.equal(tickets.bake("a")[5].weight, tuned(1)[5].weight)
+    far = {name: t + 9 * t.std() if t.is_floating_point() else t for name, t in tuned(2).state_dict().items()}
+    save_file(far, "far.safetensors")
+    code, _, err = call(capsys, "merge", "far.tickets", "a=a.safetensors", "b=far.safetensors", *command[4:])
+    assert code == 0, err
+    assert "tombola: checkpoint 'b' is" in err
+    assert "UserWarning" not in err
     for wrong, words in (
         ((*command[:3], "b"), "TASK=FILE"),
         ((*command[:3], "a=b.pt"), "two of 'a'"),

@@ -131,7 +131,11 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     return f"there is no {kind} {name!r}{hint} Known: {', '.join(names)}"
 
 
-def warn(words: str, kind: type[Warning] = UserWarning) -> None:
+class TombolaWarning(UserWarning):
+    """Something that a user may not expect; commands say it in a line."""
+
+
+def warn(words: str, kind: type[Warning] = TombolaWarning) -> None:
     """A warning that points to the line outside the package from which it was called."""
     frame, level = sys._getframe(), 1
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):

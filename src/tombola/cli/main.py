@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import tombola
-from tombola._utils.errors import TombolaError, UsageError, need_lab
+from tombola._utils.errors import TombolaError, TombolaWarning, UsageError, need_lab
 from tombola._utils.renamed import Renamed, renewed_options
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         with warnings.catch_warnings(), _ranks() as follows:
-            _tell_renamed_once()
+            _tell_once()
             given = renewed_options(sys.argv[1:] if arguments is None else arguments)
             if follows and given[:1] and given[0] not in OVER_RANKS:
                 return  # rank 0 does it
@@ -134,13 +134,14 @@ def _ranks() -> Iterator[bool]:
         yield follows
 
 
-def _tell_renamed_once() -> None:
-    """Former names are a line each, whatever files they stand in."""
-    warnings.simplefilter("always", Renamed)
+def _tell_once() -> None:
+    """Warnings of the library are a line each, and so are former names, whatever files they stand in."""
+    for kind in (TombolaWarning, Renamed):
+        warnings.simplefilter("always", kind)
     shown, told = warnings.showwarning, set[str]()
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if not issubclass(category, Renamed):
+        if not issubclass(category, (TombolaWarning, Renamed)):
             shown(message, category, *where, **more)
         elif str(message) not in told:
             told.add(str(message))
