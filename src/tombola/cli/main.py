@@ -37,7 +37,7 @@ COMMANDS = {
         "watch",
     ),
     "Read results": ("compare", "report", "affinity", "draw", "collapse", "semantics"),
-    "Use tickets": ("inspect", "route", "calibrate", "predict", "stream", "enhance", "export"),
+    "Use tickets": ("inspect", "route", "calibrate", "predict", "stream", "enhance", "export", "share"),
     "Change tickets": ("grow", "forget", "merge"),
 }
 
