@@ -47,7 +47,12 @@ def located(name: str | Path) -> tuple[str, dict[str, Any]]:
     meant = isinstance(name, Path) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
     if meant or path.suffix in FILES:  # names on a hub have dots too
         raise UsageError(f"there is no folder or GGUF file {name}")
-    return str(name), {"local_files_only": os.environ.get("HF_HUB_OFFLINE", "").lower() not in OFF}
+    return str(name), {"local_files_only": _stays()}
+
+
+def _stays() -> bool:
+    """Whether nothing is downloaded."""
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() not in OFF
 
 
 def _gguf(file: Path) -> tuple[str, dict[str, Any]]:
@@ -90,6 +95,46 @@ def made(kind: str, name: str | Path, config: Any) -> Any:
             return getattr(import_module("transformers"), kind).from_config(config)
     except Exception as error:  # whatever transformers says
         raise TombolaError(f"{name} is no network for transformers.{kind}: {_line(error)}") from None
+
+
+def fetched(name: str, file: str, revision: str = "") -> Path:
+    """A file of a repository on a hub, as it lies in the cache of this machine.
+
+    Raises:
+        MissingExtra: `huggingface_hub` is not installed.
+        TombolaError: it is not in the cache, and nothing may be downloaded; or the hub has none.
+    """
+    with needs("hub", f"{name} is a repository on a hub"):
+        import huggingface_hub
+    stays = _stays()
+    try:
+        found = huggingface_hub.hf_hub_download(name, file, revision=revision or None, local_files_only=stays)
+    except (OSError, ValueError) as error:  # of names, of connections, of the hub
+        if stays and isinstance(error, huggingface_hub.errors.LocalEntryNotFoundError):
+            raise TombolaError(
+                f"{name} is no folder, and its {file} is not in the cache on this machine: download it first "
+                f"(hf download {name}), or set HF_HUB_OFFLINE=0 to let it be done"
+            ) from None
+        raise TombolaError(f"{name} is no folder, and no repository with a {file}: {_line(error)}") from None
+    return Path(found)
+
+
+def uploaded(folder: Path, repo: str, private: bool = False, token: str = "") -> str:
+    """Upload a folder as a repository on a hub, made if absent; its address.
+
+    Raises:
+        MissingExtra: `huggingface_hub` is not installed.
+        TombolaError: the hub cannot be reached, or refuses.
+    """
+    with needs("hub", f"{repo} is a repository on a hub"):
+        from huggingface_hub import HfApi
+    api = HfApi(token=token or None)
+    try:
+        address = api.create_repo(repo, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo, folder_path=folder)
+    except (OSError, ValueError) as error:
+        raise TombolaError(f"{repo} cannot be uploaded: {_line(error)}") from None
+    return str(address)
 
 
 def _line(error: Exception) -> str:

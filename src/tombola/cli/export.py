@@ -141,7 +141,7 @@ def _together(tickets: TicketModel, out: Path, x: Batch) -> list[dict[str, Any]]
     """One ONNX network and an adapter for each ticket."""
     files = write_adapters(out, tickets, x)
     first = {"file": str(out), "format": "onnx", "ticket": tickets.names[0], "bytes": out.stat().st_size}
-    return [first] + [
+    return [{**first, "tickets": [*files]}] + [
         {"file": str(file), "format": "onnx_adapter", "ticket": name, "bytes": file.stat().st_size}
         for name, file in files.items()
     ]
@@ -167,7 +167,8 @@ def _remarks(metadata: Mapping[str, Any], names: Sequence[str]) -> Iterator[str]
 
 
 def _line(made: Mapping[str, Any]) -> str:
-    line = f"{made['file']}: ticket {made['ticket']}, {made['format']}, {made['bytes']:,} bytes"
+    which = "all tickets, by itself" if "tickets" in made else "ticket"
+    line = f"{made['file']}: {which} {made['ticket']}, {made['format']}, {made['bytes']:,} bytes"
     if whole := made.get("whole"):
         line += f"; layers that it holds whole: {', '.join(whole)}"
     return f"{line}\n"

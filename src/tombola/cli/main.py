@@ -38,7 +38,17 @@ COMMANDS = {
         "watch",
     ),
     "Read results": ("compare", "report", "affinity", "draw", "collapse", "semantics"),
-    "Use tickets": ("inspect", "route", "calibrate", "predict", "serve", "stream", "enhance", "export"),
+    "Use tickets": (
+        "inspect",
+        "route",
+        "calibrate",
+        "predict",
+        "serve",
+        "stream",
+        "enhance",
+        "export",
+        "share",
+    ),
     "Change tickets": ("grow", "forget", "merge"),
 }
 

@@ -37,6 +37,7 @@ from tombola.tickets.grouping import asked, grouped, inputs_named
 from tombola.tickets.hugging_face import Introspected
 from tombola.tickets.membership import Members
 from tombola.tickets.passes import Passes
+from tombola.tickets.sharing import Shared
 from tombola.training.model import check_network, check_private, check_scope, parameter_of
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 _in_use: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("in_use", default=())
 
 
-class TicketModel(Introspected, fitted.Holder, Members):
+class TicketModel(Introspected, fitted.Holder, Members, Shared):
     """A backbone, its masks, and the private state of each ticket.
 
     Args:

@@ -1,0 +1,90 @@
+"""``tombola share``: a ticket file with its model card, as a folder or on a hub."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tombola.cli.options import Flag
+from tombola.cli.terminal import say
+from tombola.lab.card import command, figures, run_of
+from tombola.runs.log import read_config
+from tombola.tickets import files, sharing
+from tombola.tickets.card import About
+
+
+def share(
+    file: Path,
+    folder: Path,
+    /,
+    *,
+    base: str = "",
+    licence: str = "",
+    base_licence: str = "",
+    data_licence: str = "",
+    push: str = "",
+    private: Flag = False,
+    json: Flag = False,
+) -> None:
+    """Write a ticket file and a model card into a folder that `TicketModel.from_pretrained` reads.
+
+    The card says what is in the file, how it is used and made again, and what its run measured beside it:
+    every method and control, in both readings, over all seeds that lie there.
+
+    Example: tombola share runs/digits-quick/seed0/tickets/rtl-0.5.tickets shared --licence apache-2.0
+
+    Parameters
+    ----------
+    file: Path
+        A ticket file.
+    folder: Path
+        Where to write; made if absent.
+    base: str
+        The name on a hub of the pretrained network that the tickets are of. It takes the place of a folder of
+        this machine in the file and the card.
+    licence: str
+        Of the tickets, as hubs write it, such as apache-2.0.
+    base_licence: str
+        Of the pretrained network.
+    data_licence: str
+        Of the data.
+    push: str
+        OWNER/NAME of a repository on the hub to upload the folder to (the extra `hub`); made if absent.
+    private: bool
+        A new repository is private.
+    json: bool
+        Print what was written, for machines.
+    """
+    tensors, header, _ = files.opened(file)
+    run = run_of(file)
+    known = read_config(run).get("experiment") if run else None
+    if known and ":" not in known:
+        header["facts"].setdefault("experiment", known)
+    about = About(
+        name=push or str(folder),
+        base=base,
+        licence=licence,
+        base_licence=base_licence,
+        data_licence=data_licence,
+        figures=figures(file),
+        again=command(file, base),
+    )
+    sharing.share(folder, tensors, header, about)
+    size = (folder / sharing.FILE).stat().st_size
+    made = {"folder": str(folder), "files": [sharing.FILE, sharing.CARD], "bytes": size}
+    if push:
+        made["address"] = sharing.push(folder, push, private)
+    if not json:
+        sys.stderr.write(_missing(about, header["facts"].get("pretrained", {}).get("model", "")))
+    where = f", uploaded to {made['address']}" if push else ""
+    say(f"{folder}: {sharing.FILE}, {size:,} bytes, and its card {sharing.CARD}{where}\n", made, json)
+
+
+def _missing(about: About, pretrained: str) -> str:
+    """What the user may still want to say."""
+    words = ""
+    if Path(pretrained).is_absolute() and not about.base:
+        words = f"the file says that the base lies in {pretrained}: give --base NAME before others get it\n"
+    needed = ["licence", *(["base_licence"] if pretrained or about.base else []), "data_licence"]
+    options = [f"--{name.replace('_', '-')}" for name in needed if not getattr(about, name)]
+    return words + (f"the card says that no licence is given: {', '.join(options)}\n" if options else "")
