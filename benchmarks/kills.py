@@ -23,7 +23,7 @@ from contextlib import suppress
 from pathlib import Path
 
 SETTINGS = ["T=6", "steps=60", "schedule=fraction:0.3", "statistics=1"]
-LIMIT = 600.0  # seconds after which a job that has not ended is a failure
+LIMIT = 3600.0  # seconds after which a job that has not ended is a failure
 
 
 def start(out: Path, parallel: str, N: int, restarts: int) -> subprocess.Popen:

@@ -116,9 +116,9 @@ def _arms(task: Task) -> list[Arm]:
 
 def _work_on(task: Task, data: Data, display: Display) -> None:
     display.turn_to(task.label, task.path)
-    listens = {"progress": display.on_progress, "on_record": display.on_record}
+    words = task.order.run(data, task.seed, task.path, display.on_progress, task.item, display.on_record)
     try:
-        for word in task.order.run(data, task.seed, task.path, item=task.item, **listens):
+        for word in words:
             display.say(word)
     except KeyboardInterrupt:
         if (task.path / "config.yaml").exists():

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -275,7 +276,7 @@ class Ray:
 
     def __init__(self, address: str, room: int | None, threads: int = 1, devices: int = 0) -> None:
         with needs("ray", "--on ray"):
-            import ray
+            ray: Any = import_module("ray")
         self.ray = ray
         alone = not (address or "RAY_ADDRESS" in os.environ)
         own = {"num_cpus": room * threads} if alone and room else {}

@@ -29,6 +29,7 @@ from torch import Tensor
 
 from tombola._utils import native
 from tombola._utils.errors import OptimizerError
+from tombola._utils.sharded import local
 from tombola.optim.base import MaskedOptimizer, Masks, bits_of, put
 
 SMALLEST = 1 << 15  # entries: below, twenty-five operations take a tenth of a millisecond
@@ -57,7 +58,8 @@ class MaskedAdam(MaskedOptimizer):
         self._begin()
 
     def _begin(self) -> None:
-        counts = [int(state["steps"].max()) for state in self.state.values()]
+        steps = (local(state["steps"]) for state in self.state.values())
+        counts = [int(t.max()) for t in steps if t.numel()]  # a shard may be empty
         self._most = max(counts, default=0)  # no entry has made more steps than this
         self._rules = Rules()
 
@@ -95,10 +97,11 @@ class MaskedAdam(MaskedOptimizer):
                 state["exp_avg"] = torch.zeros_like(p)
                 state["exp_avg_sq"] = torch.zeros_like(p)
             assert p.grad is not None
-            moments = Moments(state["steps"], state["exp_avg"], state["exp_avg_sq"])
-            rule = self._rules.of(group, p, self._most)
-            if not _update_in_one_pass(rule, p, p.grad, moments, mask):
-                update(rule, p, p.grad, moments, mask)
+            moments = Moments(*(local(state[name]) for name in ("steps", "exp_avg", "exp_avg_sq")))
+            own, g = local(p), local(p.grad)
+            rule = self._rules.of(group, own, self._most)
+            if not _update_in_one_pass(rule, own, g, moments, mask):
+                update(rule, own, g, moments, mask)
 
 
 @dataclass

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import OptimizerError
+from tombola._utils.sharded import local, placed
 
 Entries = list[tuple[dict[str, Any], Tensor, Tensor | None]]  # group, parameter, mask
 Masks = Sequence[Tensor | None]  # one per parameter; None: everywhere
@@ -98,6 +99,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
         return [p for group in self.param_groups for p in group["params"]]
 
     def _entries(self, masks: Masks) -> Entries:
+        """What is stepped: group, parameter, and the part of its mask that this process has of it."""
         parameters = self._parameters()
         if len(masks) != len(parameters):
             raise OptimizerError(f"{len(masks)} masks for {len(parameters)} parameters: one each is needed")
@@ -109,7 +111,7 @@ class MaskedOptimizer(torch.optim.Optimizer):
                     f"{tuple(p.shape)}: it must be boolean and of that shape"
                 )
         work = zip(groups, parameters, masks, strict=True)
-        return [(g, p, m) for g, p, m in work if p.grad is not None and p.numel()]
+        return [(g, p, local(placed(m, p))) for g, p, m in work if p.grad is not None and p.numel()]
 
 
 class MaskedStepFree(MaskedOptimizer):
@@ -127,19 +129,19 @@ class MaskedStepFree(MaskedOptimizer):
 
     def _step(self, masks: Masks) -> None:
         work = [(p, mask) for _, p, mask in self._entries(masks) if mask is not None]
-        before = [(p, mask, p.clone(), self._moments(p, clone=True)) for p, mask in work]
+        before = [(p, mask, local(p).clone(), self._moments(p, clone=True)) for p, mask in work]
         self.plain.param_groups, self.plain.state = self.param_groups, self.state
         self.plain.in_masks = True  # type: ignore[attr-defined]  # `tombola.tickets.passes` looks
         self.plain.step()
         for p, mask, p_old, state_old in before:
             outside = bits_of(~mask, p)
-            put(p, p_old, outside)
+            put(local(p), p_old, outside)
             for key, value in self._moments(p).items():
                 put(value, state_old.get(key, torch.zeros_like(value)), outside)
 
     def _moments(self, p: Tensor, clone: bool = False) -> dict[str, Tensor]:
         state = self.state[p].items()  # "step" counts for the whole tensor, and no update reads it
-        moments = {k: v for k, v in state if isinstance(v, Tensor) and k != "step"}
+        moments = {k: local(v) for k, v in state if isinstance(v, Tensor) and k != "step"}
         return {k: v.clone() for k, v in moments.items()} if clone else moments
 
 

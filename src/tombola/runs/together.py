@@ -93,7 +93,7 @@ class Together(StageCache):
         stage: Stage | str,
         compute: Compute,
         key: str = "",
-        work: Work = Work(),  # noqa: B008
+        work: Work = Work(),  # noqa: ARG002, B008
     ) -> State:
         """The result of a stage, the same on every rank."""
         if (name := str(stage)) in self.results:
@@ -113,11 +113,11 @@ class Together(StageCache):
             inside = False
             return found
 
-        def work() -> Any:
+        def led_or_alone() -> Any:
             return "done", self.inner.get_or_compute(stage, led if together else compute, key)
 
         try:
-            said = work()
+            said = led_or_alone()
         except RankLost:
             raise
         except Exception as error:

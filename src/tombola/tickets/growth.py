@@ -45,7 +45,7 @@ from tombola.training.callbacks import rules
 from tombola.training.checks import check_fit, check_kinds
 from tombola.training.head import find_head
 from tombola.training.joint import train_jointly
-from tombola.training.model import FunctionalModel, parameter_of
+from tombola.training.model import FunctionalModel, one_device, parameter_of
 from tombola.training.pruning_context import Pruner
 from tombola.training.rewind import StartWeights
 from tombola.training.search import find_tickets
@@ -107,6 +107,7 @@ def grow(
     (('north', 'south', 'west'), True)
     """
     _check(tickets, name, objective, policy, changes)
+    one_device(tickets.backbone)
     if sparsity is None and settings is not None:
         sparsity = max(settings.sparsity)
     if widen is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -24,6 +25,7 @@ from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
 from tombola._utils.errors import MaskError, TicketFileError, TombolaError, UnknownTicket
 from tombola._utils.replica import Replica, copied
+from tombola._utils.sharded import check_whole, in_shards, whole, whole_module
 from tombola._utils.torch_state import uncompiled, under_compiler
 from tombola.data.values import batch_of
 from tombola.masks import reference
@@ -36,7 +38,7 @@ from tombola.tickets.cache import WeightCache
 from tombola.tickets.grouping import asked, grouped, inputs_named
 from tombola.tickets.hugging_face import Introspected
 from tombola.tickets.membership import Members
-from tombola.tickets.passes import Passes
+from tombola.tickets.passes import SHARDED, Passes
 from tombola.tickets.sharing import Shared
 from tombola.training.model import check_network, check_private, check_scope, parameter_of
 
@@ -309,6 +311,7 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
     def made(self, k: int) -> dict[str, Tensor]:
         """A new product ``m_k ⊙ θ``, by name, and views of the private tensors of ticket k."""
         *parts, _, _, _ = self.sources
+        check_whole(dict(zip(self.scope.names, parts, strict=True)), SHARDED)
         product_N = torch.empty(self.scope.size, dtype=parts[0].dtype, device=parts[0].device)
         masked_parts(self.scope, parts, self.masks_KN[k], product_N)
         return self.scope.unflatten(product_N) | self._own(k)
@@ -316,9 +319,9 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
     @uncompiled()
     def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """A ticket as tensors: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
-        k = self.index(ticket)
-        weights_N = self.scope.flatten({name: parameter_of(self.backbone, name) for name in self.scope.names})
-        return weights_N, self.masks_KN[k], self._own(k)
+        k, weights = self.index(ticket), {n: parameter_of(self.backbone, n) for n in self.scope.names}
+        check_whole(weights, SHARDED)
+        return self.scope.flatten(weights), self.masks_KN[k], self._own(k)
 
     def _own(self, k: int) -> dict[str, Tensor]:
         return self.private.unflatten(self.private_KP[k]) | self.statistics.unflatten(self.statistics_KS[k])
@@ -363,8 +366,12 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
     def bake(self, ticket: str) -> nn.Module:
         """A plain copy of the backbone with zeros outside the mask and the private state in place.
 
+        Of a model that is sharded all processes ask for it together.
+
         Where the network has a reference (`tombola.masks.reference`), its weights are outside the mask.
         """
+        if in_shards(self):
+            return self.gathered().bake(ticket)
         module = copied(self.backbone)
         weights_N, mask_N, own = self.state(ticket)
         module.load_state_dict(self.scope.unflatten(weights_N * mask_N) | own, strict=False)
@@ -401,6 +408,8 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
     def save(self, path: Path | str, coding: str = "auto", *, like: Batch | None = None) -> int:
         """Write the ticket file, router and calibration in it; returns its size in bytes.
 
+        Of a model that is sharded (``fully_shard``) all processes call this, and one of them writes.
+
         Args:
             path: the file; it is replaced at once or not at all.
             coding: how masks are written (`tombola.masks.codec.encode`): ``auto`` is the smallest that the
@@ -414,7 +423,24 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
         """
         if like is not None:
             self.metadata["probe"] = probe.of(self, self._checked(like))
+        if in_shards(self):
+            contents = self.gathered().contents(coding)
+            return io.write(path, *contents) if dist.get_rank() == 0 else len(io.to_content(*contents))
         return io.write(path, *self.contents(coding))
+
+    def gathered(self) -> TicketModel:
+        """Tickets with whole weights, where these are sharded; all processes call this together."""
+        if in_shards(self):
+            self.reshard()  # type: ignore[operator]  # a pass without gradients leaves whole ones
+        network = whole_module(self.backbone)
+        tensors = dict(network.named_parameters()) | dict(network.named_buffers())
+        own = {n: tensors[n] for n in (*self.private.names, *self.statistics.names)}
+        made = TicketModel(network, self.masks, dict.fromkeys(self.names, own), self.metadata)
+        made.private_KP.data.copy_(whole(self.private_KP))
+        made.statistics_KS.copy_(self.statistics_KS)
+        for part in fitted.PARTS:
+            setattr(made, part, getattr(self, part))
+        return made.train(self.training)
 
     def contents(self, coding: str = "auto") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and header of the ticket file."""
@@ -426,7 +452,7 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
 
 
 def _row(private_KP: Tensor, k: int) -> Tensor:
-    mask_KP = torch.zeros_like(private_KP, dtype=torch.bool)
+    mask_KP = torch.zeros(private_KP.shape, dtype=torch.bool, device=private_KP.device)
     mask_KP[k] = True
     return mask_KP
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure
 from tombola._utils.batch import Batch, call, leaves, opened, part_of, take
 from tombola._utils.errors import TombolaError
 from tombola._utils.replica import Replica, Tree
+from tombola._utils.sharded import check_whole
 from tombola.masks.apply import masked_parts, masked_weights, plain, transformed
 from tombola.optim import MaskedOptimizer
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tombola.tickets.cache import WeightCache
     from tombola.tickets.model import TicketModel
 
+SHARDED = "shard a TicketModel as one and not its parts; for all but a pass take `tickets.gathered()`"
 IDLE = 4  # workspaces that are kept; while more threads are at work there are more
 _mode: ContextVar[bool | None] = ContextVar("mode", default=None)
 
@@ -84,7 +86,9 @@ class Passes:
         """The backbone as it is now."""
         tree = self._tree
         if tree is None or tree.module is not backbone or not tree.current:
-            tree = self._tree = Tree(backbone)
+            tree = Tree(backbone)
+            check_whole(tree.tensors, SHARDED)
+            self._tree = tree
         return tree
 
     def replica(self, backbone: nn.Module, named: Mapping[str, Tensor]) -> Replica:

@@ -18,8 +18,11 @@ from tombola._utils.checkpoint import part
 from tombola._utils.device import CPU
 from tombola._utils.errors import MaskError, ScopeError, TombolaError, UsageError, unknown
 from tombola._utils.replica import Tree, copied
+from tombola._utils.sharded import check_whole
 from tombola.masks.apply import masked_weights, transformed
 from tombola.masks.layout import Layout
+
+WHOLE = "give the network whole; a loop of your own trains sharded tickets (docs/distributed.md)"
 
 
 @dataclass
@@ -175,7 +178,8 @@ class FunctionalModel:
 
 
 def one_device(backbone: nn.Module) -> torch.device:
-    """The device of a network; `ScopeError` where there are several, or it holds no values."""
+    """The device of a network; `ScopeError` where there are several, it holds no values, or shards alone."""
+    check_whole(dict(backbone.named_parameters()), WHOLE)
     where = {t.device for t in (*backbone.parameters(), *backbone.buffers())}
     if len(where) > 1:
         raise ScopeError(f"the backbone lies on {' and '.join(map(str, where))}: move it to one device")
