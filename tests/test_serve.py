@@ -358,9 +358,7 @@ def test_a_picture_a_sound_and_a_table_are_read_as_files_are(tmp_path):
         ("a.wav", "audio/wav", Inputs(kind="sound")),
     ):
         seen = []
-        fake = SimpleNamespace(headers={"content-type": kind}, query_params={})
-        predictions = create_predictions()
-        _, reader = predictions._asked(fake, (tmp_path / name).read_bytes())
+        _, reader = create_predictions().asked(kind, {}, (tmp_path / name).read_bytes())
         assert torch.equal(reader(taken, seen.append), inputs_of(tmp_path / name, taken))
     rows = [{"rooms": 3, "area": 80.5, "more": "x"}, {"area": 95, "rooms": 4}]
     assert torch.equal(inputs_among(rows, row), inputs_of(tmp_path / "a.csv", row))
