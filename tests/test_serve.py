@@ -288,6 +288,11 @@ def test_a_batch_has_no_more_samples_than_it_may(files):
     assert time.perf_counter() - began < 4  # what is full does not wait
 
 
+async def parts(count):
+    for _ in range(count):
+        yield b" " * 1_000
+
+
 # -- limits ------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +302,9 @@ def test_what_is_too_much_is_refused(files, monkeypatch):
     asked = {"inputs": one, "ticket": "ticket1"}
     assert ask(app, json={**asked, "inputs": [one] * 4}).status_code == 413
     assert ask(app, content=b" " * 5_001, headers={"Content-Type": "application/json"}).status_code == 413
+    for path in ("/v1/predict", "/v1/files"):  # before it is asked who sends it
+        said = ask(app, path, content=parts(9), headers={"Content-Type": "a/b"})
+        assert said.status_code == 413
     assert ask(app, content=b"x", headers={"Content-Type": "application/x-pickle"}).status_code == 415
     predict = tb.TicketModel.predict
 

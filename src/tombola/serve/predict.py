@@ -12,13 +12,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from tombola._utils.batch import Batch, size
 from tombola._utils.errors import TombolaError
 from tombola.lab.evaluation.inputs import inputs_in
 from tombola.lab.evaluation.values import inputs_among
 from tombola.serve.batcher import Batcher, Rows
-from tombola.serve.limits import Limits, Places, body_of
+from tombola.serve.limits import Limits, Places
 from tombola.serve.metrics import Metrics
 from tombola.serve.registry import Entry, Meant, Refused, Registry
 from tombola.serve.schema import Answer, Answers, Ask, Fault
@@ -68,7 +69,10 @@ class Predictions:
                 return await self._answer(request)
 
     async def _answer(self, request: Request) -> Answers:
-        body, loop = await body_of(request, self.limits.body), asyncio.get_running_loop()
+        try:
+            body, loop = await request.body(), asyncio.get_running_loop()
+        except ClientDisconnect:
+            raise Refused(400, "the request ended before its body did") from None
         # All of it in one go, so that no more bodies are unfolded at once than there are readers.
         ask, meant, x, remarks = await loop.run_in_executor(self._readers, self._read, request, body)
         entry, note = meant.entry, request.state.audit
