@@ -288,6 +288,11 @@ def test_a_batch_has_no_more_samples_than_it_may(files):
     assert time.perf_counter() - began < 4  # what is full does not wait
 
 
+async def parts(count):
+    for _ in range(count):
+        yield b" " * 1_000
+
+
 # -- limits ------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +302,9 @@ def test_what_is_too_much_is_refused(files, monkeypatch):
     asked = {"inputs": one, "ticket": "ticket1"}
     assert ask(app, json={**asked, "inputs": [one] * 4}).status_code == 413
     assert ask(app, content=b" " * 5_001, headers={"Content-Type": "application/json"}).status_code == 413
+    for path in ("/v1/predict", "/v1/files"):  # before it is asked who sends it
+        said = ask(app, path, content=parts(9), headers={"Content-Type": "a/b"})
+        assert said.status_code == 413
     assert ask(app, content=b"x", headers={"Content-Type": "application/x-pickle"}).status_code == 415
     predict = tb.TicketModel.predict
 
@@ -358,9 +366,7 @@ def test_a_picture_a_sound_and_a_table_are_read_as_files_are(tmp_path):
         ("a.wav", "audio/wav", Inputs(kind="sound")),
     ):
         seen = []
-        fake = SimpleNamespace(headers={"content-type": kind}, query_params={})
-        predictions = create_predictions()
-        _, reader = predictions._asked(fake, (tmp_path / name).read_bytes())
+        _, reader = create_predictions().asked(kind, {}, (tmp_path / name).read_bytes())
         assert torch.equal(reader(taken, seen.append), inputs_of(tmp_path / name, taken))
     rows = [{"rooms": 3, "area": 80.5, "more": "x"}, {"area": 95, "rooms": 4}]
     assert torch.equal(inputs_among(rows, row), inputs_of(tmp_path / "a.csv", row))

@@ -4,6 +4,8 @@ import json
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,9 @@ import tombola as tb
 from tombola._utils import io
 from tombola.cli.main import main
 from tombola.data.text import Text, digest
+from tombola.lab.evaluation.inputs import inputs_of
+from tombola.lab.evaluation.values import inputs_among
+from tombola.tickets.inputs import Inputs
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")
@@ -110,6 +115,22 @@ def test_a_tokenizer_is_known_by_what_it_does(tmp_path):
     lower = tokenizer()
     lower.backend_tokenizer.normalizer = tokenizers.normalizers.Lowercase()
     assert digest(lower) != before  # the vocabulary is the same, "The" is not
+
+
+def test_texts_of_json_are_those_of_files_in_several_threads(tmp_path):
+    folder, texts = folder_of(tmp_path / "net"), ["a good film", "the bad phone"]
+    text, _ = Text.of("text", texts, str(folder), 8)
+    taken = Inputs(text=asdict(text))
+    (tmp_path / "a.txt").write_text("\n".join(texts))
+    wanted = inputs_of(tmp_path / "a.txt", taken)
+    rows = [{"text": each, "more": 1} for each in texts]
+    with ThreadPoolExecutor(8) as pool:  # tokenizers serve one at a time, and say so
+        found = list(pool.map(lambda values: inputs_among(values, taken), [texts, rows] * 40))
+    assert all(torch.equal(x["input_ids"], wanted["input_ids"]) for x in found)
+    assert torch.equal(inputs_among(texts[0], taken)["input_ids"], wanted["input_ids"][:1])
+    for wrong in ([], [1], {"texts": "a"}, [["a"]], None):
+        with pytest.raises(tb.errors.DataError, match="these tickets take text: a string, a list of"):
+            inputs_among(wrong, taken)
 
 
 def test_tickets_of_text_are_asked_with_text(tmp_path):

@@ -19,7 +19,7 @@ import tombola
 from tombola._utils.errors import TombolaError
 from tombola.serve import admin, predict
 from tombola.serve.audit import Audit
-from tombola.serve.limits import Limits
+from tombola.serve.limits import Bounded, Limits
 from tombola.serve.metrics import Metrics
 from tombola.serve.predict import Predictions, fault
 from tombola.serve.registry import Refused, Registry
@@ -44,8 +44,8 @@ def create_app(
 
     ``app.state.draining`` set to True makes ``/readyz`` say 503.
     """
-    metrics = Metrics()
-    predictions = Predictions(registry, limits or Limits(), metrics)
+    limits, metrics = limits or Limits(), Metrics()
+    predictions = Predictions(registry, limits, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -61,6 +61,7 @@ def create_app(
         lifespan=lifespan,
     )
     app.state.draining = False
+    app.add_middleware(Bounded, most=limits.body)
     app.add_middleware(Audit, write=write, count=metrics.answered)
     for kind, handle in FAULTS.items():
         app.add_exception_handler(kind, handle)

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import io
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
 from pydantic import ValidationError
+from starlette.requests import ClientDisconnect
 
 from tombola._utils.batch import Batch, size
 from tombola._utils.errors import TombolaError
 from tombola.lab.evaluation.inputs import inputs_in
 from tombola.lab.evaluation.values import inputs_among
 from tombola.serve.batcher import Batcher, Rows
-from tombola.serve.limits import Limits, Places, body_of
+from tombola.serve.limits import Limits, Places
 from tombola.serve.metrics import Metrics
 from tombola.serve.registry import Entry, Meant, Refused, Registry
 from tombola.serve.schema import Answer, Answers, Ask, Fault
@@ -68,22 +69,13 @@ class Predictions:
                 return await self._answer(request)
 
     async def _answer(self, request: Request) -> Answers:
-        body = await body_of(request, self.limits.body)
-        ask, read = await self._thread(self._asked, request, body)
-        # From here on all is of this entry, whatever is loaded meanwhile.
-        meant = self.registry.state.find(ask.ticket, ask.file)
-        entry = meant.entry
-        note = request.state.audit
-        note |= {"file": entry.name, "ticket": meant.ticket, "hash": _hash(meant)}
-        request.state.meant = meant
-        if ask.hash is not None and ask.hash != _hash(meant):
-            raise Refused(
-                409, "what would answer has another hash than was asked for; GET /v1/tickets has it"
-            )
-        remarks: list[str] = []
-        x = await self._thread(read, entry.taken, remarks.append)
-        note["samples"] = samples = size(x)
-        self._check(ask, entry, samples)
+        try:
+            body, loop = await request.body(), asyncio.get_running_loop()
+        except ClientDisconnect:
+            raise Refused(400, "the request ended before its body did") from None
+        # All of it in one go, so that no more bodies are unfolded at once than there are readers.
+        ask, meant, x, remarks = await loop.run_in_executor(self._readers, self._read, request, body)
+        entry, note = meant.entry, request.state.audit
         rows, *each = await asyncio.gather(
             self._ask(meant, x),
             *(self._ask(Meant(entry, name), x) for name in (entry.hashes if ask.every else ())),
@@ -95,9 +87,25 @@ class Predictions:
         answers = [_answer(entry, row) for row in rows]
         return Answers(file=entry.name, hash=entry.hash, answers=answers, every=every, remarks=remarks)
 
-    def _asked(self, request: Request, body: bytes) -> tuple[Ask, Read]:
-        """What is asked, and how its inputs are read."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    def _read(self, request: Request, body: bytes) -> tuple[Ask, Meant, Batch, list[str]]:
+        """What is asked, of whom, and the inputs; from here on all is of one entry, whatever is loaded."""
+        ask, read = self.asked(request.headers.get("content-type", ""), request.query_params, body)
+        meant = self.registry.state.find(ask.ticket, ask.file)
+        request.state.meant, note = meant, request.state.audit
+        note |= {"file": meant.entry.name, "ticket": meant.ticket, "hash": meant.hash}
+        if ask.hash is not None and ask.hash != meant.hash:
+            raise Refused(
+                409, "what would answer has another hash than was asked for; GET /v1/tickets has it"
+            )
+        remarks: list[str] = []
+        x = read(meant.entry.taken, remarks.append)
+        ask.inputs, note["samples"] = None, size(x)
+        self._check(ask, meant.entry, size(x))
+        return ask, meant, x, remarks
+
+    def asked(self, kind: str, query: Mapping[str, str], body: bytes) -> tuple[Ask, Read]:
+        """What a body of a kind and a query ask, and how the inputs are read."""
+        kind = kind.partition(";")[0].strip().lower()
         if kind == JSON:
             ask = _valid(partial(Ask.model_validate_json, body))
             return ask, partial(inputs_among, ask.inputs)
@@ -105,13 +113,12 @@ class Predictions:
             raise Refused(
                 415, f"Content-Type is {JSON} or one of {', '.join(KINDS)}, and the body that alone"
             )
-        ask = _valid(partial(Ask.model_validate, {**request.query_params, "inputs": None}))
         name, most = f"input{KINDS[kind]}", self.limits.unfold
 
         def read(taken: Inputs, remark: Callable[[str], None]) -> Batch:
             return inputs_in(name, io.BytesIO(body), taken, remark, most)
 
-        return ask, read
+        return _valid(partial(Ask.model_validate, {**query, "inputs": None})), read
 
     def _check(self, ask: Ask, entry: Entry, samples: int) -> None:
         most = self.limits.samples
@@ -129,9 +136,6 @@ class Predictions:
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise Refused(422, f"the network cannot take these inputs ({reason})") from None
 
-    async def _thread(self, call: Callable[..., Any], *given: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, call, *given)
-
 
 def _valid(make: Callable[[], Ask]) -> Ask:
     try:
@@ -144,10 +148,6 @@ def fault(found: Any) -> str:
     """One line of what pydantic found, without the input itself."""
     where = ".".join(str(part) for part in found["loc"] if part not in ("body", "query"))
     return f"{where or 'the request'}: {found['msg']}"[:300]
-
-
-def _hash(meant: Meant) -> str:
-    return meant.entry.hash if meant.ticket is None else meant.entry.hashes[meant.ticket]
 
 
 def _answer(entry: Entry, row: dict[str, Any]) -> Answer:

@@ -84,6 +84,11 @@ class Meant:
     entry: Entry
     ticket: str | None
 
+    @property
+    def hash(self) -> str:
+        """Of the content of the ticket, or of all that are asked."""
+        return self.entry.hash if self.ticket is None else self.entry.hashes[self.ticket]
+
 
 @dataclass(frozen=True)
 class State:
