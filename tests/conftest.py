@@ -1,5 +1,7 @@
 """Shared by all tests: one thread, tiny networks, tiny data."""
 
+import gc
+import os
 import shutil
 import sys
 
@@ -19,6 +21,8 @@ from tombola.training.model import FunctionalModel
 from tombola.training.trainer import Problem
 
 torch.set_num_threads(1)
+# A child that looked for garbage in what it inherited would copy the memory of all tests before it.
+os.register_at_fork(after_in_child=gc.freeze)
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ whichever worker runs it and however many there are.
 from __future__ import annotations
 
 import ctypes
+import gc
 import multiprocessing
 import os
 import pickle
@@ -145,6 +146,7 @@ class Workers:
 def _serve(
     pipe: Connection, others: Sequence[Connection], train_ticket: TicketTrainer, core: int | None, parent: int
 ) -> None:
+    gc.freeze()  # to look for garbage in what is inherited would copy its memory
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends its workers
     _die_with(parent)
     for other in others:  # or nobody would notice that the parent is gone
