@@ -494,6 +494,25 @@ def test_a_file_of_another_network_is_not_loaded(files):
     assert ask(app, "/v1/files", json=torn, headers=BEARER).status_code == 422
 
 
+def test_text_becomes_tokens_by_a_tokenizer_of_the_start_alone(files):
+    def text_of(where, digest):
+        return {"column": "t", "tokenizer": where, "digest": digest, "length": 4}
+
+    form = {"tensor": [64], "dtype": "float32", "range": [0.0, 1.0]}
+
+    def save(name, text):
+        made(input={"stored": form, "prepare": [], "kind": "values", "text": text}).save(
+            files.folder / f"{name}.tickets", like=torch.rand(2, 64)
+        )
+        return str(files.folder / f"{name}.tickets")
+
+    save("texts", text_of("here", "one"))
+    registry = served(files, ("texts",))
+    assert registry.load(save("moved", text_of("/etc", "one"))).taken.text["tokenizer"] == "here"
+    with pytest.raises(Refused, match="another tokenizer than"):
+        registry.load(save("other", text_of("/etc", "two")))
+
+
 def test_a_ticket_is_grown_the_others_keep_their_hashes_and_the_content_is_a_file(tmp_path):
     x, y = torch.rand(80, 64), torch.arange(80) % 5
     data = tb.Data.of(x, y, {"site": torch.arange(80) // 5 % 2})

@@ -75,6 +75,7 @@ def private(registry: Registry, metrics: Metrics, token: str) -> APIRouter:
     @found.post("/v1/files/{file}/tickets")
     def grow(file: str, ask: schema.Grow, request: Request) -> schema.Changed:
         """Add a ticket for new data; the others answer as before. It is in memory alone: save the content."""
+        request.state.audit |= {"ticket": ask.ticket}
         return _changed(request, registry.grow(file, lambda entry: _grown(registry, entry, ask)))
 
     @found.get("/v1/files/{file}/content", response_class=Response)

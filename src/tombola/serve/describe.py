@@ -8,13 +8,10 @@ from math import isfinite
 from torch import Tensor
 
 from tombola.data.table import named
-from tombola.masks.similarity import compare
 from tombola.serve import schema
 from tombola.serve.registry import Entry, State
 from tombola.tickets.fitted import answer_of
 from tombola.tickets.inputs import Inputs
-
-PAIRS = 64  # tickets with more have no table of pairs
 
 
 def served(state: State) -> schema.Served:
@@ -58,8 +55,7 @@ def takes(taken: Inputs) -> schema.Takes:
 
 def similar(entry: Entry) -> schema.Similar:
     """What tickets store and share; of pairs only where there are not too many."""
-    masks, tickets = entry.tickets.masks, entry.tickets
-    alike = compare(masks) if len(masks) <= PAIRS else None
+    masks, tickets, alike = entry.tickets.masks, entry.tickets, entry.alike
     return schema.Similar(
         name=entry.name,
         weights=masks.scope.size,

@@ -14,18 +14,21 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 
 from tombola._utils import io
 from tombola._utils.errors import TicketFileError, TombolaError, UsageError
 from tombola.lab.evaluation.inputs import taken_by
+from tombola.masks.similarity import Overlaps, compare
 from tombola.tickets.cache import WeightCache
 from tombola.tickets.fitted import answer_of
 from tombola.tickets.identity import identities
 from tombola.tickets.inputs import Inputs
 from tombola.tickets.model import TicketModel, load
 
+PAIRS = 64  # tickets that are compared with each other
 NAME = re.compile(r"[\w.-]{1,100}")  # of a file, of an alias
 
 
@@ -64,6 +67,11 @@ class Entry:
         """Whether a request need not name a ticket."""
         tickets = self.tickets
         return len(tickets) == 1 or tickets.router is not None or answer_of(tickets) == "subset"
+
+    @cached_property
+    def alike(self) -> Overlaps | None:
+        """What the masks have in common, pair by pair; None where there are too many."""
+        return compare(self.tickets.masks) if len(self.tickets) <= PAIRS else None
 
     @classmethod
     def of(cls, name: str, path: Path, tickets: TicketModel, taken: Inputs) -> Entry:
@@ -184,7 +192,7 @@ class Registry:
         self._cache, self._prepared, self._lock = cache, prepared, threading.Lock()
         self.allowed = tuple(path.resolve() for path in allowed)
         made = {name: Entry.of(name, path, *read(path)) for name, path in files.items()}
-        self._start = tuple(made.values())
+        self._networks = [(entry.tickets.backbone, entry.taken) for entry in made.values()]
         self.state = State({}, {})
         self._put(State(made, {}, first=next(iter(made)) if len(made) == 1 else ""))
 
@@ -229,16 +237,16 @@ class Registry:
         """Tickets of a file, on the network of one of those of the start, and by the tokenizer of one."""
         taken = taken_by(path, io.read(path)[1].get("facts", {}), self._prepared)
         if taken.text is not None:
-            texts = [each.taken.text for each in self._start if each.taken.text is not None]
+            texts = [known.text for _, known in self._networks if known.text is not None]
             alike = [text for text in texts if text["digest"] == taken.text["digest"]]
             if not alike:
                 raise Refused(
                     422, f"{path.name} is of text by another tokenizer than those that are known here"
                 )
             taken = replace(taken, text={**taken.text, "tokenizer": alike[0]["tokenizer"]})
-        for entry in self._start:
+        for backbone, _ in self._networks:
             with suppress(TicketFileError):
-                return load(path, entry.tickets.backbone), taken
+                return load(path, backbone), taken
         raise Refused(422, f"{path.name} belongs to none of the networks that the service was started with")
 
     def load(self, path: str, name: str | None = None, replacing: bool = False) -> Entry:
