@@ -116,6 +116,20 @@ def test_a_search_over_ranks_has_the_bits_of_one_process(make_problem, make_conv
     assert over(lambda _: search(make_problem(net), **options), size) == [alone] * size
 
 
+def test_what_a_rank_has_of_a_round_may_be_one_batch(make_problem, convnet, over):
+    alone = search(make_problem(convnet), "no")
+    found = over(lambda _: search(make_problem(convnet), "batched_ranks"))
+    assert same(*found)
+    masks, rows, seen, _ = found[0]
+    assert (masks, seen) == (alone[0], alone[2])
+    losses = [
+        {**row, "loss": pytest.approx(row["loss"], rel=1e-4)} if "loss" in row else row for row in alone[1]
+    ]
+    assert rows == losses
+    found = over(lambda _: search(make_problem(convnet), "batched_ranks", schedule=(200, 1)))
+    assert [type(error) for error in found] == [LayerCollapse] * 2
+
+
 def test_an_error_of_one_ticket_is_the_error_of_all_ranks(make_problem, convnet, over):
     found = over(lambda _: search(make_problem(convnet), schedule=(200, 1)))
     assert [type(error) for error in found] == [LayerCollapse] * 2

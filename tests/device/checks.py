@@ -8,8 +8,11 @@ import copy
 import itertools
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import apart
 import pytest
@@ -17,6 +20,7 @@ import torch
 from torch import nn
 
 import tombola as tb
+from tombola._utils.device import parse
 from tombola._utils.errors import RunError
 from tombola._utils.rng import generator
 from tombola.data.images import Normalise, crop_and_flip
@@ -271,3 +275,29 @@ def test_a_backbone_on_two_devices_is_one_clear_error():
     net[1].classifier.to(DEVICE)
     with pytest.raises(tb.errors.ScopeError, match="move it to one device"):
         tb.find("rtl", net, tb.objectives.Classification(), data, partition, **SETTINGS)
+
+
+# -- over ranks --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(REAL, reason="not tried on a real device")
+def test_ranks_compute_on_a_device_each(tmp_path):
+    script = [sys.executable, str(Path(__file__).with_name("over_ranks.py")), str(tmp_path)]
+    ranks = [subprocess.Popen([*script, str(rank)]) for rank in range(2)]
+    (alone,) = outcomes("rtl", "cpu", normalization="frozen")
+    assert [rank.wait(200) for rank in ranks] == [0, 0]
+    for way in ("ranks", "joint_ranks", "batched_ranks"):
+        states = [torch.load(tmp_path / f"{way}{rank}.pt") for rank in range(2)]
+        assert all(torch.equal(t, states[1][name]) for name, t in states[0].items())
+        for name, t in alone.tickets.state_dict().items():
+            away = (states[0][name].double() - t.double()).abs()
+            assert not away.numel() or float(away.mean()) <= 2e-3, (way, name)
+
+
+def test_a_device_without_a_number_is_that_of_the_rank(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    count = torch.accelerator.device_count()
+    assert parse(DEVICE.type) == torch.device(DEVICE.type, 3 % count)
+    assert parse("cpu") == torch.device("cpu")
+    monkeypatch.delenv("LOCAL_RANK")
+    assert parse(DEVICE.type) == torch.device(DEVICE.type)

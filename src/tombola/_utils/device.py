@@ -24,7 +24,10 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def parse(name: str) -> torch.device:
-    """A device by its name: ``cpu``, ``cuda:1``, ``mps``, ...; `UsageError` where there is none."""
+    """A device by its name: ``cpu``, ``cuda:1``, ``mps``, ...; `UsageError` where there is none.
+
+    Without a number it is the one that torch uses, and under torchrun that of the rank on its machine.
+    """
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     known = " or ".join(["cpu", *([here.type] if here else [])])
     try:
@@ -35,6 +38,8 @@ def parse(name: str) -> torch.device:
         return device
     if here is None or device.type != here.type or (device.index or 0) >= torch.accelerator.device_count():
         raise UsageError(f"there is no device {name!r}: this machine has {known}")
+    if device.index is None and (rank := os.environ.get("LOCAL_RANK", "")).isdecimal():
+        return torch.device(device.type, int(rank) % torch.accelerator.device_count())
     return device
 
 

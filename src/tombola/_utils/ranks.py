@@ -8,6 +8,7 @@ alive, and can say who is not. Content goes over gloo.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import pickle
@@ -146,14 +147,14 @@ class Ranks:
     # -- what is said --------------------------------------------------------------------------------
 
     def tell(self, value: Any = None, source: int = 0) -> Any:
-        """The value of one rank, on every rank; the others need not give one.
+        """The value of one rank, on every rank; the others need not give one. Its tensors arrive on the CPU.
 
         Raises:
             RankLost: it was silent for too long, or has ended.
         """
         self._turn += 1
         if self.rank == source:
-            content = pickle.dumps(value)
+            content = _pickled(value)
             self._status |= {"told": self._turn, "bytes": len(content)}
             self._show()
         else:
@@ -175,7 +176,10 @@ class Ranks:
 
     def sum(self, vector: Tensor, of: Callable[[int], str] = str) -> None:
         """``Σ_ranks vector``, in place and with the same bits on every rank; ``of(rank)`` names its work."""
-        self._collective(lambda: dist.all_reduce(vector, group=self._group), of)
+        host = vector.cpu()  # itself, if it is there
+        self._collective(lambda: dist.all_reduce(host, group=self._group), of)
+        if host is not vector:
+            vector.copy_(host)
 
     # -- what goes wrong -----------------------------------------------------------------------------
 
@@ -212,6 +216,26 @@ class Ranks:
     def _silent(self, silent: list[int], at: str) -> str:
         who = f"rank {' and '.join(map(str, silent))}" if silent else "a rank"
         return f"{who} has been silent for {self._limit:g} s, at {at or 'an unknown place'}: {GO_ON}"
+
+
+class _Portable(pickle.Pickler):
+    """Tensors as if they lay on the CPU: another rank has other devices."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, Tensor) and not value.is_cpu:
+            return (
+                value.detach()
+                .cpu()
+                .requires_grad_(value.requires_grad)
+                .__reduce_ex__(pickle.DEFAULT_PROTOCOL)
+            )
+        return NotImplemented
+
+
+def _pickled(value: Any) -> bytes:
+    memory = io.BytesIO()
+    _Portable(memory, pickle.DEFAULT_PROTOCOL).dump(value)
+    return memory.getvalue()
 
 
 @contextmanager

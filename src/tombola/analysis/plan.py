@@ -158,9 +158,11 @@ class Pace:
 
     Attributes:
         pipeline: backbone and task.
+        timer: the clock.
     """
 
     pipeline: Pipeline
+    timer: Callable[[], float] = time.perf_counter
     _known: dict[tuple[str, int], float] = field(init=False, default_factory=dict)
 
     def of(self, work: Work) -> float:
@@ -187,15 +189,15 @@ class Pace:
         problem = p.problem("own", replace(config, batch_size=batch_size or config.batch_size))
         dense, K = MaskSet.dense(p.f.scope, problem.partition.names), len(problem.partition)
         train_jointly(problem, p.theta0, dense, 1, tickets=[0], purpose="pace")
-        began = time.perf_counter()
+        began = self.timer()
         train_jointly(problem, p.theta0, dense, steps, tickets=[K - 1], purpose="pace")
-        return (time.perf_counter() - began) / steps
+        return (self.timer() - began) / steps
 
     def cut(self) -> float:
         """Seconds of cutting one mask by magnitudes."""
         p, s = self.pipeline, self.pipeline.settings
         ones, scores = torch.ones(p.f.scope.size, dtype=torch.bool), p.theta0.weights_N.detach().cpu().abs()
-        began = time.perf_counter()
+        began = self.timer()
         prune(
             ones,
             scores,
@@ -207,7 +209,7 @@ class Pace:
             transposed=transposed(p.f.module),
             floor=s.floor,
         )
-        return time.perf_counter() - began
+        return self.timer() - began
 
     def forward(self) -> float:
         """Seconds of one sample in a pass without gradients."""
@@ -216,9 +218,9 @@ class Pace:
         index = torch.arange(min(rows, len(p.data.train)))
         network = p.f.write(p.theta0).eval()
         predict(network, p.data, "train", index[:2], rows, p.objective.read)
-        began = time.perf_counter()
+        began = self.timer()
         predict(network, p.data, "train", index, rows, p.objective.read)
-        return (time.perf_counter() - began) / len(index)
+        return (self.timer() - began) / len(index)
 
 
 def peak_bytes() -> int:

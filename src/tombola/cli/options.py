@@ -45,9 +45,11 @@ class RunOptions:
             all cores. Another number may change the last bits.
         parallel: The K trainings of a round: workers (one thread each), no (one after the other, all
             threads), batched (one batch; other last bits), ranks (over the processes of torchrun),
-            joint_ranks (joint training over them too; other last bits). By default as the run began; a new
-            one takes ranks under torchrun, else workers on several cores.
-        device: Where to compute: cpu, cuda, cuda:1, ... By default where the run began; a new one on the CPU.
+            joint_ranks (joint training over them too; other last bits), batched_ranks (one batch on each;
+            other last bits). By default as the run began; a new one takes ranks under torchrun, else workers
+            on several cores.
+        device: Where to compute: cpu, cuda, cuda:1, ...; under torchrun cuda is one for each rank. By default
+            where the run began; a new one on the CPU.
         json: Print rows for machines instead of tables.
         brief: Print the answer in words alone; `tombola compare` and `tombola report` have the tables.
     """

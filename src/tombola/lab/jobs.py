@@ -278,8 +278,8 @@ class Ray:
         with needs("ray", "--on ray"):
             ray: Any = import_module("ray")
         self.ray = ray
-        alone = not (address or "RAY_ADDRESS" in os.environ)
-        own = {"num_cpus": room * threads} if alone and room else {}
+        address = address or ("" if "RAY_ADDRESS" in os.environ else "local")
+        own = {"num_cpus": room * threads} if address == "local" and room else {}
         ray.init(address or None, log_to_driver=False, logging_level="ERROR", **own)
         self.room = room or max(1, int(ray.cluster_resources().get("CPU", 1)) // threads)
         # Tasks that are lost are begun again by `at_once`, which says so.

@@ -35,7 +35,7 @@ from tombola.training.checks import check_fit, check_kinds, check_references
 from tombola.training.head import Head, find_head
 from tombola.training.loop import TrainLoop
 from tombola.training.model import FunctionalModel, Params, one_device
-from tombola.training.parallel import batched
+from tombola.training.parallel import BATCHES, batched
 from tombola.training.trainer import Problem
 
 # What a search or a training reads: the subsets in two data orders, shuffled subsets, or everything at once.
@@ -67,7 +67,7 @@ class Setup:
         check_kinds(self.backbone, self.objective, self.data, self.partition, self.seed)
         module, s = self.backbone, self.settings
         one_device(module)
-        if self.cache.parallel == "batched":
+        if self.cache.parallel in BATCHES:
             batched.check(self.objective)
         check_fit(copied(module).eval(), self.data, self.partition, self.objective.read)
         self.head = self._head()

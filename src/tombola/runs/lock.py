@@ -82,11 +82,14 @@ def begun_on(path: Path, device: str) -> str:
 def began_over(path: Path, parallel: Parallel) -> list[str]:
     """What is no longer byte-equal in a run that goes on over another number of ranks, in words."""
     began, here = read_environment(path).get("ranks", 1), (world() or (0, 1))[1]
-    if parallel != "joint_ranks" or began == here:
+    if parallel not in ("joint_ranks", "batched_ranks") or began == here:
         return []
+    kept, rounded = "masks and finished stages", "weights, losses and scores of joint training"
+    if parallel == "batched_ranks":
+        kept, rounded = "finished stages", "what searches find"
     return [
-        f"began on {began} ranks and goes on with {here}: masks and finished stages keep their bytes; "
-        "weights, losses and scores of joint training that is still to come agree up to rounding"
+        f"began on {began} ranks and goes on with {here}: {kept} keep their bytes; {rounded} that is still "
+        "to come agree up to rounding"
     ]
 
 

@@ -148,7 +148,7 @@ def _number(value: object) -> float | None:
 
 def check_loop(loop: object, config: TrainConfig, parallel: str) -> None:
     """Raise `UsageError` unless a loop can be called as it will be, ticket by ticket, at a constant rate."""
-    if parallel == "batched":
+    if parallel in ("batched", "batched_ranks"):
         raise UsageError(BATCHED)
     try:
         inspect.signature(loop).bind(None, None, None, "ticket")  # type: ignore[arg-type]

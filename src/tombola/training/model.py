@@ -44,6 +44,10 @@ class Params:
             {name: b.clone() for name, b in self.buffers.items()},
         )
 
+    def to(self, device: torch.device) -> Params:
+        """The same on a device; itself where it is there."""
+        return self if self.weights_N.device == device else Params.from_tensors(self.tensors(), device)
+
     def masked(self, mask_N: Tensor) -> Params:
         """``m ⊙ θ``: a copy whose weights outside the mask are exactly zero."""
         theta = self.clone()

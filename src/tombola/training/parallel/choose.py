@@ -7,6 +7,7 @@
 ``ranks``    shared out over the processes of a process group (`tombola.training.parallel.shared`), to the
              bits of ``no`` with as many threads as each of them has: one under torchrun.
 ``joint_ranks``  the same, and joint training over them too (`tombola.training.parallel.gradients`).
+``batched_ranks``  shared out, and what a rank has of a round is one batch: for a process on each accelerator.
 ``auto``     ``ranks`` inside a process group; else ``workers`` on several cores, else ``no``; never
              ``batched``. What the time of a step is guessed from is its size, and what a sample takes to be
              read where samples are not in memory.
@@ -38,8 +39,9 @@ from tombola.training.parallel.workers import Workers
 if TYPE_CHECKING:
     from tombola.training.ticket import TicketJob, TicketResult, TicketTrainer
 
-Parallel = Literal["auto", "no", "workers", "batched", "ranks", "joint_ranks"]
-OVER_RANKS = ("ranks", "joint_ranks")
+Parallel = Literal["auto", "no", "workers", "batched", "ranks", "joint_ranks", "batched_ranks"]
+OVER_RANKS = ("ranks", "joint_ranks", "batched_ranks")
+BATCHES = ("batched", "batched_ranks")  # the trainings of a round go through the network together
 
 # Measured on two cores of a Xeon at 2.5 GHz, in processor time: a fork takes 30 to 70 ms, and its first steps
 # about 0.3 s more than later ones (memory is copied when it is written to, kernels are made anew).
@@ -146,18 +148,16 @@ def mapper(map_tickets: MapTickets, train_ticket: TicketTrainer, K: int, steps: 
         return map_tickets(train_ticket)
     # Over ranks only where the whole program is (`tombola.runs.cache.opened`), which has settled it.
     kind = settled(map_tickets, over_ranks=False) if map_tickets == "auto" else map_tickets
+    if kind in BATCHES and train_ticket.train_loop is not None:
+        raise UsageError(BATCHED)
     if kind in OVER_RANKS and world() is not None:
         from tombola.training.parallel.shared import SharedOut  # most programs have one process
 
-        return SharedOut(train_ticket)
-    if kind in OVER_RANKS:
-        return InTurn(train_ticket)
-    if K < 2 or kind == "no":
-        return InTurn(train_ticket)
-    if kind == "batched":
-        if train_ticket.train_loop is not None:
-            raise UsageError(BATCHED)
+        return SharedOut(train_ticket, batched=kind in BATCHES)
+    if kind in BATCHES and K > 1:
         return Batched(train_ticket)
+    if K < 2 or kind != "workers":
+        return InTurn(train_ticket)
     if cores() < 2 or hindrance() or least_seconds(train_ticket, steps) < WORTH:
         return InTurn(train_ticket, threads=1)
     count = min(cores(), K)

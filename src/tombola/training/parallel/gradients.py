@@ -71,7 +71,7 @@ class RankGradients(Gradients):
         ranks: of `tombola._utils.ranks.ranks`.
 
     Raises:
-        UsageError: a part of the batch would have less than two samples, or the network is not on the CPU.
+        UsageError: a part of the batch would have less than two samples.
     """
 
     def __init__(self, problem: Problem, ranks: Ranks) -> None:
@@ -82,8 +82,6 @@ class RankGradients(Gradients):
                 f"train.batch_size={problem.config.batch_size} over {ranks.size} ranks leaves a rank less "
                 "than two samples: take a larger batch, fewer ranks, or parallel=ranks"
             )
-        if problem.f.device.type != "cpu":
-            raise UsageError("ranks compute on the CPU: leave the device out, or take parallel=no")
 
     def own(self, group: Sequence[int]) -> Sequence[int]:
         """The one ticket of the step, of which all have a part, or every N-th."""
@@ -106,8 +104,9 @@ class RankGradients(Gradients):
 
     def join(self, theta: Params, group: Sequence[int]) -> None:
         """``Σ_ranks ∇``; a leaf that no rank has a gradient for gets none."""
-        leaves = [theta.weights_N, theta.shared_R, *(theta.private[k] for k in group)]
-        given = torch.tensor([float(leaf.grad is not None) for leaf in leaves])
+        every = theta.weights_N, theta.shared_R, *(theta.private[k] for k in group)
+        leaves = [leaf for leaf in every if leaf.numel()]  # what is empty lies anywhere
+        given = torch.tensor([float(leaf.grad is not None) for leaf in leaves], device=leaves[0].device)
         parts = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
         vector = torch.cat([*parts, given])
         self.ranks.sum(vector, lambda rank: self._place(rank, group))
@@ -125,6 +124,7 @@ class RankGradients(Gradients):
         """Losses are summed, buffers are those of rank 0; weights have to agree already."""
         self.ranks.sum(losses_K)
         if theta.buffers:
-            theta.buffers.update(self.ranks.tell(theta.buffers))
+            told = self.ranks.tell(theta.buffers)
+            theta.buffers.update({name: b.to(self.problem.f.device) for name, b in told.items()})
         trained = {name: t for name, t in theta.tensors().items() if not name.startswith("buffers.")}
         self.ranks.agree("the weights of joint training", digest(trained))

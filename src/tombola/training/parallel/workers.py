@@ -157,18 +157,18 @@ def _serve(
             os.sched_setaffinity(0, {core})
     with suppress(EOFError, OSError):  # the parent is gone
         while True:
-            pipe.send_bytes(answered(train_ticket, pickle.loads(pipe.recv_bytes())))
+            pipe.send_bytes(pickle.dumps(answered(train_ticket, pickle.loads(pipe.recv_bytes()))))
 
 
-def answered(train_ticket: TicketTrainer, job: TicketJob) -> bytes:
-    """The `Answer` to a job, pickled; an error comes out as the same one, with the worker's traceback."""
+def answered(train_ticket: TicketTrainer, job: TicketJob) -> Answer:
+    """The answer to a job; an error comes out as the same one, with the worker's traceback."""
     problem = train_ticket.problem
     before = problem.samples_seen
     try:
-        return pickle.dumps(Answer(train_ticket(job), problem.samples_seen - before))
+        return Answer(train_ticket(job), problem.samples_seen - before)
     except Exception as error:
         error.add_note("in a worker process:\n" + traceback.format_exc())
-        return pickle.dumps(Answer(None, error=sendable(error)))
+        return Answer(None, error=sendable(error))
 
 
 def sendable(error: Exception) -> Exception:
