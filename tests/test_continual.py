@@ -164,3 +164,16 @@ def test_the_command_goes_on_where_it_was(tmp_path, capsys):
     code, _, err = call(capsys, *command[:3], "nobody")
     assert "nobody" in err
     assert "grow" in err
+
+
+def test_a_rival_that_fails_loses_nothing_of_the_others(tmp_path, capsys):
+    few = ("--set", "T=1", "steps=1", "schedule=one_shot", "--out", tmp_path, "--json")
+    command = ("continual", "tenants", "--sparsity", "0.9995", "--rival")
+    code, out, err = call(capsys, *command, "packnet", "finetune", *few)
+    assert code == 1
+    assert "seed 0: packnet at 99.95% failed: " in err.replace("\n", " ")
+    assert err.rstrip().endswith("some rivals failed, see above")
+    assert {row["method"] for row in json.loads(out)} == {"finetune"}
+    code, out, err = call(capsys, *command, "packnet", *few)
+    assert (code, out) == (1, "")
+    assert err.rstrip().endswith("no rival could be carried out")

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from tombola._utils.errors import (
-    MaskError,
-    MissingExtra,
-    PruningError,
-    RunError,
-    UsageError,
-    install,
-    unknown,
-)
+from tombola._utils.errors import MissingExtra, RunError, UsageError, install
 from tombola._utils.renamed import renewed_changes
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import say_aside, show_rows
 from tombola.lab.adaptation.evaluate import carried_out, rows, summary, tables
 from tombola.lab.adaptation.figure import figure
 from tombola.lab.adaptation.rivals import NEED_PEFT, RIVALS
-from tombola.lab.continual.kept import arrivals_of, kept_or_made, title_of
+from tombola.lab.continual.kept import Job, arrivals_of, found_by, tasks_of, title_of
 from tombola.lab.report.page import Place, put_figure
-from tombola.lab.report.tables import share
 
 PLACE = Place(
     "<!-- tables: made by `tombola adapt` -->",
@@ -70,38 +62,31 @@ def adapt(
         A Markdown page to put the tables into, with a JSON twin and a figure beside it.
     """
     once("--seed", seed)
-    once("--rival", rival)
-    for wanted in rival:
-        if wanted not in RIVALS:
-            raise UsageError(unknown("rival", wanted, RIVALS))
+    once("--rival", rival, RIVALS)
     order = options.order(name, (), renewed_changes(set))
-    if order.experiment.objective.context_is_answer:
-        raise UsageError(f"the contexts of {name} are its answers: they are no tasks of their own")
-    data, *others = order.load().values()
-    if others:
-        raise UsageError(f"{name} has a network for each of its items: there are no tasks that share one")
+    data = tasks_of(order, "they are no tasks of their own")
     if len(order.settings.sparsity) > 1:
         raise UsageError("adapt compares at one sparsity of the change: give --sparsity 0.9")
     chosen = _possible(rival)
     folder = out / f"{name.replace(':', '.')}-{order.preset}" / "adapt"
-    found, failed = [], False
-    for one in seed:
-        arrivals = arrivals_of(order, data, one, order.settings.sparsity[0], in_order=True)
-        for wanted in chosen:
-            of = RIVALS[wanted]
-            file = folder / f"seed{one}" / f"{wanted}-{of.settings(arrivals.settings).sparsity[0]}.json"
-            make = partial(carried_out, wanted, arrivals, out / "fine_tunes")
-            also = {"rate": of.rate, "changes": dict(of.changes)}
-            try:
-                result = kept_or_made(file, wanted, of, arrivals, make, say_aside, also)
-            except (MaskError, PruningError) as error:  # others may still be found
-                say_aside(f"seed {one}: {wanted} failed: {error}")
-                failed = True
-                continue
-            say_aside(f"seed {one}: {wanted}: {share(summary(result)[result['metric']])}")
-            found.append(result)
-    if not found:
-        raise RunError("no rival could be carried out")
+
+    def jobs() -> Iterator[Job]:
+        for one in seed:
+            arrivals = arrivals_of(order, data, one, order.settings.sparsity[0], in_order=True)
+            for wanted in chosen:
+                of = RIVALS[wanted]
+                sparsity = of.settings(arrivals.settings).sparsity[0]
+                yield Job(
+                    name=wanted,
+                    label=wanted,
+                    rival=of,
+                    arrivals=arrivals,
+                    path=folder / f"seed{one}" / f"{wanted}-{sparsity}.json",
+                    make=partial(carried_out, wanted, arrivals, out / "fine_tunes"),
+                    also={"rate": of.rate, "changes": dict(of.changes)},
+                )
+
+    found, failed = found_by(jobs(), summary, say_aside)
     made = rows(found, *title_of(order))
     show_rows(made, lambda rows: tables(rows)[: 1 if options.brief else None], options.json, write, PLACE)
     if write is not None:  # of all rows that the page has now

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 
-from tombola._utils.errors import UsageError, unknown
+from tombola._utils.errors import RunError, UsageError
 from tombola._utils.renamed import renewed_changes
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import err_console, say_aside, show_rows
 from tombola.lab.continual.evaluate import carried_out, rows, summary, tables
-from tombola.lab.continual.kept import arrivals_of, kept_or_made, title_of
+from tombola.lab.continual.kept import Job, arrivals_of, found_by, tasks_of, title_of
 from tombola.lab.continual.rivals import APART, RIVALS
 from tombola.lab.report.page import Place
-from tombola.lab.report.tables import share
 
 PLACE = Place(
     "<!-- tables: made by `tombola continual` -->",
@@ -58,30 +59,28 @@ def continual(
         A Markdown page to put the tables into, with a JSON twin beside it.
     """
     once("--seed", seed)
-    once("--rival", rival)
-    for wanted in rival:
-        if wanted not in RIVALS:
-            raise UsageError(unknown("rival", wanted, RIVALS))
+    once("--rival", rival, RIVALS)
     order = options.order(name, (), renewed_changes(set))
-    if order.experiment.objective.context_is_answer:
-        raise UsageError(f"the contexts of {name} are its answers: they cannot arrive one by one")
-    data, *others = order.load().values()
-    if others:
-        raise UsageError(f"{name} has a network for each of its items: there are no tasks that share one")
+    data = tasks_of(order, "they cannot arrive one by one")
     folder = out / f"{name.replace(':', '.')}-{order.preset}" / "continual"
-    found = []
-    for one in seed:
-        for sparsity in order.settings.sparsity:
+
+    def jobs() -> Iterator[Job]:
+        for one, sparsity in product(seed, order.settings.sparsity):
             arrivals = arrivals_of(order, data, one, sparsity)
             for wanted in _fitting(rival, len(arrivals.order), sparsity):
-                path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
-                make = partial(carried_out, wanted, arrivals)
-                result = kept_or_made(path, wanted, RIVALS[wanted], arrivals, make, say_aside)
-                quality = share(summary(result)[result["metric"]])
-                say_aside(f"seed {one}: {wanted} at {sparsity:.0%}: {quality}")
-                found.append(result)
-    made = rows(found, *title_of(order))
-    show_rows(made, tables, options.json, write, PLACE)
+                yield Job(
+                    name=wanted,
+                    label=f"{wanted} at {100 * sparsity:.4g}%",
+                    rival=RIVALS[wanted],
+                    arrivals=arrivals,
+                    path=folder / f"seed{one}" / f"{wanted}-{sparsity}.json",
+                    make=partial(carried_out, wanted, arrivals),
+                )
+
+    found, failed = found_by(jobs(), summary, say_aside)
+    show_rows(rows(found, *title_of(order)), tables, options.json, write, PLACE)
+    if failed:
+        raise RunError("some rivals failed, see above")
 
 
 def _fitting(wanted: Words, K: int, sparsity: float) -> list[str]:

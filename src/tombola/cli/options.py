@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +11,7 @@ from typing import Annotated
 import torch
 from cyclopts import Parameter
 
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import UsageError, unknown
 from tombola.cli.terminal import err_console
 from tombola.lab.experiments import Experiment
 from tombola.lab.launch import Order
@@ -117,8 +117,11 @@ def use_threads(count: int | None) -> None:
         torch.set_num_threads(count)
 
 
-def once(option: str, values: Sequence[object]) -> None:
-    """Raise `UsageError` where a value is given twice."""
+def once(option: str, values: Sequence[object], known: Collection[str] | None = None) -> None:
+    """Raise `UsageError` where a value is given twice, or is none of those that are known."""
+    strange = [] if known is None else [value for value in values if value not in known]
+    if strange and known is not None:
+        raise UsageError(unknown(option.strip("-"), strange[0], known))
     if len(set(values)) < len(values):
         raise UsageError(f"{option}: each value is needed once: got {' '.join(map(str, values))}")
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from tombola._utils.device import parse
-from tombola._utils.errors import RunError, UsageError
+from tombola._utils.errors import MaskError, PruningError, RunError, UsageError
 from tombola._utils.io import write_bytes
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
 from tombola.lab.continual.evaluate import order_of
 from tombola.lab.continual.rivals import Arrivals
 from tombola.lab.launch import Order
+from tombola.lab.report.tables import share
 from tombola.lab.results import names_of
 from tombola.settings import Settings
 
@@ -50,24 +51,76 @@ def title_of(order: Order) -> tuple[str, str]:
     return names_of(Path(), {**config, "source": order.source, "tune": order.tune})
 
 
-def kept_or_made(
-    path: Path,
-    name: str,
-    rival: Described,
-    arrivals: Arrivals,
-    make: Callable[[], dict[str, Any]],
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A rival to be carried out on the arrivals of a seed, and where what it finds is kept.
+
+    Attributes:
+        label: how its line begins, beside the seed.
+        also: what else the result is made of, beside settings and data.
+    """
+
+    name: str
+    label: str
+    rival: Described
+    arrivals: Arrivals
+    path: Path
+    make: Callable[[], dict[str, Any]]
+    also: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tasks_of(order: Order, why: str) -> Data:
+    """The data of an experiment whose contexts can be tasks; ``why`` they cannot where they are answers.
+
+    Raises:
+        UsageError: contexts are answers, or there is a network for each item.
+    """
+    name = order.experiment.name
+    if order.experiment.objective.context_is_answer:
+        raise UsageError(f"the contexts of {name} are its answers: {why}")
+    data, *others = order.load().values()
+    if others:
+        raise UsageError(f"{name} has a network for each of its items: there are no tasks that share one")
+    return data
+
+
+def found_by(
+    jobs: Iterable[Job],
+    summary: Callable[[dict[str, Any]], Mapping[str, float]],
     say: Callable[[str], object],
-    also: Mapping[str, Any] | None = None,
-) -> dict[str, Any]:
-    """A result that was found before, or is found now and kept; ``also`` is what else it was made of.
+) -> tuple[list[dict[str, Any]], bool]:
+    """What all rivals find, and whether some failed: those lose nothing of the others.
+
+    Raises:
+        RunError: none could be carried out; or as `kept_or_made`.
+    """
+    found, failed = [], False
+    for job in jobs:
+        words = f"seed {job.arrivals.seed}: {job.label}"
+        try:
+            result = kept_or_made(job, say)
+        except (MaskError, PruningError) as error:
+            say(f"{words} failed: {error}")
+            failed = True
+            continue
+        say(f"{words}: {share(summary(result)[result['metric']])}")
+        found.append(result)
+    if not found:
+        raise RunError("no rival could be carried out")
+    return found, failed
+
+
+def kept_or_made(job: Job, say: Callable[[str], object]) -> dict[str, Any]:
+    """A result that was found before, or is found now and kept.
 
     Raises:
         RunError: the file is damaged, or is of other settings or data.
     """
-    made_of = {"settings": arrivals.settings.plain(), **arrivals.pipeline.origin, **(also or {})}
+    path, rival, of = job.path, job.rival, job.arrivals
+    made_of = {"settings": of.settings.plain(), **of.pipeline.origin, **job.also}
     if not path.exists():
-        say(f"{name}: {rival.summary}{rival.source and f' ({rival.source})'}")
-        result = {**make(), "made_of": made_of}
+        say(f"{job.name}: {rival.summary}{rival.source and f' ({rival.source})'}")
+        result = {**job.make(), "made_of": made_of}
         write_bytes(path, (json.dumps(result, indent=1) + "\n").encode())
         return result
     try:
