@@ -36,10 +36,9 @@ from tombola.objectives.classification import allowed
 from tombola.tickets import files, fitted, inputs, probe
 from tombola.tickets.cache import WeightCache
 from tombola.tickets.grouping import asked, grouped, inputs_named
-from tombola.tickets.hugging_face import Introspected
+from tombola.tickets.hugging_face import Introspected, Shared
 from tombola.tickets.membership import Members
 from tombola.tickets.passes import SHARDED, Passes
-from tombola.tickets.sharing import Shared
 from tombola.training.model import check_network, check_private, check_scope, parameter_of
 
 if TYPE_CHECKING:
