@@ -23,13 +23,13 @@ from torch.func import functional_call
 from tombola._utils import batch, io
 from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
-from tombola._utils.errors import MaskError, TicketFileError, TombolaError, UnknownTicket
-from tombola._utils.replica import Replica, copied
-from tombola._utils.sharded import check_whole, in_shards, whole, whole_module
+from tombola._utils.errors import MaskError, TicketFileError, TombolaError
+from tombola._utils.replica import Replica
+from tombola._utils.sharded import in_shards
 from tombola._utils.torch_state import uncompiled, under_compiler
 from tombola.data.values import batch_of
 from tombola.masks import reference
-from tombola.masks.apply import masked_parts, masked_weights, plain
+from tombola.masks.apply import masked_weights
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.objectives.classification import allowed
@@ -38,7 +38,8 @@ from tombola.tickets.cache import WeightCache
 from tombola.tickets.grouping import asked, grouped, inputs_named
 from tombola.tickets.hugging_face import Introspected, Shared
 from tombola.tickets.membership import Members
-from tombola.tickets.passes import SHARDED, Passes
+from tombola.tickets.passes import Passes
+from tombola.tickets.tensors import Tensors
 from tombola.training.model import check_network, check_private, check_scope, parameter_of
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
 _in_use: ContextVar[tuple[tuple[int, str], ...]] = ContextVar("in_use", default=())
 
 
-class TicketModel(Introspected, fitted.Holder, Members, Shared):
+class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
     """A backbone, its masks, and the private state of each ticket.
 
     Args:
@@ -73,9 +74,6 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
     >>> tickets(torch.rand(2, 4), ticket=["dog", "cat"]).shape
     torch.Size([2, 2])
     """
-
-    bits_KN: Tensor
-    statistics_KS: Tensor
 
     def __init__(
         self,
@@ -292,39 +290,6 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
         weights_N, mask_N, own = state
         return self._run(masked_weights(self.scope, weights_N, mask_N) | own, x)
 
-    @uncompiled()
-    @torch.no_grad()
-    def weights(self, ticket: str) -> dict[str, Tensor]:
-        """Weights of the network by name: ``m_k ⊙ θ`` and private tensors, to be read (`WeightCache`)."""
-        k, sources = self.index(ticket), self.sources
-        if self.cache is None or not plain(sources):
-            return self.made(k)
-        return self.cache.get(ticket, sources, lambda: self.made(k)).named
-
-    @property
-    def sources(self) -> list[Tensor]:
-        """All tensors that tickets are made of: the weights in scope, then masks and private tensors."""
-        parts = [parameter_of(self.backbone, name) for name in self.scope.names]
-        return [*parts, self.bits_KN, self.private_KP, self.statistics_KS]
-
-    def made(self, k: int) -> dict[str, Tensor]:
-        """A new product ``m_k ⊙ θ``, by name, and views of the private tensors of ticket k."""
-        *parts, _, _, _ = self.sources
-        check_whole(dict(zip(self.scope.names, parts, strict=True)), SHARDED)
-        product_N = torch.empty(self.scope.size, dtype=parts[0].dtype, device=parts[0].device)
-        masked_parts(self.scope, parts, self.masks_KN[k], product_N)
-        return self.scope.unflatten(product_N) | self._own(k)
-
-    @uncompiled()
-    def state(self, ticket: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """A ticket as tensors: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
-        k, weights = self.index(ticket), {n: parameter_of(self.backbone, n) for n in self.scope.names}
-        check_whole(weights, SHARDED)
-        return self.scope.flatten(weights), self.masks_KN[k], self._own(k)
-
-    def _own(self, k: int) -> dict[str, Tensor]:
-        return self.private.unflatten(self.private_KP[k]) | self.statistics.unflatten(self.statistics_KS[k])
-
     @uncompiled(recursive=False)
     def _grouped(self, x: Batch, names: Sequence[str]) -> Any:
         return grouped(x, names, self.names, self._answer, self._axes)
@@ -333,48 +298,11 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
     def _axes(self, x: Batch) -> list[int | None]:
         return self.passes.axes(self, x)
 
-    def index(self, ticket: str) -> int:
-        """Row of a ticket; raises `UnknownTicket`."""
-        if ticket not in self.names:
-            raise UnknownTicket(ticket, self.names)
-        return self.names.index(ticket)
-
     @property
     def facts(self) -> dict[str, Any]:
         """An older name of ``metadata``."""
         _renamed()
         return self.metadata
-
-    @property
-    def masks_KN(self) -> Tensor:
-        """The masks, boolean ``[K, N]``, in the memory of the buffer."""
-        return self.bits_KN.view(torch.bool)
-
-    @property
-    def masks(self) -> MaskSet:
-        """The masks of all tickets, on the CPU."""
-        return MaskSet.stacked(self.scope, self.names, self.masks_KN.cpu())
-
-    def private_state(self, ticket: str) -> dict[str, Tensor]:
-        """Tensors of this ticket alone, by the names of the backbone."""
-        dtypes = {name: b.dtype for name, b in self.backbone.named_buffers()}  # counts are kept as floats
-        own = self._own(self.index(ticket))
-        return {name: tensor.detach().to(dtypes.get(name, tensor.dtype)) for name, tensor in own.items()}
-
-    @torch.no_grad()
-    def bake(self, ticket: str) -> nn.Module:
-        """A plain copy of the backbone with zeros outside the mask and the private state in place.
-
-        Of a model that is sharded all processes ask for it together.
-
-        Where the network has a reference (`tombola.masks.reference`), its weights are outside the mask.
-        """
-        if in_shards(self):
-            return self.gathered().bake(ticket)
-        module = copied(self.backbone)
-        weights_N, mask_N, own = self.state(ticket)
-        module.load_state_dict(self.scope.unflatten(weights_N * mask_N) | own, strict=False)
-        return reference.plain(module)
 
     def __len__(self) -> int:
         """The number of tickets."""
@@ -426,20 +354,6 @@ class TicketModel(Introspected, fitted.Holder, Members, Shared):
             contents = self.gathered().contents(coding)
             return io.write(path, *contents) if dist.get_rank() == 0 else len(io.to_content(*contents))
         return io.write(path, *self.contents(coding))
-
-    def gathered(self) -> TicketModel:
-        """Tickets with whole weights, where these are sharded; all processes call this together."""
-        if in_shards(self):
-            self.reshard()  # type: ignore[operator]  # a pass without gradients leaves whole ones
-        network = whole_module(self.backbone)
-        tensors = dict(network.named_parameters()) | dict(network.named_buffers())
-        own = {n: tensors[n] for n in (*self.private.names, *self.statistics.names)}
-        made = TicketModel(network, self.masks, dict.fromkeys(self.names, own), self.metadata)
-        made.private_KP.data.copy_(whole(self.private_KP))
-        made.statistics_KS.copy_(self.statistics_KS)
-        for part in fitted.PARTS:
-            setattr(made, part, getattr(self, part))
-        return made.train(self.training)
 
     def contents(self, coding: str = "auto") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and header of the ticket file."""
