@@ -221,6 +221,22 @@ def test_one_vs_rest_asks_all_and_every_shows_what_each_said(tmp_path):
     assert two.status_code == 422
 
 
+def test_outputs_that_are_no_numbers_are_null(tmp_path):
+    tickets = made()
+    with torch.no_grad():
+        tickets.backbone[2].bias[:2] = torch.tensor([torch.nan, torch.inf])
+    tickets.save(tmp_path / "a.tickets", like=torch.rand(2, 64))
+    app = create_app(Registry({"a": tmp_path / "a.tickets"}, read))
+    said = ask(app, json={"inputs": [0.5] * 64, "ticket": "ticket1"})
+    assert [value is None for value in said.json()["answers"][0]["answer"]] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
+
+
 def test_a_hash_is_of_what_a_ticket_answers_with():
     before = identities(made())
     assert identities(made(names=[f"other{k}" for k in range(K)])).keys() != before.keys()
