@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -218,6 +219,22 @@ def test_one_vs_rest_asks_all_and_every_shows_what_each_said(tmp_path):
     assert [row["answer"] for row in said["every"]] == [tickets.predict(x, n).answers[0] for n in "abcde"]
     two = ask(app, json={"inputs": x.repeat(2, 1).tolist(), "every": True})
     assert two.status_code == 422
+
+
+def test_outputs_that_are_no_numbers_are_null(tmp_path):
+    tickets = made()
+    with torch.no_grad():
+        tickets.backbone[2].bias[:2] = torch.tensor([torch.nan, torch.inf])
+    tickets.save(tmp_path / "a.tickets", like=torch.rand(2, 64))
+    app = create_app(Registry({"a": tmp_path / "a.tickets"}, read))
+    said = ask(app, json={"inputs": [0.5] * 64, "ticket": "ticket1"})
+    assert [value is None for value in said.json()["answers"][0]["answer"]] == [
+        True,
+        True,
+        False,
+        False,
+        False,
+    ]
 
 
 def test_a_hash_is_of_what_a_ticket_answers_with():
@@ -603,6 +620,24 @@ def test_probes_lists_and_the_description(files):
     assert [ask(app, path, "GET").status_code for path in ("/readyz", "/livez")] == [503, 200]
 
 
+def test_the_docs_list_all_routes_metrics_and_limits(files):
+    page = (ROOT / "docs" / "serving.md").read_text()
+    app = create_app(served(files), token="secret")
+    for path, methods in ask(app, "/openapi.json", "GET").json()["paths"].items():
+        assert re.sub(r"\{(\w+)\}", lambda name: name[1].upper(), path) in page
+        assert all(method.upper() in page for method in methods)
+    ask(app, json={"inputs": [0.5] * 64, "ticket": "ticket1"})
+    text = ask(app, "/metrics", "GET").text
+    for name in re.findall(r"^# HELP (tombola_\w+)", text, re.MULTILINE):
+        assert f"`{name}`" in page or name.endswith(("_created", "_drift"))
+    limits = Limits()
+    said = {name: float(value) for name, value in re.findall(r"^\| `--(\w+) ([\d.]+)`", page, re.MULTILINE)}
+    assert said == {
+        "body": limits.body / 1e6,
+        **{n: getattr(limits, n) for n in ("samples", "seconds", "requests")},
+    }
+
+
 # -- the command -------------------------------------------------------------------------------------------
 
 
@@ -619,12 +654,21 @@ def test_a_careless_user_is_told_before_anything_is_loaded(files, capsys, tmp_pa
             ([file, "--allow", str(tmp_path / "none")], "there is no such folder"),
             ([file, "--token-file", str(tmp_path / "none")], "cannot be read"),
             ([file, "--samples", "0"], "--samples must be above 0"),
+            ([file, "--audit", str(tmp_path), "--port", "0"], "cannot be written"),
             ([str(tmp_path / "none.tickets"), "--port", "0"], "there is no file"),
         ):
             with pytest.raises(SystemExit) as left:
                 main(["serve", *arguments])
             assert left.value.code in (1, 2)
             assert words in capsys.readouterr().err, arguments
+
+
+def test_without_the_extra_its_name_is_said(files, capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "tombola.serve.app")
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with pytest.raises(SystemExit):
+        main(["serve", str(files.folder / "a.tickets")])
+    assert "tombola serve: fastapi is needed; pip install -e '.[serve]'" in capsys.readouterr().err
 
 
 @contextlib.contextmanager

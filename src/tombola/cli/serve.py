@@ -112,12 +112,13 @@ def serve(
         taken = taken_by(path, metadata, prepared, tokenizer and absolute(tokenizer))
         return load(path, network(path, metadata, backbone)), taken
 
-    registry = Registry(_named(files), read, allow, round(cache * MEGA), prepared)
+    named = _named(files)
     with _lines(audit) as lines:
+        registry = Registry(named, read, allow, round(cache * MEGA), prepared)
         app = create_app(registry, limits, token, lambda line: print(line, file=lines, flush=True))
         count = sum(len(entry.hashes) for entry in registry.state.files.values())
         words = (
-            f"{count} tickets of {len(files)} file{'s' * (len(files) > 1)} at {where} (a page to try them)"
+            f"{count} tickets of {len(named)} file{'s' * (len(named) > 1)} at {where} (a page to try them)"
         )
         err_console.print(f"{words}; requests: {where}/openapi.json", highlight=False, soft_wrap=True)
         _run(app, listening, limits.seconds)

@@ -118,8 +118,8 @@ class Passes:
         """Outputs of ticket k."""
         if torch.is_grad_enabled() or not plain([tickets.bits_KN]):
             return self._once(tickets, k, x)
-        if tickets.cache is not None:
-            return self._cached(tickets, k, x, tickets.cache)
+        if (cache := tickets.cache) is not None:  # once: another thread may set another one
+            return self._cached(tickets, k, x, cache)
         workspace = self.ready(tickets, k)
         outputs = call(workspace.replica.module, x)
         self.done(tickets, k, workspace)
