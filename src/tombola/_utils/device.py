@@ -38,7 +38,7 @@ def parse(name: str) -> torch.device:
         return device
     if here is None or device.type != here.type or (device.index or 0) >= torch.accelerator.device_count():
         raise UsageError(f"there is no device {name!r}: this machine has {known}")
-    if device.index is None and (rank := os.environ.get("LOCAL_RANK", "")).isdecimal():
+    if ":" not in name and (rank := os.environ.get("LOCAL_RANK", "")).isdecimal():
         return torch.device(device.type, int(rank) % torch.accelerator.device_count())
     return device
 
