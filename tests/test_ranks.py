@@ -1,6 +1,7 @@
 """Several processes of one job: the same search to the bit, joint training as by one process, one writer."""
 
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -193,28 +194,26 @@ def same(one, other):
     return pickle.dumps(one) == pickle.dumps(other)
 
 
-@pytest.mark.parametrize("config", RECIPES, ids=["momentum", "adam"])
-@pytest.mark.parametrize("form", ["sequential", "simultaneous"])
+CASES = [
+    *itertools.product(RECIPES, ({"form": "sequential"}, {"form": "simultaneous"})),
+    (RECIPES[0], {"tickets": [1], "form": "simultaneous"}),  # a ticket alone
+    (RECIPES[1], {"shares": "size"}),
+]
+
+
 @pytest.mark.parametrize("size", [2, 3])
-def test_joint_training_over_ranks_is_that_of_one_process(
-    make_problem, random_masks, over, config, form, size
-):
-    problem = make_problem(perceptron(), Classification(), config, private=["3.bias"])
-    masks = random_masks(problem.f.scope, density=0.4)
-    found = over(lambda _: on_ranks(problem, masks, form=form), size)
+def test_joint_training_over_ranks_is_that_of_one_process(make_problem, random_masks, over, size):
+    private = {"private": ["3.bias"]}
+    problems = [make_problem(perceptron(), Classification(), config, **private) for config, _ in CASES]
+    masks = random_masks(problems[0].f.scope, density=0.4)
+    cases = [(problem, options) for problem, (_, options) in zip(problems, CASES, strict=True)]
+    found = over(lambda _: [on_ranks(problem, masks, **options) for problem, options in cases], size)
     assert all(same(one, found[0]) for one in found)
-    outside = ~masks.union()
-    kept = torch.tensor(found[0][0]["weights"])[outside]
-    assert torch.equal(kept, problem.f.theta0().weights_N.detach()[outside])
-    close(found[0], trained(problem, masks, form=form))
-
-
-def test_a_ticket_alone_and_shares_by_size_go_over_ranks_too(make_problem, random_masks, over):
-    for options in ({"tickets": [1], "form": "simultaneous"}, {"shares": "size"}):
-        problem = make_problem(perceptron(), Classification())
-        masks = random_masks(problem.f.scope)
-        found = over(lambda _: on_ranks(problem, masks, **options))  # noqa: B023
-        close(found[1], trained(problem, masks, **options))
+    for (problem, options), ours in zip(cases, found[0], strict=True):
+        outside = ~masks.union()
+        kept = torch.tensor(ours[0]["weights"])[outside]
+        assert torch.equal(kept, problem.f.theta0().weights_N.detach()[outside])
+        close(ours, trained(problem, masks, **options))
 
 
 class Parts(Gradients):
@@ -286,38 +285,43 @@ def test_rank_0_writes_the_run_of_one_process(images, by_class, convnet, over, t
 
 
 @pytest.mark.parametrize(
-    ("parallel", "victim", "at"), [("ranks", 1, 5), ("joint_ranks", 0, 6), ("joint_ranks", 1, 3)]
+    ("parallel", "kills"), [("ranks", [(1, 5)]), ("joint_ranks", [(0, 6), (1, 3)])], ids=["ranks", "joint"]
 )
 def test_a_killed_rank_goes_on_to_the_same_bytes(
-    images, by_class, make_convnet, over, tmp_path, monkeypatch, parallel, victim, at
+    images, by_class, make_convnet, over, tmp_path, monkeypatch, parallel, kills
 ):
     args, options = (images, by_class, make_convnet()), {"steps": 6, "sparsity": 0.5}
     begin = Run.__init__  # every state is saved
     monkeypatch.setattr(Run, "__init__", lambda *args, **named: begin(*args, **{**named, "save_seconds": 0}))
-    over(lambda _: find(*args, tmp_path / "whole", parallel, **options))
+    if parallel == "ranks":  # it has the bytes of one process
+        find(*args, tmp_path / "whole", "no", **options)
+    else:
+        over(lambda _: find(*args, tmp_path / "whole", parallel, **options))
+    for victim, at in kills:
+        run = tmp_path / f"rank{victim}"
 
-    def killed(rank):
-        if rank == victim:
-            calls = iter(range(10**6))
-            told = ranks_module.Ranks._show
+        def killed(rank, victim=victim, at=at, run=run):
+            if rank == victim:
+                calls = iter(range(10**6))
+                told = ranks_module.Ranks._show
 
-            def show(self):
-                if next(calls) == at:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                told(self)
+                def show(self):
+                    if next(calls) == at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    told(self)
 
-            ranks_module.Ranks._show = show
-        return find(*args, tmp_path / "run", parallel, **options)
+                ranks_module.Ranks._show = show
+            return find(*args, run, parallel, **options)
 
-    monkeypatch.setenv(ranks_module.TIMEOUT, "3")
-    found = over(killed)
-    assert found[victim] is None
-    assert isinstance(found[1 - victim], RankLost)
-    assert "the same command goes on" in str(found[1 - victim])
-    monkeypatch.delenv(ranks_module.TIMEOUT)
-    size = 3 if parallel == "ranks" else 2  # any number has the bytes of a search that is shared out
-    over(lambda _: find(*args, tmp_path / "run", parallel, **options), size)
-    assert bytes_of(tmp_path / "run") == bytes_of(tmp_path / "whole")
+        monkeypatch.setenv(ranks_module.TIMEOUT, "3")
+        found = over(killed)
+        assert found[victim] is None
+        assert isinstance(found[1 - victim], RankLost)
+        assert "the same command goes on" in str(found[1 - victim])
+        monkeypatch.delenv(ranks_module.TIMEOUT)
+        size = 3 if parallel == "ranks" else 2  # any number has the bytes of a search that is shared out
+        over(lambda _, run=run: find(*args, run, parallel, **options), size)
+        assert bytes_of(run) == bytes_of(tmp_path / "whole")
 
 
 def test_another_number_of_ranks_is_said_where_bytes_change(images, by_class, convnet, over, tmp_path):
