@@ -98,12 +98,14 @@ def test_joint_training_is_that_of_one_process_and_gathered_where_it_is_saved(ov
         moments = [v for p in parameters for v in optimizer.state[p].values() if v.ndim]
         assert all(isinstance(t, DTensor) for t in [*parameters, *moments])
         size = tickets.save(tmp_path / "sharded.tickets")
+        tickets.save_pretrained(tmp_path / "shared")
         dist.barrier()
         return size, [t.full_tensor().tolist() for t in moments]
 
     (size, moments), other = over(work)
     assert size == other[0] == (tmp_path / "sharded.tickets").stat().st_size
-    theirs = tb.load(tmp_path / "sharded.tickets", made().backbone)
+    theirs = tb.TicketModel.from_pretrained(tmp_path / "shared", made().backbone)
+    assert theirs.masks == tb.load(tmp_path / "sharded.tickets", made().backbone).masks
     for name in NAMES:
         alike = {"rtol": 1e-5, "atol": 1e-6, "msg": name}
         torch.testing.assert_close(theirs.bake(name).state_dict(), whole.bake(name).state_dict(), **alike)

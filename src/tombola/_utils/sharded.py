@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from tombola._utils.errors import ScopeError
@@ -51,6 +52,11 @@ def in_shards(module: nn.Module) -> bool:
     """Whether it is a module of ``fully_shard``, also while whole parameters stand in it."""
     fsdp = sys.modules.get("torch.distributed.fsdp")
     return fsdp is not None and isinstance(module, getattr(fsdp, "FSDPModule", ()))
+
+
+def writes(module: nn.Module) -> bool:
+    """Whether this process writes the files of a module: the first one, where it is sharded."""
+    return not in_shards(module) or dist.get_rank() == 0
 
 
 def whole(tensor: Tensor) -> Tensor:

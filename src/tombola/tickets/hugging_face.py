@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from tombola._utils.sharded import writes
+
 if TYPE_CHECKING:
     from tombola.tickets.model import TicketModel
 
@@ -98,7 +100,9 @@ class Shared(nn.Module):
         from tombola.tickets.sharing import About, share
 
         tensors, header = self.contents()
-        return share(Path(folder), tensors, header, About(**{"name": str(folder), **about}), card)
+        if writes(self):
+            share(Path(folder), tensors, header, About(**{"name": str(folder), **about}), card)
+        return Path(folder)
 
     def push_to_hub(
         self: Tickets, repo: str, *, private: bool = False, token: str = "", card: str = "", **about: str
@@ -120,7 +124,7 @@ class Shared(nn.Module):
 
         with TemporaryDirectory() as place:
             folder = self.save_pretrained(place, card=card, **{"name": repo, **about})
-            return push(folder, repo, private, token)
+            return push(folder, repo, private, token) if writes(self) else repo
 
     @classmethod
     def from_pretrained(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -25,7 +24,7 @@ from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
 from tombola._utils.errors import MaskError, TicketFileError, TombolaError
 from tombola._utils.replica import Replica
-from tombola._utils.sharded import in_shards
+from tombola._utils.sharded import in_shards, writes
 from tombola._utils.torch_state import uncompiled, under_compiler
 from tombola.data.values import batch_of
 from tombola.masks import reference
@@ -350,13 +349,13 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
         """
         if like is not None:
             self.metadata["probe"] = probe.of(self, self._checked(like))
-        if in_shards(self):
-            contents = self.gathered().contents(coding)
-            return io.write(path, *contents) if dist.get_rank() == 0 else len(io.to_content(*contents))
-        return io.write(path, *self.contents(coding))
+        contents = self.contents(coding)
+        return io.write(path, *contents) if writes(self) else len(io.to_content(*contents))
 
     def contents(self, coding: str = "auto") -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and header of the ticket file."""
+        """Tensors and header of the ticket file; of a model that is sharded all processes ask together."""
+        if in_shards(self):
+            return self.gathered().contents(coding)
         private = {name: self.private_state(name) for name in self.names}
         parts, outputs = fitted.states(self), probe.recorded(self)
         known = {"pretrained": made} if (made := getattr(self, "pretrained_from", None)) else {}
