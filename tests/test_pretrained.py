@@ -1,10 +1,8 @@
 """Networks of ``transformers`` in one line, from folders that the test writes with random weights."""
 
 import os
-import subprocess
 import sys
 from importlib.util import find_spec
-from textwrap import dedent
 
 import pytest
 import torch
@@ -171,20 +169,6 @@ def test_a_missing_package_is_named_with_its_extra(tmp_path, monkeypatch):
             tb.errors.MissingExtra, match=rf"{package} is needed; pip install .*\[pretrained\]"
         ):
             tb.from_pretrained(model)
-
-
-def test_nothing_of_it_is_loaded_by_who_does_not_ask():
-    program = """
-        import sys, torch, tombola as tb
-        data = tb.Data.of(torch.rand(60, 4), torch.arange(60) % 2)
-        net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
-        partition = tb.partition.by_label(data, ["a", "b"])
-        tb.rtl(net, tb.objectives.OneVsRest(), data, partition, sparsity=0.5, T=1, steps=1, parallel="no")
-        names = ("training.pretrained", "_utils.hub", "data.text", "tickets.generation", "lab")
-        print([name for name in names if "tombola." + name in sys.modules], "transformers" in sys.modules)
-    """
-    done = subprocess.run([sys.executable, "-c", dedent(program)], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[] False"
 
 
 def test_bfloat16_stays_and_a_file_gives_back_every_bit(tmp_path):

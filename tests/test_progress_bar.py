@@ -1,7 +1,6 @@
 """The bar of calls from Python: where it is shown, that it only looks on, that it ends cleanly."""
 
 import io
-import subprocess
 import sys
 import types
 
@@ -129,9 +128,3 @@ def test_without_rich_there_is_none_and_an_error_where_it_is_wanted(monkeypatch)
         assert bar is None
     with pytest.raises(tb.errors.MissingExtra, match=r"a progress bar: rich is needed; .*\[lab\]"):
         progress_bar("x", True).__enter__()
-
-
-def test_rich_is_not_loaded_with_the_library():
-    code = "import sys, torch, tombola as tb; tb.rtl; print('rich.progress' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout == "False\n"

@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -353,26 +351,6 @@ def test_how_outputs_are_read_is_in_the_file_or_follows_from_the_objective_of_an
 ):
     tickets = TicketModel(convnet, random_masks(scope(convnet), tuple(names)), metadata=metadata)
     assert answer_of(tickets) == answer
-
-
-LAZY = """
-import sys, torch, tombola as tb
-y, x = torch.arange(60) % 2, torch.randn(60, 4)
-data = tb.Data.of(x, y, validation=0.3, test=0.3)
-net = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
-settings = {"sparsity": 0.5, "T": 2, "steps": 2, "parallel": "no"}
-tickets = tb.rtl(net, tb.objectives.Classification(), data, tb.partition.by_label(data), **settings)
-tickets(x, ticket="0")
-print(*sorted(sys.modules))
-"""
-
-
-def test_nothing_that_is_fitted_to_tickets_is_loaded_before_it_is_used():
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", LAZY], capture_output=True, text=True)
-    assert found.returncode == 0, found.stderr
-    fitted = tuple(f"tombola.tickets.{part}" for part in ("routing", "calibration", "export", "prediction"))
-    loaded = [name for name in found.stdout.split() if name.startswith((*fitted, "sklearn.metrics"))]
-    assert loaded == []
 
 
 # -- some of the tickets ------------------------------------------------------------------------------------
