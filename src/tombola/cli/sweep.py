@@ -10,8 +10,9 @@ from tombola._utils.renamed import renewed_changes
 from tombola.cli.display import work
 from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
 from tombola.cli.terminal import err_console, show
-from tombola.lab.report.curve import measure, table, write_sweep
+from tombola.lab.report.curves import measure
 from tombola.lab.report.rows import rows as rows_of
+from tombola.lab.report.sweep import table, write_sweep
 from tombola.lab.sweep import grid, with_controls
 
 
