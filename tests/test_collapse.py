@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tombola._utils.errors import RunError
 from tombola.cli.collapse import collapse
 from tombola.cli.main import main
-from tombola.lab.report.chapters import collapse as chapter
 from tombola.lab.report.findings import gather
 from tombola.lab.report.html import page
+from tombola.lab.report.tickets import collapse as chapter
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import kappa

@@ -1,7 +1,6 @@
 """Sweeps: what a grid is, what its runs share, what the page shows."""
 
 import json
-import re
 import sys
 from xml.etree import ElementTree
 
@@ -14,7 +13,9 @@ from tombola._utils.errors import UsageError
 from tombola.cli import main as cli
 from tombola.lab.experiments import experiment
 from tombola.lab.launch import Order
-from tombola.lab.report.curve import curve, heats, measure, standalone, table, values
+from tombola.lab.report.charts import save
+from tombola.lab.report.curves import measure, values
+from tombola.lab.report.sweep import chart, heats, table
 from tombola.lab.sweep import grid, split, with_controls
 from tombola.methods.table import METHODS
 from tombola.runs.directory import Run
@@ -100,20 +101,28 @@ ROWS = [
     row("imp", 0.5, 0.8),
     row("imp", 0.5, 0.1, reading="paper"),
     row("dense", 0.0, 0.9),
-    row("random_pruning", 0.5, 0.6),
+    row("random_mask", 0.5, 0.6),
     row("imp", 0.5, 123.0, metric="union"),
 ]
 
 
-def test_a_curve_has_the_common_reading_a_level_line_for_dense_and_dashes_for_controls():
+def test_a_curve_has_the_common_reading_a_level_line_for_dense_and_dashes_for_controls(tmp_path):
     assert [r["mean"] for r in values(ROWS, "accuracy")["imp"]] == [0.8, 0.7]
-    figure = curve(ROWS, "accuracy", "digits")
-    assert [name for _, name in figure.legend] == ["imp", "dense", "random_pruning"]
-    assert "imp: .800 at 50%, .700 at 90%." in figure.desc
-    assert "dense: .900 at 50%, .900 at 90%." in figure.desc
-    svg = ElementTree.fromstring(standalone(figure))
+    made = chart(ROWS, "accuracy", "digits")
+    points = made.frame[["series", "kind", "x", "y"]].to_numpy().tolist()
+    assert points == [
+        ["imp", "measured", 0.5, 0.8],
+        ["imp", "measured", 0.9, 0.7],
+        ["dense", "measured", 0.0, 0.9],
+        ["dense", "measured", 0.9, 0.9],
+        ["random_mask", "control", 0.5, 0.6],
+    ]
+    save([[made]], tmp_path / "curve.svg")
+    svg = ElementTree.parse(tmp_path / "curve.svg").getroot()
     assert svg.tag == "{http://www.w3.org/2000/svg}svg"
-    assert "random_pruning" in "".join(svg.itertext())
+    text = "".join(svg.itertext())
+    assert all(name in text for name in ("imp", "dense", "random_mask", "control", "digits"))
+    assert "var(" not in (tmp_path / "curve.svg").read_text()
 
 
 def test_the_table_says_the_same_and_names_controls():
@@ -133,10 +142,9 @@ def test_a_heat_map_for_two_settings_and_none_for_another_number():
     points = [
         ({"T": t, "p": p}, [row("imp", 0.5, 0.1 * float(t) + float(p))]) for t in "12" for p in ("0.2", "0.4")
     ]
-    (figure,) = heats(points[:3], "accuracy", ["imp"])
-    assert figure.desc.startswith("2 rows, 2 columns")
-    assert re.findall(r"T=1, p=0.4: ([.\d]+)", figure.body) == [".500"]
-    assert "none" in figure.body  # the point that is missing
+    (made,) = heats(points[:3], "accuracy", ["imp"])
+    assert made.table.header == ["", "p=0.2", "p=0.4"]
+    assert made.table.body == [["T=1", ".300", ".500"], ["T=2", ".400", ""]]  # a point is missing
     assert heats([({"T": "1"}, ROWS)], "accuracy", ["imp"]) == []
     assert heats([({}, ROWS)], "accuracy", ["imp"]) == []
 
@@ -166,7 +174,9 @@ def test_a_sweep_writes_a_page_rows_and_figures_and_is_not_done_twice(swept, cap
     }
     assert {r["method"] for r in rows} == {"imp", "dense", "random_pruning", "reinit"}
     page = (folder / "sweep.html").read_text()
-    assert page.count("<figure>") == 4 + 1  # a curve for each point, a heat map for each sparsity
+    assert (
+        page.count('<figure class="chart">') == 4 + 1
+    )  # a curve for each point, a heat map for each sparsity
     assert "imp at 80%: accuracy over T (down) and schedule" in page
     assert {f.name for f in folder.glob("*.svg")} == {
         *(f"sweep-{i}.svg" for i in range(4)),

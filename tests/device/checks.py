@@ -27,7 +27,7 @@ from tombola.data.images import Normalise, crop_and_flip
 from tombola.lab.experiments import experiment
 from tombola.lab.launch import Order
 from tombola.lab.models.convnet import SmallConvNet
-from tombola.lab.report.chapters import commands
+from tombola.lab.report.again import commands
 from tombola.lab.report.findings import Ran
 from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import run_method, sparsities_of

@@ -13,7 +13,18 @@ from pathlib import Path
 _PACKAGE = str(Path(__file__).parents[1])
 
 # The packages of the extra `lab`.
-LAB = ("cyclopts", "jinja2", "matplotlib", "pandas", "PIL", "pyarrow", "rich", "soundfile")
+LAB = (
+    "altair",
+    "cyclopts",
+    "jinja2",
+    "matplotlib",
+    "pandas",
+    "PIL",
+    "pyarrow",
+    "rich",
+    "soundfile",
+    "vl_convert",
+)
 
 
 class TombolaError(Exception):

@@ -18,14 +18,15 @@ def report(
     open: Flag = False,
     json: Flag = False,
 ) -> None:
-    """Make one self-contained HTML page of runs: verdicts, curves, tickets, storage, similarity.
+    """Make one self-contained HTML page of runs: the answer, then curves, tickets, storage, similarity.
 
     Example: tombola report runs/digits-quick -o digits.html --open
 
     Parameters
     ----------
     paths: Path
-        Run directories, or folders that hold some; a folder `pictures` in or beside a run is embedded.
+        Run directories, or folders that hold some; a folder `pictures` in or beside a run is embedded,
+        up to 1.2 MB.
     out: Path
         The HTML file to write.
     open: bool

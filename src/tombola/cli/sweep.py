@@ -12,8 +12,9 @@ from tombola.cli.jobs import ONE, JobOptions, check, failures
 from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
 from tombola.cli.terminal import err_console, show
 from tombola.lab.jobs import Task
-from tombola.lab.report.curve import measure, table, write_sweep
+from tombola.lab.report.curves import measure
 from tombola.lab.report.rows import rows as rows_of
+from tombola.lab.report.sweep import table, write_sweep
 from tombola.lab.sweep import grid, label, with_controls
 
 

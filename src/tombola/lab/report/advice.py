@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-from tombola.lab.report.blocks import Block, Figures, Tabled, Words
+from tombola.lab.report.blocks import Block, Charts, Tabled, Words
+from tombola.lab.report.charts import Axis, heat
 from tombola.lab.report.findings import Findings
-from tombola.lab.report.heat import heat
 from tombola.lab.report.kept import contents
 from tombola.lab.report.tables import Table, whole
 from tombola.objectives.metrics import decibel, metric_info
@@ -15,20 +16,27 @@ from tombola.objectives.metrics import decibel, metric_info
 _RUNS = {"long": "longer", "short": "first, shorter", "others": "other sparsities"}
 
 
+def answer(found: Findings) -> list[str]:
+    """What it said in a sentence; nothing without an advice."""
+    return [f"Beforehand: {advice['answer']}." for advice in _advice(found)]
+
+
 def chapter(found: Findings) -> list[Block]:
-    """Answer, reasons, the affinity of all pairs, and what each arm reached; nothing without an advice."""
+    """Reasons, the affinity of all pairs, and what each arm reached; nothing without an advice."""
+    for advice in _advice(found):
+        names, matrix = advice["names"], [[math.nan if v is None else v for v in r] for r in advice["matrix"]]
+        title = (
+            "Affinity of the contexts: 1 where they want the same of the weights, 0 where unrelated things"
+        )
+        drawn = heat(title, {"": matrix}, names, names, Axis("affinity", decibel), (0.0, 1.0))
+        return [Words(advice["reasons"]), Charts([drawn]), Tabled(_arms(advice))]
+    return []
+
+
+def _advice(found: Findings) -> list[dict[str, Any]]:
+    """The nearest, if there is one that is whole."""
     kept = [each for each in contents(found, "advice/advice.json") if isinstance(each, dict)]
-    if not kept or not {"answer", "reasons", "names", "matrix", "arms"} <= set(kept[0]):
-        return []
-    advice: dict[str, Any] = kept[0]
-    names, matrix = advice["names"], [[float("nan") if v is None else v for v in r] for r in advice["matrix"]]
-    title = "Affinity of the contexts: 1 where they want the same of the weights, 0 where unrelated things"
-    return [
-        Words([f"Beforehand: {advice['answer']}."], lead=True),
-        Words(advice["reasons"]),
-        Figures([heat(title, names, names, matrix, (0.0, 1.0), decibel)]),
-        Tabled(_arms(advice)),
-    ]
+    return [each for each in kept[:1] if {"answer", "reasons", "names", "matrix", "arms"} <= set(each)]
 
 
 def _arms(advice: Mapping[str, Any]) -> Table:

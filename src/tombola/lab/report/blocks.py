@@ -1,88 +1,26 @@
-"""What a page is made of: blocks, and the pictures and sounds that lie beside runs."""
+"""What a page is made of: words, tables and charts in chapters; the pictures and sounds beside runs."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from tombola.lab.report.figures import Figure
+from tombola.lab.report.charts import Chart
 from tombola.lab.report.tables import Table
 
 
-class Block:
-    """A part of a chapter; the template has a macro for each ``kind``."""
-
-    @property
-    def kind(self) -> str:
-        """The name of the class in lower case."""
-        return type(self).__name__.lower()
-
-
 @dataclass(frozen=True)
-class Words(Block):
-    """Paragraphs; ``missing`` ones say what is not there, ``lead`` ones are the answer."""
+class Words:
+    """Paragraphs: ``plain`` ones, ``lead`` ones (the answer), or ``missing`` ones (what is not there)."""
 
     lines: Sequence[str]
-    missing: bool = False
-    lead: bool = False
+    style: str = "plain"
 
 
 @dataclass(frozen=True)
-class Cell:
-    """A difference and its interval: ``up`` or ``down`` if certain, ``unsure``, ``printed`` in the paper."""
-
-    text: str = ""
-    mark: str = ""
-    interval: str = ""
-
-
-@dataclass(frozen=True)
-class Line:
-    """A measure on a card: the value, named others beside it, and what the value is ahead of one of them."""
-
-    label: str
-    value: str
-    beside: Sequence[tuple[str, str]] = ()
-    ahead: Cell | None = None
-
-
-@dataclass(frozen=True)
-class Card:
-    """Headline figures at one sparsity."""
-
-    title: str
-    lines: Sequence[Line]
-
-
-@dataclass(frozen=True)
-class Cards(Block):
-    """Headline figures side by side; ``name`` is whose."""
-
-    name: str
-    cards: Sequence[Card]
-
-
-@dataclass(frozen=True)
-class Standings(Block):
-    """Differences: a named group of columns per measure, a named part per kind of rival, a row per rival."""
-
-    title: str
-    columns: Sequence[tuple[str, Sequence[str]]]
-    parts: Sequence[tuple[str, Sequence[tuple[str, Sequence[Cell]]]]]
-    note: str
-
-
-@dataclass(frozen=True)
-class Figures(Block):
-    """Charts side by side, as many as fit."""
-
-    figures: Sequence[Figure]
-
-
-@dataclass(frozen=True)
-class Tabled(Block):
+class Tabled:
     """A table, folded away or not, of numbers or of words."""
 
     table: Table
@@ -91,56 +29,45 @@ class Tabled(Block):
 
 
 @dataclass(frozen=True)
-class Slides(Block):
-    """Named frames of figures, one frame at a time under a slider; all without a script and in print."""
+class Charts:
+    """Charts side by side, as many as fit; under a title they are folded away."""
 
-    label: str
-    frames: Sequence[tuple[str, Sequence[Figure]]]
-
-
-@dataclass(frozen=True)
-class Folded(Block):
-    """Slides for those who want to know more."""
-
-    title: str
-    slides: Sequence[Slides]
+    charts: Sequence[Chart]
+    title: str = ""
 
 
 @dataclass(frozen=True)
-class Commands(Block):
-    """Lines for a shell."""
+class Commands:
+    """Lines for a shell, and what they are for."""
 
+    words: str
     lines: Sequence[str]
 
 
 @dataclass(frozen=True)
-class Gallery(Block):
+class Gallery:
     """Pictures and sounds."""
 
     media: Sequence[Medium]
 
 
-@dataclass(frozen=True)
-class Chapter:
-    """A heading and what stands under it."""
-
-    title: str
-    blocks: Sequence[Block]
+Block = Words | Tabled | Charts | Commands | Gallery
 
 
 @dataclass(frozen=True)
 class Section:
-    """One experiment with one preset."""
+    """One experiment with one preset: blocks by the headings of their chapters, and the answer in short."""
 
     title: str
-    chapters: Sequence[Chapter] = field(default_factory=list)
+    chapters: Mapping[str, Sequence[Block]]
+    answer: Sequence[str] = ()
 
 
 # -- pictures and sounds -------------------------------------------------------------------------------------
 
 FOLDER = "pictures"
 KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".wav": "audio/wav"}
-LARGEST = 6_500_000  # bytes of all files of a page before base64, which adds a third
+LARGEST = 1_200_000  # bytes of all files of a page before base64, which adds a third
 
 
 @dataclass(frozen=True)

@@ -1,49 +1,25 @@
-"""From what was found of one comparison to the chapters of its section."""
+"""From what was found of one comparison to the chapters of its section, the answer first."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import yaml
+import pandas as pd
 
-from tombola.lab.experiments import EXPERIMENTS, Preset
+from tombola.lab.experiments import EXPERIMENTS
 from tombola.lab.report import advice, kept, semantics
-from tombola.lab.report.blocks import (
-    Block,
-    Chapter,
-    Commands,
-    Figures,
-    Gallery,
-    Section,
-    Shelf,
-    Tabled,
-    Words,
-)
-from tombola.lab.report.figures import Axis, Figure, Series, Style, bars, dots, method_style, percent, xy
-from tombola.lab.report.findings import Findings, Ran
-from tombola.lab.report.likeness import course, layers, likeness
-from tombola.lab.report.rows import Row, spread
-from tombola.lab.report.tables import SIMILAR, STORED, Paper, Table, heading, paper_of, share, tables
-from tombola.lab.report.verdicts import Headline, answer, headlines
-from tombola.lab.results import flat
+from tombola.lab.report.again import commands, configuration
+from tombola.lab.report.blocks import Block, Charts, Commands, Gallery, Section, Shelf, Tabled, Words
+from tombola.lab.report.charts import REMOVED, Axis, Chart, Point, bars, dots, lines, percent
+from tombola.lab.report.findings import Findings
+from tombola.lab.report.rows import Row
+from tombola.lab.report.tables import SIMILAR, STORED, Paper, Table, heading, paper_of, tables
+from tombola.lab.report.tickets import collapse, course, layers, likeness
+from tombola.lab.report.verdicts import MARKS, Headline, differences, headlines, overview, verdict, verdicts
 from tombola.methods.table import METHODS, dense
 from tombola.objectives.metrics import LIKE_FOR_LIKE
-from tombola.runs.log import full_settings
 
-_WATCHED = (
-    "After every round the search records what needs no label: how alike tickets are, and how many weights "
-    "the smallest layer keeps. An alarm is no proof: docs/results/collapse.md says how late it was."
-)
-_HASHES = ("theta0", "data", "partition", "backbone", "objective")
-_FEW = 5  # runs that stand side by side
-_PIECES = {  # of what is stored: which metric, how it is filled
-    "core: kept by every ticket": "fill0",
-    "union without the core": "fill1",
-    "private to a ticket": "fill2",
-    "dense remainder": "fill3",
-}
+_SEEDS = 3  # from which on an interval says something
 
 
 def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
@@ -52,9 +28,9 @@ def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
     media = shelf.take([ran.path for ran in found.runs], any(ran.unit[0] for ran in found.runs))
     judged = bool(found.methods)
     chapters: dict[str, list[Block]] = {
+        "The answer": _answer(found, paper),
+        "Sparsity and quality": _quality(found, rows, paper, named) if judged else [],
         "Do tickets pay here?": advice.chapter(found),
-        "What was compared, and what came out": _headline(found, paper),
-        "Sparsity and quality": _quality(found, paper, named) if judged else [],
         "The score of each ticket": _by_ticket(found, named) if judged else [],
         "What is stored": _stored(found, named) if judged else [],
         "Where the weights went": layers(found) if judged else [],
@@ -65,24 +41,44 @@ def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
         "What are the probabilities worth?": kept.calibration(found),
         "The course of training": course(found),
         "Pictures and sounds": [Gallery(media)] if media else [],
-        "Configuration, and how to run it again": _configuration(found),
+        "Configuration, and how to run it again": configuration(found),
     }
-    return Section(heading(found.head), [Chapter(*each) for each in chapters.items() if each[1]])
-
-
-def _figures(charts: Sequence[Figure]) -> list[Block]:
-    return [Figures(charts)] if charts else []
+    shown = {title: blocks for title, blocks in chapters.items() if blocks}
+    return Section(heading(found.head), shown, _said(found, paper))
 
 
 def _titled(named: Sequence[Table], title: str) -> list[Block]:
     return [Tabled(table) for table in named if table.title == title]
 
 
-# -- what came out ----------------------------------------------------------------------------------------
+# -- the answer -------------------------------------------------------------------------------------------
 
 
-def _headline(found: Findings, paper: Paper) -> list[Block]:
-    blocks: list[Block] = [Words([_compared(found)])]
+def _answer(found: Findings, paper: Paper) -> list[Block]:
+    """Who is ahead, how sure that is, what it stores, what to do next; then every paired difference."""
+    made = verdicts(found, paper)
+    blocks: list[Block] = [Words(_said(found, paper), "lead")]
+    if not found.methods:
+        blocks.append(Words(["Nothing was judged yet, so there is nothing to compare."], "missing"))
+    if shown := overview(found, made, paper):
+        blocks.append(Tabled(shown, folded=False))
+    blocks += _next(found)
+    if made:
+        over = "items" if found.items > 1 else "seeds"
+        blocks += [Tabled(differences(made, over), folded=False), Words([MARKS.format(over=over)], "note")]
+    names = [[name, METHODS[name].summary] for name in found.methods]
+    methods = Table("What the methods are", ["method", "in a line"], names)
+    return [*blocks, Words([_compared(found)]), *([Tabled(methods, words=True)] if names else [])]
+
+
+def _said(found: Findings, paper: Paper) -> list[str]:
+    """The verdict in words, after what was said beforehand."""
+    alone = ["There is no second method to compare with."] if found.methods else []
+    return advice.answer(found) + (verdict(found, paper) or alone)
+
+
+def _next(found: Findings) -> list[Block]:
+    """What is missing and what goes on; else more seeds; else the tickets themselves."""
     missing = []
     for ran in found.runs:
         known = ran.config.get("experiment")
@@ -90,12 +86,16 @@ def _headline(found: Findings, paper: Paper) -> list[Block]:
         which = ", ".join(f"{method} at {s:.0%}" for method, s in ran.missing)
         words = f"{ran.label} is not finished: {which} is missing. {onwards} goes on from where it stopped."
         missing += [words] if ran.missing else []
-    blocks += [Words(missing, missing=True)] if missing else []
-    if not found.methods:
-        return [*blocks, Words(["Nothing was judged yet, so there is nothing to compare."], missing=True)]
-    names = [[name, METHODS[name].summary] for name in found.methods]
-    methods = Table("What the methods are", ["method", "in a line"], names)
-    return [*blocks, *answer(found, paper), Tabled(methods, words=True)]
+    if missing:
+        return [Words(missing, "missing")]
+    seeds, again = {ran.unit[1] for ran in found.runs}, commands(found.runs)
+    if found.items == 1 and len(seeds) < _SEEDS and again:
+        more = [line.partition(" --seed ")[0] + " --seed 0 1 2" for line in again]
+        return [Commands("Next, more seeds, so that the interval says something:", more)]
+    if found.files:
+        file = f"RUN/tickets/{found.subject}-{list(found.files)[len(found.files) // 2]}.tickets"
+        return [Commands("Next, ask the tickets:", [f"tombola predict {file} INPUT"])]
+    return []
 
 
 def _compared(found: Findings) -> str:
@@ -103,8 +103,7 @@ def _compared(found: Findings) -> str:
     seeds = sorted({ran.unit[1] for ran in found.runs})
     sparsities = sorted({s for method, s in found.outcomes if METHODS[method].masks is not dense})
     words = [f"{known.summary}." if known else "A program of your own."]
-    usual = [name for name in found.methods if not METHODS[name].control]
-    controls = [name for name in found.methods if METHODS[name].control]
+    usual, controls = found.usual(), found.usual(control=True)
     if found.methods:
         words.append(f"Methods: {', '.join(usual) or 'none'}.")
         words += [f"Controls: {', '.join(controls)}."] if controls else []
@@ -119,82 +118,72 @@ def _compared(found: Findings) -> str:
 # -- scores -----------------------------------------------------------------------------------------------
 
 
-def _quality(found: Findings, paper: Paper, named: Sequence[Table]) -> list[Block]:
-    """A chart per headline metric and reading, and all tables of readings."""
-    charts = []
-    usual = [name for name in found.methods if not METHODS[name].control]
-    controls = [name for name in found.methods if METHODS[name].control]
+def _quality(found: Findings, rows: Sequence[Row], paper: Paper, named: Sequence[Table]) -> list[Block]:
+    """A chart per headline metric and reading, with the paper's figures; and all tables of readings."""
+    charts, usual, controls = [], found.usual(), found.usual(control=True)
     for headline in headlines(found):
         printed = {} if headline.reading == LIKE_FOR_LIKE else paper
-        charts.append(_curves(found, headline, headline.title, usual or found.methods, printed))
+        charts.append(_curves(found, rows, headline, usual or found.methods, printed))
         if usual and controls:
-            title = f"{headline.title}: {found.subject} and its controls"
-            charts.append(_curves(found, headline, title, [found.subject, *controls], {}))
-    elsewhere = (STORED, SIMILAR)
-    others = [t for t in named if t.title not in elsewhere and "by subset" not in t.title]
-    return [*_figures(charts), *map(Tabled, others)]
+            of = f": {found.subject} and its controls"
+            charts.append(_curves(found, rows, headline, [found.subject, *controls], {}, of))
+    others = [t for t in named if t.title not in (STORED, SIMILAR) and "by subset" not in t.title]
+    return [Charts(charts), *map(Tabled, others)]
 
 
-def _curves(found: Findings, headline: Headline, title: str, methods: Sequence[str], paper: Paper) -> Figure:
-    """Means and intervals over sparsity; dotted what the paper prints; a dense network is a level."""
-    series, metric = [], headline.info.name
-    for method in methods:
-        points = [
-            (sparsity, measured.mean, measured.ci95)
-            for name, sparsity in found.outcomes
-            if name == method
-            and (measured := spread(found.values.get((name, sparsity, *headline.key, ""), {})))
-        ]
-        figures = {s: f[metric] for (m, s), f in paper.items() if m == method and metric in f}
-        if not points:
-            continue
-        chosen = method_style(method)
-        series.append(Series(method, chosen, points))
-        if METHODS[method].masks is dense:
-            most = max(sparsity for _, sparsity in found.outcomes)
-            level = [(0.0, points[0][1], None), (most, points[0][1], None)]
-            series.append(Series(method, chosen, level, marked=False))
-        if figures:
-            dotted = Style(chosen.number, hollow=True, dotted=True)
-            printed = [(s, figures[s], None) for s in sorted(figures)]
-            series.append(Series(f"{method}, in the paper", dotted, printed))
-    levels = sorted({p[0] for each in series for p in each.points})
-    x = Axis("share of weights removed", percent, levels, (min(levels) - 0.04, max(levels) + 0.04))
-    return xy(title, series, x, Axis(headline.info.label, headline.info.write))
+def _curves(
+    found: Findings, rows: Sequence[Row], by: Headline, methods: Sequence[str], paper: Paper, of: str = ""
+) -> Chart:
+    """Means and intervals over sparsity; dotted what the paper prints."""
+    mine = [r for r in rows if (r.get("reading", ""), r["metric"]) == by.key and "ticket" not in r]
+    levels = sorted({row["sparsity"] for row in mine})
+    points = [point for name in methods for point in curve([r for r in mine if r["method"] == name], levels)]
+    for (method, sparsity), figures in paper.items():
+        if method in methods and (value := figures.get(by.info.name)) is not None:
+            points.append((method, "in the paper", sparsity, value, None))
+    axis = Axis(by.info.label, by.info.write)
+    return lines(by.title + of, points, REMOVED, axis, found.methods)
+
+
+def curve(rows: Sequence[Row], levels: Sequence[float]) -> list[Point]:
+    """The points of one method; what is not pruned is a level line over all sparsities."""
+    found = []
+    for row in sorted(rows, key=lambda row: row["sparsity"]):
+        kind = "control" if METHODS[row["method"]].control else "measured"
+        found.append((row["method"], kind, row["sparsity"], row["mean"], row["ci95"]))
+    if len(found) == 1 and METHODS[found[0][0]].masks is dense and max(levels) > 0:
+        found.append((*found[0][:2], max(levels), found[0][3], None))
+    return found
 
 
 def _by_ticket(found: Findings, named: Sequence[Table]) -> list[Block]:
-    """Dots at the middle sparsity, and everything in tables."""
-    charts, folded = [], []
+    """Dots at the middle sparsity, and all sparsities in a table."""
+    charts: list[Chart] = []
     for headline in headlines(found):
-        keys = [k for k in found.values if k[2:4] == headline.key and k[4]]
-        names = list(dict.fromkeys(k[4] for k in keys))
-        if not names:
-            continue
-        own = sorted({k[1] for k in keys if k[0] == found.subject}) or sorted({k[1] for k in keys})
-        middle = own[len(own) // 2]
-
-        def of_tickets(method: str, sparsity: float, key: tuple = headline.key, names: list = names) -> list:
-            return [found.mean((method, sparsity, *key, ticket)) for ticket in names]
-
-        series = []
-        for method in found.methods:
-            means = of_tickets(method, 0.0 if METHODS[method].masks is dense else middle)
-            points = [(float(i), mean, None) for i, mean in enumerate(means) if mean is not None]
-            if points and not METHODS[method].control:
-                series.append(Series(method, method_style(method), points))
-        if series:
-            axis = Axis(headline.info.label, headline.info.write)
-            charts.append(dots(f"{headline.title}, {middle:.0%} removed", names, series, axis))
-        body = []
-        for method, sparsity in found.outcomes:
-            means = of_tickets(method, sparsity)
-            written = ["" if mean is None else headline.info.write(mean) for mean in means]
-            body += [[method, f"{sparsity:.0%}", *written]] if any(written) else []
-        title = f"{headline.title}, means over seeds"
-        folded.append(Tabled(Table(title, ["method", "sparsity", *names], body)))
+        measured = [
+            (method, s, ticket, each.mean)
+            for method, s in found.outcomes
+            for ticket in found.tickets(*headline.key)
+            if (each := found.spread((method, s), *headline.key, ticket))
+        ]
+        if measured:
+            frame = pd.DataFrame(measured, columns=["method", "sparsity", "ticket", "mean"])
+            charts.append(_dots(found, headline, frame))
     by_subset = [Tabled(table) for table in named if table.title.endswith("ahead of imp by subset")]
-    return [*_figures(charts), *folded, *by_subset]
+    return [*([Charts(charts)] if charts else []), *by_subset]
+
+
+def _dots(found: Findings, headline: Headline, frame: pd.DataFrame) -> Chart:
+    own, write = sorted(set(frame.sparsity[frame.method == found.subject])), headline.info.write
+    middle = own[len(own) // 2] if own else frame.sparsity.median()
+    level = [found.level(method, middle)[1] for method in frame.method]
+    here = frame[(frame.sparsity == level) & frame.method.isin(found.usual() or found.methods)]
+    written = frame.assign(mean=frame["mean"].map(write), sparsity=frame.sparsity.map(percent))
+    keys = ["method", "sparsity"]
+    cells = written.pivot_table("mean", keys, "ticket", "first", sort=False, fill_value="").reset_index()
+    table = Table(f"{headline.title}, means over seeds", list(cells.columns), cells.to_numpy().tolist())
+    title, axis = f"{headline.title}, {middle:.0%} removed", Axis(headline.info.label, write)
+    return dots(title, here if len(here) else frame, axis, found.methods, table)
 
 
 def _stored(found: Findings, named: Sequence[Table]) -> list[Block]:
@@ -202,139 +191,20 @@ def _stored(found: Findings, named: Sequence[Table]) -> list[Block]:
     numbers: dict[str, dict[str, float]] = {}
     sizes: dict[str, dict[str, float]] = {}
     usual = [outcome for outcome in found.outcomes if not METHODS[outcome[0]].control]
-    for method, sparsity in usual or found.outcomes:
+    for arm in usual or found.outcomes:
         metrics = ("core", "union", "private", "dense_rest", "mask_bytes", "file_bytes")
-        core, union, private, rest, masks, file = (
-            found.mean((method, sparsity, "", metric, "")) for metric in metrics
-        )
-        name = f"{method} {sparsity:.0%}"
-        if core is not None and union is not None and private is not None and rest is not None:
-            numbers[name] = dict(zip(_PIECES, (core, union - core, private, rest), strict=True))
-        if file is not None:
-            sizes[name] = {"masks": masks or 0.0, "all else": file - (masks or 0.0)}
-    charts = [bars("Numbers stored", numbers, "numbers", _PIECES)] if numbers else []
-    fills = {"masks": "fill0", "all else": "fill1"}
-    charts += [bars("Ticket files", sizes, "bytes", fills)] if sizes else []
-    return [*_figures(charts), *_titled(named, STORED)]
-
-
-# -- collapse ----------------------------------------------------------------------------------------------
-
-
-def collapse(found: Findings) -> list[Block]:
-    """Nothing where no search was watched (runs that are older than the alarm)."""
-    labels = {ran.unit: ran.label for ran in found.runs}
-    said = [f"{labels[unit]}: {words}." for unit, alarms in found.alarms.items() for words in alarms]
-    if not found.watched and not said:
-        return []
-    runs = len(found.watched)
-    said = said or [f"No alarm in {runs} watched {'run' if runs == 1 else 'runs'}."]
-    body = []
-    for unit, history in found.watched.items():
-        for row in history:
-            kappa = "" if row.get("kappa") is None else share(row["kappa"])
-            body.append([labels[unit], f"{1 - row['density']:.1%}", kappa, str(row.get("fewest", ""))])
-    header = ["run", "removed", "mean kappa", "weights in the smallest layer"]
-    measured = Tabled(Table("Likeness and the smallest layer, round by round", header, body))
-    return [Words([_WATCHED]), Words(said, lead=True), measured]
-
-
-# -- configuration ----------------------------------------------------------------------------------------
-
-
-def _configuration(found: Findings) -> list[Block]:
-    lines = commands(found.runs)
-    again: Block = Commands(lines) if lines else Words(["Made by a program of your own: run that again."])
-    runs, settings = _runs_table(found.runs), _settings_table(found.runs[0])
-    if len(found.runs) <= _FEW:  # few runs have many facts: rows as columns
-        header, *body = map(list, zip(runs.header, *runs.body, strict=True))
-        runs = Table(runs.title, header, body)
-    return [again, Tabled(settings, words=True), Tabled(runs, words=True)]
-
-
-def commands(runs: Sequence[Ran]) -> list[str]:
-    """Command lines, one per group of runs that differ in seed and item only.
-
-    Empty where the runs were made by a program of the user's own.
-    """
-    groups: dict[str, list[Ran]] = {}
-    for ran in runs:
-        if ran.config.get("experiment"):
-            groups.setdefault(_without_seed(ran), []).append(ran)
-    return [line + _seeds(group) for line, group in groups.items()]
-
-
-def _without_seed(ran: Ran) -> str:
-    config, threads = ran.config, ran.environment.get("threads")
-    words = ["tombola", "run", config["experiment"], *_options(config.get("pretrained") or {})]
-    words += ["--preset", config["preset"]] if config.get("preset") else []
-    words += ["--data", str(config["source"])] if config.get("source") else []
-    words += ["--method", *config["methods"]] if config.get("methods") else []
-    settings = full_settings(dict(config))
-    words += ["--sparsity", *(f"{s}" for s in settings.pop("sparsity", []))]
-    preset = _preset(ran)
-    defaults = flat(preset.settings.plain()) if preset else {}
-    changed = {name: value for name, value in flat(settings).items() if defaults.get(name) != value}
-    words += ["--set", *(f"{name}={_yaml(value)}" for name, value in changed.items())] if changed else []
-    if preset is None or config.get("augment", False) != preset.augment:
-        words += ["--augment" if config.get("augment") else "--no-augment"]
-    words += ["--tune"] if config.get("tune") else []
-    words += ["--threads", str(threads)] if threads else []
-    way = ran.environment.get("parallel", "no")
-    words += ["--parallel", way] if ran.environment else []
-    device = ran.environment.get("device", "cpu")
-    words += ["--device", device] if device != "cpu" else []
-    return shlex.join(words)
-
-
-def _options(made_of: Mapping[str, Any]) -> list[str]:
-    """The options of an experiment that was made of them."""
-    found: list[str] = []
-    for name, value in made_of.items():
-        if name != "labels" and value not in ("", False):
-            found += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return found
-
-
-def _seeds(group: Sequence[Ran]) -> str:
-    seeds = dict.fromkeys(str(ran.config["seed"]) for ran in group)
-    items = dict.fromkeys(ran.config["item"] for ran in group if ran.config.get("item"))
-    return shlex.join(["", "--seed", *seeds, *(["--item", *items] if items else [])]).removeprefix("''")
-
-
-def _yaml(value: Any) -> str:
-    """As ``--set`` reads it."""
-    written: str = yaml.safe_dump(value, default_flow_style=True, width=10_000)
-    return written.removesuffix("\n").removesuffix("\n...").strip()
-
-
-def _preset(ran: Ran) -> Preset | None:
-    known = EXPERIMENTS.get(ran.config.get("experiment") or "")
-    return known.presets.get(ran.config.get("preset") or "") if known else None
-
-
-def _settings_table(ran: Ran) -> Table:
-    """Every setting, with what the preset says where one differs."""
-    config, preset = ran.config, _preset(ran)
-    defaults = flat(preset.settings.plain()) if preset else {}
-    plain = {k: v for k, v in config.items() if k not in ("settings", "seed", "item", "methods", *_HASHES)}
-    body = [[name, _yaml(value), ""] for name, value in plain.items()]
-    for name, value in flat(full_settings(dict(config))).items():
-        other = _yaml(defaults[name]) if name in defaults and defaults[name] != value else ""
-        body.append([name, _yaml(value), other])
-    header = ["name", "value", "the preset's, where it differs"]
-    shown = 3 if any(line[2] for line in body) else 2
-    return Table("Settings", header[:shown], [line[:shown] for line in body])
-
-
-def _runs_table(runs: Sequence[Ran]) -> Table:
-    """Where and with which versions each run began, and the hashes that tell it from others."""
-    names = list(dict.fromkeys(name for ran in runs for name in ran.environment))
-    hashes = [name for name in _HASHES if any(name in ran.config for ran in runs)]
-    body = []
-    for ran in runs:
-        versions = [str(ran.environment.get(name, "not recorded")) for name in names]
-        marks = [str(ran.config.get(name, ""))[:12] for name in hashes]
-        methods = " ".join(ran.config.get("methods", []))
-        body.append([ran.label, methods, *versions, *marks])
-    return Table("Runs", ["run", "methods", *(name.replace("_", " ") for name in names), *hashes], body)
+        known = {metric: measured.mean for metric in metrics if (measured := found.spread(arm, "", metric))}
+        name = f"{arm[0]} {arm[1]:.0%}"
+        if {"core", "union", "private", "dense_rest"} <= set(known):
+            numbers[name] = {
+                "core: kept by every ticket": known["core"],
+                "union without the core": known["union"] - known["core"],
+                "private to a ticket": known["private"],
+                "dense remainder": known["dense_rest"],
+            }
+        if "file_bytes" in known:
+            masks = known.get("mask_bytes", 0.0)
+            sizes[name] = {"masks": masks, "all else": known["file_bytes"] - masks}
+    charts = [bars("Numbers stored", numbers, "numbers")] if numbers else []
+    charts += [bars("Ticket files", sizes, "bytes")] if sizes else []
+    return [*([Charts(charts)] if charts else []), *_titled(named, STORED)]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tombola._utils.errors import RunError, UsageError
-from tombola.lab.report.curve import measure, values
+from tombola._utils.errors import RunError, UsageError, unknown
 from tombola.lab.report.rows import KEY, Row, averaged
 from tombola.lab.report.tables import heading
 from tombola.lab.results import Source, results
 from tombola.methods.table import METHODS
-from tombola.objectives.metrics import READINGS, MetricInfo, metric_info
+from tombola.objectives.metrics import LIKE_FOR_LIKE, READINGS, MetricInfo, metric_info, ordered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +20,27 @@ if TYPE_CHECKING:
 MARKERS = "osD^vPX<>*hp"
 HIGH, WIDE = 4.2, 7.0  # inches of a panel
 MOST_TICKS = 8  # levels of sparsity that are written below the axis
+
+
+def measure(rows: Sequence[Row], wanted: str | None = None) -> str:
+    """The measure that is drawn: the one asked for, which must be there, or the first that decides."""
+    there = dict.fromkeys(row["metric"] for row in rows if "ticket" not in row)
+    deciding = [info for info in ordered(there) if info.headline]
+    names = [info.name for info in sorted(deciding, key=lambda info: not info.primary)]
+    names += [name for name in there if name not in names]
+    if wanted is not None and wanted not in names:
+        raise UsageError(unknown("metric of a curve", wanted, names))
+    return wanted or names[0]
+
+
+def values(rows: Sequence[Row], metric: str) -> dict[str, list[Row]]:
+    """Rows of one measure by method, lowest sparsity first; where there are two readings, the common one."""
+    chosen = [r for r in rows if r["metric"] == metric and not r.get("ticket")]
+    both = {r.get("reading", "") for r in chosen}
+    reading = LIKE_FOR_LIKE if LIKE_FOR_LIKE in both else next(iter(both), "")
+    mine = sorted((r for r in chosen if r.get("reading", "") == reading), key=lambda r: r["sparsity"])
+    found = {name: [r for r in mine if r["method"] == name] for name in METHODS}
+    return {name: own for name, own in found.items() if own}
 
 
 def curves(source: Source | pd.DataFrame, metric: str | None = None) -> Figure:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import webbrowser
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import vl_convert
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -16,6 +17,7 @@ from tombola._utils.errors import UsageError
 from tombola._utils.io import write_bytes
 from tombola.lab.report.blocks import Section, Shelf
 from tombola.lab.report.chapters import section
+from tombola.lab.report.charts import VEGA_LITE, template
 from tombola.lab.report.findings import gather
 from tombola.lab.report.rows import Row, rows
 from tombola.lab.results import find_runs, names_of
@@ -58,16 +60,24 @@ def page(runs: Sequence[Path], shelf: Shelf | None = None) -> str:
 def render(sections: Sequence[Section], left_out: Sequence[str] = ()) -> str:
     """Sections as HTML."""
     loader = PackageLoader("tombola.lab.report")
-    options = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
-    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **options)  # type: ignore[arg-type]
-    parts = {name: Markup(loader.get_source(environment, f"report.{name}")[0]) for name in ("css", "js")}
-    numbers = itertools.count(1)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )  # fmt: skip
+    environment.tests["block"] = lambda block, kind: type(block).__name__ == kind
     written: str = environment.get_template("report.html.j2").render(
         sections=sections,
         left_out=left_out,
         version=tombola.__version__,
-        fresh=lambda: f"i{next(numbers)}",
+        vega=Markup(_vega()),
+        file=lambda name: Markup(template(name)),
         safe=Markup,
-        **parts,
     )
     return written
+
+
+@cache
+def _vega() -> str:
+    """What draws the charts, as one script that needs no network; bundling it takes a second."""
+    bundle: str = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]  # it has a default
+    return bundle.replace("</script", "<\\/script")

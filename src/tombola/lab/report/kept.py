@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tombola.lab.report.blocks import Block, Figures, Tabled, Words
-from tombola.lab.report.figures import Axis, Figure, Point, Series, Style, percent, xy
+from tombola.lab.report.blocks import Block, Charts, Tabled, Words
+from tombola.lab.report.charts import REMOVED, Axis, Chart, Point, heat, lines, percent
 from tombola.lab.report.findings import Findings
-from tombola.lab.report.heat import heat
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, by_outcome, mean_and_half, share
 from tombola.objectives.metrics import metric_info, ordered
@@ -21,7 +20,6 @@ _REFERENCES = {
     "imp": "single mask (imp)",
     "union_size_imp": "single mask of the union's size",
 }
-_ENDS = (0.0, 1.04)  # room for what is written under the right end
 _ERRORS = ("ece", "brier", "set_size")
 
 
@@ -56,9 +54,9 @@ def _where(rows: Iterable[Row], **fields: Any) -> list[Row]:
     return [row for row in rows if all(row.get(name) == value for name, value in fields.items())]
 
 
-def points(rows: Iterable[Row], x: str = "sparsity") -> list[Point]:
+def _points(rows: Iterable[Row], name: str, kind: str, x: str = "sparsity") -> list[Point]:
     """Means and half intervals over a field, the least first."""
-    return [(row[x], row["mean"], row["ci95"]) for row in sorted(rows, key=lambda row: row[x])]
+    return [(name, kind, row[x], row["mean"], row["ci95"]) for row in sorted(rows, key=lambda row: row[x])]
 
 
 def _table(title: str, rows: Sequence[Row], keys: dict[str, str], metrics: Sequence[str]) -> Tabled:
@@ -89,11 +87,11 @@ def routing(found: Findings) -> list[Block]:
     names = {"oracle": "the right ticket, given", router: f"the {router} router", **_REFERENCES}
     scores = ((name, at.get((who, quality.name))) for who, name in names.items())
     by_who = ", ".join(f"{name} {quality.write(score)}" for name, score in scores if score is not None)
-    lines = [f"Where nobody names the ticket, at {sparsity:.0%} removed, {quality.inside}: {by_who}."]
+    words = [f"Where nobody names the ticket, at {sparsity:.0%} removed, {quality.inside}: {by_who}."]
     if (right := at.get((router, "routing_accuracy"))) is not None:
-        lines.append(f"The {router} router finds the right ticket for {right:.1%} of the samples.")
+        words.append(f"The {router} router finds the right ticket for {right:.1%} of the samples.")
     if (gap := at.get((router, "gap_closed"))) is not None:
-        lines.append(
+        words.append(
             f"It closes {share(gap)} of the gap between the best fixed ticket (0) and the oracle (1)."
         )
     named = [{**row, "router": _REFERENCES.get(row["router"], row["router"])} for row in plain]
@@ -102,34 +100,30 @@ def routing(found: Findings) -> list[Block]:
         ("gap_closed", "routing_accuracy", "confidence"),
     )
     table = _table("Who chooses the ticket", named, keys, [quality.name, *metrics])
-    return [Words(lines), Figures([*_gaps(plain, routers), *_confusions(rows, router)]), table]
+    return [Words(words), Charts([*_gaps(plain, routers), *_confusions(rows, router)]), table]
 
 
-def _gaps(rows: Sequence[Row], routers: Sequence[str]) -> list[Figure]:
-    """Gap closed over sparsity, a line per router; references as hollow ones."""
-    series = []
-    for i, name in enumerate([*routers, *(name for name in _REFERENCES if name != "best_fixed")]):
-        style = Style(i, hollow=name in _REFERENCES)
-        mine = points(_where(rows, router=name, metric="gap_closed"))
-        series += [Series(_REFERENCES.get(name, name), style, mine)] if mine else []
-    levels = sorted({row["sparsity"] for row in rows})
-    x, y = Axis("share of weights removed", percent, levels), Axis("gap closed", share)
+def _gaps(rows: Sequence[Row], routers: Sequence[str]) -> list[Chart]:
+    """Gap closed over sparsity, a line per router; references as controls."""
+    points: list[Point] = []
+    for name in [*routers, *(name for name in _REFERENCES if name != "best_fixed")]:
+        kind = "control" if name in _REFERENCES else "measured"
+        mine = _where(rows, router=name, metric="gap_closed")
+        points += _points(mine, _REFERENCES.get(name, name), kind)
     title = "Gap between the best fixed ticket (0) and the oracle (1)"
-    return [xy(title, series, x, y)] if series else []
+    return [lines(title, points, REMOVED, Axis("gap closed", share))] if points else []
 
 
-def _confusions(rows: Sequence[Row], router: str) -> list[Figure]:
+def _confusions(rows: Sequence[Row], router: str) -> list[Chart]:
     """Which context goes to which ticket by the first router, which is the default one, per sparsity."""
-    figures = []
-    for sparsity in sorted({row["sparsity"] for row in rows}):
-        mine = [row for row in _where(rows, sparsity=sparsity, router=router) if "context" in row]
-        if mine:
-            names = list(dict.fromkeys(row["ticket"] for row in mine))
-            at = {(row["context"], row["ticket"]): row["mean"] for row in mine}
-            matrix = [[at[a, b] for b in names] for a in names]
-            title = f"Context (down) to ticket (across): {router}, {sparsity:.0%} removed"
-            figures.append(heat(title, names, names, matrix, (0.0, 1.0), share))
-    return figures
+    mine = [row for row in _where(rows, router=router) if "context" in row]
+    names = list(dict.fromkeys(row["ticket"] for row in mine))
+    states = {}
+    for sparsity in sorted({row["sparsity"] for row in mine}):
+        at = {(row["context"], row["ticket"]): row["mean"] for row in mine if row["sparsity"] == sparsity}
+        states[f"{sparsity:.0%} removed"] = [[at.get((a, b), float("nan")) for b in names] for a in names]
+    title = f"Context (down) to ticket (across): {router}"
+    return [heat(title, states, names, names, Axis("share", share), (0.0, 1.0))] if states else []
 
 
 # -- precision and probability -------------------------------------------------------------------------------
@@ -142,55 +136,41 @@ def calibration(found: Findings) -> list[Block]:
         return []
     sparsity = _middle(rows)
     here = _where(rows, sparsity=sparsity)
-    lines = [f"At {sparsity:.0%} removed. Maps, thresholds and couplings come from validation data."]
+    words = [f"At {sparsity:.0%} removed. Maps, thresholds and couplings come from validation data."]
     off = {row["reading"]: row["mean"] for row in _where(here, metric="ece", method=here[0]["method"])}
     plain = off.pop("plain scores", None)
     mended = [f"{name} {share(value)}" for name, value in off.items() if not name.startswith("coupled")]
     if plain is not None and mended:
-        lines.append(
+        words.append(
             f"Read at face value, probabilities of {here[0]['method']} are off by {share(plain)}; after "
             f"{', '.join(mended)}."
         )
     drawn = [*_recalls(here), *_reliability(here)]
-    blocks: list[Block] = [Words(lines), *([Figures(drawn)] if drawn else [])]
+    blocks: list[Block] = [Words(words), *([Charts(drawn)] if drawn else [])]
     errors = [{**row, "ci95": None} for row in rows if row["metric"] in _ERRORS]
     shown = [name for name in _ERRORS if _where(errors, metric=name)]
     keys = {"method": "method", "reading": "reading", "removed": "sparsity"}
     return [*blocks, _table("Errors of probabilities", errors, keys, shown)] if errors else blocks
 
 
-def _recalls(rows: Sequence[Row]) -> list[Figure]:
+def _recalls(rows: Sequence[Row]) -> list[Chart]:
     """Precision at given recalls, the mean over tickets."""
-    mine = _where(rows, metric="precision_at_recall")
-    series = _styled(mine, lambda own: points(own, "recall"))
-    x, y = Axis("recall", percent, bounds=_ENDS), Axis("precision, mean over tickets", share, bounds=_ENDS)
-    return [xy("Precision over recall", series, x, y)] if series else []
+    points = [
+        point
+        for row in _where(rows, metric="precision_at_recall")
+        for point in _points([row], f"{row['method']}, {row['reading']}", "measured", "recall")
+    ]
+    x, y = Axis("recall", percent, ".0%"), Axis("precision, mean over tickets", share)
+    return [lines("Precision over recall", points, x, y)] if points else []
 
 
-def _reliability(rows: Sequence[Row]) -> list[Figure]:
+def _reliability(rows: Sequence[Row]) -> list[Chart]:
     """How often yes was right, over the probability that it was given."""
-
-    def bars(own: Sequence[Row]) -> list[Point]:
-        at = {(row["bin"], row["metric"]): row for row in own}
-        bins = sorted(b for b, metric in at if metric == "predicted" and (b, "observed") in at)
-        pairs = [(at[b, "predicted"], at[b, "observed"]) for b in bins]
-        return [(predicted["mean"], observed["mean"], observed["ci95"]) for predicted, observed in pairs]
-
-    right = Style(3, hollow=True)
-    ideal = Series("right as often as said", right, [(0, 0, None), (1, 1, None)], marked=False)
-    series = _styled([row for row in rows if "bin" in row], bars, skip=right.number)
-    x = Axis("probability that was given", percent, bounds=_ENDS)
-    y = Axis("how often it was right", percent, bounds=_ENDS)
-    return [xy("Reliability", [ideal, *series], x, y)] if series else []
-
-
-def _styled(
-    rows: Sequence[Row], draw: Callable[[Sequence[Row]], list[Point]], skip: int = -1
-) -> list[Series]:
-    """A series per method and reading; that of the first method is full, those beside it hollow."""
-    made = []
-    for i, (method, reading) in enumerate(dict.fromkeys((row["method"], row["reading"]) for row in rows)):
-        number = i if skip < 0 or i < skip else i + 1
-        style = Style(number, hollow=method != rows[0]["method"])
-        made.append(Series(f"{method}, {reading}", style, draw(_where(rows, method=method, reading=reading))))
-    return made
+    at = {(row["method"], row["reading"], row["bin"], row["metric"]): row for row in rows if "bin" in row}
+    points: list[Point] = [("right as often as said", "control", end, end, None) for end in (0.0, 1.0)]
+    for (method, reading, which, metric), row in sorted(at.items(), key=lambda each: each[0][2]):
+        if metric == "predicted" and (observed := at.get((method, reading, which, "observed"))):
+            name = f"{method}, {reading}"
+            points.append((name, "measured", row["mean"], observed["mean"], observed["ci95"]))
+    x, y = (Axis(label, percent, ".0%") for label in ("probability that was given", "how often it was right"))
+    return [lines("Reliability", points, x, y)] if len(points) > 2 else []

@@ -22,10 +22,9 @@ from tombola._utils.errors import RunError, TicketFileError, UsageError, unknown
 from tombola.data.partition.clusters import sentence_encoder
 from tombola.lab.analysis.semantics import Measure, Named, agreement, align, by_depth, path_similarity
 from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
-from tombola.lab.report.blocks import Block, Figures, Tabled, Words
-from tombola.lab.report.figures import Axis, Figure, Series, Style, percent, xy
+from tombola.lab.report.blocks import Block, Charts, Tabled, Words
+from tombola.lab.report.charts import REMOVED, Axis, Chart, Point, heat, lines, save
 from tombola.lab.report.findings import Findings
-from tombola.lab.report.heat import heat
 from tombola.lab.report.inspect import masks_of
 from tombola.lab.report.kept import contents
 from tombola.lab.report.rows import Row
@@ -281,13 +280,11 @@ def chapter(found: Findings) -> list[Block]:
 def _kept(content: dict[str, Any]) -> list[Block]:
     rows = [row for row in content["rows"] if row["rho"] is not None]
     if not rows:
-        return [Words(["No rank correlation is defined: all pairs are equally alike."], missing=True)]
-    matrix = np.array(content["names"]["matrix"], dtype=float)
-    np.fill_diagonal(matrix, math.nan)
-    tickets, limits = content["names"]["tickets"], (float(np.nanmin(matrix)), float(np.nanmax(matrix)))
-    names = heat(content["what"], tickets, tickets, matrix.tolist(), limits, share)
+        return [Words(["No rank correlation is defined: all pairs are equally alike."], "missing")]
+    names = Named.of(content["names"]["tickets"], np.array(content["names"]["matrix"], dtype=float))
     made = [table(rows, "Masks against names, all states"), *group_tables(content["groups"])]
-    return [Words(_words(content, rows)), Figures([_curves(rows), names]), *map(Tabled, made)]
+    charts = Charts([_correlation(rows), _matrix(content["what"], names)])
+    return [Words(_words(content, rows)), charts, *map(Tabled, made)]
 
 
 def _words(content: dict[str, Any], rows: Sequence[Row]) -> list[str]:
@@ -304,18 +301,23 @@ def _words(content: dict[str, Any], rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def _curves(rows: Sequence[Row]) -> Figure:
-    series, controls = [], [(source, "all") for source in SOURCES if source != "own"]
-    for i, (source, depth) in enumerate([*(("own", depth) for depth in _LAYERS), *controls]):
+def _correlation(rows: Sequence[Row], title: str = "Masks against names") -> Chart:
+    """Over sparsity: of the tickets per depth of the layers, of the controls over all layers."""
+    points: list[Point] = []
+    for source, depth in [
+        *(("own", depth) for depth in _LAYERS),
+        *((s, "all") for s in SOURCES if s != "own"),
+    ]:
+        name, kind = f"{SOURCES[source][1]}, {depth} layers", "measured" if source == "own" else "control"
         mine = [row for row in rows if (row["source"], row["depth"]) == (source, depth)]
-        points = [(row["removed"], row["rho"], None) for row in mine]
-        name = f"{SOURCES[source][1]}, {depth} layers"
-        series.append(Series(name, Style(i, hollow=source != "own"), points, marked=len(points) <= 30))
-    x, y = Axis("share of weights removed", percent), Axis("Spearman's rho", lambda v: f"{v:+.2f}")
-    return xy("Masks against names", [each for each in series if each.points], x, y)
+        for row in mine:
+            ends = (row["low"], row["high"]) if depth in DEPTHS and row["low"] is not None else None
+            points.append((name, kind, row["removed"], row["rho"], ends))
+    return lines(title, points, REMOVED, Axis("Spearman's rho", "{:+.2f}".format))
 
 
-# -- one figure ---------------------------------------------------------------------------------------------
+def _matrix(title: str, named: Named) -> Chart:
+    return heat(title, {"": named.values_KK.tolist()}, named.names, named.names, Axis("similarity", share))
 
 
 def draw(states: Sequence[Snapshot], rows: Sequence[Row], meaning: Named, what: str, file: Path) -> None:
@@ -327,59 +329,17 @@ def draw(states: Sequence[Snapshot], rows: Sequence[Row], meaning: Named, what: 
     """
     if file.suffix.lower() not in _FORMATS:
         raise UsageError(f"--figure takes {', '.join('NAME' + each for each in _FORMATS)}: got {file}")
-    from matplotlib import figure as figures  # only here: it takes a second to import
-
-    figure = figures.Figure(figsize=(15, 8.4), layout="constrained")
-    parts: Any = figure.subfigures(2, 1, height_ratios=(1.25, 1))
-    a, b, c = parts[0].subplots(1, 3)
-    for letter, axes, depth in (("A", a, "shallow"), ("B", b, "deep")):
+    above = []
+    for letter, depth in (("A", "shallow"), ("B", "deep")):
         mine = [[s for s in states if (s.source, s.depth) == ("own", each)] for each in (depth, "all")]
-        if (chosen := min(mine[0] or mine[1], key=lambda s: abs(s.removed - 0.5), default=None)) is None:
-            axes.set_title(f"{letter}  masks, {depth}", loc="left")
-        else:
+        if chosen := min(mine[0] or mine[1], key=lambda s: abs(s.removed - 0.5), default=None):
             title = f"{letter}  masks, {chosen.depth} layers, {chosen.removed:.0%} removed"
-            _matrix(figure, axes, title, chosen.similarity)
-    _matrix(figure, c, f"C  {what}", meaning)
-    d, e = parts[1].subplots(1, 2)
-    _lines(d, rows, "rho", "D  rank correlation with the names, 95% interval", "Spearman's rho")
-    _lines(e, rows, "mean", "E  mean similarity of the masks", "mean over pairs")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"Date": None} if file.suffix == ".svg" else None
-    figure.savefig(file, metadata=metadata, dpi=110)
-
-
-def _matrix(figure: Any, axes: Any, title: str, named: Named) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.set_title(title, loc="left")
-    values = np.where(np.eye(len(named.names), dtype=bool), np.nan, named.values_KK)
-    image = axes.imshow(values, cmap="cividis")
-    figure.colorbar(image, ax=axes, location="bottom", shrink=0.8, ticks=MaxNLocator(4))
-    words = [name.replace("_", " ") for name in named.names]
-    places = range(len(words)) if len(words) <= 24 else []
-    axes.set_yticks(places, words if places else [], fontsize=7)
-    if places and len(words) <= 12:  # more would take the matrix's place; columns have the order of rows
-        axes.set_xticks(places, words, rotation=60, ha="right", fontsize=7)
-    else:
-        axes.set_xticks([])
-
-
-def _lines(axes: Any, rows: Sequence[Row], value: str, title: str, label: str) -> None:
-    """One value over sparsity; of the correlation also its interval, and the controls."""
-    lines = [("own", depth, f"{depth} layers", f"C{i}", f"{'os^'[i]}-") for i, depth in enumerate(DEPTHS)]
-    if value == "rho":
-        axes.axhline(0, color="grey", linewidth=0.8)
-        lines += [
-            (source, "all", f"{name}, all layers", f"C{i + 3}", "x-" if source == "own" else "x--")
-            for i, (source, (_, name)) in enumerate(SOURCES.items())
-        ]
-    for source, depth, name, colour, style in lines:
-        if mine := [row for row in rows if (row["source"], row["depth"]) == (source, depth)]:
-            x, y, low, high = ([row[key] for row in mine] for key in ("removed", value, "low", "high"))
-            axes.plot(x, np.array(y, float), style, label=name, color=colour)
-            if value == "rho" and depth != "all":
-                axes.fill_between(x, np.array(low, float), np.array(high, float), alpha=0.12, color=colour)
-    axes.set_title(title, loc="left")
-    axes.set(xlabel="share of weights removed", ylabel=label)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7)
+            above.append(_matrix(title, chosen.similarity))
+    means: list[Point] = [
+        (f"{row['depth']} layers", "measured", row["removed"], row["mean"], None)
+        for row in rows
+        if row["source"] == "own" and row["depth"] in DEPTHS
+    ]
+    below = [_correlation(rows, "D  rank correlation with the names")]
+    below.append(lines("E  mean similarity of the masks", means, REMOVED, Axis("mean over pairs", share)))
+    save([[*above, _matrix(f"C  {what}", meaning)], below], file)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tombola.lab.report.blocks import Block, Card, Cards, Cell, Line, Standings, Words
-from tombola.lab.report.findings import Findings
-from tombola.lab.report.rows import Spread, Unit, difference, spread
-from tombola.lab.report.tables import Paper
+from tombola.lab.report.findings import Arm, Findings
+from tombola.lab.report.rows import Spread, difference, spread
+from tombola.lab.report.tables import Paper, Table, whole
 from tombola.methods.table import METHODS
 from tombola.objectives.metrics import LIKE_FOR_LIKE, METRICS, READINGS, MetricInfo
 
 _INTRODUCED = {"paper": "In the paper's reading ({})", LIKE_FOR_LIKE: "Like for like ({})", "": "By {}"}
 _SURE = "“Leads” and “trails” are said only where the 95% interval of a difference leaves out zero."
 _UNSURE = "One seed: a direction, not a claim."
-_MARKS = (
-    "▲ ahead and ▼ behind: the 95% interval leaves out zero. Grey: it does not, or there is one run only. "
+MARKS = (
+    "▲ ahead and ▼ behind: the 95% interval leaves out zero. No mark: it does not, or there is one run only. "
     "Differences are taken within a seed and an item; intervals are Student's t over {over}, each for "
     "itself: among many comparisons some leave out zero by chance."
 )
@@ -56,10 +55,11 @@ class Ahead:
         alone = "1" if half is None else ""
         return alone + sign if abs(self.measured.mean) > (half or 0.0) else "0"
 
-    @property
-    def mark(self) -> str:
-        """How it is shown."""
-        return {"+": "up", "-": "down"}.get(self.sign, "unsure")
+    def written(self, info: MetricInfo) -> str:
+        """The difference with half its interval, and a mark if that leaves out zero."""
+        half = "" if self.measured.ci95 is None else f" ± {info.write(self.measured.ci95)}"
+        mark = {"+": "▲ ", "-": "▼ "}.get(self.sign, "")
+        return f"{mark}{info.write_difference(self.measured.mean)}{half}"
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,7 @@ def verdicts(found: Findings, paper: Paper) -> list[Verdict]:
 def _ahead(found: Findings, headline: Headline, theirs: str, paper: Paper) -> list[Ahead]:
     info, made = headline.info, []
     for sparsity in found.sparsities:
-        level = sparsity if (theirs, sparsity) in found.outcomes else 0.0  # a dense network is at 0
-        ours, rival = (found.subject, sparsity), (theirs, level)
+        ours, rival = (found.subject, sparsity), found.level(theirs, sparsity)
         values = (found.values.get((*outcome, *headline.key, ""), {}) for outcome in (ours, rival))
         if measured := spread(difference(info.name, *values)):
             mine, other = (paper.get(outcome, {}).get(info.name) for outcome in (ours, rival))
@@ -103,70 +102,10 @@ def _ahead(found: Findings, headline: Headline, theirs: str, paper: Paper) -> li
     return made
 
 
-def answer(found: Findings, paper: Paper) -> list[Block]:
-    """What a reader came for: headline figures, a sentence per reading, and every difference in one table."""
-    made = verdicts(found, paper)
-    shown = cards(found, made, paper)
-    blocks: list[Block] = [Cards(found.subject, shown)] if shown else []
-    if not made:
-        return [*blocks, Words(["There is no second method to compare with."])]
-    over = "items" if found.items > 1 else "seeds"
-    return [*blocks, Words(sentences(made), lead=True), standings(made, over)]
-
-
 def verdict(found: Findings, paper: Paper) -> list[str]:
     """The answer in words alone; none without a second method."""
     made = verdicts(found, paper)
     return sentences(made) if made else []
-
-
-# -- headline figures -------------------------------------------------------------------------------------
-
-
-def cards(found: Findings, made: Sequence[Verdict], paper: Paper) -> list[Card]:
-    """A card per sparsity of the subject: the first metric of every reading."""
-    first = {headline.reading: headline for headline in reversed(headlines(found))}
-    usual = [name for name in found.methods if name != found.subject and not METHODS[name].control]
-    rival = "imp" if "imp" in usual else next(iter(usual), "")
-    against = {verdict.headline: verdict for verdict in made if verdict.theirs == rival}
-    shown = []
-    for s in found.sparsities:
-        lines = [_line(found, h, s, against.get(h), paper) for h in headlines(found) if h in first.values()]
-        if known := [line for line in lines if line is not None]:
-            shown.append(Card(f"{s:.0%} removed", known))
-    return shown
-
-
-def _line(
-    found: Findings, headline: Headline, s: float, against: Verdict | None, paper: Paper
-) -> Line | None:
-    """The value; beside it the paper's figure, and the rival unless the reading is the paper's.
-
-    Where the rival has not all runs, both values are of those that both have, as their difference is.
-    """
-
-    def values(method: str, sparsity: float) -> Mapping[Unit, float]:
-        return found.values.get((method, sparsity, *headline.key, ""), {})
-
-    def mean(by_unit: Mapping[Unit, float]) -> str:
-        measured = spread(by_unit)
-        return headline.info.write(measured.mean) if measured else ""
-
-    ours = values(found.subject, s)
-    if not ours:
-        return None
-    like = headline.reading == LIKE_FOR_LIKE
-    printed = None if like else paper.get((found.subject, s), {}).get(headline.info.name)
-    beside = [] if printed is None else [("the paper", headline.info.write(printed))]
-    ahead = next((a for a in against.ahead if a.sparsity == s), None) if against else None
-    if against is None or ahead is None or (printed is not None and headline.reading == "paper"):
-        return Line(headline.title, mean(ours), beside)
-    theirs = values(against.theirs, s) or values(against.theirs, 0.0)
-    both = [unit for unit in ours if unit in theirs]
-    title = headline.title + (f" ({len(both)} of {len(ours)} runs)" if len(both) < len(ours) else "")
-    mine, other = (mean({unit: each[unit] for unit in both}) for each in (ours, theirs))
-    between = Cell(ahead.measured.mean_and_interval(headline.info.write_difference), ahead.mark)
-    return Line(title, mine, [*beside, (against.theirs, other)], between)
 
 
 # -- a sentence per reading -------------------------------------------------------------------------------
@@ -215,32 +154,62 @@ def _and(words: Sequence[str], last: str) -> str:
     return last.join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-# -- every difference -------------------------------------------------------------------------------------
+# -- in numbers -------------------------------------------------------------------------------------------
 
 
-def standings(made: Sequence[Verdict], over: str) -> Standings:
-    """A row per rival, and below it the paper's differences; a column per metric and sparsity."""
-    columns: dict[Headline, list[float]] = {}
-    for verdict in made:
-        levels = {*columns.get(verdict.headline, ()), *(ahead.sparsity for ahead in verdict.ahead)}
-        columns[verdict.headline] = sorted(levels)
+def overview(found: Findings, made: Sequence[Verdict], paper: Paper) -> Table | None:
+    """Every method that is no control, at the middle sparsity of the subject.
 
-    def line(rival: str, cell: Callable[[MetricInfo, Ahead], Cell]) -> list[Cell]:
-        mine = [(v.headline, a) for v in made if v.theirs == rival for a in v.ahead]
-        cells = {(headline, a.sparsity): cell(headline.info, a) for headline, a in mine}
-        return [cells.get((headline, s), Cell()) for headline, levels in columns.items() for s in levels]
+    Of the first metric of each reading the value, the paper's, and what the subject is ahead; then what is
+    stored. Where not all seeds and items have a value, it says how many.
+    """
+    first = list({headline.reading: headline for headline in reversed(headlines(found))}.values())[::-1]
+    if not first:
+        return None
+    at, body = found.sparsities[len(found.sparsities) // 2], []
+    for name in found.usual() or found.methods:
+        arm = found.level(name, at)
+        line = {(0, "method"): name}
+        for i, headline in enumerate(first):
+            info = headline.info
+            printed = paper.get(arm, {}).get(info.name) if headline.reading != LIKE_FOR_LIKE else None
+            ahead = [a for v in made if (v.headline, v.theirs) == (headline, name) for a in v.ahead]
+            written = "".join(each.written(info) for each in ahead if each.sparsity == at)
+            line[i, headline.title] = _counted(found, arm, headline)
+            line[i, "in the paper"] = "" if printed is None else info.write(printed)
+            line[i, f"{found.subject} is ahead by"] = written
+        parts = [found.spread(arm, "", metric) for metric in ("union", "private", "dense_rest")]
+        line[0, "numbers stored"] = whole(sum(part.mean for part in parts if part)) if all(parts) else ""
+        body.append(line)
+    shown = [key for key in body[0] if any(line[key] for line in body)]
+    lines = [[line[key] for key in shown] for line in body if any(list(line.values())[1:])]
+    return Table(f"At {at:.0%} removed", [name for _, name in shown], lines)
 
-    parts = []
-    for name, control in (("Other methods", False), ("Controls", True)):
-        rows: list[tuple[str, list[Cell]]] = []
-        rivals = dict.fromkeys(verdict.theirs for verdict in made)
-        for rival in (name for name in rivals if METHODS[name].control == control):
-            rows.append((rival, line(rival, _measured)))
-            printed = line(rival, _printed)
-            rows += [("in the paper", printed)] if any(cell.text for cell in printed) else []
-        parts += [(name, rows)] if rows else []
-    heads = [(headline.title, [f"{s:.0%}" for s in levels]) for headline, levels in columns.items()]
-    return Standings(_title(made, over), heads, parts, _MARKS.format(over=over))
+
+def _counted(found: Findings, arm: Arm, headline: Headline) -> str:
+    """A mean, and over how many seeds and items where there are more."""
+    by_unit = found.values.get((*arm, *headline.key, ""), {})
+    measured = spread(by_unit)
+    if measured is None:
+        return ""
+    few = f" (n = {len(by_unit)})" if len(by_unit) < len({ran.unit for ran in found.runs}) else ""
+    return headline.info.write(measured.mean) + few
+
+
+def differences(made: Sequence[Verdict], over: str) -> Table:
+    """A row per metric and rival, controls last, and below it the paper's; a column per sparsity."""
+    levels = sorted({ahead.sparsity for verdict in made for ahead in verdict.ahead})
+    body = []
+    for verdict in sorted(made, key=lambda v: METHODS[v.theirs].control):
+        info, control = verdict.headline.info, " (control)" * METHODS[verdict.theirs].control
+        measured = {ahead.sparsity: ahead.written(info) for ahead in verdict.ahead}
+        printed = {
+            a.sparsity: info.write_difference(a.printed) for a in verdict.ahead if a.printed is not None
+        }
+        for name, cells in ((verdict.theirs + control, measured), ("in the paper", printed)):
+            cell = [cells.get(level, "") for level in levels]
+            body += [[name, verdict.headline.title, *cell]] if cells else []
+    return Table(_title(made, over), ["against", "by", *(f"{level:.0%}" for level in levels)], body)
 
 
 def _title(made: Sequence[Verdict], over: str) -> str:
@@ -250,12 +219,3 @@ def _title(made: Sequence[Verdict], over: str) -> str:
         return f"{title}, one {over.removesuffix('s')}"
     number = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return f"{title}: means over {number} {over}, ± half the 95% interval"
-
-
-def _measured(info: MetricInfo, ahead: Ahead) -> Cell:
-    half = "" if ahead.measured.ci95 is None else f"± {info.write(ahead.measured.ci95)}"
-    return Cell(info.write_difference(ahead.measured.mean), ahead.mark, half)
-
-
-def _printed(info: MetricInfo, ahead: Ahead) -> Cell:
-    return Cell() if ahead.printed is None else Cell(info.write_difference(ahead.printed), "printed")
