@@ -159,7 +159,7 @@ def test_alarms_and_drops_by_hand(three, tmp_path, capsys):
         REMOVED[10],
         REMOVED[11],
         None,
-    ]  # .045 a round above .1: the third
+    ]  # 0.045 a round above .1: the third
     assert [run["fired"] for run in runs] == [["specialisation"], ["smallest layer"], []]
     assert runs[0]["cusum"] == pytest.approx(7 * 0.045)
     assert runs == json.loads(out.with_suffix(".json").read_text())
@@ -203,7 +203,7 @@ def test_a_page_without_an_alarm_says_so_and_old_runs_have_no_chapter(tmp_path):
     run = write_run(tmp_path / "run")
     _, said, table = chapter(gather(("g", ""), [run]))
     assert said.lines == ["No alarm in 1 watched run."]
-    assert table.table.body[0] == ["seed 0", "20.0%", ".400", "100"]
+    assert table.table.body[0] == ["seed 0", "20.0%", "0.400", "100"]
     assert len(table.table.body) == 15
     assert chapter(gather(("g", ""), [forget(run)])) == []
     assert "Has pruning gone too far?" not in page([run])

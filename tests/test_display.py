@@ -126,8 +126,8 @@ def test_a_terminal_sees_one_line_with_everything(shown):
     lines = [lines_of(display, 110) for _ in work(display, clock, run)]
     assert {len(each) for each in lines} == {1}
     searching, training, judging = (lines[k][0] for k in (3, 55, -2))
-    assert searching.startswith("seed 0  search own 50%  round 2  density .800  kappa .900 ")
-    assert "loss .0600 10 s in this stage ━━━" in searching  # nobody knows yet what an outcome takes
+    assert searching.startswith("seed 0  search own 50%  round 2  density 0.800  kappa 0.900 ")
+    assert "loss 0.0600 10 s in this stage ━━━" in searching  # nobody knows yet what an outcome takes
     assert training.startswith("seed 0  train rtl 50% ")
     assert "20 s in this stage ━━━" in training
     assert judging.startswith("seed 0  judge rtl 50% ")
@@ -137,7 +137,7 @@ def test_a_terminal_sees_one_line_with_everything(shown):
 @given(st.text("abcß [/]", min_size=1, max_size=80), st.integers(40, 200))
 def test_the_line_is_never_wider_than_the_terminal(where, width):
     display = Display(Console(file=io.StringIO(), force_terminal=True, width=width), {})
-    words = {"where": where, "loss": "loss .0312", "left": "12 h 59 min in this stage"}
+    words = {"where": where, "loss": "loss 0.0312", "left": "12 h 59 min in this stage"}
     display.bar.update(display.task, words=lambda: words)
     (line,) = lines_of(display, width)
     assert len(line) <= width
@@ -149,8 +149,8 @@ def test_a_file_gets_one_line_per_stage(shown):
         for _ in work(display, clock, run):
             pass
     assert file.getvalue().splitlines() == [
-        "seed 0: search own 50%, round 3, density .600, loss .0900, kappa .900",
-        "seed 0: train rtl 50%, loss .0100",
+        "seed 0: search own 50%, round 3, density 0.600, loss 0.0900, kappa 0.900",
+        "seed 0: train rtl 50%, loss 0.0100",
         "seed 0: judge rtl 50%, 1 min left",
     ]
 

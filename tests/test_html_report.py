@@ -157,7 +157,7 @@ def test_the_differences_are_the_leads_of_the_rows(three):
     assert made.header == ["against", "by", "25%", "50%", "75%"]
     assert [line[0] for line in made.body] == ["imp", "in the paper", "dense", "imp", "dense"]
     assert made.body[0][3] == f"▲ +{share(lead['mean'])} ± {share(lead['ci95'])}"
-    assert made.body[1][2:] == ["+.070", "+.067", "+.040"]
+    assert made.body[1][2:] == ["+0.070", "+0.067", "+0.040"]
     assert "In the paper's reading (balanced accuracy), rtl leads imp and dense throughout." in words(
         page(three)
     )
@@ -260,14 +260,17 @@ def test_recorded_similarity_is_shown_by_round_and_depth(tmp_path):
 
 def test_a_chart_says_in_words_and_a_table_what_it_shows():
     made = heat("T", {"": [[1, 0.25], [0.5, float("nan")]]}, ["a", "b"], ["a", "b"], Axis("kappa", share))
-    assert made.about == "T, 2 rows, 2 columns. Least .250 (a, b), greatest .500 (b, a)."
-    assert made.table.body == [["a", "1.000", ".250"], ["b", ".500", ""]]
+    assert made.about == "T, 2 rows, 2 columns. Least 0.250 (a, b), greatest 0.500 (b, a)."
+    assert made.table.body == [["a", "1.000", "0.250"], ["b", "0.500", ""]]
     assert "NaN" not in made.spec
     points = [("imp", "measured", 0.5, 0.8, 0.01), ("imp", "measured", 0.9, 0.7, (0.6, 0.75))]
     made = lines("T", [*points, ("dense", "control", 0.5, 0.9, None)], Axis("x", str), Axis("y", share))
-    assert made.about == "T: y over x. Least .700 (imp at 0.9), greatest .900 (dense at 0.5)."
+    assert made.about == "T: y over x. Least 0.700 (imp at 0.9), greatest 0.900 (dense at 0.5)."
     assert made.table.header == ["x", "0.5", "0.9"]
-    assert made.table.body == [["imp", ".800 ± .010", ".700 (.600 to .750)"], ["dense, control", ".900", ""]]
+    assert made.table.body == [
+        ["imp", "0.800 ± 0.010", "0.700 (0.600 to 0.750)"],
+        ["dense, control", "0.900", ""],
+    ]
 
 
 # -- verdicts ---------------------------------------------------------------------------------------------

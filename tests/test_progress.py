@@ -43,7 +43,7 @@ def test_a_run_in_progress_says_where_it_is_and_how_long_it_takes(tmp_path, caps
         found = run_status(run)
         assert (found.state, found.done, found.wanted, found.seconds_left) == ("running", 1, 2, 600)
         assert ", ".join(found.words.values()) == (
-            "running, 1 of 2 outcomes, search own 50%, round 2, density .600, loss .5000, kappa .875, "
+            "running, 1 of 2 outcomes, search own 50%, round 2, density 0.600, loss 0.5000, kappa 0.875, "
             "about 10 min left"
         )
         assert call(capsys, "watch", run, "--once").out == ", ".join(found.words.values()) + "\n"

@@ -279,19 +279,19 @@ def test_the_papers_figures_have_columns_of_their_own(three):
         "rtl",
         "50%",
         "3",
-        f".745 ± {half}",
-        f".372 ± {share(interval(VALUES) / 2)}",
-        ".778",
-        ".276",
+        f"0.745 ± {half}",
+        f"0.372 ± {share(interval(VALUES) / 2)}",
+        "0.778",
+        "0.276",
     ]
-    assert paper.body[1] == ["imp", "50%", "3", "1.000 ± .000", "", ".711", ".478"]
+    assert paper.body[1] == ["imp", "50%", "3", "1.000 ± 0.000", "", "0.711", "0.478"]
     assert not any(column.startswith("paper") for column in alike.header)
 
 
 def test_one_seed_has_no_interval_and_other_experiments_no_figures_of_the_paper(tmp_path):
     table = tables(rows([write_run(tmp_path / "run", 0, 0.5, "digits")]))[0]
     assert table.header == ["method", "sparsity", "seeds", "bal. acc.", "precision"]
-    assert table.body[0] == ["rtl", "50%", "1", ".500", ".250"]
+    assert table.body[0] == ["rtl", "50%", "1", "0.500", "0.250"]
 
 
 def test_counts_are_whole_numbers_beside_the_papers(three):
@@ -319,9 +319,12 @@ def test_leads_like_for_like_are_shares_with_a_sign():
     ]
     alike, ahead = tables(found)
     assert alike.header[3:] == ["acc. (all classes)"]
-    assert alike.body == [["imp_context", "50%", "3", ".250 ± .010"]]
+    assert alike.body == [["imp_context", "50%", "3", "0.250 ± 0.010"]]
     assert ahead.header == ["method", "sparsity", "seeds", "AUC: of imp", "accuracy: of imp"]
-    assert ahead.body == [["rtl", "50%", "3", "-.051 ± .004", ""], ["imp_context", "50%", "3", "", "+.100"]]
+    assert ahead.body == [
+        ["rtl", "50%", "3", "-0.051 ± 0.004", ""],
+        ["imp_context", "50%", "3", "", "+0.100"],
+    ]
 
 
 def test_subsets_have_rows_and_a_table_of_their_own_and_leads_of_both_references(tmp_path):
@@ -367,7 +370,7 @@ def test_a_value_of_fewer_seeds_than_its_line_says_so(tmp_path):
         file.write(json.dumps({**head, "metric": "accuracy", "value": 0.4}) + "\n")
     like = next(table for table in tables(rows(runs)) if "AUC" in table.header)
     assert like.header == ["method", "sparsity", "seeds", "AUC", "accuracy"]
-    assert like.body == [["rtl", "50%", "2", ".550 ± .635", ".400 (n = 1)"]]
+    assert like.body == [["rtl", "50%", "2", "0.550 ± 0.635", "0.400 (n = 1)"]]
 
 
 def test_a_new_metric_is_one_entry(tmp_path):

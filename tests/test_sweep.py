@@ -128,8 +128,8 @@ def test_a_curve_has_the_common_reading_a_level_line_for_dense_and_dashes_for_co
 def test_the_table_says_the_same_and_names_controls():
     made = table(ROWS, "accuracy", "digits")
     assert made.header == ["accuracy", "dense", "50%", "90%", "seeds"]
-    assert made.body[0] == ["imp", "", ".800", ".700 ± .010", "3"]
-    assert made.body[1][:2] == ["dense", ".900"]
+    assert made.body[0] == ["imp", "", "0.800", "0.700 ± 0.010", "3"]
+    assert made.body[1][:2] == ["dense", "0.900"]
 
 
 def test_a_measure_that_is_not_there_is_named():
@@ -144,7 +144,7 @@ def test_a_heat_map_for_two_settings_and_none_for_another_number():
     ]
     (made,) = heats(points[:3], "accuracy", ["imp"])
     assert made.table.header == ["", "p=0.2", "p=0.4"]
-    assert made.table.body == [["T=1", ".300", ".500"], ["T=2", ".400", ""]]  # a point is missing
+    assert made.table.body == [["T=1", "0.300", "0.500"], ["T=2", "0.400", ""]]  # a point is missing
     assert heats([({"T": "1"}, ROWS)], "accuracy", ["imp"]) == []
     assert heats([({}, ROWS)], "accuracy", ["imp"]) == []
 

@@ -19,16 +19,15 @@ LIKE_FOR_LIKE = "like_for_like"
 READINGS = {"paper": "the paper's reading", LIKE_FOR_LIKE: "like for like", "": ""}  # in the order of pages
 
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
-_LEADING_ZERO = re.compile(r"^([+-]?)0\.")
 
 
 def share(value: float) -> str:
-    """Write a share with three digits, the leading zero dropped as in the paper.
+    """Write a share with three digits.
 
     >>> share(0.7813), share(1.0), share(-0.2)
-    ('.781', '1.000', '-.200')
+    ('0.781', '1.000', '-0.200')
     """
-    return _LEADING_ZERO.sub(r"\1.", f"{value:.3f}")
+    return f"{value:.3f}"
 
 
 def decibel(value: float) -> str:

@@ -25,7 +25,7 @@ class StageStatus:
 
         >>> now = StageStatus().after("search-own-0.5", {"event": "prune", "round": 0, "loss": 0.25})
         >>> now.after("search-own-0.5", {"event": "watch", "round": 0, "density": 0.8}).words
-        {'stage': 'search own 50%', 'round': 'round 1', 'density': 'density .800', 'loss': 'loss .2500'}
+        {'stage': 'search own 50%', 'round': 'round 1', 'density': 'density 0.800', 'loss': 'loss 0.2500'}
         """
         if not stage:
             return self
@@ -66,7 +66,7 @@ def stage_words(name: str) -> str:
 
 
 def _loss(value: float) -> str:
-    return f"{value:.4f}".removeprefix("0") if 1e-3 <= abs(value) < 10 else f"{value:.3g}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 10 else f"{value:.3g}"
 
 
 def clock(seconds: float) -> str:

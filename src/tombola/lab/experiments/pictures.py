@@ -261,5 +261,5 @@ def _dots(panel: Any, where: np.ndarray, values: Sequence[Sequence[float]], labe
     for x, mean, seeds in zip(where, means, values, strict=True):
         panel.vlines(x, min(seeds), max(seeds), color=colour, linewidth=1)
         panel.scatter([x] * len(seeds), seeds, 5, color=colour)
-        number, top = f"{mean:.2f}".removeprefix("0"), max(seeds)
+        number, top = f"{mean:.2f}", max(seeds)
         panel.annotate(number, (x, top), (0, 4), textcoords="offset points", ha="center", fontsize=6.5)

@@ -83,7 +83,7 @@ class Routed:
 
 
 def _two(value: Tensor) -> str:
-    return f"{float(value):.2f}".removeprefix("0")
+    return f"{float(value):.2f}"
 
 
 def mixed(outputs: Sequence[Any], shares: Sequence[Tensor], classes: Sequence[Tensor | None] = ()) -> Any:
