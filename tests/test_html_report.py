@@ -170,6 +170,15 @@ def test_a_mean_of_fewer_runs_says_so(three):
     assert shown.count("(n = 2)") == 2  # imp in both readings
 
 
+def test_what_certainly_leads_is_to_be_asked_next(tmp_path):
+    runs = [write_run(tmp_path / f"seed{seed}", seed, lead=-0.05) for seed in range(3)]
+    (runs[0] / "tickets").mkdir()
+    (runs[0] / "tickets" / "imp-0.5.tickets").touch()
+    text = words(page(runs))
+    assert "Like for like (AUC), rtl trails imp and dense throughout." in text
+    assert "Next, ask imp: tombola predict RUN/tickets/imp-0.5.tickets INPUT" in text
+
+
 def test_equal_records_give_equal_bytes(three, tmp_path):
     write_report([tmp_path / "runs"], tmp_path / "a.html")
     made = write_report(reversed(three), tmp_path / "b.html")
@@ -207,12 +216,12 @@ def test_a_run_that_just_began_has_a_page(tmp_path):
 
 def test_ticket_files_that_cannot_be_read_are_named_and_the_next_run_is_read(three, convnet, random_masks):
     write_tickets(three[1], convnet, random_masks)
+    assert "Next, ask rtl: tombola predict RUN/tickets/rtl-0.5.tickets INPUT" in words(page(three))
     file = three[0] / "tickets" / "rtl-0.25.tickets"
     file.write_bytes(file.read_bytes()[:-8])
     text = words(page(three))
     assert "Ticket files that could not be read: seed 0:" in text
     assert "ticket files of seed 1" in text
-    assert "tombola predict RUN/tickets/rtl-0.5.tickets INPUT" in text
 
 
 def test_experiments_have_sections_of_their_own_and_their_answers_at_the_top(three, tmp_path):

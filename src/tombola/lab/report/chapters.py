@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import pandas as pd
@@ -11,11 +12,20 @@ from tombola.lab.report import advice, kept, semantics
 from tombola.lab.report.again import commands, configuration
 from tombola.lab.report.blocks import Block, Charts, Commands, Gallery, Section, Shelf, Tabled, Words
 from tombola.lab.report.charts import REMOVED, Axis, Chart, Point, bars, dots, lines, percent
-from tombola.lab.report.findings import Findings
+from tombola.lab.report.findings import Arm, Findings
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import SIMILAR, STORED, Paper, Table, heading, paper_of, tables
 from tombola.lab.report.tickets import collapse, course, layers, likeness
-from tombola.lab.report.verdicts import MARKS, Headline, differences, headlines, overview, verdict, verdicts
+from tombola.lab.report.verdicts import (
+    MARKS,
+    Headline,
+    Verdict,
+    differences,
+    headlines,
+    overview,
+    verdict,
+    verdicts,
+)
 from tombola.methods.table import METHODS, dense
 from tombola.objectives.metrics import LIKE_FOR_LIKE
 
@@ -62,7 +72,7 @@ def _answer(found: Findings, paper: Paper) -> list[Block]:
         blocks.append(Words(["Nothing was judged yet, so there is nothing to compare."], "missing"))
     if shown := overview(found, made, paper):
         blocks.append(Tabled(shown, folded=False))
-    blocks += _next(found)
+    blocks += _next(found, made)
     if made:
         over = "items" if found.items > 1 else "seeds"
         blocks += [Tabled(differences(made, over), folded=False), Words([MARKS.format(over=over)], "note")]
@@ -77,8 +87,8 @@ def _said(found: Findings, paper: Paper) -> list[str]:
     return advice.answer(found) + (verdict(found, paper) or alone)
 
 
-def _next(found: Findings) -> list[Block]:
-    """What is missing and what goes on; else more seeds; else the tickets themselves."""
+def _next(found: Findings, made: Sequence[Verdict]) -> list[Block]:
+    """What is missing and what goes on; else more seeds; else how to ask what came out ahead."""
     missing = []
     for ran in found.runs:
         known = ran.config.get("experiment")
@@ -90,12 +100,25 @@ def _next(found: Findings) -> list[Block]:
         return [Words(missing, "missing")]
     seeds, again = {ran.unit[1] for ran in found.runs}, commands(found.runs)
     if found.items == 1 and len(seeds) < _SEEDS and again:
-        more = [line.partition(" --seed ")[0] + " --seed 0 1 2" for line in again]
+        wanted = " ".join(map(str, sorted(seeds | set(range(_SEEDS)))))
+        more = [re.sub(r"--seed( \d+)+", f"--seed {wanted}", line) for line in again]
         return [Commands("Next, more seeds, so that the interval says something:", more)]
-    if found.files:
-        file = f"RUN/tickets/{found.subject}-{list(found.files)[len(found.files) // 2]}.tickets"
-        return [Commands("Next, ask the tickets:", [f"tombola predict {file} INPUT"])]
+    method, sparsity = _ahead(found, made)
+    file = f"{method}-{sparsity}.tickets"
+    if any((ran.path / "tickets" / file).exists() for ran in found.runs):
+        return [Commands(f"Next, ask {method}:", [f"tombola predict RUN/tickets/{file} INPUT"])]
     return []
+
+
+def _ahead(found: Findings, made: Sequence[Verdict]) -> Arm:
+    """The subject at its middle sparsity, or what certainly leads it by most there, by the primary metric."""
+    at = found.sparsities[len(found.sparsities) // 2] if found.sparsities else 0.0
+    primary = [headline for headline in headlines(found) if headline.info.primary][-1:]
+    rivals = [v for v in made if v.headline in primary and not METHODS[v.theirs].control]
+    behind = [
+        (a.measured.mean, v.theirs) for v in rivals for a in v.ahead if (a.sparsity, a.sign) == (at, "-")
+    ]
+    return found.level(min(behind, default=(0.0, found.subject))[1], at)
 
 
 def _compared(found: Findings) -> str:
