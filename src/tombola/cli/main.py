@@ -132,9 +132,13 @@ def _ranks() -> Iterator[bool]:
     if "TORCHELASTIC_RUN_ID" not in os.environ and "RANK" not in os.environ:
         yield False
         return
+    import torch
+
     from tombola._utils.ranks import joined
     from tombola.training.parallel import world
 
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # torchrun sees to it for several processes on a machine, but not for one
     with joined():
         follows = (world() or (0, 1))[0] > 0
         if follows:
