@@ -78,7 +78,7 @@ def test_a_run_whose_process_is_killed_is_begun_again_and_named(in_turn, tmp_pat
         if not ended and lock.exists() and lock.read_text():
             os.kill(int(lock.read_text()), signal.SIGKILL)
 
-    for each in at_once([wanted], place, look):
+    for each in at_once([wanted], place, look, 0.5):
         ended.append(each)
     assert [each.again for each in ended] == [True, False]
     assert "its process ended with signal 9" in str(ended[0].error)
@@ -95,7 +95,7 @@ def test_a_process_that_dies_every_time_is_given_up(tmp_path):
         for worker in place._workers:
             os.kill(worker.process.pid, signal.SIGKILL)
 
-    ended = list(at_once([task(tmp_path)], place, look))
+    ended = list(at_once([task(tmp_path)], place, look, 0.5))
     assert [each.again for each in ended] == [True] * (ATTEMPTS - 1) + [False]
     assert all(isinstance(each.error, WorkerDied) for each in ended)
 
@@ -167,7 +167,7 @@ def test_tasks_of_ray_have_the_same_bytes_and_a_sweep_goes_on_with_or_without_it
         if not any(each.again for each in ended) and lock.exists() and lock.read_text():
             os.kill(int(lock.read_text()), signal.SIGKILL)
 
-    for each in at_once(tasks, Ray("", 2), look):
+    for each in at_once(tasks, Ray("", 2), look, 0.5):
         ended.append(each)
     lost, failed, done = sorted(ended, key=lambda each: (not each.again, not each.error))
     assert lost.task is tasks[0]

@@ -164,9 +164,8 @@ def test_one_seed_gives_one_result(name, optimizer):
 def test_another_seed_gives_another_result(name, optimizer):
     sparsity, first = list(outcomes(name, optimizer).items())[-1]
     p = pipeline(optimizer, 1, name)
-    second, _ = p.train(
-        Stage("train", name, sparsity=sparsity), method(name).task, method(name).mask_set(p, sparsity)
-    )
+    masks = method(name).mask_set(p, sparsity)
+    second, _ = p.train(Network(Stage("train", name, sparsity=sparsity), method(name).task, masks))
     assert not same_state(first.models[0], second)
 
 
@@ -388,9 +387,8 @@ def test_union_size_same_mask_is_that_of_union_size_imp_trained_as_rtl_is(optimi
     (single,) = masks_of(one).values()
     assert set(masks_of(found)) == set(NAMES)
     assert all(torch.equal(mask, single) for mask in masks_of(found).values())
-    again, _ = pipeline(optimizer).train(
-        Stage("train", "at the union", sparsity=sparsity), method("rtl").task, found.tickets.masks
-    )
+    stage = Stage("train", "at the union", sparsity=sparsity)
+    again, _ = pipeline(optimizer).train(Network(stage, method("rtl").task, found.tickets.masks))
     assert same_state(found.tickets, again)
 
 

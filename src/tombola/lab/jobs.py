@@ -29,7 +29,7 @@ from tombola.lab.launch import Order
 from tombola.training.parallel.workers import sendable
 
 ATTEMPTS = 3  # at a run whose process dies
-EVERY = 1.0  # seconds between two looks at what goes on
+EVERY = 5.0  # seconds between two looks at what goes on: records are read whole
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ class Ended(NamedTuple):
     again: bool = False
 
 
-def at_once(tasks: Sequence[Task], place: Place, look: Callable[[list[Task]], None]) -> Iterator[Ended]:
+def at_once(
+    tasks: Sequence[Task], place: Place, look: Callable[[list[Task]], None], every: float = EVERY
+) -> Iterator[Ended]:
     """Carry out runs, as many at once as there is room for; how each of them ended, in the order of that.
 
     A run whose process dies is begun again; one that raises is not. When this generator ends, or is closed,
@@ -86,7 +88,8 @@ def at_once(tasks: Sequence[Task], place: Place, look: Callable[[list[Task]], No
     Args:
         tasks: what is to be carried out; the first begin first.
         place: where.
-        look: called every second with what goes on.
+        look: called with what goes on, when a run begins or ends and every few seconds.
+        every: those seconds.
     """
     waiting, running, died = deque(tasks), dict[Any, Task](), dict[Path, int]()
     for folder in {task.path.parent for task in tasks}:
@@ -97,7 +100,7 @@ def at_once(tasks: Sequence[Task], place: Place, look: Callable[[list[Task]], No
                 task = waiting.popleft()
                 running[place.begin(task.plain())] = task
             look([*running.values()])
-            for handle in place.ended([*running], EVERY):
+            for handle in place.ended([*running], every):
                 task = running.pop(handle)
                 try:
                     yield Ended(task, place.result(handle))
