@@ -49,7 +49,7 @@ def test_a_terminal_sees_every_stage_and_keeps_nothing(terminal, given):
     for words in ("rtl  search own 50%", "rtl  train rtl 50%", "rtl  search own 80%", "rtl  train rtl 80%"):
         assert words in shown
     assert "round 1" in shown
-    assert "loss ." in shown
+    assert "loss 0." in shown
     assert shown.endswith("\x1b[2K")  # the line is gone
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # one bar, and the cursor is back
 

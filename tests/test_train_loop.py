@@ -162,7 +162,7 @@ def never(*_):
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_computed(given, monkeypatch, method, options, words):
-    monkeypatch.setattr("tombola.methods.pipeline.check_fit", never)
+    monkeypatch.setattr("tombola.methods.setup.check_fit", never)
     with pytest.raises(UsageError, match=words):
         tb.find(method, *given, sparsity=0.5, **{"train_loop": never, **QUICK, **options})
 

@@ -91,7 +91,7 @@ class MetricInfo:
         """Write a value.
 
         >>> metric_info("auc").write(0.5), metric_info("psnr").write(24.0)
-        ('.500', '24.00')
+        ('0.500', '24.00')
         """
         return FORMATS[self.format](value)
 
@@ -99,7 +99,7 @@ class MetricInfo:
         """Write a difference of two values; the sign is always shown.
 
         >>> metric_info("auc").write_difference(0.0213), metric_info("auc").write_difference(-0.2)
-        ('+.021', '-.200')
+        ('+0.021', '-0.200')
         """
         return ("-" if math.copysign(1, value) < 0 else "+") + self.write(abs(value))
 

@@ -110,7 +110,7 @@ def mean_and_half(row: Row | None, fmt: Format, half: Format | None = None) -> s
     """A mean ± half its 95% interval; nothing without a row.
 
     >>> mean_and_half({"mean": 0.5, "ci95": 0.01}, share), mean_and_half({"mean": 0.5, "ci95": None}, share)
-    ('.500 ± .010', '.500')
+    ('0.500 ± 0.010', '0.500')
     """
     if row is None:
         return ""

@@ -29,7 +29,7 @@ class Routed:
     >>> routed.names, round(float(routed.confidence_B), 2)
     (['cat'], 0.18)
     >>> routed.why(0)
-    'cat .90, then dog .10; unlike what was seen before (further out than 99% of known samples)'
+    'cat 0.90, then dog 0.10; unlike what was seen before (further out than 99% of known samples)'
     """
 
     tickets: tuple[str, ...]
