@@ -224,7 +224,7 @@ def masks(data):
 if sys.argv[1] == "limited":
     data = tb.Data.from_dataset(Rows(), workers=2, split=split)
     used = psutil.Process().memory_info().data
-    resource.setrlimit(resource.RLIMIT_DATA, (used + 100_000_000,) * 2)
+    resource.setrlimit(resource.RLIMIT_DATA, (used + 120_000_000,) * 2)
     print(hash(masks(data).masks_KN.numpy().tobytes()))
     try:
         tb.Data.from_dataset(Rows(), memory=True, split=split)
