@@ -5,6 +5,8 @@ import os
 import shutil
 import sys
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything reads it: nothing is downloaded in tests
+
 import numpy as np
 import pytest
 import torch

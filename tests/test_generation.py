@@ -1,6 +1,5 @@
 """Text by a ticket for each request, on tiny language models with random weights."""
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from types import SimpleNamespace
@@ -12,7 +11,6 @@ import tombola as tb
 from tombola.masks.reference import Change, changed, from_reference
 from tombola.tickets.generation import module_of
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}

@@ -1,6 +1,5 @@
 """The programs of docs/loops.md run, and no step of theirs moves what is not the ticket's."""
 
-import os
 import re
 import warnings
 from pathlib import Path
@@ -11,7 +10,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from tombola.optim import MaskedOptimizer
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 PAGE = (Path(__file__).parent.parent / "docs" / "loops.md").read_text()
 

@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import json
-import os
 
 import pytest
 import torch
@@ -21,7 +20,6 @@ from tombola.pruning.schedules import kept
 from tombola.pruning.scores.wanda import squared_inputs
 from tombola.tickets.writer import Spooled, TicketWriter, write
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 NAMES, SPARSITY = ("a", "b", "c"), 0.6
 needs_llama = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("transformers", "accelerate"))),

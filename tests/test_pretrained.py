@@ -1,9 +1,10 @@
 """Networks of ``transformers`` in one line, from folders that the test writes with random weights."""
 
-import os
+import socket
 import sys
 from importlib.util import find_spec
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -11,7 +12,6 @@ import tombola as tb
 from tombola.masks.reference import references
 from tombola.tickets import files
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -218,3 +218,14 @@ def test_minilm_has_all_its_weights():
     stored = transformers.AutoModel.from_pretrained(folder)
     for name, p in stored.named_parameters():
         assert torch.equal(net.bert.get_parameter(name), p)
+
+
+def test_no_network_is_asked_for_what_is_not_here(monkeypatch):
+    asked = []
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *address, **_: asked.append(address))
+    with pytest.raises(tb.errors.TombolaError, match="not in the cache of transformers on this machine"):
+        tb.from_pretrained("somebody/absent")
+    assert not asked
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False

@@ -1,7 +1,6 @@
 """``tombola run --model``: a run of a pretrained network and a table, from options to answers."""
 
 import json
-import os
 import re
 from html import unescape
 
@@ -15,7 +14,6 @@ from tests.test_text import folder_of, table
 from tombola.cli.main import main
 from tombola.lab.experiments.pretrained import labels_of, table_of
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest.importorskip("transformers", reason="the package transformers is not installed")
 
 FEW = ["--sparsity", "0.5", "--set", "T=3", "steps=6", "search.lr=0.01", "train.lr=0.01", "--parallel", "no"]

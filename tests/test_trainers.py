@@ -1,7 +1,6 @@
 """Tickets in trainers that know nothing of them: the steps, their checkpoints, plain optimisers."""
 
 import copy
-import os
 
 import pytest
 import torch
@@ -13,7 +12,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import tombola as tb
 from tombola.tickets.model import TicketModel
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 S, L = 48, 6
 

@@ -1,7 +1,6 @@
 """Networks of ``transformers`` with random weights at tiny sizes, as they are."""
 
 import copy
-import os
 from importlib.util import find_spec
 
 import pytest
@@ -14,7 +13,6 @@ from tombola.pruning import prune, transposed
 from tombola.pruning.scores.wanda import squared_inputs
 from tombola.tickets.export import write_program
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 transformers = pytest.importorskip("transformers", reason="the package transformers is not installed")
 
 S, L, K, NAMES = 90, 6, 3, ("a", "b", "c")

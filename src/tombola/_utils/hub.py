@@ -74,7 +74,7 @@ def loaded(kind: str, name: str | Path, **options: Any) -> Any:
         made = getattr(import_module("transformers"), kind)
     where, place = located(name)
     try:
-        with _quiet():
+        with _quiet(), _offline(place["local_files_only"]):
             return made.from_pretrained(where, **place, **options)
     except ImportError as error:  # of a package that this tokenizer or network needs
         raise TombolaError(f"{name}: {_line(error)} (the extra pretrained has what most need)") from None
@@ -155,3 +155,15 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def _offline(stays: bool) -> Iterator[None]:
+    """Ask no network for what is not here: one that does not answer takes half a minute, whatever was said."""
+    constants: Any = import_module("huggingface_hub.constants")
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or stays
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
