@@ -288,7 +288,8 @@ def test_requests_for_one_ticket_go_together_and_one_that_fails_fails_alone(file
     monkeypatch.setattr(type(entry.tickets), "predict", fails)
     first, second, third = asyncio.run(whole())[:3]
     assert isinstance(second, IndexError)
-    assert (first, third) == (rows[0], rows[2])
+    for alone, before in ((first, rows[0]), (third, rows[2])):  # of another batch: equal but for last bits
+        assert [row["answer"] for row in alone] == [pytest.approx(row["answer"], abs=1e-5) for row in before]
 
 
 def test_a_batch_has_no_more_samples_than_it_may(files):
