@@ -159,7 +159,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _offline(stays: bool) -> Iterator[None]:
-    """Ask no network for what is not here: one that does not answer takes half a minute, whatever was said."""
+    """Ask no network for what is not here: one that does not answer takes half a minute to say so."""
     constants: Any = import_module("huggingface_hub.constants")
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = before or stays
