@@ -10,14 +10,12 @@ import tombola as tb
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_its_program_runs(tmp_path, monkeypatch):
+def test_its_program_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     found = {}
     exec(README.read_text().split("```python\n")[1].split("```")[0], found)
-    tickets, test = found["tickets"], found["data"].test
-    names = [str(clinic) for clinic in test.columns["clinic"]]
-    right = float((tickets.predict(test.x, names).answer_B == test.y).float().mean())
+    right = float(capsys.readouterr().out.split()[0])
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
     one = tb.find(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -173,7 +174,10 @@ class Advice:
         """One sentence: which arm, how far ahead or behind, what it stores."""
         chosen, info = self.arm, metric_info(self.arm.metric)
         words = ARMS[chosen.method]
-        head = "One mask is enough" if chosen.method == "imp" else f"{words[:1].upper()}{words[1:]}"
+        if self.share < SHORT / 2:
+            head = f"Too short to tell, after {self.share:.0%} of the steps; so far {words}"
+        else:
+            head = "One mask is enough" if chosen.method == "imp" else f"{words[:1].upper()}{words[1:]}"
         said = [f"{head} ({chosen.method}): {info.inside} {info.write(chosen.mean)}"]
         if (best := self.arms[0]) is not chosen:
             said.append(f"{_lead(best, chosen)} with {_named(best)}, which stores {_times(best, chosen)}")
@@ -188,7 +192,7 @@ class Advice:
         words = "agree" if high >= 1 else "disagree" if high < 0.5 else "agree in part"
         found = [
             f"The contexts {words}: affinity {self.affinity.mean:.2f} ({low:.2f} to {high:.2f}), where 1 is "
-            "full agreement and 0 none."
+            f"full agreement, 0 none and -1 opposition{self._least()}."
         ]
         if self.information is not None:
             change = "lowers" if self.information > 0 else "raises"
@@ -204,6 +208,17 @@ class Advice:
         if self.share < SHORT:
             found.append("That is too short to rely on: give it more minutes.")
         return found
+
+    def _least(self) -> str:
+        """The pair of subsets that agree least, where there are several pairs."""
+        values, names = self.affinity.matrix().tolist(), self.affinity.names
+        pairs = [
+            (values[i][j], i, j) for i, j in combinations(range(len(names)), 2) if isfinite(values[i][j])
+        ]
+        if len(pairs) < 2:
+            return ""
+        value, i, j = min(pairs)
+        return f"; least between {names[i]} and {names[j]}, {value:.2f}"
 
     def rows(self) -> list[dict[str, Any]]:
         """What each arm reached and stores, in which run: ``long``, ``short``, other sparsities."""

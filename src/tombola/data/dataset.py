@@ -24,7 +24,7 @@ from tombola.data.images import read_folder
 from tombola.data.prepare import Normalise, Standardize, same
 from tombola.data.splitting import SPLITS, divided
 from tombola.data.stored import Collate, Request, Stored
-from tombola.data.table import Names, classes, column_names, named, read_table
+from tombola.data.table import Names, classes, column_names, named, opened, read_table, warn_of_scale
 from tombola.data.values import batch_of, check_finite, shape_of, tensor_of
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ class Data:
         """Rows of a pandas or Arrow table, of a mapping of arrays, or of a Hugging Face data set.
 
         Args:
-            table: what has named columns.
+            table: what has named columns, or the path of a CSV or Parquet file (the extra ``lab``).
             target: the column of ``y``, or several of numbers; text becomes classes 0, 1, ... in alphabetical
                 order, a pandas categorical in the order of its categories, and stays as a column for names.
             inputs: columns of ``x`` float ``[S, n]``; a mapping gives the network a dictionary of such. By
@@ -227,7 +227,7 @@ class Data:
         >>> Data.from_table(houses, target="price", context="city").train
         Split(14 samples, x=float32[1], y=float32[], columns=['city'])
         """
-        kept = dict.fromkeys([*column_names(context), *_named_in(division)])
+        kept, table = dict.fromkeys([*column_names(context), *_named_in(division)]), opened(table)
         if text is not None:
             if inputs is not None or standardize:
                 raise DataError("text= is all that the network takes: leave inputs= and standardize= out")
@@ -241,6 +241,8 @@ class Data:
         data = cls.of(read.x, read.y, read.columns, **division)
         data = replace(data, class_names=read.class_names, features=read.features)
         if not standardize:
+            if isinstance(data.train.x, Tensor) and "prepare" not in division:
+                warn_of_scale(data.train.x, read.features)
             return data
         if not isinstance(data.train.x, Tensor) or "prepare" in division:
             raise DataError("standardize=True is for one tensor of inputs, and takes the place of prepare=")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.batch import Batch
-from tombola._utils.errors import DataError, unknown
+from tombola._utils.errors import DataError, needs, unknown, warn
 
 Names = str | Sequence[str]
 
@@ -43,6 +44,24 @@ class Standardize:
         return cls(tuple(x.double().mean(0).tolist()), tuple(torch.where(std > 0, std, 1).tolist()))
 
 
+FAR = 10.0  # root mean square of a column beyond which networks hardly learn from it as it is
+
+
+def warn_of_scale(x: Tensor, names: Sequence[str]) -> None:
+    """Say so where a column of inputs ``[S, n]`` is far from the scale of the others, and of weights.
+
+    >>> warn_of_scale(torch.tensor([[0.5, 1.0], [1.0, 2.0]]), ["age", "sugar"])
+    """
+    size_n = x.double().square().mean(0).sqrt()
+    if x.ndim == 2 and len(x) and float(size_n.max()) > FAR:
+        worst, n = int(size_n.argmax()), int((size_n > FAR).sum())
+        others = f", and {n - 1} more like it" if n > 1 else ""
+        warn(
+            f"column {names[worst]!r} has numbers of about {float(size_n.max()):.3g}{others}: networks learn "
+            "little from such as they are; standardize=True"
+        )
+
+
 @dataclass(frozen=True)
 class Read:
     """What a table says: inputs, targets, the columns that are kept; names of inputs and of classes of y."""
@@ -52,6 +71,23 @@ class Read:
     columns: dict[str, np.ndarray]
     features: Any
     class_names: tuple[str, ...] = ()
+
+
+def opened(table: Any) -> Any:
+    """A table, or that in a CSV or Parquet file where it is a path."""
+    if not isinstance(table, str | Path):
+        return table
+    path = Path(table).expanduser()
+    if not path.is_file() or path.suffix.lower() not in (".csv", ".parquet"):
+        what = "is no CSV or Parquet file" if path.exists() else "is not there"
+        raise DataError(f"{table} {what}: give such a file, or a table with named columns")
+    with needs("lab", "reading tables from files"):
+        import pandas as pd
+    try:
+        return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
+    except Exception as error:  # of whichever library reads it
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{path} is no table that can be read ({reason})") from None
 
 
 def read_table(
