@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import warnings
 from decimal import Decimal
 
 import numpy as np
@@ -290,6 +291,31 @@ def test_tables_are_read_by_the_names_of_columns(form):
     kinds = tb.Data.from_table(table, "kind", ["area"])
     assert tb.partition.by_column(kinds, "kind").names == ("flat", "house")
     assert set(kinds.train.y.tolist()) == {0, 1}
+
+
+def test_a_table_is_read_from_a_path(tmp_path):
+    pd.DataFrame(houses()).to_csv(tmp_path / "houses.csv", index=False)
+    pd.DataFrame(houses()).to_parquet(tmp_path / "houses.parquet")
+    made = [
+        tb.Data.from_table(source, "price", ["rooms", "garden"], "city")
+        for source in (houses(), tmp_path / "houses.csv", str(tmp_path / "houses.parquet"))
+    ]
+    for data in made[1:]:
+        assert torch.equal(data.train.x, made[0].train.x)
+        assert torch.equal(data.train.y, made[0].train.y)
+    (tmp_path / "houses.txt").write_text("rooms")
+    for name, words in (("houses.txt", "is no CSV or Parquet file"), ("absent.csv", "is not there")):
+        with pytest.raises(DataError, match=rf"{name} {words}: give such a file"):
+            tb.Data.from_table(tmp_path / name, "price")
+
+
+def test_columns_of_another_scale_are_warned_of():
+    with pytest.warns(UserWarning, match=r"column 'area' has numbers of about 1\S*: .*standardize=True"):
+        tb.Data.from_table(houses(), "price", ["rooms", "area"], "city")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tb.Data.from_table(houses(), "price", ["rooms", "area"], "city", standardize=True)
+        tb.Data.from_table(houses(), "price", ["rooms", "garden"], "city")
 
 
 def test_numbers_of_a_database_are_numbers():

@@ -295,3 +295,12 @@ def test_a_card_of_many_tickets_is_short(tmp_path):
     assert "| t29 |" in card
     assert "| and 10 more |" in card
     assert "| t30 |" not in card
+
+
+def test_a_readme_of_ones_own_is_not_replaced(tmp_path, make_convnet, random_masks):
+    tickets = tb.TicketModel(net := make_convnet(), random_masks(tb.scope(net), ("a", "b")))
+    (tmp_path / "README.md").write_text("mine")
+    with pytest.raises(UsageError, match=r"has a README.md of its own, .*give another folder"):
+        tickets.save_pretrained(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["README.md"]
+    assert (tmp_path / "README.md").read_text() == "mine"

@@ -75,7 +75,8 @@ def check(x: Batch) -> int:
             sizes[path] = len(value)
         elif not isinstance(value, bool | str | None):
             name = f"x{path}"
-            remedy = getattr(type(value), "as_inputs", f"torch.as_tensor({name})")
+            whole = "x" if isinstance(value, int | float) else name  # a nest of plain numbers is one tensor
+            remedy = getattr(type(value), "as_inputs", f"torch.as_tensor({whole})")
             raise TombolaError(f"{name} is {type(value).__name__}, not a tensor: pass {remedy}")
     if not sizes:
         raise TombolaError(f"x is {type(x).__name__} without a tensor: pass one, or a nest of them")

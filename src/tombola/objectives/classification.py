@@ -138,7 +138,8 @@ class Classification(InSubset):
             raise DataError(f"class {int(targets.min())} in y, but classes are numbered from 0")
         if int(targets.max()) >= outputs.shape[1]:
             raise DataError(
-                f"class {int(targets.max())} in y, but the network has {outputs.shape[1]} outputs"
+                f"class {int(targets.max())} in y, but the network has {outputs.shape[1]} outputs, "
+                "and classes count from 0"
             )
         if self._own_KC is not None:
             own = k if self.original is None else number(inputs).long()
@@ -220,7 +221,10 @@ def mask_logits(outputs: Tensor, classes: Tensor) -> Tensor:
     """
     known = classes.shape[-1]
     if known > outputs.shape[1]:
-        raise DataError(f"class {known - 1} in y, but the network has {outputs.shape[1]} outputs")
+        raise DataError(
+            f"class {known - 1} in y, but the network has {outputs.shape[1]} outputs, and classes count "
+            "from 0"
+        )
     wide = outputs.new_zeros(outputs.shape[:2], dtype=torch.bool)
     wide[:, :known] = classes.to(outputs.device)
     return outputs.masked_fill(~wide.view(*wide.shape, *[1] * (outputs.ndim - 2)), -torch.inf)

@@ -218,7 +218,8 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
             raise TombolaError(
                 f"which ticket? Pass ticket=NAME (--ticket NAME; one of {', '.join(self.names)}) or one name "
                 "per sample; these tickets have no router that could choose "
-                "(tickets.router; tombola route RUN --save FOLDER writes one)"
+                "(tickets.router = tb.routing.PrototypeRouter().fit(tickets, data, partition); of a run: "
+                "tombola route RUN --save FOLDER)"
             )
         return self.router.route(self, self._checked(x), context)
 

@@ -186,7 +186,9 @@ def _hub(name: str, split: str, wanted: Sequence[str]) -> _Source:
     try:
         table = load_dataset(name, split=split)
     except Exception as error:  # the library raises many kinds; each means that there is no data
-        raise DataError(f"{name} could not be loaded from the hub: {error}") from None
+        raise DataError(
+            f"{name} could not be loaded from the hub: give --data FOLDER, where its files lie ({error})"
+        ) from None
     image = _image_column(name, table.column_names, wanted)
     rows, pictures = list(table.select_columns(list(wanted))), table.select_columns([image])
     columns = {column: [row[column] for row in rows] for column in wanted}
