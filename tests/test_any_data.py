@@ -78,6 +78,7 @@ def test_what_is_read_by_workers_gives_the_tickets_of_what_is_in_memory():
 
 @pytest.mark.parametrize("parallel", ["no", "batched"])
 def test_random_transforms_are_drawn_anew_and_do_not_depend_on_workers(parallel):
+    network()  # which draws its weights from the global generator, the same ones each time
     before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()
     data = [tb.Data.from_dataset(Rows(noise=0.1), workers=w) for w in (0, 2)]
     found = [tickets_of(d, parallel=parallel) for d in data]
