@@ -420,7 +420,7 @@ def test_values_of_another_form_are_refused(values, form, words):
 def test_rows_are_refused_by_the_name_of_the_column():
     row = Inputs({"tensor": [2], "dtype": "float32", "range": None}, features=["area", "rooms"])
     for values, words in (
-        ({"area": 1}, "no column 'rooms'"),
+        ({"area": 1}, "no 'rooms': a row needs area, rooms"),
         ([{"area": 1, "rooms": 2}, {"area": 1}], "column 'rooms' has 1 missing values"),
         ({"area": "big", "rooms": 2}, "column 'area' needs one number"),
         ({"area": 10**400, "rooms": 2}, "column 'area' needs one number"),

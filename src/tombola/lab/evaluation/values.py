@@ -73,10 +73,12 @@ def _rows(values: Any) -> list[Mapping[str, Any]] | None:
 
 
 def _columns(rows: list[Mapping[str, Any]], features: Any) -> dict[str, list[Any]]:
-    """The columns that are needed, as far as any row has them."""
+    """The columns that are needed."""
     groups = features.values() if isinstance(features, Mapping) else [features]
-    needed = {name for group in groups for name in named(group)}
-    found = {name: [row.get(name) for row in rows] for name in needed if any(name in row for row in rows)}
+    needed = list(dict.fromkeys(name for group in groups for name in named(group)))
+    if missing := [name for name in needed if not any(name in row for row in rows)]:
+        raise DataError(f"{NAME}: there is no {missing[0]!r}: a row needs {', '.join(needed)}")
+    found = {name: [row.get(name) for row in rows] for name in needed}
     for name, values in found.items():
         if any(not isinstance(v, int | float | None) or abs(v or 0) >= LARGEST for v in values):
             raise DataError(f"{NAME}: column {name!r} needs one number in each row")
