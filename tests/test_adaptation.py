@@ -245,6 +245,9 @@ def test_the_command_compares_writes_a_page_and_does_nothing_twice(tmp_path, cap
     assert (tmp_path / "pictures" / "page.png").stat().st_size > 10_000
     assert {row["method"] for row in twin} == {"frozen_head", "rtl_theta0"}
     monkeypatch.setattr(Problem, "gradient", None)
+    _, out, _ = call(capsys, "adapt", "sentences", *small, "--brief", "--write", tmp_path / "page.md")
+    assert out.count("preset") == 1  # on the screen alone
+    assert (tmp_path / "page.md").read_text() == page
     status, again, _ = call(capsys, "adapt", "sentences", *small, "--json")
     assert status == 0
     assert [row["mean"] for row in json.loads(again)] == [row["mean"] for row in twin]

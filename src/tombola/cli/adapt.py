@@ -88,7 +88,7 @@ def adapt(
 
     found, failed = found_by(jobs(), summary, say_aside)
     made = rows(found, *title_of(order))
-    show_rows(made, lambda rows: tables(rows)[: 1 if options.brief else None], options.json, write, PLACE)
+    show_rows(made, tables, options.json, write, PLACE, brief=options.brief)
     if write is not None:  # of all rows that the page has now
         held = json.loads(write.with_suffix(".json").read_text())
         say_aside(f"the figure is {put_figure(figure(held, *title_of(order)), write)}")

@@ -67,13 +67,17 @@ def show_rows(
     write: Path | None,
     place: Place,
     keep: Path | None = None,
+    brief: bool = False,
 ) -> None:
-    """How commands that measure end: rows into a file and onto a page if wanted, then on the screen."""
+    """How commands that measure end: rows into a file and onto a page if wanted, then on the screen.
+
+    Where it is to be brief the screen has the first table alone; the page has all.
+    """
     if keep is not None:
         write_bytes(keep, to_json(rows).encode())
     if write is not None:
         put_tables(write, place, rows, tables)
-    show(tables(rows), rows, as_json)
+    show(tables(rows)[: 1 if brief else None], rows, as_json)
 
 
 def say(text: str, plain: Any, as_json: bool) -> None:
