@@ -314,6 +314,12 @@ def test_a_table_is_read_from_a_path(tmp_path):
 def test_columns_of_another_scale_are_warned_of():
     with pytest.warns(UserWarning, match=r"column 'area' has numbers of about 1\S*: .*standardize=True"):
         tb.Data.from_table(houses(), "price", ["rooms", "area"], "city")
+    for inputs, remedy in (
+        ("area", "standardize=True"),
+        ({"a": "rooms", "b": ["area"]}, "scale them before"),
+    ):
+        with pytest.warns(UserWarning, match=rf"column 'area' has numbers of about 1\S*: .*{remedy}"):
+            tb.Data.from_table(houses(), "price", inputs, "city")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tb.Data.from_table(houses(), "price", ["rooms", "area"], "city", standardize=True)

@@ -142,6 +142,18 @@ def unknown(kind: str, name: object, known: Iterable[str]) -> str:
     return f"there is no {kind} {name!r}{hint} Known: {', '.join(names)}"
 
 
+@contextmanager
+def readable(name: Path | str, kind: str) -> Iterator[None]:
+    """Whatever a library says of a file becomes a `DataError` that names it."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # of whichever library reads it
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise DataError(f"{name} is no {kind} that can be read ({reason})") from None
+
+
 class TombolaWarning(UserWarning):
     """Something that a user may not expect; commands say it in a line."""
 

@@ -241,7 +241,7 @@ class Data:
         data = cls.of(read.x, read.y, read.columns, **division)
         data = replace(data, class_names=read.class_names, features=read.features)
         if not standardize:
-            if isinstance(data.train.x, Tensor) and "prepare" not in division:
+            if "prepare" not in division:
                 warn_of_scale(data.train.x, read.features)
             return data
         if not isinstance(data.train.x, Tensor) or "prepare" in division:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from tombola._utils.errors import DataError, needs, warn
+from tombola._utils.errors import DataError, needs, readable, warn
 from tombola.data.memmap import fits
 from tombola.data.stored import Stored
 from tombola.data.values import opaque, stacked
@@ -68,16 +68,13 @@ class Pictures:
 def _opened(name: Path | str, file: BinaryIO | None = None) -> Iterator[Any]:
     from PIL import Image
 
-    try:
-        with Image.open(name if file is None else file, formats=FORMATS) as opened:
-            if opened.mode in DEEP:
-                raise DataError(f"{name} has more than 8 bits a channel: bring it to 8 first")
-            yield opened
-    except DataError:
-        raise
-    except Exception as error:  # of whichever decoder
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{name} is no picture that can be read ({reason})") from None
+    with (
+        readable(name, "picture"),
+        Image.open(name if file is None else file, formats=FORMATS) as opened,
+    ):
+        if opened.mode in DEEP:
+            raise DataError(f"{name} has more than 8 bits a channel: bring it to 8 first")
+        yield opened
 
 
 def read_picture(name: Path | str, file: BinaryIO | None = None, most: int | None = None) -> Any:

@@ -10,16 +10,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tombola._utils.batch import Batch
-from tombola._utils.errors import DataError, needs, unknown, warn
+from tombola._utils.errors import DataError, needs, readable, unknown, warn
 
 Names = str | Sequence[str]
+TABLES = {".csv", ".parquet"}  # files
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,27 @@ class Standardize:
 FAR = 10.0  # root mean square of a column beyond which networks hardly learn from it as it is
 
 
-def warn_of_scale(x: Tensor, names: Sequence[str]) -> None:
-    """Say so where a column of inputs ``[S, n]`` is far from the scale of the others, and of weights.
+def warn_of_scale(x: Batch, features: Any) -> None:
+    """Say so where a column of inputs has numbers that are far from those of weights.
 
     >>> warn_of_scale(torch.tensor([[0.5, 1.0], [1.0, 2.0]]), ["age", "sugar"])
     """
-    size_n = x.double().square().mean(0).sqrt()
-    if x.ndim == 2 and len(x) and float(size_n.max()) > FAR:
-        worst, n = int(size_n.argmax()), int((size_n > FAR).sum())
-        others = f", and {n - 1} more like it" if n > 1 else ""
+    parts = [(x[part], features[part]) for part in features] if isinstance(x, dict) else [(x, features)]
+    size_of = {
+        name: float(size)
+        for part, names in parts
+        for name, size in zip(
+            named(names), part.double().reshape(len(part), -1).square().mean(0).sqrt(), strict=True
+        )
+    }
+    far = [name for name, size in size_of.items() if size > FAR]
+    if far:
+        worst, others = max(far, key=size_of.__getitem__), len(far) - 1
+        remedy = "scale them before" if isinstance(x, dict) else "standardize=True"
         warn(
-            f"column {names[worst]!r} has numbers of about {float(size_n.max()):.3g}{others}: networks learn "
-            "little from such as they are; standardize=True"
+            f"column {worst!r} has numbers of about {size_of[worst]:.3g}"
+            + (f", and {others} more like it" if others else "")
+            + f": networks learn little from such as they are; {remedy}"
         )
 
 
@@ -78,16 +88,31 @@ def opened(table: Any) -> Any:
     if not isinstance(table, str | Path):
         return table
     path = Path(table).expanduser()
-    if not path.is_file() or path.suffix.lower() not in (".csv", ".parquet"):
+    if not path.is_file() or path.suffix.lower() not in TABLES:
         what = "is no CSV or Parquet file" if path.exists() else "is not there"
         raise DataError(f"{table} {what}: give such a file, or a table with named columns")
+    return frame(path)
+
+
+def frame(name: Path | str, file: BinaryIO | None = None) -> Any:
+    """A CSV or Parquet file as a table of pandas.
+
+    Args:
+        name: where it is, or how a ``file`` that is given open is called; its suffix says what it is.
+        file: open for reading, if it is on no disk.
+
+    Raises:
+        MissingExtra: pandas is not installed.
+        DataError: it cannot be read, or has no rows.
+    """
     with needs("lab", "reading tables from files"):
         import pandas as pd
-    try:
-        return pd.read_csv(path) if path.suffix.lower() == ".csv" else pd.read_parquet(path)
-    except Exception as error:  # of whichever library reads it
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path} is no table that can be read ({reason})") from None
+    read = pd.read_csv if Path(name).suffix.lower() == ".csv" else pd.read_parquet
+    with readable(name, "table"):
+        table = read(name if file is None else file)
+    if not len(table):
+        raise DataError(f"{name} holds no rows")
+    return table
 
 
 def read_table(
@@ -131,8 +156,7 @@ def read_table(
         features: Any = {str(part): _texts(names) for part, names in inputs.items()}
     else:
         features = [each for each in columns if each not in other] if inputs is None else _texts(inputs)
-    for names in features.values() if isinstance(features, dict) else [features]:
-        check_apart(named(names), other)
+    check_apart(needed(features), other)
     return Read(read_inputs(columns, features), y, kept, features, class_names)
 
 
@@ -237,6 +261,16 @@ def named(names: Names) -> tuple[str, ...]:
     if not isinstance(names, Iterable):
         raise DataError(f"give the name of a column, or several: got {names!r}")
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def needed(features: Any) -> list[str]:
+    """The columns of one tensor or of a dictionary of parts, each once.
+
+    >>> needed({"a": "rooms", "b": ["rooms", "garden"]}), needed("area")
+    (['rooms', 'garden'], ['area'])
+    """
+    groups = features.values() if isinstance(features, Mapping) else [features]
+    return list(dict.fromkeys(name for names in groups for name in named(names)))
 
 
 def check_apart(inputs: Sequence[str], others: Iterable[object]) -> None:

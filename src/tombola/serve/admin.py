@@ -9,7 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Request, Response
 
 from tombola._utils import io
-from tombola.lab.evaluation.inputs import TABLES
+from tombola.data.table import TABLES
 from tombola.lab.evaluation.new_data import data_of
 from tombola.lab.evaluation.objective import objective_of
 from tombola.serve import describe, schema

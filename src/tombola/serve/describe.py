@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from math import isfinite
 
 from torch import Tensor
 
-from tombola.data.table import named
+from tombola.data.table import needed
 from tombola.serve import schema
 from tombola.serve.registry import Entry, State
 from tombola.tickets.fitted import answer_of
@@ -43,10 +42,7 @@ def takes(taken: Inputs) -> schema.Takes:
     if taken.kind == "sound":
         return schema.Takes(kind="sound", form=None, columns=[])
     if taken.features is not None:
-        groups = taken.features.values() if isinstance(taken.features, Mapping) else [taken.features]
-        return schema.Takes(
-            kind="row", form=form, columns=[name for group in groups for name in named(group)]
-        )
+        return schema.Takes(kind="row", form=form, columns=needed(taken.features))
     shape = form.get("tensor")
     picture = shape is not None and len(shape) == 3 and shape[0] in (1, 3)
     kind = "parts" if shape is None else "image" if picture else "array"

@@ -6,8 +6,7 @@ What is read is an open file, on a disk or in memory, and a name: it says what t
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -19,14 +18,13 @@ from torch import Tensor
 
 from tombola._utils import batch
 from tombola._utils.batch import Batch
-from tombola._utils.errors import DataError, UsageError, unknown
+from tombola._utils.errors import DataError, UsageError, readable, unknown
 from tombola.data.images import SUFFIXES, pixels_of, read_picture
-from tombola.data.table import read_inputs, read_text
+from tombola.data.table import TABLES, frame, read_inputs, read_text
 from tombola.lab import audio
 from tombola.tickets.inputs import Inputs, as_taken, known
 
 SOUNDS = {".wav", ".flac", ".ogg", ".mp3"}
-TABLES = {".csv", ".parquet"}
 ARRAYS = {".npy", ".npz"}
 TEXTS = {".txt"}
 Form = Mapping[str, Any]  # shape, dtype and range of a tensor, or of the parts of a batch (`probe.described`)
@@ -182,7 +180,7 @@ def _table(name: str, file: BinaryIO, taken: Inputs) -> Batch:
         if taken.features is None or _numeric(rows[0]):
             return _numbers(name, rows, taken.stored)
         file.seek(0)
-    table = _frame(name, file)
+    table = frame(name, file)
     return columns_as(name, table, list(table.columns) if taken.features is None else taken.features, taken)
 
 
@@ -198,7 +196,7 @@ def _texts(name: str, file: BinaryIO, column: str) -> list[str]:
     """The texts of a table, in a column of this name, or the lines of a file."""
     if Path(name).suffix.lower() in TABLES:
         try:
-            return read_text(_frame(name, file), column)
+            return read_text(frame(name, file), column)
         except DataError as error:
             raise DataError(f"{name}: {error}") from None
     with readable(name, "text"):
@@ -206,22 +204,6 @@ def _texts(name: str, file: BinaryIO, column: str) -> list[str]:
     if not lines:
         raise DataError(f"{name} holds no lines of text")
     return lines
-
-
-def frame(path: Path) -> Any:
-    """A table (CSV, Parquet) as a pandas one; a `DataError` where there is none."""
-    with readable(path, "table"), path.open("rb") as file:
-        return _frame(str(path), file)
-
-
-def _frame(name: str, file: BinaryIO) -> Any:
-    import pandas as pd
-
-    with readable(name, "table"):
-        table = pd.read_csv(file) if Path(name).suffix.lower() == ".csv" else pd.read_parquet(file)
-    if not len(table):
-        raise DataError(f"{name} holds no rows")
-    return table
 
 
 def column_of(path: Path, name: str) -> list[str]:
@@ -314,18 +296,6 @@ def _array(name: str, values: np.ndarray, form: Form) -> Tensor:
     if found is None or not found.isfinite().all():
         raise DataError(f"{name} holds {'no samples' if found is None else 'values that are not finite'}")
     return found
-
-
-@contextmanager
-def readable(path: Path | str, kind: str) -> Iterator[None]:
-    """Whatever a library says of a file becomes a `DataError` that names it."""
-    try:
-        yield
-    except DataError:
-        raise
-    except Exception as error:  # of whichever library reads it
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"{path} is no {kind} that can be read ({reason})") from None
 
 
 def _numeric(row: list[str]) -> bool:

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tombola._utils.errors import DataError
+from tombola._utils.errors import DataError, readable
 from tombola._utils.imported import imported
 from tombola.data.dataset import Data
+from tombola.data.table import TABLES, frame
 from tombola.data.text import Text
-from tombola.lab.evaluation.inputs import TABLES, frame, readable
 from tombola.objectives import Objective
 from tombola.tickets.growth import alike, whole
 from tombola.tickets.inputs import Inputs

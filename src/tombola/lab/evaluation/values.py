@@ -9,7 +9,7 @@ import numpy as np
 
 from tombola._utils.batch import Batch
 from tombola._utils.errors import DataError
-from tombola.data.table import named
+from tombola.data.table import needed
 from tombola.lab.evaluation.inputs import Form, arrays_as, columns_as, finished
 from tombola.tickets.inputs import Inputs
 
@@ -74,11 +74,10 @@ def _rows(values: Any) -> list[Mapping[str, Any]] | None:
 
 def _columns(rows: list[Mapping[str, Any]], features: Any) -> dict[str, list[Any]]:
     """The columns that are needed."""
-    groups = features.values() if isinstance(features, Mapping) else [features]
-    needed = list(dict.fromkeys(name for group in groups for name in named(group)))
-    if missing := [name for name in needed if not any(name in row for row in rows)]:
-        raise DataError(f"{NAME}: there is no {missing[0]!r}: a row needs {', '.join(needed)}")
-    found = {name: [row.get(name) for row in rows] for name in needed}
+    names = needed(features)
+    if missing := [name for name in names if not any(name in row for row in rows)]:
+        raise DataError(f"{NAME}: there is no {missing[0]!r}: a row needs {', '.join(names)}")
+    found = {name: [row.get(name) for row in rows] for name in names}
     for name, values in found.items():
         if any(not isinstance(v, int | float | None) or abs(v or 0) >= LARGEST for v in values):
             raise DataError(f"{NAME}: column {name!r} needs one number in each row")

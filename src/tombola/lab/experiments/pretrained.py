@@ -18,8 +18,7 @@ from tombola._utils.errors import DataError, UsageError, unknown
 from tombola.data.dataset import Data
 from tombola.data.partition import by_column
 from tombola.data.splitting import SPLITS
-from tombola.data.table import read_table
-from tombola.lab.evaluation.inputs import TABLES, frame
+from tombola.data.table import TABLES, frame, read_table
 from tombola.lab.experiments.experiment import Experiment, Preset, preset_settings
 from tombola.objectives import Classification
 from tombola.training.pretrained import TASKS, from_pretrained, heads_of
