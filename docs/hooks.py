@@ -1,6 +1,5 @@
 """What the site makes of files that are there: its first page of README, its list of names of the package."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from mkdocs.structure.files import File, Files
 import tombola
 
 ROOT = Path(__file__).parent.parent
-ABOVE = re.compile(r"\]\(((?:\.\./)+(?:src|tests|benchmarks)/[^)]*|CONTRIBUTING\.md)\)")
 
 
 def on_files(files: Files, config: Any) -> Files:

@@ -156,7 +156,7 @@ def test_the_card_of_a_run_has_its_figures_its_command_and_a_program(runs, tmp_p
 
     (command,) = re.findall(r"```\n(tombola .*)\n```", card)
     assert "T=1" in command
-    main([*shlex.split(command)[1:], "--out", str(runs), "--parallel", "no", "--brief"])
+    main([*shlex.split(command)[1:], "--out", str(runs), "--brief"])
     said = capsys.readouterr()
     assert "rtl at 50%: done before" in said.out + said.err  # other settings would be another run
 

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tombola._utils import io
 from tombola._utils.statistics import interval
 from tombola.lab.experiments import EXPERIMENTS
-from tombola.lab.experiments.pretrained import Options
-from tombola.lab.results import flat, names_of, results
+from tombola.lab.report.again import commands
+from tombola.lab.report.findings import Ran
+from tombola.lab.results import names_of, results
 from tombola.methods.table import METHODS
 from tombola.objectives.metrics import READINGS, MetricInfo, ordered
-from tombola.runs.log import read_config
+from tombola.runs.log import read_config, read_environment
 from tombola.runs.stages import Stage
 
 if TYPE_CHECKING:
     import pandas as pd
 
 STORED = ("union", "private", "dense_rest")
-BARE = re.compile(r"(?<!\d)\.(?=\d)")  # a point without a zero before it
 LEGEND = (
     "Means over runs of other seeds, ± half of the 95% interval. *stored*: numbers of all tickets, without "
     "masks. *control*: there to be compared with."
@@ -72,22 +69,15 @@ def _origin(frame: pd.DataFrame, config: Mapping[str, Any]) -> str:
 
 
 def command(file: Path, base: str = "") -> str:
-    """The command that makes the run again, with all its seeds; empty where a program made it.
+    """The commands that make the run again, with all its seeds; empty where a program made it.
 
     ``base`` is a name of the pretrained network; folders of this machine are not named.
     """
-    run = run_of(file)
-    config = read_config(run) if run else {}
-    if run is None or not (name := config.get("experiment")):
+    if (run := run_of(file)) is None:
         return ""
-    words = ["tombola", "run", name, *_of_network(config.get("pretrained") or {}, base)]
-    words += ["--preset", config["preset"]] if config.get("preset") else []
-    words += ["--data", "DATA"] if config.get("source") else []
-    words += ["--method", *config["methods"], "--seed", *map(str, sorted(set(_beside(run).seed)))]
-    settings = flat(config["settings"])
-    words += ["--sparsity", *map(str, settings.pop("sparsity"))]
-    changes = [f"{key}={value}" for key, value in _changed(name, config["preset"], settings)]
-    return shlex.join([*words, *(["--set", *changes] if changes else [])])
+    paths = map(Path, dict.fromkeys(_beside(run).run))
+    runs = [Ran(path, read_config(path), read_environment(path), ()) for path in paths]
+    return "\n".join(commands(runs, base))
 
 
 def _beside(run: Path) -> pd.DataFrame:
@@ -115,29 +105,9 @@ def _cell(values: pd.Series[float], info: MetricInfo) -> str:
     if values.empty:
         return ""
     half = interval([*values]) if info.spread else None
-    text = info.write(values.mean()) + (f" ± {info.write(half)}" if half is not None else "")
-    return BARE.sub("0.", text)
+    return info.write(values.mean()) + (f" ± {info.write(half)}" if half is not None else "")
 
 
 def _named(name: str, ours: str) -> str:
     control = " (control)" if name in METHODS and METHODS[name].control else ""
     return f"**{name}**" if name == ours else f"{name}{control}"
-
-
-def _changed(name: str, preset: str, settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """What differs from the preset of an experiment that ships."""
-    known = EXPERIMENTS[name].presets if name in EXPERIMENTS else {}
-    if preset in known:
-        defaults = flat(known[preset].settings.plain())
-        yield from ((key, value) for key, value in settings.items() if defaults.get(key) != value)
-
-
-def _of_network(options: Mapping[str, Any], base: str) -> Iterator[str]:
-    """The options of `tombola run --model`."""
-    for field in fields(Options) if options else ():
-        value, option = options[field.name], f"--{field.name.replace('_', '-')}"
-        if field.name == "labels" or value == field.default:
-            continue
-        if field.name in ("model", "tokenizer"):
-            value = base or Path(value).name
-        yield from [option] if value is True else [option, str(value)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -26,23 +27,28 @@ def configuration(found: Findings) -> list[Block]:
     return [again, Tabled(_settings(found.runs[0]), words=True), Tabled(_runs(found.runs), words=True)]
 
 
-def commands(runs: Sequence[Ran]) -> list[str]:
+def commands(runs: Sequence[Ran], base: str | None = None) -> list[str]:
     """Command lines, one per group of runs that differ in seed and item only.
 
     Empty where the runs were made by a program of the user's own.
+
+    Args:
+        runs: what was run.
+        base: for readers on other machines, to whom no folder of this one says anything: what they know the
+            pretrained network by, if there is one; empty for the name of its folder.
     """
     groups: dict[str, list[Ran]] = {}
     for ran in runs:
         if ran.config.get("experiment"):
-            groups.setdefault(_without_seed(ran), []).append(ran)
+            groups.setdefault(_without_seed(ran, base), []).append(ran)
     return [line + _seeds(group) for line, group in groups.items()]
 
 
-def _without_seed(ran: Ran) -> str:
+def _without_seed(ran: Ran, base: str | None) -> str:
     config, threads = ran.config, ran.environment.get("threads")
-    words = ["tombola", "run", config["experiment"], *_options(config.get("pretrained") or {})]
+    words = ["tombola", "run", config["experiment"], *_options(config.get("pretrained") or {}, base)]
     words += ["--preset", config["preset"]] if config.get("preset") else []
-    words += ["--data", str(config["source"])] if config.get("source") else []
+    words += ["--data", str(config["source"]) if base is None else "DATA"] if config.get("source") else []
     words += ["--method", *config["methods"]] if config.get("methods") else []
     settings = full_settings(dict(config))
     words += ["--sparsity", *(f"{s}" for s in settings.pop("sparsity", []))]
@@ -61,11 +67,13 @@ def _without_seed(ran: Ran) -> str:
     return shlex.join(words)
 
 
-def _options(made_of: Mapping[str, Any]) -> list[str]:
+def _options(made_of: Mapping[str, Any], base: str | None) -> list[str]:
     """The options of an experiment that was made of them."""
     found: list[str] = []
     for name, value in made_of.items():
         if name != "labels" and value not in ("", False):
+            if base is not None and name in ("model", "tokenizer"):
+                value = base or Path(value).name
             found += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return found
 

@@ -15,6 +15,7 @@ from tombola.lab.report.curves import measure, values
 from tombola.lab.report.html import render
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, mean_and_half
+from tombola.lab.sweep import label
 from tombola.methods.table import METHODS
 from tombola.objectives.metrics import metric_info
 
@@ -76,7 +77,7 @@ def write_sweep(
     chapters: dict[str, list[Block]] = {"The grid": [Charts(maps)]} if maps else {}
     pictures = {f"heat-{number}.svg": each for number, each in enumerate(maps)}
     for number, (at, rows) in enumerate(points):
-        name = ", ".join(f"{k}={v}" for k, v in at.items()) or "Sparsity and quality"
+        name = label(at) or "Sparsity and quality"
         numbers = table(rows, metric, f"{metric_info(metric).inside}, {name}")
         drawn = chart(rows, metric, name)
         chapters[name] = [Charts([drawn]), Tabled(numbers, folded=False)]
