@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tombola as tb
-from tests.test_affinity import CONFIG, network, world
+from tests.test_affinity import CONFIG, network, planted, world
 from tombola.analysis.advise import Advice, _judged_on_validation, _lead
 from tombola.analysis.trials import ARMS, Arm, Trials
 from tombola.cli.main import main
@@ -54,6 +54,11 @@ def test_contexts_that_disagree_need_more():
     assert found.information > 0.1
     assert found.method in str(found)
     assert "not run (no part of the network is private" in str(found)
+    assert "-1 opposition." in found.reasons[0]  # two contexts are one pair
+    three = planted(3, torch.tensor([[1.0, 0.1], [1.0, 0.0], [-1.0, 0.2]]), 4, 0.01, 0)
+    assert re.search(r"; least between 1 and 2, -0\.9\d\.$", replace(found, affinity=three).reasons[0])
+    assert not found.answer.startswith("Too short")
+    assert replace(found, share=0.02).answer.startswith("Too short to tell, give it more minutes; after 2% ")
 
 
 def test_the_test_split_is_not_read():

@@ -2,6 +2,8 @@
 
 import socket
 import sys
+import threading
+import time
 from importlib.util import find_spec
 
 import huggingface_hub
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 import tombola as tb
+from tombola._utils import hub
 from tombola.masks.reference import references
 from tombola.tickets import files
 
@@ -218,6 +221,29 @@ def test_minilm_has_all_its_weights():
     stored = transformers.AutoModel.from_pretrained(folder)
     for name, p in stored.named_parameters():
         assert torch.equal(net.bert.get_parameter(name), p)
+
+
+def test_threads_that_load_at_once_leave_others_their_network(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    seen, second_began = [], threading.Event()
+
+    def slow(where, **_):
+        seen.append(huggingface_hub.constants.HF_HUB_OFFLINE)
+        if where.endswith("first"):
+            second_began.wait(0.2)  # its turn comes when this one is done
+        else:
+            second_began.set()
+            time.sleep(0.2)  # and ends last
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", slow)
+    both = [threading.Thread(target=hub.loaded, args=("AutoConfig", f"o/{n}")) for n in ("first", "second")]
+    for thread in both:
+        thread.start()
+        time.sleep(0.05)
+    for thread in both:
+        thread.join()
+    assert seen == [True, True]
+    assert huggingface_hub.constants.HF_HUB_OFFLINE is False
 
 
 def test_no_network_is_asked_for_what_is_not_here(monkeypatch):

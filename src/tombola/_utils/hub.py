@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -12,6 +13,7 @@ from typing import Any
 from tombola._utils.errors import TombolaError, UsageError, needs
 
 FILES = (".gguf", ".safetensors", ".bin", ".pt", ".json")
+_alone = threading.RLock()  # what `_quiet` and `_offline` change is of the whole process
 OFF = ("0", "false", "no", "off")  # HF_HUB_OFFLINE, where downloads are wanted
 
 
@@ -74,7 +76,7 @@ def loaded(kind: str, name: str | Path, **options: Any) -> Any:
         made = getattr(import_module("transformers"), kind)
     where, place = located(name)
     try:
-        with _quiet(), _offline(place["local_files_only"]):
+        with _alone, _quiet(), _offline(place["local_files_only"]):
             return made.from_pretrained(where, **place, **options)
     except ImportError as error:  # of a package that this tokenizer or network needs
         raise TombolaError(f"{name}: {_line(error)} (the extra pretrained has what most need)") from None
@@ -91,7 +93,7 @@ def loaded(kind: str, name: str | Path, **options: Any) -> Any:
 def made(kind: str, name: str | Path, config: Any) -> Any:
     """``transformers.KIND.from_config``, where the configuration is of another kind with one line."""
     try:
-        with _quiet():
+        with _alone, _quiet():
             return getattr(import_module("transformers"), kind).from_config(config)
     except Exception as error:  # whatever transformers says
         raise TombolaError(f"{name} is no network for transformers.{kind}: {_line(error)}") from None

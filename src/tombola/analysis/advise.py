@@ -174,8 +174,8 @@ class Advice:
         """One sentence: which arm, how far ahead or behind, what it stores."""
         chosen, info = self.arm, metric_info(self.arm.metric)
         words = ARMS[chosen.method]
-        if self.share < SHORT / 2:
-            head = f"Too short to tell, after {self.share:.0%} of the steps; so far {words}"
+        if self.share < SHORT:
+            head = f"Too short to tell, give it more minutes; after {self.share:.0%} of the steps {words}"
         else:
             head = "One mask is enough" if chosen.method == "imp" else f"{words[:1].upper()}{words[1:]}"
         said = [f"{head} ({chosen.method}): {info.inside} {info.write(chosen.mean)}"]
@@ -205,8 +205,6 @@ class Advice:
             f"{self.share:.0%} of the steps; in brackets the 95% interval of differences within seeds and "
             "subsets."
         )
-        if self.share < SHORT:
-            found.append("That is too short to rely on: give it more minutes.")
         return found
 
     def _least(self) -> str:

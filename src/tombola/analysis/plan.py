@@ -26,7 +26,7 @@ from tombola.pruning import prune, transposed
 from tombola.pruning.schedules import kept
 from tombola.runs.cache import StageCache
 from tombola.runs.directory import finished_stage
-from tombola.runs.stages import Stage, Work
+from tombola.runs.stages import NO_WORK, Stage, Work
 from tombola.settings import TrainConfig
 from tombola.training.callbacks import rules
 from tombola.training.callbacks.early_bird import EarlyBird
@@ -91,7 +91,7 @@ class _Asked(StageCache):
         stage: Stage | str,
         compute: Callable[[Checkpoint], State],  # noqa: ARG002
         key: str = "",
-        work: Work = Work(),  # noqa: B008
+        work: Work = NO_WORK,
     ) -> State:
         """What the run has of a stage, or something of the same names and shapes."""
         name = str(stage)

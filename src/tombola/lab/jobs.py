@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple, Protocol
@@ -26,7 +25,7 @@ import torch
 from tombola._utils.errors import RunError, WorkerDied, needs
 from tombola.data.dataset import Data
 from tombola.lab.launch import Order
-from tombola.training.parallel.workers import sendable
+from tombola.training.parallel.workers import Worker, end, sendable
 
 ATTEMPTS = 3  # at a run whose process dies
 EVERY = 5.0  # seconds between two looks at what goes on: records are read whole
@@ -167,12 +166,6 @@ def carry_out(plain: dict[str, Any]) -> list[str]:
 # -- processes of this machine ---------------------------------------------------------------------------
 
 
-@dataclass(eq=False)
-class _Worker:
-    process: BaseProcess
-    pipe: Connection
-
-
 @dataclass
 class Processes:
     """Processes of this machine, each with a run at a time.
@@ -187,17 +180,17 @@ class Processes:
 
     room: int
     devices: Sequence[int] = ()
-    _workers: list[_Worker] = field(init=False, default_factory=list)
-    _idle: list[_Worker] = field(init=False, default_factory=list)
+    _workers: list[Worker] = field(init=False, default_factory=list)
+    _idle: list[Worker] = field(init=False, default_factory=list)
 
-    def begin(self, plain: dict[str, Any]) -> _Worker:
+    def begin(self, plain: dict[str, Any]) -> Worker:
         """In a process that has nothing to do, or a new one."""
         worker = self._idle.pop() if self._idle else self._start()
         with suppress(OSError):  # it is dead, as its result will say
             worker.pipe.send(plain)
         return worker
 
-    def _start(self) -> _Worker:
+    def _start(self) -> Worker:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "torch._dynamo"])  # which optimisers import, in a second
         ours, theirs = context.Pipe()
@@ -207,7 +200,7 @@ class Processes:
         process = context.Process(target=_serve, args=(theirs, seen), daemon=False)
         process.start()
         theirs.close()
-        self._workers.append(_Worker(process, ours))
+        self._workers.append(Worker(process, ours))
         return self._workers[-1]
 
     def ended(self, handles: list[Any], seconds: float) -> list[Any]:
@@ -221,10 +214,7 @@ class Processes:
             answer = handle.pipe.recv()
         except (EOFError, OSError):
             self._workers.remove(handle)
-            handle.process.join()
-            code = handle.process.exitcode or 0
-            how = f"signal {-code}" if code < 0 else f"status {code}"
-            raise WorkerDied(f"its process ended with {how} (was there too little memory?)") from None
+            raise WorkerDied(f"its process ended with {handle.how_it_ended()}") from None
         self._idle.append(handle)
         if isinstance(answer, Exception):
             raise answer
@@ -233,11 +223,7 @@ class Processes:
 
     def close(self) -> None:
         """Kill all: runs survive it."""
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
-            worker.pipe.close()
+        end(self._workers)
         self._workers, self._idle = [], []
 
 

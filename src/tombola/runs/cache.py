@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from tombola._utils.checkpoint import Checkpoint, State
-from tombola.runs.stages import Stage, Work
+from tombola.runs.stages import NO_WORK, Stage, Work
 from tombola.training.parallel import OVER_RANKS, Parallel, world
 
 OnProgress = Callable[[str, int, int], None]  # (stage, done, total)
@@ -53,7 +53,7 @@ class StageCache:
         stage: Stage | str,
         compute: Callable[[Checkpoint], State],
         key: str = "",  # noqa: ARG002
-        work: Work = Work(),  # noqa: ARG002, B008  # it is frozen
+        work: Work = NO_WORK,  # noqa: ARG002
     ) -> State:
         """The result of a stage: computed now, or taken from when it was.
 

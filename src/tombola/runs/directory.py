@@ -28,7 +28,7 @@ from tombola._utils.errors import RunError
 from tombola.runs.cache import OnProgress, OnRecord, StageCache, StageCheckpoint
 from tombola.runs.lock import acquire, began_over, begun, begun_on, turn
 from tombola.runs.log import difference, environment, read_config, read_records
-from tombola.runs.stages import Stage, Work
+from tombola.runs.stages import NO_WORK, Stage, Work
 from tombola.training.parallel import Parallel, settled, world
 
 _CURRENT = "current"
@@ -120,7 +120,7 @@ class Run(StageCache):
         stage: Stage | str,
         compute: Callable[[Checkpoint], State],
         key: str = "",
-        work: Work = Work(),  # noqa: ARG002, B008
+        work: Work = NO_WORK,  # noqa: ARG002
     ) -> State:
         """The result of a stage, from disk if it was finished in this or an earlier process, or is shared."""
         name = str(stage)

@@ -114,3 +114,6 @@ class Work:
         0.3
         """
         return -(-self.at_once // workers) / self.at_once
+
+
+NO_WORK = Work()

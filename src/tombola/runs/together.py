@@ -19,7 +19,7 @@ from tombola._utils.io import digest
 from tombola._utils.ranks import ranks
 from tombola.runs.cache import OnProgress, OnRecord, StageCache
 from tombola.runs.log import difference
-from tombola.runs.stages import Stage, Work
+from tombola.runs.stages import NO_WORK, Stage, Work
 from tombola.training.parallel import OVER_RANKS
 from tombola.training.parallel.workers import sendable
 
@@ -93,7 +93,7 @@ class Together(StageCache):
         stage: Stage | str,
         compute: Compute,
         key: str = "",
-        work: Work = Work(),  # noqa: ARG002, B008
+        work: Work = NO_WORK,  # noqa: ARG002
     ) -> State:
         """The result of a stage, the same on every rank."""
         if (name := str(stage)) in self.results:

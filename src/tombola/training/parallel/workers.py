@@ -46,9 +46,26 @@ class Answer(NamedTuple):
     error: BaseException | None = None
 
 
-class _Worker(NamedTuple):
+class Worker(NamedTuple):
+    """A process and this end of the pipe to it."""
+
     process: BaseProcess
     pipe: Connection
+
+    def how_it_ended(self) -> str:
+        """In words, once it has."""
+        self.process.join()
+        code = self.process.exitcode or 0
+        return f"{f'signal {-code}' if code < 0 else f'status {code}'} (was there too little memory?)"
+
+
+def end(workers: Sequence[Worker]) -> None:
+    """Kill all, whatever they are doing."""
+    for worker in workers:
+        worker.process.kill()
+    for worker in workers:
+        worker.process.join()
+        worker.pipe.close()
 
 
 class Workers:
@@ -65,14 +82,14 @@ class Workers:
 
     def __init__(self, train_ticket: TicketTrainer, count: int, cores: Sequence[int] = ()) -> None:
         self.train_ticket, self.count, self.cores = train_ticket, count, cores
-        self._workers: list[_Worker] = []
+        self._workers: list[Worker] = []
 
     def __call__(self, jobs: Sequence[TicketJob]) -> Iterator[TicketResult]:
         """The results in order; each worker has one at a time, and gets the next when it is done."""
         if not self._workers:
             self._start()
         left, idle = deque(range(len(jobs))), deque(self._workers)
-        busy: list[tuple[int, _Worker]] = []
+        busy: list[tuple[int, Worker]] = []
         ready: dict[int, Answer] = {}
         for i in range(len(jobs)):
             while i not in ready:
@@ -89,11 +106,7 @@ class Workers:
 
     def close(self) -> None:
         """End all workers, whatever they are doing."""
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
-            worker.pipe.close()
+        end(self._workers)
         self._workers = []
 
     # -- in this process ---------------------------------------------------------------------------
@@ -111,23 +124,21 @@ class Workers:
                 warnings.simplefilter("ignore", DeprecationWarning)  # take none of theirs
                 process.start()
             theirs.close()
-            self._workers.append(_Worker(process, ours))
+            self._workers.append(Worker(process, ours))
 
     @staticmethod
-    def _send(worker: _Worker, job: TicketJob) -> None:
+    def _send(worker: Worker, job: TicketJob) -> None:
         job = job._replace(mask_N=job.mask_N.clone())  # a row of a matrix would bring the matrix
         with suppress(OSError):  # it is dead: the answer, which never comes, will say so
             worker.pipe.send_bytes(pickle.dumps(job))
 
-    def _received(self, worker: _Worker, job: TicketJob) -> Answer:
+    def _received(self, worker: Worker, job: TicketJob) -> Answer:
         try:
             answer: Answer = pickle.loads(worker.pipe.recv_bytes())
         except (EOFError, OSError):
-            worker.process.join()
-            ticket, code = self.train_ticket.problem.partition.names[job.k], worker.process.exitcode or 0
+            ticket = self.train_ticket.problem.partition.names[job.k]
             raise WorkerDied(
-                f"the worker process that trained ticket {ticket!r} ended with "
-                f"{f'signal {-code}' if code < 0 else f'status {code}'} (was there too little memory?): the "
+                f"the worker process that trained ticket {ticket!r} ended with {worker.how_it_ended()}: the "
                 "same call goes on from the last saved state; with fewer threads there are fewer workers"
             ) from None
         return answer
