@@ -1,17 +1,24 @@
 """Shared by all tests: one thread, tiny networks, tiny data."""
 
 import gc
+import multiprocessing
 import os
+import pickle
 import shutil
 import sys
+import time
+import traceback
+from datetime import timedelta
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before anything reads it: nothing is downloaded in tests
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
+from tombola._utils import ranks as ranks_module
 from tombola._utils.rng import generator
 from tombola.data import partition as partitions
 from tombola.data.dataset import Data
@@ -149,3 +156,48 @@ def browser():
             pytest.skip(f"Chromium is not installed or does not start: {str(error).splitlines()[0]}")
         yield started
         started.close()
+
+
+@pytest.fixture
+def over(tmp_path):
+    """A function that runs another one on N ranks: forks of this process, which share all that it made.
+
+    The results by rank; an error of a rank is its result.
+    """
+
+    def serve(work, rank, size, folder, seconds):
+        dist.init_process_group(
+            "gloo",
+            init_method=f"file://{folder}/store",
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=seconds),
+        )
+        try:
+            found = work(rank)
+        except BaseException as error:  # those of pytest are no Exceptions
+            traceback.print_exc()
+            found = error
+        (folder / f"{rank}.new").write_bytes(pickle.dumps(found))
+        (folder / f"{rank}.new").rename(folder / f"{rank}.pickle")
+        ranks_module._known = None
+        gc.collect()
+        dist.destroy_process_group()
+        os._exit(0)
+
+    def run(work, size=2, seconds=60):
+        folder = tmp_path / f"ranks{time.monotonic_ns()}"
+        folder.mkdir()
+        context = multiprocessing.get_context("fork")
+        processes = [
+            context.Process(target=serve, args=(work, r, size, folder, seconds)) for r in range(size)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            process.kill()
+        files = [folder / f"{rank}.pickle" for rank in range(size)]
+        return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
+
+    return run

@@ -1,6 +1,5 @@
 """Several processes of one job: the same search to the bit, joint training as by one process, one writer."""
 
-import gc
 import itertools
 import multiprocessing
 import os
@@ -8,7 +7,6 @@ import pickle
 import signal
 import socket
 import time
-from datetime import timedelta
 
 import pytest
 import torch
@@ -37,50 +35,6 @@ from tombola.training.rewind import StartWeights
 from tombola.training.search import find_tickets
 
 pytestmark = pytest.mark.skipif(bool(choose.hindrance()) or not dist.is_available(), reason="no ranks here")
-
-
-@pytest.fixture
-def over(tmp_path):
-    """A function that runs another one on N ranks: forks of this process, which share all that it made.
-
-    The results by rank; an error of a rank is its result.
-    """
-
-    def serve(work, rank, size, folder, seconds):
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder}/store",
-            rank=rank,
-            world_size=size,
-            timeout=timedelta(seconds=seconds),
-        )
-        try:
-            found = work(rank)
-        except Exception as error:
-            found = error
-        (folder / f"{rank}.new").write_bytes(pickle.dumps(found))
-        (folder / f"{rank}.new").rename(folder / f"{rank}.pickle")
-        ranks_module._known = None
-        gc.collect()
-        dist.destroy_process_group()
-        os._exit(0)
-
-    def run(work, size=2, seconds=60):
-        folder = tmp_path / f"ranks{time.monotonic_ns()}"
-        folder.mkdir()
-        context = multiprocessing.get_context("fork")
-        processes = [
-            context.Process(target=serve, args=(work, r, size, folder, seconds)) for r in range(size)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            process.kill()
-        files = [folder / f"{rank}.pickle" for rank in range(size)]
-        return [pickle.loads(file.read_bytes()) if file.exists() else None for file in files]
-
-    return run
 
 
 # -- the search --------------------------------------------------------------------------------------------

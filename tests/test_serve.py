@@ -485,7 +485,7 @@ def test_only_what_is_allowed_is_read(files, tmp_path):
         (outside, 403),
         (inside / "link.tickets", 403),
         (inside / ".." / "out.tickets", 403),
-        ("/etc/passwd", 403),
+        (Path.home(), 403),
         (inside / "loop", 403),
         ("\0", 403),
         (inside / "none.tickets", 404),
@@ -526,9 +526,9 @@ def test_text_becomes_tokens_by_a_tokenizer_of_the_start_alone(files):
 
     save("texts", text_of("here", "one"))
     registry = served(files, ("texts",))
-    assert registry.load(save("moved", text_of("/etc", "one"))).taken.text["tokenizer"] == "here"
+    assert registry.load(save("moved", text_of("elsewhere", "one"))).taken.text["tokenizer"] == "here"
     with pytest.raises(Refused, match="another tokenizer than"):
-        registry.load(save("other", text_of("/etc", "two")))
+        registry.load(save("other", text_of("elsewhere", "two")))
 
 
 def test_a_ticket_is_grown_the_others_keep_their_hashes_and_the_content_is_a_file(tmp_path):

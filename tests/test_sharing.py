@@ -207,8 +207,9 @@ def test_a_pretrained_base_is_found_where_it_lies_or_by_its_name(tmp_path, monke
 
 
 def test_the_tokenizer_of_the_base_goes_by_its_name_too(tickets, tmp_path):
-    text = {"column": "text", "tokenizer": "/models/bert", "digest": "0", "length": 8}
-    tickets.metadata |= {"pretrained": {"model": "/models/bert", "task": "text-classification"}}
+    here = str(tmp_path / "bert")  # a folder of this machine
+    text = {"column": "text", "tokenizer": here, "digest": "0", "length": 8}
+    tickets.metadata |= {"pretrained": {"model": here, "task": "text-classification"}}
     tickets.metadata["input"] = {
         "stored": None,
         "prepare": [],
@@ -219,7 +220,7 @@ def test_the_tokenizer_of_the_base_goes_by_its_name_too(tickets, tmp_path):
     folder = tickets.save_pretrained(tmp_path / "a", base="org/bert")
     assert files.opened(folder / FILE)[1]["facts"]["input"]["text"]["tokenizer"] == "org/bert"
     assert 'tickets.prepare(["a text"' in (folder / "README.md").read_text()
-    assert tickets.metadata["pretrained"]["model"] == "/models/bert"  # these tickets stay as they are
+    assert tickets.metadata["pretrained"]["model"] == here  # these tickets stay as they are
 
 
 # -- the hub ------------------------------------------------------------------------------------------------

@@ -280,7 +280,7 @@ def test_a_backbone_on_two_devices_is_one_clear_error():
 # -- over ranks --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(REAL, reason="not tried on a real device")
+@pytest.mark.skipif(REAL, reason="its tolerances are of the stand-in; two ranks on a real device are untried")
 def test_ranks_compute_on_a_device_each(tmp_path):
     script = [sys.executable, str(Path(__file__).with_name("over_ranks.py")), str(tmp_path)]
     ranks = [subprocess.Popen([*script, str(rank)]) for rank in range(2)]
