@@ -135,6 +135,11 @@ def test_fine_tunes_are_kept_and_merged_without_training_them_again(arrivals, tm
     right = merge(arrivals.backbone, {name: model.bake(name) for name, model in full.items()}, "tall")
     for name in right.names:
         assert not trained(right.bake(name), merged[name].bake(name))
+    chosen = RIVALS["merge_tall_chosen"].models(arrivals, tmp_path)["mr"].metadata["merged"]
+    for name in right.names:
+        held, n = arrivals.task(name).validation, len(torch.unique(arrivals.task(name).train.y))
+        answers = merged[name].bake(name)(held.x)[:, :n].argmax(1)
+        assert chosen[name]["validation"] >= (answers == held.y).double().mean()
 
 
 def test_differences_are_paired_by_seed_and_tables_have_every_task():

@@ -50,8 +50,8 @@ def adapt(
         The experiment, whose contexts are the tasks; `tombola experiments` lists them.
     rival: tuple[str, ...]
         Which of frozen_head, bitfit, ia3, lora_r4, lora_r16, shira, full_fine_tune, multi_task, merge_mean,
-        merge_ties, merge_dare, merge_tall, merge_emr, bitdelta, own_change, imp, rtl, rtl_theta0, lt_sft,
-        grow, learned; all by default.
+        merge_ties, merge_dare, merge_tall, merge_tall_chosen, merge_emr, bitdelta, own_change, imp, rtl,
+        rtl_theta0, lt_sft, grow, learned; all by default.
     seed: tuple[int, ...]
         Integers of new output layers and of data order.
     set: tuple[str, ...]

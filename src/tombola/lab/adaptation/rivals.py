@@ -158,10 +158,11 @@ def full(arrivals: Arrivals, folder: Path) -> Models:
     return models
 
 
-def merged(arrivals: Arrivals, folder: Path, method: Method) -> Models:
-    """The fine-tunes as the tickets of one file, without data."""
-    tunes, before = fine_tuned(arrivals, folder)
-    tickets = merge(arrivals.backbone, tunes, method)
+def merged(arrivals: Arrivals, folder: Path, method: Method, chosen: bool = False) -> Models:
+    """The fine-tunes as the tickets of one file, without data, or λ and scales chosen on validation data."""
+    (tunes, before), a = fine_tuned(arrivals, folder), arrivals
+    given: dict[str, Any] = {"data": {name: a.task(name) for name in a.names}, "objective": a.objective}
+    tickets = merge(a.backbone, tunes, method, **(given if chosen else {}))
     tickets.metadata[BEFORE] = before
     return dict.fromkeys(tickets.names, tickets)
 
@@ -244,6 +245,11 @@ RIVALS: dict[str, Rival] = {
     "merge_ties": Rival(MERGED + "TIES", partial(merged, method="ties"), "arXiv 2306.01708"),
     "merge_tall": Rival(
         MERGED + "a mask each of the sum", partial(merged, method="tall"), "TALL-masks, arXiv 2405.07813"
+    ),
+    "merge_tall_chosen": Rival(
+        "the same, λ and scale of each task chosen on its validation data",
+        partial(merged, method="tall", chosen=True),
+        "TALL-masks, arXiv 2405.07813",
     ),
     "merge_emr": Rival(
         MERGED + "a mask each of the elected change", partial(merged, method="emr"), "EMR, arXiv 2405.17461"
