@@ -63,6 +63,9 @@ def backbone(generator: torch.Generator | None = None) -> nn.Module:
 
 
 QUICK = preset_settings(3e-4, 3e-4, 32, T=60, steps=90, private=HEADS, **OF_THE_CHANGE)
+LONGER = replace(QUICK, T=150, steps=300)
+PRESETS = {"quick": Preset(QUICK, "150 steps of 32 images a ticket, search included")}
+BEST = Preset(LONGER, "450 steps of 32 images a ticket, cropped and flipped at random", augment=True)
 
 PACS_PRETRAINED = Experiment(
     name="pacs_pretrained",
@@ -76,7 +79,7 @@ PACS_PRETRAINED = Experiment(
     backbone=backbone,
     partition=pacs.by_domain,
     objective=Classification(),
-    presets={"quick": Preset(QUICK, "150 steps of 32 images a ticket, search included")},
+    presets={**PRESETS, "best": BEST},
     stand_in="digits under four environments",
     told=False,  # of a layer that is pretrained
 )
@@ -88,4 +91,5 @@ PACS_QUESTIONS = replace(
     load=load_questions,
     partition=partial(by_column, column="question"),
     objective=Classification("subset"),
+    presets=PRESETS,  # its images are not augmented
 )
