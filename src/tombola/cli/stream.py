@@ -18,20 +18,23 @@ from tombola.cli.terminal import busy, err_console
 from tombola.lab.evaluation.streamed import draw, measure
 from tombola.lab.evaluation.tables import rows
 from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Table, decibel, decimal, share, whole
+from tombola.lab.report.tables import Column, Table, decibel, decimal, outcomes, share, whole
 from tombola.tickets.routing import router as router_of
 
-WHO = {"oracle": "oracle", "router": "router", "best_fixed": "fixed", "random": "random"}
-VALUES = {
-    "routing_accuracy": ("right", share),
-    "switches": ("switches", whole),
-    "true_switches": ("changes", whole),
-    "delay": ("late, s", decibel),
-    "missed": ("missed", decimal),
-    "ms_route": ("ms route", decibel),
-    "ms_ticket": ("ms ticket", decibel),
-    "ms_wait": ("ms wait", whole),
-}
+COLUMNS = [  # who chooses, then how the router follows
+    Column("oracle", "oracle", decibel),
+    Column("router", "router", decibel),
+    Column("best_fixed", "fixed", decibel),
+    Column("random", "random", decibel),
+    Column("routing_accuracy", "right", share),
+    Column("switches", "switches", whole),
+    Column("true_switches", "changes", whole),
+    Column("delay", "late, s", decibel),
+    Column("missed", "missed", decimal),
+    Column("ms_route", "ms route", decibel),
+    Column("ms_ticket", "ms ticket", decibel),
+    Column("ms_wait", "ms wait", whole),
+]
 
 
 def stream(
@@ -109,16 +112,8 @@ def stream(
 
 def _tables(rows: Sequence[Row]) -> list[Table]:
     """One line for each experiment, sparsity and router."""
-    cells: dict[tuple, dict[str, Row]] = {}
-    for row in rows:
-        key = (row["experiment"], row["preset"], row["sparsity"], row["router"])
-        cells.setdefault(key, {})[row.get("who", "") or row["metric"]] = row
-    formats = {**dict.fromkeys(WHO, decibel), **{name: fmt for name, (_, fmt) in VALUES.items()}}
-    body = []
-    for (experiment, preset, sparsity, router), cell in cells.items():
-        line = [f"{experiment} {preset}", f"{sparsity:.0%}", router]
-        body.append(line + [fmt(cell[name]["mean"]) if name in cell else "" for name, fmt in formats.items()])
-    header = ["run", "removed", "router", *WHO.values(), *(label for label, _ in VALUES.values())]
-    return [
-        Table("A stream of scenes: SI-SNRi in dB by who chooses, and how the router follows", header, body)
-    ]
+    named = [{**row, "run": f"{row['experiment']} {row['preset']}"} for row in rows]
+    named = [{**row, "metric": row.get("who", row["metric"])} for row in named]
+    title = "A stream of scenes: SI-SNRi in dB by who chooses, and how the router follows"
+    keys = {"run": "run", "removed": "sparsity", "router": "router"}
+    return [outcomes(title, named, keys, COLUMNS)]

@@ -10,7 +10,7 @@ Shape letters: K tasks, B batch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ from torch import nn
 
 from tombola._utils import batch, io
 from tombola.lab.adaptation.rivals import BEFORE, RIVALS, SPARSE, TRAINED
+from tombola.lab.continual.evaluate import table
 from tombola.lab.continual.rivals import Arrivals, Models
 from tombola.lab.evaluation.new_data import judged
 from tombola.lab.report.rows import Row, over_seeds
-from tombola.lab.report.tables import Format, Table, mean_and_half, share
+from tombola.lab.report.tables import Format, Table, by_experiment, heading
 from tombola.masks.reference import references
 from tombola.objectives.metrics import metric_info
 from tombola.tickets.model import TicketModel
@@ -170,30 +171,13 @@ _SHOWN = {
 
 def tables(made: Sequence[Row]) -> list[Table]:
     """Quality and size of each rival, and quality task by task."""
-    heads = dict.fromkeys((row["experiment"], row["preset"]) for row in made)
-    return [
-        table
-        for head in heads
-        for table in _of([row for row in made if (row["experiment"], row["preset"]) == head], *head)
-    ]
-
-
-def _of(made: Sequence[Row], experiment: str, preset: str) -> Iterator[Table]:
-    """The two tables of an experiment."""
-    metrics = list(dict.fromkeys(row["metric"] for row in made))
-    quality, by_task = metrics[0], f"{metrics[0]} "
-    shown = {quality: quality, **{m: words for m, words in _SHOWN.items() if m in metrics}}
-    each = {m: m.removeprefix(by_task) for m in metrics if m.startswith(by_task)}
-    cells = {(row["method"], row["sparsity"], row["metric"]): row for row in made}
-    for title, columns in (("quality and size", shown), (f"{quality} by task", each)):
-        body = [
-            [
-                rival,
-                f"{sparsity:.0%}" if sparsity else "",
-                str(cells[rival, sparsity, quality]["seeds"]),
-                *(mean_and_half(cells.get((rival, sparsity, m)), _FORMATS.get(m, share)) for m in columns),
-            ]
-            for rival, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in made)
-        ]
-        head = ["rival", "sparsity", "seeds", *columns.values()]
-        yield Table(f"{experiment}, preset {preset}: {title}", head, body)
+    found = []
+    for head, mine in by_experiment(made).items():
+        metrics = list(dict.fromkeys(row["metric"] for row in mine))
+        quality, by_task = metrics[0], f"{metrics[0]} "
+        shown = {quality: quality} | _SHOWN
+        each = {m: m.removeprefix(by_task) for m in metrics if m.startswith(by_task)}
+        unpruned = {row["method"] for row in mine if not row["sparsity"]}
+        for title, columns in (("quality and size", shown), (f"{quality} by task", each)):
+            found.append(table(f"{heading(head)}: {title}", mine, columns, _FORMATS, unpruned))
+    return found

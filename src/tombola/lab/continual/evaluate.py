@@ -9,7 +9,7 @@ Shape letters: K tasks.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from tombola.data.partition import Partition
 from tombola.lab.continual.rivals import RIVALS, WHOLE, Arrivals, Models
 from tombola.lab.evaluation.new_data import judged
 from tombola.lab.report.rows import Row, over_seeds
-from tombola.lab.report.tables import Format, Table, mean_and_half, share, whole
+from tombola.lab.report.tables import Column, Format, Table, by_experiment, heading, outcomes, share, whole
 from tombola.objectives.metrics import metric_info
 from tombola.tickets.model import TicketModel
 from tombola.tickets.routing import PrototypeRouter
@@ -147,22 +147,28 @@ _FORMATS: dict[str, Format] = {"file_bytes": whole, "seconds": lambda value: f"{
 def tables(made: Sequence[Row]) -> list[Table]:
     """A table for each experiment: a line per rival, a column per metric."""
     found = []
-    for head in dict.fromkeys((row["experiment"], row["preset"]) for row in made):
-        mine = [row for row in made if (row["experiment"], row["preset"]) == head]
-        metrics = list(dict.fromkeys(row["metric"] for row in mine if row["metric"] != "union"))
-        cells = {(row["method"], row["sparsity"], row["metric"]): row for row in mine}
-        body = [
-            [
-                rival,
-                "" if rival in WHOLE else f"{sparsity:.0%}",
-                str(cells[rival, sparsity, metrics[0]]["seeds"]),
-                *(mean_and_half(cells.get((rival, sparsity, m)), _FORMATS.get(m, share)) for m in metrics),
-            ]
-            for rival, sparsity in dict.fromkeys((row["method"], row["sparsity"]) for row in mine)
-        ]
-        columns = ["rival", "sparsity", "seeds", *(metric.replace("_", " ") for metric in metrics)]
-        found.append(Table(f"{head[0]}, preset {head[1]}: tasks arrive one by one", columns, body))
+    for head, mine in by_experiment(made).items():
+        metrics = dict.fromkeys(row["metric"] for row in mine if row["metric"] != "union")
+        columns = {metric: metric.replace("_", " ") for metric in metrics}
+        title = f"{heading(head)}: tasks arrive one by one"
+        found.append(table(title, mine, columns, _FORMATS, WHOLE))
     return found
+
+
+def table(
+    title: str,
+    rows: Sequence[Row],
+    columns: Mapping[str, str],
+    formats: Mapping[str, Format],
+    unpruned: Collection[str],
+) -> Table:
+    """A line per rival and sparsity, which is left blank where nothing is pruned; a column per metric."""
+    known = [(metric, words, formats.get(metric, share)) for metric, words in columns.items()]
+    keys = {"rival": "method", "sparsity": "sparsity"}
+    made = outcomes(title, rows, keys, [Column(*each, each[2]) for each in known], {"seeds": "seeds"})
+    for line in made.body:
+        line[1] = "" if line[0] in unpruned else line[1]
+    return made
 
 
 def order_of(count: int, seed: int) -> list[int]:

@@ -21,19 +21,25 @@ class Words:
 
 @dataclass(frozen=True)
 class Tabled:
-    """A table, folded away or not, of numbers or of words."""
+    """A table, folded away or not, of numbers or of words; left out where it is empty."""
 
     table: Table
     folded: bool = True
     words: bool = False
 
+    def __bool__(self) -> bool:
+        return bool(self.table.body)
+
 
 @dataclass(frozen=True)
 class Charts:
-    """Charts side by side, as many as fit; under a title they are folded away."""
+    """Charts side by side, as many as fit; under a title they are folded away; left out if there are none."""
 
     charts: Sequence[Chart]
     title: str = ""
+
+    def __bool__(self) -> bool:
+        return bool(self.charts)
 
 
 @dataclass(frozen=True)

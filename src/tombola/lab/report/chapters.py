@@ -53,7 +53,8 @@ def section(found: Findings, rows: Sequence[Row], shelf: Shelf) -> Section:
         "Pictures and sounds": [Gallery(media)] if media else [],
         "Configuration, and how to run it again": configuration(found),
     }
-    shown = {title: blocks for title, blocks in chapters.items() if blocks}
+    full = {title: [block for block in blocks if block] for title, blocks in chapters.items()}
+    shown = {title: blocks for title, blocks in full.items() if blocks}
     return Section(heading(found.head), shown, _said(found, paper))
 
 
@@ -193,7 +194,7 @@ def _by_ticket(found: Findings, named: Sequence[Table]) -> list[Block]:
             frame = pd.DataFrame(measured, columns=["method", "sparsity", "ticket", "mean"])
             charts.append(_dots(found, headline, frame))
     by_subset = [Tabled(table) for table in named if table.title.endswith("ahead of imp by subset")]
-    return [*([Charts(charts)] if charts else []), *by_subset]
+    return [Charts(charts), *by_subset]
 
 
 def _dots(found: Findings, headline: Headline, frame: pd.DataFrame) -> Chart:
@@ -230,4 +231,4 @@ def _stored(found: Findings, named: Sequence[Table]) -> list[Block]:
             sizes[name] = {"masks": masks, "all else": known["file_bytes"] - masks}
     charts = [bars("Numbers stored", numbers, "numbers")] if numbers else []
     charts += [bars("Ticket files", sizes, "bytes")] if sizes else []
-    return [*([Charts(charts)] if charts else []), *_titled(named, STORED)]
+    return [Charts(charts), *_titled(named, STORED)]

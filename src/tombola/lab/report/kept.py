@@ -10,15 +10,15 @@ from tombola.lab.report.blocks import Block, Charts, Tabled, Words
 from tombola.lab.report.charts import REMOVED, Axis, Chart, Point, heat, lines, percent
 from tombola.lab.report.findings import Findings
 from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Table, by_outcome, mean_and_half, share
-from tombola.objectives.metrics import metric_info, ordered
+from tombola.lab.report.tables import Column, outcomes, share
+from tombola.objectives.metrics import ordered
 
-_REFERENCES = {
+REFERENCES = {  # who answers besides the oracle and routers, in words
     "best_fixed": "best fixed ticket",
     "random": "a random ticket",
     "dense": "dense network",
-    "imp": "single mask (imp)",
-    "union_size_imp": "single mask of the union's size",
+    "imp": "single mask (IMP)",
+    "union_size_imp": "union-size mask",
 }
 _ERRORS = ("ece", "brier", "set_size")
 
@@ -59,17 +59,6 @@ def _points(rows: Iterable[Row], name: str, kind: str, x: str = "sparsity") -> l
     return [(name, kind, row[x], row["mean"], row["ci95"]) for row in sorted(rows, key=lambda row: row[x])]
 
 
-def _table(title: str, rows: Sequence[Row], keys: dict[str, str], metrics: Sequence[str]) -> Tabled:
-    """A line per outcome: its fields by their headings, then its metrics."""
-    infos = [metric_info(metric) for metric in metrics]
-    body = [
-        [f"{value:.0%}" if isinstance(value, float) else str(value) for value in values]
-        + [mean_and_half(cell.get(info.name), info.write) for info in infos]
-        for values, cell in by_outcome(rows, *keys.values()).items()
-    ]
-    return Tabled(Table(title, [*keys, *(info.column for info in infos)], body))
-
-
 # -- routing -------------------------------------------------------------------------------------------------
 
 
@@ -78,13 +67,13 @@ def routing(found: Findings) -> list[Block]:
     rows = _rows(found, "routing.json")
     plain = [row for row in rows if "window" not in row and "context" not in row]
     who = dict.fromkeys(row["router"] for row in plain)
-    routers = [name for name in who if not name.startswith(("oracle", *_REFERENCES))]
+    routers = [name for name in who if not name.startswith(("oracle", *REFERENCES))]
     quality = next((info for info in ordered(row["metric"] for row in plain) if info.primary), None)
     if not routers or quality is None:
         return []
     router, sparsity = routers[0], _middle(plain)
     at = {(row["router"], row["metric"]): row["mean"] for row in plain if row["sparsity"] == sparsity}
-    names = {"oracle": "the right ticket, given", router: f"the {router} router", **_REFERENCES}
+    names = {"oracle": "the right ticket, given", router: f"the {router} router", **REFERENCES}
     scores = ((name, at.get((who, quality.name))) for who, name in names.items())
     by_who = ", ".join(f"{name} {quality.write(score)}" for name, score in scores if score is not None)
     words = [f"Where nobody names the ticket, at {sparsity:.0%} removed, {quality.inside}: {by_who}."]
@@ -94,22 +83,20 @@ def routing(found: Findings) -> list[Block]:
         words.append(
             f"It closes {share(gap)} of the gap between the best fixed ticket (0) and the oracle (1)."
         )
-    named = [{**row, "router": _REFERENCES.get(row["router"], row["router"])} for row in plain]
-    keys, metrics = (
-        {"who answers": "router", "removed": "sparsity"},
-        ("gap_closed", "routing_accuracy", "confidence"),
-    )
-    table = _table("Who chooses the ticket", named, keys, [quality.name, *metrics])
+    named = [{**row, "router": REFERENCES.get(row["router"], row["router"])} for row in plain]
+    keys = {"who answers": "router", "removed": "sparsity"}
+    columns = map(Column.of, (quality.name, "gap_closed", "routing_accuracy", "confidence"))
+    table = Tabled(outcomes("Who chooses the ticket", named, keys, columns))
     return [Words(words), Charts([*_gaps(plain, routers), *_confusions(rows, router)]), table]
 
 
 def _gaps(rows: Sequence[Row], routers: Sequence[str]) -> list[Chart]:
     """Gap closed over sparsity, a line per router; references as controls."""
     points: list[Point] = []
-    for name in [*routers, *(name for name in _REFERENCES if name != "best_fixed")]:
-        kind = "control" if name in _REFERENCES else "measured"
+    for name in [*routers, *(name for name in REFERENCES if name != "best_fixed")]:
+        kind = "control" if name in REFERENCES else "measured"
         mine = _where(rows, router=name, metric="gap_closed")
-        points += _points(mine, _REFERENCES.get(name, name), kind)
+        points += _points(mine, REFERENCES.get(name, name), kind)
     title = "Gap between the best fixed ticket (0) and the oracle (1)"
     return [lines(title, points, REMOVED, Axis("gap closed", share))] if points else []
 
@@ -145,12 +132,9 @@ def calibration(found: Findings) -> list[Block]:
             f"Read at face value, probabilities of {here[0]['method']} are off by {share(plain)}; after "
             f"{', '.join(mended)}."
         )
-    drawn = [*_recalls(here), *_reliability(here)]
-    blocks: list[Block] = [Words(words), *([Charts(drawn)] if drawn else [])]
-    errors = [{**row, "ci95": None} for row in rows if row["metric"] in _ERRORS]
-    shown = [name for name in _ERRORS if _where(errors, metric=name)]
     keys = {"method": "method", "reading": "reading", "removed": "sparsity"}
-    return [*blocks, _table("Errors of probabilities", errors, keys, shown)] if errors else blocks
+    table = outcomes("Errors of probabilities", rows, keys, map(Column.of, _ERRORS))
+    return [Words(words), Charts([*_recalls(here), *_reliability(here)]), Tabled(table)]
 
 
 def _recalls(rows: Sequence[Row]) -> list[Chart]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions
@@ -19,19 +20,19 @@ from tombola.objectives.metrics import (
     MetricInfo,
     decibel,
     decimal,
+    metric_info,
     ordered,
     share,
     whole,
 )
 
 __all__ = [
-    "Format", "Paper", "Table", "by_outcome", "decibel", "decimal", "heading", "mean_and_half", "paper_of",
-    "parts", "share", "tables", "under_headings", "whole",
+    "Column", "Format", "Paper", "Table", "by_experiment", "by_outcome", "decibel", "decimal", "heading",
+    "mean_and_half", "outcomes", "paper_of", "parts", "share", "tables", "under_headings", "whole",
 ]  # fmt: skip
 
 Format = Callable[[float], str]
 Paper = Mapping[tuple[str, float], Mapping[str, float]]  # figures by method and sparsity, then by metric
-Columns = list[tuple[str, str, Format, Format | None]]  # metric, heading, format, that of half an interval
 _BESIDE = 3  # signs between two columns of a terminal
 
 
@@ -98,12 +99,75 @@ def under_headings(made: Iterable[Table]) -> Iterator[tuple[str, list[Table]]]:
         yield of, list(tables)
 
 
+# -- lines of rows -------------------------------------------------------------------------------------------
+
+
+class Column(NamedTuple):
+    """A metric in a table: its heading, how it is written, and half its interval, if that is to be seen."""
+
+    metric: str
+    heading: str
+    write: Format
+    half: Format | None = None
+
+    @classmethod
+    def of(cls, name: str) -> Column:
+        """The column of a metric as the table of metrics has it."""
+        info = metric_info(name)
+        return cls(name, info.column, info.write, info.write if info.spread else None)
+
+    def text(self, row: Row | None, seeds: int = 0) -> str:
+        """The cell of a row, which says over how many seeds it is if these are more; empty without one."""
+        if row is None or self.half is None:
+            return self.write(row["mean"]) if row else ""
+        few = f" (n = {row['seeds']})" if row.get("seeds", seeds) < seeds else ""
+        return mean_and_half(row, self.write, self.half) + few
+
+
+def by_experiment(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """Rows by experiment and preset."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row["experiment"], row.get("preset", "")), []).append(row)
+    return found
+
+
 def by_outcome(rows: Iterable[Row], *names: str) -> dict[tuple, dict[str, Row]]:
     """Rows by the values of some fields, then by metric."""
     cells: dict[tuple, dict[str, Row]] = {}
     for row in rows:
         cells.setdefault(tuple(row.get(name, "") for name in names), {})[row["metric"]] = row
     return cells
+
+
+def outcomes(
+    title: str,
+    rows: Iterable[Row],
+    keys: Mapping[str, str],
+    columns: Iterable[Column],
+    counts: Mapping[str, str] = {},
+    of: str = "",
+) -> Table:
+    """A line per outcome: fields that tell outcomes apart and counts, by their headings, then each metric.
+
+    Rows of other metrics are passed over, and a metric that no outcome has gets no column.
+    """
+    columns = list(columns)
+    known = {column.metric for column in columns}
+    cells = by_outcome((row for row in rows if row["metric"] in known), *keys.values())
+    shown = [column for column in columns if any(column.metric in cell for cell in cells.values())]
+    body = []
+    for values, cell in cells.items():
+        most = {name: max(row.get(name, 1) for row in cell.values()) for name in ("seeds", "items")}
+        told = [*map(_field, keys.values(), values), *(str(most[name]) for name in counts.values())]
+        body.append([*told, *(column.text(cell.get(column.metric), most["seeds"]) for column in shown)])
+    return Table(title, [*keys, *counts, *(column.heading for column in shown)], body, of)
+
+
+def _field(name: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0%}" if name == "sparsity" else f"{value:g}"
 
 
 def mean_and_half(row: Row | None, fmt: Format, half: Format | None = None) -> str:
@@ -136,28 +200,26 @@ STORED, SIMILAR = "What is stored", "Similarity of the masks, and cost"
 def tables(rows: Sequence[Row]) -> list[Table]:
     """Both readings and all that is counted, with the paper's figures in columns of their own."""
     found: list[Table] = []
-    for head in dict.fromkeys((row["experiment"], row.get("preset", "")) for row in rows):
-        mine = [row for row in rows if (row["experiment"], row.get("preset", "")) == head]
+    for head, mine in by_experiment(rows).items():
         over_all = [row for row in mine if "ticket" not in row]
         of, known = heading(head), ordered([*METRICS, *(row["metric"] for row in mine)])
         for title, reading, columns in _layout(known):
-            metrics = {metric for metric, *_ in columns}
-            part = [row for row in over_all if row.get("reading") == reading and row["metric"] in metrics]
+            part = [row for row in over_all if row.get("reading") == reading]
             paper = {} if reading == LIKE_FOR_LIKE else paper_of(head)  # which has no such reading
-            found += [_table(of, title, part, columns, paper)] if part else []
+            found.append(_table(of, title, part, columns, paper))
         for info in known:
             found += _by_ticket(of, mine, info) if info.by_subset else []
     return [table for table in found if table.body]
 
 
-def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, Columns]]:
+def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, list[Column]]]:
     """Title, reading and columns of each table; rows of counts and costs have no reading."""
     ahead = [column for info in known if info.headline for column in _leads(info)]
     decibels = [info for info in known if info.format == "decibel"]
 
-    def of(table: str, reading: str = "", among: Sequence[MetricInfo] = known) -> Columns:
+    def of(table: str, reading: str = "", among: Sequence[MetricInfo] = known) -> list[Column]:
         shown = [i for i in among if i.table == table and (not i.readings or reading in i.readings)]
-        return [(i.name, i.column, i.write, i.write if i.spread else None) for i in shown]
+        return [Column.of(info.name) for info in shown]
 
     return [
         (PAPER_READING, "paper", of("quality", "paper")),
@@ -171,12 +233,14 @@ def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, Columns]
     ]
 
 
-def _leads(info: MetricInfo) -> Columns:
+def _leads(info: MetricInfo) -> list[Column]:
     """By how much a metric is ahead of each single mask."""
     heads = [f"{info.column}: of imp", "of union size", "of same mask", "of same mask, union size"]
     heads += ["of told", "of a network each"]
     named = zip(REFERENCES.values(), heads, strict=True)
-    return [(f"{info.name}_{suffix}", head, info.write_difference, info.write) for suffix, head in named]
+    return [
+        Column(f"{info.name}_{suffix}", head, info.write_difference, info.write) for suffix, head in named
+    ]
 
 
 def _by_ticket(of: str, rows: Sequence[Row], info: MetricInfo) -> list[Table]:
@@ -187,32 +251,22 @@ def _by_ticket(of: str, rows: Sequence[Row], info: MetricInfo) -> list[Table]:
         (f"{info.name}_lead", f"{name} ahead of imp by subset", info.write_difference),
     ):
         mine = [{**r, "metric": r["ticket"]} for r in rows if r["metric"] == metric and "ticket" in r]
-        columns: Columns = [(t, t, fmt, info.write) for t in dict.fromkeys(row["ticket"] for row in mine)]
+        columns = [Column(t, t, fmt, info.write) for t in dict.fromkeys(row["ticket"] for row in mine)]
         made.append(_table(of, title, mine, columns, {}))
     return made
 
 
-def _table(of: str, title: str, rows: Sequence[Row], columns: Columns, paper: Paper) -> Table:
-    cells = by_outcome(rows, "method", "sparsity")
-    shown = [column for column in columns if any(column[0] in cell for cell in cells.values())]
-    printed = {metric for key in cells for metric in paper.get(key, {})}
-    beside = [column for column in shown if column[0] in printed]
-    counted = ["seeds", "items"] if any("items" in row for row in rows) else ["seeds"]
-    header = ["method", "sparsity", *counted, *(label for _, label, *_ in shown)]
-    header += [f"paper: {label}" for _, label, *_ in beside]
-    body = []
-    for key, cell in cells.items():
-        seeds = max(row["seeds"] for row in cell.values())
-        counts = [str(max(row.get(name, 1) for row in cell.values())) for name in counted]
-        values = [_value(cell.get(metric), fmt, half, seeds) for metric, _, fmt, half in shown]
-        figures = paper.get(key, {})
-        values += [fmt(figures[metric]) if metric in figures else "" for metric, _, fmt, _ in beside]
-        body.append([key[0], f"{key[1]:.0%}", *counts, *values])
-    return Table(title, header, body, of)
-
-
-def _value(row: Row | None, fmt: Format, half: Format | None, seeds: int) -> str:
-    """A mean, its interval, and over how many seeds where the line has more."""
-    if row is None or half is None:
-        return fmt(row["mean"]) if row else ""
-    return mean_and_half(row, fmt, half) + (f" (n = {row['seeds']})" if row["seeds"] < seeds else "")
+def _table(of: str, title: str, rows: Sequence[Row], columns: Sequence[Column], paper: Paper) -> Table:
+    """A line per method and sparsity; figures of the paper stand beside metrics that were measured."""
+    rows = [row for row in rows if row["metric"] in {column.metric for column in columns}]
+    counts = ("seeds", "items") if any("items" in row for row in rows) else ("seeds",)
+    measured = {row["metric"] for row in rows}
+    printed = [
+        {"method": arm[0], "sparsity": arm[1], "metric": f"paper: {metric}", "mean": value, "ci95": None}
+        for arm in dict.fromkeys((row["method"], row["sparsity"]) for row in rows)
+        for metric, value in paper.get(arm, {}).items()
+        if metric in measured
+    ]
+    beside = [Column(f"paper: {c.metric}", f"paper: {c.heading}", c.write) for c in columns]
+    keys = {"method": "method", "sparsity": "sparsity"}
+    return outcomes(title, [*rows, *printed], keys, [*columns, *beside], {name: name for name in counts}, of)

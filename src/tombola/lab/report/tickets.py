@@ -68,13 +68,10 @@ def likeness(found: Findings) -> list[Block]:
     by_depth = {depth: _pairs(known, depth) for depth in ["all", *dict.fromkeys(depths)]}
     whole_ones = by_depth.pop("all")
     parts = [chart for charts in by_depth.values() for chart in charts]
-    blocks: list[Block] = [Words([_MEASURES, first])]
-    blocks += [Charts(whole_ones)] if whole_ones else []
-    blocks += [Charts(parts, "The same by depth: a third of the layers each")] if parts else []
+    by_third = Charts(parts, "The same by depth: a third of the layers each")
+    blocks: list[Block] = [Words([_MEASURES, first]), Charts(whole_ones), by_third]
     paths = _paths(found, known.get(("kappa", "all")) or known.get(("jaccard", "all")) or [])
-    if paths:
-        blocks += [Words([_PATHS]), Charts(paths)]
-    return blocks
+    return [*blocks, Words([_PATHS]), Charts(paths)] if paths else blocks
 
 
 def _pairs(known: Mapping[tuple[str, str], list[Likeness]], depth: str) -> list[Chart]:
