@@ -9,6 +9,7 @@ import wave
 
 import golden
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from PIL import Image
@@ -268,7 +269,8 @@ def test_recorded_similarity_is_shown_by_round_and_depth(tmp_path):
 
 
 def test_a_chart_says_in_words_and_a_table_what_it_shows():
-    made = heat("T", {"": [[1, 0.25], [0.5, float("nan")]]}, ["a", "b"], ["a", "b"], Axis("kappa", share))
+    frame = pd.DataFrame([[1, 0.25], [0.5, float("nan")]], ["a", "b"], ["a", "b"])
+    made = heat("T", {"": frame}, Axis("kappa", share))
     assert made.about == "T, 2 rows, 2 columns. Least 0.250 (a, b), greatest 0.500 (b, a)."
     assert made.table.body == [["a", "1.000", "0.250"], ["b", "0.500", ""]]
     assert "NaN" not in made.spec

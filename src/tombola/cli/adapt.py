@@ -16,14 +16,9 @@ from tombola.lab.adaptation.evaluate import carried_out, rows, summary, tables
 from tombola.lab.adaptation.figure import figure
 from tombola.lab.adaptation.rivals import NEED_PEFT, RIVALS
 from tombola.lab.continual.kept import Job, arrivals_of, found_by, tasks_of, title_of
-from tombola.lab.report.page import Place, put_figure
+from tombola.lab.report.page import made_by, put_figure
 
-PLACE = Place(
-    "<!-- tables: made by `tombola adapt` -->",
-    "<!-- end of tables -->",
-    ("experiment", "preset", "method", "sparsity"),
-    joins=True,
-)
+PLACE = made_by("adapt")
 
 
 def adapt(
@@ -68,7 +63,7 @@ def adapt(
     if len(order.settings.sparsity) > 1:
         raise UsageError("adapt compares at one sparsity of the change: give --sparsity 0.9")
     chosen = _possible(rival)
-    folder = out / f"{name.replace(':', '.')}-{order.preset}" / "adapt"
+    folder = order.folder(out) / "adapt"
 
     def jobs() -> Iterator[Job]:
         for one in seed:

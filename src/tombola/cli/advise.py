@@ -53,7 +53,7 @@ def advise(
     if item and item not in found:
         raise UsageError(unknown("item", item, found))
     of, data = order.experiment, found[item or next(iter(found))]
-    folder = out / f"{name.replace(':', '.')}-{order.preset}" / item / "advice"
+    folder = order.folder(out) / item / "advice"
     backbone = of.backbone(generator(seed, "theta0")).to(parse(options.device or "cpu"))
     advice = advice_of(
         backbone,
@@ -71,8 +71,8 @@ def advise(
     if options.json:
         print_json(whole)
         return
-    out_console.print(advice.brief if options.brief else str(advice), highlight=False, soft_wrap=True)
-    out_console.print(f"\nNext: {_command(order, advice)}", highlight=False, soft_wrap=True)
+    out_console.print(advice.brief if options.brief else str(advice), soft_wrap=True)
+    out_console.print(f"\nNext: {_command(order, advice)}", soft_wrap=True)
 
 
 def _command(order: Order, advice: Advice) -> str:

@@ -13,17 +13,13 @@ from tombola._utils.errors import UsageError
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import busy, show
 from tombola.lab.evaluation import advised, when
-from tombola.lab.report.page import Place, put_figure, put_tables
+from tombola.lab.report.page import made_by, put_figure, put_tables
 from tombola.lab.report.rows import Row
 from tombola.lab.report.rows import rows as rows_of
 from tombola.lab.report.tables import Table
 from tombola.lab.results import find_runs
 
-PLACE = Place(
-    "<!-- tables: made by `tombola affinity` -->",
-    "<!-- end of tables -->",
-    ("experiment", "preset", "method", "metric"),
-)
+PLACE = made_by("affinity")
 
 
 def affinity(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tombola._utils.errors import CalibrationError, UsageError
 from tombola.cli.fitted_options import FittedOptions
-from tombola.cli.terminal import err_console
+from tombola.cli.terminal import say_aside
 from tombola.lab.evaluation.loaded_run import LoadedRun
 from tombola.lab.evaluation.precision import measure, scores, single_recall, within
 from tombola.lab.evaluation.tables import Values, calibration_tables
@@ -61,7 +61,7 @@ def calibrate(
             values += [{**options.head(loaded, sparsity), **row} for row in found]
             options.saved(loaded, tickets, sparsity)
             said = f"{loaded.path}: {options.method} at {sparsity:.0%} calibrated"
-            err_console.print(said, highlight=False)
+            say_aside(said)
     options.show(values, calibration_tables, "calibrate")
 
 

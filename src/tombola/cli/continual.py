@@ -10,18 +10,13 @@ from pathlib import Path
 from tombola._utils.errors import RunError, UsageError
 from tombola._utils.renamed import renewed_changes
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
-from tombola.cli.terminal import err_console, say_aside, show_rows
+from tombola.cli.terminal import say_aside, show_rows
 from tombola.lab.continual.evaluate import carried_out, rows, summary, tables
 from tombola.lab.continual.kept import Job, arrivals_of, found_by, tasks_of, title_of
 from tombola.lab.continual.rivals import APART, RIVALS
-from tombola.lab.report.page import Place
+from tombola.lab.report.page import made_by
 
-PLACE = Place(
-    "<!-- tables: made by `tombola continual` -->",
-    "<!-- end of tables -->",
-    ("experiment", "preset", "method", "sparsity"),
-    joins=True,
-)
+PLACE = made_by("continual")
 
 
 def continual(
@@ -62,7 +57,7 @@ def continual(
     once("--rival", rival, RIVALS)
     order = options.order(name, (), renewed_changes(set))
     data = tasks_of(order, "they cannot arrive one by one")
-    folder = out / f"{name.replace(':', '.')}-{order.preset}" / "continual"
+    folder = order.folder(out) / "continual"
 
     def jobs() -> Iterator[Job]:
         for one, sparsity in product(seed, order.settings.sparsity):
@@ -90,5 +85,5 @@ def _fitting(wanted: Words, K: int, sparsity: float) -> list[str]:
     if apart and wanted:
         raise UsageError(f"{apart[0]}: {words}")
     if apart:
-        err_console.print(f"{' and '.join(apart)} left out: {words}", highlight=False)
+        say_aside(f"{' and '.join(apart)} left out: {words}")
     return [name for name in wanted or RIVALS if name not in apart]

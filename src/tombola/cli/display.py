@@ -10,7 +10,7 @@ from rich.console import Console
 
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.jobs import check, failures, work_at_once
-from tombola.cli.terminal import err_console, out_console, show
+from tombola.cli.terminal import err_console, out_console, say_aside, show
 from tombola.data.dataset import Data
 from tombola.lab.jobs import Ended, Place, Task
 from tombola.lab.report.findings import Arm, expected, gather
@@ -82,8 +82,8 @@ def run_and_compare(
         if not as_json:
             head = rows[0]["experiment"], rows[0].get("preset", "")
             for words in verdict(gather(head, runs), paper_of(head)):
-                out_console.print(words, highlight=False, soft_wrap=True)
-        err_console.print(f"runs: {', '.join(map(str, runs))}", highlight=False)
+                out_console.print(words, soft_wrap=True)
+        say_aside(f"runs: {', '.join(map(str, runs))}")
     check(failed, len(tasks))
 
 

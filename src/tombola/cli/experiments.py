@@ -28,11 +28,11 @@ def experiments(*, json: Flag = False) -> None:
         print_json(rows)
         return
     for e in EXPERIMENTS.values():
-        out_console.print(Text(e.name, "bold"), f" {e.summary}\n  data: {e.data}", highlight=False)
+        out_console.print(Text(e.name, "bold"), f" {e.summary}\n  data: {e.data}")
         for name, preset in e.presets.items():
-            out_console.print(f"  --preset {name}: {preset.summary}", highlight=False)
-    out_console.print("methods:", highlight=False)
+            out_console.print(f"  --preset {name}: {preset.summary}")
+    out_console.print("methods:")
     for name, composed in METHODS.items():
         control = " (control)" if composed.control else ""
         control += " (toolbox: asked for by name)" if name in TOOLBOX else ""
-        out_console.print(f"  --method {name}: {composed.summary}{control}", highlight=False)
+        out_console.print(f"  --method {name}: {composed.summary}{control}")

@@ -11,7 +11,7 @@ from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
 from tombola.cli.options import Flag, Words, use_threads
-from tombola.cli.terminal import err_console, say
+from tombola.cli.terminal import say, say_aside
 from tombola.lab.evaluation.new_data import data_of, judged
 from tombola.lab.evaluation.objective import objective_of
 from tombola.objectives.metrics import metric_info
@@ -99,10 +99,7 @@ def grow(
         found = data_of(data, target, inputs.known(metadata))
         changes = _changes(metadata, set)
         free, before = tickets.free, file.stat().st_size
-        err_console.print(
-            f"{free:,} of {tickets.scope.size:,} weights are owned by none of {len(tickets)} tickets",
-            highlight=False,
-        )
+        say_aside(f"{free:,} of {tickets.scope.size:,} weights are owned by none of {len(tickets)} tickets")
         if widen is not None:
             tickets = tickets.widen(network(file, metadata, widen))
             free = tickets.free

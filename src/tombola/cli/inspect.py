@@ -34,13 +34,13 @@ def inspect(file: Path, /, *, json: Flag = False) -> None:
 def _print(metadata: Mapping[str, Any]) -> None:
     """What `tombola.lab.report.inspect.describe` found in a ticket file."""
     for key in ("method", "router", "calibration"):
-        out_console.print(f"{key}: {_named(metadata[key])}", highlight=False, soft_wrap=True)
+        out_console.print(f"{key}: {_named(metadata[key])}", soft_wrap=True)
     if base := metadata["facts"].get("pretrained"):
-        out_console.print(f"pretrained: {base['model']}", highlight=False, soft_wrap=True)
+        out_console.print(f"pretrained: {base['model']}", soft_wrap=True)
     heads = ("bytes", "weights_in_scope", "union", "core", "free", "private_numbers_per_ticket", "dense_rest")
     if metadata["grown"]:
         grown = ", ".join(f"{name} ({policy})" for name, policy in metadata["grown"].items())
-        out_console.print(f"grown: {grown}", highlight=False, soft_wrap=True)
+        out_console.print(f"grown: {grown}", soft_wrap=True)
     for key in heads:
         out_console.print(f"{key.replace('_', ' ')}: {metadata[key]:,}")
     layers = list(next(iter(metadata["layers"].values())))

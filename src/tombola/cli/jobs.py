@@ -80,7 +80,7 @@ def work_at_once(tasks: Sequence[Task], place: Place) -> tuple[list[Task], list[
     with bar:
         for ended in at_once(tasks, place, look):
             for words in _words(ended):
-                bar.console.print(f"{ended.task.label}: {words}", highlight=False, soft_wrap=True)
+                bar.console.print(f"{ended.task.label}: {words}")
             if ended.error is None:
                 done.append(ended.task)
             elif not ended.again:

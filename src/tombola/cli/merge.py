@@ -9,7 +9,7 @@ from typing import Any, get_args
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Words, use_threads
+from tombola.cli.options import Flag, Words, by_name, use_threads
 from tombola.cli.terminal import show
 from tombola.lab.evaluation.new_data import data_of
 from tombola.lab.evaluation.objective import objective_of
@@ -83,14 +83,14 @@ def merge(
     use_threads(threads)
     if method not in get_args(Method):
         raise UsageError(unknown("method", method, get_args(Method)))
-    given = {task: Path(path) for task, path in _by_task(checkpoints, "a checkpoint", "TASK=FILE").items()}
+    given = {task: Path(path) for task, path in by_name(checkpoints, "a checkpoint", "TASK=FILE").items()}
     io.check_target(out)
     if set and not steps:
         raise UsageError("--set is of joint retraining: give --steps as well")
     base = network(out, {}, backbone)
     asked: dict[str, Any] = {}
     if data:
-        named = _by_task(data, "data", "TASK=DATA")
+        named = by_name(data, "data", "TASK=DATA")
         asked["data"] = {task: data_of(path, target, Inputs()) for task, path in named.items()}
         asked["objective"] = objective_of(objective, {})
     if steps:
@@ -110,19 +110,6 @@ def merge(
     ]
     title = f"{out}: {_words(size)}; {int(tickets.owned_N.sum()):,} of {tickets.scope.size:,} weights changed"
     show([_table(title, rows)], rows, json)
-
-
-def _by_task(words: Sequence[str], what: str, form: str) -> dict[str, str]:
-    """What was given for each task."""
-    given: dict[str, str] = {}
-    for one in words:
-        task, sign, path = one.partition("=")
-        if not sign or not task or not path:
-            raise UsageError(f"{what} is given as {form}: got {one!r}")
-        if task in given:
-            raise UsageError(f"there are two of {task!r}: give {form} once for each task")
-        given[task] = path
-    return given
 
 
 def _train(changes: Words) -> TrainConfig:

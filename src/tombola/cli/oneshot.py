@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import DataError, UsageError, needs
-from tombola.cli.options import Flag, use_threads
+from tombola.cli.options import Flag, by_name, use_threads
 from tombola.cli.terminal import show
 from tombola.lab.report.tables import Table, whole
 from tombola.tickets import oneshot as streamed
@@ -61,14 +61,9 @@ def oneshot(
     use_threads(threads)
     if blocks < 1 or length < 2:
         raise UsageError(f"--blocks is at least 1, --length at least 2: got {blocks} and {length}")
-    given: dict[str, Path] = {}
-    for one in texts:
-        name, sign, path = one.partition("=")
-        if not sign or not name or not path or name in given:
-            raise UsageError(f"a text is given once, as NAME=FILE: got {one!r}")
-        if "/" in name:
-            raise UsageError(f"the name of a text becomes that of a file, and has no /: got {name!r}")
-        given[name] = Path(path)
+    given = {name: Path(path) for name, path in by_name(texts, "a text", "NAME=FILE").items()}
+    if slashed := [name for name in given if "/" in name]:
+        raise UsageError(f"the name of a text becomes that of a file, and has no /: got {slashed[0]!r}")
     with needs(EXTRA, "a network on disk"):
         from transformers import AutoConfig, AutoTokenizer
     try:

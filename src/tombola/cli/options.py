@@ -12,7 +12,7 @@ import torch
 from cyclopts import Parameter
 
 from tombola._utils.errors import UsageError, unknown
-from tombola.cli.terminal import err_console
+from tombola.cli.terminal import say_aside
 from tombola.lab.experiments import Experiment
 from tombola.lab.launch import Order
 from tombola.lab.report.page import check_page
@@ -83,7 +83,7 @@ def say_overridden(orders: Iterable[Order], changes: Sequence[str]) -> None:
     """Print the lines of `overridden`, each once."""
     lines = [line for order in orders for line in overridden(order.methods, order.settings, changes)]
     for line in dict.fromkeys(lines):
-        err_console.print(line, highlight=False, soft_wrap=True)
+        say_aside(line)
 
 
 def overridden(methods: Sequence[str], settings: Settings, changes: Iterable[str]) -> list[str]:
@@ -124,6 +124,23 @@ def once(option: str, values: Sequence[object], known: Collection[str] | None = 
         raise UsageError(unknown(option.strip("-"), strange[0], known))
     if len(set(values)) < len(values):
         raise UsageError(f"{option}: each value is needed once: got {' '.join(map(str, values))}")
+
+
+def by_name(words: Sequence[str], what: str, form: str) -> dict[str, str]:
+    """What is given as NAME=VALUE, once for each name.
+
+    >>> by_name(["mail=a.csv", "news=b.csv"], "data", "TASK=DATA")
+    {'mail': 'a.csv', 'news': 'b.csv'}
+    """
+    given: dict[str, str] = {}
+    for one in words:
+        name, _, value = one.partition("=")
+        if not name or not value:
+            raise UsageError(f"{what} is given once, as {form}: got {one!r}")
+        if name in given:
+            raise UsageError(f"there are two of {name!r}: {what} is given once, as {form}")
+        given[name] = value
+    return given
 
 
 def apart(paths: Sequence[Path], option: str, folder: Path | None) -> Sequence[Path]:

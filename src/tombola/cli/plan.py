@@ -64,7 +64,7 @@ def plan(
             raise UsageError(f"{option} must be at least 1: got {value}")
     changes = renewed_changes(set)
     order = options.order(name, with_controls(method or ("imp",)) if sweep else method)
-    folder = (out or Path("sweeps" if sweep else "runs")) / f"{name.replace(':', '.')}-{order.preset}"
+    folder = order.folder(out or Path("sweeps" if sweep else "runs"))
     points, data = grid(order, folder, changes, alone=not sweep), order.load()
     say_overridden([point.order for point in points], changes)
     items = [(point, i) for point in points for i in item or data]
@@ -74,7 +74,7 @@ def plan(
     rows = found.rows(order.methods)
     show([_table(rows)], {**found.plain(), "methods": rows}, options.json)
     if not options.json:
-        out_console.print(_words(found), highlight=False, soft_wrap=True)
+        out_console.print(_words(found), soft_wrap=True)
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -11,7 +11,7 @@ import yaml
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.fitted_options import FittedOptions
 from tombola.cli.options import Words
-from tombola.cli.terminal import busy, err_console
+from tombola.cli.terminal import busy, say_aside
 from tombola.lab.evaluation.router_evaluator import SINGLE, defaults, measure
 from tombola.lab.evaluation.tables import Values, routing_tables
 from tombola.tickets.routing import ROUTERS
@@ -50,7 +50,7 @@ def route(
             single = {name: network for name, network in others.items() if network is not None}
 
             def on_progress(word: str, where: str = where) -> None:
-                err_console.print(f"{where}, {word}", highlight=False, soft_wrap=True)
+                say_aside(f"{where}, {word}")
 
             with busy(where) as now:
                 wanted = named or defaults(loaded.objective)

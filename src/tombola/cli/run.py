@@ -9,7 +9,7 @@ from tombola.cli.display import run_and_compare
 from tombola.cli.jobs import ONE, JobOptions
 from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
 from tombola.cli.pretrained_options import PRETRAINED, PretrainedOptions
-from tombola.cli.terminal import err_console
+from tombola.cli.terminal import say_aside
 from tombola.lab.jobs import Task
 
 
@@ -58,8 +58,8 @@ def run(
     order = options.order(pretrained.experiment(name, options.data), method, changes)
     say_overridden([order], changes)
     if pretrained.model:
-        err_console.print(pretrained.said(), highlight=False, soft_wrap=True)
-    folder, found = out / f"{order.experiment.name.replace(':', '.')}-{order.preset}", order.load()
+        say_aside(pretrained.said())
+    folder, found = order.folder(out), order.load()
     tasks = [Task.of(order, folder / i, s, i) for i in item or found for s in seed]
     place = at_once.place(options.threads, options.device)
     run_and_compare(tasks, found, options.json, options.brief, place)

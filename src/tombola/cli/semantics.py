@@ -7,7 +7,7 @@ from pathlib import Path
 from tombola._utils.errors import UsageError
 from tombola._utils.io import write_bytes
 from tombola.cli.options import Flag, Page
-from tombola.cli.terminal import err_console, runs_of, show, to_json
+from tombola.cli.terminal import runs_of, say_aside, show, to_json
 from tombola.lab.analysis.semantics import power
 from tombola.lab.report.page import place_of, put_tables
 from tombola.lab.report.semantics import aligned, draw, group_tables, grouped, meaning, states, table
@@ -57,7 +57,7 @@ def semantics(
     unread: list[str] = []
     found = states(runs_of(paths, "semantics"), measure, unread)  # type: ignore[arg-type]
     for reason in unread:
-        err_console.print(f"left out: {reason}", highlight=False, soft_wrap=True)
+        say_aside(f"left out: {reason}")
     if len(found) > 1:
         heads = ", ".join(" ".join(head) for head in found)
         raise UsageError(f"these are runs of several experiments or presets, name one: {heads}")

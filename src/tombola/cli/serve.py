@@ -15,7 +15,7 @@ from tombola._utils import io
 from tombola._utils.errors import UsageError, needs
 from tombola.cli.network import network
 from tombola.cli.options import Flag, Several, absolute, use_threads
-from tombola.cli.terminal import err_console
+from tombola.cli.terminal import say_aside
 from tombola.lab.evaluation.inputs import taken_by
 from tombola.tickets.inputs import Inputs
 from tombola.tickets.model import TicketModel, load
@@ -120,7 +120,7 @@ def serve(
         words = (
             f"{count} tickets of {len(named)} file{'s' * (len(named) > 1)} at {where} (a page to try them)"
         )
-        err_console.print(f"{words}; requests: {where}/openapi.json", highlight=False, soft_wrap=True)
+        say_aside(f"{words}; requests: {where}/openapi.json")
         _run(app, listening, limits.seconds)
 
 

@@ -14,7 +14,7 @@ from tombola._utils.errors import UsageError
 from tombola.cli.fitted_options import FittedOptions
 from tombola.cli.options import Flag, Numbers, Page, Words
 from tombola.cli.route import fitted_options
-from tombola.cli.terminal import busy, err_console
+from tombola.cli.terminal import busy, say_aside
 from tombola.lab.evaluation.streamed import draw, measure
 from tombola.lab.evaluation.tables import rows
 from tombola.lab.report.rows import Row
@@ -106,7 +106,7 @@ def stream(
                 title = f"{loaded.experiment}, seed {loaded.seed}, {level:.0%} removed, mixed at {snr:g} dB"
                 for file in draw(found, out / f"{loaded.path.name}-{level:g}", title):
                     sys.stderr.write(f"{file}\n")
-            err_console.print(f"{loaded.path}: {method} at {level:.0%} streamed", highlight=False)
+            say_aside(f"{loaded.path}: {method} at {level:.0%} streamed")
     options.show(values, _tables, "stream")
 
 

@@ -10,7 +10,7 @@ from tombola._utils.renamed import renewed_changes
 from tombola.cli.display import work
 from tombola.cli.jobs import ONE, JobOptions, check, failures
 from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
-from tombola.cli.terminal import err_console, show
+from tombola.cli.terminal import say_aside, show
 from tombola.lab.jobs import Task
 from tombola.lab.report.curves import measure
 from tombola.lab.report.rows import rows as rows_of
@@ -58,8 +58,8 @@ def sweep(
     once("--seed", seed)
     changes = renewed_changes(set)
     base = options.order(name, with_controls(method) if controls else method)  # the changes make the grid
-    folder = out / f"{name.replace(':', '.')}-{base.preset}"
-    points, loaded = grid(base, folder, changes), base.load()
+    folder, loaded = base.folder(out), base.load()
+    points = grid(base, folder, changes)
     if "" not in loaded:
         raise UsageError(f"{name} has a network per item: sweep an experiment with one for all its data")
     say_overridden([point.order for point in points], changes)
@@ -76,5 +76,5 @@ def sweep(
     made = [table(rows, drawn, label(values) or "Sparsity and quality") for values, rows in found]
     show([*made, *failures(failed)], plain, options.json)
     sys.stderr.write("".join(f"{file}\n" for file in files))
-    err_console.print(f"runs: {folder}", highlight=False)
+    say_aside(f"runs: {folder}")
     check(failed, len(tasks))

@@ -21,14 +21,15 @@ from tombola.lab.report.tables import Table, under_headings
 from tombola.lab.results import find_runs
 
 # What is printed holds paths and names, in which square brackets are no markup.
-out_console, err_console = Console(markup=False), Console(stderr=True, markup=False)
+out_console = Console(markup=False, highlight=False)
+err_console = Console(stderr=True, markup=False, highlight=False, soft_wrap=True)
 if not out_console.is_terminal:
     out_console.width = 160  # a file or a pipe has no width of its own
 
 
 def say_aside(line: str) -> None:
     """A line on standard error, where progress goes."""
-    err_console.print(line, highlight=False)
+    err_console.print(line)
 
 
 @contextmanager

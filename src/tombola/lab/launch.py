@@ -85,6 +85,10 @@ class Order:
             **where,
         )
 
+    def folder(self, out: Path) -> Path:
+        """Where its runs go: ``OUT/NAME-PRESET``."""
+        return out / f"{self.experiment.name.replace(':', '.')}-{self.preset}"
+
     def plain(self) -> dict[str, Any]:
         """What is to be run, as a run's config holds it; not where and how."""
         of = self.experiment

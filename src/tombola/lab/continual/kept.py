@@ -33,12 +33,10 @@ class Described(Protocol):
         """Where it comes from."""
 
 
-def arrivals_of(
-    order: Order, data: Data, seed: int, sparsity: float, device: str = "", in_order: bool = False
-) -> Arrivals:
+def arrivals_of(order: Order, data: Data, seed: int, sparsity: float, in_order: bool = False) -> Arrivals:
     """The contexts of an experiment as tasks, in an order that is drawn by the seed, or as they are."""
     of, partition = order.experiment, order.experiment.partition(data)
-    backbone = of.backbone(generator(seed, "theta0")).to(parse(device or order.device or "cpu"))
+    backbone = of.backbone(generator(seed, "theta0")).to(parse(order.device or "cpu"))
     settings = replace(order.settings, sparsity=(sparsity,))
     tasks = order_of(len(partition), 0 if in_order else seed)
     return Arrivals(backbone, of.objective, data, partition, settings, seed, tasks)

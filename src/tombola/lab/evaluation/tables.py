@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from tombola._utils.statistics import interval
-from tombola.lab.report.kept import REFERENCES
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Column, Table, by_experiment, decibel, heading, outcomes, share, whole
 
@@ -30,6 +29,13 @@ MOVES = [Column("switches", "switches", whole), Column("true_switches", "changes
 # In passes of the network; nothing for those that are no routers.
 PASSES = {"prototype": "shallow", "gate": "shallow", "score": "K f", "superposition": "f+b"}
 SHOWN = ("prototype", "score")  # whose windows and confusions are printed; those of others are in the twin
+NAMES = {  # who answers besides the oracle and routers, in words
+    "best_fixed": "best fixed ticket",
+    "random": "a random ticket",
+    "dense": "dense network",
+    "imp": "single mask (IMP)",
+    "union_size_imp": "union-size mask",
+}
 DECISIONS = [
     *map(Column.of, ("precision", "recall", "balanced_accuracy", "accuracy", "auc", "average_precision"))
 ]
@@ -75,7 +81,7 @@ def routing_tables(rows: Sequence[Row]) -> list[Table]:
     for head, mine in by_experiment(rows).items():
         of = heading(head)
         plain = [row for row in mine if "window" not in row and "context" not in row]
-        found += _who(of, [{**row, "router": REFERENCES.get(row["router"], row["router"])} for row in plain])
+        found += _who(of, [{**row, "router": NAMES.get(row["router"], row["router"])} for row in plain])
         shown = [row for row in mine if row["router"] in SHOWN]
         windows = [row for row in shown if "window" in row]
         keys = {"router": "router", "cut": "sparsity", "size": "window", "lead": "margin"}

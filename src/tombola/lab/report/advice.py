@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
+
+import pandas as pd
 
 from tombola.lab.report.blocks import Block, Charts, Tabled, Words
 from tombola.lab.report.charts import Axis, heat
@@ -24,11 +25,12 @@ def answer(found: Findings) -> list[str]:
 def chapter(found: Findings) -> list[Block]:
     """Reasons, the affinity of all pairs, and what each arm reached; nothing without an advice."""
     for advice in _advice(found):
-        names, matrix = advice["names"], [[math.nan if v is None else v for v in r] for r in advice["matrix"]]
+        names = advice["names"]
+        matrix = pd.DataFrame(advice["matrix"], names, names, dtype=float)
         title = (
             "Affinity of the contexts: 1 where they want the same of the weights, 0 where unrelated things"
         )
-        drawn = heat(title, {"": matrix}, names, names, Axis("affinity", decibel), (0.0, 1.0))
+        drawn = heat(title, {"": matrix}, Axis("affinity", decibel), (0.0, 1.0))
         return [Words(advice["reasons"]), Charts([drawn]), Tabled(_arms(advice))]
     return []
 

@@ -11,7 +11,7 @@ from tombola.lab.experiments import EXPERIMENTS
 from tombola.lab.report import advice, kept, semantics
 from tombola.lab.report.again import commands, configuration
 from tombola.lab.report.blocks import Block, Charts, Commands, Gallery, Section, Shelf, Tabled, Words
-from tombola.lab.report.charts import REMOVED, Axis, Chart, Point, bars, dots, lines, percent
+from tombola.lab.report.charts import REMOVED, Axis, Chart, bars, curves, dots, lines, percent
 from tombola.lab.report.findings import Arm, Findings
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import SIMILAR, STORED, Paper, Table, heading, paper_of, tables
@@ -29,6 +29,7 @@ from tombola.lab.report.verdicts import (
 from tombola.methods.table import METHODS, dense
 from tombola.objectives.metrics import LIKE_FOR_LIKE
 
+_STORED = ["core", "union", "private", "dense_rest", "mask_bytes", "file_bytes"]
 _SEEDS = 3  # from which on an interval says something
 
 
@@ -160,39 +161,20 @@ def _curves(
 ) -> Chart:
     """Means and intervals over sparsity; dotted what the paper prints."""
     mine = [r for r in rows if (r.get("reading", ""), r["metric"]) == by.key and "ticket" not in r]
-    levels = sorted({row["sparsity"] for row in mine})
-    points = [point for name in methods for point in curve([r for r in mine if r["method"] == name], levels)]
+    points = curves({name: [r for r in mine if r["method"] == name] for name in methods})
     for (method, sparsity), figures in paper.items():
         if method in methods and (value := figures.get(by.info.name)) is not None:
             points.append((method, "in the paper", sparsity, value, None))
-    axis = Axis(by.info.label, by.info.write)
-    return lines(by.title + of, points, REMOVED, axis, found.methods)
-
-
-def curve(rows: Sequence[Row], levels: Sequence[float]) -> list[Point]:
-    """The points of one method; what is not pruned is a level line over all sparsities."""
-    found = []
-    for row in sorted(rows, key=lambda row: row["sparsity"]):
-        kind = "control" if METHODS[row["method"]].control else "measured"
-        found.append((row["method"], kind, row["sparsity"], row["mean"], row["ci95"]))
-    if len(found) == 1 and METHODS[found[0][0]].masks is dense and max(levels) > 0:
-        found.append((*found[0][:2], max(levels), found[0][3], None))
-    return found
+    return lines(by.title + of, points, REMOVED, Axis(by.info.label, by.info.write), found.methods)
 
 
 def _by_ticket(found: Findings, named: Sequence[Table]) -> list[Block]:
     """Dots at the middle sparsity, and all sparsities in a table."""
     charts: list[Chart] = []
     for headline in headlines(found):
-        measured = [
-            (method, s, ticket, each.mean)
-            for method, s in found.outcomes
-            for ticket in found.tickets(*headline.key)
-            if (each := found.spread((method, s), *headline.key, ticket))
-        ]
-        if measured:
-            frame = pd.DataFrame(measured, columns=["method", "sparsity", "ticket", "mean"])
-            charts.append(_dots(found, headline, frame))
+        here = (found.means.reading == headline.reading) & (found.means.metric == headline.info.name)
+        frame = found.means[here & (found.means.ticket != "")].drop(columns=["reading", "metric"])
+        charts += [_dots(found, headline, frame)] if len(frame) else []
     by_subset = [Tabled(table) for table in named if table.title.endswith("ahead of imp by subset")]
     return [Charts(charts), *by_subset]
 
@@ -212,23 +194,19 @@ def _dots(found: Findings, headline: Headline, frame: pd.DataFrame) -> Chart:
 
 def _stored(found: Findings, named: Sequence[Table]) -> list[Block]:
     """Numbers and bytes as bars and as a table; bars of controls only where there is nothing else."""
-    numbers: dict[str, dict[str, float]] = {}
-    sizes: dict[str, dict[str, float]] = {}
-    usual = [outcome for outcome in found.outcomes if not METHODS[outcome[0]].control]
-    for arm in usual or found.outcomes:
-        metrics = ("core", "union", "private", "dense_rest", "mask_bytes", "file_bytes")
-        known = {metric: measured.mean for metric in metrics if (measured := found.spread(arm, "", metric))}
-        name = f"{arm[0]} {arm[1]:.0%}"
-        if {"core", "union", "private", "dense_rest"} <= set(known):
-            numbers[name] = {
-                "core: kept by every ticket": known["core"],
-                "union without the core": known["union"] - known["core"],
-                "private to a ticket": known["private"],
-                "dense remainder": known["dense_rest"],
-            }
-        if "file_bytes" in known:
-            masks = known.get("mask_bytes", 0.0)
-            sizes[name] = {"masks": masks, "all else": known["file_bytes"] - masks}
-    charts = [bars("Numbers stored", numbers, "numbers")] if numbers else []
-    charts += [bars("Ticket files", sizes, "bytes")] if sizes else []
+    means = found.means[found.means.method.isin(found.usual() or found.methods) & (found.means.ticket == "")]
+    arms = means.method + " " + means.sparsity.map(percent)
+    of = means.assign(arm=arms).pivot_table("mean", "arm", "metric", sort=False).reindex(columns=_STORED)
+    numbers = pd.DataFrame(
+        {
+            "core: kept by every ticket": of.core,
+            "union without the core": of.union - of.core,
+            "private to a ticket": of.private,
+            "dense remainder": of.dense_rest,
+        }
+    ).dropna()
+    masks = of.mask_bytes.fillna(0.0)
+    sizes = pd.DataFrame({"masks": masks, "all else": of.file_bytes - masks}).dropna()
+    charts = [bars("Numbers stored", numbers, "numbers")] if len(numbers) else []
+    charts += [bars("Ticket files", sizes, "bytes")] if len(sizes) else []
     return [Charts(charts), *_titled(named, STORED)]

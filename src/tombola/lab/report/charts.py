@@ -22,6 +22,7 @@ import vl_convert
 
 from tombola._utils.io import write_bytes
 from tombola.lab.report.tables import Format, Table, whole
+from tombola.methods.table import METHODS, dense
 
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
 SHAPES = (
@@ -47,7 +48,6 @@ _NAMES: dict[str, Any] = {"labelOverlap": True, "labelExpr": _SHORT}
 
 Interval = float | tuple[float, float] | None  # half its width, or its ends
 Point = tuple[str, str, float, float, Interval]  # series, one of `DASHES`, x, y
-Matrix = Sequence[Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,21 @@ def lines(title: str, points: Iterable[Point], x: Axis, y: Axis, order: Sequence
     return Chart(title, about, _sized(drawn), frame, table)
 
 
+def curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Point]:
+    """The points of rows by method over sparsity; what is not pruned is a level line over all of them."""
+    most = max((row["sparsity"] for own in rows.values() for row in own), default=0.0)
+    points: list[Point] = []
+    for name, own in rows.items():
+        kind = "control" if METHODS[name].control else "measured"
+        points += [
+            (name, kind, r["sparsity"], r["mean"], r["ci95"])
+            for r in sorted(own, key=lambda r: r["sparsity"])
+        ]
+        if len(own) == 1 and METHODS[name].masks is dense and most > 0:
+            points.append((name, kind, most, own[0]["mean"], None))
+    return points
+
+
 def _interval(y: float, found: Interval, write: Format) -> tuple[float, float, str]:
     """Its ends, and the value with it."""
     if found is None:
@@ -151,13 +166,11 @@ def dots(title: str, frame: pd.DataFrame, axis: Axis, order: Sequence[str], tabl
     return Chart(title, about, _sized(drawn, rows, 22 if rows <= 40 else 10), frame, table)
 
 
-def bars(title: str, rows: Mapping[str, Mapping[str, float]], label: str) -> Chart:
-    """Horizontal bars by name, of pieces that have the same names in all."""
-    parts = [(name, i, piece, n) for name, row in rows.items() for i, (piece, n) in enumerate(row.items())]
-    frame = pd.DataFrame(parts, columns=["name", "place", "piece", "count"])
-    frame["value"], pieces = frame["count"].map(whole), list(dict.fromkeys(frame.piece))
-    totals = frame.groupby("name", sort=False)["count"].sum()
-    cells = frame.pivot_table("value", "name", "piece", "first", sort=False).assign(all=totals.map(whole))
+def bars(title: str, cells: pd.DataFrame, label: str) -> Chart:
+    """Horizontal bars, one per row of a frame, of a piece per column."""
+    frame = cells.rename_axis("name").reset_index().melt("name", var_name="piece", value_name="count")
+    frame = frame.assign(place=pd.factorize(frame.piece)[0], value=frame["count"].map(whole))
+    totals, pieces = cells.sum(axis=1), list(cells.columns)
     about = f"{title}: {label}. {_ends(totals.index, totals, whole)}"
     drawn = _of(title).mark_bar(stroke="var(--paper)", strokeWidth=0.6)
     drawn = drawn.encode(
@@ -167,25 +180,23 @@ def bars(title: str, rows: Mapping[str, Mapping[str, float]], label: str) -> Cha
         alt.Order("place:Q"),
         tooltip=[_told("name", "method"), _told("piece"), _told("value", label)],
     )
-    return Chart(title, about, _sized(drawn, len(rows)), frame, _frame(title, cells))
+    table = _frame(title, cells.assign(all=totals).map(whole))
+    return Chart(title, about, _sized(drawn, len(cells)), frame, table)
 
 
 def heat(
-    title: str, frames: Mapping[str, Matrix], rows: Sequence[str], columns: Sequence[str], axis: Axis,
-    limits: tuple[float, float] | None = None,
-) -> Chart:  # fmt: skip
-    """Matrices ``[R][C]`` as colours between two limits; of several, by name, the one that is picked.
+    title: str, states: Mapping[str, pd.DataFrame], axis: Axis, limits: tuple[float, float] | None = None
+) -> Chart:
+    """Frames of equal rows and columns as colours between two limits; of several, the one that is picked.
 
     Limits are by default those of the values, without the diagonal where rows and columns are the same.
     """
-    cells = [
-        (state, row, column, value)
-        for state, matrix in frames.items()
-        for row, line in zip(rows, matrix, strict=True)
-        for column, value in zip(columns, line, strict=True)
-    ]
-    frame = pd.DataFrame(cells, columns=["state", "row", "column", "value"]).round(4)
-    other = frame[frame.row != frame.column] if list(rows) == list(columns) else frame
+    several = len(states) > 1
+    cells = pd.concat(states, names=["state", "row"]).rename_axis(columns="column")
+    frame = cells.stack(future_stack=True).round(4).rename("value").reset_index()
+    first = next(iter(states.values()))
+    rows, columns = list(first.index), list(first.columns)
+    other = frame[frame.row != frame.column] if rows == columns else frame
     low, high = limits or (other.value.min(), other.value.max())
     low, high = (low, high) if high > low else (0.0, 1.0)  # one value, or none
     about = f"{title}, {len(rows)} rows, {len(columns)} columns. "
@@ -201,16 +212,12 @@ def heat(
         ink = alt.ExprRef(f"datum.value < {(low + high) / 2:g} ? 'white' : 'black'")
         text = base.mark_text(fontSize=alt.ExprRef("bandwidth('x') < 24 ? 0 : 10"))
         drawn += text.encode(alt.Text("value:Q", format=".2f"), color=alt.value(ink))
-    several = len(frames) > 1
     if several:
-        pick = alt.binding_select(options=list(frames), name="Shown: ")
-        drawn = drawn.add_params(alt.param(name="state", value=list(frames)[-1], bind=pick))
+        pick = alt.binding_select(options=list(states), name="Shown: ")
+        drawn = drawn.add_params(alt.param(name="state", value=list(states)[-1], bind=pick))
         drawn = drawn.transform_filter("datum.state == state")
-    body = [
-        [*[state] * several, row, *(axis.write(v) if math.isfinite(v) else "" for v in line)]
-        for state, matrix in frames.items()
-        for row, line in zip(rows, matrix, strict=True)
-    ]
+    written = cells.map(axis.write, na_action="ignore").fillna("").reset_index()
+    body = written.drop(columns=[] if several else "state").to_numpy().tolist()
     table = Table(title, [*["state"] * several, "", *columns], body)
     return Chart(title, about, _sized(drawn, len(rows), max(24 - len(rows) // 5, 6)), frame, table)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tombola._utils.errors import TicketFileError
 from tombola.lab.report.inspect import describe
@@ -15,6 +16,9 @@ from tombola.lab.results import values_of
 from tombola.methods.table import METHODS, dense
 from tombola.runs.log import full_settings, read_config, read_environment, read_records
 from tombola.runs.stages import Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Arm = tuple[str, float]  # of an experiment: method, sparsity
 Key = tuple[str, float, str, str, str]  # method, sparsity, reading, metric, ticket; "" where there is none
@@ -92,9 +96,17 @@ class Findings:
         """Mean and interval of a metric of an outcome; None where it was not measured."""
         return spread(self.values.get((*arm, reading, metric, ticket), {}))
 
-    def tickets(self, reading: str, metric: str) -> list[str]:
-        """Names of tickets that a metric has values of, in the order of the records."""
-        return list(dict.fromkeys(key[4] for key in self.values if key[2:4] == (reading, metric) and key[4]))
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Means over seeds and items: a row per method, sparsity, reading, metric and ticket."""
+        import pandas as pd  # only here: it takes half a second
+
+        arms = self.outcomes
+        rows = [
+            (*key, each.mean) for key, by_unit in self.values.items() if (each := spread(by_unit)) is not None
+        ]
+        rows.sort(key=lambda row: arms.index(row[:2]))
+        return pd.DataFrame(rows, columns=["method", "sparsity", "reading", "metric", "ticket", "mean"])
 
     def of(self, *events: str, search: str | None = None) -> list[Row]:
         """Records of some events, of one search or of all."""
@@ -153,12 +165,11 @@ def _read_tickets(found: Findings) -> None:
 
 @dataclass(frozen=True)
 class Likeness:
-    """Similarity of the tickets of one state of a search, ``[K][K]``."""
+    """Similarity of the tickets of one state of a search, a frame of their names ``[K, K]``."""
 
     name: str
     density: float
-    tickets: Sequence[str]
-    matrix: Sequence[Sequence[float]]
+    frame: pd.DataFrame
 
 
 def likenesses(found: Findings) -> dict[tuple[str, str], list[Likeness]]:
@@ -166,6 +177,8 @@ def likenesses(found: Findings) -> dict[tuple[str, str], list[Likeness]]:
 
     As recorded round by round, of the search on the own subsets if that is there; else from ticket files.
     """
+    import pandas as pd  # only here: it takes half a second
+
     made: dict[tuple[str, str], list[Likeness]] = defaultdict(list)
     records = found.of("similarity")
     first = [row for row in records if row["run"] == records[0]["run"]]
@@ -179,9 +192,9 @@ def likenesses(found: Findings) -> dict[tuple[str, str], list[Likeness]]:
             names = names if len(names) == len(matrix) else [f"ticket {k + 1}" for k in range(len(matrix))]
             words = f"{1 - row['density']:.0%} removed, round {row['round'] + 1}"
             key = row["kind"], row.get("depth", "all")
-            made[key].append(Likeness(words, row["density"], names, matrix))
+            made[key].append(Likeness(words, row["density"], pd.DataFrame(matrix, names, names, dtype=float)))
     for sparsity, file in found.files.items() if not first else ():
         for kind in ("jaccard", "kappa") if len(file["tickets"]) > 1 else ():
-            state = Likeness(f"{sparsity:.0%} removed", 1 - sparsity, list(file["tickets"]), file[kind])
-            made[kind, "all"].append(state)
+            frame = pd.DataFrame(file[kind], list(file["tickets"]), list(file["tickets"]))
+            made[kind, "all"].append(Likeness(f"{sparsity:.0%} removed", 1 - sparsity, frame))
     return {key: sorted(each, key=lambda state: -state.density) for key, each in made.items()}

@@ -6,6 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
+
+from tombola.lab.evaluation.tables import NAMES
 from tombola.lab.report.blocks import Block, Charts, Tabled, Words
 from tombola.lab.report.charts import REMOVED, Axis, Chart, Point, heat, lines, percent
 from tombola.lab.report.findings import Findings
@@ -13,13 +16,6 @@ from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Column, outcomes, share
 from tombola.objectives.metrics import ordered
 
-REFERENCES = {  # who answers besides the oracle and routers, in words
-    "best_fixed": "best fixed ticket",
-    "random": "a random ticket",
-    "dense": "dense network",
-    "imp": "single mask (IMP)",
-    "union_size_imp": "union-size mask",
-}
 _ERRORS = ("ece", "brier", "set_size")
 
 
@@ -67,13 +63,13 @@ def routing(found: Findings) -> list[Block]:
     rows = _rows(found, "routing.json")
     plain = [row for row in rows if "window" not in row and "context" not in row]
     who = dict.fromkeys(row["router"] for row in plain)
-    routers = [name for name in who if not name.startswith(("oracle", *REFERENCES))]
+    routers = [name for name in who if not name.startswith(("oracle", *NAMES))]
     quality = next((info for info in ordered(row["metric"] for row in plain) if info.primary), None)
     if not routers or quality is None:
         return []
     router, sparsity = routers[0], _middle(plain)
     at = {(row["router"], row["metric"]): row["mean"] for row in plain if row["sparsity"] == sparsity}
-    names = {"oracle": "the right ticket, given", router: f"the {router} router", **REFERENCES}
+    names = {"oracle": "the right ticket, given", router: f"the {router} router", **NAMES}
     scores = ((name, at.get((who, quality.name))) for who, name in names.items())
     by_who = ", ".join(f"{name} {quality.write(score)}" for name, score in scores if score is not None)
     words = [f"Where nobody names the ticket, at {sparsity:.0%} removed, {quality.inside}: {by_who}."]
@@ -83,7 +79,7 @@ def routing(found: Findings) -> list[Block]:
         words.append(
             f"It closes {share(gap)} of the gap between the best fixed ticket (0) and the oracle (1)."
         )
-    named = [{**row, "router": REFERENCES.get(row["router"], row["router"])} for row in plain]
+    named = [{**row, "router": NAMES.get(row["router"], row["router"])} for row in plain]
     keys = {"who answers": "router", "removed": "sparsity"}
     columns = map(Column.of, (quality.name, "gap_closed", "routing_accuracy", "confidence"))
     table = Tabled(outcomes("Who chooses the ticket", named, keys, columns))
@@ -93,10 +89,10 @@ def routing(found: Findings) -> list[Block]:
 def _gaps(rows: Sequence[Row], routers: Sequence[str]) -> list[Chart]:
     """Gap closed over sparsity, a line per router; references as controls."""
     points: list[Point] = []
-    for name in [*routers, *(name for name in REFERENCES if name != "best_fixed")]:
-        kind = "control" if name in REFERENCES else "measured"
+    for name in [*routers, *(name for name in NAMES if name != "best_fixed")]:
+        kind = "control" if name in NAMES else "measured"
         mine = _where(rows, router=name, metric="gap_closed")
-        points += _points(mine, REFERENCES.get(name, name), kind)
+        points += _points(mine, NAMES.get(name, name), kind)
     title = "Gap between the best fixed ticket (0) and the oracle (1)"
     return [lines(title, points, REMOVED, Axis("gap closed", share))] if points else []
 
@@ -104,13 +100,15 @@ def _gaps(rows: Sequence[Row], routers: Sequence[str]) -> list[Chart]:
 def _confusions(rows: Sequence[Row], router: str) -> list[Chart]:
     """Which context goes to which ticket by the first router, which is the default one, per sparsity."""
     mine = [row for row in _where(rows, router=router) if "context" in row]
-    names = list(dict.fromkeys(row["ticket"] for row in mine))
-    states = {}
-    for sparsity in sorted({row["sparsity"] for row in mine}):
-        at = {(row["context"], row["ticket"]): row["mean"] for row in mine if row["sparsity"] == sparsity}
-        states[f"{sparsity:.0%} removed"] = [[at.get((a, b), float("nan")) for b in names] for a in names]
+    names = dict.fromkeys(row["ticket"] for row in mine)
+    states = {
+        f"{sparsity:.0%} removed": pd.DataFrame(_where(mine, sparsity=sparsity))
+        .pivot(index="context", columns="ticket", values="mean")
+        .reindex(index=names, columns=names)
+        for sparsity in sorted({row["sparsity"] for row in mine})
+    }
     title = f"Context (down) to ticket (across): {router}"
-    return [heat(title, states, names, names, Axis("share", share), (0.0, 1.0))] if states else []
+    return [heat(title, states, Axis("share", share), (0.0, 1.0))] if states else []
 
 
 # -- precision and probability -------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,8 +67,13 @@ def made_by(command: str) -> Place:
     '<!-- tables: made by `tombola route` -->'
     """
     begin, end = f"<!-- tables: made by `tombola {command}` -->", "<!-- end of tables -->"
+    arm = ("experiment", "preset", "method", "sparsity")
     if command == "compare":
-        return Place(begin, end, ("experiment", "preset", "method", "sparsity"), _by_method)
+        return Place(begin, end, arm, _by_method)
+    if command in ("adapt", "continual"):
+        return Place(begin, end, arm, joins=True)
+    if command == "affinity":
+        return Place(begin, end, ("experiment", "preset", "method", "metric"))
     twin = "-stream" if command == "stream" else ""
     outcome = ("experiment", "preset", "sparsity")
     return Place(begin, end, outcome, lambda row: tuple(row[name] for name in outcome), twin)
@@ -101,9 +106,14 @@ def put_tables(
     twin = page.with_name(f"{page.stem}{place.twin}.json")
     merged = place.merge(_stored(twin, place), rows)
     made = tables(merged) if callable(tables) else tables
-    lines = ",\n".join(json.dumps(row) for row in merged)
-    write_bytes(twin, f"[\n{lines}\n]\n".encode())
+    write_rows(twin, merged)
     write_bytes(page, f"{before}{place.begin}\n\n{markdown(made)}\n{place.end}{after}".encode())
+
+
+def write_rows(file: Path, rows: Iterable[Row]) -> None:
+    """Rows as JSON, a line each."""
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    write_bytes(file, f"[\n{lines}\n]\n".encode())
 
 
 def put_figure(figure: Figure, page: Path) -> Path:

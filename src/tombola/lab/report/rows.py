@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,12 +127,6 @@ class Spread:
     mean: float
     ci95: float | None
     count: int
-
-    def mean_and_interval(self, fmt: Callable[[float], str]) -> str:
-        """``+.036 (+.018 to +.054)``; the mean alone where there is no interval."""
-        if self.ci95 is None:
-            return fmt(self.mean)
-        return f"{fmt(self.mean)} ({fmt(self.mean - self.ci95)} to {fmt(self.mean + self.ci95)})"
 
 
 def spread(by_unit: Mapping[Unit, float]) -> Spread | None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from tombola._utils.errors import RunError, TicketFileError, UsageError, unknown
 from tombola.data.partition.clusters import sentence_encoder
@@ -317,7 +318,8 @@ def _correlation(rows: Sequence[Row], title: str = "Masks against names") -> Cha
 
 
 def _matrix(title: str, named: Named) -> Chart:
-    return heat(title, {"": named.values_KK.tolist()}, named.names, named.names, Axis("similarity", share))
+    matrix = pd.DataFrame(named.values_KK, list(named.names), list(named.names))
+    return heat(title, {"": matrix}, Axis("similarity", share))
 
 
 def draw(states: Sequence[Snapshot], rows: Sequence[Row], meaning: Named, what: str, file: Path) -> None:

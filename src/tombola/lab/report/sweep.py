@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import pandas as pd
+
 from tombola._utils.io import write_bytes
 from tombola.lab.report.blocks import Block, Charts, Section, Tabled
-from tombola.lab.report.chapters import curve
-from tombola.lab.report.charts import REMOVED, Axis, Chart, heat, lines, percent, save
+from tombola.lab.report.charts import REMOVED, Axis, Chart, curves, heat, lines, percent, save
 from tombola.lab.report.curves import measure, values
 from tombola.lab.report.html import render
+from tombola.lab.report.page import write_rows
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, mean_and_half
 from tombola.lab.sweep import label
@@ -25,9 +25,7 @@ Grid = Sequence[tuple[Mapping[str, str], Sequence[Row]]]  # the values of each p
 def chart(rows: Sequence[Row], metric: str, title: str) -> Chart:
     """Quality over sparsity, a line per method; controls are dashed, what is not pruned is a level line."""
     info, by_method = metric_info(metric), values(rows, metric)
-    levels = sorted({row["sparsity"] for own in by_method.values() for row in own})
-    points = [point for own in by_method.values() for point in curve(own, levels)]
-    return lines(title, points, REMOVED, Axis(info.inside, info.write), list(by_method))
+    return lines(title, curves(by_method), REMOVED, Axis(info.inside, info.write), list(by_method))
 
 
 def table(rows: Sequence[Row], metric: str, title: str) -> Table:
@@ -49,19 +47,18 @@ def heats(points: Grid, metric: str, methods: Sequence[str]) -> list[Chart]:
     names = list(points[0][0])
     if len(names) != 2:
         return []
-    info = metric_info(metric)
-    down, across = (list(dict.fromkeys(at[name] for at, _ in points)) for name in names)
-    cells: dict[tuple[str, float], dict[tuple[str, str], float]] = {}
-    for at, rows in points:
-        for name, own in values(rows, metric).items():
-            for row in own if name in methods else ():
-                cells.setdefault((name, row["sparsity"]), {})[at[names[0]], at[names[1]]] = row["mean"]
-    charts = []
-    for (name, sparsity), found in cells.items():
-        matrix = [[found.get((r, c), math.nan) for c in across] for r in down]
+    found = [
+        {names[0]: f"{names[0]}={at[names[0]]}", names[1]: f"{names[1]}={at[names[1]]}", **row}
+        for at, rows in points
+        for name, own in values(rows, metric).items()
+        for row in own
+        if name in methods
+    ]
+    info, charts = metric_info(metric), []
+    for (name, sparsity), cells in pd.DataFrame(found).groupby(["method", "sparsity"], sort=False):
         title = f"{name} at {percent(sparsity)}: {info.inside} over {names[0]} (down) and {names[1]}"
-        beside, below = [f"{names[0]}={r}" for r in down], [f"{names[1]}={c}" for c in across]
-        charts.append(heat(title, {"": matrix}, beside, below, Axis(info.inside, info.write)))
+        cells = cells.pivot_table("mean", *names, sort=False)
+        charts.append(heat(title, {"": cells}, Axis(info.inside, info.write)))
     return charts
 
 
@@ -85,8 +82,6 @@ def write_sweep(
     for name, picture in pictures.items():
         save([[picture]], folder / name)
     stored = [({"grid": dict(at)} if at else {}) | row for at, rows in points for row in rows]
-    rows_of = ",\n".join(json.dumps(row) for row in stored)
-    texts = {"sweep.json": f"[\n{rows_of}\n]\n", "sweep.html": render([Section(title, chapters)])}
-    for name, content in texts.items():
-        write_bytes(folder / name, content.encode())
-    return [folder / name for name in (*pictures, *texts)]
+    write_rows(folder / "sweep.json", stored)
+    write_bytes(folder / "sweep.html", render([Section(title, chapters)]).encode())
+    return [folder / name for name in (*pictures, "sweep.json", "sweep.html")]

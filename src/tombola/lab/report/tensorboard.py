@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -107,8 +108,5 @@ def run_names(runs: Sequence[Path]) -> dict[Path, str]:
     >>> list(run_names([Path("a/b/seed0"), Path("a/c/seed0")]).values())
     ['b/seed0', 'c/seed0']
     """
-    parts = [run.resolve().parts for run in runs]
-    common = 0
-    while all(len(each) > common + 1 and each[common] == parts[0][common] for each in parts):
-        common += 1
-    return {run: "/".join(each[common:]) for run, each in zip(runs, parts, strict=True)}
+    common = os.path.commonpath([run.resolve().parent for run in runs])
+    return {run: run.resolve().relative_to(common).as_posix() for run in runs}

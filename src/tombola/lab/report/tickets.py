@@ -43,13 +43,11 @@ def layers(found: Findings) -> list[Block]:
     if found.described is None:
         none = "There are no ticket files to look into, so layers are missing."
         return [*blocks, Words([none], "missing")]
-    frames = {f"{s:.0%} removed": pd.DataFrame(file["layers"]) for s, file in found.files.items()}
-    first = next(iter(frames.values()))
-    short = [name.removesuffix(".weight") for name in first.index]
-    names = short if len(set(short)) == len(short) else list(first.index)
-    states = {state: frame.to_numpy().tolist() for state, frame in frames.items()}
-    title, axis = f"Share of weights kept per layer, {found.subject}", Axis("kept", share)
-    drawn = heat(title, states, names, list(first.columns), axis, (0.0, 1.0))
+    states = {f"{s:.0%} removed": pd.DataFrame(file["layers"]) for s, file in found.files.items()}
+    short = next(iter(states.values())).index.str.removesuffix(".weight")
+    states = {state: each.set_axis(short) if short.is_unique else each for state, each in states.items()}
+    title = f"Share of weights kept per layer, {found.subject}"
+    drawn = heat(title, states, Axis("kept", share), (0.0, 1.0))
     where = f"Layers from input to output, of the ticket files of {found.described.label}; dark is empty."
     return [*blocks, Words([where]), Charts([drawn])]
 
@@ -79,12 +77,11 @@ def _pairs(known: Mapping[tuple[str, str], list[Likeness]], depth: str) -> list[
     charts = []
     for kind, name in _KINDS.items():
         if states := known.get((kind, depth)):
-            most = max(2, min(_STATES, _CELLS // len(states[0].tickets) ** 2))
-            shown = {state.name: state.matrix for state in evenly(states, most)}
+            most = max(2, min(_STATES, _CELLS // states[0].frame.size))
+            shown = {state.name: state.frame for state in evenly(states, most)}
             some = f" ({len(shown)} of {len(states)} states)" if len(shown) < len(states) else ""
             title = f"{name}{'' if depth == 'all' else f', {depth} layers'}{some}"
-            tickets = states[0].tickets
-            charts.append(heat(title, shown, tickets, tickets, Axis("similarity", share)))
+            charts.append(heat(title, shown, Axis("similarity", share)))
     return charts
 
 
@@ -104,14 +101,13 @@ def _paths(found: Findings, states: list[Likeness]) -> list[Chart]:
 
 def _at(found: Findings, headline: Headline, sparsity: float, state: Likeness) -> list[Point]:
     """Mean similarity and score of each ticket; scores of the run whose tickets these are."""
-    matrix = np.array(state.matrix, dtype=float)
-    np.fill_diagonal(matrix, np.nan)
+    alike = state.frame.mask(np.eye(len(state.frame), dtype=bool)).mean(axis=1)
     points: list[Point] = []
-    for ticket, others in zip(state.tickets, matrix, strict=True):
+    for ticket, mean in alike.dropna().items():
         by_unit = found.values.get((found.subject, sparsity, *headline.key, ticket), {})
         unit = found.described.unit if found.described else next(iter(by_unit), None)
-        if unit in by_unit and np.isfinite(others).any():
-            points.append((ticket, "measured", float(np.nanmean(others)), by_unit[unit], None))
+        if unit in by_unit:
+            points.append((ticket, "measured", mean, by_unit[unit], None))
     return points
 
 
