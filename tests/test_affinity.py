@@ -13,6 +13,7 @@ import tombola as tb
 from tombola.analysis import affinity as module
 from tombola.analysis.affinity import Affinity
 from tombola.analysis.discover import merge
+from tombola.analysis.split import alike, propose
 from tombola.settings import TrainConfig
 
 CONFIG = TrainConfig(lr=3e-3, batch_size=32)
@@ -169,3 +170,72 @@ def test_neighbours_do_not_chain():
     groups = merge(planted(6, truth, 8, 0.01, 0), enough=0.7)
     assert len(groups) >= 2
     assert sorted(k for group in groups for k in group) == list(range(6))
+
+
+# -- splitting ----------------------------------------------------------------------------------------------
+
+
+def place(split: tb.data.Split) -> np.ndarray:
+    """Where a sample was taken, which is all that is known of its context."""
+    context = split.columns["context"]
+    noise = np.random.default_rng(len(split)).normal(size=(len(split), 2))
+    return noise + 9 * np.stack([np.cos(context), np.sin(context)], 1)
+
+
+def known_classes(split: tb.data.Split) -> np.ndarray:
+    return place(split) + 99 * split.y.numpy()[:, None]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_from_one_group_of_all_contexts_that_disagree_are_split(seed):
+    data, _ = world((False, True, True, False), 2400, seed)
+    options = {"search": CONFIG, "points": (5,)}
+    found = tb.discover(network(), tb.objectives.Classification(), data, features=place, **options)
+    context = torch.from_numpy(data.train.columns["context"])
+    groups = [context[members].unique().tolist() for members in found.members["train"].unbind(1)]
+    assert sorted(groups) == [[0, 3], [1, 2]]  # of which two that agree were parted and merged again
+
+
+@pytest.mark.parametrize("features", [place, known_classes])
+def test_contexts_that_agree_stay_one_group(features):
+    """Parts of other classes ask for other things, which is no disagreement."""
+    data, _ = world((False, False, False), 1200)
+    found = tb.discover(network(), tb.objectives.Classification(), data, features=features, search=CONFIG)
+    assert found.names == ("all",)
+
+
+def test_parts_are_proposed_by_samples_that_do_not_test_them():
+    points = {name: np.arange(40.0)[:, None] for name in ("train", "validation", "test")}
+    group = {name: torch.arange(40) < 30 for name in points}
+    parts, tested = propose(points, group, torch.Generator().manual_seed(0))
+    assert int(tested.sum()) == 15
+    assert not bool((tested & ~group["train"]).any())
+    for name, inside in group.items():
+        assert torch.equal(parts[0][name] ^ parts[1][name], inside)
+    moved = {
+        **points,
+        "train": points["train"] + 1000 * tested.numpy()[:, None] * (np.arange(40) % 2)[:, None],
+    }
+    again, _ = propose(moved, group, torch.Generator().manual_seed(0))
+    assert torch.equal(again[0]["validation"], parts[0]["validation"])  # whatever the others are
+
+
+@given(st.integers(0, 1000), st.integers(1, 4))
+def test_parts_are_compared_on_as_many_samples_of_each_label(seed, labels):
+    g = torch.Generator().manual_seed(seed)
+    y, parts = torch.randint(labels, (60,), generator=g), torch.rand(60, 2, generator=g) < 0.4
+    parts[:, 1] &= ~parts[:, 0]
+    chosen = alike(y, parts, g)
+    assert not bool((chosen & ~parts).any())
+    counts = [torch.bincount(y[mine], minlength=labels) for mine in chosen.unbind(1)]
+    least = torch.stack([torch.bincount(y[mine], minlength=labels) for mine in parts.unbind(1)]).amin(0)
+    assert torch.equal(counts[0], counts[1])
+    assert torch.equal(counts[0], least if int((least > 0).sum()) > 1 else torch.zeros_like(least))
+
+
+def test_what_has_no_parts_to_compare_is_refused():
+    data, fine = world((False, True))
+    with pytest.raises(tb.TombolaError, match="give groups to merge"):
+        tb.discover(network(), tb.objectives.Classification(), data)
+    with pytest.raises(tb.TombolaError, match="asks for the subset itself"):
+        tb.discover(network(), tb.objectives.OneVsRest(), data, fine, features=place)

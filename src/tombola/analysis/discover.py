@@ -1,9 +1,10 @@
-"""Subsets found from the data: fine groups are merged while their gradients agree.
+"""Subsets found from the data: groups are split where their parts disagree, merged where they agree.
 
 Start with groups that are surely fine enough (classes, tenants, cameras, clusters of features), and measure
 their affinity (`tombola.analysis.affinity`) at a network trained a few steps for all. The two groups that
 agree most become one, again and again, until no two agree: their affinity lies below ``enough``, and below 1
-by more than resampling explains. So K comes out of a test; where it is given, merging ends there.
+by more than resampling explains. So K comes out of a test; where it is given, merging ends there. Groups that
+are not fine enough, or one of all samples, are first split (`tombola.analysis.split`).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from torch import Tensor, nn
 
 from tombola._utils.errors import UsageError
 from tombola.analysis.affinity import Affinity, affinity, quantiles
+from tombola.analysis.split import split
 from tombola.data.dataset import Data
-from tombola.data.partition import Partition
+from tombola.data.partition import Partition, by_rule
+from tombola.data.partition.clusters import Features
 from tombola.objectives import Objective
 
 Groups = list[list[int]]
@@ -27,26 +30,30 @@ def discover(
     backbone: nn.Module,
     objective: Objective,
     data: Data,
-    fine: Partition,
+    fine: Partition | None = None,
     *,
+    features: Features | None = None,
     K: int | None = None,
     enough: float = 0.5,
     **options: Any,
 ) -> Partition:
-    """A partition whose subsets are unions of fine groups that agree.
+    """A partition whose subsets are unions of groups that agree.
 
     Args:
         backbone: the dense network; it is not changed.
         objective: what tickets are to be trained by.
-        data: only its training samples are read.
+        data: only its training samples are read, and features.
         fine: groups that belong together whatever comes: classes, values of a column, clusters of features
-            (`tombola.partition.by_column`, `by_clusters`).
+            (`tombola.partition.by_column`, `by_clusters`). With features they may be coarse; without groups
+            all samples are one.
+        features: vectors ``[S, D]`` of the samples of each split, by which groups are split before any are
+            merged; groups stay whole by default.
         K: how many subsets; by default as many as do not agree.
         enough: groups of this affinity are merged though they differ by more than noise.
         options: of `tombola.affinity`: ``points``, ``batches``, ``seed``, ``settings`` and fields of them.
 
     Raises:
-        UsageError: more subsets than groups are asked for.
+        UsageError: more subsets than groups are asked for, or neither groups nor features are given.
 
     >>> import tombola as tb
     >>> x, turned = torch.randn(400, 8), torch.arange(400) % 4
@@ -57,9 +64,16 @@ def discover(
     >>> tb.discover(net, tb.objectives.Classification(), data, fine).names
     ('0+1', '2+3')
     """
+    if features is not None:
+        coarse = fine or by_rule(data, lambda part: {"all": torch.ones(len(part), dtype=torch.bool)})
+        fine = split(backbone, objective, data, coarse, features, enough=enough, **options)
+    if fine is None:
+        raise UsageError(
+            "give groups to merge (tombola.partition.by_column), or features= to split all samples by"
+        )
     found = affinity(backbone, objective, data, fine, **options)
     if K is not None and not 1 <= K <= len(fine):
-        raise UsageError(f"K is between 1 and the {len(fine)} groups that are given: got {K}")
+        raise UsageError(f"K is between 1 and the {len(fine)} groups that there are: got {K}")
     return fine.merged({"+".join(fine.names[k] for k in group): group for group in merge(found, K, enough)})
 
 

@@ -64,10 +64,7 @@ def by_clusters(
     >>> sorted(by_clusters(data, lambda split: split.x, k=2).names)
     ['cluster 0', 'cluster 1']
     """
-    vectors = {split: _vectors(features, split, data.split(split)) for split in SPLITS}
-    widths = {split: found.shape[1] for split, found in vectors.items()}
-    if len(set(widths.values())) > 1:
-        raise PartitionError(f"features differ in width between splits: {widths}")
+    vectors = feature_vectors(features, data)
     if method == "kmeans":
         labels = _kmeans(vectors["train"], k, seed)
     elif method == "hdbscan":
@@ -146,6 +143,15 @@ def _kmeans(points_ND: Floats, k: int | None, seed: int) -> Integers:
             f"{names} of {k} would be empty: the training samples have only {len(found)} different features"
         )
     return labels
+
+
+def feature_vectors(features: Features, data: Data) -> dict[str, Floats]:
+    """Features of the samples of each split, float64 ``[S, D]``; `PartitionError` if they are none."""
+    vectors = {split: _vectors(features, split, data.split(split)) for split in SPLITS}
+    widths = {split: found.shape[1] for split, found in vectors.items()}
+    if len(set(widths.values())) > 1:
+        raise PartitionError(f"features differ in width between splits: {widths}")
+    return vectors
 
 
 def _vectors(features: Features, name: str, split: Split) -> Floats:
