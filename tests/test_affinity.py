@@ -14,6 +14,8 @@ from tombola.analysis import affinity as module
 from tombola.analysis.affinity import Affinity
 from tombola.analysis.discover import merge
 from tombola.analysis.split import alike, propose
+from tombola.analysis.transference import relative, transference
+from tombola.cli.main import main
 from tombola.settings import TrainConfig
 
 CONFIG = TrainConfig(lr=3e-3, batch_size=32)
@@ -172,6 +174,17 @@ def test_neighbours_do_not_chain():
     assert sorted(k for group in groups for k in group) == list(range(6))
 
 
+def test_a_step_of_a_context_that_agrees_helps_and_one_of_its_opposite_harms():
+    data, partition = world((False, False, True))
+    arguments = network(), tb.objectives.Classification(), data, partition
+    found = transference(*arguments, search=CONFIG, points=(5,))
+    assert bool((found.diagonal() > 0).all())
+    assert float(found[0, 1]) > 0.5 * float(found[1, 1])
+    assert max(float(found[0, 2]), float(found[2, 0])) < 0
+    agree = transference(network(), tb.objectives.Classification(), *world((False, False)), search=CONFIG)
+    assert relative(found) < 0.5 < relative(agree) < 1.5
+
+
 # -- splitting ----------------------------------------------------------------------------------------------
 
 
@@ -239,3 +252,17 @@ def test_what_has_no_parts_to_compare_is_refused():
         tb.discover(network(), tb.objectives.Classification(), data)
     with pytest.raises(tb.TombolaError, match="asks for the subset itself"):
         tb.discover(network(), tb.objectives.OneVsRest(), data, fine, features=place)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tenants_labels", "--k", "1"], "tombola run tenants_labels --method imp"),
+        (["tenants_labels", "--k", "5"], "tombola advise tenants_labels"),
+        (["tenants_labels", "--k", "4"], "partition.merged({"),
+    ],
+)
+def test_the_command_says_what_to_do_with_what_it_found(arguments, words, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["discover", *arguments])
+    assert words in capsys.readouterr().out

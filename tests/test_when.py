@@ -55,6 +55,20 @@ def test_a_perfect_law_is_found_and_none_where_there_is_none():
         when.law(perfect[:3])
 
 
+def test_predictors_are_ranked_over_the_worlds_where_all_are_known():
+    rows = rows_of([0.1, 0.3, 0.5, 0.9], [0.3, 0.2, 0.1, 0.0])
+    beforehand = [row for row in rows if row["metric"] == "affinity"]
+    for row, information, seen in zip(beforehand, (4, 2, 3, 1), (1, 3, 2, 4), strict=True):
+        rows += [{**row, "metric": "information", "mean": information}]
+        rows += [{**row, "metric": "transference", "mean": seen}]
+    another = [{**row, "experiment": "another"} for row in rows if row["experiment"] == "world3"]
+    rows += [row for row in another if row["metric"] != "transference"]  # it would spoil the order
+    tables = when.tables([*rows, *when.gains(rows, 0.8)], "gain_over_told")
+    (table,) = (each for each in tables if "predictor" in each.title)
+    assert table.header == ["predictor", "over imp"]
+    assert table.body == [["affinity", "-1.00"], ["information", "0.80"], ["transference", "-0.80"]]
+
+
 def test_the_command_writes_page_rows_and_figure(tmp_path, capsys):
     page, given = tmp_path / "when.md", tmp_path / "given.json"
     rows = rows_of([0.1, 0.3, 0.5, 0.9], [0.3, 0.2, 0.1, 0.0])

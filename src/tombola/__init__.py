@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tombola.analysis.advise import advise
     from tombola.analysis.affinity import affinity
     from tombola.analysis.discover import discover
+    from tombola.analysis.reassign import reassign
     from tombola.api import find, rtl
     from tombola.data import corruptions, partition, prepare
     from tombola.data.dataset import Data, Split
@@ -75,6 +76,7 @@ _PLACES = {
     "partition": "data.partition:",
     "prepare": "data.prepare:",
     "pruning": "pruning:",
+    "reassign": "analysis.reassign:reassign",
     "results": "lab.results:results",
     "routing": "tickets.routing:",
     "rtl": "api:rtl",
@@ -109,7 +111,7 @@ __all__ += [
     "partition",
     "pruning",
 ]
-__all__ += ["prepare", "routing", "rtl", "schedules", "scope", "scoring"]
+__all__ += ["prepare", "reassign", "routing", "rtl", "schedules", "scope", "scoring"]
 
 
 def __getattr__(name: str) -> Any:

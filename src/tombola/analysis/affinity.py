@@ -221,7 +221,7 @@ def measured(
     if not points or min(points) < 0 or len(set(points)) < len(points):
         raise UsageError(f"points are numbers of steps, 0 or more, each once: got {tuple(points)}")
     training = replace(small_batches(problem), samples_seen=0)
-    apart = _within_an_epoch(training, batches)
+    apart = within_an_epoch(training, batches)
     names, scope = problem.partition.names, problem.f.scope
     dense, gram = MaskSet.dense(scope, names), []
     for steps in points:
@@ -269,7 +269,7 @@ def small_batches(problem: Problem) -> Problem:
     )
 
 
-def _within_an_epoch(problem: Problem, batches: int) -> Problem:
+def within_an_epoch(problem: Problem, batches: int) -> Problem:
     """The same problem with batches so small that none shares a sample with another of its subset."""
     sizes = [problem.objective.epoch_size(problem.partition, k) for k in range(len(problem.partition))]
     size = min(problem.config.batch_size, min(sizes) // batches) // 2 * 2

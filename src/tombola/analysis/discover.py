@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tombola._utils.errors import UsageError
 from tombola.analysis.affinity import Affinity, affinity, quantiles
+from tombola.analysis.reassign import assign
 from tombola.analysis.split import split
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition, by_rule
@@ -24,6 +25,7 @@ from tombola.data.partition.clusters import Features
 from tombola.objectives import Objective
 
 Groups = list[list[int]]
+ROUNDS = 20  # of moving groups; few are needed
 
 
 def discover(
@@ -35,6 +37,7 @@ def discover(
     features: Features | None = None,
     K: int | None = None,
     enough: float = 0.5,
+    most: float = 1.0,
     **options: Any,
 ) -> Partition:
     """A partition whose subsets are unions of groups that agree.
@@ -50,10 +53,13 @@ def discover(
             merged; groups stay whole by default.
         K: how many subsets; by default as many as do not agree.
         enough: groups of this affinity are merged though they differ by more than noise.
+        most: the largest share of the training samples that a subset may have. Where merging gives more,
+            groups move to the subset with which they agree best among those that have room.
         options: of `tombola.affinity`: ``points``, ``batches``, ``seed``, ``settings`` and fields of them.
 
     Raises:
-        UsageError: more subsets than groups are asked for, or neither groups nor features are given.
+        UsageError: more subsets than groups are asked for, neither groups nor features are given, or groups
+            cannot be shared out so evenly.
 
     >>> import tombola as tb
     >>> x, turned = torch.randn(400, 8), torch.arange(400) % 4
@@ -74,7 +80,10 @@ def discover(
     found = affinity(backbone, objective, data, fine, **options)
     if K is not None and not 1 <= K <= len(fine):
         raise UsageError(f"K is between 1 and the {len(fine)} groups that there are: got {K}")
-    return fine.merged({"+".join(fine.names[k] for k in group): group for group in merge(found, K, enough)})
+    groups = merge(found, K, enough)
+    if most < 1:
+        groups = balanced(found, groups, list(fine.sizes("train").values()), most)
+    return fine.merged({"+".join(fine.names[k] for k in group): group for group in groups})
 
 
 def merge(found: Affinity, K: int | None = None, enough: float = 0.5) -> Groups:
@@ -90,6 +99,24 @@ def merge(found: Affinity, K: int | None = None, enough: float = 0.5) -> Groups:
             break
         groups[a] += groups.pop(b)
     return sorted(sorted(group) for group in groups)
+
+
+def balanced(found: Affinity, groups: Groups, sizes: Sequence[int], most: float) -> Groups:
+    """Subsets of which none has more than this share of all samples, from those of merging.
+
+    Each fine group goes where it agrees best with the others, by the mean of its affinities with them, again
+    and again as in k-means.
+    """
+    near_KK = found.matrix().nan_to_num(0).clamp(-1, 1).fill_diagonal_(0)
+    for _ in range(ROUNDS):
+        members_KJ = torch.stack(
+            [torch.zeros(len(sizes)).index_fill(0, torch.tensor(g), 1) for g in groups], 1
+        )
+        others_KJ = (members_KJ.sum(0) - members_KJ).clamp(min=1)
+        before, groups = groups, assign(-(near_KK @ members_KJ.double()) / others_KJ, sizes, most)
+        if groups == before:
+            break
+    return groups
 
 
 def _closest(matrix_JJ: Tensor) -> tuple[int, int]:

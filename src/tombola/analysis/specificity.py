@@ -41,6 +41,11 @@ class Specificity:
         """How much more a mask is that of its subset than that of any: 0 where masks differ by chance."""
         return self.twins - self.across
 
+    @property
+    def overlap(self) -> float:
+        """κ of different subsets over that of twins: 1 where masks differ by chance alone."""
+        return self.across / self.twins
+
 
 def specificity(
     backbone: nn.Module,

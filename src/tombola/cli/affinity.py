@@ -10,7 +10,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tombola._utils.errors import UsageError
-from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
+from tombola.cli.options import DEFAULTS, Flag, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import busy, show
 from tombola.lab.evaluation import advised, when
 from tombola.lab.report.page import made_by, put_figure, put_tables
@@ -27,6 +27,7 @@ def affinity(
     seed: Integers = (0, 1, 2),
     steps: int = 100,
     score: Words = (),
+    lookahead: Flag = False,
     gains: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)] = (),
     advice: Annotated[tuple[Path, ...], Parameter(consume_multiple=True)] = (),
     against: str = "gain_over_imp",
@@ -52,6 +53,8 @@ def affinity(
         Per context, of the two dense networks that information is read off; 0 leaves it out.
     score: tuple[str, ...]
         Scores whose one-shot masks are held against those of twins: magnitude snip:5 wanda:5 ...
+    lookahead: bool
+        Measure what a step on the gradient of one context does to the loss of the others, too.
     gains: tuple[Path, ...]
         What full runs have shown: runs, or results pages (the JSON of --write).
     advice: tuple[Path, ...]
@@ -67,7 +70,7 @@ def affinity(
     rows: list[Row] = []
     for name in names:
         with busy(f"affinity of {name}"):
-            rows += when.measure(options.order(name, ()), seed, steps, score)
+            rows += when.measure(options.order(name, ()), seed, steps, score, lookahead)
     full = [row for path in gains for row in _rows(path)]
     rows += when.gains(full, near)
     rows += advised.right(full, advised.read(advice), near)

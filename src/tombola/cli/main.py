@@ -28,6 +28,7 @@ COMMANDS = {
     "Find tickets": (
         "experiments",
         "advise",
+        "discover",
         "plan",
         "run",
         "oneshot",

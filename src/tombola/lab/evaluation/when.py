@@ -8,7 +8,7 @@ experiments, and a threshold that is chosen on half of them and judged on the ot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from tombola._utils.rng import generator
 from tombola._utils.statistics import interval
 from tombola.analysis.affinity import affinity
 from tombola.analysis.specificity import specificity
+from tombola.analysis.transference import relative, transference
 from tombola.analysis.trials import information
 from tombola.data.dataset import Data
 from tombola.lab.launch import Order
@@ -33,7 +34,7 @@ from tombola.runs.cache import StageCache
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-SUBJECT, SPECIFIC = "rtl", "specificity_of_"
+SUBJECT, SPECIFIC, OVERLAP = "rtl", "specificity_of_", "overlap_of_"
 GAINS = {suffix: f"gain_over_{name}" for name, suffix in (
     ("imp", "lead"), ("same_mask", "lead_same"), ("union_size_imp", "lead_union"),
     ("union_size", "lead_union_same"), ("told", "lead_told"), ("network_each", "lead_each"),
@@ -43,7 +44,9 @@ NEAR = 0.05  # gains below are drawn to scale, larger ones by their logarithm
 SPLITS = 500  # random halves of the experiments
 
 
-def measure(order: Order, seeds: Sequence[int], steps: int, scores: Sequence[str] = ()) -> list[Row]:
+def measure(
+    order: Order, seeds: Sequence[int], steps: int, scores: Sequence[str] = (), lookahead: bool = False
+) -> list[Row]:
     """Affinity and information of one experiment: rows of mean and interval over seeds.
 
     Args:
@@ -51,11 +54,12 @@ def measure(order: Order, seeds: Sequence[int], steps: int, scores: Sequence[str
         seeds: of initial weights and orders.
         steps: per subset, of the two dense networks that information is read off; 0 leaves it out.
         scores: whose one-shot masks are compared with those of twins (`tombola.analysis.specificity`).
+        lookahead: whether steps on the gradients of others are tried, too (`tombola.analysis.transference`).
     """
     found: dict[str, list[float]] = {}
     for data in order.load().values():
         for seed in seeds:
-            for name, value in _measured(order, data, seed, steps, scores).items():
+            for name, value in _measured(order, data, seed, steps, scores, lookahead).items():
                 found.setdefault(name, []).append(value)
     head = {
         "experiment": order.experiment.name,
@@ -75,16 +79,21 @@ def measure(order: Order, seeds: Sequence[int], steps: int, scores: Sequence[str
     ]
 
 
-def _measured(order: Order, data: Data, seed: int, steps: int, scores: Sequence[str]) -> dict[str, float]:
+def _measured(
+    order: Order, data: Data, seed: int, steps: int, scores: Sequence[str], lookahead: bool
+) -> dict[str, float]:
     of = order.experiment
     given = of.backbone(generator(seed, "theta0")).to(parse(order.device or "cpu")), of.objective, data
     partition, settings = of.partition(data), replace(order.settings, steps=steps, rewind=0)
     found = {"affinity": affinity(*given, partition, settings=settings, seed=seed).mean}
+    if lookahead:
+        found["transference"] = relative(transference(*given, partition, settings=settings, seed=seed))
     for score in scores:
         trained = not parse_score(score).batches  # others read data where all tickets start
         settings_of = replace(settings, selection="row" if score.startswith("wanda") else "layer")
         how: dict[str, Any] = {"settings": settings_of, "seed": seed, "T": settings.T if trained else 0}
-        found[f"{SPECIFIC}{score}"] = specificity(*given, partition, score, **how).difference
+        masks = specificity(*given, partition, score, **how)
+        found |= {f"{SPECIFIC}{score}": masks.difference, f"{OVERLAP}{score}": masks.overlap}
     if not steps:
         return found
     told = information(Pipeline(*given, partition, settings, seed, StageCache()))
@@ -118,6 +127,7 @@ class World:
     affinity: float
     information: float | None
     gains: Mapping[str, Row]
+    predictors: Mapping[str, float] = field(default_factory=dict)  # all that was measured beforehand
 
     @property
     def least(self) -> Row:
@@ -139,8 +149,13 @@ def worlds(rows: Iterable[Row]) -> list[World]:
         if gained and "affinity" in metrics:
             told = metrics.get("information")
             information = None if told is None else float(told["mean"])
-            found.append(World(heading(head), metrics["affinity"]["mean"], information, gained))
+            known = {name: float(row["mean"]) for name, row in metrics.items() if _predicts(name)}
+            found.append(World(heading(head), metrics["affinity"]["mean"], information, gained, known))
     return found
+
+
+def _predicts(metric: str) -> bool:
+    return metric in ("affinity", "information", "transference") or metric.startswith(OVERLAP)
 
 
 def law(found: Sequence[World], against: str = "gain_over_imp", seed: int = 0) -> list[Row]:
@@ -205,7 +220,7 @@ def tables(rows: Sequence[Row], against: str) -> list[Table]:
     made = [
         Table(title, ["experiment", "affinity", "information", *(f"over {by_name[n]}" for n in shown)], body)
     ]
-    made += _specificities(rows)
+    made += [*_specificities(rows), *_predictors(found)]
     if sum(against in world.gains for world in found) < LEAST:
         return made
     lines = [
@@ -230,6 +245,23 @@ def _specificities(rows: Sequence[Row]) -> list[Table]:
     ]
     title = "κ of the masks of twins less that of different contexts, by score"
     return [Table(title, ["score", *names], body)] if body else []
+
+
+def _predictors(found: Sequence[World]) -> list[Table]:
+    """A line per predictor: its rank correlation with every gain, over worlds where all are known."""
+    names = list(dict.fromkeys(name for world in found for name in world.predictors))
+    known = [world for world in found if set(world.predictors) == set(names)]
+    rivals = [name for name in GAINS.values() if all(name in world.gains for world in known)]
+    if len(names) < 3 or len(known) < LEAST:  # affinity and information are measured anyway
+        return []
+    body = []
+    for name in names:
+        x = [world.predictors[name] for world in known]
+        each = [spearmanr(x, [world.gains[rival]["mean"] for world in known]).statistic for rival in rivals]
+        body.append([name.replace("_", " "), *(f"{value:.2f}" for value in each)])
+    title = f"Which predictor orders the gains best? Rank correlations over {len(known)} experiments"
+    heads = [f"over {name.removeprefix('gain_over_').replace('_', ' ')}" for name in rivals]
+    return [Table(title, ["predictor", *heads], body)]
 
 
 def figure(
