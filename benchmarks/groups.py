@@ -34,7 +34,7 @@ from tombola.objectives.metrics import metric_info
 from tombola.runs.cache import StageCache
 
 K, MOST, SPARSITY = 8, 0.13, 0.8
-SETTINGS = preset_settings(2e-3, 2e-3, 32, sparsity=(SPARSITY,), schedule="geometric:3", T=15, steps=80)
+SETTINGS = preset_settings(2e-3, 2e-3, 32, sparsity=(SPARSITY,), schedule="geometric:3", T=10, steps=80)
 PAGE = Path(__file__).parent.parent / "docs" / "results" / "when.md"
 PLACE = Place(
     "<!-- tables: made by `benchmarks.groups` -->", "<!-- end of tables -->", ("experiment", "preset")

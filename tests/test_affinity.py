@@ -14,7 +14,6 @@ from tombola.analysis import affinity as module
 from tombola.analysis.affinity import Affinity
 from tombola.analysis.discover import merge
 from tombola.analysis.split import alike, propose
-from tombola.analysis.transference import relative, transference
 from tombola.cli.main import main
 from tombola.settings import TrainConfig
 
@@ -172,17 +171,6 @@ def test_neighbours_do_not_chain():
     groups = merge(planted(6, truth, 8, 0.01, 0), enough=0.7)
     assert len(groups) >= 2
     assert sorted(k for group in groups for k in group) == list(range(6))
-
-
-def test_a_step_of_a_context_that_agrees_helps_and_one_of_its_opposite_harms():
-    data, partition = world((False, False, True))
-    arguments = network(), tb.objectives.Classification(), data, partition
-    found = transference(*arguments, search=CONFIG, points=(5,))
-    assert bool((found.diagonal() > 0).all())
-    assert float(found[0, 1]) > 0.5 * float(found[1, 1])
-    assert max(float(found[0, 2]), float(found[2, 0])) < 0
-    agree = transference(network(), tb.objectives.Classification(), *world((False, False)), search=CONFIG)
-    assert relative(found) < 0.5 < relative(agree) < 1.5
 
 
 # -- splitting ----------------------------------------------------------------------------------------------

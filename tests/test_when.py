@@ -14,6 +14,10 @@ from tombola._utils.errors import UsageError
 from tombola.analysis.specificity import specificity
 from tombola.cli.main import main
 from tombola.lab.evaluation import advised, when
+from tombola.lab.evaluation.transference import transference
+from tombola.methods.pipeline import Pipeline
+from tombola.runs.cache import StageCache
+from tombola.settings import Settings
 
 
 def rows_of(affinities: list[float], gains: list[float]) -> list[dict]:
@@ -53,6 +57,13 @@ def test_a_perfect_law_is_found_and_none_where_there_is_none():
     assert none["low"] < 0 < none["high"]
     with pytest.raises(tb.TombolaError, match="at least 4 experiments"):
         when.law(perfect[:3])
+
+
+@pytest.mark.parametrize(("turned", "low", "high"), [((False, True), -9, 0), ((False, False), 0.7, 1.4)])
+def test_a_step_of_a_context_that_agrees_helps_and_one_of_its_opposite_harms(turned, low, high):
+    data, partition = world(turned)
+    given = network(), tb.objectives.Classification(), data, partition, Settings(search=CONFIG)
+    assert low < transference(Pipeline(*given, 0, StageCache("no"))) < high
 
 
 def test_predictors_are_ranked_over_the_worlds_where_all_are_known():

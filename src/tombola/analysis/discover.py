@@ -10,6 +10,7 @@ are not fine enough, or one of all samples, are first split (`tombola.analysis.s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -92,6 +93,8 @@ def merge(found: Affinity, K: int | None = None, enough: float = 0.5) -> Groups:
     Unions are compared by all gradients of their members, so a union of some that do not agree has less in
     common with others, and no chain of neighbours is merged to a whole.
     """
+    # Layers and points are summed once, and not again for every union.
+    found = replace(found, layers=("",), points=(0,), gram_PLRR=found.gram_PLRR.sum((0, 1), keepdim=True))
     groups = [[k] for k in range(len(found.names))]
     while len(groups) > (K or 1):
         a, b = _closest(found.matrix(groups=groups))

@@ -20,9 +20,9 @@ from tombola._utils.rng import generator
 from tombola._utils.statistics import interval
 from tombola.analysis.affinity import affinity
 from tombola.analysis.specificity import specificity
-from tombola.analysis.transference import relative, transference
 from tombola.analysis.trials import information
 from tombola.data.dataset import Data
+from tombola.lab.evaluation.transference import transference
 from tombola.lab.launch import Order
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, heading, mean_and_half, share
@@ -54,7 +54,7 @@ def measure(
         seeds: of initial weights and orders.
         steps: per subset, of the two dense networks that information is read off; 0 leaves it out.
         scores: whose one-shot masks are compared with those of twins (`tombola.analysis.specificity`).
-        lookahead: whether steps on the gradients of others are tried, too (`tombola.analysis.transference`).
+        lookahead: whether steps on the gradients of others are tried, too (`transference`).
     """
     found: dict[str, list[float]] = {}
     for data in order.load().values():
@@ -87,7 +87,7 @@ def _measured(
     partition, settings = of.partition(data), replace(order.settings, steps=steps, rewind=0)
     found = {"affinity": affinity(*given, partition, settings=settings, seed=seed).mean}
     if lookahead:
-        found["transference"] = relative(transference(*given, partition, settings=settings, seed=seed))
+        found["transference"] = transference(Pipeline(*given, partition, settings, seed, StageCache("no")))
     for score in scores:
         trained = not parse_score(score).batches  # others read data where all tickets start
         settings_of = replace(settings, selection="row" if score.startswith("wanda") else "layer")
