@@ -128,10 +128,12 @@ def test_bad_arguments_are_refused(options, words):
 
 
 def test_the_program_of_the_page_runs():
-    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    program = "\n".join(re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL))
     names: dict[str, object] = {}
     exec(program, names)
     assert names["merged"].names == ("north+south", "mirror")  # type: ignore[attr-defined]
+    assert names["found"].names == ("all",)  # type: ignore[attr-defined]
+    assert names["moved"].sizes() == names["merged"].sizes()  # type: ignore[attr-defined]
     assert names["advice"].method in ARMS  # type: ignore[attr-defined]
 
 
