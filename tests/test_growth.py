@@ -243,12 +243,68 @@ def test_data_that_the_network_cannot_take_are_named(two):
         two.grow("west", tb.Data.of(x, torch.arange(150) % 5), TASK)
 
 
-def test_what_was_fitted_without_it_is_left_out_and_said(two):
-    tickets = two.select(two.names)
-    tickets.router = tb.routing.ContextRouter()
-    with pytest.warns(UserWarning, match="the router was fitted without 'west'"):
-        grown = tickets.grow("west", new_data(), TASK)
+def by_turns(data, names):
+    return tb.partition.by_rule(
+        data, lambda s: {n: torch.arange(len(s)) % len(names) == k for k, n in enumerate(names)}
+    )
+
+
+@pytest.mark.parametrize("kind", ["gate", "score", "superposition"])
+def test_a_router_that_needs_all_data_is_left_out_and_the_line_makes_it_again(two, kind):
+    tickets, data = two.select(two.names), new_data()
+    tickets.router = tb.routing.router(kind, limit=50).fit(tickets, data, by_turns(data, two.names))
+    with pytest.warns(UserWarning, match="the router was fitted without 'west'") as said:
+        grown = tickets.grow("west", data, TASK)
     assert grown.router is None
+    again = str(said[0].message).split("tickets.router = ")[1].partition(", on data")[0]
+    made = eval(again, {"tb": tb, "tickets": grown, "data": data, "partition": by_turns(data, grown.names)})
+    assert (made.kind, made.options) == (kind, tickets.router.options)
+
+
+@every_policy
+@pytest.mark.parametrize("norm", [True, False])
+def test_a_prototype_router_takes_the_new_ticket_in_and_moves_nothing_else(policy, norm, tmp_path):
+    tickets = founders(norm=norm)
+    x = torch.cat([samples()[0], samples(shift=2)[0]])
+    data = tb.Data.of(x, torch.zeros(300), {"site": (torch.arange(300) // 150).numpy()})
+    sites = tb.partition.by_column(data, "site", ["north", "south"])
+    tickets.router = tb.routing.PrototypeRouter(prototypes=2).fit(tickets, data, sites)
+    before = tickets.router.route(tickets, inputs())
+    far = samples(shift=3)[0] + 20
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        grown = tickets.grow("west", tb.Data.of(far, samples()[1]), TASK, policy=policy)
+    after = grown.route(inputs())
+    torch.testing.assert_close(after.scores_BK[:, :2].log_softmax(1), before.scores_BK, atol=1e-3, rtol=1e-3)
+    assert set(grown.route(far).names) == {"west"}
+    assert float(grown.route(far).familiarity_B.mean()) > 0.2
+    grown.save(tmp_path / "three.tickets")
+    again = tb.load(tmp_path / "three.tickets", tickets.backbone)
+    torch.testing.assert_close(again.route(inputs()).scores_BK, after.scores_BK)
+    assert set(again.rename("west", "east").grow("rest", new_data(), TASK).route(far).names) == {"east"}
+
+
+def test_tables_and_temperatures_take_the_new_ticket_in(two):
+    tickets, data = two.select(two.names), new_data()
+    tickets.router = tb.routing.ContextRouter({1: "north", 2: "south"})
+    tickets.calibration = tb.calibration.Calibration().fit(tickets, data, by_turns(data, two.names))
+    grown = tickets.grow("west", data, TASK)
+    assert grown.route(inputs(), context="west").names == ["west"] * 20
+    assert grown.route(inputs(), context=2).names == ["south"] * 20
+    temperatures = grown.calibration.tensors["temperature_K"]
+    assert torch.equal(temperatures[:2], tickets.calibration.tensors["temperature_K"])
+    whole = tb.partition.by_rule(data, lambda s: dict.fromkeys(grown.names, torch.ones(len(s)) > 0))
+    assert float(
+        tb.calibration.Calibration().fit(grown, data, whole).tensors["temperature_K"][2]
+    ) == pytest.approx(float(temperatures[2]))
+
+
+def test_what_too_few_data_cannot_extend_is_said_with_the_reason(two):
+    tickets, data = two.select(two.names), new_data()
+    tickets.router = tb.routing.PrototypeRouter(prototypes=30).fit(tickets, data, by_turns(data, two.names))
+    few = tb.Data.of(*samples(size=30))
+    with pytest.warns(UserWarning, match=r"30 prototypes of \d+ samples.*PrototypeRouter\(prototypes=30\)"):
+        assert tickets.grow("west", few, TASK).router is None
 
 
 def test_a_router_is_fitted_also_where_tickets_have_no_weight_in_common(two):

@@ -18,6 +18,7 @@ from tombola.objectives.metrics import metric_info
 from tombola.pruning.schedules import kept
 from tombola.settings import Settings
 from tombola.tickets import inputs
+from tombola.tickets.fitted import PARTS
 from tombola.tickets.growth import Policy
 from tombola.tickets.model import load
 
@@ -43,7 +44,8 @@ def grow(
     """Add a ticket for new data to a file of tickets; what the others answer keeps its bits.
 
     The data of the others are not needed. The new ticket may read weights that are there, and moves none that
-    another ticket owns. The file is replaced at the end, at once or not at all.
+    another ticket owns. A prototype router and temperatures take the new ticket in; routers that need the data
+    of all are left out. The file is replaced at the end, at once or not at all.
 
     Example: tombola grow clinics.tickets --name eleventh --data eleventh.csv --target diagnosis
 
@@ -118,7 +120,11 @@ def grow(
         **judged(grown, name, found, task),
     }
     exact = "as before" if widen else "as before, bit for bit"  # a wider network may round otherwise
-    say(_words(made, f"the {len(tickets)} other tickets answer {exact}"), made, json)
+    others = f"the {len(tickets)} other tickets answer {exact}"
+    along = "".join(
+        f"the {part} takes {name} in, by its own data\n" for part in PARTS if getattr(grown, part) is not None
+    )
+    say(_words(made, others) + along, made, json)
 
 
 def _words(made: dict[str, Any], others: str) -> str:

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from tombola import objectives
 from tombola._utils.batch import Batch, part_of
-from tombola._utils.errors import TicketFileError, TombolaError, warn
+from tombola._utils.errors import CalibrationError, RouterError, TicketFileError, TombolaError, warn
 from tombola._utils.io import digest
 from tombola.objectives.objective import Answer
 from tombola.tickets.files import REMEDY, Parts
 
 if TYPE_CHECKING:
+    from tombola.data.dataset import Data
     from tombola.tickets.calibration import Calibration
     from tombola.tickets.model import TicketModel
     from tombola.tickets.routing import Router
@@ -166,11 +167,19 @@ def minimised(loss: Callable[[Tensor], Tensor], start: Tensor, steps: int) -> Te
     return found.detach()
 
 
-def without(part: Router | Calibration, tickets: Tickets, name: str, left: Tickets) -> Any:
-    """What was fitted to tickets, without its share of one, for those that are left.
+def without(tickets: Tickets, name: str, left: Tickets) -> None:
+    """Give those that are left what was fitted to tickets, without its share of one.
 
-    None where all was fitted together: the others' numbers would tell of the one that is gone.
+    Left out is what was fitted to all together: the others' numbers would tell of the one that is gone.
     """
+    for kind in PARTS:
+        if (part := getattr(tickets, kind)) is not None:
+            setattr(left, kind, made := _without(part, tickets, name, left))
+            if made is None:
+                _left_out(kind, part, f"was fitted with {name!r}")
+
+
+def _without(part: Router | Calibration, tickets: Tickets, name: str, left: Tickets) -> Any:
     known, tensors = part.state()
     if known.get("about") == "classes":  # a temperature for each ticket
         k = tickets.index(name)
@@ -186,11 +195,39 @@ def without(part: Router | Calibration, tickets: Tickets, name: str, left: Ticke
     return _restored("router", {**known, "options": {**known["options"], "pairs": pairs}}, tensors)
 
 
-def warn_left_out(tickets: Tickets, why: str) -> None:
-    """Say of what was fitted to tickets that it is not carried along."""
+def extend(tickets: Tickets, grown: Tickets, data: Data) -> None:
+    """Give tickets, the last of them grown on ``data``, what those before had, where that data is enough."""
     for name in PARTS:
-        if getattr(tickets, name) is not None:
-            warn(f"the {name} {why}")
+        if (part := getattr(tickets, name)) is None:
+            continue
+        made, reason = None, ""
+        try:
+            made = part.extended(grown, data)
+        except (RouterError, CalibrationError) as error:
+            reason = f" ({error})"
+        setattr(grown, name, made)
+        if made is None:
+            _left_out(name, part, f"was fitted without {grown.names[-1]!r}{reason}")
+
+
+def carry(tickets: Tickets, made: Tickets, why: str) -> None:
+    """Give tickets that were made of these what fits any tickets; all else is left out, for this reason."""
+    for name in PARTS:
+        if (part := getattr(tickets, name)) is not None:
+            if part.made_for is None and getattr(made, name) is None:
+                setattr(made, name, part)
+            elif part is not getattr(made, name):
+                _left_out(name, part, why)
+
+
+def _left_out(name: str, part: Router | Calibration, why: str) -> None:
+    """Say of what was fitted to tickets that it is not carried along, and how it is made again."""
+    known, plain = part.options, type(part)().options
+    options = ", ".join(f"{n}={v!r}" for n, v in known.items() if v != plain.get(n) and n != "pairs")
+    how = f"tb.{'routing' if name == 'router' else name}.{type(part).__name__}({options})"
+    if getattr(part, "needs_fit", True):
+        how += ".fit(tickets, data, partition), on data of all tickets,"
+    warn(f"the {name} {why} and is left out: tickets.{name} = {how} makes another")
 
 
 def renamed(part: Router | Calibration, now: Mapping[str, str]) -> Any:

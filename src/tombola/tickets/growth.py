@@ -129,7 +129,7 @@ def grow(
         raise TombolaError(
             "a ticket that was there before would have changed: nothing was grown; report this"
         )
-    fitted.warn_left_out(tickets, f"was fitted without {name!r} and is left out: fit it on all tickets")
+    fitted.extend(tickets, grown, data)
     return grown.train(tickets.training)
 
 

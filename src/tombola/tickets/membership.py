@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola._utils import io
-from tombola._utils.errors import MaskError, UsageError, warn
+from tombola._utils.errors import MaskError, UsageError
 from tombola._utils.replica import copied
 from tombola.masks.maskset import MaskSet
 from tombola.masks.reference import references
@@ -109,11 +109,7 @@ class Members(nn.Module):
             raise MaskError(
                 f"forgetting {name!r} would have changed another ticket: nothing was done; report this"
             )
-        for part in fitted.PARTS:
-            if (fit := getattr(self, part)) is not None:
-                setattr(made, part, fitted.without(fit, self, name, made))
-                if getattr(made, part) is None:
-                    warn(f"the {part} was fitted with {name!r} and is left out: fit it on those that stay")
+        fitted.without(self, name, made)
         return made
 
     def shared_with(self: Tickets, name: str) -> int:
@@ -224,7 +220,10 @@ def merged(first: TicketModel, second: TicketModel) -> TicketModel:
             f"{apart:,} weights that tickets of both keep differ: the two do not come from the same weights, "
             "or both trained them (grow the tickets one after the other, from one file)"
         )
-    return joined(first, fresh, _about_both(first, fresh))
+    both = joined(first, fresh, _about_both(first, fresh))
+    for model in (first, second):
+        fitted.carry(model, both, "was fitted on the tickets of one file")
+    return both
 
 
 def _about_both(first: TicketModel, second: TicketModel) -> dict[str, Any]:

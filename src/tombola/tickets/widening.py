@@ -69,7 +69,7 @@ def widened(tickets: TicketModel, backbone: nn.Module, *, like: Batch | None = N
     masks = MaskSet.stacked(scope, tickets.names, torch.stack(rows))
     made = TicketModel(wide, masks, private, tickets.metadata).train(tickets.training)
     _compare(tickets, made, like)
-    fitted.warn_left_out(tickets, "was fitted on the narrower network and is left out: fit it again")
+    fitted.carry(tickets, made, "was fitted on the narrower network")
     return made
 
 

@@ -145,16 +145,26 @@ class Calibration:
         return self
 
     def _fit_temperatures(self, tickets: Tickets, data: Data, members_SK: Tensor) -> None:
-        self.names, self.about, found = tuple(tickets.names), "classes", []
-        for k, name in enumerate(tickets.names):
-            index = members_SK[:, k].nonzero()[:, 0]
-            outputs_SC = _outputs(tickets, name, data, "validation", index)
-            truth_S = data.validation.y[index].long()
-            if (own_SC := allowed(tickets.metadata, [name] * len(index))) is not None:
-                known_S = (truth_S[:, None] == own_SC[0].nonzero()[:, 0]).any(1)  # no others can be right
-                outputs_SC, truth_S = mask_logits(outputs_SC, own_SC)[known_S], truth_S[known_S]
-            found.append(_temperature(outputs_SC, truth_S))
+        self.names, self.about = tuple(tickets.names), "classes"
+        indices = [mine_S.nonzero()[:, 0] for mine_S in members_SK.T]
+        found = [_of_ticket(tickets, n, data, i) for n, i in zip(tickets.names, indices, strict=True)]
         self.tensors = {"temperature_K": torch.tensor(found, dtype=torch.double)}
+
+    def extended(self, tickets: Tickets, data: Data) -> Self | None:
+        """For ``tickets``, the last of which was grown on ``data``; None where it needs those of all.
+
+        Raises:
+            CalibrationError: there are no validation data.
+        """
+        if self.about != "classes":
+            return None
+        index, name = torch.arange(len(data.validation)), tickets.names[-1]
+        if not len(index):
+            raise CalibrationError(f"{name!r} has no validation data")
+        more = torch.tensor([_of_ticket(tickets, name, data, index)], dtype=torch.double)
+        temperature_K = torch.cat([self.tensors["temperature_K"], more])
+        facts = {**self.state()[0], "names": [*tickets.names]}
+        return self.restored(facts, {"temperature_K": temperature_K}).bind(tickets)
 
     # -- use --------------------------------------------------------------------------------------
 
@@ -241,6 +251,16 @@ def _outputs(tickets: Tickets, name: str, data: Data, split: str, index_S: Tenso
     with evaluating():
         inputs = data.batches(split, index_S.split(BATCH), device)
         return torch.cat([read(tickets, tickets(x, ticket=name)).cpu() for x in inputs])
+
+
+def _of_ticket(tickets: Tickets, name: str, data: Data, index_S: Tensor) -> float:
+    """The temperature of a ticket on validation data of its own."""
+    outputs_SC = _outputs(tickets, name, data, "validation", index_S)
+    truth_S = data.validation.y[index_S].long()
+    if (own_SC := allowed(tickets.metadata, [name] * len(index_S))) is not None:
+        known_S = (truth_S[:, None] == own_SC[0].nonzero()[:, 0]).any(1)  # no others can be right
+        outputs_SC, truth_S = mask_logits(outputs_SC, own_SC)[known_S], truth_S[known_S]
+    return _temperature(outputs_SC, truth_S)
 
 
 def _temperature(outputs_SC: Tensor, truth_S: Tensor) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tombola._utils.batch import Batch, first, size
 from tombola._utils.errors import RouterError, unknown
+from tombola.data.dataset import Data
 from tombola.tickets.fitted import State, Tickets
 from tombola.tickets.routing.routed import Routed
 from tombola.tickets.routing.router import Router
@@ -83,6 +84,13 @@ class ContextRouter(Router):
             torch.ones(size(x), device=first(x).device),
             self.kind,
         )
+
+    def extended(self, tickets: Tickets, data: Data) -> ContextRouter:  # noqa: ARG002
+        """With one more entry where there is a table: the name of the ticket is its context."""
+        known, tensors = self.state()
+        pairs, name = self.options["pairs"], tickets.names[-1]
+        more = [[name, name]] if pairs and all(value != name for value, _ in pairs) else []
+        return self.restored({**known, "options": {**self.options, "pairs": [*pairs, *more]}}, tensors)
 
     def tickets_of(self, context: Any, names: Sequence[str], count: int) -> list[str]:
         """The ticket of each of ``count`` samples, from one context each or one for all."""

@@ -60,18 +60,26 @@ def contexts(names: Sequence[str], data: Data, partition: Partition, split: str,
         )
     members_SK = partition.members[split][:, [partition.names.index(name) for name in names]]
     alone_S = members_SK.sum(1) == 1
-    found = []
-    for k, name in enumerate(names):
-        mine = (alone_S & members_SK[:, k]).nonzero()[:, 0]
-        if len(mine) < 2:
-            raise RouterError(
-                f"context {name!r} has {len(mine)} {split} samples that belong to it alone: a router needs "
-                "two at least"
-            )
-        order = torch.randperm(len(mine), generator=generator(0, "routing", split, name))
-        found.append(mine[order[:limit]].sort().values)
+    mine = [(alone_S & members_SK[:, k]).nonzero()[:, 0] for k in range(len(names))]
+    found = [_some(mine_S, split, name, limit) for mine_S, name in zip(mine, names, strict=True)]
     where = [torch.full((len(mine),), k) for k, mine in enumerate(found)]
     return Samples(data, split, torch.cat(found), torch.cat(where))
+
+
+def of_one(name: str, data: Data, split: str, limit: int) -> Samples:
+    """The same of data that all belong to one context."""
+    index_S = _some(torch.arange(len(data.split(split))), split, name, limit)
+    return Samples(data, split, index_S, torch.zeros_like(index_S))
+
+
+def _some(mine_S: Tensor, split: str, name: str, limit: int) -> Tensor:
+    if len(mine_S) < 2:
+        raise RouterError(
+            f"context {name!r} has {len(mine_S)} {split} samples that belong to it alone: a router needs "
+            "two at least"
+        )
+    order = torch.randperm(len(mine_S), generator=generator(0, "routing", split, name))
+    return mine_S[order[:limit]].sort().values
 
 
 @dataclass(frozen=True)
@@ -133,12 +141,9 @@ class Gaussians:
         if not bool(torch.isfinite(x).all()):
             raise RouterError("features of the shallow layers are not finite: the tickets are broken")
         parts = [x[where_S == k] for k in range(tickets)]
-        few = min(len(part) for part in parts)
-        if few < prototypes:
-            raise RouterError(f"{prototypes} prototypes of {few} samples: ask for fewer")
         spread = (x - torch.stack([part.mean(0) for part in parts])[where_S]).std(0)
         spread = torch.where(spread > 1e-6 * spread.max().clamp(min=1e-30), spread, torch.ones_like(spread))
-        means = [_centres(part / spread, prototypes) for part in parts]
+        means = [centres(part / spread, prototypes) for part in parts]
         nearest = [m[torch.cdist(p / spread, m).argmin(1)] for p, m in zip(parts, means, strict=True)]
         centred = torch.cat(parts) / spread - torch.cat(nearest)
         shrunk = LedoitWolf(assume_centered=True).fit(centred.numpy()).covariance_
@@ -154,8 +159,10 @@ class Gaussians:
         return apart_BKPD.square().sum(-1).min(-1).values
 
 
-def _centres(z_SD: Tensor, prototypes: int) -> Tensor:
+def centres(z_SD: Tensor, prototypes: int) -> Tensor:
     """The mean, or the centres of k-means, ``[P, D]``."""
+    if len(z_SD) < prototypes:
+        raise RouterError(f"{prototypes} prototypes of {len(z_SD)} samples: ask for fewer")
     if prototypes == 1:
         return z_SD.mean(0, keepdim=True)
     from sklearn.cluster import KMeans

@@ -5,14 +5,20 @@ Shape letters: S samples, B batch, K tickets, D features.
 
 from __future__ import annotations
 
+from copy import copy
+from typing import Self
+
 import torch
 from torch import Tensor
 
 from tombola._utils.batch import Batch
+from tombola._utils.device import device_of
 from tombola._utils.errors import RouterError
-from tombola.tickets.fitted import Tickets
-from tombola.tickets.routing.features import RouterFeatures
-from tombola.tickets.routing.router import Router
+from tombola.data.dataset import Data
+from tombola.tickets.fitted import Tickets, fingerprint_of
+from tombola.tickets.passes import evaluating
+from tombola.tickets.routing.features import Gaussians, RouterFeatures, centres, of_one
+from tombola.tickets.routing.router import Router, quantiles
 
 
 class PrototypeRouter(Router):
@@ -38,6 +44,30 @@ class PrototypeRouter(Router):
 
     def _prototypes(self) -> int:
         return int(self.options["prototypes"])
+
+    @torch.no_grad()
+    def extended(self, tickets: Tickets, data: Data) -> Self | None:
+        """With the means of one more ticket; features, covariance and factor stay those of the others."""
+        assert self.shallow is not None
+        made, before, name = type(self)(**self.options), len(self.names), tickets.names[-1]
+        made.names, made.made_for = tuple(tickets.names), fingerprint_of(tickets)
+        made.shallow, device = copy(self.shallow), device_of(tickets.backbone)
+        made.shallow.first = made.shallow.first or before
+        splits = [of_one(name, data, split, self.options["limit"]) for split in ("train", "validation")]
+        with evaluating():
+            train_SD, held_HD = (
+                torch.cat([made.shallow(tickets, x) for x in s.batches(device)]) for s in splits
+            )
+        if not bool(torch.isfinite(train_SD).all()):
+            raise RouterError("features of its data are not finite")
+        mean_PD = centres((train_SD @ self.tensors["whiten_DD"]).double(), self._prototypes())
+        means_KPD = torch.cat([self.tensors["means_KPD"], mean_PD.float()[None]])
+        own_H = Gaussians(means_KPD, self.tensors["whiten_DD"])(held_HD).min(1).values
+        known = torch.cat(
+            [*[self.tensors["distances"]] * before, quantiles(own_H)]
+        )  # each ticket counts once
+        made.tensors = {**self.tensors, "means_KPD": means_KPD, "distances": quantiles(known)}
+        return made
 
     def raw_BK(self, tickets: Tickets, x: Batch, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002
         """Minus half the squared distance."""

@@ -107,10 +107,17 @@ class Router(ABC):
                 batches = found.held_batches(device_of(tickets.backbone))
                 raw_HK = torch.cat([self.raw_BK(tickets, x, z, gaussians(z)).float() for x, z in batches])
         self.tensors["scale"] = torch.tensor(_scale(raw_HK, found.held.where_S))
-        quantiles = torch.linspace(0, 1, QUANTILES, dtype=torch.double)
         distance_H = torch.cat([gaussians(z).min(1).values for z in found.features_HD.split(BATCH)])
-        self.tensors["distances"] = distance_H.double().quantile(quantiles).float()
+        self.tensors["distances"] = quantiles(distance_H)
         return self
+
+    def extended(self, tickets: Tickets, data: Data) -> Self | None:  # noqa: ARG002
+        """A router for ``tickets``, the last of which was grown on ``data``; None: it needs those of all.
+
+        Raises:
+            RouterError: the data are too few.
+        """
+        return None
 
     def _prototypes(self) -> int:
         return 1
@@ -200,6 +207,11 @@ class Router(ABC):
         router.made_for = metadata["made_for"]
         router.tensors = {name: t for name, t in tensors.items() if name != "statistics"}
         return router
+
+
+def quantiles(distance_S: Tensor) -> Tensor:
+    """Quantiles of distances, evenly spaced."""
+    return distance_S.double().quantile(torch.linspace(0, 1, QUANTILES, dtype=torch.double)).float()
 
 
 def _scale(raw_SK: Tensor, where_S: Tensor) -> float:

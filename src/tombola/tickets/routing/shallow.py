@@ -38,11 +38,14 @@ class Shallow:
 
     Of the tensor that flows into a layer, the mean and the logarithm of the deviation of each channel over
     places are features; of one without places, its values. The pass ends where the last of them was seen.
-    ``statistics`` are those of norms under the core.
+    ``statistics`` are those of norms under the core. The core is that of the ``first`` tickets, 0 for all:
+    one that is grown later changes no feature.
     """
 
-    def __init__(self, taps: Sequence[str], statistics: Mapping[str, Tensor], bands: int = 1) -> None:
-        self.taps, self.statistics, self.bands = tuple(taps), dict(statistics), bands
+    def __init__(
+        self, taps: Sequence[str], statistics: Mapping[str, Tensor], bands: int = 1, first: int = 0
+    ) -> None:
+        self.taps, self.statistics, self.bands, self.first = tuple(taps), dict(statistics), bands, first
 
     @classmethod
     def of(cls, tickets: Tickets, samples: Samples, depth: int = 0, bands: int = 1) -> Self:
@@ -67,7 +70,7 @@ class Shallow:
 
     def __call__(self, tickets: Tickets, x: Batch) -> Tensor:
         """Features ``[B, D]``, float32, on the CPU; each sample's are its own."""
-        named = core(tickets) | {n: t.to(first(x).device) for n, t in self.statistics.items()}
+        named = core(tickets, self.first) | {n: t.to(first(x).device) for n, t in self.statistics.items()}
         seen = inputs_of(tickets.replica(named).module, x, self.taps)
         layers = {name: tickets.backbone.get_submodule(name) for name in self.taps}
         return torch.cat([pooled(seen[name], layer, self.bands) for name, layer in layers.items()], 1).cpu()
@@ -76,28 +79,34 @@ class Shallow:
         """Facts, and all statistics as one vector."""
         layout = Layout.of(self.statistics)
         metadata = {"taps": self.taps, "bands": self.bands, "names": layout.names, "shapes": layout.shapes}
+        metadata |= {"first": self.first} if self.first else {}
         return metadata, {"statistics": layout.flatten(self.statistics)}
 
     @classmethod
     def restored(cls, metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Self:
         """The inverse of `state`."""
         layout = Layout(tuple(metadata["names"]), tuple(map(tuple, metadata["shapes"])))
-        return cls(metadata["taps"], layout.unflatten(tensors["statistics"]), metadata["bands"])
+        statistics = layout.unflatten(tensors["statistics"])
+        return cls(metadata["taps"], statistics, metadata["bands"], metadata.get("first", 0))
 
 
-def core(tickets: Tickets) -> dict[str, Tensor]:
+def core(tickets: Tickets, first: int = 0) -> dict[str, Tensor]:
     """The tensors of the backbone under the core: what all tickets keep, and the mean of private tensors.
+
+    All tickets are the ``first`` so many, where that is not 0.
 
     Of a layer of which all tickets have no weight in common, as where tickets were grown, what any of them
     keeps.
     """
     weights_N, _, _ = tickets.state(tickets.names[0])
     # Row by row: far faster on a CPU than a reduction of booleans.
-    core_N, union_N = (reduce(both, tickets.masks_KN) for both in (torch.bitwise_and, torch.bitwise_or))
+    some = slice(first or None)
+    masks_KN = tickets.masks_KN[some]
+    core_N, union_N = (reduce(both, masks_KN) for both in (torch.bitwise_and, torch.bitwise_or))
     layers = zip(core_N.split(tickets.scope.sizes), union_N.split(tickets.scope.sizes), strict=True)
     kept_N = torch.cat([of_all if bool(of_all.any()) else of_any for of_all, of_any in layers])
-    own = tickets.private.unflatten(tickets.private_KP.mean(0))
-    own |= tickets.statistics.unflatten(tickets.statistics_KS.mean(0))
+    own = tickets.private.unflatten(tickets.private_KP[some].mean(0))
+    own |= tickets.statistics.unflatten(tickets.statistics_KS[some].mean(0))
     return {n: t.detach() for n, t in (tickets.scope.unflatten(weights_N * kept_N) | own).items()}
 
 
