@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import nn
 
+from tombola._utils import batch
 from tombola._utils.errors import MaskError, TombolaError, UnknownTicket
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import scope
 from tombola.tickets.fitted import answer_of
 from tombola.tickets.model import TicketModel
+from tombola.tickets.routing import PrototypeRouter
 from tombola.training.norm import statistics_names
 
 NAMES = ("top", "middle", "bottom")
@@ -287,9 +289,91 @@ def test_a_sample_without_its_batch_is_named(tickets, x):
             ask()
 
 
-def test_other_failures_of_the_network_are_passed_on(tickets, x):
-    with pytest.raises(RuntimeError, match="channels"):
-        tickets(torch.rand(7, 2, 6, 6), ticket="top")
+class Rows(nn.Module):
+    """A network of one layer, called with one tensor or with parts by name."""
+
+    def __init__(self, layer, scaled):
+        super().__init__()
+        self.layer, self.head, self.scaled = layer, nn.Linear(4, 2), scaled
+
+    def forward(self, x, scale=None):
+        if self.scaled and scale is None:
+            raise TypeError("scale is missing")
+        h = self.layer(x)
+        h = (
+            (h[0] if isinstance(h, tuple) else h).flatten(2).mean(2)
+            if isinstance(self.layer, nn.Conv2d)
+            else h
+        )
+        return self.head(h if scale is None else h * scale)
+
+
+IDS = {"tensor": [6], "dtype": "int64", "range": [0, 9]}
+PARTS = {
+    "dict": {
+        "x": {"tensor": [3], "dtype": "float32", "range": [0, 1]},
+        "scale": {"tensor": [4], "dtype": "float32", "range": [0, 1]},
+    }
+}
+
+
+@pytest.mark.parametrize(
+    ("layer", "form", "x", "words"),
+    [
+        (nn.Linear(3, 4), None, torch.rand(5, 2), r"x is \[5, 2\], .*\(layer, Linear\) takes \[batch, 3\]"),
+        (nn.Linear(3, 4), None, torch.ones(5, 3).long(), r"x is torch.int64, the network torch.float32"),
+        (nn.Conv2d(3, 4, 1), None, torch.rand(5, 1, 8, 8), r"takes \[batch, 3, height, width\]"),
+        (nn.Conv2d(3, 4, 1), None, torch.rand(5, 8, 8, 3), r"takes \[batch, 3, height, width\]"),
+        (nn.LSTM(3, 4), None, torch.rand(5, 6, 2), r"takes \[batch, length, 3\]"),
+        (nn.Embedding(10, 4), None, torch.rand(5, 6), r"x is torch.float32, .*tokens: pass x.long\(\)"),
+        (nn.Embedding(10, 4), IDS, torch.rand(5, 6), r"trained on torch.int64: pass x.to\(torch.int64\)"),
+        (nn.Embedding(10, 4), IDS, torch.full((5, 6), 12), r"x is from 12 to 12, .* takes 0 to 9"),
+        (nn.Linear(3, 4), PARTS, torch.rand(5, 3), r"x is one tensor, .* parts 'x', 'scale'"),
+        (
+            nn.Linear(3, 4),
+            PARTS,
+            {"x": torch.rand(5, 2), "scale": torch.rand(5, 4)},
+            r"x\['x'\] is \[5, 2\], .* \[batch, 3\]",
+        ),
+        (
+            nn.Linear(3, 4),
+            PARTS,
+            {"x": torch.rand(5, 3).double(), "scale": torch.rand(5, 4)},
+            r"pass x\['x'\].to\(torch.float32",
+        ),
+    ],
+)
+def test_inputs_that_the_network_cannot_take_are_one_line_of_what_came_and_what_is_taken(
+    layer, form, x, words
+):
+    net = Rows(layer, scaled=form == PARTS)
+    tickets = TicketModel(
+        net, MaskSet.dense(scope(net), ["a", "b"]), metadata={"probe": form} if form else {}
+    )
+    router = PrototypeRouter()
+    router.route = lambda tickets, x, context: batch.call(net, x)
+    tickets.router = router
+    for ask in (
+        lambda: tickets(x, ticket="a"),
+        lambda: tickets(x, ticket=["a", "b"] * 2 + ["a"]),
+        lambda: tickets.predict(x, ticket="a"),
+        lambda: tickets.route(x),
+    ):
+        with pytest.raises(TombolaError, match=words) as caught:
+            ask()
+        assert "\n" not in str(caught.value)
+
+
+def test_other_failures_of_the_network_are_passed_on():
+    class Broken(nn.Linear):
+        def forward(self, x):
+            raise RuntimeError("out of order")
+
+    tickets = TicketModel(Broken(3, 2), MaskSet.dense(Layout(("weight",), ((2, 3),)), ["a", "b"]))
+    for metadata in ({}, {"shape": [3]}, {"probe": {"tensor": [3], "dtype": "float32", "range": [0, 1]}}):
+        tickets.metadata = metadata
+        with pytest.raises(RuntimeError, match=r"^out of order$"):
+            tickets(torch.rand(5, 3), ticket="a")
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def grow(
     """Add a ticket for new data to a file of tickets; what the others answer keeps its bits.
 
     The data of the others are not needed. The new ticket may read weights that are there, and moves none that
-    another ticket owns. A prototype router and temperatures take the new ticket in; routers that need the data
-    of all are left out. The file is replaced at the end, at once or not at all.
+    another ticket owns. A prototype router and temperatures take the new ticket in; a router that needs the
+    data of all is left out. The file is replaced at the end, at once or not at all.
 
     Example: tombola grow clinics.tickets --name eleventh --data eleventh.csv --target diagnosis
 

@@ -1,12 +1,8 @@
-"""Batches in which samples name different tickets: grouped by ticket, run, and put back in order.
-
-And the words for a batch that does not fit the network.
-"""
+"""Batches in which samples name different tickets: grouped by ticket, run, and put back in order."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -101,25 +97,3 @@ def _put_back(outputs: list[Any], back: Tensor, axes: list[int | None]) -> Any:
         for axis, values in zip(axes, zip(*parts, strict=True), strict=True)
     ]
     return tree_unflatten(joined, spec)
-
-
-@contextmanager
-def inputs_named(x: Batch, dtype: torch.dtype, shape: Sequence[int] | None) -> Iterator[None]:
-    """Name both dtypes or shapes where inputs do not fit the network; another ``shape`` alone is no error."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        if not isinstance(x, Tensor):
-            raise
-        reason = str(error).splitlines()[0]
-        if x.dtype != dtype and "type" in str(error):
-            raise TombolaError(
-                f"x is {x.dtype}, the network {dtype}: pass x.to({dtype}) ({reason})"
-            ) from None
-        if shape is None or list(x.shape[1:]) == list(shape):
-            raise
-        sizes = ", ".join(map(str, shape))
-        raise TombolaError(
-            f"x is {list(x.shape)}, tickets were trained on [batch, {sizes}], and the network cannot take "
-            f"another shape ({reason})"
-        ) from None

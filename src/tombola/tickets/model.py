@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from tombola._utils import batch, io
+from tombola._utils import batch, io, misfit
 from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
 from tombola._utils.errors import MaskError, TicketFileError, TombolaError
@@ -34,7 +34,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.objectives.classification import allowed
 from tombola.tickets import files, fitted, inputs, probe
 from tombola.tickets.cache import WeightCache
-from tombola.tickets.grouping import asked, grouped, inputs_named
+from tombola.tickets.grouping import asked, grouped
 from tombola.tickets.hugging_face import Introspected, Shared
 from tombola.tickets.membership import Members
 from tombola.tickets.passes import Passes
@@ -148,9 +148,7 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
         if ticket is not None and context is not None:
             raise TombolaError("ticket and context both say who answers: pass one of them")
         routed = ticket is None and (len(self.names) > 1 or context is not None)
-        with inputs_named(
-            x, parameter_of(self.backbone, self.scope.names[0]).dtype, self.metadata.get("shape")
-        ):
+        with self._taking(x):
             if routed:
                 return self.follow(x, self.route(x, context))
             names = asked(ticket, self.names)
@@ -165,6 +163,9 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
         elif list(x.shape) == self.metadata.get("shape"):
             raise TombolaError(f"x is one sample, {list(x.shape)}, and no batch: pass x[None]")
         return x
+
+    def _taking(self, x: Batch) -> AbstractContextManager[None]:
+        return misfit.named(x, self.backbone, inputs.as_taken(self.metadata))
 
     def prepare(self, x: Any, *, tokenizer: Any = None) -> Batch:
         """What the network takes, from samples as the data of training hold them, arrays or tensors.
@@ -221,7 +222,9 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
                 "(tickets.router = tb.routing.PrototypeRouter().fit(tickets, data, partition); of a run: "
                 "tombola route RUN --save FOLDER)"
             )
-        return self.router.route(self, self._checked(x), context)
+        x = self._checked(x)
+        with self._taking(x):
+            return self.router.route(self, x, context)
 
     # -- training in a loop of one's own ------------------------------------------------------------
 

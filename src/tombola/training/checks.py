@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from tombola._utils import batch
 from tombola._utils.errors import DataError, PartitionError, ScopeError, UsageError
+from tombola._utils.misfit import misfit
 from tombola._utils.torch_state import in_mode
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
@@ -117,6 +118,8 @@ def check_fit(
         other = {t.dtype for t in batch.tensors(x).values() if t.is_floating_point()} - {first.dtype}
         if other:
             hint = f"inputs are {other.pop()}, the backbone is {first.dtype}; cast it, or prepare inputs"
+        if not other and x is not None and (words := misfit(x, network)):
+            hint = words
         raise DataError(f"the backbone cannot take the data ({reason}): {hint}") from None
     outputs = read(outputs)
     if len(outputs.shape) == 0 or len(outputs) != batch.size(x):
