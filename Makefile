@@ -17,7 +17,7 @@ demo: .venv/.lab
 	@.venv/bin/tombola run tenants --sparsity 0.8 --method $(DEMO) --brief --out runs
 	@echo "An eleventh tenant comes; the ten others answer as before:"
 	@.venv/bin/tombola grow runs/tenants-quick/seed0/tickets/rtl-0.8.tickets --name eleventh \
-		--data tombola.lab.experiments.tenants:one_more --save runs/tenants-quick/eleven.tickets
+		--data tombola.lab.experiments.tenants:one_more --save runs/tenants-quick/eleven.tickets --force
 	.venv/bin/tombola report runs/tenants-quick -o runs/tenants-quick/report.html
 
 test: .venv/.stamp

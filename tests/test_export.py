@@ -161,7 +161,7 @@ def test_the_classes_of_a_ticket_are_said_where_its_network_goes_alone(tickets, 
     name = tickets.names[1]
     arguments = [tmp_path / "all.tickets", "--ticket", name, "-o", tmp_path / "one.safetensors"]
     assert f"ticket {name} answers with classes 1, 2: its other outputs" in call(capsys, *arguments)[2]
-    assert json.loads(call(capsys, *arguments, "--json")[1])["classes"] == [1, 2]
+    assert json.loads(call(capsys, *arguments, "--force", "--json")[1])["classes"] == [1, 2]
 
 
 def test_a_ticket_of_single_weights_is_not_made_compact(file, capsys):
@@ -209,7 +209,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(file, capsys, monkeypat
     out = file.parent / f"one.{suffix}"
     out.write_text("old")
     monkeypatch.setattr(os, "fsync", full)
-    command = [file, *PROGRAM, "-o", out]
+    command = [file, *PROGRAM, "-o", out, "--force"]
     assert "No space left on device" in bad(capsys, 1, *command)
     assert out.read_text() == "old"
     assert {p.name for p in file.parent.iterdir()} >= {out.name}

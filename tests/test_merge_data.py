@@ -296,7 +296,7 @@ def test_the_command_takes_data_and_says_what_it_found(tmp_path, monkeypatch, ca
     for name, net in NETS.items():
         save_file(net.state_dict(), f"{name}.safetensors")
     net = ("--backbone", "merge_data_nets:base")
-    command = ("merge", "two.tickets", "left=left.safetensors", "right=right.safetensors", *net)
+    command = ("merge", "two.tickets", "left=left.safetensors", "right=right.safetensors", *net, "--force")
     given = (
         "--data",
         "left=merge_data_nets:left",

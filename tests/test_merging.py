@@ -214,7 +214,15 @@ def test_the_command_reads_files_and_says_what_is_kept(tmp_path, monkeypatch, ca
     (tmp_path / "merging_nets.py").write_text(PROGRAM)
     save_file(tuned(1).state_dict(), "a.safetensors")
     torch.save(tuned(2).state_dict(), "b.pt")
-    command = ("merge", "both.tickets", "a=a.safetensors", "b=b.pt", "--backbone", "merging_nets:base")
+    command = (
+        "merge",
+        "both.tickets",
+        "a=a.safetensors",
+        "b=b.pt",
+        "--backbone",
+        "merging_nets:base",
+        "--force",
+    )
     code, out, err = call(capsys, *command, "--json")
     assert code == 0, err
     assert [row["task"] for row in json.loads(out)] == ["a", "b"]

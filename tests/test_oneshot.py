@@ -275,7 +275,7 @@ def test_the_command_reads_texts_and_says_what_it_wrote(disk, tmp_path, capsys):
     for name, start in (("low", 0), ("high", 20)):
         (tmp_path / f"{name}.txt").write_text(" ".join(f"w{start + i % 20}" for i in range(50)))
     texts = [f"{name}={tmp_path / name}.txt" for name in ("low", "high")]
-    common = ["oneshot", str(folder), str(tmp_path / "x.tickets"), "--length", "8", "--json"]
+    common = ["oneshot", str(folder), str(tmp_path / "x.tickets"), "--length", "8", "--json", "--force"]
     with pytest.raises(SystemExit, match="0"):
         main([*common, *texts, "--blocks", "4", "--sparsity", "0.6"])
     rows = json.loads(capsys.readouterr().out)

@@ -99,7 +99,7 @@ def test_an_exported_ticket_says_how_inputs_are_prepared_and_classes_are_called(
     assert said["class_names"] == ["a", "b", "c"]
     assert [step["step"] for step in said["prepare"]] == ["standardize"]
     with pytest.raises(SystemExit):
-        main(command)
+        main([*command, "--force"])
     assert "inputs have to be prepared as in training: [{" in capsys.readouterr().err
 
 

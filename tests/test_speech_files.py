@@ -159,7 +159,7 @@ def test_the_command_enhances_a_real_file(tmp_path, tickets, capsys):
     assert capsys.readouterr().out.strip() == str(out)
     assert soundfile.info(out).frames == soundfile.info(source).frames
     with pytest.raises(SystemExit) as stop:
-        cli.main([*arguments, "--ticket", "moon"])
+        cli.main([*arguments, "--ticket", "moon", "--force"])
     assert stop.value.code == 2
     assert "Known: indoor, outdoor, transportation" in capsys.readouterr().err
 

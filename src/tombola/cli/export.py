@@ -17,13 +17,13 @@ from tombola._utils import io
 from tombola._utils.batch import Batch
 from tombola._utils.errors import UnknownTicket, UsageError
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Integers
+from tombola.cli.options import Flag, Integers, new
 from tombola.cli.terminal import say
 from tombola.tickets import probe
-from tombola.tickets.export.adapters import write_adapters
+from tombola.tickets.export.adapters import adapter_file, write_adapters
 from tombola.tickets.export.compact import compact as compacted
 from tombola.tickets.export.files import PROGRAMS, STATES, format_of, state_of, whole_channels, write_state
-from tombola.tickets.export.peft import write_peft
+from tombola.tickets.export.peft import FILES, write_peft
 from tombola.tickets.export.programs import write_program
 from tombola.tickets.inputs import known
 from tombola.tickets.model import TicketModel, load
@@ -42,6 +42,7 @@ def export(
     format: str | None = None,
     shape: Integers = (),
     backbone: str | None = None,
+    force: Flag = False,
     json: Flag = False,
 ) -> None:
     """Write tickets for other programs: plain dense networks, ONNX with adapters, or adapters of peft.
@@ -69,12 +70,18 @@ def export(
     backbone: str
         MODULE:NAME of the network, or of a function that makes it, for all but plain state dicts; by default
         that of the experiment that the ticket file or its run names.
+    force: bool
+        Replace a file that is there already.
     json: bool
         Print what was written, for machines.
     """
     form, header = format_of(out, format), io.read(file)[1]
     names, metadata = _names(header.get("names", []), ticket, all), header.get("facts", {})
     together = all and form == "onnx"
+    end = "" if form == "peft" else f".{form}"
+    places = {name: out / (io.file_name(name) + end) if all and not together else out for name in names}
+    beside = [adapter_file(out, name) for name in names] if together else []
+    new(*(file for place in places.values() for file in files_of(place, form)), *beside, force=force)
     if together and compact:
         raise UsageError("--all makes one network of all tickets, --compact one of a single ticket")
     tickets: Any = None
@@ -86,8 +93,7 @@ def export(
         made = _together(tickets, out, x)
     else:
         of = Exported(file, form, compact, tickets, base, x)
-        end = "" if form == "peft" else f".{form}"
-        made = [of.write(name, out / (io.file_name(name) + end) if all else out) for name in names]
+        made = [of.write(name, place) for name, place in places.items()]
     for one in made:
         one |= _known(metadata, one["ticket"])
     if not json:
@@ -106,6 +112,11 @@ def _names(known: Sequence[str], name: str | None, all: bool) -> list[str]:
     if name is not None and known and name not in known:
         raise UsageError(str(UnknownTicket(name, known)))
     return [name or (known[0] if known else "")]
+
+
+def files_of(place: Path, form: str) -> list[Path]:
+    """What is written where one ticket goes."""
+    return [place / name for name in FILES] if form == "peft" else [place]
 
 
 @dataclass(frozen=True)

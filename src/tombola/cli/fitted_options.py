@@ -10,7 +10,7 @@ from typing import Any
 
 from cyclopts import Parameter
 
-from tombola.cli.options import Flag, Numbers, Page, apart
+from tombola.cli.options import Flag, Kept, Numbers, Page, apart
 from tombola.cli.terminal import runs_of, show_rows
 from tombola.lab.evaluation.loaded_run import LoadedRun, open_run
 from tombola.lab.evaluation.tables import over_seeds
@@ -49,7 +49,7 @@ class FittedOptions:
     sparsity: Numbers = ()
     data: str | None = None
     save: Path | None = None
-    keep: Path | None = None
+    keep: Kept = None
     write: Page = None
     json: Flag = False
 

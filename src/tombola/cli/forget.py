@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tombola._utils import io
 from tombola.cli.network import network
-from tombola.cli.options import Flag
+from tombola.cli.options import Flag, new
 from tombola.cli.terminal import say
 from tombola.tickets.model import load
 
@@ -19,6 +19,7 @@ def forget(
     *,
     backbone: str | None = None,
     save: Path | None = None,
+    force: Flag = False,
     json: Flag = False,
 ) -> None:
     """Take a ticket out of a file, with all weights that only it owned; the others answer as before.
@@ -39,12 +40,15 @@ def forget(
         ticket file or its run names.
     save: Path
         Where to write the other tickets; by default over FILE.
+    force: bool
+        Replace the file of --save that is there already.
     json: bool
         Print what was done for machines.
     """
     file = file.resolve()  # of a link, what it leads to
     if save is not None:
         io.check_target(save)
+        new(save, force=force)
     with io.changing(file) if save is None else nullcontext() as held:
         metadata = io.read(file)[1].get("facts", {})
         tickets = load(file, network(file, metadata, backbone))

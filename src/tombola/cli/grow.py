@@ -10,7 +10,7 @@ from typing import Any, get_args
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Words, use_threads
+from tombola.cli.options import Flag, Words, new, use_threads
 from tombola.cli.terminal import say, say_aside
 from tombola.lab.evaluation.new_data import data_of, judged
 from tombola.lab.evaluation.objective import objective_of
@@ -39,6 +39,7 @@ def grow(
     set: Words = (),
     save: Path | None = None,
     threads: int | None = None,
+    force: Flag = False,
     json: Flag = False,
 ) -> None:
     """Add a ticket for new data to a file of tickets; what the others answer keeps its bits.
@@ -80,6 +81,8 @@ def grow(
         Where to write the tickets; by default over FILE.
     threads: int
         Threads; all cores by default.
+    force: bool
+        Replace the file of --save that is there already.
     json: bool
         Print what was done for machines.
     """
@@ -91,6 +94,7 @@ def grow(
     began, file = time.perf_counter(), file.resolve()  # of a link, what it leads to
     if save is not None:
         io.check_target(save)
+        new(save, force=force)
     with io.changing(file) if save is None else nullcontext():
         header = io.read(file)[1]
         if name in header.get("names", ()):

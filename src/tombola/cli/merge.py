@@ -9,7 +9,7 @@ from typing import Any, get_args
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Words, by_name, use_threads
+from tombola.cli.options import Flag, Words, by_name, new, use_threads
 from tombola.cli.terminal import show
 from tombola.lab.evaluation.new_data import data_of
 from tombola.lab.evaluation.objective import objective_of
@@ -36,6 +36,7 @@ def merge(
     set: Words = (),
     seed: int = 0,
     threads: int | None = None,
+    force: Flag = False,
     json: Flag = False,
 ) -> None:
     """Make one ticket file of several fine-tunes of one network: a shared change, and a mask each.
@@ -77,6 +78,8 @@ def merge(
         Of what dare drops, and of the order of the data.
     threads: int
         Threads; all cores by default.
+    force: bool
+        Replace a file that is there already.
     json: bool
         Print what is kept and stored for machines.
     """
@@ -85,6 +88,7 @@ def merge(
         raise UsageError(unknown("method", method, get_args(Method)))
     given = {task: Path(path) for task, path in by_name(checkpoints, "a checkpoint", "TASK=FILE").items()}
     io.check_target(out)
+    new(out, force=force)
     if set and not steps:
         raise UsageError("--set is of joint retraining: give --steps as well")
     base = network(out, {}, backbone)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import DataError, UsageError, needs
-from tombola.cli.options import Flag, by_name, use_threads
+from tombola.cli.options import Flag, by_name, new, use_threads
 from tombola.cli.terminal import show
 from tombola.lab.report.tables import Table, whole
 from tombola.tickets import oneshot as streamed
@@ -29,6 +29,7 @@ def oneshot(
     blocks: int = 16,
     length: int = 256,
     threads: int | None = None,
+    force: Flag = False,
     json: Flag = False,
 ) -> None:
     """Find tickets of a language model on disk, one per text, without training, a block at a time.
@@ -55,6 +56,8 @@ def oneshot(
         Tokens of a block.
     threads: int
         Threads; all cores by default.
+    force: bool
+        Replace a file that is there already.
     json: bool
         Print rows for machines.
     """
@@ -64,6 +67,7 @@ def oneshot(
     given = {name: Path(path) for name, path in by_name(texts, "a text", "NAME=FILE").items()}
     if slashed := [name for name in given if "/" in name]:
         raise UsageError(f"the name of a text becomes that of a file, and has no /: got {slashed[0]!r}")
+    new(out, *(out / f"{name}.tickets" for name in given), force=force)
     with needs(EXTRA, "a network on disk"):
         from transformers import AutoConfig, AutoTokenizer
     try:

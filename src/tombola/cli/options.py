@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -25,6 +26,28 @@ Words = Annotated[tuple[str, ...], Several]
 Numbers = Annotated[tuple[float, ...], Several]
 Integers = Annotated[tuple[int, ...], Several]
 Flag = Annotated[bool, Parameter(negative="")]  # without `--no-NAME`
+
+
+def new(*targets: Path, force: bool, own: Callable[[Path], bool] = lambda _: False) -> None:
+    """Raise `UsageError` where a file is there that a command would replace, unless it may (``--force``).
+
+    ``own`` says whether a file was written by the same command, so that it may be written again.
+    """
+    there = [path for path in targets if path.is_file() and not (force or own(path))]
+    if there:
+        raise UsageError(f"{there[0]} is there already: --force replaces it, another name leaves it")
+
+
+def _check_kept(path: Path | None) -> None:
+    try:
+        if path is not None and path.is_file():
+            json.loads(path.read_text())
+    except (OSError, ValueError):
+        raise UsageError(f"{path} is there already, and holds no rows in JSON: give another name") from None
+
+
+# A file for rows: one that is there holds some, and is made anew.
+Kept = Annotated[Path | None, Parameter(validator=lambda _, path: _check_kept(path))]
 # A page for tables, looked at before anything is computed.
 Page = Annotated[Path | None, Parameter(validator=lambda _, page: page is None or check_page(page))]
 

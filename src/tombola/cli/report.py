@@ -7,15 +7,16 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tombola.cli.options import Flag
+from tombola.cli.options import Flag, new
 from tombola.cli.terminal import say
-from tombola.lab.report.html import write_report
+from tombola.lab.report.html import is_report, write_report
 
 
 def report(
     *paths: Path,
     out: Annotated[Path, Parameter(name=("--out", "-o"))] = Path("report.html"),
     open: Flag = False,
+    force: Flag = False,
     json: Flag = False,
 ) -> None:
     """Make one self-contained HTML page of runs: the answer, then curves, tickets, storage, similarity.
@@ -31,8 +32,11 @@ def report(
         The HTML file to write.
     open: bool
         Show it in a browser.
+    force: bool
+        Replace a file that is there already and is no report.
     json: bool
         Print what was written, for machines.
     """
+    new(out, force=force, own=is_report)
     made = write_report(paths, out, show=open)
     say(f"{made['file']}\n", made, json)

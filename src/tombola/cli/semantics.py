@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tombola._utils.errors import UsageError
 from tombola._utils.io import write_bytes
-from tombola.cli.options import Flag, Page
+from tombola.cli.options import Flag, Kept, Page, new
 from tombola.cli.terminal import runs_of, say_aside, show, to_json
 from tombola.lab.analysis.semantics import power
 from tombola.lab.report.page import place_of, put_tables
@@ -23,8 +23,9 @@ def semantics(
     known: Path | None = None,
     permutations: int = 9999,
     figure: Path | None = None,
-    keep: Path | None = None,
+    keep: Kept = None,
     write: Page = None,
+    force: Flag = False,
     json: Flag = False,
 ) -> None:
     """Compare the similarity of masks with that of the tickets' names, by depth, sparsity and round.
@@ -51,9 +52,13 @@ def semantics(
         A file semantics.json for `tombola report`, which looks for it in a run and above.
     write: Path
         A Markdown page to put the tables into, with a JSON twin; every experiment has marks of its own.
+    force: bool
+        Replace a figure that is there already.
     json: bool
         Print everything for machines instead of tables.
     """
+    if figure is not None:
+        new(figure, force=force)
     unread: list[str] = []
     found = states(runs_of(paths, "semantics"), measure, unread)  # type: ignore[arg-type]
     for reason in unread:

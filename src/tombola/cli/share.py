@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tombola.cli.options import Flag
+from tombola.cli.options import Flag, new
 from tombola.cli.terminal import say
 from tombola.lab.card import command, figures, run_of
 from tombola.runs.log import read_config
@@ -24,6 +24,7 @@ def share(
     data_licence: str = "",
     push: str = "",
     private: Flag = False,
+    force: Flag = False,
     json: Flag = False,
 ) -> None:
     """Write a ticket file and a model card into a folder that `TicketModel.from_pretrained` reads.
@@ -52,9 +53,12 @@ def share(
         OWNER/NAME of a repository on the hub to upload the folder to (the extra `hub`); made if absent.
     private: bool
         A new repository is private.
+    force: bool
+        Replace a ticket file and card that is there already.
     json: bool
         Print what was written, for machines.
     """
+    new(folder / sharing.FILE, force=force)  # a card without it is not replaced in any case
     tensors, header, _ = files.opened(file)
     run = run_of(file)
     known = read_config(run).get("experiment") if run else None

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from tombola._utils.errors import DataError, RunError, UsageError, unknown
+from tombola._utils.io import file_name
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
@@ -56,8 +57,8 @@ def enhance_file(
     Rate and channels stay; nothing above 8 kHz does, because the network works at 16 kHz. Every channel
     is enhanced by itself. Ten seconds at a time are in memory, faded into each other over one second.
     """
+    out = wave_of(source, tickets, ticket) if out is None else out
     ticket = _ticket(tickets, ticket)
-    out = source.with_name(f"{source.stem}-{ticket}.wav") if out is None else out
     if out.suffix.lower() != ".wav":
         raise UsageError(f"WAV is written, so give -o NAME.wav: got {out}")
     if not out.parent.is_dir():
@@ -107,6 +108,11 @@ def _enhanced(chunk: Waves, rate: int, tickets: TicketModel, ticket: str) -> Wav
     padded = pad(waves, (0, length - waves.shape[1]))
     outputs = audio.waveform(tickets(audio.spectrogram(padded), ticket=ticket), length)
     return audio.resample(outputs[:, : waves.shape[1]].T.numpy(), audio.RATE, rate)[: len(chunk)].copy()
+
+
+def wave_of(source: Path, tickets: TicketModel, ticket: str | None) -> Path:
+    """Where enhanced speech goes where no file is named."""
+    return source.with_name(f"{source.stem}-{file_name(_ticket(tickets, ticket))}.wav")
 
 
 def _ticket(tickets: TicketModel, name: str | None) -> str:

@@ -42,6 +42,12 @@ def write_report(paths: Iterable[Path | str], out: Path, show: bool = False) -> 
     return {"file": str(out), "bytes": len(content), "runs": len(runs), "left_out": shelf.left_out}
 
 
+def is_report(file: Path) -> bool:
+    """Whether a file is such a page."""
+    with file.open("rb") as content:
+        return b"<title>Tombola: " in content.read(2000)
+
+
 def page(runs: Sequence[Path], shelf: Shelf | None = None) -> str:
     """The page of some runs, a section per experiment and preset; equal records give equal bytes."""
     shelf = shelf or Shelf()

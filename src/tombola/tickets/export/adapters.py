@@ -57,7 +57,7 @@ def write_adapters(path: Path, tickets: TicketModel, example: Batch) -> dict[str
         content, version = _network(tickets, x, first)
         session = programs.opened(content)
         used = [value.name for value in session.get_overridable_initializers()]
-        files = {name: Path(place, f"{path.stem}.{io.file_name(name)}{SUFFIX}") for name in held}
+        files = {name: Path(place, adapter_file(path, name).name) for name in held}
         for name, own in held.items():
             _write(files[name], {n: own[n] for n in used if not torch.equal(own[n], first[n])}, version)
             adapter, options = _loaded(files[name]), RunOptions()
@@ -70,6 +70,11 @@ def write_adapters(path: Path, tickets: TicketModel, example: Batch) -> dict[str
         io.write_bytes(path.parent / name, written)
     io.write_bytes(path, content)
     return {name: path.parent / file.name for name, file in files.items()}
+
+
+def adapter_file(path: Path, ticket: str) -> Path:
+    """The adapter of a ticket beside the file of the network."""
+    return path.with_name(f"{path.stem}.{io.file_name(ticket)}{SUFFIX}")
 
 
 def _network(tickets: TicketModel, x: Batch, first: dict[str, Tensor]) -> tuple[bytes, int]:
