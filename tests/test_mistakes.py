@@ -1,5 +1,8 @@
 """The mistakes of a careless user: each is one line, before anything long is computed."""
 
+import re
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -69,3 +72,21 @@ def test_what_is_no_mistake_is_taken():
     assert torch.equal(swapped.train.y, tb.Data.of(X, Y).train.y)
     assert len(tb.Data.of(np.ma.asarray(X.numpy()), Y).train) == 70  # nothing is masked
     find(X.clone().requires_grad_())  # of another network, say
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"T": 0}, r"all 2 tickets have the same mask: .*\(T=0\), and magnitude reads no data"),
+        ({"T": 2, "search": tb.TrainConfig(lr=1e-12)}, "all 2 tickets have the same mask: in T steps"),
+        ({"T": 0, "score": "snip"}, None),
+        ({"T": 20, "search": tb.TrainConfig(lr=1.0)}, None),
+        ({"T": 0, "sparsity": 0.0}, None),  # nothing is pruned
+    ],
+)
+def test_tickets_that_nothing_tells_apart_are_said(how, words):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        find(**{"steps": 1, "schedule": "one_shot", "sparsity": 0.5, **how})
+    said = [str(each.message) for each in said if "same mask" in str(each.message)]
+    assert [bool(re.search(words, line)) for line in said] == [True] if words else not said

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tombola._utils import batch
 from tombola._utils.checkpoint import Checkpoint, State
 from tombola._utils.device import device_of
+from tombola._utils.errors import warn
 from tombola.data.dataset import Data
 from tombola.masks.maskset import MaskSet
 from tombola.methods.rounds import Rounds, later, rounds_to
@@ -111,7 +112,7 @@ class Pipeline(Setup):
         s = self.settings
         problem, theta0 = self.problem(view, s.search), self.rewind_point(view)
         rounds = rounds_to(s, self.f.scope.size, self.targets(view), sparsity)
-        callbacks = self._callbacks()
+        callbacks, pruner = self._callbacks(), self._pruner(s.score, view)
         before, start = self._before(view, sparsity, rounds, problem, theta0, callbacks)
         T = self.budget(view, s.T)
 
@@ -122,7 +123,7 @@ class Pipeline(Setup):
                 before,
                 rounds.counts,
                 T,
-                pruner=self._pruner(s.score, view),
+                pruner=pruner,
                 rewind=start,
                 first_round=rounds.done,
                 later=later(s, T) if s.rewinding == "fine_tune" else None,
@@ -131,6 +132,7 @@ class Pipeline(Setup):
                 map_tickets=self.cache.parallel,
                 checkpoint=checkpoint,
             )
+            _warn_of_one_mask(masks, T, "" if pruner.batches else str(s.score))
             states = [callback.state() for callback in callbacks]
             found = {"seen": problem.samples_seen, "callbacks": states}
             return {"masks": masks.pack(), **start.tensors()}, found
@@ -141,7 +143,7 @@ class Pipeline(Setup):
             T,
             s.search.batch_size,
             at_once=K,
-            scored=self._pruner(s.score, view).batches,
+            scored=pruner.batches,
             stand_in=lambda: (self._any_masks(before.names, count) | start.tensors(), {}),
         )
         tensors, _ = self.cache.get_or_compute(self._stage("search", view, sparsity), compute, work=work)
@@ -299,6 +301,18 @@ class Pipeline(Setup):
         )
         tensors, facts = self.cache.get_or_compute(network.stage, compute, key, work)
         return Params.from_tensors(tensors, self.f.device), facts["seen"], problem
+
+
+def _warn_of_one_mask(masks: MaskSet, T: int, blind: str) -> None:
+    """Say so where a search has told no tickets apart; ``blind`` is a score that reads no data."""
+    m = masks.masks_KN
+    if len(m) < 2 or bool(m[0].all()) or not torch.equal(m, m[:1].expand_as(m)):
+        return
+    why = "in T steps no weight has come to the other side of the cut: give a larger T, or learning rate"
+    if not T:
+        reads = f"{blind} reads no data" if blind else "the score sees no difference in their data"
+        why = f"nothing is trained before pruning (T=0), and {reads}: give T, or a score that does"
+    warn(f"all {len(masks)} tickets have the same mask: {why}")
 
 
 def _untrained(theta: Params, tickets: int) -> State:

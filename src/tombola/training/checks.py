@@ -118,8 +118,8 @@ def check_fit(
         other = {t.dtype for t in batch.tensors(x).values() if t.is_floating_point()} - {first.dtype}
         if other:
             hint = f"inputs are {other.pop()}, the backbone is {first.dtype}; cast it, or prepare inputs"
-        if not other and x is not None and (words := misfit(x, network)):
-            hint = words
+        elif x is not None:
+            hint = misfit(x, network) or hint
         raise DataError(f"the backbone cannot take the data ({reason}): {hint}") from None
     outputs = read(outputs)
     if len(outputs.shape) == 0 or len(outputs) != batch.size(x):
