@@ -14,7 +14,7 @@ import torch
 import tombola as tb
 from tests.test_affinity import CONFIG, network, planted, world
 from tombola.analysis.advise import Advice, _judged_on_validation, _lead
-from tombola.analysis.trials import ARMS, Arm, Trials
+from tombola.analysis.trials import ARMS, Arm, Trials, _arms
 from tombola.cli.main import main
 from tombola.methods.pipeline import Pipeline
 from tombola.runs.cache import StageCache
@@ -72,7 +72,7 @@ def test_the_test_split_is_not_read():
         given = _judged_on_validation(data, tb.partition.by_column(data, "context"))
         cache = StageCache("no")
         pipeline = Pipeline(network(), tb.objectives.Classification(), *given, settings, 0, cache)
-        return Trials(pipeline, 1.0)._rung("first", ["imp", "rtl"], settings, 1)
+        return _arms([Trials(pipeline, 1.0)._rung("first", ["imp", "rtl"], settings)], 0)
 
     assert arms(broken=True) == arms(broken=False)
 
@@ -90,6 +90,38 @@ def test_a_folder_keeps_it_and_it_goes_on_there(tmp_path):
         advice((False, True), out=tmp_path, settings=two, minutes=20)
     with pytest.raises(tb.TombolaError, match="is no run and holds none"):
         tb.results(tmp_path)
+
+
+@pytest.mark.parametrize("sparsity", [(0.5,), (0.25, 0.5, 0.75)])
+@pytest.mark.parametrize("minutes", [0.5, 1.0, 4.0])
+@pytest.mark.parametrize("slower", [0.7, 1.0, 1.5])  # the machine, once the first rung is over
+@pytest.mark.parametrize("fixed", [0.1, 1.5])  # seconds of an arm that are no training
+def test_the_budget_is_kept(sparsity, minutes, slower, fixed, monkeypatch):
+    clock, full = [0.0], 60.0  # seconds of an arm in full
+
+    class Timed(Trials):
+        def _rung(self, place, names, settings, seed=0):
+            pace = 1.0 if place == "first" else slower
+            each = fixed + full * settings.steps / SHORT.steps / 100
+            clock[0] += pace * each * len(names) * len(settings.sparsity)
+            return []
+
+    monkeypatch.setattr("tombola.analysis.trials._arms", lambda found, first: found)
+    monkeypatch.setattr(Timed, "_whole", lambda self, sparsity: full)
+    settings = replace(SHORT, sparsity=sparsity, steps=100 * SHORT.steps)
+    data, partition = world((False, True))
+    given = _judged_on_validation(data, partition)
+    pipeline = Pipeline(network(), tb.objectives.Classification(), *given, settings, 0, StageCache("no"))
+    trials = Timed(pipeline, minutes, timer=lambda: clock[0])
+    trials.closed["imp_context"] = "not here"
+    clock[0] += 0.1 * minutes * 60  # affinity
+    _, whole = trials.first(0.5)
+    found, whole = trials.second(["imp", "rtl"], 0.5, whole)
+    if len(sparsity) > 1:
+        trials.third("imp", whole)
+    assert len(found) >= 1
+    assert clock[0] < 1.12 * minutes * 60
+    assert clock[0] > 0.75 * minutes * 60 or trials.share == 1
 
 
 def arm(method: str, *values: float, sparsity: float = 0.5) -> Arm:

@@ -62,7 +62,8 @@ def advise(
         sparsity: share of weights removed; several are all tried.
         settings: those of the long run; ``changes`` are single fields of them. Steps are cut to the budget.
         seed: the first of the seeds.
-        minutes: the budget. What is needed beside training (reading data, judging) comes on top.
+        minutes: the budget, which is kept to about a tenth; it takes less where all is run in full. What is
+            needed beside it (reading data) comes on top.
         out: a folder to keep runs in; interrupted, the same call goes on there.
         parallel: see `tombola.find`.
         progress: see `tombola.find`.
@@ -105,8 +106,8 @@ def _advice(trials: Trials) -> Advice:
     affinity, sparsities = trials.affinity(), sorted(trials.pipeline.settings.sparsity)
     middle = sparsities[len(sparsities) // 2]
     first, whole = trials.first(middle)
-    second = trials.second(trials.going(first, affinity), middle, whole)
-    others = trials.third(_enough(second).method) if len(sparsities) > 1 else []
+    second, whole = trials.second(trials.going(first, affinity), middle, whole)
+    others = trials.third(_enough(second).method, whole) if len(sparsities) > 1 else []
     found = tuple(first), tuple(second), tuple(others)
     return Advice(affinity, trials.information, *found, trials.closed, trials.share)
 

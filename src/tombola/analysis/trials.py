@@ -45,8 +45,8 @@ ARMS = {
 }
 UNITS = 8  # differences that an interval is made of, at least: a seed has one of each context
 AGREE, DISAGREE = 0.6, 0.45  # bounds of affinity above and below which tickets were never, and often, ahead
-# Shares of the time; what is left is for the other sparsities and all that is no training.
-AFFINITY, FIRST, SECOND = 0.2, 0.15, 0.55
+SEEDS, MOST = 3, 5  # of the second rung: that are planned, and where there is time
+AFFINITY, FIRST = 0.2, 0.15  # shares of the time; the rungs after them share what is left
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,7 @@ class Trials:
         out: a folder to keep runs in; the same trials go on there.
         parallel: how tickets are run.
         listener: what is told how far it is.
+        timer: the clock.
     """
 
     pipeline: Pipeline
@@ -102,13 +103,14 @@ class Trials:
     closed: dict[str, str] = field(init=False, default_factory=dict)  # arms that cannot be run, and why
     information: float | None = field(init=False, default=None)  # known after the first rung
     share: float = field(init=False, default=1.0)  # of the steps in the second rung, known after it
+    timer: Callable[[], float] = time.perf_counter
     _memory: dict[tuple[str, int], StageCache] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         if world() is not None and self.parallel in ("auto", *OVER_RANKS):
             # What is tried depends on the clock, which would lead ranks apart.
             self.parallel = settled("auto", over_ranks=False)
-        p = self.pipeline
+        p, self._began = self.pipeline, self.timer()
         self._pace = Pace(p)
         if not p.f.private.size:
             self.closed["same_mask"] = "no part of the network is private to a ticket"
@@ -124,8 +126,13 @@ class Trials:
 
     @property
     def seeds(self) -> int:
-        """Seeds of the second rung, 1 to 3: few contexts need several, and long runs tell more than many."""
-        return min(3, -(-UNITS // len(self.pipeline.partition)))
+        """Seeds of the second rung that are planned: few contexts need several, and long runs tell more."""
+        return min(SEEDS, -(-UNITS // len(self.pipeline.partition)))
+
+    @property
+    def left(self) -> float:
+        """Seconds of the budget that are left, or next to none of them."""
+        return max(self.minutes * 60 - (self.timer() - self._began), 0.02 * self.minutes * 60)
 
     def going(self, first: Sequence[Arm], affinity: Affinity) -> list[str]:
         """The arms that go on: the better half, and tickets where contexts disagree.
@@ -164,23 +171,36 @@ class Trials:
         whole = self._whole(sparsity)
         units = len(self.arms) + ("imp_context" in self.arms)  # and two dense networks, without a search
         share = self._share("first", FIRST * self.minutes * 60 / (whole * units))
-        settings, began = self._scaled(share, sparsity), time.perf_counter()
-        arms = self._rung("first", self.arms, settings, 1)
+        settings, began = self._scaled(share, sparsity), self.timer()
+        arms = _arms([self._rung("first", self.arms, settings)], self.pipeline.seed)
         if "imp_context" in self.arms:
             with self._cache("first", settings, self.pipeline.seed) as cache:
                 self.information = information(replace(self.pipeline, settings=settings, cache=cache))
-        return arms, (time.perf_counter() - began) / (share * units)
+        return arms, self._took("first", self.timer() - began) / (share * units)
 
-    def second(self, names: Sequence[str], sparsity: float, whole: float) -> list[Arm]:
-        """These arms with several seeds, at one sparsity, for most of the time that is left."""
-        most = SECOND * self.minutes * 60 / (whole * len(names) * self.seeds)
-        self.share = self._share("second", most)
-        return self._rung("second", names, self._scaled(self.share, sparsity), self.seeds)
+    def second(self, names: Sequence[str], sparsity: float, whole: float) -> tuple[list[Arm], float]:
+        """These arms with several seeds, at one sparsity; and the seconds that one would take in full.
 
-    def third(self, name: str) -> list[Arm]:
-        """One arm at all sparsities, with one seed."""
+        What is left is shared with `third`. The first rung judges as much as this one does, so that an arm
+        takes less than it says: seeds are added while there is time, and left out where there is none.
+        """
+        others = len(self.pipeline.settings.sparsity)
+        more = others / len(names) if others > 1 else 0.0  # of the time of a seed, for the third
+        self.share = self._share("second", self.left / (whole * len(names) * (self.seeds + more)))
+        settings, began, found = self._scaled(self.share, sparsity), self.timer(), []
+        for seed in range(MOST):
+            each = (self.timer() - began) / max(seed, 1)
+            if seed and not self._goes_on(seed, self.left - each * (1 + more)):
+                break
+            found.append(self._rung("second", names, settings, seed))
+        seconds = self._took("second", self.timer() - began)
+        return _arms(found, self.pipeline.seed), seconds / (len(found) * len(names) * self.share)
+
+    def third(self, name: str, whole: float) -> list[Arm]:
+        """One arm at all sparsities, with one seed, in the time that is left."""
         sparsities = self.pipeline.settings.sparsity
-        return self._rung("third", [name], self._scaled(self.share, *sparsities), 1)
+        share = self._share("third", self.left / (whole * len(sparsities)))
+        return _arms([self._rung("third", [name], self._scaled(share, *sparsities))], self.pipeline.seed)
 
     def _points(self, problem: Problem) -> Sequence[int]:
         """The points at which gradients are taken: as many as a fifth of the time allows."""
@@ -209,6 +229,14 @@ class Trials:
             )
         return float(facts["share"])
 
+    def _goes_on(self, seed: int, spare: float) -> bool:
+        """Whether the second rung takes one more seed: as it was decided before, or by what would be left."""
+        return bool(self._once(f"second seed {seed}", lambda _: ({}, {"more": spare >= 0}))[1]["more"])
+
+    def _took(self, rung: str, seconds: float) -> float:
+        """The seconds that a rung took when it was run."""
+        return float(self._once(f"{rung} seconds", lambda _: ({}, {"seconds": seconds}))[1]["seconds"])
+
     def _once(self, stage: str, compute: Callable[[Checkpoint], State]) -> State:
         with self._cache("", self.pipeline.settings, self.pipeline.seed) as cache:
             return cache.get_or_compute(stage, compute)
@@ -219,16 +247,12 @@ class Trials:
         T, steps, rewind = (max(1, round(share * n)) if n else 0 for n in (s.T, s.steps, s.rewind))
         return replace(s, T=T, steps=steps, rewind=rewind, sparsity=sparsity)
 
-    def _rung(self, place: str, names: Sequence[str], settings: Settings, seeds: int) -> list[Arm]:
-        found: dict[tuple[str, float], list[Outcome]] = {}
-        for seed in range(self.pipeline.seed, self.pipeline.seed + seeds):
-            with self._cache(place, settings, seed, names) as cache:
-                pipeline = replace(self.pipeline, settings=settings, seed=seed, cache=cache)
-                for name in names:
-                    for sparsity in sorted(settings.sparsity):
-                        outcome = run_method(pipeline, name, sparsity)
-                        found.setdefault((name, sparsity), []).append(outcome)
-        return [_arm(outcomes, self.pipeline.seed) for outcomes in found.values()]
+    def _rung(self, place: str, names: Sequence[str], settings: Settings, seed: int = 0) -> list[Outcome]:
+        """What these methods reach at all sparsities of the settings, with one of the seeds."""
+        seed += self.pipeline.seed
+        with self._cache(place, settings, seed, names) as cache:
+            pipeline = replace(self.pipeline, settings=settings, seed=seed, cache=cache)
+            return [run_method(pipeline, name, each) for name in names for each in sorted(settings.sparsity)]
 
     @contextmanager
     def _cache(
@@ -244,6 +268,11 @@ class Trials:
             if self.listener is not None:
                 cache.progress, cache.on_record = self.listener.on_progress, self.listener.on_record
             yield cache
+
+
+def _arms(by_seed: Sequence[Sequence[Outcome]], first: int) -> list[Arm]:
+    """Arms from their outcomes, which every seed has in the same order."""
+    return [_arm(outcomes, first) for outcomes in zip(*by_seed, strict=True)]
 
 
 def _arm(outcomes: Sequence[Outcome], first: int) -> Arm:

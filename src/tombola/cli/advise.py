@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 from tombola._utils.device import parse
@@ -12,7 +13,7 @@ from tombola._utils.rng import generator
 from tombola.analysis.advise import Advice
 from tombola.analysis.advise import advise as advice_of
 from tombola.cli.options import DEFAULTS, RunOptions, Words, say_overridden
-from tombola.cli.terminal import out_console, print_json, to_json
+from tombola.cli.terminal import out_console, print_json, say_aside, to_json
 from tombola.lab.launch import Order
 
 
@@ -36,7 +37,7 @@ def advise(
     name: str
         The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own.
     minutes: float
-        The budget of the short runs.
+        The budget, kept to about a tenth; reading data comes on top.
     seed: int
         The first of three seeds of data order; the initial weights are those of this one.
     item: str
@@ -55,6 +56,7 @@ def advise(
     of, data = order.experiment, found[item or next(iter(found))]
     folder = order.folder(out) / item / "advice"
     backbone = of.backbone(generator(seed, "theta0")).to(parse(options.device or "cpu"))
+    began = time.perf_counter()
     advice = advice_of(
         backbone,
         of.objective,
@@ -66,6 +68,7 @@ def advise(
         out=folder,
         parallel=options.parallel,
     )
+    say_aside(f"{time.perf_counter() - began:.0f} seconds, of {60 * minutes:g}")
     whole = {"experiment": of.name, "preset": order.preset, **advice.plain()}
     write_bytes(folder / "advice.json", to_json(whole).encode())
     if options.json:
