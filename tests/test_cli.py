@@ -574,6 +574,20 @@ def test_help_is_in_the_order_of_work_and_says_nothing_of_empty_defaults(capsys)
     assert "[default: runs]" in out
     assert "[default: ]" not in out
     assert "()" not in out
+    for name in (name for names in cli.COMMANDS.values() for name in names):
+        shown = " ".join(call(capsys, name, "--help")[1].replace("│", " ").split())
+        assert "default: None" not in shown
+        assert "default: ]" not in shown
+
+
+def test_a_folder_in_place_of_a_ticket_file_is_named_with_the_files_in_it(runs, tmp_path, capsys):
+    run = next(runs.rglob("config.yaml")).parent
+    for folder in (run, run.parent, run / "tickets"):
+        code, _, err = call(capsys, "inspect", folder)
+        assert code == 1
+        assert "is a folder, not a file: give a ticket file, such as " in err
+        assert call(capsys, "inspect", err.split("such as ")[1].split(" (")[0].strip())[0] == 0
+    assert "no ticket file lies in it" in call(capsys, "inspect", tmp_path)[2]
 
 
 def test_a_run_ends_with_the_verdict_in_words_of_its_page(tmp_path, capsys):

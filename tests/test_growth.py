@@ -207,7 +207,7 @@ def test_inputs_are_prepared_as_those_of_the_others():
     ("change", "words"),
     [
         ({"name": "north"}, "there is a ticket 'north' already"),
-        ({"name": 3}, "the name of a ticket is a string"),
+        ({"name": 3}, "the name of a ticket is a string, one line"),
         ({"policy": "none"}, "policy 'none'.*free, reuse, all, frozen"),
         ({"objective": tb.objectives.OneVsRest()}, "OneVsRest asks which subset.*data of all others"),
         ({"objective": tb.objectives.Regression()}, "found with Classification.*got Regression"),

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import tombola as tb
+from tombola._utils.io import file_name
+from tombola.data.partition import Partition
 from tombola.pruning.scores import Criterion, registry
 
 X, Y = torch.rand(100, 8), torch.arange(100) % 2
@@ -90,3 +92,37 @@ def test_tickets_that_nothing_tells_apart_are_said(how, words):
         find(**{"steps": 1, "schedule": "one_shot", "sparsity": 0.5, **how})
     said = [str(each.message) for each in said if "same mask" in str(each.message)]
     assert [bool(re.search(words, line)) for line in said] == [True] if words else not said
+
+
+NO_NAMES = ["", " ", "..", "a\nb", "a\tb", "a\0b", "x" * 101, "語" * 70, "\udcff", 3]
+NAMES = ["a", "far west", "Kraków, 2. Stock", "語", "law/tax", "a%2Fb", "50 % off?", "-"]
+
+
+def named(name):
+    """Ways in which a ticket gets its name."""
+    tickets = tb.TicketModel(nn.Linear(8, 2), tb.MaskSet.dense(tb.scope(nn.Linear(8, 2)), ["one", "two"]))
+    data, task = tb.Data.of(X, Y), tb.objectives.Classification()
+    fine = {name: nn.Linear(8, 2), "two": nn.Linear(8, 2)}
+    members = {split: torch.ones(5, 1) > 0 for split in ("train", "validation", "test")}
+    return {
+        "rename": lambda: tickets.rename("one", name),
+        "grow": lambda: tickets.grow(name, data, task, T=1, steps=1, sparsity=0.9),
+        "merge": lambda: tb.merge(nn.Linear(8, 2), fine, "mean"),
+        "partition": lambda: Partition((name,), members),
+    }
+
+
+@pytest.mark.parametrize("way", named("x"))
+def test_what_can_be_the_name_of_a_ticket_is_one_rule(way):
+    for name in NO_NAMES:
+        with pytest.raises(tb.TombolaError, match=r"(one line of 1 to 100 characters|must be strings)"):
+            named(name)[way]()
+    if way in ("rename", "partition"):
+        assert all(name in named(name)[way]().names for name in NAMES)
+
+
+def test_every_name_is_that_of_a_file_of_its_own(tmp_path):
+    files = {file_name(name) for name in [*NAMES, "law%2Ftax", "a/b"]}
+    assert len(files) == len(NAMES) + 2
+    for file in files:
+        (tmp_path / file).write_text(file)

@@ -103,12 +103,12 @@ def overwrite(file: BinaryIO) -> None:
 
 
 def file_name(name: str) -> str:
-    """The name of a ticket as that of a file: tickets may be named anything.
+    """The name of a ticket as that of a file, another for every name.
 
-    >>> file_name("law/tax")
-    'law%2Ftax'
+    >>> file_name("law/tax"), file_name("law%2Ftax")
+    ('law%2Ftax', 'law%252Ftax')
     """
-    return name.replace("/", "%2F")
+    return name.replace("%2F", "%252F").replace("/", "%2F")
 
 
 def check_target(path: Path) -> None:
@@ -140,6 +140,8 @@ def read(path: Path | str, remedy: str = "") -> tuple[dict[str, Tensor], dict[st
     if not isinstance(path, str | os.PathLike):
         raise TicketFileError(f"a file is given by its path: got {type(path).__name__}")
     path = Path(path)
+    if path.is_dir():
+        raise TicketFileError(f"{path} is a folder, not a file: {_inside(path)}")
     if not path.is_file():
         raise TicketFileError(f"there is no file {path}")
     try:
@@ -166,6 +168,16 @@ def read(path: Path | str, remedy: str = "") -> tuple[dict[str, Tensor], dict[st
     if not isinstance(metadata, dict):
         raise TicketFileError(f"{path} has a header that is no JSON object: take another copy")
     return tensors, metadata
+
+
+def _inside(folder: Path) -> str:
+    """What of a folder could have been meant, such as one of a run."""
+    places = ("*.tickets", "tickets.safetensors", "tickets/*.tickets", "*/tickets/*.tickets")
+    found = sorted(file for place in places for file in folder.glob(place))
+    if not found:
+        return "no ticket file lies in it"
+    others = f" ({len(found):,} lie in it)" if len(found) > 1 else ""
+    return f"give a ticket file, such as {found[0]}{others}"
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A check that the fields of a dataclass hold what their defaults are."""
+"""Checks of what a user gives: fields of a dataclass hold what their defaults are, and names can be names."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import MISSING, fields
 from numbers import Integral, Real
 from typing import Any
 
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import TombolaError, UsageError
 from tombola._utils.spec import Spec
 
 _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
@@ -18,6 +18,27 @@ _KINDS: dict[type, tuple[tuple[type, ...], str]] = {
     list: ((list,), "a list"),
     dict: ((dict,), "a dictionary"),
 }
+
+
+def check_name(name: object, what: str, error: type[TombolaError] = UsageError, slash: bool = True) -> None:
+    """Raise an error where this can be no name: of a ticket, a subset, a task or an alias.
+
+    A name is printed, asked for in addresses and made that of a file (`tombola._utils.io.file_name`): text of
+    any script, with spaces, without line ends and the like, short enough for a file name in UTF-8.
+
+    >>> check_name("Kraków, 2nd floor", "ticket")
+    >>> check_name("a\\tb", "ticket")
+    Traceback (most recent call last):
+    ...
+    tombola._utils.errors.UsageError: the name of a ticket is one line of 1 to 100 characters: got 'a\\tb'
+    """
+    form = "one line of 1 to 100 characters" + ("" if slash else " without /")
+    if not isinstance(name, str):
+        raise error(f"the name of a {what} is a string, {form}: got {name!r}")
+    short = len(name) <= 100 and len(name.encode(errors="replace")) <= 200
+    if not (short and name.isprintable() and name.strip(" .")) or ("/" in name and not slash):
+        shown = repr(name) if short else f"{len(name):,} characters, {name[:20]!r}..."
+        raise error(f"the name of a {what} is {form}: got {shown}")
 
 
 def check_fields(settings: Any) -> None:

@@ -81,7 +81,7 @@ def app() -> App:
 
 def _default(value: object) -> str | None:
     """What `--help` says of a default: nothing of an empty one, and several values as they are given."""
-    if value in ((), "", False):
+    if value is None or value is False or value in ((), ""):
         return None
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import DataError, UsageError, needs
+from tombola._utils.io import file_name
 from tombola.cli.options import Flag, by_name, new, use_threads
 from tombola.cli.terminal import show
 from tombola.lab.report.tables import Table, whole
@@ -65,9 +66,7 @@ def oneshot(
     if blocks < 1 or length < 2:
         raise UsageError(f"--blocks is at least 1, --length at least 2: got {blocks} and {length}")
     given = {name: Path(path) for name, path in by_name(texts, "a text", "NAME=FILE").items()}
-    if slashed := [name for name in given if "/" in name]:
-        raise UsageError(f"the name of a text becomes that of a file, and has no /: got {slashed[0]!r}")
-    new(out, *(out / f"{name}.tickets" for name in given), force=force)
+    new(out, *(out / f"{file_name(name)}.tickets" for name in given), force=force)
     with needs(EXTRA, "a network on disk"):
         from transformers import AutoConfig, AutoTokenizer
     try:

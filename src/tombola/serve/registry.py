@@ -20,6 +20,7 @@ from types import MappingProxyType
 
 from tombola._utils import io
 from tombola._utils.errors import TicketFileError, TombolaError, UsageError
+from tombola._utils.validation import check_name
 from tombola.lab.evaluation.inputs import taken_by
 from tombola.masks.similarity import Overlaps, compare
 from tombola.tickets.cache import WeightCache
@@ -29,7 +30,7 @@ from tombola.tickets.inputs import Inputs
 from tombola.tickets.model import TicketModel, load
 
 PAIRS = 64  # tickets that are compared with each other
-NAME = re.compile(r"[\w.-]{1,100}")  # of a file, of an alias
+NAME = re.compile(r"[\w.-]{1,100}")  # of a file
 
 
 class Refused(TombolaError):
@@ -291,8 +292,10 @@ class Registry:
                     raise Refused(404, f"there is no alias {alias!r}")
                 del aliases[alias]
             else:
-                if not NAME.fullmatch(alias):
-                    raise Refused(422, "an alias is of letters, digits and _ . -, 100 at most")
+                try:
+                    check_name(alias, "alias", slash=False)
+                except UsageError as error:
+                    raise Refused(422, str(error)) from None
                 meant = state.find(ticket)
                 assert meant.ticket is not None
                 aliases[alias] = (meant.entry.name, meant.ticket)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tombola._utils.errors import MaskError, TombolaError, UsageError
 from tombola._utils.replica import copied
 from tombola._utils.torch_state import plain_name, unwrapped
+from tombola._utils.validation import check_name
 from tombola.masks.layout import Layout
 from tombola.masks.prunable import scope
 from tombola.masks.reference import references
@@ -72,8 +73,8 @@ def fine_tunes(
     check_network(base)
     if not isinstance(checkpoints, Mapping) or len(checkpoints) < 2:
         raise UsageError("merge takes at least two checkpoints, by name: {task: network, state_dict or file}")
-    if wrong := [name for name in checkpoints if not isinstance(name, str) or not name]:
-        raise UsageError(f"the name of a task is a string: got {wrong[0]!r}")
+    for name in checkpoints:
+        check_name(name, "task")
     if any(plain_name(name) != name for name, _ in base.named_modules()):
         base = unwrapped(copied(base))
     if references(base):

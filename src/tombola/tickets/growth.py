@@ -29,6 +29,7 @@ from tombola._utils.device import device_of
 from tombola._utils.errors import TombolaError, UsageError, unknown, warn
 from tombola._utils.replica import copied
 from tombola._utils.rng import drawn_from
+from tombola._utils.validation import check_name
 from tombola.data import prepare
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
@@ -185,8 +186,7 @@ def _check(
         raise UsageError(
             "grow moves no masks by set or rigl: choose callback=learned:LR, early_bird, or none"
         )
-    if not isinstance(name, str) or not name:
-        raise UsageError(f"the name of a ticket is a string: got {name!r}")
+    check_name(name, "ticket")
     if name in tickets.names:
         raise UsageError(f"there is a ticket {name!r} already: choose another name, or forget it first")
     if policy not in get_args(Policy):

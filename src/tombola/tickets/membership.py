@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tombola._utils import io
 from tombola._utils.errors import MaskError, UsageError
 from tombola._utils.replica import copied
+from tombola._utils.validation import check_name
 from tombola.masks.maskset import MaskSet
 from tombola.masks.reference import references
 from tombola.tickets import fitted
@@ -52,8 +53,9 @@ class Members(nn.Module):
             UsageError: one has the new name.
         """
         k = self.index(old)
-        if not isinstance(new, str) or not new or new in self.names:
-            raise UsageError(f"{new!r} cannot be the name of {old!r}: it is no string, or taken")
+        check_name(new, "ticket")
+        if new in self.names:
+            raise UsageError(f"there is a ticket {new!r} already: choose another name")
         names = [*self.names[:k], new, *self.names[k + 1 :]]
         masks = MaskSet.stacked(self.scope, names, self.masks.masks_KN)
         private = {n: self.private_state(o) for n, o in zip(names, self.names, strict=True)}

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from tombola._utils.errors import UsageError, unknown
-from tombola._utils.io import check_target
+from tombola._utils.io import check_target, file_name
+from tombola._utils.validation import check_name
 from tombola.pruning.blockwise import LAYER_SCORES, LayerScore
 from tombola.pruning.schedules import kept
 from tombola.pruning.shares import shares
@@ -67,7 +68,9 @@ def oneshot(
     network.check(tokens)
     keep = shares(network.scope.sizes, kept(network.scope.size, sparsity))
     quotas, out = dict(zip(network.scope.names, keep, strict=True)), Path(out)
-    groups = {out / f"{name}.tickets": (name,) for name in names} if how.corrects else {out: names}
+    for name in names:
+        check_name(name, "text")
+    groups = {out / f"{file_name(name)}.tickets": (name,) for name in names} if how.corrects else {out: names}
     for file in groups:
         check_target(file)
     states = network.begin(tokens)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tombola._utils import batch, io
 from tombola._utils.errors import PartitionError
+from tombola._utils.validation import check_name
 from tombola.data.dataset import SPLITS, Data, Split
 from tombola.data.stored import Stored
 
@@ -44,6 +45,8 @@ class Partition:
         if not all(isinstance(name, str) for name in self.names):
             raise PartitionError(f"subset names must be strings: got {list(self.names)}")
         object.__setattr__(self, "names", tuple(map(str, self.names)))  # numpy's strings become plain
+        for name in self.names:
+            check_name(name, "subset", PartitionError)
         if len(set(self.names)) < len(self.names):
             raise PartitionError(f"subset names must be distinct: {', '.join(self.names)}")
         for split, members_SK in self.members.items():
