@@ -421,7 +421,10 @@ def test_files_of_a_run_are_asked_where_they_lie_and_others_need_their_network(r
     with pytest.raises(SystemExit) as left:
         main(["predict", str(tmp_path / "a.tickets"), str(white)])
     assert left.value.code == 2
-    assert "does not say which network its tickets belong to: give --backbone" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "does not say which network its tickets belong to: give --backbone digits, the experiment" in said
+    given = ("--backbone", "digits", "--ticket", answer["ticket"])
+    assert rows_of(capsys, "predict", tmp_path / "a.tickets", white, *given)[0]["answer"] == answer["answer"]
 
 
 def test_inputs_are_brought_to_the_networks_size_and_channels(tmp_path):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from tombola._utils import io
 from tombola._utils.errors import UsageError
 from tombola._utils.imported import imported
-from tombola.lab.experiments import experiment
+from tombola.lab.experiments import EXPERIMENTS, experiment
 from tombola.runs.log import read_config
+from tombola.tickets.files import architecture
 from tombola.training.pretrained import again
 
 
@@ -22,8 +25,8 @@ def network(file: Path, metadata: Mapping[str, Any], given: str | None, otherwis
     Args:
         file: the ticket file; one in the folder of a run is that run's.
         metadata: those of the file.
-        given: ``MODULE:NAME`` of a network, or of a function that makes one; or where the pretrained network
-            of the file lies by now.
+        given: ``MODULE:NAME`` of a network, or of a function that makes one; or an experiment that ships; or
+            where the pretrained network of the file lies by now.
         otherwise: what else the user could do, for the message.
 
     Raises:
@@ -33,6 +36,8 @@ def network(file: Path, metadata: Mapping[str, Any], given: str | None, otherwis
         moved = given is not None and (":" not in given or Path(given).exists())
         if given is None or moved:
             return again(known, given)
+    if given in EXPERIMENTS:
+        return experiment(given).backbone(torch.Generator())
     if given is not None:
         return _named(given)
     run = file.resolve().parent.parent
@@ -41,9 +46,25 @@ def network(file: Path, metadata: Mapping[str, Any], given: str | None, otherwis
         name = read_config(run).get("experiment")
     if not name:
         raise UsageError(
-            f"{file} does not say which network its tickets belong to: give --backbone MODULE:NAME{otherwise}"
+            f"{file} does not say which network its tickets belong to: give {_known_by(file)}{otherwise}"
         )
     return experiment(name).backbone(torch.Generator())
+
+
+def _known_by(file: Path) -> str:
+    """What to give as the network of a file, by the layers that it has."""
+    layers = io.read(file)[1].get("architecture", {})
+    kinds = [
+        f"{name.removeprefix('module ')}: {kind}"
+        for name, kind in layers.items()
+        if name.startswith("module ")
+    ]
+    for name, known in EXPERIMENTS.items():
+        with suppress(Exception):  # of networks that have to be downloaded first
+            if architecture(known.backbone(torch.Generator())) == layers:
+                return f"--backbone {name}, the experiment whose network has the same layers"
+    shown = "; ".join(kinds[1:4]) + (", ..." if len(kinds) > 4 else "")
+    return f"--backbone MODULE:NAME, what makes a network of these layers ({shown})"
 
 
 def _named(given: str) -> nn.Module:
