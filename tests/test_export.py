@@ -178,7 +178,10 @@ def test_a_ticket_of_single_weights_is_not_made_compact(file, capsys):
         ([], "which ticket? Give --ticket NAME, one of channels, weights"),
         (["--ticket", "weights", "-o", "one.bin"], "there is no format 'bin'"),
         (["--ticket", "weights", "--format", "ptt"], "did you mean 'pt'?"),
-        (["--ticket", "weights", "--format", "pt2"], "give --backbone MODULE:NAME"),
+        (
+            ["--ticket", "weights", "--format", "pt2"],
+            "does not say which network its tickets belong to: give --backbone",
+        ),
         (
             ["--ticket", "weights", "--format", "pt2", "--backbone", "nowhere:net"],
             "No module named 'nowhere'",

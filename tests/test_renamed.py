@@ -53,7 +53,7 @@ def test_a_change(warned):
 
 
 def test_arguments_of_a_call(warned, convnet, images, by_class):
-    objective, few = tb.objectives.OneVsRest(), {"T": 2, "steps": 1, "statistics": 1}
+    objective, few = tb.objectives.OneVsRest(), {"T": 20, "steps": 1, "statistics": 1}
     found = tb.rtl(
         convnet, objective, images, by_class, during="early_bird:0.1:5", at_once="no", sparsity=0.5, **few
     )
