@@ -8,11 +8,8 @@ import copy
 import itertools
 import json
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import apart
 import pytest
@@ -97,6 +94,29 @@ def compare(here, there):
                 away = (other.state_dict()[n].cpu().double() - t.double()).abs()
                 assert float(away.mean()) <= 2e-3, n
                 assert float(away.max()) <= 0.1, n
+
+
+# First: once a process with a device has computed gradients, its forks cannot.
+@pytest.mark.skipif(REAL, reason="its tolerances are of the stand-in; two ranks on a real device are untried")
+def test_ranks_compute_on_a_device_each(over):
+    ways = ("ranks", "joint_ranks", "batched_ranks")
+
+    def find(_):
+        states = []
+        for way in ways:
+            (found,) = outcomes("rtl", DEVICE, parallel=way, normalization="frozen")
+            state = found.tickets.state_dict()
+            assert all(t.device.type == DEVICE.type for t in state.values())
+            states.append({name: t.cpu() for name, t in state.items()})
+        return states
+
+    ranks = over(find)
+    (alone,) = outcomes("rtl", "cpu", normalization="frozen")
+    for way, first, second in zip(ways, *ranks, strict=True):
+        assert all(torch.equal(t, second[name]) for name, t in first.items())
+        for name, t in alone.tickets.state_dict().items():
+            away = (first[name].double() - t.double()).abs()
+            assert not away.numel() or float(away.mean()) <= 2e-3, (way, name)
 
 
 # Methods that differ from another one here in their data, not in what they compute where.
@@ -275,23 +295,6 @@ def test_a_backbone_on_two_devices_is_one_clear_error():
     net[1].classifier.to(DEVICE)
     with pytest.raises(tb.errors.ScopeError, match="move it to one device"):
         tb.find("rtl", net, tb.objectives.Classification(), data, partition, **SETTINGS)
-
-
-# -- over ranks --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(REAL, reason="its tolerances are of the stand-in; two ranks on a real device are untried")
-def test_ranks_compute_on_a_device_each(tmp_path):
-    script = [sys.executable, str(Path(__file__).with_name("over_ranks.py")), str(tmp_path)]
-    ranks = [subprocess.Popen([*script, str(rank)]) for rank in range(2)]
-    (alone,) = outcomes("rtl", "cpu", normalization="frozen")
-    assert [rank.wait(200) for rank in ranks] == [0, 0]
-    for way in ("ranks", "joint_ranks", "batched_ranks"):
-        states = [torch.load(tmp_path / f"{way}{rank}.pt") for rank in range(2)]
-        assert all(torch.equal(t, states[1][name]) for name, t in states[0].items())
-        for name, t in alone.tickets.state_dict().items():
-            away = (states[0][name].double() - t.double()).abs()
-            assert not away.numel() or float(away.mean()) <= 2e-3, (way, name)
 
 
 def test_a_device_without_a_number_is_that_of_the_rank(monkeypatch):
