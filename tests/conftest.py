@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, tiny networks, tiny data."""
 
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -22,6 +23,7 @@ from tombola._utils import ranks as ranks_module
 from tombola._utils.rng import generator
 from tombola.data import partition as partitions
 from tombola.data.dataset import Data
+from tombola.lab.experiments import images as images_module
 from tombola.lab.models.ghostnet import kaiming_
 from tombola.masks.prunable import scope
 from tombola.objectives import OneVsRest
@@ -156,6 +158,13 @@ def browser():
             pytest.skip(f"Chromium is not installed or does not start: {str(error).splitlines()[0]}")
         yield started
         started.close()
+
+
+@pytest.fixture
+def few_pictures(monkeypatch):
+    """Of the pictures of a split 2,000 are decoded, for time; the others are black."""
+    every = images_module._pixels
+    monkeypatch.setattr(images_module, "_pixels", lambda *of: itertools.islice(every(*of), 2_000))
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import torch
 import tombola as tb
 from tombola.analysis.plan import Pace, planned
 from tombola.cli import main as cli
+from tombola.data.dataset import SPLITS
 from tombola.lab.experiments import experiment
 from tombola.lab.jobs import Task
 from tombola.lab.launch import Order
@@ -33,7 +34,9 @@ SETTINGS = tb.Settings(
 @pytest.fixture(scope="module")
 def digits():
     of = experiment("corruptions")  # handwritten digits whose context can be told
-    data = of.load(None, False)
+    whole = of.load(None, False)
+    some = {name: whole.split(name).take(torch.arange(0, len(whole.split(name)), 7)) for name in SPLITS}
+    data = replace(whole, **some)
     return of.backbone(torch.Generator().manual_seed(0)), of.objective, data, of.partition(data)
 
 
