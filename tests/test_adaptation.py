@@ -1,6 +1,7 @@
 """Several tasks on one pretrained network: adapters, fine-tunes, merging and tickets, and what they store."""
 
 import importlib.util
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -247,7 +248,7 @@ def test_the_command_compares_writes_a_page_and_does_nothing_twice(tmp_path, cap
     assert "MB per task" in out
     page, twin = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
     assert "rtl_theta0" in page
-    assert (tmp_path / "pictures" / "page.png").stat().st_size > 10_000
+    assert (tmp_path / "pictures" / "page-sentences.png").stat().st_size > 10_000
     assert {row["method"] for row in twin} == {"frozen_head", "rtl_theta0"}
     monkeypatch.setattr(Problem, "gradient", None)
     _, out, _ = call(capsys, "adapt", "sentences", *small, "--brief", "--write", tmp_path / "page.md")
@@ -334,3 +335,19 @@ def test_a_rival_at_two_sparsities_is_two_points():
     ]
     words = [text.get_text() for axes in figure(made, "a", "b").axes for text in axes.texts]
     assert words == ["rtl 50%", "rtl 90%"] * 2
+
+
+def test_names_of_near_points_do_not_cover_each_other():
+    head = {"experiment": "a", "preset": "b", "sparsity": 0.9, "ci95": None}
+    made = [
+        {**head, "method": f"merge_{i}", "metric": metric, "mean": value}
+        for i in range(6)
+        for metric, value in {
+            "accuracy": 0.8 + i / 1e4,
+            "bytes_per_task": 1e6 + i,
+            "bytes_total": 2e6,
+        }.items()
+    ]
+    for axes in figure(made, "a", "b").axes:
+        boxes = [text.get_window_extent() for text in axes.texts]
+        assert not any(one.overlaps(other) for one, other in itertools.combinations(boxes, 2))

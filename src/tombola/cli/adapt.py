@@ -86,7 +86,8 @@ def adapt(
     show_rows(made, tables, options.json, write, PLACE, brief=options.brief)
     if write is not None:  # of all rows that the page has now
         held = json.loads(write.with_suffix(".json").read_text())
-        say_aside(f"the figure is {put_figure(figure(held, *title_of(order)), write)}")
+        drawn = figure(held, *title_of(order))
+        say_aside(f"the figure is {put_figure(drawn, write, order.experiment.name)}")
     if failed:
         raise RunError("some rivals failed, see above")
 

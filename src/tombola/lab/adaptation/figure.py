@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 from tombola.lab.report.rows import Row
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+# Offsets of a name from its point, in points, and the side of the name that is there.
+PLACES = [((7 * s, y), "left" if s > 0 else "right") for y in (0, 9, -9, 18, -18, 27, -27) for s in (1, -1)]
 SIZES = {"bytes_per_task": "MB stored per task, beside the base", "bytes_total": "MB stored in all"}
 
 
 def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
     """A point per rival with its interval, a panel per size, a line through those that nobody beats."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     mine = [row for row in made if (row["experiment"], row["preset"]) == (experiment, preset)]
     quality = mine[0]["metric"]
@@ -23,21 +27,55 @@ def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
     named = [(row["method"] + f" {row['sparsity']:.0%}" * (row["method"] in several), row) for row in mine]
     cells = {(name, row["metric"]): row for name, row in named}
     names = list(dict.fromkeys(name for name, _ in named))
-    drawn = Figure(figsize=(6.5 * len(SIZES), 4.8), layout="constrained")
-    for axes, (size, label) in zip(drawn.subplots(1, len(SIZES)), SIZES.items(), strict=True):
+    drawn = Figure(figsize=(8, 5 * len(SIZES)), layout="constrained")
+    panels = drawn.subplots(len(SIZES), 1)
+    for axes, (size, label) in zip(panels, SIZES.items(), strict=True):
         points = {name: (cells[name, size]["mean"] / 1e6, cells[name, quality]["mean"]) for name in names}
         best = pareto(points)
-        for i, (name, (x, y)) in enumerate(sorted(points.items(), key=lambda point: point[1])):
+        for name, (x, y) in points.items():
             colour = "C0" if name in best else "grey"
             axes.errorbar(x, y, cells[name, quality]["ci95"] or 0.0, fmt="o", color=colour, capsize=2)
-            place = 4, (4, -12)[i % 2]  # neighbours above and below
-            axes.annotate(name, (x, y), place, fontsize="small", textcoords="offset points", color=colour)
         axes.plot(*zip(*(points[name] for name in best), strict=True), color="C0", alpha=0.4)
         axes.set_xscale("log")
+        wide = max(x for x, _ in points.values()) > 1e3 * min(x for x, _ in points.values())
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set(xlabel=label, ylabel=quality)
         axes.margins(x=0.2)
         axes.grid(alpha=0.3)
+    drawn.draw_without_rendering()  # places of labels are known once axes have theirs
+    for axes, size in zip(panels, SIZES, strict=True):
+        points = {name: (cells[name, size]["mean"] / 1e6, cells[name, quality]["mean"]) for name in names}
+        _label(axes, points, pareto(points))
     return drawn
+
+
+def _label(axes: Axes, points: dict[str, tuple[float, float]], best: Sequence[str]) -> None:
+    """A name at each point, where it covers neither a point nor another name, if there is such a place."""
+    from matplotlib.transforms import Bbox
+
+    dots = axes.transData.transform(list(points.values()))
+    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
+    for name in sorted(points, key=lambda name: (name not in best, points[name])):
+        for place, side in PLACES:
+            text = axes.annotate(
+                name,
+                points[name],
+                place,
+                textcoords="offset points",
+                fontsize="small",
+                color="C0" if name in best else "grey",
+                ha=side,
+                va="center",
+            )
+            box = text.get_window_extent()
+            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+            if inside and not box.count_overlaps(taken):
+                break
+            if (place, side) != PLACES[-1]:
+                text.remove()
+        taken.append(box)
 
 
 def _differ(row: Row, other: Row) -> bool:

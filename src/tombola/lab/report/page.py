@@ -116,9 +116,9 @@ def write_rows(file: Path, rows: Iterable[Row]) -> None:
     write_bytes(file, f"[\n{lines}\n]\n".encode())
 
 
-def put_figure(figure: Figure, page: Path) -> Path:
-    """The figure of a page, as ``pictures/NAME.png`` beside it."""
-    path = page.parent / "pictures" / f"{page.stem}.png"
+def put_figure(figure: Figure, page: Path, of: str = "") -> Path:
+    """A figure of a page, as ``pictures/NAME.png`` beside it, or as ``pictures/NAME-OF.png``."""
+    path = page.parent / "pictures" / f"{'-'.join(filter(None, (page.stem, of)))}.png"
     path.parent.mkdir(exist_ok=True)
     figure.savefig(path, dpi=130)
     return path
