@@ -243,6 +243,28 @@ def test_what_has_no_parts_to_compare_is_refused():
 
 
 @pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"most": 0}, "most is a share"),
+        ({"most": 1.5}, "most is a share"),
+        ({"K": 2.5}, "K is a number of subsets"),
+        ({"K": 9}, "K is between 1 and the 2 groups that there are"),
+        ({"features": "x"}, "features are a function of a split"),
+    ],
+)
+def test_bad_arguments_of_discovery_are_refused(options, words):
+    data, fine = world((False, True))
+    with pytest.raises(tb.TombolaError, match=words):
+        tb.discover(network(), tb.objectives.Classification(), data, fine, **options)
+
+
+def test_a_share_without_a_number_makes_as_few_subsets_as_have_room():
+    data, fine = world((False, False, False, False))
+    found = tb.discover(network(), tb.objectives.Classification(), data, fine, most=0.3)
+    assert found.names == fine.names
+
+
+@pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["tenants_labels", "--k", "1"], "tombola run tenants_labels --method imp"),

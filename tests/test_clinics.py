@@ -83,7 +83,7 @@ def test_an_eleventh_comes_and_the_third_leaves(folder, capsys):
     assert made["accuracy"] > 0.85
     assert made["own"] == made["kept"] == int(before["clinic 1"].sum())
     assert made["bytes"] == Path("clinics.tickets").stat().st_size > made["bytes_before"]
-    assert "weights are owned by none of 3 tickets" in err
+    assert "weights are owned by no ticket" in err
     four = loaded()
     assert four.names == (*CLINICS, "clinic 11")
     assert acting(four, CLINICS) == acting(before, CLINICS)
@@ -165,6 +165,17 @@ def test_classes_have_the_numbers_by_which_the_file_knows_their_names(folder, ca
     found = grown.predict(rows, "clinic 11")
     assert {*found.answers} == {"flu", "none"}
     assert {*found.answer_B.tolist()} == {1, 2}
+
+
+def test_a_class_that_the_file_does_not_know_is_named(folder, capsys):
+    rows = table(11).drop(columns="clinic")
+    rows.loc[:30, "diagnosis"] = " flu"
+    rows.to_csv("eleventh.csv", index=False)
+    code, _, err = call(capsys, *GROW, *NET)
+    assert code
+    assert "the class ' flu', and the network has outputs for cold, flu, none" in err.replace("\n", " ")
+    rows[rows["diagnosis"] == "flu"].to_csv("eleventh.csv", index=False)
+    assert "hold the class 'flu' alone" in call(capsys, *GROW, *NET)[2].replace("\n", " ")
 
 
 @pytest.mark.parametrize(

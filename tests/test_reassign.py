@@ -74,6 +74,10 @@ def test_what_cannot_be_reassigned_is_refused():
         tb.reassign(tickets, tb.objectives.OneVsRest(), data, fine)
     with pytest.raises(tb.TombolaError, match="2 tickets need as many groups"):
         tb.reassign(tickets, tb.objectives.Classification(), data, fine.whole())
+    with pytest.raises(tb.TombolaError, match="found with Classification: got Regression"):
+        tb.reassign(tickets, tb.objectives.Regression(), data, fine)
+    with pytest.raises(tb.TombolaError, match="partition"):
+        tb.reassign(tickets, tb.objectives.Classification(), data, None)
 
 
 def test_subsets_that_merging_makes_too_large_are_shared_out_by_agreement():

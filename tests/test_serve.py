@@ -550,7 +550,7 @@ def test_a_ticket_is_grown_the_others_keep_their_hashes_and_the_content_is_a_fil
     content = ask(app, "/v1/files/sites/content", "GET", headers=BEARER).content
     (tmp_path / "grown.tickets").write_bytes(content)
     assert identities(tb.load(tmp_path / "grown.tickets", network())) == after
-    assert ask(app, "/v1/files/sites/tickets", json=grow, headers=BEARER).status_code == 422  # it is there
+    assert ask(app, "/v1/files/sites/tickets", json=grow, headers=BEARER).status_code == 409  # it is there
     grow["path"] = "os:system"
     assert ask(app, "/v1/files/sites/tickets", json=grow, headers=BEARER).status_code == 403
 

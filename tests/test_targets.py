@@ -62,6 +62,18 @@ def test_a_file_that_is_there_is_not_replaced_unless_asked_to(command, two_ticke
         assert there.read_bytes() != b"mine"
 
 
+def test_what_a_command_reads_it_never_replaces(two_tickets, capsys):
+    content = Path(two_tickets).read_bytes()
+    for given in (
+        ["export", two_tickets, "--ticket", "a", "-o", two_tickets, "--format", "pt"],
+        ["merge", two_tickets, f"a={two_tickets}", "b=b.pt", "--backbone", "no:net"],
+    ):
+        code, err = call(capsys, *given, "--force")
+        assert code
+        assert f"{two_tickets} is what is read here" in err
+        assert Path(two_tickets).read_bytes() == content
+
+
 def test_what_a_command_wrote_itself_it_writes_again(tmp_path, monkeypatch, capsys):
     from tombola.lab.report.html import is_report, render
 

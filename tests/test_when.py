@@ -98,6 +98,13 @@ def test_the_command_writes_page_rows_and_figure(tmp_path, capsys):
     mine = {row["metric"]: row["mean"] for row in kept if row["experiment"] == "tenants_labels"}
     assert mine["affinity"] < 0.5
     assert "information" in mine
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="0"):
+        main(["affinity", "tenants_labels", "--seed", "0", "--steps", "3"])
+    shown = capsys.readouterr().out
+    assert "How much the contexts agree" in shown
+    assert f"{mine['affinity']:.2f}" in shown
+    assert "What RTL gains" not in shown
     assert (tmp_path / "pictures" / "when.png").stat().st_size > 1000
     with pytest.raises(SystemExit, match="2"):
         main(["affinity"])

@@ -32,13 +32,14 @@ def check_name(name: object, what: str, error: type[TombolaError] = UsageError, 
     ...
     tombola._utils.errors.UsageError: the name of a ticket is one line of 1 to 100 characters: got 'a\\tb'
     """
+    whose = f"the name of {'an' if what[0] in 'aeiou' else 'a'} {what}"
     form = "one line of 1 to 100 characters" + ("" if slash else " without /")
     if not isinstance(name, str):
-        raise error(f"the name of a {what} is a string, {form}: got {name!r}")
+        raise error(f"{whose} is a string, {form}: got {name!r}")
     short = len(name) <= 100 and len(name.encode(errors="replace")) <= 200
     if not (short and name.isprintable() and name.strip(" .")) or ("/" in name and not slash):
         shown = repr(name) if short else f"{len(name):,} characters, {name[:20]!r}..."
-        raise error(f"the name of a {what} is {form}: got {shown}")
+        raise error(f"{whose} is {form}: got {shown}")
 
 
 def check_fields(settings: Any) -> None:

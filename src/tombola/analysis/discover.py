@@ -9,6 +9,7 @@ are not fine enough, or one of all samples, are first split (`tombola.analysis.s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -71,6 +72,10 @@ def discover(
     >>> tb.discover(net, tb.objectives.Classification(), data, fine).names
     ('0+1', '2+3')
     """
+    if not 0 < most <= 1:
+        raise UsageError(f"most is a share of the samples, above 0 and at most 1: got {most}")
+    if K is not None and (isinstance(K, bool) or not isinstance(K, int)):
+        raise UsageError(f"K is a number of subsets: got {K!r}")
     if features is not None:
         coarse = fine or by_rule(data, lambda part: {"all": torch.ones(len(part), dtype=torch.bool)})
         fine = split(backbone, objective, data, coarse, features, enough=enough, **options)
@@ -80,8 +85,11 @@ def discover(
         )
     found = affinity(backbone, objective, data, fine, **options)
     if K is not None and not 1 <= K <= len(fine):
-        raise UsageError(f"K is between 1 and the {len(fine)} groups that there are: got {K}")
+        there = "that splitting found" if features is not None else "that there are"
+        raise UsageError(f"K is between 1 and the {len(fine)} groups {there}: got {K}")
     groups = merge(found, K, enough)
+    if K is None and len(groups) * most < 1:  # as few as have room for all
+        groups = merge(found, min(math.ceil(1 / most), len(fine)))
     if most < 1:
         groups = balanced(found, groups, list(fine.sizes("train").values()), most)
     return fine.merged({"+".join(fine.names[k] for k in group): group for group in groups})

@@ -23,6 +23,7 @@ from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.objectives import Objective
 from tombola.tickets.model import TicketModel
+from tombola.training.checks import check_kinds
 
 ROWS = 500  # samples that go through a network at once
 SECONDS, GAP = 20, 1e-3  # an assignment that near to the best one is good enough
@@ -58,6 +59,10 @@ def reassign(
     >>> reassign(tickets, tb.objectives.Classification(), data, fine).sizes("train")["b"] > 400
     True
     """
+    check_kinds(tickets.backbone, objective, data, fine, 0)
+    theirs = tickets.metadata.get("objective")
+    if theirs not in (None, type(objective).__name__):
+        raise UsageError(f"the tickets were found with {theirs}: got {type(objective).__name__}")
     if objective.context_is_answer:
         raise UsageError(
             f"{type(objective).__name__} asks for the subset itself, so tickets cannot be asked about groups "

@@ -81,7 +81,12 @@ def export(
     end = "" if form == "peft" else f".{form}"
     places = {name: out / (io.file_name(name) + end) if all and not together else out for name in names}
     beside = [adapter_file(out, name) for name in names] if together else []
-    new(*(file for place in places.values() for file in files_of(place, form)), *beside, force=force)
+    new(
+        *(file for place in places.values() for file in files_of(place, form)),
+        *beside,
+        force=force,
+        read=[file],
+    )
     if together and compact:
         raise UsageError("--all makes one network of all tickets, --compact one of a single ticket")
     tickets: Any = None

@@ -105,7 +105,7 @@ def grow(
         found = data_of(data, target, inputs.known(metadata))
         changes = _changes(metadata, set)
         free, before = tickets.free, file.stat().st_size
-        say_aside(f"{free:,} of {tickets.scope.size:,} weights are owned by none of {len(tickets)} tickets")
+        say_aside(f"{free:,} of {tickets.scope.size:,} weights are owned by no ticket")
         if widen is not None:
             tickets = tickets.widen(network(file, metadata, widen))
             free = tickets.free
@@ -124,7 +124,7 @@ def grow(
         **judged(grown, name, found, task),
     }
     exact = "as before" if widen else "as before, bit for bit"  # a wider network may round otherwise
-    others = f"the {len(tickets)} other tickets answer {exact}"
+    others = f"the other tickets answer {exact}"
     along = "".join(
         f"the {part} takes {name} in, by its own data\n" for part in PARTS if getattr(grown, part) is not None
     )

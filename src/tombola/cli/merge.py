@@ -88,7 +88,7 @@ def merge(
         raise UsageError(unknown("method", method, get_args(Method)))
     given = {task: Path(path) for task, path in by_name(checkpoints, "a checkpoint", "TASK=FILE").items()}
     io.check_target(out)
-    new(out, force=force)
+    new(out, force=force, read=given.values())
     if set and not steps:
         raise UsageError("--set is of joint retraining: give --steps as well")
     base = network(out, {}, backbone)

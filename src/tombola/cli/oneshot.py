@@ -66,7 +66,7 @@ def oneshot(
     if blocks < 1 or length < 2:
         raise UsageError(f"--blocks is at least 1, --length at least 2: got {blocks} and {length}")
     given = {name: Path(path) for name, path in by_name(texts, "a text", "NAME=FILE").items()}
-    new(out, *(out / f"{file_name(name)}.tickets" for name in given), force=force)
+    new(out, *(out / f"{file_name(name)}.tickets" for name in given), force=force, read=given.values())
     with needs(EXTRA, "a network on disk"):
         from transformers import AutoConfig, AutoTokenizer
     try:

@@ -28,11 +28,17 @@ Integers = Annotated[tuple[int, ...], Several]
 Flag = Annotated[bool, Parameter(negative="")]  # without `--no-NAME`
 
 
-def new(*targets: Path, force: bool, own: Callable[[Path], bool] = lambda _: False) -> None:
+def new(
+    *targets: Path, force: bool, own: Callable[[Path], bool] = lambda _: False, read: Iterable[Path] = ()
+) -> None:
     """Raise `UsageError` where a file is there that a command would replace, unless it may (``--force``).
 
-    ``own`` says whether a file was written by the same command, so that it may be written again.
+    ``own`` says whether a file was written by the same command, so that it may be written again. What the
+    command reads is never replaced.
     """
+    for path in targets:
+        if path.exists() and any(one.exists() and path.samefile(one) for one in read):
+            raise UsageError(f"{path} is what is read here: give another name to write to")
     there = [path for path in targets if path.is_file() and not (force or own(path))]
     if there:
         raise UsageError(f"{there[0]} is there already: --force replaces it, another name leaves it")

@@ -58,7 +58,7 @@ def share(
     json: bool
         Print what was written, for machines.
     """
-    new(folder / sharing.FILE, force=force)  # a card without it is not replaced in any case
+    new(folder / sharing.FILE, force=force, read=[file])  # a card without it is not replaced in any case
     tensors, header, _ = files.opened(file)
     run = run_of(file)
     known = read_config(run).get("experiment") if run else None

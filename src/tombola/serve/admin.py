@@ -108,6 +108,8 @@ def _grown(registry: Registry, entry: Entry, ask: schema.Grow) -> TicketModel:
     if path.suffix.lower() not in {*TABLES, ".npz"}:
         raise Refused(422, f"{path.name} is no table (CSV, Parquet), and no arrays x and y (.npz)")
     tickets = entry.tickets
+    if ask.ticket in tickets.names:
+        raise Refused(409, f"there is a ticket {ask.ticket!r} already: choose another name")
     data, objective = data_of(str(path), ask.target, entry.taken), objective_of(None, tickets.metadata)
     options = {"policy": ask.policy, "sparsity": ask.sparsity, "seed": ask.seed}
     return tickets.grow(ask.ticket, data, objective, **options)

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola._utils.device import device_of
-from tombola._utils.errors import TombolaError, UsageError, unknown, warn
+from tombola._utils.errors import DataError, TombolaError, UsageError, unknown, warn
 from tombola._utils.replica import copied
 from tombola._utils.rng import drawn_from
 from tombola._utils.validation import check_name
@@ -119,6 +119,8 @@ def grow(
     assert partition is not None
     data, objective = alike(tickets, data, objective)
     check_fit(copied(tickets.backbone).eval(), data, partition, objective.read)
+    if objective.answer == "class":
+        _check_classes(tickets, name, objective, data)
     room = Room.of(tickets, policy)
     keep = room.asked(tickets, sparsity)
     f = _function(tickets, data, objective, settings, name, seed)
@@ -368,17 +370,33 @@ def _about(
 
 
 @torch.no_grad()
+def _width(tickets: TicketModel, objective: Objective, data: Data) -> int:
+    """The number of outputs that the objective reads."""
+    x = data.inputs("train", torch.arange(min(2, len(data.train))), device=device_of(tickets.backbone))
+    with evaluating():
+        return objective.read(tickets(x, ticket=tickets.names[0])).shape[1]
+
+
+def _check_classes(tickets: TicketModel, name: str, objective: Objective, data: Data) -> None:
+    """Raise an error of classes that the network has no output for; warn of a single one."""
+    named, width = data.class_names, _width(tickets, objective, data)
+    if new := named[width:]:
+        raise DataError(
+            f"the data of {name!r} hold the class {new[0]!r}, and the network has outputs for "
+            f"{', '.join(named[:width])}: correct the data, or find tickets anew on a wider output layer"
+        )
+    if len(own := data.train.y.unique().tolist()) == 1:
+        only = repr(named[own[0]]) if named else own[0]
+        warn(f"the data of {name!r} hold the class {only} alone: it will have no other answer")
+
+
 def _classes(tickets: TicketModel, name: str, objective: Objective, data: Data) -> dict[str, Any]:
     """The classes of each ticket, and their names, where they are not the same of all."""
     found: dict[str, Any] = {}
-    x = data.inputs("train", torch.arange(min(2, len(data.train))), device=device_of(tickets.backbone))
-    with evaluating():
-        every = list(range(objective.read(tickets(x, ticket=tickets.names[0])).shape[1]))
+    every = list(range(_width(tickets, objective, data)))
     own, known = data.train.y.unique().tolist(), tickets.metadata.get("classes")
     if known or own != every:
         found["classes"] = {**(known or dict.fromkeys(tickets.names, every)), name: own}
-    if len(own) == 1:
-        warn(f"the data of {name!r} hold the class {own[0]} alone: it will have no other answer")
     before, named = tickets.metadata.get("class_names", []), list(data.class_names)
     if named and before == named[: len(before)] and isinstance(before, list) and before:
         found["class_names"] = named  # numbered alike

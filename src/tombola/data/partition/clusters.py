@@ -147,6 +147,10 @@ def _kmeans(points_ND: Floats, k: int | None, seed: int) -> Integers:
 
 def feature_vectors(features: Features, data: Data) -> dict[str, Floats]:
     """Features of the samples of each split, float64 ``[S, D]``; `PartitionError` if they are none."""
+    if not (callable(features) or isinstance(features, Mapping)):
+        raise PartitionError(
+            f"features are a function of a split, or vectors by split: got {type(features).__name__}"
+        )
     vectors = {split: _vectors(features, split, data.split(split)) for split in SPLITS}
     widths = {split: found.shape[1] for split, found in vectors.items()}
     if len(set(widths.values())) > 1:

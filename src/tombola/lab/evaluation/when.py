@@ -140,9 +140,7 @@ def worlds(rows: Iterable[Row]) -> list[World]:
     """Experiments of which both sides are known."""
     by_head: dict[tuple[str, str], dict[str, Row]] = {}
     for row in rows:
-        by_head.setdefault((row["experiment"], row.get("preset", "").partition(" ")[0]), {})[
-            row["metric"]
-        ] = row
+        by_head.setdefault(_head(row), {})[row["metric"]] = row
     found = []
     for head, metrics in by_head.items():
         gained = {name: metrics[name] for name in GAINS.values() if name in metrics}
@@ -217,9 +215,8 @@ def tables(rows: Sequence[Row], against: str) -> list[Table]:
         for world in found
     ]
     title = "What RTL gains, by how much the contexts agree"
-    made = [
-        Table(title, ["experiment", "affinity", "information", *(f"over {by_name[n]}" for n in shown)], body)
-    ]
+    heads = ["experiment", "affinity", "information", *(f"over {by_name[n]}" for n in shown)]
+    made = [*_beforehand(rows, found), *([Table(title, heads, body)] if body else [])]
     made += [*_specificities(rows), *_predictors(found)]
     if sum(against in world.gains for world in found) < LEAST:
         return made
@@ -231,6 +228,29 @@ def tables(rows: Sequence[Row], against: str) -> list[Table]:
         for row in law(found, against)
     ]
     return [*made, Table(f"Does affinity tell the {against.replace('_', ' ')}?", ["", "value"], lines)]
+
+
+def _beforehand(rows: Sequence[Row], gained: Sequence[World]) -> list[Table]:
+    """A line per experiment of which no gain is known, with its half interval over seeds."""
+    known = {world.name for world in gained}
+    cells: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        if (name := heading(_head(row))) not in known and row["metric"] in ("affinity", "information"):
+            cells.setdefault(name, {})[row["metric"]] = row
+    body = [
+        [
+            name,
+            mean_and_half(of.get("affinity"), "{:.2f}".format),
+            mean_and_half(of.get("information"), "{:.3f}".format),
+        ]
+        for name, of in cells.items()
+    ]
+    title = "How much the contexts agree (affinity 1), and what being told them is worth (information, nats)"
+    return [Table(title, ["experiment", "affinity", "information"], body)] if body else []
+
+
+def _head(row: Row) -> tuple[str, str]:
+    return row["experiment"], row.get("preset", "").partition(" ")[0]
 
 
 def _specificities(rows: Sequence[Row]) -> list[Table]:
