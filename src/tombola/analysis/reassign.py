@@ -60,14 +60,14 @@ def reassign(
     True
     """
     check_kinds(tickets.backbone, objective, data, fine, 0)
-    theirs = tickets.metadata.get("objective")
-    if theirs not in (None, type(objective).__name__):
-        raise UsageError(f"the tickets were found with {theirs}: got {type(objective).__name__}")
     if objective.context_is_answer:
         raise UsageError(
             f"{type(objective).__name__} asks for the subset itself, so tickets cannot be asked about groups "
             "of others: give an objective whose answer is another, such as Classification"
         )
+    theirs = tickets.metadata.get("objective")
+    if theirs not in (None, type(objective).__name__):
+        raise UsageError(f"the tickets were found with {theirs}: got {type(objective).__name__}")
     if len(fine) < len(tickets):
         raise UsageError(f"{len(tickets)} tickets need as many groups at least: got {len(fine)}")
     if tickets.router is None:
