@@ -80,7 +80,7 @@ def test_what_is_no_mistake_is_taken():
     ("how", "words"),
     [
         ({"T": 0}, r"all 2 tickets have the same mask: .*\(T=0\), and magnitude reads no data"),
-        ({"T": 2, "search": tb.TrainConfig(lr=1e-12)}, "all 2 tickets have the same mask: in T steps"),
+        ({"T": 2, "search": tb.TrainConfig(lr=1e-12)}, "all 2 tickets have the same mask: in 2 steps"),
         ({"T": 0, "score": "snip"}, None),
         ({"T": 20, "search": tb.TrainConfig(lr=1.0)}, None),
         ({"T": 0, "sparsity": 0.0}, None),  # nothing is pruned

@@ -308,7 +308,7 @@ def _warn_of_one_mask(masks: MaskSet, T: int, blind: str) -> None:
     m = masks.masks_KN
     if len(m) < 2 or bool(m[0].all()) or not torch.equal(m, m[:1].expand_as(m)):
         return
-    why = "in T steps no weight has come to the other side of the cut: give a larger T, or learning rate"
+    why = f"in {T} steps none became important to one alone: give a larger T, or learning rate"
     if not T:
         reads = f"{blind} reads no data" if blind else "the score sees no difference in their data"
         why = f"nothing is trained before pruning (T=0), and {reads}: give T, or a score that does"

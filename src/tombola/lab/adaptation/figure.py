@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from tombola.lab.report.rows import Row
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Points = dict[str, tuple[float, float]]  # MB and quality of each rival
 # Offsets of a name from its point, in points, and the side of the name that is there.
 PLACES = [((7 * s, y), "left" if s > 0 else "right") for y in (0, 9, -9, 18, -18, 27, -27) for s in (1, -1)]
 SIZES = {"bytes_per_task": "MB stored per task, beside the base", "bytes_total": "MB stored in all"}
@@ -19,7 +20,6 @@ SIZES = {"bytes_per_task": "MB stored per task, beside the base", "bytes_total":
 def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
     """A point per rival with its interval, a panel per size, a line through those that nobody beats."""
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     mine = [row for row in made if (row["experiment"], row["preset"]) == (experiment, preset)]
     quality = mine[0]["metric"]
@@ -27,31 +27,38 @@ def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
     named = [(row["method"] + f" {row['sparsity']:.0%}" * (row["method"] in several), row) for row in mine]
     cells = {(name, row["metric"]): row for name, row in named}
     names = list(dict.fromkeys(name for name, _ in named))
+    halves = {name: cells[name, quality]["ci95"] or 0.0 for name in names}
     drawn = Figure(figsize=(8, 5 * len(SIZES)), layout="constrained")
-    panels = drawn.subplots(len(SIZES), 1)
-    for axes, (size, label) in zip(panels, SIZES.items(), strict=True):
+    panels = []
+    for axes, (size, label) in zip(drawn.subplots(len(SIZES), 1), SIZES.items(), strict=True):
         points = {name: (cells[name, size]["mean"] / 1e6, cells[name, quality]["mean"]) for name in names}
-        best = pareto(points)
-        for name, (x, y) in points.items():
-            colour = "C0" if name in best else "grey"
-            axes.errorbar(x, y, cells[name, quality]["ci95"] or 0.0, fmt="o", color=colour, capsize=2)
-        axes.plot(*zip(*(points[name] for name in best), strict=True), color="C0", alpha=0.4)
-        axes.set_xscale("log")
-        wide = max(x for x, _ in points.values()) > 1e3 * min(x for x, _ in points.values())
-        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        _scatter(axes, points, halves)
         axes.set(xlabel=label, ylabel=quality)
-        axes.margins(x=0.2)
-        axes.grid(alpha=0.3)
-    drawn.draw_without_rendering()  # places of labels are known once axes have theirs
-    for axes, size in zip(panels, SIZES, strict=True):
-        points = {name: (cells[name, size]["mean"] / 1e6, cells[name, quality]["mean"]) for name in names}
+        panels.append((axes, points))
+    drawn.draw_without_rendering()  # where names have room is known once axes have their places
+    for axes, points in panels:
         _label(axes, points, pareto(points))
     return drawn
 
 
-def _label(axes: Axes, points: dict[str, tuple[float, float]], best: Sequence[str]) -> None:
+def _scatter(axes: Axes, points: Points, halves: Mapping[str, float]) -> None:
+    """Points with their half intervals, over a logarithm of bytes in plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    best, sizes = pareto(points), [x for x, _ in points.values()]
+    for name, (x, y) in points.items():
+        axes.errorbar(x, y, halves[name], fmt="o", color="C0" if name in best else "grey", capsize=2)
+    axes.plot(*zip(*(points[name] for name in best), strict=True), color="C0", alpha=0.4)
+    axes.set_xscale("log")
+    wide = max(sizes) > 1e3 * min(sizes)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.2)
+    axes.grid(alpha=0.3)
+
+
+def _label(axes: Axes, points: Points, best: Sequence[str]) -> None:
     """A name at each point, where it covers neither a point nor another name, if there is such a place."""
     from matplotlib.transforms import Bbox
 
@@ -83,7 +90,7 @@ def _differ(row: Row, other: Row) -> bool:
     return row["method"] == other["method"] and row["sparsity"] != other["sparsity"]
 
 
-def pareto(points: dict[str, tuple[float, float]]) -> list[str]:
+def pareto(points: Points) -> list[str]:
     """Who has more quality than everyone of the same size or less, smallest first.
 
     >>> pareto({"a": (1, 0.5), "b": (2, 0.4), "c": (3, 0.9)})
