@@ -213,6 +213,8 @@ class Settings:
         include, exclude: names or globs of the scope (`tombola.masks.prunable`).
         reference: what weights are that a ticket does not keep: ``zero``, or ``theta0``, what they were in
             the given network (`tombola.masks.reference`). Then masks are of the change, and so is magnitude.
+        adapters: the rank of a change of each weight in scope that every ticket has to itself, beside the
+            weights that it shares (`tombola.masks.low_rank`); 0 for none.
         head: the layer, or weight, that computes the outputs and is not in the scope by default; found from
             what the outputs depend on where it is not named. ``none``: there is none.
     """
@@ -243,6 +245,7 @@ class Settings:
     exclude: tuple[str, ...] = ()
     head: str = ""
     reference: str = "zero"
+    adapters: int = 0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -268,7 +271,14 @@ class Settings:
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(f"{name} is {' or '.join(map(str, choices))}: got {getattr(self, name)!r}")
-        for name, least in (("T", 0), ("steps", 0), ("rewind", 0), ("statistics", 1), ("floor", 0)):
+        for name, least in (
+            ("T", 0),
+            ("steps", 0),
+            ("rewind", 0),
+            ("statistics", 1),
+            ("floor", 0),
+            ("adapters", 0),
+        ):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}: got {getattr(self, name)}")
         if self.shares == "size" and self.form == "simultaneous":

@@ -11,6 +11,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from tombola._utils.errors import ScopeError, unknown
 from tombola.masks.layout import Layout
+from tombola.masks.low_rank import adapter_names
 from tombola.masks.reference import Change, changed, references
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -150,6 +151,7 @@ def left_out(model: nn.Module, found: Layout, share: float = 0.1, head: str | No
     meant = _embeddings(model)
     last = _head(model, head)
     meant |= {id(p) for name, p in model.named_parameters() if name == last}
+    meant |= {id(model.get_parameter(name)) for name in adapter_names(model)}
     sizes = {n: p.numel() for n, p in model.named_parameters() if p.ndim > 1 and id(p) not in meant}
     missed = {name: size for name, size in sizes.items() if name not in found.names}
     if sum(missed.values()) <= share * sum(sizes.values()):

@@ -18,6 +18,7 @@ from tombola._utils import io
 from tombola._utils.errors import ScopeError, TombolaError, UsageError
 from tombola._utils.replica import copied
 from tombola._utils.torch_state import plain_name
+from tombola.masks.low_rank import LowRank
 
 ORIGINAL = "parametrizations.{}.original"
 _REST = "digests_of_rest"  # the attribute of a network that says what its other parameters were
@@ -156,7 +157,7 @@ def plain(network: nn.Module) -> nn.Module:
         if not parametrize.is_parametrized(layer):
             continue
         made = dict(layer.get_submodule("parametrizations").named_children())
-        if not all(isinstance(m, Change) for one in made.values() for m in one.children()):
+        if not all(isinstance(m, Change | LowRank) for one in made.values() for m in one.children()):
             continue
         weights = {name: getattr(layer, name).detach() for name in made}
         # By hand: torch's removal takes the property from a class that copies of the layer share.

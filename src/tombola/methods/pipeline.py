@@ -99,7 +99,8 @@ class Pipeline(Setup):
         return Params.from_tensors(found, self.f.device)
 
     def _rewind_stage(self, view: DataView) -> Stage:
-        return Stage("rewind", view=self.beginning(view), conditioned=self.conditioned)
+        own = self.variant if self.settings.adapters else ""  # weights of another network
+        return Stage("rewind", own, self.beginning(view), conditioned=self.conditioned)
 
     # -- stages: the search, Algorithm 1 ----------------------------------------------------------
 

@@ -21,8 +21,9 @@ from tombola._utils.rng import generator
 from tombola.data.dataset import SPLITS, Data
 from tombola.data.partition import Partition
 from tombola.masks.layout import Layout
+from tombola.masks.low_rank import adapter_names, with_adapters
 from tombola.masks.prunable import match, scope
-from tombola.masks.reference import changed, from_reference, references
+from tombola.masks.reference import changed, from_reference, original, references
 from tombola.methods.context import with_context_input
 from tombola.objectives import Objective
 from tombola.pruning.schedules import kept
@@ -79,10 +80,17 @@ class Setup:
         if s.reference == "theta0" and not references(module):
             self.backbone = module = from_reference(module, found.names)
             found = Layout(tuple(map(changed, found.names)), found.shapes)
+        if s.adapters:
+            drawn = generator(self.seed, "adapters")
+            self.backbone = module = with_adapters(module, map(original, found.names), s.adapters, drawn)
+            found = Layout(tuple(changed(original(name)) for name in found.names), found.shapes)
         private = norm.private_parameters(module, norm.check(s.normalization))
         trained = [name for name, _ in module.named_parameters() if name not in found.names]
         self.f: FunctionalModel = FunctionalModel(
-            module, found, private | match(trained, s.private), frozen_norms=s.normalization == "frozen"
+            module,
+            found,
+            private | match(trained, s.private) | {*adapter_names(module)},
+            frozen_norms=s.normalization == "frozen",
         )
         self.theta0: Params = self.f.theta0()
         self._related: dict[str, Self] = {}
@@ -189,6 +197,7 @@ class Setup:
         names = ("rewind", "train", "normalization", "private", "include", "exclude")
         how = {name: s.plain()[name] for name in names} | ({"head": s.head} if s.head else {})
         how |= {"reference": s.reference} if s.reference != "zero" else {}
+        how |= {"adapters": s.adapters} if s.adapters else {}
         how |= {"weights": s.weights} if s.weights != "free" else {}
         whole = [self.origin, self.seed, self.data.augment is not None, how, what]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:32]

@@ -230,6 +230,16 @@ TOOLBOX: dict[str, Method] = {
         changes={**LEARNED, "callback": "learned:0.1"},
         one_round=True,
     ),
+    **{
+        f"low_rank_{rank}": Method(
+            f"one mask for every ticket, and a change of rank {rank} of each weight of its own",
+            "single",
+            masks=same,
+            changes={"adapters": rank},
+            control=True,
+        )
+        for rank in (1, 4)
+    },
     "reinit": Method(
         "the mask of imp on other initial weights", "single", "single", start=redrawn, control=True
     ),

@@ -24,6 +24,7 @@ from tombola._utils.replica import copied
 from tombola._utils.torch_state import plain_name, unwrapped
 from tombola.masks.codec import decode, encode
 from tombola.masks.layout import Layout
+from tombola.masks.low_rank import adapter_names, with_adapters
 from tombola.masks.maskset import MaskSet
 from tombola.masks.reference import digest, from_reference, original, references, unchanged
 from tombola.tickets import schema
@@ -128,7 +129,7 @@ def unpack(
     """The parts of a `tombola.TicketModel` from a file, on a copy of a ``backbone`` like it; outputs last."""
     tensors, header, masks = opened(path)
     outputs = part(tensors, "probe.")
-    backbone = _on_reference(path, header, backbone)
+    backbone = _parametrized(path, header, backbone)
     check_architecture(path, header, backbone, bool(outputs))
     backbone = unwrapped(copied(backbone))
     _check_base(path, header, backbone)
@@ -143,14 +144,17 @@ def unpack(
     return backbone, masks, private, header["facts"], parts, outputs
 
 
-def _on_reference(path: Path | str, header: Mapping[str, Any], backbone: nn.Module) -> nn.Module:
-    """The network with the reference that the tickets of a file are changes of."""
-    if not header["facts"].get("reference") or references(backbone):
-        return backbone
+def _parametrized(path: Path | str, header: Mapping[str, Any], backbone: nn.Module) -> nn.Module:
+    """The network with the reference that the tickets of a file are changes of, and with their adapters."""
+    facts, names = header["facts"], [*map(original, header["scope"]["names"])]
     try:
-        return from_reference(unwrapped(backbone), map(original, header["scope"]["names"]))
-    except ScopeError as error:
+        if facts.get("reference") and not references(backbone):
+            backbone = from_reference(unwrapped(backbone), names)
+        if facts.get("adapters") and not adapter_names(backbone):
+            backbone = with_adapters(unwrapped(backbone), names, facts["adapters"])
+    except (ScopeError, AttributeError) as error:
         raise TicketFileError(f"{path} belongs to another architecture: {error}") from None
+    return backbone
 
 
 def _check_base(path: Path | str, header: Mapping[str, Any], backbone: nn.Module) -> None:

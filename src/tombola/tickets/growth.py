@@ -24,6 +24,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from tombola._utils.device import device_of
 from tombola._utils.errors import DataError, TombolaError, UsageError, unknown, warn
@@ -33,8 +34,9 @@ from tombola._utils.validation import check_name
 from tombola.data import prepare
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
+from tombola.masks.low_rank import rank_of
 from tombola.masks.maskset import MaskSet
-from tombola.masks.reference import references
+from tombola.masks.reference import plain, references
 from tombola.objectives import Objective
 from tombola.pruning import schedules, scores
 from tombola.settings import Settings, settings_of
@@ -56,7 +58,7 @@ Policy = Literal["free", "reuse", "all", "frozen"]
 _THERE = "the scope is that of the tickets that are there"
 _ALONE = "the ticket is trained alone, here and now"
 NOT_HERE = {
-    **dict.fromkeys(("include", "exclude", "head", "reference"), _THERE),
+    **dict.fromkeys(("include", "exclude", "head", "reference", "adapters"), _THERE),
     **dict.fromkeys(("rewind", "rewind_task", "form", "shares", "out", "parallel", "progress"), _ALONE),
     "private": "output layer, norms and biases are the ticket's own in any case",
 }
@@ -322,11 +324,15 @@ def _function(
 def _fresh(module: nn.Module, seed: int, name: str) -> nn.Module:
     """A copy whose layers have initialised themselves anew."""
     made = copied(module)
-    with drawn_from(seed, "grow", name):
+    with torch.no_grad(), drawn_from(seed, "grow", name):
         for layer in made.modules():
             reset = getattr(layer, "reset_parameters", getattr(layer, "_reset_parameters", None))
             if callable(reset):
                 reset()
+            if rank_of(layer) and is_parametrized(layer, "weight") and not references(layer):
+                bare = plain(copied(layer))  # the layer has drawn what is computed, not what it is made of
+                bare.reset_parameters()  # type: ignore[operator]
+                parameter_of(layer, "parametrizations.weight.original").copy_(parameter_of(bare, "weight"))
     return made
 
 

@@ -27,7 +27,7 @@ from tombola._utils.replica import Replica
 from tombola._utils.sharded import in_shards, writes
 from tombola._utils.torch_state import uncompiled, under_compiler
 from tombola.data.values import batch_of
-from tombola.masks import reference
+from tombola.masks import low_rank, reference
 from tombola.masks.apply import masked_weights
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
@@ -364,6 +364,7 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
         parts, outputs = fitted.states(self), probe.recorded(self)
         known = {"pretrained": made} if (made := getattr(self, "pretrained_from", None)) else {}
         known |= self.metadata | ({"reference": of} if (of := reference.digest(self.backbone)) else {})
+        known |= {"adapters": rank} if (rank := low_rank.rank_of(self.backbone)) else {}
         return files.pack(self.backbone, self.masks, private, known, parts, coding, outputs)
 
 

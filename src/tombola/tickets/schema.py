@@ -49,6 +49,7 @@ _SCOPE: dict[str, Test] = {"names": _list_of(_text), "shapes": _list_of(_list_of
 _FACTS: dict[str, Test] = {  # those that are read; each may be absent
     **dict.fromkeys(("answer", "objective", "task", "router_score", "label", "reference"), _text),
     "outputs": _list_of(_number),
+    "adapters": lambda value: type(value) is int and value > 0,
     "shape": _list_of(_number),
     "output": lambda value: value is None or _text(value) or type(value) is int,
     "classes": _classes,

@@ -17,6 +17,7 @@ from tombola._utils import io
 from tombola._utils.checkpoint import part
 from tombola._utils.errors import TombolaError, UnknownTicket, UsageError, unknown
 from tombola.masks.layout import Layout
+from tombola.masks.low_rank import folded
 from tombola.tickets import files
 
 STATES = ("safetensors", "pt")  # state dicts; the others hold the network's operations too
@@ -57,7 +58,8 @@ def state_of(path: Path | str, ticket: str) -> dict[str, Tensor]:
     names = [key.removeprefix("tensor ") for key in header["architecture"] if key.startswith("tensor ")]
     if missing := [name for name in names if name not in state]:
         raise TombolaError(f"{', '.join(missing)} shares the weights of another layer: give the network too")
-    return {name: state[name] for name in names}
+    found = {name: state[name] for name in names}
+    return folded(found) if header["facts"].get("adapters") else found
 
 
 def whole_channels(scope: Layout, mask_N: Tensor) -> float:
