@@ -30,8 +30,8 @@ def rows_of(affinities: list[float], gains: list[float]) -> list[dict]:
         for sparsity in (0.5, 0.8):
             row = {**head, "method": "rtl", "sparsity": sparsity, "reading": "", "ci95": 0.01, "seeds": 3}
             rows.append({**row, "metric": "accuracy_lead", "mean": gain + sparsity})
+            rows.append({**row, "metric": "accuracy", "mean": gain + sparsity})  # of the rival 0
             rows.append({**row, "metric": "accuracy_lead", "mean": 9.0, "ticket": "one"})
-            rows.append({**row, "metric": "psnr_lead", "mean": 9.0})
             rows.append({**row, "metric": "accuracy_lead", "mean": 9.0, "method": "twin"})
     return rows
 
@@ -49,7 +49,7 @@ def test_gains_are_those_of_rtl_over_all_tickets_at_the_nearest_sparsity():
 def test_a_perfect_law_is_found_and_none_where_there_is_none():
     affinities = list(np.linspace(0, 1, 12))
     perfect = judged(rows_of(affinities, [-0.8 + 0.6 * (a < 0.5) - a / 10 for a in affinities]))
-    correlation, right, always = (row["mean"] for row in when.law(perfect))
+    correlation, _, right, always = (row["mean"] for row in when.law(perfect))
     assert correlation == pytest.approx(-1)
     assert right > always
     rng = np.random.default_rng(0)
@@ -57,6 +57,19 @@ def test_a_perfect_law_is_found_and_none_where_there_is_none():
     assert none["low"] < 0 < none["high"]
     with pytest.raises(tb.TombolaError, match="at least 4 experiments"):
         when.law(perfect[:3])
+
+
+def test_gains_in_decibels_are_compared_by_the_share_of_the_error():
+    rows = rows_of([0.1, 0.3, 0.5, 0.7], [-0.4, -0.5, -0.6, -0.7])
+    sound = [{**row, "experiment": "sound"} for row in rows if row["experiment"] == "world0"]
+    rows += [{**row, "metric": row["metric"].replace("accuracy", "si_snri")} for row in sound]
+    *plain, last = judged(rows)
+    assert [world.removed("gain_over_imp") for world in plain] == pytest.approx([0.4, 0.3, 0.2, 0.1])
+    assert last.removed("gain_over_imp") == pytest.approx(1 - 10**-0.04)
+    both = {row["metric"]: row for row in when.law([*plain, last])}
+    assert both["rank_correlation"]["experiments"] == 5
+    assert both["rank_correlation"]["mean"] > both["rank_correlation_accuracy"]["mean"] == pytest.approx(-1)
+    assert when.tables([*rows, *when.gains(rows, 0.75)], "gain_over_imp")[0].body[0][-1].startswith("0.4")
 
 
 @pytest.mark.parametrize(("turned", "low", "high"), [((False, True), -9, 0), ((False, False), 0.7, 1.4)])

@@ -2,7 +2,8 @@
 
 Gains are of RTL over a rival, paired by seed (`tombola.lab.report.rows`); affinity and information are
 measured before any search (`tombola.analysis`). Whether the one tells the other is a rank correlation over
-experiments, and a threshold that is chosen on half of them and judged on the other half.
+experiments, and a threshold that is chosen on half of them and judged on the other half. Experiments that
+are measured in accuracy and in dB are compared by the share of the rival's error that tickets remove.
 """
 
 from __future__ import annotations
@@ -40,7 +41,6 @@ GAINS = {suffix: f"gain_over_{name}" for name, suffix in (
     ("union_size", "lead_union_same"), ("told", "lead_told"), ("network_each", "lead_each"),
 )}  # fmt: skip
 LEAST = 4  # worlds of which a correlation is taken
-NEAR = 0.05  # gains below are drawn to scale, larger ones by their logarithm
 SPLITS = 500  # random halves of the experiments
 
 
@@ -101,22 +101,45 @@ def _measured(
 
 
 def gains(rows: Iterable[Row], sparsity: float) -> list[Row]:
-    """What RTL gained over each rival, of the metric that decides, at the sparsity nearest to one."""
+    """What RTL gained over each rival, of the metric that decides, at the sparsity nearest to one.
+
+    Beside the ``mean`` of the gain a row has ``removed``, the share of the rival's error that this is, and
+    ``of``, the metric.
+    """
     leads: dict[tuple[str, str, str], list[Row]] = {}
+    values: dict[tuple[str, str, float, str], float] = {}
     for row in rows:
+        if row["method"] != SUBJECT or row.get("ticket") or row.get("reading") == "paper":
+            continue
         metric, lead, suffix = row["metric"].partition("_lead")
-        over_all = (
-            lead and row["method"] == SUBJECT and not row.get("ticket") and row.get("reading") != "paper"
-        )
-        info = metric_info(metric)
-        fair = row.get("reading") != "paper" and f"lead{suffix}" in GAINS
-        if over_all and fair and info.primary and info.format == "share":
+        if not lead:
+            values[row["experiment"], row.get("preset", ""), row["sparsity"], metric] = row["mean"]
+        elif metric_info(metric).primary and f"lead{suffix}" in GAINS:
             leads.setdefault((row["experiment"], row.get("preset", ""), f"lead{suffix}"), []).append(row)
     found = []
-    for (*_, suffix), each in leads.items():
+    for (*head, suffix), each in leads.items():
         nearest = min(each, key=lambda row: abs(row["sparsity"] - sparsity))
-        found.append({**nearest, "metric": GAINS[suffix]})
+        metric = nearest["metric"].partition("_lead")[0]
+        value = values.get((head[0], head[1], nearest["sparsity"], metric))
+        removed = error_removed(metric, value, nearest["mean"])
+        found.append({**nearest, "metric": GAINS[suffix], "of": metric, "removed": removed})
     return found
+
+
+def error_removed(metric: str, value: float | None, gain: float) -> float | None:
+    """The share of a rival's error that a gain over it removes; None where its error is not known.
+
+    The error is one less a share, and the noise or squared error behind a ratio in dB.
+
+    >>> round(error_removed("accuracy", 0.9, 0.1), 2), round(error_removed("psnr", None, 3.0), 2)
+    (0.5, 0.5)
+    """
+    form = metric_info(metric).format
+    if form == "decibel":
+        return float(1 - 10 ** (-gain / 10))
+    if form != "share" or value is None or value - gain >= 1:
+        return None
+    return gain / (1 - (value - gain))
 
 
 @dataclass(frozen=True)
@@ -128,6 +151,19 @@ class World:
     information: float | None
     gains: Mapping[str, Row]
     predictors: Mapping[str, float] = field(default_factory=dict)  # all that was measured beforehand
+
+    def removed(self, gain: str) -> float | None:
+        """The share of a rival's error that tickets remove; None where the gain over it is not known."""
+        return self.gains.get(gain, {}).get("removed")
+
+    @property
+    def lead(self) -> str:
+        """The metric of its gains, such as ``psnr_lead``."""
+        return f"{next(iter(self.gains.values()))['of']}_lead"
+
+    def in_shares(self, gain: str) -> bool:
+        """Whether a gain is a difference of shares, such as accuracies, and not of dB."""
+        return metric_info(self.gains[gain]["of"]).format == "share"
 
     @property
     def least(self) -> Row:
@@ -159,29 +195,40 @@ def _predicts(metric: str) -> bool:
 def law(found: Sequence[World], against: str = "gain_over_imp", seed: int = 0) -> list[Row]:
     """Rank correlation of affinity and gain, and how well a threshold chosen on half of the worlds does.
 
-    Rows of ``experiment: all``. ``threshold_right`` is the share of worlds of the other half of which a
+    Rows of ``experiment: all``. ``rank_correlation`` is with the share of the rival's error that tickets
+    remove; ``rank_correlation_accuracy`` with the gain itself, where that is in accuracy.
+    ``threshold_right`` is the share of worlds of the other half of which a
     threshold says rightly whether tickets are ahead; ``always_right`` that of the more frequent answer.
 
     Raises:
         RunError: fewer than `LEAST` worlds.
     """
-    known = [world for world in found if against in world.gains]
+    known = [world for world in found if world.removed(against) is not None]
     if len(known) < LEAST:
         raise RunError(
             f"a rank correlation needs at least {LEAST} experiments with both sides: got {len(known)}"
         )
-    x = np.array([world.affinity for world in known])
-    y = np.array([world.gains[against]["mean"] for world in known])
-    rng = np.random.default_rng(seed)
+    rng, plain = np.random.default_rng(seed), [world for world in known if world.in_shares(against)]
+    made = [_correlation("rank_correlation", known, [w.removed(against) for w in known], rng)]
+    if len(plain) >= LEAST:
+        gained = [world.gains[against]["mean"] for world in plain]
+        made += [_correlation("rank_correlation_accuracy", plain, gained, rng)]
+    pays = np.array([world.gains[against]["mean"] > 0 for world in known])
+    right, always = _halves(np.array([world.affinity for world in known]), pays, rng)
+    made += [{"metric": "threshold_right", "mean": right, "ci95": None}]
+    made += [{"metric": "always_right", "mean": always, "ci95": None}]
+    head = {"experiment": "all", "preset": against, "method": "affinity", "sparsity": 0.0}
+    return [{**head, **row} for row in made]
+
+
+def _correlation(metric: str, found: Sequence[World], gained: Sequence[Any], rng: np.random.Generator) -> Row:
+    """The rank correlation of affinity and what is gained, with its interval by resampling worlds."""
+    x, y = np.array([world.affinity for world in found]), np.array(gained)
     draws = rng.integers(len(x), size=(2000, len(x)))
     resampled = [spearmanr(x[i], y[i]).statistic for i in draws if len(set(i)) > 2]
-    low, high = np.nanquantile(resampled, [0.025, 0.975])
-    right, always = _halves(x, y > 0, rng)
-    values = {"rank_correlation": spearmanr(x, y).statistic, "threshold_right": right, "always_right": always}
-    head = {"experiment": "all", "preset": against, "method": "affinity", "sparsity": 0.0}
-    made = [{**head, "metric": name, "mean": float(value), "ci95": None} for name, value in values.items()]
-    made[0] |= {"low": float(low), "high": float(high), "ci95": float(high - low) / 2, "experiments": len(x)}
-    return made
+    low, high = map(float, np.nanquantile(resampled, [0.025, 0.975]))
+    about = {"low": low, "high": high, "ci95": (high - low) / 2, "experiments": len(x)}
+    return {"metric": metric, "mean": float(spearmanr(x, y).statistic), **about}
 
 
 def _halves(x: np.ndarray, pays: np.ndarray, rng: np.random.Generator) -> tuple[float, float]:
@@ -210,7 +257,7 @@ def tables(rows: Sequence[Row], against: str) -> list[Table]:
             world.name,
             f"{world.affinity:.2f}",
             "" if world.information is None else f"{world.information:.3f}",
-            *(mean_and_half(world.gains.get(name), metric_info("accuracy_lead").write) for name in shown),
+            *(mean_and_half(world.gains.get(name), metric_info(world.lead).write) for name in shown),
         ]
         for world in found
     ]
@@ -271,13 +318,13 @@ def _predictors(found: Sequence[World]) -> list[Table]:
     """A line per predictor: its rank correlation with every gain, over worlds where all are known."""
     names = list(dict.fromkeys(name for world in found for name in world.predictors))
     known = [world for world in found if set(world.predictors) == set(names)]
-    rivals = [name for name in GAINS.values() if all(name in world.gains for world in known)]
+    rivals = [name for name in GAINS.values() if all(w.removed(name) is not None for w in known)]
     if len(names) < 3 or len(known) < LEAST:  # affinity and information are measured anyway
         return []
     body = []
     for name in names:
         x = [world.predictors[name] for world in known]
-        each = [spearmanr(x, [world.gains[rival]["mean"] for world in known]).statistic for rival in rivals]
+        each = [spearmanr(x, [world.removed(rival) for world in known]).statistic for rival in rivals]
         body.append([name.replace("_", " "), *(f"{value:.2f}" for value in each)])
     title = f"Which predictor orders the gains best? Rank correlations over {len(known)} experiments"
     heads = [f"over {name.removeprefix('gain_over_').replace('_', ' ')}" for name in rivals]
@@ -287,28 +334,26 @@ def _predictors(found: Sequence[World]) -> list[Table]:
 def figure(
     found: Sequence[World], against: Sequence[str] = ("gain_over_imp", "gain_over_same_mask")
 ) -> Figure:
-    """Gain over affinity, a point per experiment with its interval, a panel per rival."""
+    """The share of a rival's error that tickets remove, over affinity: a point per experiment (those in dB in
+    another colour), a panel per rival."""
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(6.5 * len(against), 4.8), layout="constrained")
     for axes, name in zip(made.subplots(1, len(against), squeeze=False)[0], against, strict=True):
-        known = [world for world in found if name in world.gains]
+        known = [world for world in found if world.removed(name) is not None]
         for up, world in enumerate(sorted(known, key=lambda world: world.affinity)):
-            row, right = world.gains[name], world.affinity > 0.8 * max(each.affinity for each in known)
-            axes.errorbar(world.affinity, row["mean"], row["ci95"] or 0.0, fmt="o", color="C0", capsize=2)
+            removed, right = world.removed(name), world.affinity > 0.8 * max(w.affinity for w in known)
+            axes.plot(world.affinity, removed, "o", color="C0" if world.in_shares(name) else "C1")
             axes.annotate(
                 world.name.partition(",")[0],
-                (world.affinity, row["mean"]),
+                (world.affinity, removed),
                 (-4 if right else 4, 6 if up % 2 else -12),  # neighbours above and below
                 ha="right" if right else "left",
                 fontsize="small",
                 textcoords="offset points",
             )
-        axes.set_yscale("symlog", linthresh=NEAR)
-        axes.yaxis.set_major_formatter("{x:g}")
         axes.axhline(0, color="grey", linewidth=0.8)
-        axes.set(
-            xlabel="affinity of the contexts", ylabel=name.replace("_", " ").replace("gain", "gain of RTL")
-        )
+        rival = name.removeprefix("gain_over_").replace("_", " ")
+        axes.set(xlabel="affinity of the contexts", ylabel=f"share of the error of {rival} that RTL removes")
         axes.grid(alpha=0.3)
     return made
