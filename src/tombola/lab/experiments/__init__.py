@@ -15,7 +15,7 @@ from tombola.lab.experiments.digits import DIGITS
 from tombola.lab.experiments.experiment import Experiment, Finished, Preset
 from tombola.lab.experiments.inr import INR, INR_SIREN
 from tombola.lab.experiments.pacs import PACS, PACS64
-from tombola.lab.experiments.pacs_pretrained import PACS_PRETRAINED, PACS_QUESTIONS
+from tombola.lab.experiments.pacs_pretrained import PACS_PRETRAINED, PACS_PRETRAINED_128, PACS_QUESTIONS
 from tombola.lab.experiments.permuted_mnist import PERMUTED_MNIST
 from tombola.lab.experiments.pretrained import Options, experiment_of
 from tombola.lab.experiments.sentences import SENTENCES, SENTENCES_2, SENTENCES_8, SENTENCES_16
@@ -39,6 +39,7 @@ _PRETRAINED = (
     SENTENCES_8,
     SENTENCES_16,
     PACS_PRETRAINED,
+    PACS_PRETRAINED_128,
     PACS_QUESTIONS,
     TEXT_DOMAINS,
 )
