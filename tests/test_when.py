@@ -59,6 +59,15 @@ def test_a_perfect_law_is_found_and_none_where_there_is_none():
         when.law(perfect[:3])
 
 
+def test_an_affinity_that_seeds_do_not_agree_about_is_in_no_law():
+    rows = rows_of([0.1, 0.3, 0.5, 0.7, 0.9], [-0.4, -0.5, -0.6, -0.7, 0.1])
+    sure = when.law(judged([{**row, "ci95": 0.2} for row in rows]))[0]
+    assert (sure["mean"], sure["experiments"]) == (pytest.approx(0), 5)
+    last = [{**row, "ci95": 4.5} if row["experiment"] == "world4" else row for row in rows]
+    found = when.law(judged(last))[0]
+    assert (found["mean"], found["experiments"]) == (pytest.approx(-1), 4)
+
+
 def test_gains_in_decibels_are_compared_by_the_share_of_the_error():
     rows = rows_of([0.1, 0.3, 0.5, 0.7], [-0.4, -0.5, -0.6, -0.7])
     sound = [{**row, "experiment": "sound"} for row in rows if row["experiment"] == "world0"]

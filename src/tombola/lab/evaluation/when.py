@@ -41,6 +41,7 @@ GAINS = {suffix: f"gain_over_{name}" for name, suffix in (
     ("union_size", "lead_union_same"), ("told", "lead_told"), ("network_each", "lead_each"),
 )}  # fmt: skip
 LEAST = 4  # worlds of which a correlation is taken
+SURE = 1.0  # a wider half interval over seeds than from contexts that agree to unrelated ones says nothing
 SPLITS = 500  # random halves of the experiments
 
 
@@ -150,11 +151,12 @@ class World:
     affinity: float
     information: float | None
     gains: Mapping[str, Row]
+    half: float | None = None  # interval of the affinity over seeds
     predictors: Mapping[str, float] = field(default_factory=dict)  # all that was measured beforehand
 
     def removed(self, gain: str) -> float | None:
-        """The share of a rival's error that tickets remove; None where the gain over it is not known."""
-        return self.gains.get(gain, {}).get("removed")
+        """The share of a rival's error that tickets remove; None where that or the affinity is not known."""
+        return self.gains.get(gain, {}).get("removed") if (self.half or 0.0) <= SURE else None
 
     @property
     def lead(self) -> str:
@@ -184,7 +186,10 @@ def worlds(rows: Iterable[Row]) -> list[World]:
             told = metrics.get("information")
             information = None if told is None else float(told["mean"])
             known = {name: float(row["mean"]) for name, row in metrics.items() if _predicts(name)}
-            found.append(World(heading(head), metrics["affinity"]["mean"], information, gained, known))
+            agree = metrics["affinity"]
+            found.append(
+                World(heading(head), agree["mean"], information, gained, agree.get("ci95"), predictors=known)
+            )
     return found
 
 
@@ -255,7 +260,7 @@ def tables(rows: Sequence[Row], against: str) -> list[Table]:
     body = [
         [
             world.name,
-            f"{world.affinity:.2f}",
+            mean_and_half({"mean": world.affinity, "ci95": world.half}, "{:.2f}".format),
             "" if world.information is None else f"{world.information:.3f}",
             *(mean_and_half(world.gains.get(name), metric_info(world.lead).write) for name in shown),
         ]
