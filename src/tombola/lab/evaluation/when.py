@@ -39,7 +39,9 @@ SUBJECT, SPECIFIC, OVERLAP = "rtl", "specificity_of_", "overlap_of_"
 GAINS = {suffix: f"gain_over_{name}" for name, suffix in (
     ("imp", "lead"), ("same_mask", "lead_same"), ("union_size_imp", "lead_union"),
     ("union_size", "lead_union_same"), ("told", "lead_told"), ("network_each", "lead_each"),
+    ("adapters", "lead_adapters"),
 )}  # fmt: skip
+EACH = ("gain_over_network_each", "gain_over_adapters")  # rivals that store weights for each context
 LEAST = 4  # worlds of which a correlation is taken
 SURE = 1.0  # a wider half interval over seeds than from contexts that agree to unrelated ones says nothing
 SPLITS = 500  # random halves of the experiments
@@ -170,7 +172,7 @@ class World:
     @property
     def least(self) -> Row:
         """The gain over the best of all rivals that store one mask, or are told."""
-        rivals = [row for name, row in self.gains.items() if name != "gain_over_network_each"]
+        rivals = [row for name, row in self.gains.items() if name not in EACH]
         return min(rivals, key=lambda row: row["mean"])
 
 

@@ -28,6 +28,7 @@ REFERENCES = {
     "union_size_same_mask": "lead_union_same",
     "imp_context": "lead_told",
     "imp_per_subset": "lead_each",
+    "low_rank_4": "lead_adapters",
 }
 
 

@@ -236,7 +236,7 @@ def _layout(known: Sequence[MetricInfo]) -> list[tuple[str, str | None, list[Col
 def _leads(info: MetricInfo) -> list[Column]:
     """By how much a metric is ahead of each single mask."""
     heads = [f"{info.column}: of imp", "of union size", "of same mask", "of same mask, union size"]
-    heads += ["of told", "of a network each"]
+    heads += ["of told", "of a network each", "of adapters"]
     named = zip(REFERENCES.values(), heads, strict=True)
     return [
         Column(f"{info.name}_{suffix}", head, info.write_difference, info.write) for suffix, head in named
