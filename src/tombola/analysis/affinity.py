@@ -157,6 +157,16 @@ class Affinity:
         low, high = quantiles(_mean(self.resampled()), level).tolist()
         return low, high
 
+    def bound(self, level: float = 0.95, groups: Sequence[Sequence[int]] = ()) -> Tensor:
+        """Affinities from which on resampling cannot tell a pair from twins, whose affinity is 1, ``[K, K]``.
+
+        A pair agrees up to noise where the upper end of its interval reaches 1.
+        """
+        high = [
+            row.double().nanquantile((1 + level) / 2, 0) for row in self.resampled(groups=groups).unbind(1)
+        ]
+        return 1 - (torch.stack(high) - self.matrix(groups=groups))
+
     def _gram(self, layers: Sequence[str] | None = None, points: Sequence[int] | None = None) -> Tensor:
         at = _places("point", points, self.points), _places("layer", layers, self.layers)
         return self.gram_PLRR[at[0]][:, at[1]].sum((0, 1))
