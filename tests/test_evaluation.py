@@ -457,7 +457,7 @@ def test_sounds_become_spectrograms_however_short(tmp_path):
         ("a.png", b"1", "CSV of numbers"),
         ("empty.csv", b"\n", "no rows of numbers"),
         ("short.csv", b"1,2\n3\n", r"row 2 of numbers, has 1 values: 2 numbers"),
-        ("nan.csv", b"1,2\n3,nan\n", "no finite number"),
+        ("nan.csv", b"1,2\n3,nan\n", "row 2 of numbers, has 'nan' in column 2, no finite number"),
         ("binary.csv", b"\xff\xfe\x00", "no table"),
     ],
 )
@@ -483,7 +483,7 @@ def test_arrays_are_samples_as_they_were_in_training(tmp_path):
         (values[:, :1], r"holds float64 \[2, 1, 3\]: numbers \[B, 2, 3\] is needed"),
         (np.array([[["a"] * 3] * 2]), r"<U1"),
         (np.full((1, 2, 3), 7, np.uint8), "holds uint8: these tickets were trained on numbers"),
-        (values * np.nan, "not finite"),
+        (values * np.nan, r"NaN or infinite values in 2 of 2 samples \(the first is number 1, at \[0, 0\]"),
         (values[:0], "no samples"),
     ):
         np.save(file, bad)

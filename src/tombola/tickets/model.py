@@ -193,10 +193,15 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
         """Answers with probability, confidence and a reason, calibrated if a calibration is there.
 
         Arguments as in `forward`, in evaluation mode and without gradients.
+
+        Raises:
+            TombolaError: as `forward`, and where x holds NaN or infinite values.
         """
         from tombola.tickets.prediction import predict
 
-        return predict(self, self._checked(x), ticket, context)
+        x = self._checked(x)
+        inputs.check_finite(x, self.metadata)
+        return predict(self, x, ticket, context)
 
     def follow(self, x: Batch, routed: Routed) -> Any:
         """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
