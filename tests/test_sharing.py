@@ -100,7 +100,7 @@ def test_a_file_that_does_not_say_its_network_asks_for_it(tickets, tmp_path):
     with pytest.raises(TicketFileError, match=f"holds no {FILE}"):
         tb.TicketModel.from_pretrained(tmp_path / "empty", small())
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is a file: give a folder"):
+    with pytest.raises(TicketFileError, match="is a file: give a folder"):
         tickets.save_pretrained(tmp_path / "file")
 
 

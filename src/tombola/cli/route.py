@@ -8,13 +8,14 @@ from typing import Any
 
 import yaml
 
-from tombola._utils.errors import UsageError, unknown
+from tombola._utils.errors import RouterError, UsageError, unknown
 from tombola.cli.fitted_options import FittedOptions
 from tombola.cli.options import Words
 from tombola.cli.terminal import busy, say_aside
 from tombola.lab.evaluation.router_evaluator import SINGLE, defaults, measure
 from tombola.lab.evaluation.tables import Values, routing_tables
 from tombola.tickets.routing import ROUTERS
+from tombola.tickets.routing import router as router_of
 
 
 def route(
@@ -67,11 +68,20 @@ def fitted_options(names: Sequence[str], changes: Sequence[str]) -> dict[str, di
     for name in names:
         if name not in ROUTERS or not ROUTERS[name].needs_fit:
             raise UsageError(unknown("router to fit", name, [n for n, r in ROUTERS.items() if r.needs_fit]))
-    return {name: dict(_option(change) for change in changes) for name in names}
+    options = dict(_option(change) for change in changes)
+    try:
+        for name in names:
+            router_of(name, **options)
+    except RouterError as error:
+        raise UsageError(str(error)) from None
+    return dict.fromkeys(names, options)
 
 
 def _option(change: str) -> tuple[str, Any]:
     name, sign, value = change.partition("=")
     if not sign or not name:
         raise UsageError(f"--set takes NAME=VALUE, such as mix=2: got {change!r}")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"--set {change}: the value cannot be read") from None

@@ -22,7 +22,7 @@ from torch.func import functional_call
 from tombola._utils import batch, io, misfit
 from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
-from tombola._utils.errors import MaskError, TicketFileError, TombolaError
+from tombola._utils.errors import MaskError, TicketFileError, TombolaError, UsageError
 from tombola._utils.replica import Replica
 from tombola._utils.sharded import in_shards, writes
 from tombola._utils.torch_state import uncompiled, under_compiler
@@ -221,7 +221,7 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
     def route(self, x: Batch, context: Any = None) -> Routed:
         """The ticket that is to answer each sample, and how sure that is; an error without a router."""
         if self.router is None:
-            raise TombolaError(
+            raise UsageError(
                 f"which ticket? Pass ticket=NAME (--ticket NAME; one of {', '.join(self.names)}) or one name "
                 "per sample; these tickets have no router that could choose "
                 "(tickets.router = tb.routing.PrototypeRouter().fit(tickets, data, partition); of a run: "

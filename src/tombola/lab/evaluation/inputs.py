@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tombola._utils import batch
 from tombola._utils.batch import Batch
-from tombola._utils.errors import DataError, UsageError, readable, unknown
+from tombola._utils.errors import DataError, TicketFileError, UsageError, readable, unknown
 from tombola.data.images import SUFFIXES, pixels_of, read_picture
 from tombola.data.table import TABLES, frame, read_inputs, read_text
 from tombola.data.values import FILL, check_batch, check_finite
@@ -47,7 +47,7 @@ def taken_by(
     """
     taken = Inputs(as_taken(metadata)) if prepared else known(metadata)
     if taken.kind != "sound" and taken.stored is None:
-        raise UsageError(
+        raise TicketFileError(
             f"{file} does not say what its inputs look like: save the tickets with tickets.save(FILE, like=x)"
         )
     if not prepared and "data" in metadata and "input" not in metadata:
@@ -215,7 +215,7 @@ def column_of(path: Path, name: str) -> list[str]:
     """A column of a table file, as text."""
     table = frame(path) if path.suffix.lower() in TABLES else {}
     if name not in table:
-        raise DataError(f"{path}: {unknown('column', name, map(str, table))}")
+        raise UsageError(f"{path}: {unknown('column', name, map(str, table))}")
     return [str(value) for value in table[name]]
 
 
