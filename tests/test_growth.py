@@ -127,6 +127,18 @@ def test_one_seed_gives_one_ticket_and_another_another(two):
     assert acting(first, first.names) == acting(second, second.names) != acting(other, other.names)
 
 
+def test_a_name_is_part_of_the_seed_so_that_two_tickets_share_no_draws(two, tmp_path):
+    two.save(tmp_path / "two.tickets")
+    file = tb.load(tmp_path / "two.tickets", two.backbone)
+    west, again, east = (
+        file.grow(name, new_data(), TASK, policy="free") for name in ("west", "west", "east")
+    )
+    assert torch.equal(west["west"], again["west"])
+    assert not torch.equal(west["west"], east["east"])
+    both = west.masks["west"] & east.masks["east"]  # weights that nobody had: drawn for either of them
+    assert not bool((weights(west)[both] == weights(east)[both]).any())
+
+
 def test_many_tickets_grow_one_after_another_until_nothing_is_free(two):
     tickets, keep = two, kept(two.scope.size, 0.9)
     for k in range(two.free // keep):

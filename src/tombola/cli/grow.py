@@ -74,7 +74,8 @@ def grow(
         MODULE:NAME of the network, or of a function that makes it; by default that of the experiment that the
         ticket file or its run names.
     seed: int
-        Of new weights and of the order of the data.
+        Of new weights and of the order of the data, together with the name: tickets of other names share no
+        draws.
     set: tuple[str, ...]
         Settings that differ from those of the others, such as train.lr=0.01.
     save: Path

@@ -90,7 +90,8 @@ def grow(
         widen: a wider network of the same layers to go on with (`tombola.tickets.widening`).
         settings: everything else; by default those of the others, but for the search: the mask is learned
             (`tombola.training.callbacks.learned`) in as many steps. ``changes`` are single fields.
-        seed: of new weights and of the order of the data.
+        seed: of new weights and of the order of the data, together with the name: the same seed and name give
+            the same ticket, and two tickets of one file share no draws though they have one seed.
 
     Raises:
         UsageError: the name is taken, an argument of the wrong kind, or an objective that does not go along.
