@@ -16,6 +16,7 @@ from torch import nn
 import tombola as tb
 from tombola._utils import io
 from tombola.cli import main as cli
+from tombola.tickets.card import About, card_of
 from tombola.tickets.membership import acting
 
 CLINICS = [f"clinic {k}" for k in range(1, 4)]
@@ -87,6 +88,11 @@ def test_an_eleventh_comes_and_the_third_leaves(folder, capsys):
     four = loaded()
     assert four.names == (*CLINICS, "clinic 11")
     assert acting(four, CLINICS) == acting(before, CLINICS)
+    noted = (
+        "tombola grow clinics.tickets --name 'clinic 11' --data eleventh.csv --target diagnosis --policy free"
+    )
+    assert four.metadata["grown"]["clinic 11"]["command"] == f"{noted} --backbone nets:network"
+    assert f"{noted} --backbone nets:network\n```" in card_of("clinics.tickets", About())
     answers = four.predict(
         four.prepare(torch.from_numpy(table(11)[COLUMNS].to_numpy(np.float32))), "clinic 11"
     )

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Words, new, use_threads
+from tombola.cli.options import Flag, Words, new, use_threads, written
 from tombola.cli.terminal import say, say_aside
 from tombola.lab.evaluation.new_data import data_of, judged
 from tombola.lab.evaluation.objective import objective_of
@@ -111,6 +111,11 @@ def grow(
             tickets = tickets.widen(network(file, metadata, widen))
             free = tickets.free
         grown = tickets.grow(name, found, task, policy=policy, sparsity=sparsity, seed=seed, **changes)
+        again = written(
+            "grow", file.name, name=name, data=data, target=target, policy=policy, sparsity=sparsity,
+            widen=widen, objective=objective, backbone=backbone, seed=seed, set=set,
+        )  # fmt: skip
+        grown.metadata["grown"][name]["command"] = again
         size = grown.save(save or file)
     made = {
         "file": str(save or file),
