@@ -224,8 +224,8 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
             raise UsageError(
                 f"which ticket? Pass ticket=NAME (--ticket NAME; one of {', '.join(self.names)}) or one name "
                 "per sample; these tickets have no router that could choose "
-                "(tickets.router = tb.routing.PrototypeRouter().fit(tickets, data, partition); of a run: "
-                "tombola route RUN --save FOLDER)"
+                "(tickets.router = tb.routing.PrototypeRouter().fit(tickets, data, partition); or "
+                "tombola route FILE --data DATA --ticket-column NAME)"
             )
         x = self._checked(x)
         with self._taking(x):
