@@ -53,7 +53,7 @@ WRONG = [  # as they are written
     "affinity",
     "affinity digits --seed 0 0",
     "advise digits --minutes 0",
-    "continual tenants --rival gorw",
+    "continual tenants --rival groww",
     "adapt digits --rival lora",
     "compare",
     "calibrate . --scaling plat",

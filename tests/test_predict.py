@@ -91,6 +91,17 @@ def test_a_table_in_its_units_is_answered_with_names_of_classes(houses, capsys, 
     assert {row["answer"] for row in found} <= {"a", "b", "c"}
 
 
+def test_in_python_nothing_is_prepared_unasked(houses):
+    table, tickets = houses
+    stored = torch.from_numpy(table[["area", "rooms"]].to_numpy(np.float32))
+    x = tickets.prepare(stored)
+    assert not torch.allclose(x, stored)
+    with torch.no_grad():
+        for given in (x, stored):
+            assert torch.equal(tickets.predict(given, "Oslo").outputs, tickets(given, ticket="Oslo"))
+    assert "tickets.predict(tickets.prepare(x))" in tb.TicketModel.predict.__doc__
+
+
 def test_an_exported_ticket_says_how_inputs_are_prepared_and_classes_are_called(houses, capsys):
     command = ["export", "houses.tickets", "--ticket", "Oslo", "--out", "oslo.safetensors"]
     with pytest.raises(SystemExit):

@@ -192,7 +192,9 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
     ) -> Prediction:
         """Answers with probability, confidence and a reason, calibrated if a calibration is there.
 
-        Arguments as in `forward`, in evaluation mode and without gradients.
+        Arguments as in `forward`, in evaluation mode and without gradients. So x is what the network takes,
+        already prepared, also where the file holds the steps of ``Data.prepare``: then it is
+        ``tickets.predict(tickets.prepare(x))``. `tombola predict` and `tombola serve` prepare by themselves.
 
         Raises:
             TombolaError: as `forward`, and where x holds NaN or infinite values.
