@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,8 +13,8 @@ from torch import nn
 
 import tombola as tb
 from tombola.analysis import affinity as module
-from tombola.analysis.affinity import Affinity
-from tombola.analysis.discover import merge
+from tombola.analysis.affinity import Affinity, quantiles
+from tombola.analysis.discover import discovery, merge
 from tombola.analysis.split import alike, propose
 from tombola.cli.main import main
 from tombola.settings import TrainConfig
@@ -164,6 +166,37 @@ def test_contexts_that_agree_become_one_subset_unless_more_are_asked_for():
         tb.discover(network(), tb.objectives.Classification(), data, fine, K=5, **options)
 
 
+def test_a_discovery_says_how_near_its_groups_are_to_being_others():
+    data, fine = world((False, True, False, True), samples=1600)
+    found = discovery(network(), tb.objectives.Classification(), data, fine, search=CONFIG)
+    assert found.partition.names == ("0+2", "1+3")
+    matrix, union = found.affinity.matrix(), found.affinity.matrix(groups=found.groups)
+    for j, (a, b) in enumerate(found.groups):
+        inside, beside = found.within(j), found.nearest(j)
+        assert inside.names == (fine.names[a], fine.names[b])
+        assert inside.affinity == pytest.approx(float(matrix[a, b]))
+        assert (beside.names[1], beside.affinity) == (
+            found.partition.names[1 - j],
+            pytest.approx(float(union[0, 1])),
+        )
+        assert inside.affinity > inside.bound  # so they were merged,
+        assert beside.affinity < beside.bound <= 0.5  # and these were not
+    one = discovery(network(), tb.objectives.Classification(), data, fine, K=1, search=CONFIG)
+    assert one.nearest(0) is None
+    assert one.within(0).affinity == pytest.approx(float(matrix.min()))
+    each = discovery(network(), tb.objectives.Classification(), data, fine, K=4, search=CONFIG)
+    assert each.within(0) is None
+    assert each.nearest(0).affinity == pytest.approx(float(matrix[0, 1:].max()))
+
+
+def test_the_bound_is_where_the_interval_of_a_pair_ends_at_one():
+    found = planted(3, torch.eye(3)[:, :2] + 0.5, 8, 0.5, 0)
+    bound, matrix = found.bound(), found.matrix()
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        high = quantiles(found.resampled()[:, a, b], 0.95)[1]
+        assert float(matrix[a, b] - bound[a, b]) == pytest.approx(float(high) - 1)
+
+
 def test_neighbours_do_not_chain():
     """Directions that turn by 40 degrees each: neighbours agree, the ends do not."""
     angles = torch.arange(6) * torch.pi * 40 / 180
@@ -276,3 +309,22 @@ def test_the_command_says_what_to_do_with_what_it_found(arguments, words, capsys
     with pytest.raises(SystemExit, match="0"):
         main(["discover", *arguments])
     assert words in capsys.readouterr().out
+
+
+def test_the_command_prints_affinities_beside_the_bound(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["discover", "tenants_labels", "--k", "2"])
+    said = capsys.readouterr().out
+    assert "least affinity within" in said
+    assert "greatest to another" in said
+    assert "Groups are merged from the bound on: 0.5" in said
+    assert "K=2 was asked for" in said
+    with pytest.raises(SystemExit, match="0"):
+        main(["discover", "tenants_labels", "--k", "2", "--json"])
+    one, other = json.loads(capsys.readouterr().out)
+    assert one["greatest_to_other"] == pytest.approx(other["greatest_to_other"])
+    assert one["greatest_to_other_pair"] == [one["subset"], other["subset"]]
+    larger = max(one, other, key=lambda row: row["samples"])
+    assert {*larger["least_within_pair"]} <= {*larger["subset"].split("+")}
+    assert -1 <= larger["least_within"] <= 1
+    assert larger["least_within_bound"] <= 0.5

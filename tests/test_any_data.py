@@ -131,7 +131,7 @@ def test_nan_in_a_sample_is_named_when_it_is_read(workers):
     rows = Rows(1000)
     rows.x[5, 0] = torch.nan
     data = tb.Data.from_dataset(rows, workers=workers, split=THIRDS)
-    with pytest.raises(DataError, match=r"^x holds NaN .*\(the first is number 5\)"):
+    with pytest.raises(DataError, match=r"^x holds NaN .*\(the first is number 5, at \[0\]\)"):
         list(data.batches("train", torch.arange(len(data.train)).split(10)))
 
 

@@ -277,7 +277,7 @@ def test_compare_says_that_nothing_is_finished_yet(runs, tmp_path, capsys):
 def test_compare_refuses_a_page_without_marks(runs, tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("mine")
-    assert "no place for tables" in bad(capsys, 2, "compare", runs, "--write", page)
+    assert "no place for tables" in bad(capsys, 1, "compare", runs, "--write", page)
     assert page.read_text() == "mine"
 
 

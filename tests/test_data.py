@@ -71,7 +71,7 @@ def test_nan_and_infinite_values_name_the_tensor_and_the_first_sample(name, bad)
     values = {"x": torch.rand(20, 3), "y": torch.rand(20)}
     values[name].view(20, -1)[7, -1] = bad
     values[name].view(20, -1)[9, 0] = bad
-    with pytest.raises(DataError, match=rf"^{name} holds NaN or infinite.* 2 samples .*number 7"):
+    with pytest.raises(DataError, match=rf"^{name} holds NaN or infinite.* 2 of 20 samples .*number 7"):
         Split(values["x"], values["y"])
 
 

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from tombola._utils.errors import CalibrationError, DataError, RunError, UsageError
+from tombola._utils.errors import CalibrationError, DataError, RunError
 from tombola._utils.rng import generator
 from tombola.cli.main import main
 from tombola.data.dataset import Data
@@ -227,15 +227,26 @@ def test_pages_are_written_twice_alike_and_keep_words_and_other_rows(run, capsys
         (["--router", "gate", "--set", "mix"], "NAME=VALUE"),
         (["--sparsity", "0.4"], "no sparsity of rtl"),
         (["--method", "imp"], "imp has a single network"),
-        (["--method", "twin"], "holds no tickets/twin-"),
+        (["--method", "rtll"], "there is no method 'rtll'; did you mean 'rtl'"),
+        (["--router", "gate", "--set", "mix=3"], "mix is 1"),
+        (["--router", "gate", "--set", "mix=["], "the value cannot be read"),
+        (["--router", "gate", "--set", "depht=1"], "has no such option"),
         (["--write", "page.html"], "Markdown"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, words, run, capsys):
     with pytest.raises(SystemExit) as left:
         main(["route", str(run), *arguments])
-    assert left.value.code in (1, 2)
+    assert left.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_what_a_run_does_not_have_is_no_bad_argument(run, capsys):
+    for arguments, words in ((["--method", "twin"], "holds no tickets/twin-"), (["--data", "x"], "")):
+        with pytest.raises(SystemExit) as left:
+            main(["route", str(run), *arguments])
+        assert left.value.code == (1 if words else 2)
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -457,7 +468,7 @@ def test_sounds_become_spectrograms_however_short(tmp_path):
         ("a.png", b"1", "CSV of numbers"),
         ("empty.csv", b"\n", "no rows of numbers"),
         ("short.csv", b"1,2\n3\n", r"row 2 of numbers, has 1 values: 2 numbers"),
-        ("nan.csv", b"1,2\n3,nan\n", "no finite number"),
+        ("nan.csv", b"1,2\n3,nan\n", "row 2 of numbers, has 'nan' in column 2, no finite number"),
         ("binary.csv", b"\xff\xfe\x00", "no table"),
     ],
 )
@@ -483,7 +494,7 @@ def test_arrays_are_samples_as_they_were_in_training(tmp_path):
         (values[:, :1], r"holds float64 \[2, 1, 3\]: numbers \[B, 2, 3\] is needed"),
         (np.array([[["a"] * 3] * 2]), r"<U1"),
         (np.full((1, 2, 3), 7, np.uint8), "holds uint8: these tickets were trained on numbers"),
-        (values * np.nan, "not finite"),
+        (values * np.nan, r"NaN or infinite values in 2 of 2 samples \(the first is number 1, at \[0, 0\]"),
         (values[:0], "no samples"),
     ):
         np.save(file, bad)
@@ -509,7 +520,7 @@ def test_rows_are_means_with_intervals_over_seeds():
 @pytest.mark.parametrize("text", ["# no marks\n", "<!-- tables: made by `tombola route` -->\n"])
 def test_a_page_without_a_place_for_tables_is_refused(text, tmp_path):
     (tmp_path / "page.md").write_text(text)
-    with pytest.raises(UsageError, match="no place for tables"):
+    with pytest.raises(DataError, match="no place for tables"):
         put_tables(tmp_path / "page.md", made_by("route"), [], [Table("t", ["a"], [["1"]])])
 
 
@@ -517,12 +528,12 @@ def test_a_page_without_a_place_for_tables_is_refused(text, tmp_path):
 def test_a_damaged_twin_is_refused(tmp_path, content):
     (tmp_path / "page.json").write_text(content)
     row = {"experiment": "e", "preset": "p", "sparsity": 0.5}
-    with pytest.raises(UsageError, match="is damaged"):
+    with pytest.raises(DataError, match="is damaged"):
         put_tables(tmp_path / "page.md", made_by("route"), [row], [])
     (tmp_path / "bytes.md").write_bytes(b"\xff\xfe")
     (tmp_path / "folder.md").mkdir()
     for name in ("bytes", "folder"):
-        with pytest.raises(UsageError, match=f"{name}.md is no page that can be read"):
+        with pytest.raises(DataError, match=f"{name}.md is no page that can be read"):
             put_tables(tmp_path / f"{name}.md", made_by("route"), [row], [])
 
 

@@ -11,6 +11,7 @@ from torch import nn
 import tombola as tb
 from tombola._utils.errors import TombolaError, UsageError
 from tombola.pruning.schedules import kept
+from tombola.tickets import growth
 from tombola.tickets.growth import Policy
 from tombola.tickets.membership import acting
 
@@ -125,6 +126,31 @@ def test_a_grown_ticket_learns_its_data_also_on_a_file(two, tmp_path):
 def test_one_seed_gives_one_ticket_and_another_another(two):
     first, second, other = (two.grow("west", new_data(), TASK, seed=seed) for seed in (0, 0, 1))
     assert acting(first, first.names) == acting(second, second.names) != acting(other, other.names)
+
+
+def test_the_width_of_the_outputs_is_looked_at_once(two, monkeypatch):
+    looked, width = [], growth._width
+
+    def counted(*given):
+        looked.append(width(*given))
+        return looked[-1]
+
+    monkeypatch.setattr(growth, "_width", counted)
+    fewer = two.grow("west", new_data(classes=2), TASK)
+    assert looked == [3]
+    assert fewer.metadata["classes"] == {"north": [0, 1, 2], "south": [0, 1, 2], "west": [0, 1]}
+
+
+def test_a_name_is_part_of_the_seed_so_that_two_tickets_share_no_draws(two, tmp_path):
+    two.save(tmp_path / "two.tickets")
+    file = tb.load(tmp_path / "two.tickets", two.backbone)
+    west, again, east = (
+        file.grow(name, new_data(), TASK, policy="free") for name in ("west", "west", "east")
+    )
+    assert torch.equal(west["west"], again["west"])
+    assert not torch.equal(west["west"], east["east"])
+    both = west.masks["west"] & east.masks["east"]  # weights that nobody had: drawn for either of them
+    assert not bool((weights(west)[both] == weights(east)[both]).any())
 
 
 def test_many_tickets_grow_one_after_another_until_nothing_is_free(two):

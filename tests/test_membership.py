@@ -1,8 +1,10 @@
 """Tickets that leave, change their names, or come from another file."""
 
+import warnings
+
 import pytest
 import torch
-from test_growth import TASK, answers, founders, inputs, new_data, weights
+from test_growth import TASK, answers, founders, inputs, new_data, samples, weights
 from torch import nn
 
 import tombola as tb
@@ -126,6 +128,63 @@ def test_what_was_fitted_together_is_left_out_and_said():
     three.router = tb.routing.router("prototype").fit(three, data, split)
     with pytest.warns(UserWarning, match="the router was fitted with 'north' and is left out"):
         assert three.forget("north").router is None
+
+
+def _sites():
+    """The data of the founders, and who is of which site."""
+    x, y = (torch.cat(pair) for pair in zip(samples(), samples(shift=2), strict=True))
+    data = tb.Data.of(x, y, {"site": (torch.arange(300) // 150).numpy()}, validation=0.2, test=0.3)
+    return data, tb.partition.by_column(data, "site", ["north", "south"])
+
+
+def test_a_ticket_that_was_grown_takes_its_prototypes_along_and_no_others(tmp_path):
+    two, (data, sites) = founders(), _sites()
+    two.router = tb.routing.PrototypeRouter(prototypes=2).fit(two, data, sites)
+    before = two.route(inputs())
+    far, y = samples(shift=3)[0] + 20, samples()[1]
+    three = two.grow("west", tb.Data.of(far, y), TASK)
+    four = three.grow("east", tb.Data.of(far - 40, y), TASK)
+    four.save(tmp_path / "four.tickets")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        left = tb.load(tmp_path / "four.tickets", four.backbone).forget("west")
+        alone = left.forget("east")
+    assert left.router.names == ("north", "south", "east")
+    assert set(left.route(far - 40).names) == {"east"}
+    for name, t in left.router.tensors.items():
+        mine = two.grow("east", tb.Data.of(far - 40, y), TASK).router.tensors[name]
+        torch.testing.assert_close(t, mine, atol=1e-4, rtol=1e-4)
+    assert alone.router.tensors.keys() == two.router.tensors.keys()
+    assert all(torch.equal(t, two.router.tensors[name]) for name, t in alone.router.tensors.items())
+    assert torch.equal(alone.route(inputs()).scores_BK, before.scores_BK)
+    with pytest.warns(UserWarning, match="the router was fitted with 'north' and is left out"):
+        assert left.forget("north").router is None
+
+
+def test_a_map_stays_where_the_ticket_that_leaves_has_no_place(three):
+    three.router = tb.routing.ContextRouter.from_map([[0, 2], [2, 0]], three.names)
+    x = torch.tensor([[-1.0, -1, 0, 0, 0, 0], [1.0, -1, 0, 0, 0, 0]])
+    left = three.forget("south")
+    assert left.route(x).names == ["north", "west"]
+    with pytest.warns(UserWarning, match="the router was fitted with 'north' and is left out"):
+        assert left.forget("north").router is None
+    base = founders()
+    base.router = tb.routing.ContextRouter.from_map([[0, 1], [1, 0]], base.names)
+    again = base.grow("west", new_data(), TASK).forget("west")
+    assert again.route(x).names == ["north", "south"]
+
+
+def test_tables_and_temperatures_are_after_growth_and_leaving_as_they_were():
+    base, data = founders(), new_data()
+    split = tb.partition.by_rule(
+        data, lambda s: {name: torch.arange(len(s)) % 2 == k for k, name in enumerate(base.names)}
+    )
+    base.router = tb.routing.ContextRouter({1: "north", 2: "south"})
+    base.calibration = tb.calibration.Calibration().fit(base, data, split)
+    again = base.grow("west", data, TASK).forget("west")
+    assert again.router.options == base.router.options
+    known, mine = base.calibration.tensors["temperature_K"], again.calibration.tensors["temperature_K"]
+    assert torch.equal(mine, known)
 
 
 def test_a_renamed_ticket_answers_as_before_with_all_that_was_fitted(three):

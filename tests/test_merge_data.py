@@ -314,7 +314,11 @@ def test_the_command_takes_data_and_says_what_it_found(tmp_path, monkeypatch, ca
     code, out, err = call(capsys, *command, *given, "--steps", 5, "--set", "train.lr=0.001")
     assert code == 0, err
     assert "of the ticket" in out
-    assert tb.load("two.tickets", base()).metadata["objective"] == "Classification"
+    said = tb.load("two.tickets", base()).metadata
+    assert said["objective"] == "Classification"
+    files = "left=left.safetensors right=right.safetensors"
+    assert said["command"].startswith(f"tombola merge two.tickets {files} --method tall --backbone")
+    assert said["command"].endswith("--steps 5 --set train.lr=0.001")
     for more, words in (
         (given[:3], "which objective?"),
         (("--data", "left=merge_data_nets:left", "--objective", "Classification"), "for each task"),

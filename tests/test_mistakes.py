@@ -94,6 +94,7 @@ def test_tickets_that_nothing_tells_apart_are_said(how, words):
     assert [bool(re.search(words, line)) for line in said] == [True] if words else not said
 
 
+BLANKS = ["a ", " a", "  far west  "]
 NO_NAMES = ["", " ", "..", "a\nb", "a\tb", "a\0b", "x" * 101, "語" * 70, "\udcff", 3]
 NAMES = ["a", "far west", "Kraków, 2. Stock", "語", "law/tax", "a%2Fb", "50 % off?", "-"]
 
@@ -116,6 +117,10 @@ def named(name):
 def test_what_can_be_the_name_of_a_ticket_is_one_rule(way):
     for name in NO_NAMES:
         with pytest.raises(tb.TombolaError, match=r"(one line of 1 to 100 characters|must be strings)"):
+            named(name)[way]()
+    for name in BLANKS:
+        words = f"begins and ends without blanks: got {name!r}, write {name.strip()!r}"
+        with pytest.raises(tb.TombolaError, match=words):
             named(name)[way]()
     if way in ("rename", "partition"):
         assert all(name in named(name)[way]().names for name in NAMES)

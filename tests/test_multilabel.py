@@ -159,7 +159,9 @@ def test_tickets_are_found_and_answer_with_sets_of_labels(tickets, data, by_site
     torch.testing.assert_close(found.probability_B, torch.where(logits > 0, p, 1 - p).prod(1))
     assert torch.equal(found.confidence_B, found.probability_B)
     assert float((found.answer_B == data.test.y).double().mean()) > 0.8
-    x[0] = torch.nan
+    with torch.no_grad():
+        for bias in (p for p in again.backbone.parameters() if p.ndim == 1):
+            bias.fill_(torch.nan)
     lost = again.predict(x, names)
     assert (float(lost.confidence_B[0]), lost.answer_B[0].sum()) == (0, 0)
     assert "no answer" in lost.why[0]

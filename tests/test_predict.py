@@ -91,6 +91,17 @@ def test_a_table_in_its_units_is_answered_with_names_of_classes(houses, capsys, 
     assert {row["answer"] for row in found} <= {"a", "b", "c"}
 
 
+def test_in_python_nothing_is_prepared_unasked(houses):
+    table, tickets = houses
+    stored = torch.from_numpy(table[["area", "rooms"]].to_numpy(np.float32))
+    x = tickets.prepare(stored)
+    assert not torch.allclose(x, stored)
+    with torch.no_grad():
+        for given in (x, stored):
+            assert torch.equal(tickets.predict(given, "Oslo").outputs, tickets(given, ticket="Oslo"))
+    assert "tickets.predict(tickets.prepare(x))" in tb.TicketModel.predict.__doc__
+
+
 def test_an_exported_ticket_says_how_inputs_are_prepared_and_classes_are_called(houses, capsys):
     command = ["export", "houses.tickets", "--ticket", "Oslo", "--out", "oslo.safetensors"]
     with pytest.raises(SystemExit):
@@ -123,6 +134,62 @@ def test_what_a_table_lacks_is_said_by_name(houses, capsys, tmp_path):
     ):
         command = ["houses.tickets", f"{name}.csv", "--ticket", "Oslo", "--backbone", "my_networks:rows"]
         assert words in " ".join(refusal(capsys, *command).split())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_named_by_sample_and_column(houses, value):
+    table, tickets = houses
+    x = tickets.prepare(table[["area", "rooms"]].to_numpy())
+    x[4, 1] = value
+    words = r"in 1 of 9 samples \(the first is number 4, column 'rooms'\): fill them in"
+    for name in ("Oslo", ["Oslo"] * 9):
+        with pytest.raises(DataError, match=f"^x holds NaN or infinite values {words}"):
+            tickets.predict(x, name)
+    tickets.metadata = {}  # nothing is known of columns
+    with pytest.raises(DataError, match=r"the first is number 4, at \[1\]"):
+        tickets.predict(x, "Oslo")
+
+
+def test_parts_of_a_batch_are_looked_at_where_they_are_numbers_with_a_point():
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.out = nn.Linear(2, 3)
+
+        def forward(self, ids, size):
+            return self.out(size) + ids[:, :1]
+
+    net = Sum()
+    masks = tb.MaskSet(tb.scope(net, include=["out.weight"]), {"a": torch.ones(6, dtype=torch.bool)})
+    tickets = tb.TicketModel(net, masks, metadata={"answer": "class"})
+    x = {"ids": torch.ones(3, 1).long(), "size": torch.ones(3, 2)}
+    assert len(tickets.predict(x).tickets) == 3
+    x["size"][2, 0] = torch.nan
+    with pytest.raises(DataError, match=r"^x\['size'\] holds NaN .*\(the first is number 2, at \[0\]\)"):
+        tickets.predict(x)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "words"),
+    [
+        ("csv", "the table holds NaN or infinite values in 1 of 9 samples (the first is number 3, column"),
+        ("npy", "bad.npy holds NaN or infinite values in 1 of 9 samples (the first is number 3, at [1]"),
+    ],
+)
+def test_the_command_names_what_is_not_finite(houses, capsys, suffix, words):
+    table, _ = houses
+    values = table[["area", "rooms"]].astype(float)
+    values.loc[2, "rooms"] = np.inf
+    values.to_csv("bad.csv", index=False)
+    np.save("bad.npy", values.to_numpy())
+    command = ["houses.tickets", f"bad.{suffix}", "--ticket", "Oslo", "--backbone", "my_networks:rows"]
+    assert words in " ".join(refusal(capsys, *command).split())
+    np.save("bad.npy", np.full((2, 2), 1e38))  # finite, but not over deviations
+    tickets = tb.load("houses.tickets", nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3)))
+    tickets.metadata["input"]["prepare"] = [{"step": "scale", "factor": 100.0, "shift": 0.0}]
+    tickets.save("houses.tickets")
+    said = " ".join(refusal(capsys, command[0], "bad.npy", *command[2:]).split())
+    assert "bad.npy, prepared as in training, holds NaN or infinite values in 2 of 2 samples" in said
 
 
 def test_a_folder_of_pictures_is_answered_as_it_was_read_in_training(nets, tmp_path, capsys):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
-from tombola._utils.errors import RunError, TicketFileError, UsageError
+from tombola._utils.errors import DataError, RunError, TicketFileError, UsageError
 from tombola._utils.statistics import interval
 from tombola.lab.experiments import EXPERIMENTS
 from tombola.lab.report.inspect import describe
@@ -472,7 +472,7 @@ def test_a_page_keeps_the_rows_of_other_outcomes_and_replaces_its_own(three, tmp
     others = [row for row in found if row["method"] != "rtl"]
     assert [row for row in stored if row["method"] != "rtl"] == others
     page.with_suffix(".json").write_text("no json")
-    with pytest.raises(UsageError, match="damaged"):
+    with pytest.raises(DataError, match="damaged"):
         put_tables(page, COMPARED, found, tables)
 
 
@@ -480,7 +480,7 @@ def test_a_page_without_marks_in_order_is_refused_and_left_as_it_is(three, tmp_p
     page = tmp_path / "page.md"
     for text in ("words", BEGIN, f"{END}\n{BEGIN}"):
         page.write_text(text)
-        with pytest.raises(UsageError, match="no place for tables"):
+        with pytest.raises(DataError, match="no place for tables"):
             put_tables(page, COMPARED, rows(three), tables)
         assert page.read_text() == text
     assert not page.with_suffix(".json").exists()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_mutual_info_score
 
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import DataError, MissingExtra, UsageError
 from tombola.lab.analysis.semantics import (
     Named,
     agreement,
@@ -120,12 +120,12 @@ def test_a_table_is_read_with_and_without_senses(tmp_path):
 def test_a_damaged_table_is_refused(tmp_path, message, text):
     path = tmp_path / "table.csv"
     path.write_text(text)
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(DataError, match=message):
         Named.read(path)
 
 
 def test_a_missing_table_is_named(tmp_path):
-    with pytest.raises(UsageError, match=r"there is no similarity table .*nowhere\.csv"):
+    with pytest.raises(DataError, match=r"there is no similarity table .*nowhere\.csv"):
         Named.read(tmp_path / "nowhere.csv")
 
 
@@ -181,7 +181,7 @@ def test_senses_that_are_not_there_are_named():
 
 def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "wn", None)
-    with pytest.raises(UsageError, match=r"pip install -e '\.\[semantics\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install -e '\.\[semantics\]'"):
         path_similarity(["oak", "pine", "car"])
 
 

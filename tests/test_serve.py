@@ -404,8 +404,8 @@ def create_predictions():
         ([[1, 2]], "float32", r"\[B, 3\] is needed"),
         ([[1, 2, 3], [1, 2]], "float32", "all samples need one shape"),
         ([1, 2, "3"], "float32", "numbers are needed"),
-        ([1, 2, float("inf")], "float32", "not finite"),
-        ([1, 2, 1e300], "float32", "not finite"),
+        ([1, 2, float("inf")], "float32", r"NaN or infinite values in 1 of 1 samples .*at \[2\]"),
+        ([1, 2, 1e300], "float32", "NaN or infinite values"),
         ([1, 2, 300], "uint8", "some numbers are no uint8"),
         ([1, 2, 0.5], "int64", "some numbers are no int64"),
         ([], "float32", "is needed"),
@@ -415,6 +415,27 @@ def create_predictions():
 def test_values_of_another_form_are_refused(values, form, words):
     with pytest.raises(DataError, match=words):
         inputs_among(values, Inputs({"tensor": [3], "dtype": form, "range": None}))
+
+
+@pytest.mark.parametrize("kind", ["json", "npy", "csv"])
+def test_inputs_that_are_not_finite_are_refused_in_one_line(files, kind):
+    app, row = create_app(served(files)), ["0.5"] * 63 + ["NaN"]
+    if kind == "json":
+        body = f'{{"inputs": [[{",".join(["1"] * 64)}], [{",".join(row)}]], "ticket": "ticket1"}}'.encode()
+    elif kind == "csv":
+        body = f"{','.join(['1'] * 64)}\n{','.join(row)}\n".encode()
+    else:
+        x, held = np.ones((2, 64)), io.BytesIO()
+        x[1, 63] = np.nan
+        np.save(held, x)
+        body = held.getvalue()
+    types = {"json": "application/json", "npy": "application/x-npy", "csv": "text/csv"}
+    query = {} if kind == "json" else {"params": {"ticket": "ticket1"}}
+    said = ask(app, content=body, headers={"Content-Type": types[kind]}, **query)
+    assert said.status_code == 422
+    words = said.json()["error"]
+    assert "row 2" in words if kind == "csv" else "(the first is number 2, at [63])" in words
+    assert "\n" not in words
 
 
 def test_rows_are_refused_by_the_name_of_the_column():
@@ -646,21 +667,21 @@ def test_a_careless_user_is_told_before_anything_is_loaded(files, capsys, tmp_pa
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         file = str(files.folder / "a.tickets")
-        for arguments, words in (
-            ([], "at least one ticket file"),
-            ([file, "--port", str(port)], f"port {port} (Address already in use): choose another"),
-            ([file, "--port", "99999"], "choose another"),
-            ([file, file, "--port", "0"], "both called 'a' here: give them names"),
-            ([file, "--port", "0"], "give --backbone MODULE:NAME"),
-            ([file, "--allow", str(tmp_path / "none")], "there is no such folder"),
-            ([file, "--token-file", str(tmp_path / "none")], "cannot be read"),
-            ([file, "--samples", "0"], "--samples must be above 0"),
-            ([file, "--audit", str(tmp_path), "--port", "0"], "cannot be written"),
-            ([str(tmp_path / "none.tickets"), "--port", "0"], "there is no file"),
+        for status, arguments, words in (
+            (2, [], "at least one ticket file"),
+            (1, [file, "--port", str(port)], f"port {port} (Address already in use): choose another"),
+            (2, [file, "--port", "99999"], "choose another"),
+            (2, [file, file, "--port", "0"], "both called 'a' here: give them names"),
+            (2, [file, "--port", "0"], "give --backbone MODULE:NAME"),
+            (1, [file, "--allow", str(tmp_path / "none")], "there is no such folder"),
+            (1, [file, "--token-file", str(tmp_path / "none")], "cannot be read"),
+            (2, [file, "--samples", "0"], "--samples must be above 0"),
+            (1, [file, "--audit", str(tmp_path), "--port", "0"], "cannot be written"),
+            (1, [str(tmp_path / "none.tickets"), "--port", "0"], "there is no file"),
         ):
             with pytest.raises(SystemExit) as left:
                 main(["serve", *arguments])
-            assert left.value.code in (1, 2)
+            assert left.value.code == status, arguments
             assert words in capsys.readouterr().err, arguments
 
 

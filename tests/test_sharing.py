@@ -17,6 +17,7 @@ from torch import nn
 import tombola as tb
 from tombola._utils.errors import MissingExtra, TicketFileError, TombolaError, UsageError
 from tombola.cli.main import main as cli
+from tombola.cli.share import _network as own_network
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.reference import changed, from_reference
@@ -79,7 +80,8 @@ def test_a_folder_gives_back_the_tickets_and_says_what_they_are(tickets, tmp_pat
     assert cell(card, "active in a ticket").startswith("14 of 32 weights on average")
     assert cell(card, "stored of all tickets").startswith("21 weights (0.656 of the network), and 35 numbers")
     assert cell(card, "similarity of masks").startswith(f"mean Jaccard {6 / 21:.3f}")
-    assert "network = ...  # yours, in which they were found: Sequential" in card
+    assert "# Write here where your network comes from" in card
+    assert "network = ...  # Sequential" in card
     assert "None: these tickets are of no run" in card
     tickets.save_pretrained(folder, card="# mine\n")
     assert (folder / "README.md").read_text() == "# mine\n"
@@ -100,7 +102,7 @@ def test_a_file_that_does_not_say_its_network_asks_for_it(tickets, tmp_path):
     with pytest.raises(TicketFileError, match=f"holds no {FILE}"):
         tb.TicketModel.from_pretrained(tmp_path / "empty", small())
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="is a file: give a folder"):
+    with pytest.raises(TicketFileError, match="is a file: give a folder"):
         tickets.save_pretrained(tmp_path / "file")
 
 
@@ -165,8 +167,76 @@ def test_what_a_user_may_still_say_is_one_line(runs, tmp_path, capsys):
     file = runs / "digits-quick" / "seed0" / "tickets" / "same_mask-0.5.tickets"
     main(["share", str(file), str(tmp_path / "shared")])
     said = capsys.readouterr()
-    assert said.err == "the card says that no licence is given: --licence, --data-licence\n"
+    lacking = (
+        "the card says that no licence of the tickets and of the data is given: --licence, --data-licence\n"
+    )
+    assert said.err == lacking
+    main(["share", str(file), str(tmp_path / "shared"), "--licence", "mit", "--force"])
+    assert capsys.readouterr().err == "the card says that no licence of the data is given: --data-licence\n"
     assert cell((tmp_path / "shared" / "README.md").read_text(), "**same_mask**", 6) == "2"
+
+
+NETS = """
+import torch
+from torch import nn
+import tombola as tb
+
+def small():
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+
+ready = small()
+"""
+
+
+@pytest.fixture
+def nets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_nets.py").write_text(NETS)
+    yield
+    sys.modules.pop("own_nets", None)
+
+
+@pytest.mark.parametrize("made", ["small", "ready"])
+def test_the_program_of_a_network_of_ones_own_runs(tickets, nets, made, capsys):
+    tickets.metadata["answer"] = "class"
+    tickets.save("pets.tickets")
+    main(["share", "pets.tickets", "shared", "--backbone", f"own_nets:{made}"])
+    card = Path("shared/README.md").read_text()
+    assert f"import own_nets\n\nnetwork = own_nets.{made}" in card
+    assert re.fullmatch(r"\[[012], [012]\]\n", run(card))
+    with pytest.raises(SystemExit, match="1"):
+        cli(["share", "pets.tickets", "other", "--backbone", "digits"])  # another network
+    assert not Path("other").exists()
+
+
+def test_the_program_of_an_experiment_of_ones_own_takes_its_network(tickets, nets, capsys):
+    experiment = "\nEXPERIMENT = types.SimpleNamespace(backbone=lambda generator: small())\n"
+    Path("own_nets.py").write_text(f"import types\n{NETS}{experiment}")
+    Path("run/seed0/tickets").mkdir(parents=True)
+    Path("run/seed0/config.yaml").write_text("experiment: own_nets:EXPERIMENT\n")
+    tickets.save("run/seed0/tickets/a.tickets")
+    facts = files.opened("run/seed0/tickets/a.tickets")[1]["facts"]
+    own = own_network(Path("run/seed0/tickets/a.tickets"), facts, None, "own_nets:EXPERIMENT")
+    folder = tickets.save_pretrained("shared", network=own)
+    assert "tensor" in run((folder / "README.md").read_text())
+
+
+def test_the_card_says_by_which_commands_tickets_grew(tickets, nets, capsys):
+    from test_growth import TASK, founders, new_data
+
+    two = founders(norm=False)
+    two.save("two.tickets")
+    card = card_of("two.tickets", About())
+    assert "The file does not say which command, or which program, made them." in card
+    three = two.grow("west", new_data(), TASK)
+    three.metadata["grown"]["west"]["command"] = "tombola grow two.tickets --name west --data west.csv"
+    three.save("three.tickets")
+    card = card_of("three.tickets", About())
+    assert "which program, made north, south. The others are of:\n\n```\ntombola grow two.tickets" in card
+    card = card_of("three.tickets", About(again="tombola run mine"))
+    assert "```\ntombola run mine\ntombola grow two.tickets --name west --data west.csv\n```" in card
+    assert "command" not in str(three.forget("west").metadata)
 
 
 # -- pretrained networks ------------------------------------------------------------------------------------

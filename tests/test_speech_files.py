@@ -128,7 +128,7 @@ def test_bad_input_is_one_clear_error_and_leaves_nothing_behind(tmp_path):
             enhance_file(tmp_path / name, Unchanged(), "indoor")
     with pytest.raises(UsageError, match="is the source itself"):
         enhance_file(tmp_path / "in.wav", Unchanged(), "indoor", tmp_path / "in.wav")
-    with pytest.raises(UsageError, match="there is no folder"):
+    with pytest.raises(DataError, match="there is no folder"):
         enhance_file(tmp_path / "in.wav", Unchanged(), "indoor", tmp_path / "none" / "out.wav")
     with pytest.raises(UsageError, match=r"WAV is written, so give -o NAME.wav: got .*out.mp3"):
         enhance_file(tmp_path / "in.wav", Unchanged(), "indoor", tmp_path / "out.mp3")

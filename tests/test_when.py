@@ -10,7 +10,7 @@ import torch
 
 import tombola as tb
 from tests.test_affinity import CONFIG, network, world
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import DataError
 from tombola.analysis.specificity import specificity
 from tombola.cli.main import main
 from tombola.lab.evaluation import advised, when
@@ -131,7 +131,7 @@ def test_the_command_writes_page_rows_and_figure(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["affinity"])
     given.write_text("{}")
-    with pytest.raises(SystemExit, match="2"):
+    with pytest.raises(SystemExit, match="1"):
         main(["affinity", "--gains", str(given)])
     assert "is no results page" in capsys.readouterr().err
 
@@ -201,5 +201,5 @@ def test_advice_is_right_where_full_runs_do_not_put_it_surely_behind(named, is_r
 def test_advice_without_full_runs_or_without_a_file_is_left_out_or_named(tmp_path):
     other = {"experiment": "ships", "preset": "quick", "method": "rtl", "sparsity": 0.8}
     assert advised.right(FULL, [other], 0.75) == []
-    with pytest.raises(UsageError, match=r"holds no advice.json"):
+    with pytest.raises(DataError, match=r"holds no advice.json"):
         advised.read([tmp_path])

@@ -31,8 +31,16 @@ class TombolaError(Exception):
     """Base of every error that Tombola raises on purpose."""
 
 
+class UsageError(TombolaError):
+    """An argument that makes no sense; the command line exits with status 2, and with 1 for all else."""
+
+
 class ScopeError(TombolaError):
-    """The scope of prunable weights is empty, or a pattern matches nothing."""
+    """The scope of prunable weights is empty, or cannot be masked."""
+
+
+class PatternError(ScopeError, UsageError):
+    """A pattern or a name in settings that is of no weight."""
 
 
 class MaskError(TombolaError):
@@ -47,7 +55,7 @@ class LayerCollapse(PruningError):
     """Pruning would leave a layer without a single weight."""
 
 
-class UnknownTicket(TombolaError, KeyError):
+class UnknownTicket(UsageError, KeyError):
     """A ticket name that does not exist."""
 
     def __init__(self, name: object, known: Iterable[str]) -> None:
@@ -65,8 +73,15 @@ class DataError(TombolaError):
     """Data that cannot be trained on: wrong shapes, NaN, nothing there."""
 
 
-class OptimizerError(TombolaError):
-    """An optimiser that cannot be masked exactly."""
+class UnknownColumn(DataError, UsageError):
+    """A column that is named and that the data do not have."""
+
+    def __init__(self, name: object, known: Iterable[str]) -> None:
+        super().__init__(unknown("column", name, known))
+
+
+class OptimizerError(UsageError):
+    """An optimiser that cannot be masked exactly, or options that it does not take."""
 
 
 class TicketFileError(TombolaError):
@@ -99,10 +114,6 @@ class WorkerDied(TombolaError):
 
 class RankLost(TombolaError):
     """Another process of the job (``torchrun``) that has ended, or is silent for too long."""
-
-
-class UsageError(TombolaError):
-    """An argument that makes no sense; the command line exits with status 2."""
 
 
 def install(extra: str) -> str:

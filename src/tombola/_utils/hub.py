@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tombola._utils.errors import TombolaError, UsageError, needs
+from tombola._utils.errors import DataError, TombolaError, UsageError, needs
 
 FILES = (".gguf", ".safetensors", ".bin", ".pt", ".json")
 _alone = threading.RLock()  # what `_quiet` and `_offline` change is of the whole process
@@ -34,7 +34,7 @@ def located(name: str | Path) -> tuple[str, dict[str, Any]]:
     path = Path(name).expanduser()
     if path.is_file():
         if path.suffix != ".gguf":
-            raise UsageError(f"{name} is one file: give the folder of config.json and safetensors, or a GGUF")
+            raise DataError(f"{name} is one file: give the folder of config.json and safetensors, or a GGUF")
         return _gguf(path.resolve())
     if path.is_dir():
         files = sorted(path.glob("*.gguf"))
@@ -43,12 +43,12 @@ def located(name: str | Path) -> tuple[str, dict[str, Any]]:
         if len(files) == 1:
             return _gguf(files[0].resolve())
         what = ", ".join(file.name for file in files) or "neither config.json nor a GGUF file"
-        raise UsageError(
+        raise DataError(
             f"{name} holds {what}: give the folder of a network of transformers, or one GGUF file"
         )
     meant = isinstance(name, Path) or name.startswith((".", "~", os.sep)) or name.count("/") > 1
     if meant or path.suffix in FILES:  # names on a hub have dots too
-        raise UsageError(f"there is no folder or GGUF file {name}")
+        raise DataError(f"there is no folder or GGUF file {name}")
     return str(name), {"local_files_only": _stays()}
 
 

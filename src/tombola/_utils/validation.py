@@ -24,7 +24,7 @@ def check_name(name: object, what: str, error: type[TombolaError] = UsageError, 
     """Raise an error where this can be no name: of a ticket, a subset, a task or an alias.
 
     A name is printed, asked for in addresses and made that of a file (`tombola._utils.io.file_name`): text of
-    any script, with spaces, without line ends and the like, short enough for a file name in UTF-8.
+    any script, with spaces inside, without line ends and the like, short enough for a file name in UTF-8.
 
     >>> check_name("Kraków, 2nd floor", "ticket")
     >>> check_name("a\\tb", "ticket")
@@ -40,6 +40,8 @@ def check_name(name: object, what: str, error: type[TombolaError] = UsageError, 
     if not (short and name.isprintable() and name.strip(" .")) or ("/" in name and not slash):
         shown = repr(name) if short else f"{len(name):,} characters, {name[:20]!r}..."
         raise error(f"{whose} is {form}: got {shown}")
+    if name != name.strip():
+        raise error(f"{whose} begins and ends without blanks: got {name!r}, write {name.strip()!r}")
 
 
 def check_fields(settings: Any) -> None:

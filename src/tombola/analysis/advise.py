@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
 from math import isfinite
 from os import PathLike
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from tombola._utils.errors import UsageError
+from tombola._utils.words import matrix, table
 from tombola.analysis.affinity import Affinity
 from tombola.analysis.trials import ARMS, Arm, Trials
 from tombola.data.dataset import Data
@@ -210,14 +210,8 @@ class Advice:
 
     def _least(self) -> str:
         """The pair of subsets that agree least, where there are several pairs."""
-        values, names = self.affinity.matrix().tolist(), self.affinity.names
-        pairs = [
-            (values[i][j], i, j) for i, j in combinations(range(len(names)), 2) if isfinite(values[i][j])
-        ]
-        if len(pairs) < 2:
-            return ""
-        value, i, j = min(pairs)
-        return f"; least between {names[i]} and {names[j]}, {value:.2f}"
+        found = self.affinity.least() if len(self.affinity.names) > 2 else None
+        return "" if found is None else f"; least between {found[0]} and {found[1]}, {found[2]:.2f}"
 
     def rows(self) -> list[dict[str, Any]]:
         """What each arm reached and stores, in which run: ``long``, ``short``, other sparsities."""
@@ -249,7 +243,11 @@ class Advice:
         }
 
     def __str__(self) -> str:
-        return "\n".join([self.brief, "", *self._table(), "", *self._matrix()])
+        pairs = matrix(self.affinity.names, self.affinity.matrix().tolist(), ".affinity.matrix()")
+        return "\n".join([self.brief, "", *self._table(), "", "Affinity of subsets", *pairs])
+
+    def __repr__(self) -> str:
+        return f"Advice(method={self.method!r}, sparsity={self.sparsity:g}, arms={len(self.first)})"
 
     @property
     def brief(self) -> str:
@@ -258,28 +256,19 @@ class Advice:
 
     def _table(self) -> Iterator[str]:
         info, marks = metric_info(self.arm.metric), {"long": "", "short": " *", "others": " **"}
-        yield f"{'':44}{'sparsity':>9}{info.inside:>12}{'per answer':>12}{'stored':>12}"
         rows = self.rows()
-        for row in rows:
-            words = f"{row['arm'] + marks[row['run']]:44}{row['sparsity']:>9g}{info.write(row['mean']):>12}"
-            yield f"{words}{row['per_ticket']:>12,.0f}{row['stored']:>12,.0f}"
+        body = [
+            [row["arm"] + marks[row["run"]], f"{row['sparsity']:g}", info.write(row["mean"])]
+            + [f"{row[name]:,.0f}" for name in ("per_ticket", "stored")]
+            for row in rows
+        ]
+        yield from table(["", "sparsity", info.inside, "per answer", "stored"], body)
         if any(row["run"] == "short" for row in rows):
             yield "* after a first, shorter run with one seed, and no further"
         if self.others:
             yield "** one seed, at all sparsities"
         for method, why in self.closed.items():
             yield f"{ARMS[method]}: not run ({why})"
-
-    def _matrix(self, most: int = 12) -> Iterator[str]:
-        names = self.affinity.names
-        yield "Affinity of subsets"
-        if len(names) > most:
-            yield f"({len(names)} subsets: see .affinity.matrix())"
-            return
-        wide = max(6, *(len(name) + 1 for name in names))
-        yield " " * wide + "".join(f"{name:>{wide}}" for name in names)
-        for name, row in zip(names, self.affinity.matrix().tolist(), strict=True):
-            yield f"{name:<{wide}}" + "".join(f"{value:>{wide}.2f}" for value in row)
 
 
 def _counted(seeds: int) -> str:

@@ -17,8 +17,9 @@ The comparison of tasks by their gradients is old (Yu et al., PCGrad, arXiv 2001
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from tombola._utils.errors import UsageError, unknown
 from tombola._utils.rng import generator
+from tombola._utils.words import counted, matrix
 from tombola.data.dataset import Data
 from tombola.data.partition import Partition
 from tombola.masks.maskset import MaskSet
@@ -108,6 +110,40 @@ class Affinity:
     gram_PLRR: Tensor
     samples: int = 0
 
+    def __repr__(self) -> str:
+        mean = f", mean={self.mean:.2f}" if len(self.names) > 1 else ""
+        return f"Affinity(K={len(self.names)}, points={self.points}, batches={self.batches}{mean})"
+
+    def __str__(self) -> str:
+        return "\n".join([*self._about(), "", *matrix(self.names, self.matrix().tolist(), ".matrix()")])
+
+    def _about(self) -> Iterator[str]:
+        """What the matrix says in words: mean, bound of noise, the pair that agrees least, the cost."""
+        of, pair = f"Affinity of {counted(len(self.names), 'subset')}", self.least()
+        if pair is None:
+            yield of
+        else:
+            low, high = self.interval()
+            yield (
+                f"{of}: mean {self.mean:.2f} ({low:.2f} to {high:.2f}); 1 is full agreement, 0 none, "
+                "-1 opposition"
+            )
+            bounds = self.bound()[~torch.eye(len(self.names), dtype=torch.bool)]
+            ends = dict.fromkeys(f"{float(end):.2f}" for end in quantiles(bounds, 1.0))
+            yield f"Bound of noise: {' to '.join(ends)}; a pair above it cannot be told from twins (1)"
+            yield f"Least between {pair[0]} and {pair[1]}: {pair[2]:.2f}"
+        if self.samples:
+            yield f"Took {self.samples:,} passes of a sample, forward and backward"
+
+    def least(self) -> tuple[str, str, float] | None:
+        """The two subsets that agree least and their affinity; None where no pair is known."""
+        values = self.matrix()
+        known = [pair for pair in combinations(range(len(self.names)), 2) if values[pair].isfinite()]
+        if not known:
+            return None
+        i, j = min(known, key=lambda pair: float(values[pair]))
+        return self.names[i], self.names[j], float(values[i, j])
+
     @property
     def batches(self) -> int:
         """Batches of each subset, B."""
@@ -156,6 +192,16 @@ class Affinity:
         """The interval of the mean affinity, by resampling batches."""
         low, high = quantiles(_mean(self.resampled()), level).tolist()
         return low, high
+
+    def bound(self, level: float = 0.95, groups: Sequence[Sequence[int]] = ()) -> Tensor:
+        """Affinities from which on resampling cannot tell a pair from twins, whose affinity is 1, ``[K, K]``.
+
+        A pair agrees up to noise where the upper end of its interval reaches 1.
+        """
+        high = [
+            row.double().nanquantile((1 + level) / 2, 0) for row in self.resampled(groups=groups).unbind(1)
+        ]
+        return 1 - (torch.stack(high) - self.matrix(groups=groups))
 
     def _gram(self, layers: Sequence[str] | None = None, points: Sequence[int] | None = None) -> Tensor:
         at = _places("point", points, self.points), _places("layer", layers, self.layers)

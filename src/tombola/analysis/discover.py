@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -72,6 +73,24 @@ def discover(
     >>> tb.discover(net, tb.objectives.Classification(), data, fine).names
     ('0+1', '2+3')
     """
+    return discovery(
+        backbone, objective, data, fine, features=features, K=K, enough=enough, most=most, **options
+    ).partition
+
+
+def discovery(
+    backbone: nn.Module,
+    objective: Objective,
+    data: Data,
+    fine: Partition | None = None,
+    *,
+    features: Features | None = None,
+    K: int | None = None,
+    enough: float = 0.5,
+    most: float = 1.0,
+    **options: Any,
+) -> Discovery:
+    """The same with the affinities that it was made by; arguments are those of `discover`."""
     if not 0 < most <= 1:
         raise UsageError(f"most is a share of the samples, above 0 and at most 1: got {most}")
     if K is not None and (isinstance(K, bool) or not isinstance(K, int)):
@@ -92,7 +111,55 @@ def discover(
         groups = merge(found, min(math.ceil(1 / most), len(fine)))
     if most < 1:
         groups = balanced(found, groups, list(fine.sizes("train").values()), most)
-    return fine.merged({"+".join(fine.names[k] for k in group): group for group in groups})
+    made = fine.merged({"+".join(fine.names[k] for k in group): group for group in groups})
+    return Discovery(made, found, groups, enough)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two groups, their affinity, and the one from which on they would be merged."""
+
+    names: tuple[str, str]
+    affinity: float
+    bound: float
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """Subsets that were found, and how near each is to being others.
+
+    Attributes:
+        partition: the subsets.
+        affinity: of the groups that were merged.
+        groups: numbers of the groups of each subset.
+        enough: groups of this affinity are merged though they differ by more than noise.
+    """
+
+    partition: Partition
+    affinity: Affinity
+    groups: Groups
+    enough: float
+
+    def within(self, j: int) -> Pair | None:
+        """The two groups in a subset that agree least; None where there are no two."""
+        pairs = list(combinations(self.groups[j], 2))
+        return self._pair(self.affinity.names, [[k] for k in range(len(self.affinity.names))], pairs, -1)
+
+    def nearest(self, j: int) -> Pair | None:
+        """A subset and the one that it agrees with most, as unions; None where there is one."""
+        pairs = [(j, other) for other in range(len(self.groups)) if other != j]
+        return self._pair(self.partition.names, self.groups, pairs, 1)
+
+    def _pair(
+        self, names: Sequence[str], groups: Groups, pairs: list[tuple[int, int]], sign: int
+    ) -> Pair | None:
+        matrix = (sign * self.affinity.matrix(groups=groups)).nan_to_num(-torch.inf)
+        known = [pair for pair in pairs if matrix[pair].isfinite()]  # of a subset without a signal none is
+        if not known:
+            return None
+        a, b = max(known, key=lambda pair: float(matrix[pair]))
+        floor = float(self.affinity.bound(groups=[groups[a], groups[b]])[0, 1])
+        return Pair((names[a], names[b]), sign * float(matrix[a, b]), min(self.enough, floor))
 
 
 def merge(found: Affinity, K: int | None = None, enough: float = 0.5) -> Groups:

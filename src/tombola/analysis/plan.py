@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from tombola._utils.checkpoint import Checkpoint, State
+from tombola._utils.words import table
 from tombola.masks.maskset import MaskSet
 from tombola.methods.pipeline import Pipeline, predict
 from tombola.methods.result import ask, sparsities_of
@@ -50,6 +51,17 @@ class Plan:
     asked_by: Mapping[Stage, str]
     at_most: tuple[str, ...]
     state_bytes: int
+
+    def __repr__(self) -> str:
+        return f"Plan(stages={len(self.works)}, trainings={self.trainings}, steps={self.steps})"
+
+    def __str__(self) -> str:
+        methods = dict.fromkeys(self.asked_by.values())
+        each = [(name, self.of(name)) for name in methods]
+        rows = [[n, f"{p.trainings:,}", f"{p.steps:,}"] for n, p in [*each, ("all", self)]]
+        lines = table(["method", "trainings", "steps"], rows)
+        most = [f"at most, for {', '.join(self.at_most)}: it depends on results"] if self.at_most else []
+        return "\n".join([*lines, f"{self.bytes:,} bytes on disk", *most])
 
     def of(self, method: str) -> Plan:
         """What one method adds to those before it."""

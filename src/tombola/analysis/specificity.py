@@ -36,6 +36,12 @@ class Specificity:
     twins: float
     across: float
 
+    def __str__(self) -> str:
+        apart = f"twins {self.twins:.2f}, different subsets {self.across:.2f}"
+        return (
+            f"Mean kappa of masks: {apart}; overlap {self.overlap:.2f}, 1 where masks differ by chance alone"
+        )
+
     @property
     def difference(self) -> float:
         """How much more a mask is that of its subset than that of any: 0 where masks differ by chance."""

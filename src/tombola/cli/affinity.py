@@ -9,7 +9,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import DataError, UsageError
 from tombola.cli.options import DEFAULTS, Flag, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import busy, show
 from tombola.lab.evaluation import advised, when
@@ -98,7 +98,7 @@ def _rows(path: Path) -> list[Row]:
     try:
         found = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} is no results page ({error})") from None
+        raise DataError(f"{path} is no results page ({error})") from None
     if not isinstance(found, list) or not all(isinstance(row, dict) and "metric" in row for row in found):
-        raise UsageError(f"{path} is no results page: a list of rows is needed, as --write makes")
+        raise DataError(f"{path} is no results page: a list of rows is needed, as --write makes")
     return found

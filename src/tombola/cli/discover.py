@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor
 
 from tombola._utils.device import parse
 from tombola._utils.errors import UsageError
 from tombola._utils.rng import generator
-from tombola.analysis.discover import discover as discovered
+from tombola.analysis.discover import Discovery, Pair, discovery
 from tombola.cli.options import DEFAULTS, Flag, RunOptions
 from tombola.cli.terminal import busy, out_console, show
 from tombola.data.dataset import Split
@@ -26,6 +29,9 @@ def discover(
     options: RunOptions = DEFAULTS,
 ) -> None:
     """Find subsets: those of an experiment are merged while their gradients agree.
+
+    Beside each stand the least affinity of two groups in it, and the greatest to another subset. Groups are
+    merged from the bound on: an affinity of 0.5, or what noise alone keeps from 1.
 
     Example: tombola discover tenants_agree
 
@@ -47,7 +53,7 @@ def discover(
         backbone = order.experiment.backbone(generator(seed, "theta0")).to(parse(options.device or "cpu"))
         fine = order.experiment.partition(data)
         with busy(f"subsets of {item or name}"):
-            found = discovered(
+            found = discovery(
                 backbone,
                 order.experiment.objective,
                 data,
@@ -58,12 +64,55 @@ def discover(
                 seed=seed,
                 settings=order.settings,
             )
-        sizes = found.sizes()
-        rows = [{"item": item, "subset": subset, "samples": size} for subset, size in sizes.items()]
-        body = [[subset, f"{size:,}"] for subset, size in sizes.items()]
-        show([Table(item or name, ["subset", "training samples"], body)], rows, options.json)
+        rows = _rows(item, found)
+        show([_table(item or name, rows)], rows, options.json)
         if not options.json:
-            out_console.print(f"\nNext: {_next(name, fine, found, split)}", highlight=False, soft_wrap=True)
+            asked = f"K={k} was asked for" if k is not None else f"most={most:g} was asked for" * (most < 1)
+            out_console.print(_BOUND.format(found.enough) + (f"; {asked}" if asked else ""), soft_wrap=True)
+            then = _next(name, fine, found.partition, split)
+            out_console.print(f"\nNext: {then}", highlight=False, soft_wrap=True)
+
+
+_BOUND = (
+    "Groups are merged from the bound on: {:g}, or less where that is as near to 1 as noise lets twins come"
+)
+
+
+def _rows(item: str, found: Discovery) -> list[dict[str, Any]]:
+    """Each subset, its least affinity within and its greatest to another, and their bounds."""
+    return [
+        {"item": item, "subset": subset, "samples": size}
+        | _of("least_within", found.within(j))
+        | _of("greatest_to_other", found.nearest(j))
+        for j, (subset, size) in enumerate(found.partition.sizes().items())
+    ]
+
+
+def _of(what: str, pair: Pair | None) -> dict[str, Any]:
+    if pair is None:
+        return {what: None, f"{what}_pair": None, f"{what}_bound": None}
+    return {what: pair.affinity, f"{what}_pair": list(pair.names), f"{what}_bound": pair.bound}
+
+
+def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """Affinities in words: with which groups, and beside the bound."""
+    body = []
+    for row in rows:
+        cells = [row["subset"], f"{row['samples']:,}"]
+        for what, names in (
+            ("least_within", lambda pair: " and ".join(pair)),
+            ("greatest_to_other", lambda pair: f"to {_short(pair[1])}"),
+        ):
+            known = row[what] is not None
+            cells.append(f"{row[what]:.2f} {names(row[f'{what}_pair'])}" if known else "none")
+            cells.append(f"{row[f'{what}_bound']:.2f}" if known else "")
+        body.append(cells)
+    header = ["subset", "training samples", "least affinity within", "bound", "greatest to another", "bound"]
+    return Table(title, header, body)
+
+
+def _short(name: str, most: int = 24) -> str:
+    return name if len(name) <= most else f"{name[: most - 3]}..."
 
 
 def _inputs(split: Split) -> Tensor:

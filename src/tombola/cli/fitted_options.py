@@ -32,10 +32,12 @@ class FittedOptions:
     sparsity: tuple[float, ...]
         At which sparsities; all that the runs have by default.
     data: str
-        Where the data of the runs are, if they have moved.
+        Where the data of the runs are, if they have moved. For a ticket file of `tombola route`: a table
+        (CSV, Parquet), a folder of pictures in folders that are called like the tickets, or MODULE:NAME of a
+        `tombola.Data`.
     save: Path
         A folder for copies of the ticket files with the first router or the calibration in them; the runs
-        stay as they are.
+        stay as they are. For a ticket file of `tombola route`: where to write it, by default over the file.
     keep: Path
         A file for `tombola report`, which looks for it in a run and above: routing.json of `tombola route`,
         precision.json of `tombola calibrate`.

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Words, new, use_threads
+from tombola.cli.options import Flag, Words, new, use_threads, written
 from tombola.cli.terminal import say, say_aside
 from tombola.lab.evaluation.new_data import data_of, judged
 from tombola.lab.evaluation.objective import objective_of
@@ -74,7 +74,8 @@ def grow(
         MODULE:NAME of the network, or of a function that makes it; by default that of the experiment that the
         ticket file or its run names.
     seed: int
-        Of new weights and of the order of the data.
+        Of new weights and of the order of the data, together with the name: tickets of other names share no
+        draws.
     set: tuple[str, ...]
         Settings that differ from those of the others, such as train.lr=0.01.
     save: Path
@@ -110,6 +111,11 @@ def grow(
             tickets = tickets.widen(network(file, metadata, widen))
             free = tickets.free
         grown = tickets.grow(name, found, task, policy=policy, sparsity=sparsity, seed=seed, **changes)
+        again = written(
+            "grow", file.name, name=name, data=data, target=target, policy=policy, sparsity=sparsity,
+            widen=widen, objective=objective, backbone=backbone, seed=seed, set=set,
+        )  # fmt: skip
+        grown.metadata["grown"][name]["command"] = again
         size = grown.save(save or file)
     made = {
         "file": str(save or file),

@@ -104,7 +104,10 @@ def _help(command: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: status 0, 2 for a bad argument, 1 for another error, 130 when interrupted."""
+    """Entry point: status 0; 2 where the command has to be written otherwise (`UsageError`), else 1.
+
+    Interrupted, it is 130.
+    """
     try:
         need_lab("the command line")
     except TombolaError as error:

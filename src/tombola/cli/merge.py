@@ -9,7 +9,7 @@ from typing import Any, get_args
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Words, by_name, new, use_threads
+from tombola.cli.options import Flag, Words, by_name, new, use_threads, written
 from tombola.cli.terminal import show
 from tombola.lab.evaluation.new_data import data_of
 from tombola.lab.evaluation.objective import objective_of
@@ -101,6 +101,10 @@ def merge(
         asked |= {"steps": steps, "train": _train(set)}
     scope = {"include": include or None, "exclude": exclude}
     tickets = merged(base, given, method, **scope, seed=seed, **asked)  # type: ignore[arg-type]
+    tickets.metadata["command"] = written(
+        "merge", out.name, *checkpoints, method=method, backbone=backbone, data=data, target=target,
+        objective=objective, steps=steps, set=set, include=include, exclude=exclude, seed=seed,
+    )  # fmt: skip
     size = stored(tickets, tickets.save(out))
     rows = [
         {

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter
@@ -170,6 +171,26 @@ def by_name(words: Sequence[str], what: str, form: str) -> dict[str, str]:
             raise UsageError(f"there are two of {name!r}: {what} is given once, as {form}")
         given[name] = value
     return given
+
+
+def written(command: str, *words: str, **options: Any) -> str:
+    """A command as a model card says it: of paths the last name, and nothing of what is not given.
+
+    >>> written("grow", "/home/me/a.tickets", name="far west", data="here/b.csv", set=("T=3",), seed=0)
+    "tombola grow a.tickets --name 'far west' --data b.csv --set T=3"
+    """
+    found = ["tombola", command, *map(_last, words)]
+    for name, value in options.items():
+        if not (value is None or value is False or value in ("", ()) or (type(value) is int and value == 0)):
+            values = value if isinstance(value, tuple) else (value,)
+            found += [f"--{name.replace('_', '-')}", *(_last(str(each)) for each in values)]
+    return shlex.join(found)
+
+
+def _last(word: str) -> str:
+    """Of a path, or of NAME=PATH, the last name."""
+    name, sign, path = word.rpartition("=")
+    return f"{name}{sign}{Path(path).name}" if os.sep in path else word
 
 
 def apart(paths: Sequence[Path], option: str, folder: Path | None) -> Sequence[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from tombola._utils import io
-from tombola._utils.errors import UsageError, needs
+from tombola._utils.errors import DataError, TombolaError, UsageError, needs
 from tombola.cli.network import network
 from tombola.cli.options import Flag, Several, absolute, use_threads
 from tombola.cli.terminal import say_aside
@@ -103,7 +103,7 @@ def serve(
     token = _token(token_file)
     for path in allow:
         if not path.exists():
-            raise UsageError(f"--allow {path}: there is no such folder or file")
+            raise DataError(f"--allow {path}: there is no such folder or file")
     listening = _listening(host, port)  # before anything is loaded
     where = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
 
@@ -130,9 +130,9 @@ def _token(file: Path | None) -> str:
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--token-file {file} cannot be read ({error})") from None
+        raise DataError(f"--token-file {file} cannot be read ({error})") from None
     if not token:
-        raise UsageError(f"--token-file {file} is empty: write a token into it")
+        raise DataError(f"--token-file {file} is empty: write a token into it")
     return token
 
 
@@ -160,7 +160,8 @@ def _listening(host: str, port: int) -> socket.socket:
         found.listen(1024)  # so that a second service is refused now
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UsageError(
+        kind = UsageError if isinstance(error, OverflowError | socket.gaierror) else TombolaError
+        raise kind(
             f"cannot listen on {host}, port {port} ({reason}): choose another one (--port, --host)"
         ) from None
     return found
@@ -173,7 +174,7 @@ def _lines(audit: Path | None) -> Any:
     try:
         return audit.open("a", encoding="utf-8")
     except OSError as error:
-        raise UsageError(f"--audit {audit} cannot be written ({error.strerror})") from None
+        raise DataError(f"--audit {audit} cannot be written ({error.strerror})") from None
 
 
 def _run(app: Any, listening: socket.socket, seconds: float) -> None:

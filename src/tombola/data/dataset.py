@@ -17,7 +17,7 @@ from torch import Tensor
 from tombola._utils import batch
 from tombola._utils.batch import Batch
 from tombola._utils.device import CPU
-from tombola._utils.errors import DataError, unknown
+from tombola._utils.errors import DataError, UnknownColumn, unknown
 from tombola._utils.rng import generator
 from tombola.data.form import KEPT, Form, joined
 from tombola.data.images import read_folder
@@ -78,7 +78,7 @@ class Split:
         """A column as an array ``[S]``; ``"y"`` is one of them."""
         name = name if name in self.columns else str(name)
         if name != "y" and name not in self.columns:
-            raise DataError(unknown("column", name, ["y", *self.columns]))
+            raise UnknownColumn(name, ["y", *self.columns])
         values = self.y.numpy() if name == "y" else self.columns[name]
         if values.ndim != 1:
             raise DataError(

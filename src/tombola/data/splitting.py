@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tombola._utils.errors import DataError, unknown
+from tombola._utils.errors import DataError, UnknownColumn, unknown
 from tombola._utils.rng import generator
 from tombola.data.table import check_complete
 
@@ -74,7 +74,7 @@ def _check_share(name: str, share: object) -> None:
 
 def _column(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     if name not in columns:
-        raise DataError(unknown("column", name, list(columns)))
+        raise UnknownColumn(name, columns)
     return columns[name]
 
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.batch import Batch
-from tombola._utils.errors import DataError, needs, readable, unknown, warn
+from tombola._utils.errors import DataError, UnknownColumn, needs, readable, warn
 
 Names = str | Sequence[str]
 TABLES = {".csv", ".parquet"}  # files
@@ -283,7 +283,7 @@ def check_apart(inputs: Sequence[str], others: Iterable[object]) -> None:
 
 def _known(columns: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     if name not in columns:
-        raise DataError(unknown("column", name, list(columns)))
+        raise UnknownColumn(name, columns)
     return columns[name]
 
 

@@ -13,6 +13,8 @@ from tombola._utils import batch
 from tombola._utils.batch import Batch
 from tombola._utils.errors import DataError
 
+FILL = "fill them in as in training, or leave those samples out"
+
 
 def shape_of(samples: Batch) -> str:
     """Dtype and shape of one sample of a batch."""
@@ -115,13 +117,49 @@ def opaque(picture: Any) -> Any:
     return Image.alpha_composite(Image.new("RGBA", above.size, "white"), above).convert("RGB")
 
 
-def check_finite(name: str, values: Tensor, numbers: Sequence[int] | None = None) -> None:
-    """Raise `DataError` where samples hold NaN or infinite values; ``numbers`` are those of the samples."""
+def check_finite(
+    name: str,
+    values: Tensor,
+    numbers: Sequence[int] | None = None,
+    columns: Sequence[str] | str | None = None,
+    remedy: str = "remove or replace them",
+) -> None:
+    """Raise `DataError` where samples hold NaN or infinite values.
+
+    Args:
+        name: of the values.
+        values: samples ``[S, ...]``.
+        numbers: how samples are counted; by default from 0 on.
+        columns: names of the values of a sample, where they have some.
+        remedy: what to do about it.
+
+    >>> check_finite("x", torch.tensor([[1.0, 2.0], [3.0, torch.nan]]), columns=["area", "rooms"])
+    Traceback (most recent call last):
+    tombola._utils.errors.DataError: x holds NaN or infinite values in 1 of 2 samples (the first is number \
+1, column 'rooms'): remove or replace them
+    """
     if not values.is_floating_point() or bool(torch.isfinite(values).all()):
         return
-    bad = (~torch.isfinite(values.reshape(len(values), -1)).all(1)).nonzero()[:, 0].tolist()
+    bad_SD = ~torch.isfinite(values.reshape(len(values), -1))
+    bad = bad_SD.any(1).nonzero()[:, 0].tolist()
     first = bad[0] if numbers is None else numbers[bad[0]]
+    at = int(bad_SD[bad[0]].nonzero()[0])
+    names = [columns] if isinstance(columns, str) else columns or ()
+    where = f", column {names[at]!r}" if len(names) == bad_SD.shape[1] else ""
+    if not where and values.ndim > 1:
+        place = torch.unravel_index(torch.tensor(at), values.shape[1:])
+        where = f", at [{', '.join(str(int(i)) for i in place)}]"
     raise DataError(
-        f"{name} holds NaN or infinite values in {len(bad)} samples (the first is number {first}): remove or "
-        "replace them"
+        f"{name} holds NaN or infinite values in {len(bad)} of {len(values)} samples (the first is number "
+        f"{first}{where}): {remedy}"
     )
+
+
+def check_batch(
+    name: str, x: Batch, features: Any = None, numbers: Sequence[int] | None = None, remedy: str = FILL
+) -> None:
+    """The same of every tensor of a batch; ``features`` are the columns of one, or those of each part."""
+    parts = features if isinstance(features, Mapping) else {}
+    columns = {f"[{part!r}]": names for part, names in parts.items()} or {"": features}
+    for path, values in batch.tensors(x).items():
+        check_finite(name + path, values, numbers, columns.get(path), remedy)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import ScopeError
+from tombola._utils.words import counted, shortened, table
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,12 @@ class Layout:
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+
+    def __str__(self) -> str:
+        rows = zip(self.names, map(list, self.shapes), self.sizes, strict=True)
+        shown, more = shortened([[name, str(shape), f"{size:,}"] for name, shape, size in rows])
+        title = f"{counted(len(self.names), 'tensor')}, {counted(self.size, 'number')}"
+        return "\n".join([title, *table(["name", "shape", "numbers"], shown, (0, 1)), *more])
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor]) -> Layout:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 from torch.nn.utils.parametrize import is_parametrized
 
-from tombola._utils.errors import ScopeError, unknown
+from tombola._utils.errors import PatternError, ScopeError, unknown
 from tombola.masks.layout import Layout
 from tombola.masks.low_rank import adapter_names
 from tombola.masks.reference import Change, changed, references
@@ -193,8 +193,8 @@ def match(names: Iterable[str], patterns: Iterable[str], kind: str = "parameter"
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         hits = {name for name in names if fnmatchcase(name, pattern)}
         if not hits and (inside := [name for name in names if name.startswith(f"{pattern}.")]):
-            raise ScopeError(f"{pattern!r} names a module: name its parameters, such as {inside[0]!r}")
+            raise PatternError(f"{pattern!r} names a module: name its parameters, such as {inside[0]!r}")
         if not hits:
-            raise ScopeError(unknown(kind, pattern, names))
+            raise PatternError(unknown(kind, pattern, names))
         found |= hits
     return found

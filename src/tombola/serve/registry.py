@@ -189,7 +189,7 @@ class Registry:
     ) -> None:
         for name, path in files.items():
             if path.is_dir():
-                raise UsageError(f"{path} is a folder, not a file: give the ticket files in it")
+                raise TicketFileError(f"{path} is a folder, not a file: give the ticket files in it")
             if not NAME.fullmatch(name):
                 raise UsageError(f"{name!r} cannot be the name of a file here: write NAME={files[name]}")
         self._cache, self._prepared, self._lock = cache, prepared, threading.Lock()

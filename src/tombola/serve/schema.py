@@ -124,7 +124,7 @@ class Grow(BaseModel):
     target: Name | None = Field(None, description="The column of a table that is asked for.")
     policy: Literal["free", "reuse", "all", "frozen"] = "reuse"
     sparsity: Annotated[float, Field(ge=0, lt=1)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="Of all draws, with the name.")
 
 
 class Alias(BaseModel):

@@ -6,7 +6,7 @@ What the file knows is read from it; licences, the figures of a run and the comm
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.tickets import files, inputs
 
 TAGS = ["pruning", "sparsity", "lottery-ticket"]
+PLACE = "# Write here where your network comes from, in which the tickets were found, such as: import my_nets"
 MANY = 30  # tickets that have a row of their own
 
 
@@ -31,6 +32,7 @@ class About:
         licence, base_licence, data_licence: of the tickets, of the base network, of the data.
         figures: what was measured, in Markdown.
         again: the command that finds the tickets again.
+        network: of a network of one's own, lines of Python after which ``network`` is it.
     """
 
     name: str = "FOLDER"
@@ -40,6 +42,7 @@ class About:
     data_licence: str = ""
     figures: str = ""
     again: str = ""
+    network: str = ""
 
 
 def card_of(path: Path | str, about: About) -> str:
@@ -58,7 +61,7 @@ def card_of(path: Path | str, about: About) -> str:
         f"{len(masks)} sparse tickets in one network: each is a mask over weights that they share, found and "
         "trained for its own subset of the data.",
         "## Use",
-        f"```python\n{program(header, about.name)}```",
+        f"```python\n{program(header, about.name, about.network)}```",
         f"Needs Tombola {VERSION}" + (" and the base network." if facts.get("reference") else "."),
         "## What is in it",
         _table(["", ""], _contents(Path(path), header, masks, own, rest, about)),
@@ -66,20 +69,36 @@ def card_of(path: Path | str, about: About) -> str:
         "## Figures",
         about.figures or "None: these tickets are of no run that kept figures.",
         "## Find them again",
-        f"```\n{about.again}\n```" if about.again else "They were made by a program, not by a command.",
+        _again(about, facts, header["names"]),
         "## Limits",
         "".join(f"- {line}\n" for line in _limits(facts, header, masks)).rstrip(),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def program(header: Mapping[str, Any], name: str) -> str:
-    """A program that loads the tickets of a file and asks the first of them."""
+def _again(about: About, facts: Mapping[str, Any], names: Sequence[str]) -> str:
+    """The commands that make the tickets again, as far as they are known."""
+    made, grown = about.again or facts.get("command", ""), facts.get("grown", {})
+    by_command = [str(each["command"]) for each in grown.values() if each.get("command")]
+    unknown = [n for n in names if not (grown[n].get("command") if n in grown else made)]
+    block = f"```\n{chr(10).join(filter(None, [made, *by_command]))}\n```"
+    if not unknown:
+        return block
+    which = "them" if len(unknown) == len(names) else ", ".join(unknown)
+    words = f"The file does not say which command, or which program, made {which}."
+    return words if which == "them" else f"{words} The others are of:\n\n{block}"
+
+
+def program(header: Mapping[str, Any], name: str, network: str = "") -> str:
+    """A program that loads the tickets of a file and asks the first of them.
+
+    ``network`` are lines that make a network of one's own; without them there is a place for it.
+    """
     facts, first = header["facts"], header["names"][0]
     found = "pretrained" in facts or ":" not in (facts.get("experiment") or ":")
     lines = ["import torch", "import tombola as tb", ""]
     if not found:
-        lines.append(f"network = ...  # yours, in which they were found: {_kind(header)}")
+        lines += network.splitlines() if network else [PLACE, f"network = ...  # {_kind(header)}"]
     where = _quoted(name) if found else f"{_quoted(name)}, backbone=network"
     lines.append(f"tickets = tb.TicketModel.from_pretrained({where})")
     known, taken = inputs.known(facts), inputs.as_taken(facts)

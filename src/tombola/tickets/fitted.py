@@ -174,25 +174,9 @@ def without(tickets: Tickets, name: str, left: Tickets) -> None:
     """
     for kind in PARTS:
         if (part := getattr(tickets, kind)) is not None:
-            setattr(left, kind, made := _without(part, tickets, name, left))
+            setattr(left, kind, made := part.without(left, name))
             if made is None:
                 _left_out(kind, part, f"was fitted with {name!r}")
-
-
-def _without(part: Router | Calibration, tickets: Tickets, name: str, left: Tickets) -> Any:
-    known, tensors = part.state()
-    if known.get("about") == "classes":  # a temperature for each ticket
-        k = tickets.index(name)
-        kept = {key: torch.cat([t[:k], t[k + 1 :]]) for key, t in tensors.items()}
-        facts = {**known, "names": list(left.names), "made_for": fingerprint_of(left)}
-        return _restored("calibration", facts, kept)
-    if tensors or getattr(part, "needs_fit", True):
-        return None
-    before = known["options"].get("pairs", ())
-    pairs = [pair for pair in before if pair[1] != name]
-    if before and not pairs:
-        return None  # without a table contexts would be taken for names
-    return _restored("router", {**known, "options": {**known["options"], "pairs": pairs}}, tensors)
 
 
 def extend(tickets: Tickets, grown: Tickets, data: Data) -> None:

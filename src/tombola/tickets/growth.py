@@ -92,7 +92,8 @@ def grow(
         widen: a wider network of the same layers to go on with (`tombola.tickets.widening`).
         settings: everything else; by default those of the others, but for the search: the mask is learned
             (`tombola.training.callbacks.learned`) in as many steps. ``changes`` are single fields.
-        seed: of new weights and of the order of the data.
+        seed: of new weights and of the order of the data, together with the name: the same seed and name give
+            the same ticket, and two tickets of one file share no draws though they have one seed.
 
     Raises:
         UsageError: the name is taken, an argument of the wrong kind, or an objective that does not go along.
@@ -121,15 +122,16 @@ def grow(
     assert partition is not None
     data, objective = alike(tickets, data, objective)
     check_fit(copied(tickets.backbone).eval(), data, partition, objective.read)
-    if objective.answer == "class":
-        _check_classes(tickets, name, objective, data)
+    width = _width(tickets, objective, data) if objective.answer == "class" else 0
+    if width:
+        _check_classes(name, data, width)
     room = Room.of(tickets, policy)
     keep = room.asked(tickets, sparsity)
     f = _function(tickets, data, objective, settings, name, seed)
     problem = Problem(f, data, partition, objective.of(data, partition), settings.search, seed)
     problem.frozen_N = room.frozen_N
     one = _found(problem, room, keep, settings)
-    grown = membership.joined(tickets, one, _about(tickets, name, policy, objective, data))
+    grown = membership.joined(tickets, one, _about(tickets, name, policy, data, width))
     if membership.acting(grown, tickets.names) != membership.acting(tickets, tickets.names):
         raise TombolaError(
             "a ticket that was there before would have changed: nothing was grown; report this"
@@ -363,14 +365,12 @@ def _above(
     return torch.where(kept_N.to(scores_N.device), scores_N + (high - low + 1), scores_N)
 
 
-def _about(
-    tickets: TicketModel, name: str, policy: Policy, objective: Objective, data: Data
-) -> dict[str, Any]:
-    """The metadata of the tickets with one more."""
+def _about(tickets: TicketModel, name: str, policy: Policy, data: Data, width: int) -> dict[str, Any]:
+    """The metadata of the tickets with one more; its outputs are so many classes, 0 for none."""
     about, outputs = dict(tickets.metadata), tickets.metadata.get("outputs", range(len(tickets.names)))
     about["outputs"] = [*outputs, max(outputs) + 1]
-    if objective.answer == "class":
-        about |= _classes(tickets, name, objective, data)
+    if width:
+        about |= _classes(tickets, name, data, width)
     about["grown"] = {**about.get("grown", {}), name: {"policy": policy}}
     return about
 
@@ -383,9 +383,9 @@ def _width(tickets: TicketModel, objective: Objective, data: Data) -> int:
         return objective.read(tickets(x, ticket=tickets.names[0])).shape[1]
 
 
-def _check_classes(tickets: TicketModel, name: str, objective: Objective, data: Data) -> None:
+def _check_classes(name: str, data: Data, width: int) -> None:
     """Raise an error of classes that the network has no output for; warn of a single one."""
-    named, width = data.class_names, _width(tickets, objective, data)
+    named = data.class_names
     if new := named[width:]:
         raise DataError(
             f"the data of {name!r} hold the class {new[0]!r}, and the network has outputs for "
@@ -396,10 +396,10 @@ def _check_classes(tickets: TicketModel, name: str, objective: Objective, data: 
         warn(f"the data of {name!r} hold the class {only} alone: it will have no other answer")
 
 
-def _classes(tickets: TicketModel, name: str, objective: Objective, data: Data) -> dict[str, Any]:
+def _classes(tickets: TicketModel, name: str, data: Data, width: int) -> dict[str, Any]:
     """The classes of each ticket, and their names, where they are not the same of all."""
     found: dict[str, Any] = {}
-    every = list(range(_width(tickets, objective, data)))
+    every = list(range(width))
     own, known = data.train.y.unique().tolist(), tickets.metadata.get("classes")
     if known or own != every:
         found["classes"] = {**(known or dict.fromkeys(tickets.names, every)), name: own}

@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 
+from tombola._utils import batch
 from tombola._utils.batch import Batch
 from tombola._utils.errors import DataError, TombolaError
 from tombola.data import prepare
 from tombola.data.dataset import Data
 from tombola.data.stored import Request
+from tombola.data.values import check_batch
 from tombola.objectives.objective import Objective
 from tombola.tickets import probe
 
@@ -115,6 +117,12 @@ def as_taken(metadata: Mapping[str, Any]) -> Any:
     if metadata.get("probe") is None and "shape" in metadata:
         return {"tensor": metadata["shape"], "dtype": "float32", "range": None}
     return metadata.get("probe")
+
+
+def check_finite(x: Batch, metadata: Mapping[str, Any]) -> None:
+    """Raise `DataError` where inputs of the network hold NaN or infinite values; it names the first."""
+    if not all(t.isfinite().all() for t in batch.tensors(x).values() if t.is_floating_point()):
+        check_batch("x", x, known(metadata).features)
 
 
 def is_known(value: Any) -> bool:

@@ -239,7 +239,7 @@ def _about_both(first: TicketModel, second: TicketModel) -> dict[str, Any]:
         raise MaskError(
             "the two were found with different objectives: their outputs are read in different ways"
         )
-    about = dict(a)
+    about = {key: value for key, value in a.items() if key != "command" or value == b.get(key)}
     if "outputs" in a:
         about["outputs"] = [*a["outputs"], *b.get("outputs", range(len(second.names)))]
     for key in BY_NAME & {*a, *b}:

@@ -22,7 +22,7 @@ from torch.func import functional_call
 from tombola._utils import batch, io, misfit
 from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
-from tombola._utils.errors import MaskError, TicketFileError, TombolaError
+from tombola._utils.errors import MaskError, TicketFileError, TombolaError, UsageError
 from tombola._utils.replica import Replica
 from tombola._utils.sharded import in_shards, writes
 from tombola._utils.torch_state import uncompiled, under_compiler
@@ -192,11 +192,18 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
     ) -> Prediction:
         """Answers with probability, confidence and a reason, calibrated if a calibration is there.
 
-        Arguments as in `forward`, in evaluation mode and without gradients.
+        Arguments as in `forward`, in evaluation mode and without gradients. So x is what the network takes,
+        already prepared, also where the file holds the steps of ``Data.prepare``: then it is
+        ``tickets.predict(tickets.prepare(x))``. `tombola predict` and `tombola serve` prepare by themselves.
+
+        Raises:
+            TombolaError: as `forward`, and where x holds NaN or infinite values.
         """
         from tombola.tickets.prediction import predict
 
-        return predict(self, self._checked(x), ticket, context)
+        x = self._checked(x)
+        inputs.check_finite(x, self.metadata)
+        return predict(self, x, ticket, context)
 
     def follow(self, x: Batch, routed: Routed) -> Any:
         """Outputs where a routing says who answers; of two tickets, where the router mixes them."""
@@ -216,11 +223,11 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
     def route(self, x: Batch, context: Any = None) -> Routed:
         """The ticket that is to answer each sample, and how sure that is; an error without a router."""
         if self.router is None:
-            raise TombolaError(
+            raise UsageError(
                 f"which ticket? Pass ticket=NAME (--ticket NAME; one of {', '.join(self.names)}) or one name "
                 "per sample; these tickets have no router that could choose "
-                "(tickets.router = tb.routing.PrototypeRouter().fit(tickets, data, partition); of a run: "
-                "tombola route RUN --save FOLDER)"
+                "(tickets.router = tb.routing.PrototypeRouter().fit(tickets, data, partition); or "
+                "tombola route FILE --data DATA --ticket-column NAME)"
             )
         x = self._checked(x)
         with self._taking(x):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from tombola._utils.batch import Batch, size
 from tombola._utils.errors import TombolaError
+from tombola._utils.words import MOST, counted, shortened, table
 from tombola.objectives.classification import allowed, mask_logits
 from tombola.objectives.regression import in_units
 from tombola.tickets.fitted import answer_of, output_of, read
@@ -58,6 +60,20 @@ class Prediction:
     confidence_B: Tensor
     why: list[str]
     answers: list[Any] | None = None
+
+    def __repr__(self) -> str:
+        who = ", ".join(f"{name}={count}" for name, count in Counter(self.tickets).most_common(MOST))
+        return f"Prediction({counted(len(self.tickets), 'sample')}: {who})"
+
+    def __str__(self) -> str:
+        header = ["", "answer", "probability", "ticket", "confidence", "why"]
+        shown, more = shortened(range(len(self.tickets)))
+        return "\n".join([*table(header, map(self._row, shown), (1, 3, 5)), *more])
+
+    def _row(self, i: int) -> list[str]:
+        p_B, said = self.probability_B, "see .outputs" if self.answers is None else str(self.answers[i])
+        p = "" if p_B is None else f"{float(p_B[i]):.2f}"
+        return [str(i), said, p, self.tickets[i], f"{float(self.confidence_B[i]):.2f}", self.why[i]]
 
 
 @torch.no_grad()

@@ -47,7 +47,7 @@ _HEADER: dict[str, Test] = {
 }
 _SCOPE: dict[str, Test] = {"names": _list_of(_text), "shapes": _list_of(_list_of(_number))}
 _FACTS: dict[str, Test] = {  # those that are read; each may be absent
-    **dict.fromkeys(("answer", "objective", "task", "router_score", "label", "reference"), _text),
+    **dict.fromkeys(("answer", "objective", "task", "router_score", "label", "reference", "command"), _text),
     "outputs": _list_of(_number),
     "adapters": lambda value: type(value) is int and value > 0,
     "shape": _list_of(_number),

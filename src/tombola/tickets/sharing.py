@@ -26,7 +26,7 @@ def share(
 ) -> Path:
     """Write the content of a ticket file and its card into a folder."""
     if folder.is_file():
-        raise UsageError(f"{folder} is a file: give a folder")
+        raise TicketFileError(f"{folder} is a file: give a folder")
     if (folder / CARD).exists() and not (folder / FILE).exists():
         raise UsageError(f"{folder} has a {CARD} of its own, which no card replaces: give another folder")
     io.write(folder / FILE, tensors, {**header, "facts": _based(header["facts"], about.base)})

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola._utils.batch import Batch, call, mapped, part_of
-from tombola._utils.errors import ScopeError, unknown
+from tombola._utils.errors import PatternError, unknown
 from tombola._utils.replica import copied
 
 _PRODUCTS = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear")
@@ -85,7 +85,7 @@ def _named(network: nn.Module, outputs: Tensor, name: str) -> Head:
     named = dict(network.named_parameters())
     weight = name if name in named else f"{name}.weight"
     if weight not in named:
-        raise ScopeError(unknown("output layer", name, [n.removesuffix(".weight") for n in named]))
+        raise PatternError(unknown("output layer", name, [n.removesuffix(".weight") for n in named]))
     layer, _, _ = weight.rpartition(".")
     own = [(n, p) for n, p in named.items() if n == weight or (layer and n == f"{layer}.bias")]
     return Head(weight, _rows(outputs, own))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import DataError
 from tombola.analysis.trials import ARMS
 from tombola.lab.report.rows import REFERENCES, Row
 from tombola.lab.report.tables import Table
@@ -20,7 +20,7 @@ def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
     for path in paths:
         files = [path] if path.is_file() else sorted(path.rglob("advice.json"))
         if not files:
-            raise UsageError(f"{path} holds no advice.json, which tombola advise writes")
+            raise DataError(f"{path} holds no advice.json, which tombola advise writes")
         found += [json.loads(file.read_text()) for file in files]
     return [advice for advice in found if "experiment" in advice]  # older ones do not say of what
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from tombola._utils import batch
 from tombola._utils.batch import Batch
-from tombola._utils.errors import DataError, UsageError, readable, unknown
+from tombola._utils.errors import DataError, TicketFileError, UsageError, readable, unknown
 from tombola.data.images import SUFFIXES, pixels_of, read_picture
 from tombola.data.table import TABLES, frame, read_inputs, read_text
+from tombola.data.values import FILL, check_batch, check_finite
 from tombola.lab import audio
 from tombola.tickets.inputs import Inputs, as_taken, known
 
@@ -46,7 +47,7 @@ def taken_by(
     """
     taken = Inputs(as_taken(metadata)) if prepared else known(metadata)
     if taken.kind != "sound" and taken.stored is None:
-        raise UsageError(
+        raise TicketFileError(
             f"{file} does not say what its inputs look like: save the tickets with tickets.save(FILE, like=x)"
         )
     if not prepared and "data" in metadata and "input" not in metadata:
@@ -133,7 +134,9 @@ def finished(name: str, x: Batch, taken: Inputs, on_progress: Callable[[str], No
     """Stored samples as the network takes them; a remark where numbers are of another scale."""
     if "tensor" in taken.stored:
         _remark(name, x, taken.stored, on_progress)
-    return taken.prepared(x)
+    made = taken.prepared(x)
+    check_batch(f"{name}, prepared as in training,", made, taken.features, _counted(made))
+    return made
 
 
 def _remark(name: str, x: Tensor, form: Form, on_progress: Callable[[str], None]) -> None:
@@ -187,7 +190,9 @@ def _table(name: str, file: BinaryIO, taken: Inputs) -> Batch:
 def columns_as(name: str, table: Any, features: Any, taken: Inputs) -> Batch:
     """Named columns of a table as stored samples, which have the form that tickets take."""
     try:
-        return _like(read_inputs(table, features), taken.stored)
+        x = read_inputs(table, features)
+        check_batch("the table", x, features, _counted(x))
+        return _like(x, taken.stored)
     except DataError as error:
         raise DataError(f"{name}: {error}") from None
 
@@ -210,7 +215,7 @@ def column_of(path: Path, name: str) -> list[str]:
     """A column of a table file, as text."""
     table = frame(path) if path.suffix.lower() in TABLES else {}
     if name not in table:
-        raise DataError(f"{path}: {unknown('column', name, map(str, table))}")
+        raise UsageError(f"{path}: {unknown('column', name, map(str, table))}")
     return [str(value) for value in table[name]]
 
 
@@ -224,9 +229,13 @@ def _like(x: Batch, form: Form) -> Batch:
     found = x.reshape(len(x), *shape).to(dtype)
     if not dtype.is_floating_point and not torch.equal(found.double().flatten(), x.double().flatten()):
         raise DataError(f"some numbers are no {form['dtype']}, on which these tickets were trained")
-    if not found.isfinite().all():
-        raise DataError("some numbers are not finite")
+    check_finite("the table", found, _counted(found), remedy=FILL)  # numbers beyond those of this dtype
     return found
+
+
+def _counted(x: Batch) -> range:
+    """The numbers of samples of a file, as answers have them: from 1 on."""
+    return range(1, batch.size(x) + 1)
 
 
 def _numbers(name: str, rows: list[list[str]], form: Form) -> Tensor:
@@ -238,7 +247,8 @@ def _numbers(name: str, rows: list[list[str]], form: Form) -> Tensor:
         raise DataError(f"{name} holds no rows of numbers")
     for number, row in enumerate(rows, 1):
         if len(row) != prod(shape) or not _numeric(row):
-            what = f"{len(row)} values" if _numeric(row) else "something that is no finite number"
+            bad = next(((i, value) for i, value in enumerate(row, 1) if not _numeric([value])), None)
+            what = f"{bad[1]!r} in column {bad[0]}, no finite number" if bad else f"{len(row)} values"
             raise DataError(f"{name}, row {number} of numbers, has {what}: {prod(shape)} numbers are needed")
     try:
         return _like(torch.tensor([[float(value) for value in row] for row in rows]), form)
@@ -292,9 +302,10 @@ def _array(name: str, values: np.ndarray, form: Form) -> Tensor:
         raise DataError(f"{name} holds {values.dtype} {list(values.shape)}: {kind} [{sizes}] is needed")
     if bytes != (values.dtype == np.uint8) or (values.dtype.kind == "f" and kind not in ("uint8", "numbers")):
         raise DataError(f"{name} holds {values.dtype}: these tickets were trained on {kind}")
-    found = torch.from_numpy(values).to(getattr(torch, form["dtype"])) if len(values) else None
-    if found is None or not found.isfinite().all():
-        raise DataError(f"{name} holds {'no samples' if found is None else 'values that are not finite'}")
+    if not len(values):
+        raise DataError(f"{name} holds no samples")
+    found = torch.from_numpy(values).to(getattr(torch, form["dtype"]))
+    check_finite(name, found, _counted(found), remedy=FILL)
     return found
 
 

@@ -26,6 +26,7 @@ from tombola.data.partition import Partition
 from tombola.lab.launch import Order, order_of
 from tombola.lab.results import names_of
 from tombola.methods.pipeline import predict
+from tombola.methods.table import METHODS
 from tombola.objectives import Objective
 from tombola.objectives.classification import classes_of, differ, mask_logits
 from tombola.objectives.metrics import METRICS
@@ -86,7 +87,9 @@ class LoadedRun:
         found = [file.stem.removeprefix(f"{method}-") for file in files]
         numbers = sorted(float(text) for text in found if text.replace(".", "", 1).isdigit())
         if found and not numbers:
-            raise RunError(f"{method} has a network per subset, not tickets of one: name another method")
+            raise UsageError(f"{method} has a network per subset, not tickets of one: name another method")
+        if not numbers and method not in METHODS:
+            raise UsageError(unknown("method", method, METHODS))
         if not numbers:
             raise RunError(f"{self.path} holds no tickets/{method}-*.tickets: run that method first")
         return numbers

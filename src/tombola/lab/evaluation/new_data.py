@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tombola._utils.errors import DataError, readable
+from tombola._utils.errors import DataError, UnknownColumn, UsageError, readable, unknown
 from tombola._utils.imported import imported
 from tombola.data.dataset import Data
 from tombola.data.table import TABLES, frame
@@ -31,14 +31,15 @@ def data_of(where: str, target: str | None, taken: Inputs) -> Data:
         taken: what the tickets take: names of columns, the size of pictures.
 
     Raises:
-        DataError: nothing that can be read there, or no column of this name.
+        UsageError: no column of this name, or none is named.
+        DataError: nothing that can be read there.
     """
     path = Path(where)
     if path.is_dir():
         return _pictures(path, taken)
     if path.suffix.lower() in TABLES:
         if target is None:
-            raise DataError(f"{path} is a table: say with --target which column is asked for")
+            raise UsageError(f"{path} is a table: say with --target which column is asked for")
         return _table(path, target, taken)
     if path.suffix.lower() == ".npz":
         return _arrays(path)
@@ -65,13 +66,18 @@ def _pictures(folder: Path, taken: Inputs) -> Data:
 
 def _table(path: Path, target: str, taken: Inputs) -> Data:
     table = frame(path)
+    if target not in map(str, table.columns):
+        raise UsageError(f"{path}: {unknown('column', target, map(str, table.columns))}")
+    how: dict[str, Any] = {}
     if taken.text is not None:
         known = Text(**taken.text)
-        how: dict[str, Any] = {"text": known.column, "tokenizer": known.opened(), "length": known.length}
+        how = {"text": known.column, "tokenizer": known.opened(), "length": known.length}
+    elif taken.features is not None:
+        how = {"inputs": taken.features}
+    try:
         return Data.from_table(table, target=target, **how)
-    if taken.features is not None:
-        return Data.from_table(table, target=target, inputs=taken.features)
-    return Data.from_table(table, target=target)
+    except UnknownColumn as error:  # one that the tickets take
+        raise DataError(f"{path}: {error}") from None
 
 
 def _arrays(path: Path) -> Data:

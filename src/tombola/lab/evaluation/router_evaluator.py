@@ -143,7 +143,7 @@ def measure(
         kind = who.partition(",")[0]
         made[who] = router(kind, **options).fit(tickets, loaded.data, loaded.partition, looked)
         now(f"{who}, on test data")
-        routed = _over_test(made[who], tickets, loaded.data)
+        routed = over_test(made[who], tickets, loaded.data)
         values += _of_router(who, made[who], routed, evaluator)
         values += rows({"router": who}, latency(made[who], tickets, loaded.data))
         on_progress(f"{who} sends {evaluator.right(routed.index_B):.1%} to the right ticket")
@@ -156,7 +156,7 @@ def measure(
     return values, made
 
 
-def _over_test(made: Router, tickets: TicketModel, data: Data) -> Routed:
+def over_test(made: Router, tickets: TicketModel, data: Data) -> Routed:
     """The routing of the whole test split."""
     parts = [made.route(tickets, x) for x in data.batches("test", torch.arange(len(data.test)).split(128))]
     scores = torch.cat([part.scores_BK for part in parts])

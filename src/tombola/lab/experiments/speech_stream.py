@@ -62,7 +62,7 @@ def enhance_file(
     if out.suffix.lower() != ".wav":
         raise UsageError(f"WAV is written, so give -o NAME.wav: got {out}")
     if not out.parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent} to write {out.name} into")
+        raise DataError(f"there is no folder {out.parent} to write {out.name} into")
     if out.exists() and source.exists() and out.samefile(source):
         raise UsageError(f"{out} is the source itself: give another file with -o")
     with open_sound(source) as file:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tombola._utils.errors import UsageError
+from tombola._utils.errors import DataError, UsageError
 from tombola._utils.io import write_bytes
 from tombola.lab.report.formats import markdown
 from tombola.lab.report.rows import OVER_SEEDS, Row, over_seeds
@@ -136,11 +136,11 @@ def _around(page: Path, place: Place) -> tuple[str, str]:
     try:
         old = page.read_text() if page.exists() else fresh
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{page} is no page that can be read ({error})") from None
+        raise DataError(f"{page} is no page that can be read ({error})") from None
     before, _, rest = old.partition(place.begin)
     _, end, after = rest.partition(place.end)
     if not end:
-        raise UsageError(
+        raise DataError(
             f"{page} has no place for tables: put the lines {place.begin} and {place.end} into it"
         )
     return before, after
@@ -157,5 +157,5 @@ def _stored(twin: Path, place: Place) -> list[Row]:
         if lacking := [name for name in needed for row in stored if name not in row]:
             raise ValueError(f"a row without {lacking[0]}")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{twin} is damaged ({error}): delete it, or restore it") from None
+        raise DataError(f"{twin} is damaged ({error}): delete it, or restore it") from None
     return stored

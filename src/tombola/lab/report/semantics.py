@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from tombola._utils.errors import RunError, TicketFileError, UsageError, unknown
+from tombola._utils.errors import DataError, RunError, TicketFileError, UsageError, unknown
 from tombola.data.partition.clusters import sentence_encoder
 from tombola.lab.analysis.semantics import Measure, Named, agreement, align, by_depth, path_similarity
 from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
@@ -206,11 +206,11 @@ def _vectors(file: Path, names: Sequence[str]) -> Named:
     try:
         vectors = np.load(file, allow_pickle=False)
     except (OSError, ValueError) as error:
-        raise UsageError(f"the vectors {file} cannot be read: {error}") from None
+        raise DataError(f"the vectors {file} cannot be read: {error}") from None
     for each in (names, NAMES):
         if vectors.ndim == 2 and len(vectors) == len(each):
             return Named.of_vectors(each, vectors)
-    raise UsageError(
+    raise DataError(
         f"{file} holds an array of shape {vectors.shape}: one vector for each of {len(names)} tickets is "
         f"needed, or for each of the {len(NAMES)} classes of CIFAR-100"
     )
@@ -227,7 +227,7 @@ def groups(names: Sequence[str], source: Path | None = None) -> tuple[dict[str, 
             found = json.loads(source.read_text())
             return {str(name): str(group) for name, group in found.items()}, "the given groups"
         except (OSError, ValueError, AttributeError) as error:
-            raise UsageError(f"{source} is no JSON object of name to group: {error}") from None
+            raise DataError(f"{source} is no JSON object of name to group: {error}") from None
     parts = ((SUPERCLASSES, "the superclasses of CIFAR-100"), (_CIFAR10, "animals and vehicles"))
     for known, what in parts:
         of = {name: group for group, members in known.items() for name in members.split()}

@@ -166,6 +166,14 @@ class Calibration:
         facts = {**self.state()[0], "names": [*tickets.names]}
         return self.restored(facts, {"temperature_K": temperature_K}).bind(tickets)
 
+    def without(self, left: Tickets, name: str) -> Self | None:
+        """For ``left``, which are all tickets but this one; None where maps were fitted on data of all."""
+        if self.about != "classes":
+            return None
+        others = [k for k, each in enumerate(self.names) if each != name]
+        facts = {**self.state()[0], "names": [*left.names]}
+        return self.restored(facts, {n: t[others] for n, t in self.tensors.items()}).bind(left)
+
     # -- use --------------------------------------------------------------------------------------
 
     def probability(self, score_BK: Tensor, prior_K: Tensor | None = None) -> Tensor:

@@ -92,6 +92,21 @@ class ContextRouter(Router):
         more = [[name, name]] if pairs and all(value != name for value, _ in pairs) else []
         return self.restored({**known, "options": {**self.options, "pairs": [*pairs, *more]}}, tensors)
 
+    def without(self, left: Tickets, name: str) -> ContextRouter | None:  # noqa: ARG002
+        """Without the entries of this ticket; None: no entry is left, or it has places on the map."""
+        known, tensors = self.state()
+        pairs = [pair for pair in self.options["pairs"] if pair[1] != name]
+        if self.options["pairs"] and not pairs:
+            return None  # without a table contexts would be taken for names
+        if name in self.names:
+            k, map_HW = self.names.index(name), tensors["map_HW"]
+            if bool((map_HW == k).any()):
+                return None  # nobody would answer there
+            tensors = {"map_HW": map_HW - (map_HW > k).to(map_HW)}
+        names = [each for each in self.names if each != name]
+        options = {**self.options, "pairs": pairs}
+        return self.restored({**known, "options": options, "names": names}, tensors)
+
     def tickets_of(self, context: Any, names: Sequence[str], count: int) -> list[str]:
         """The ticket of each of ``count`` samples, from one context each or one for all."""
         if context is None:

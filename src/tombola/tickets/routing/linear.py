@@ -1,6 +1,7 @@
 """Routers that are linear in the features of the shallow layers: the nearest mean (the default), and a gate.
 
-Shape letters: S samples, B batch, K tickets, D features.
+Shape letters: S samples, B batch, K tickets, D features, Q quantiles, J the first tickets
+as one, then each other.
 """
 
 from __future__ import annotations
@@ -49,24 +50,49 @@ class PrototypeRouter(Router):
     def extended(self, tickets: Tickets, data: Data) -> Self | None:
         """With the means of one more ticket; features, covariance and factor stay those of the others."""
         assert self.shallow is not None
-        made, before, name = type(self)(**self.options), len(self.names), tickets.names[-1]
-        made.names, made.made_for = tuple(tickets.names), fingerprint_of(tickets)
-        made.shallow, device = copy(self.shallow), device_of(tickets.backbone)
-        made.shallow.first = made.shallow.first or before
+        first, name = self.shallow.first or len(self.names), tickets.names[-1]
+        shallow, device = copy(self.shallow), device_of(tickets.backbone)
+        shallow.first = first
         splits = [of_one(name, data, split, self.options["limit"]) for split in ("train", "validation")]
         with evaluating():
-            train_SD, held_HD = (
-                torch.cat([made.shallow(tickets, x) for x in s.batches(device)]) for s in splits
-            )
+            train_SD, held_HD = (torch.cat([shallow(tickets, x) for x in s.batches(device)]) for s in splits)
         if not bool(torch.isfinite(train_SD).all()):
             raise RouterError("features of its data are not finite")
         mean_PD = centres((train_SD @ self.tensors["whiten_DD"]).double(), self._prototypes())
         means_KPD = torch.cat([self.tensors["means_KPD"], mean_PD.float()[None]])
         own_H = Gaussians(means_KPD, self.tensors["whiten_DD"])(held_HD).min(1).values
-        known = torch.cat(
-            [*[self.tensors["distances"]] * before, quantiles(own_H)]
-        )  # each ticket counts once
-        made.tensors = {**self.tensors, "means_KPD": means_KPD, "distances": quantiles(known)}
+        before_JQ = self.tensors.get("distances_JQ", self.tensors["distances"][None])
+        return self._among(tickets, first, means_KPD, torch.cat([before_JQ, quantiles(own_H)[None]]))
+
+    def without(self, left: Tickets, name: str) -> Self | None:
+        """Without the means of a ticket that was grown after the others were fitted.
+
+        None for one of those: features and covariance are of the data of all of them.
+        """
+        assert self.shallow is not None
+        first, k = self.shallow.first, self.names.index(name)
+        distances_JQ = self.tensors.get("distances_JQ", torch.zeros(0))
+        if not first or k < first or len(distances_JQ) != len(self.names) - first + 1:
+            return None
+        others = [j for j in range(len(self.names)) if j != k]
+        rows = [0, *(j - first + 1 for j in others if j >= first)]
+        return self._among(left, first, self.tensors["means_KPD"][others], distances_JQ[rows])
+
+    def _among(self, tickets: Tickets, first: int, means_KPD: Tensor, distances_JQ: Tensor) -> Self:
+        """The same for other tickets, of which it was fitted on the ``first``.
+
+        Distances are of those together, then of each that was grown.
+        """
+        assert self.shallow is not None
+        made = type(self)(**self.options)
+        made.names, made.made_for = tuple(tickets.names), fingerprint_of(tickets)
+        made.shallow = copy(self.shallow)
+        made.tensors = {**self.tensors, "means_KPD": means_KPD, "distances": distances_JQ[0]}
+        made.tensors.pop("distances_JQ", None)
+        made.shallow.first = first if len(distances_JQ) > 1 else 0
+        if made.shallow.first:
+            each = [*[distances_JQ[0]] * first, *distances_JQ[1:]]  # each ticket counts once
+            made.tensors |= {"distances_JQ": distances_JQ, "distances": quantiles(torch.cat(each))}
         return made
 
     def raw_BK(self, tickets: Tickets, x: Batch, features_BD: Tensor, distances_BK: Tensor) -> Tensor:  # noqa: ARG002

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from tombola._utils.words import MOST, counted, shortened, table
 from tombola.objectives.classification import mask_logits
 
 USUAL = 0.05  # an input as far from every context as the outermost twentieth of known samples is unusual
@@ -36,6 +38,16 @@ class Routed:
     scores_BK: Tensor
     familiarity_B: Tensor
     kind: str
+
+    def __repr__(self) -> str:
+        who = ", ".join(f"{name}={count}" for name, count in Counter(self.names).most_common(MOST))
+        return f"Routed({counted(len(self.scores_BK), 'sample')} by {self.kind}: {who})"
+
+    def __str__(self) -> str:
+        shown, more = shortened(self.names)
+        sure = self.confidence_B.tolist()
+        rows = [[str(i), name, f"{sure[i]:.2f}", self.why(i)] for i, name in enumerate(shown)]
+        return "\n".join([*table(["", "ticket", "confidence", "why"], rows, (1, 3)), *more])
 
     @property
     def index_B(self) -> Tensor:

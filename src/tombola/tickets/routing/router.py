@@ -119,6 +119,10 @@ class Router(ABC):
         """
         return None
 
+    def without(self, left: Tickets, name: str) -> Self | None:  # noqa: ARG002
+        """A router for ``left``, which are all tickets but this one; None: its data are in all numbers."""
+        return None
+
     def _prototypes(self) -> int:
         return 1
 
