@@ -1,5 +1,6 @@
 """Several tasks on one pretrained network: adapters, fine-tunes, merging and tickets, and what they store."""
 
+import copy
 import importlib.util
 import itertools
 import json
@@ -286,6 +287,16 @@ def test_seconds_are_those_of_the_fine_tunes_too_whenever_they_were_made(arrival
             taken.append(float(kept.metadata()["seconds"]))
     assert first > sum(taken) > 0
     assert again > sum(taken)
+
+
+def test_fine_tunes_of_a_network_that_computes_something_else_are_made_anew(arrivals, tmp_path):
+    """Same tensors, another module between them: kept fine-tunes are of the other network."""
+    RIVALS["full_fine_tune"].models(arrivals, tmp_path)
+    kept = set(tmp_path.iterdir())
+    other = copy.deepcopy(arrivals.backbone)
+    other.add_module("between", torch.nn.Dropout(0.25))
+    RIVALS["full_fine_tune"].models(replace(arrivals, backbone=other), tmp_path)
+    assert len(set(tmp_path.iterdir()) - kept) == len(kept) > 0
 
 
 def test_a_damaged_fine_tune_is_named(arrivals, tmp_path):

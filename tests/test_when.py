@@ -59,6 +59,15 @@ def test_a_perfect_law_is_found_and_none_where_there_is_none():
         when.law(perfect[:3])
 
 
+def test_gains_of_an_older_page_are_shown_and_in_no_law():
+    rows = [{**row, "ci95": 0.2} for row in rows_of([0.1, 0.3, 0.5, 0.7], [-0.4, -0.5, -0.6, -0.7])]
+    gained = [{k: v for k, v in row.items() if k not in ("of", "removed")} for row in when.gains(rows, 0.75)]
+    older = [*rows, *gained]
+    with pytest.raises(tb.TombolaError, match="got 0"):
+        when.law(when.worlds(older))
+    assert when.worlds(older)[0].metric.name == "accuracy"
+
+
 def test_an_affinity_that_seeds_do_not_agree_about_is_in_no_law():
     rows = rows_of([0.1, 0.3, 0.5, 0.7, 0.9], [-0.4, -0.5, -0.6, -0.7, 0.1])
     sure = when.law(judged([{**row, "ci95": 0.2} for row in rows]))[0]
@@ -77,6 +86,7 @@ def test_gains_in_decibels_are_compared_by_the_share_of_the_error():
     assert last.removed("gain_over_imp") == pytest.approx(1 - 10**-0.04)
     both = {row["metric"]: row for row in when.law([*plain, last])}
     assert both["rank_correlation"]["experiments"] == 5
+    assert both["rank_correlation_accuracy"]["experiments"] == 4
     assert both["rank_correlation"]["mean"] > both["rank_correlation_accuracy"]["mean"] == pytest.approx(-1)
     assert when.tables([*rows, *when.gains(rows, 0.75)], "gain_over_imp")[0].body[0][-1].startswith("0.4")
 

@@ -36,6 +36,7 @@ from tombola.methods.pipeline import Pipeline
 from tombola.methods.result import trained
 from tombola.runs.cache import StageCache
 from tombola.settings import Settings
+from tombola.tickets.files import architecture
 from tombola.tickets.finish import finish
 from tombola.tickets.merging import Method, merge
 from tombola.tickets.model import TicketModel
@@ -121,11 +122,12 @@ def fine_tuned(arrivals: Arrivals, folder: Path) -> tuple[dict[str, dict[str, Te
     A file is named by the task and by all that its training depends on, so that any number of tasks share it.
     """
     found, before, a = {}, 0.0, arrivals
-    start = io.digest(a.backbone.state_dict())
+    start = [io.digest(a.backbone.state_dict()), architecture(a.backbone)]
     for name in a.names:
         data, config = io.digest(a.task(name).train.fingerprint()), a.settings.plain()["train"]
         made_of = json.dumps(
-            [start, data, config, a.steps, a.seed, a.objective.of(a.data, a.partition).choices()]
+            [start, data, config, a.steps, a.seed, a.objective.of(a.data, a.partition).choices()],
+            sort_keys=True,
         )
         file = folder / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.safetensors"
         began = time.perf_counter()

@@ -28,7 +28,7 @@ from tombola.lab.launch import Order
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, heading, mean_and_half, share
 from tombola.methods.pipeline import Pipeline
-from tombola.objectives.metrics import metric_info
+from tombola.objectives.metrics import MetricInfo, metric_info
 from tombola.pruning.scores import parse as parse_score
 from tombola.runs.cache import StageCache
 
@@ -161,13 +161,9 @@ class World:
         return self.gains.get(gain, {}).get("removed") if (self.half or 0.0) <= SURE else None
 
     @property
-    def lead(self) -> str:
-        """The metric of its gains, such as ``psnr_lead``."""
-        return f"{next(iter(self.gains.values()))['of']}_lead"
-
-    def in_shares(self, gain: str) -> bool:
-        """Whether a gain is a difference of shares, such as accuracies, and not of dB."""
-        return metric_info(self.gains[gain]["of"]).format == "share"
+    def metric(self) -> MetricInfo:
+        """What its gains are in, such as accuracy, which all gains of older pages are in."""
+        return metric_info(next(iter(self.gains.values())).get("of", "accuracy"))
 
     @property
     def least(self) -> Row:
@@ -215,7 +211,7 @@ def law(found: Sequence[World], against: str = "gain_over_imp", seed: int = 0) -
         raise RunError(
             f"a rank correlation needs at least {LEAST} experiments with both sides: got {len(known)}"
         )
-    rng, plain = np.random.default_rng(seed), [world for world in known if world.in_shares(against)]
+    rng, plain = np.random.default_rng(seed), [world for world in known if world.metric.format == "share"]
     made = [_correlation("rank_correlation", known, [w.removed(against) for w in known], rng)]
     if len(plain) >= LEAST:
         gained = [world.gains[against]["mean"] for world in plain]
@@ -264,7 +260,7 @@ def tables(rows: Sequence[Row], against: str) -> list[Table]:
             world.name,
             mean_and_half({"mean": world.affinity, "ci95": world.half}, "{:.2f}".format),
             "" if world.information is None else f"{world.information:.3f}",
-            *(mean_and_half(world.gains.get(name), metric_info(world.lead).write) for name in shown),
+            *(mean_and_half(world.gains.get(name), world.metric.write) for name in shown),
         ]
         for world in found
     ]
@@ -350,7 +346,7 @@ def figure(
         known = [world for world in found if world.removed(name) is not None]
         for up, world in enumerate(sorted(known, key=lambda world: world.affinity)):
             removed, right = world.removed(name), world.affinity > 0.8 * max(w.affinity for w in known)
-            axes.plot(world.affinity, removed, "o", color="C0" if world.in_shares(name) else "C1")
+            axes.plot(world.affinity, removed, "o", color="C0" if world.metric.format == "share" else "C1")
             axes.annotate(
                 world.name.partition(",")[0],
                 (world.affinity, removed),

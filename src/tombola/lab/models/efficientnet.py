@@ -46,6 +46,10 @@ class Lite0(nn.Module):
         self.side = side
         kaiming_(self.classifier, generator)
 
+    def extra_repr(self) -> str:
+        """The side, without which networks of several sides are one to who compares them."""
+        return f"side={self.side}"
+
     def forward(self, x: Tensor) -> Tensor:
         """Images to logits."""
         x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=False)
