@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from tombola.lab.report.points import Points, label_points
 from tombola.lab.report.rows import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Points = dict[str, tuple[float, float]]  # MB and quality of each rival
-# Offsets of a name from its point, in points, and the side of the name that is there.
-PLACES = [((7 * s, y), "left" if s > 0 else "right") for y in (0, 9, -9, 18, -18, 27, -27) for s in (1, -1)]
 SIZES = {"bytes_per_task": "MB stored per task, beside the base", "bytes_total": "MB stored in all"}
 
 
@@ -37,7 +35,7 @@ def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
         panels.append((axes, points))
     drawn.draw_without_rendering()  # where names have room is known once axes have their places
     for axes, points in panels:
-        _label(axes, points, pareto(points))
+        label_points(axes, points, dict.fromkeys(pareto(points), "C0"))
     return drawn
 
 
@@ -56,33 +54,6 @@ def _scatter(axes: Axes, points: Points, halves: Mapping[str, float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.2)
     axes.grid(alpha=0.3)
-
-
-def _label(axes: Axes, points: Points, best: Sequence[str]) -> None:
-    """A name at each point, where it covers neither a point nor another name, if there is such a place."""
-    from matplotlib.transforms import Bbox
-
-    dots = axes.transData.transform(list(points.values()))
-    taken = [Bbox.from_extents(x - 5, y - 5, x + 5, y + 5) for x, y in dots]
-    for name in sorted(points, key=lambda name: (name not in best, points[name])):
-        for place, side in PLACES:
-            text = axes.annotate(
-                name,
-                points[name],
-                place,
-                textcoords="offset points",
-                fontsize="small",
-                color="C0" if name in best else "grey",
-                ha=side,
-                va="center",
-            )
-            box = text.get_window_extent()
-            inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
-            if inside and not box.count_overlaps(taken):
-                break
-            if (place, side) != PLACES[-1]:
-                text.remove()
-        taken.append(box)
 
 
 def _differ(row: Row, other: Row) -> bool:

@@ -25,6 +25,7 @@ from tombola.analysis.trials import information
 from tombola.data.dataset import Data
 from tombola.lab.evaluation.transference import transference
 from tombola.lab.launch import Order
+from tombola.lab.report.points import Points, label_points
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, heading, mean_and_half, share
 from tombola.methods.pipeline import Pipeline
@@ -44,6 +45,7 @@ GAINS = {suffix: f"gain_over_{name}" for name, suffix in (
 EACH = ("gain_over_network_each", "gain_over_adapters")  # rivals that store weights for each context
 LEAST = 4  # worlds of which a correlation is taken
 SURE = 1.0  # a wider half interval over seeds than from contexts that agree to unrelated ones says nothing
+LOWEST = -0.5  # of the figure: below stands an arrow with its value
 SPLITS = 500  # random halves of the experiments
 
 
@@ -341,22 +343,23 @@ def figure(
     another colour), a panel per rival."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(6.5 * len(against), 4.8), layout="constrained")
+    made, panels = Figure(figsize=(6.5 * len(against), 4.8), layout="constrained"), []
     for axes, name in zip(made.subplots(1, len(against), squeeze=False)[0], against, strict=True):
-        known = [world for world in found if world.removed(name) is not None]
-        for up, world in enumerate(sorted(known, key=lambda world: world.affinity)):
-            removed, right = world.removed(name), world.affinity > 0.8 * max(w.affinity for w in known)
-            axes.plot(world.affinity, removed, "o", color="C0" if world.metric.format == "share" else "C1")
-            axes.annotate(
-                world.name.partition(",")[0],
-                (world.affinity, removed),
-                (-4 if right else 4, 6 if up % 2 else -12),  # neighbours above and below
-                ha="right" if right else "left",
-                fontsize="small",
-                textcoords="offset points",
-            )
+        points, colours = Points(), dict[str, str]()
+        for world in found:
+            if (removed := world.removed(name)) is None:
+                continue
+            off, label = removed < LOWEST, world.name.partition(",")[0]
+            label += f" ({removed:.1f})" if off else ""
+            points[label] = world.affinity, max(removed, LOWEST)
+            colours[label] = "C0" if world.metric.format == "share" else "C1"
+            axes.plot(*points[label], "v" if off else "o", color=colours[label])
         axes.axhline(0, color="grey", linewidth=0.8)
         rival = name.removeprefix("gain_over_").replace("_", " ")
         axes.set(xlabel="affinity of the contexts", ylabel=f"share of the error of {rival} that RTL removes")
         axes.grid(alpha=0.3)
+        panels.append((axes, points, colours))
+    made.draw_without_rendering()
+    for axes, points, colours in panels:
+        label_points(axes, points, colours)
     return made
