@@ -32,20 +32,13 @@ def advise(
 
     Example: tombola advise digits --minutes 1
 
-    Parameters
-    ----------
-    name: str
-        The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own.
-    minutes: float
-        The budget, kept to about a tenth; reading data comes on top.
-    seed: int
-        The first of three seeds of data order; the initial weights are those of this one.
-    item: str
-        Where every item (a photograph) has a network of its own: which of them; the first by default.
-    set: tuple[str, ...]
-        Changes of settings, as for `tombola run`.
-    out: Path
-        Short runs and answer go to OUT/NAME-PRESET/advice, where `tombola report` finds them.
+    Args:
+        name: The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own.
+        minutes: The budget, kept to about a tenth; reading data comes on top.
+        seed: The first of three seeds of data order; the initial weights are those of this one.
+        item: Where every item (a photograph) has a network of its own: which of them; the first by default.
+        set: Changes of settings, as for `tombola run`.
+        out: Short runs and answer go to OUT/NAME-PRESET/advice, where `tombola report` finds them.
     """
     changes = renewed_changes(set)
     order = options.order(name, (), changes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -96,11 +97,11 @@ def _converted(kind: Any, tokens: Any) -> Any:
 
 
 def _help(command: str) -> str:
-    """The words of a command's docstring above its parameters, read without importing it."""
+    """The words of a command's docstring above its arguments, read without importing it."""
     module = ast.parse(Path(__file__).with_name(f"{command}.py").read_text())
     (function,) = (part for part in module.body if getattr(part, "name", "") == command)
     words = ast.get_docstring(function) or ""  # type: ignore[arg-type]
-    return words.partition("\n\nParameters\n")[0]
+    return re.split(r"\n\n(?:Args:|Parameters)\n", words)[0]
 
 
 def main(arguments: list[str] | None = None) -> None:

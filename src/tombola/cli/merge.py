@@ -46,42 +46,26 @@ def merge(
 
     Example: tombola merge tasks.tickets mail=mail.safetensors news=news.safetensors --backbone nets:base
 
-    Parameters
-    ----------
-    out: Path
-        The ticket file.
-    checkpoints: str
-        TASK=FILE for each fine-tune: safetensors, a folder of them with their index, or a state_dict that
-        torch has saved.
-    backbone: str
-        MODULE:NAME of the network that all were fine-tuned from, with its pretrained weights, or of a
-        function that makes it.
-    method: str
-        tall (a mask and a scale each), emr (the same by signs); ties, dare, dare_ties, mean, sum (one network
-        for all).
-    include: tuple[str, ...]
-        Names or globs of the weights that share a change; matrices and kernels by default.
-    exclude: tuple[str, ...]
-        Names or globs of weights that do not.
-    data: tuple[str, ...]
-        TASK=DATA for each task: a table (CSV, Parquet), arrays x and y (.npz), or MODULE:NAME of a
-        `tombola.Data`, which says what the fine-tune was not trained on.
-    target: str
-        The column of tables that is asked for.
-    objective: str
-        What the data ask, such as Classification, or MODULE:NAME of an objective.
-    steps: int
-        Batches per task of joint retraining under the masks, which needs data.
-    set: tuple[str, ...]
-        Settings of that training, such as train.lr=0.0001.
-    seed: int
-        Of what dare drops, and of the order of the data.
-    threads: int
-        Threads; all cores by default.
-    force: bool
-        Replace a file that is there already.
-    json: bool
-        Print what is kept and stored for machines.
+    Args:
+        out: The ticket file.
+        checkpoints: TASK=FILE for each fine-tune: safetensors, a folder of them with their index, or a
+            state_dict that torch has saved.
+        backbone: MODULE:NAME of the network that all were fine-tuned from, with its pretrained weights, or of
+            a function that makes it.
+        method: tall (a mask and a scale each), emr (the same by signs); ties, dare, dare_ties, mean, sum (one
+            network for all).
+        include: Names or globs of the weights that share a change; matrices and kernels by default.
+        exclude: Names or globs of weights that do not.
+        data: TASK=DATA for each task: a table (CSV, Parquet), arrays x and y (.npz), or MODULE:NAME of a
+            `tombola.Data`, which says what the fine-tune was not trained on.
+        target: The column of tables that is asked for.
+        objective: What the data ask, such as Classification, or MODULE:NAME of an objective.
+        steps: Batches per task of joint retraining under the masks, which needs data.
+        set: Settings of that training, such as train.lr=0.0001.
+        seed: Of what dare drops, and of the order of the data.
+        threads: Threads; all cores by default.
+        force: Replace a file that is there already.
+        json: Print what is kept and stored for machines.
     """
     use_threads(threads)
     if method not in get_args(Method):

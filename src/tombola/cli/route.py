@@ -30,14 +30,10 @@ def route(
 
     Example: tombola route runs/corruptions-quick --router prototype gate
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories, or folders that hold some; seeds of one experiment are averaged.
-    router: tuple[str, ...]
-        Which routers; all that can be fitted to the task by default.
-    set: tuple[str, ...]
-        Options of the named routers, such as mix=2 or depth=3.
+    Args:
+        paths: Run directories, or folders that hold some; seeds of one experiment are averaged.
+        router: Which routers; all that can be fitted to the task by default.
+        set: Options of the named routers, such as mix=2 or depth=3.
     """
     if set and not router:
         raise UsageError("--set changes the routers that are named: say which with --router")

@@ -34,28 +34,20 @@ def semantics(
 
     Example: tombola semantics runs/cifar10-quick --names wordnet.csv --figure fig3.svg
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories of one experiment and preset, or folders that hold some.
-    names: str
-        What names mean: a CSV table of similarities, an NPY file of vectors, wordnet, or text (extras).
-    measure: str
-        How masks are compared: kappa or jaccard.
-    known: Path
-        A JSON file, name to group, to compare clusters of tickets with; those of CIFAR are known.
-    permutations: int
-        How often names are shuffled in each test, and drawn for each interval (1,000 times at most).
-    figure: Path
-        Panels A to E after the paper's Figure 3: NAME.svg, NAME.png or NAME.pdf.
-    keep: Path
-        A file semantics.json for `tombola report`, which looks for it in a run and above.
-    write: Path
-        A Markdown page to put the tables into, with a JSON twin; every experiment has marks of its own.
-    force: bool
-        Replace a figure that is there already.
-    json: bool
-        Print everything for machines instead of tables.
+    Args:
+        paths: Run directories of one experiment and preset, or folders that hold some.
+        names: What names mean: a CSV table of similarities, an NPY file of vectors, wordnet, or text
+            (extras).
+        measure: How masks are compared: kappa or jaccard.
+        known: A JSON file, name to group, to compare clusters of tickets with; those of CIFAR are known.
+        permutations: How often names are shuffled in each test, and drawn for each interval (1,000 times at
+            most).
+        figure: Panels A to E after the paper's Figure 3: NAME.svg, NAME.png or NAME.pdf.
+        keep: A file semantics.json for `tombola report`, which looks for it in a run and above.
+        write: A Markdown page to put the tables into, with a JSON twin; every experiment has marks of its
+            own.
+        force: Replace a figure that is there already.
+        json: Print everything for machines instead of tables.
     """
     if figure is not None:
         new(figure, force=force)

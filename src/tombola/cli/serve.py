@@ -47,43 +47,26 @@ def serve(
 
     Example: tombola serve runs/digits-quick/seed0/tickets/rtl-0.5.tickets
 
-    Parameters
-    ----------
-    files: str
-        Ticket files, FILE or NAME=FILE: what it is called in requests, by default its name without suffix.
-    host: str
-        Where to listen; by default this machine alone can connect.
-    port: int
-        Where to listen; 0 for any that is free.
-    backbone: str
-        MODULE:NAME of the network of all files; by default that which each file or its run names.
-    tokenizer: str
-        Where the tokenizer of training lies by now, if text is what tickets take and it was moved.
-    prepared: bool
-        Inputs are what the network takes, already prepared.
-    allow: tuple[Path, ...]
-        Folders and files from which files may be loaded while the service runs; by default none.
-    token_file: Path
-        A file with the token of those who may load, unload, grow and name tickets; else TOMBOLA_TOKEN in the
-        environment. Without either nobody may.
-    audit: Path
-        A file to add the line of each request to; by default standard output.
-    cache: float
-        Megabytes for masked weights that are kept, of all files together; 0 for none.
-    body: float
-        Megabytes of a request, at most.
-    samples: int
-        Samples of a request, at most.
-    seconds: float
-        Time for a request, at most.
-    requests: int
-        Requests at once, at most.
-    batch: int
-        Samples that go through a network together, at most.
-    delay: float
-        Milliseconds that a request waits for others of the same ticket.
-    threads: int
-        Threads of a pass; all cores by default.
+    Args:
+        files: Ticket files, FILE or NAME=FILE: what it is called in requests, by default its name without
+            suffix.
+        host: Where to listen; by default this machine alone can connect.
+        port: Where to listen; 0 for any that is free.
+        backbone: MODULE:NAME of the network of all files; by default that which each file or its run names.
+        tokenizer: Where the tokenizer of training lies by now, if text is what tickets take and it was moved.
+        prepared: Inputs are what the network takes, already prepared.
+        allow: Folders and files from which files may be loaded while the service runs; by default none.
+        token_file: A file with the token of those who may load, unload, grow and name tickets; else
+            TOMBOLA_TOKEN in the environment. Without either nobody may.
+        audit: A file to add the line of each request to; by default standard output.
+        cache: Megabytes for masked weights that are kept, of all files together; 0 for none.
+        body: Megabytes of a request, at most.
+        samples: Samples of a request, at most.
+        seconds: Time for a request, at most.
+        requests: Requests at once, at most.
+        batch: Samples that go through a network together, at most.
+        delay: Milliseconds that a request waits for others of the same ticket.
+        threads: Threads of a pass; all cores by default.
     """
     if not files:
         raise UsageError("serve needs at least one ticket file")
