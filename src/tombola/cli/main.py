@@ -27,29 +27,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # called: what they need takes seconds to import.
 COMMANDS = {
     "Find tickets": (
-        "experiments",
-        "advise",
-        "discover",
-        "plan",
-        "run",
-        "oneshot",
-        "resume",
-        "sweep",
-        "continual",
-        "adapt",
-        "watch",
+        *("experiments", "advise", "discover", "plan", "run", "oneshot"),
+        *("resume", "sweep", "continual", "adapt", "watch"),
     ),
     "Read results": ("compare", "report", "affinity", "draw", "collapse", "semantics"),
     "Use tickets": (
-        "inspect",
-        "route",
-        "calibrate",
-        "predict",
-        "serve",
-        "stream",
-        "enhance",
-        "export",
-        "share",
+        *("inspect", "route", "calibrate", "predict", "serve"),
+        *("stream", "enhance", "export", "share"),
     ),
     "Change tickets": ("grow", "forget", "merge"),
 }
