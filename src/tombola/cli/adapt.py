@@ -62,16 +62,12 @@ def adapt(
         for one in seed:
             arrivals = arrivals_of(order, data, one, order.settings.sparsity[0], in_order=True)
             for wanted in chosen:
-                of = RIVALS[wanted]
+                of, make = RIVALS[wanted], partial(carried_out, wanted, arrivals, out / "fine_tunes")
                 sparsity = of.settings(arrivals.settings).sparsity[0]
+                path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
+                also = {"rate": of.rate, "changes": dict(of.changes)}
                 yield Job(
-                    name=wanted,
-                    label=wanted,
-                    rival=of,
-                    arrivals=arrivals,
-                    path=folder / f"seed{one}" / f"{wanted}-{sparsity}.json",
-                    make=partial(carried_out, wanted, arrivals, out / "fine_tunes"),
-                    also={"rate": of.rate, "changes": dict(of.changes)},
+                    name=wanted, label=wanted, rival=of, arrivals=arrivals, path=path, make=make, also=also
                 )
 
     found, failed = found_by(jobs(), summary, say_aside)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from tombola._utils.device import parse
 from tombola._utils.errors import UsageError, unknown
@@ -49,18 +50,10 @@ def advise(
     of, data = order.experiment, found[item or next(iter(found))]
     folder = order.folder(out) / item / "advice"
     backbone = of.backbone(generator(seed, "theta0")).to(parse(options.device or "cpu"))
+    given = backbone, of.objective, data, of.partition(data)
+    how: dict[str, Any] = {"settings": order.settings, "seed": seed, "parallel": options.parallel}
     began = time.perf_counter()
-    advice = advice_of(
-        backbone,
-        of.objective,
-        data,
-        of.partition(data),
-        settings=order.settings,
-        seed=seed,
-        minutes=minutes,
-        out=folder,
-        parallel=options.parallel,
-    )
+    advice = advice_of(*given, **how, minutes=minutes, out=folder)
     say_aside(f"{time.perf_counter() - began:.0f} seconds, of {60 * minutes:g}")
     whole = {"experiment": of.name, "preset": order.preset, **advice.plain()}
     write_bytes(folder / "advice.json", to_json(whole).encode())

@@ -56,13 +56,10 @@ def continual(
         for one, sparsity in product(seed, order.settings.sparsity):
             arrivals = arrivals_of(order, data, one, sparsity)
             for wanted in _fitting(rival, len(arrivals.order), sparsity):
+                label, make = f"{wanted} at {100 * sparsity:.4g}%", partial(carried_out, wanted, arrivals)
+                path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
                 yield Job(
-                    name=wanted,
-                    label=f"{wanted} at {100 * sparsity:.4g}%",
-                    rival=RIVALS[wanted],
-                    arrivals=arrivals,
-                    path=folder / f"seed{one}" / f"{wanted}-{sparsity}.json",
-                    make=partial(carried_out, wanted, arrivals),
+                    name=wanted, label=label, rival=RIVALS[wanted], arrivals=arrivals, path=path, make=make
                 )
 
     found, failed = found_by(jobs(), summary, say_aside)

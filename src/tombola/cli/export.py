@@ -71,12 +71,8 @@ def export(
     end = "" if form == "peft" else f".{form}"
     places = {name: out / (io.file_name(name) + end) if all and not together else out for name in names}
     beside = [adapter_file(out, name) for name in names] if together else []
-    new(
-        *(file for place in places.values() for file in files_of(place, form)),
-        *beside,
-        force=force,
-        read=[file],
-    )
+    parts = [place / part for place in places.values() for part in (FILES if form == "peft" else [""])]
+    new(*parts, *beside, force=force, read=[file])
     if together and compact:
         raise UsageError("--all makes one network of all tickets, --compact one of a single ticket")
     tickets: Any = None
@@ -109,11 +105,6 @@ def _names(known: Sequence[str], name: str | None, all: bool) -> list[str]:
     return [name or (known[0] if known else "")]
 
 
-def files_of(place: Path, form: str) -> list[Path]:
-    """What is written where one ticket goes."""
-    return [place / name for name in FILES] if form == "peft" else [place]
-
-
 @dataclass(frozen=True)
 class Exported:
     """Where tickets come from, and what becomes of each; without ``tickets`` from the file alone."""
@@ -132,8 +123,7 @@ class Exported:
             size = write_state(out, state_of(self.file, name), self.form, {"ticket": name})
             return {**made, "bytes": size, "parameters": None}
         if self.form == "peft":
-            adapter = write_peft(out, self.tickets, name, self.base, self.x)
-            return made | asdict(adapter)
+            return made | asdict(write_peft(out, self.tickets, name, self.base, self.x))
         module = _compact(self.tickets, name, self.x) if self.compact else self.tickets.bake(name).eval()
         if self.form in PROGRAMS:
             size = write_program(out, module, self.form, self.x)

@@ -86,16 +86,9 @@ def merge(
     scope = {"include": include or None, "exclude": exclude}
     tickets = merged(base, given, method, **scope, seed=seed, **asked)  # type: ignore[arg-type]
     size = stored(tickets, tickets.save(out))
-    rows = [
-        {
-            "task": name,
-            "weights": count,
-            "bytes": size["file"],
-            **_bytes(size),
-            **tickets.metadata["merged"][name],
-        }
-        for name, count in tickets.masks.counts.items()
-    ]
+    counts = {"bytes": size["file"]} | {f"bytes_{n}": value for n, value in size.items() if n != "file"}
+    merges = tickets.metadata["merged"]
+    rows = [{"task": n, "weights": w, **counts, **merges[n]} for n, w in tickets.masks.counts.items()]
     title = f"{out}: {_words(size)}; {int(tickets.owned_N.sum()):,} of {tickets.scope.size:,} weights changed"
     show([_table(title, rows)], rows, json)
 
@@ -104,10 +97,6 @@ def _train(changes: Words) -> TrainConfig:
     if wrong := [change for change in changes if not change.startswith("train.")]:
         raise UsageError(f"joint retraining is set by train.NAME=VALUE: got {wrong[0]!r}")
     return Settings().changed(changes).train
-
-
-def _bytes(size: dict[str, int]) -> dict[str, int]:
-    return {f"bytes_{name}": value for name, value in size.items() if name != "file"}
 
 
 def _words(size: dict[str, int]) -> str:
@@ -120,20 +109,12 @@ def _words(size: dict[str, int]) -> str:
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    header = ["task", "kept of its change", "λ", "scale", "weights"]
-    body = [
-        [
-            str(row["task"]),
-            share(row["kept"]),
-            "" if row["lambda"] is None else f"{row['lambda']:g}",
-            f"{row['scale']:.3f}",
-            whole(row["weights"]),
-        ]
-        for row in rows
-    ]
-    if "metric" in rows[0]:
-        metric = metric_info(rows[0]["metric"])
+    header, body = ["task", "kept of its change", "λ", "scale", "weights"], []
+    metric = metric_info(rows[0]["metric"]) if "metric" in rows[0] else None
+    if metric:
         header += [f"{metric.column} of the fine-tune", "of the ticket"]
-        for line, row in zip(body, rows, strict=True):
-            line += [metric.write(row["fine_tune"]), metric.write(row["ticket"])]
+    for row in rows:
+        chosen = "" if row["lambda"] is None else f"{row['lambda']:g}"
+        line = [row["task"], share(row["kept"]), chosen, f"{row['scale']:.3f}", whole(row["weights"])]
+        body.append(line + ([metric.write(row[of]) for of in ("fine_tune", "ticket")] if metric else []))
     return Table(title, header, body)

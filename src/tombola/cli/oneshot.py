@@ -75,14 +75,12 @@ def oneshot(
     begun = time.perf_counter()
     files = streamed.oneshot(network, tokens, out, sparsity=sparsity, score=score, inputs=inputs)
     seconds = time.perf_counter() - begun
-    rows: list[dict[str, Any]] = []
-    for file in files:
-        counts = opened(file)[2].counts
-        rows += [
-            {"ticket": name, "weights": count, "file": str(file), "bytes": file.stat().st_size}
-            for name, count in counts.items()
-        ]
-    body = [[str(r["ticket"]), whole(r["weights"]), str(r["file"]), whole(r["bytes"])] for r in rows]
+    rows: list[dict[str, Any]] = [
+        {"ticket": name, "weights": count, "file": str(file), "bytes": file.stat().st_size}
+        for file in files
+        for name, count in opened(file)[2].counts.items()
+    ]
+    body = [[r["ticket"], whole(r["weights"]), r["file"], whole(r["bytes"])] for r in rows]
     show([Table(f"{seconds:.0f} seconds", ["ticket", "weights", "file", "bytes"], body)], rows, json)
 
 

@@ -68,18 +68,10 @@ def plan(
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    def mark(row: dict[str, Any]) -> str:
-        return "at most " if row["at_most"] else ""
-
-    body = [
-        [
-            row["method"],
-            f"{mark(row)}{row['trainings']:,}",
-            f"{mark(row)}{row['steps']:,}",
-            clock(row["seconds"]),
-        ]
-        for row in rows
-    ]
+    body = []
+    for row in rows:
+        counts = ["at most " * row["at_most"] + f"{row[of]:,}" for of in ("trainings", "steps")]
+        body.append([row["method"], *counts, clock(row["seconds"])])
     return Table("What each method adds to those above it", ["method", "trainings", "steps", "time"], body)
 
 

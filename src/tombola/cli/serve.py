@@ -74,14 +74,8 @@ def serve(
         from tombola.serve.app import create_app
         from tombola.serve.limits import Limits
         from tombola.serve.registry import Registry
-    limits = Limits(
-        body=round(body * MEGA),
-        samples=samples,
-        seconds=seconds,
-        requests=requests,
-        batch=batch,
-        delay=delay / 1e3,
-    )
+    counts = {"samples": samples, "requests": requests, "batch": batch}
+    limits = Limits(body=round(body * MEGA), seconds=seconds, delay=delay / 1e3, **counts)
     use_threads(threads)
     token = _token(token_file)
     for path in allow:
@@ -137,16 +131,14 @@ def _named(files: Sequence[str]) -> dict[str, Path]:
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen(1024)  # so that a second service is refused now
+        return socket.create_server((host, port), family=family, backlog=1024)  # a second one is refused now
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error).partition(" (while ")[
+            0
+        ]  # where is said below
         raise UsageError(
             f"cannot listen on {host}, port {port} ({reason}): choose another one (--port, --host)"
         ) from None
-    return found
 
 
 def _lines(audit: Path | None) -> Any:

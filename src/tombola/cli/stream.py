@@ -16,23 +16,18 @@ from tombola.cli.options import Flag, Numbers, Page, Words
 from tombola.cli.route import fitted_options
 from tombola.cli.terminal import busy, say_aside
 from tombola.lab.evaluation.streamed import draw, measure
-from tombola.lab.evaluation.tables import rows
+from tombola.lab.evaluation.tables import MOVES, RIGHT, rows
 from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Column, Table, decibel, decimal, outcomes, share, whole
+from tombola.lab.report.tables import Column, Table, decibel, decimal, outcomes, whole
 from tombola.tickets.routing import router as router_of
 
 COLUMNS = [  # who chooses, then how the router follows
-    Column("oracle", "oracle", decibel),
-    Column("router", "router", decibel),
-    Column("best_fixed", "fixed", decibel),
-    Column("random", "random", decibel),
-    Column("routing_accuracy", "right", share),
-    Column("switches", "switches", whole),
-    Column("true_switches", "changes", whole),
-    Column("delay", "late, s", decibel),
-    Column("missed", "missed", decimal),
-    Column("ms_route", "ms route", decibel),
-    Column("ms_ticket", "ms ticket", decibel),
+    *(
+        Column(who, who.removeprefix("best_"), decibel)
+        for who in ("oracle", "router", "best_fixed", "random")
+    ),
+    *(RIGHT, *MOVES, Column("delay", "late, s", decibel), Column("missed", "missed", decimal)),
+    *(Column("ms_route", "ms route", decibel), Column("ms_ticket", "ms ticket", decibel)),
     Column("ms_wait", "ms wait", whole),
 ]
 
