@@ -153,8 +153,7 @@ class Named:
 
     def pairs(self) -> Floats:
         """The upper triangle without the diagonal, row after row, float64 ``[K (K − 1) / 2]``."""
-        pairs: Floats = squareform(self.values_KK, checks=False)
-        return pairs
+        return squareform(self.values_KK, checks=False)
 
 
 def path_similarity(names: Sequence[str], senses: Mapping[str, str] | None = None) -> Named:

@@ -132,9 +132,7 @@ class LoadedRun:
         means = {metric.name: metric.value for metric in found if not metric.ticket}
         known = (name for name, info in METRICS.items() if info.primary and name in means)
         name = next(known, next(iter(means)))
-        return name, means.get(
-            f"{name}_open", means[name]
-        )  # among all classes, where contexts differ in theirs
+        return name, means.get(f"{name}_open", means[name])  # among all classes, where contexts have others
 
     def save(self, tickets: TicketModel, folder: Path, name: str) -> Path:
         """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs.
@@ -194,8 +192,7 @@ class Answers:
         who = [torch.tensor([routed.tickets.index(name) for name in names]) for names, _ in likeliest]
         outputs = [self.outputs_KS[k, samples] for k in who]
         classes = [None if self.classes_KC is None else self.classes_KC[k] for k in who]
-        found: Tensor = mixed(outputs, [share_B for _, share_B in likeliest], classes)
-        return found
+        return mixed(outputs, [share_B for _, share_B in likeliest], classes)
 
 
 def _space(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -82,21 +82,13 @@ def power(wave_T: Tensor) -> Tensor:
 
 def decibels(power: Tensor) -> NDArray[np.float32]:
     """Loudness of the same shape."""
-    loudness: NDArray[np.float32] = (10 * power.clamp(min=1e-10).log10()).numpy()
-    return loudness
+    return (10 * power.clamp(min=1e-10).log10()).numpy()
 
 
 def show_spectrogram(panel: Axes, loudness: NDArray[np.float32], seconds: float, top: float) -> AxesImage:
     """A spectrogram ``[frames, bins]`` over seconds and kHz; what is `DEEPEST` below ``top`` is black."""
-    return panel.imshow(
-        loudness.T,
-        origin="lower",
-        aspect="auto",
-        extent=(0, seconds, 0, audio.RATE / 2000),
-        cmap="magma",
-        vmin=top + DEEPEST,
-        vmax=top,
-    )
+    place: Any = {"origin": "lower", "aspect": "auto", "extent": (0, seconds, 0, audio.RATE / 2000)}
+    return panel.imshow(loudness.T, **place, cmap="magma", vmin=top + DEEPEST, vmax=top)
 
 
 def write_sounds(waves: Mapping[str, Tensor], out: Path, prefix: str = "") -> list[Path]:
@@ -183,17 +175,10 @@ def _picture(panel: Any, x: Tensor, given: dict[str, int], truth: int, classes: 
         panel.imshow(pixels(image), interpolation="nearest")
     for line, (method, answer) in enumerate(given.items()):
         mark, colour = ("✓", RIGHT) if answer == truth else ("✗", WRONG)
-        panel.annotate(
-            f"{mark} {ANSWERING[method]}: {classes[answer]}",
-            (0.5, 0),
-            (0, -8 - 10 * line),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=7,
-            color=colour,
-        )
+        words = f"{mark} {ANSWERING[method]}: {classes[answer]}"
+        style = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
+        below = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        panel.annotate(words, (0.5, 0), (0, -8 - 10 * line), **below, **style)
 
 
 def _check_alike(runs: Sequence[Finished]) -> None:
