@@ -10,7 +10,7 @@ from tombola.cli.options import Flag, Kept, Page, new
 from tombola.cli.terminal import runs_of, say_aside, show, to_json
 from tombola.lab.analysis.semantics import power
 from tombola.lab.report.page import place_of, put_tables
-from tombola.lab.report.semantics import aligned, draw, group_tables, grouped, meaning, states, table
+from tombola.lab.report.semantics import draw, group_tables, grouped, meaning, states, table
 from tombola.lab.report.tables import Table, heading
 
 _POWER = (0.2, 0.3, 0.4, 0.5, 0.6)  # correlations that a test might find
@@ -60,7 +60,8 @@ def semantics(
         raise UsageError(f"these are runs of several experiments or presets, name one: {heads}")
     ((head, mine),) = found.items()
     of_names, what = meaning(mine[0].similarity.names, names)
-    rows, groups = aligned(mine, of_names, permutations), grouped(mine, known, permutations)
+    rows = [state.row(of_names, permutations) for state in mine]
+    groups = grouped(mine, known, permutations)
     chances = {f"{rho:g}": power(of_names, rho, permutations=min(permutations, 999)) for rho in _POWER}
     experiment = {"experiment": head[0], "preset": head[1], "what": what}
     content = {**experiment, "measure": measure, "rows": rows, "groups": groups, "power": chances}
