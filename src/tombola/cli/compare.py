@@ -15,11 +15,7 @@ from tombola.lab.report.tables import tables
 
 
 def compare(
-    *paths: Path,
-    method: Words = (),
-    write: Page = None,
-    format: Form = "table",
-    json: Flag = False,
+    *paths: Path, method: Words = (), write: Page = None, format: Form = "table", json: Flag = False
 ) -> None:
     """Compare the methods of runs: both readings, the paper's figures, everything that is stored.
 

@@ -185,10 +185,8 @@ class Answers:
 
     def mixed(self, routed: Routed, samples: Tensor) -> Tensor:
         """Answers to these samples by the two likeliest tickets, weighed (`tombola.routing.mixed`)."""
-        part = replace(
-            routed, scores_BK=routed.scores_BK[samples], familiarity_B=routed.familiarity_B[samples]
-        )
-        likeliest = part.likeliest(2)
+        scores_BK, familiarity_B = routed.scores_BK[samples], routed.familiarity_B[samples]
+        likeliest = replace(routed, scores_BK=scores_BK, familiarity_B=familiarity_B).likeliest(2)
         who = [torch.tensor([routed.tickets.index(name) for name in names]) for names, _ in likeliest]
         outputs = [self.outputs_KS[k, samples] for k in who]
         classes = [None if self.classes_KC is None else self.classes_KC[k] for k in who]
