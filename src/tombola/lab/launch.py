@@ -194,5 +194,5 @@ def finished(paths: Sequence[Path]) -> tuple[Draw, list[Finished]]:
             loaded[key] = order.load()
         if item not in loaded[key]:
             raise RunError(f"{path} is of {item!r}, which is no longer in {order.source or 'its data'}")
-        runs.append(Finished(path, item, seed, loaded[key][item]))
+        runs.append(Finished(path, item, seed, loaded[key][item], order.experiment))
     return draw, runs

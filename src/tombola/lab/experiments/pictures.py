@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tombola._utils.errors import RunError
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
-from tombola.data.partition import Partition
 from tombola.lab import audio
 from tombola.lab.experiments.experiment import Finished
 from tombola.methods.context import CONTEXT_WIDTH, conditioned
@@ -32,14 +31,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-Backbone = Callable[[torch.Generator], nn.Module]
+
 DEEPEST = -70  # dB below the loudest bin of a figure: black
 
 
 @torch.no_grad()
-def outputs(run: Finished, method: str, sparsity: float, part: Partition, backbone: Backbone) -> Tensor:
+def outputs(run: Finished, method: str, sparsity: float) -> Tensor:
     """Outputs for the test samples ``[S, ...]``, each by the ticket of its subset or by the one network."""
-    network, data, members_SK = backbone(torch.Generator()), run.data, part.members["test"]
+    network, part = run.experiment.backbone(torch.Generator()), run.experiment.partition(run.data)
+    data, members_SK = run.data, part.members["test"]
     if METHODS[method].conditioned:
         network = conditioned(network, len(part), CONTEXT_WIDTH, torch.Generator())
         data = replace(data, contexts={"test": members_SK.int().argmax(1)})
@@ -121,8 +121,6 @@ class DomainPictures:
     """The pictures of an experiment: call it with finished runs of one preset and a folder."""
 
     name: str  # what its files begin with
-    backbone: Backbone  # the network of these runs
-    partition: Callable[[Data], Partition]  # the subsets, one ticket each
     classes: Callable[[Data], Sequence[str]]  # the names of the classes
     title: Callable[[Data], str]  # what the pictures are headed with
 
@@ -145,13 +143,10 @@ class DomainPictures:
 
     def sheet(self, run: Finished, sparsity: float, title: str, file: Path) -> Path:
         """A row per domain, a random test image of each class in it, and what each method answers."""
-        part, classes, test = self.partition(run.data), self.classes(run.data), run.data.test
+        part, classes, test = run.experiment.partition(run.data), self.classes(run.data), run.data.test
         order = torch.randperm(len(test), generator=generator(0, "pictures"))
-        answers = {
-            method: outputs(run, method, sparsity, part, self.backbone).argmax(1)
-            for method in ANSWERING
-            if sparsity in run.sparsities(method)
-        }
+        methods = [method for method in ANSWERING if sparsity in run.sparsities(method)]
+        answers = {method: outputs(run, method, sparsity).argmax(1) for method in methods}
         words = f"answers at {sparsity:.0%} sparsity, seed {run.seed}, a random image of each class"
         height = (1.15 + 0.19 * len(answers)) * len(part) + 0.7
         figure = new_figure(1.25 * len(classes) + 0.5, height, f"{title}: {words}")
