@@ -236,7 +236,7 @@ def test_experiments_have_sections_of_their_own_and_their_answers_at_the_top(thr
     assert found.index("rtl leads imp and dense throughout") < found.index("The answer")
     assert "Made by a program of your own" in found
     assert "Items, each with a network of its own: 2." in found
-    assert "Controls: twin." in found
+    assert "twin (control)" in found
 
 
 def test_what_is_no_run_is_refused(three, tmp_path):

@@ -354,7 +354,7 @@ def runs(tmp_path_factory):
         ((item, data),) = order.load().items()
         path = folder / "runs" / item / f"seed{seed}"
         list(order.run(data, seed, path, None, item))
-        made.append(Finished(path, item, seed, data))
+        made.append(Finished(path, item, seed, data, tiny))
     return made
 
 
@@ -372,8 +372,8 @@ def test_a_run_records_psnr_of_each_region_and_the_floor(runs):
 
 @pytest.mark.parametrize("method", ["rtl", "imp", "imp_context"])
 def test_a_picture_shows_what_was_judged(runs, method):
-    run, part = runs[0], INR.partition(runs[0].data)
-    made = outputs(run, method, 0.75, part, INR.backbone)
+    run = runs[0]
+    made = outputs(run, method, 0.75)
     recorded = [
         r["value"]
         for r in read_records(run.path)

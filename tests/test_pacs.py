@@ -192,7 +192,7 @@ def carried_out(chosen, folder, methods, seed=0, data=None, tune=False):
     order = Order(chosen, "quick", settings, False, data, tune, methods)
     (loaded,) = order.load().values()
     list(order.run(loaded, seed, folder))
-    return Finished(folder, "", seed, loaded)
+    return Finished(folder, "", seed, loaded, chosen)
 
 
 @pytest.fixture(scope="module")
@@ -222,7 +222,7 @@ def test_the_answers_on_the_sheet_have_the_accuracy_of_the_records(runs, method)
     from tombola.lab.experiments.pictures import outputs
 
     data, part = runs[0].data, CORRUPTIONS.partition(runs[0].data)
-    right = outputs(runs[0], method, 0.5, part, CORRUPTIONS.backbone).argmax(1) == data.test.y
+    right = outputs(runs[0], method, 0.5).argmax(1) == data.test.y
     recorded = accuracies(runs[:1])[method, 0.5]
     for k, name in enumerate(part.names):
         inside = part.members["test"][:, k]

@@ -169,7 +169,7 @@ def test_pictures_and_sounds_are_made_for_every_scene(tmp_path, tickets):
     (run / "tickets").mkdir(parents=True)
     out.mkdir()
     (run / "config.yaml").write_text("source: null\n")
-    finished = [Finished(run, "", 0, SPEECH.load(None, False))]
+    finished = [Finished(run, "", 0, SPEECH.load(None, False), SPEECH)]
     with pytest.raises(RunError, match="has no finished rtl and imp"):
         speech.draw(finished, out)
     tickets.save(run / "tickets" / "rtl-0.5.tickets")

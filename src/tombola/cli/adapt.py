@@ -39,22 +39,15 @@ def adapt(
 
     Example: tombola adapt sentences --data FOLDER --rival rtl_theta0 lora_r4 full_fine_tune
 
-    Parameters
-    ----------
-    name: str
-        The experiment, whose contexts are the tasks; `tombola experiments` lists them.
-    rival: tuple[str, ...]
-        Which of frozen_head, bitfit, ia3, lora_r4, lora_r16, shira, full_fine_tune, multi_task, merge_mean,
-        merge_ties, merge_dare, merge_tall, merge_tall_chosen, merge_emr, bitdelta, own_change, imp, rtl,
-        rtl_theta0, lt_sft, grow, learned; all by default.
-    seed: tuple[int, ...]
-        Integers of new output layers and of data order.
-    set: tuple[str, ...]
-        Changes of settings, as for `tombola run`.
-    out: Path
-        Results go to OUT/NAME-PRESET/adapt/seedN/RIVAL-SPARSITY.json, fine-tunes to OUT/fine_tunes.
-    write: Path
-        A Markdown page to put the tables into, with a JSON twin and a figure beside it.
+    Args:
+        name: The experiment, whose contexts are the tasks; `tombola experiments` lists them.
+        rival: Which of frozen_head, bitfit, ia3, lora_r4, lora_r16, shira, full_fine_tune, multi_task,
+            merge_mean, merge_ties, merge_dare, merge_tall, merge_tall_chosen, merge_emr, bitdelta,
+            own_change, imp, rtl, rtl_theta0, lt_sft, grow, learned; all by default.
+        seed: Integers of new output layers and of data order.
+        set: Changes of settings, as for `tombola run`.
+        out: Results go to OUT/NAME-PRESET/adapt/seedN/RIVAL-SPARSITY.json, fine-tunes to OUT/fine_tunes.
+        write: A Markdown page to put the tables into, with a JSON twin and a figure beside it.
     """
     once("--seed", seed)
     once("--rival", rival, RIVALS)
@@ -69,16 +62,12 @@ def adapt(
         for one in seed:
             arrivals = arrivals_of(order, data, one, order.settings.sparsity[0], in_order=True)
             for wanted in chosen:
-                of = RIVALS[wanted]
+                of, make = RIVALS[wanted], partial(carried_out, wanted, arrivals, out / "fine_tunes")
                 sparsity = of.settings(arrivals.settings).sparsity[0]
+                path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
+                also = {"rate": of.rate, "changes": dict(of.changes)}
                 yield Job(
-                    name=wanted,
-                    label=wanted,
-                    rival=of,
-                    arrivals=arrivals,
-                    path=folder / f"seed{one}" / f"{wanted}-{sparsity}.json",
-                    make=partial(carried_out, wanted, arrivals, out / "fine_tunes"),
-                    also={"rate": of.rate, "changes": dict(of.changes)},
+                    name=wanted, label=wanted, rival=of, arrivals=arrivals, path=path, make=make, also=also
                 )
 
     found, failed = found_by(jobs(), summary, say_aside)

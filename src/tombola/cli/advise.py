@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from tombola._utils.device import parse
 from tombola._utils.errors import UsageError, unknown
@@ -32,20 +33,13 @@ def advise(
 
     Example: tombola advise digits --minutes 1
 
-    Parameters
-    ----------
-    name: str
-        The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own.
-    minutes: float
-        The budget, kept to about a tenth; reading data comes on top.
-    seed: int
-        The first of three seeds of data order; the initial weights are those of this one.
-    item: str
-        Where every item (a photograph) has a network of its own: which of them; the first by default.
-    set: tuple[str, ...]
-        Changes of settings, as for `tombola run`.
-    out: Path
-        Short runs and answer go to OUT/NAME-PRESET/advice, where `tombola report` finds them.
+    Args:
+        name: The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own.
+        minutes: The budget, kept to about a tenth; reading data comes on top.
+        seed: The first of three seeds of data order; the initial weights are those of this one.
+        item: Where every item (a photograph) has a network of its own: which of them; the first by default.
+        set: Changes of settings, as for `tombola run`.
+        out: Short runs and answer go to OUT/NAME-PRESET/advice, where `tombola report` finds them.
     """
     changes = renewed_changes(set)
     order = options.order(name, (), changes)
@@ -56,18 +50,10 @@ def advise(
     of, data = order.experiment, found[item or next(iter(found))]
     folder = order.folder(out) / item / "advice"
     backbone = of.backbone(generator(seed, "theta0")).to(parse(options.device or "cpu"))
+    given = backbone, of.objective, data, of.partition(data)
+    how: dict[str, Any] = {"settings": order.settings, "seed": seed, "parallel": options.parallel}
     began = time.perf_counter()
-    advice = advice_of(
-        backbone,
-        of.objective,
-        data,
-        of.partition(data),
-        settings=order.settings,
-        seed=seed,
-        minutes=minutes,
-        out=folder,
-        parallel=options.parallel,
-    )
+    advice = advice_of(*given, **how, minutes=minutes, out=folder)
     say_aside(f"{time.perf_counter() - began:.0f} seconds, of {60 * minutes:g}")
     whole = {"experiment": of.name, "preset": order.preset, **advice.plain()}
     write_bytes(folder / "advice.json", to_json(whole).encode())

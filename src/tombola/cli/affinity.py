@@ -43,28 +43,18 @@ def affinity(
 
     Example: tombola affinity digits corruptions
 
-    Parameters
-    ----------
-    names: str
-        Experiments; `tombola experiments` lists them.
-    seed: tuple[int, ...]
-        Seeds of initial weights and orders.
-    steps: int
-        Per context, of the two dense networks that information is read off; 0 leaves it out.
-    score: tuple[str, ...]
-        Scores whose one-shot masks are held against those of twins: magnitude snip:5 wanda:5 ...
-    lookahead: bool
-        Measure what a step on the gradient of one context does to the loss of the others, too.
-    gains: tuple[Path, ...]
-        What full runs have shown: runs, or results pages (the JSON of --write).
-    advice: tuple[Path, ...]
-        What `tombola advise` has kept (its folders or advice.json), to be held against --gains.
-    against: str
-        The gain that affinity is held against: gain_over_imp, gain_over_same_mask, gain_over_union_size, ...
-    near: float
-        The sparsity at which gains are taken; the nearest that there is.
-    write: Path
-        A Markdown page to put the tables into, with a JSON twin and a figure beside it.
+    Args:
+        names: Experiments; `tombola experiments` lists them.
+        seed: Seeds of initial weights and orders.
+        steps: Per context, of the two dense networks that information is read off; 0 leaves it out.
+        score: Scores whose one-shot masks are held against those of twins: magnitude snip:5 wanda:5 ...
+        lookahead: Measure what a step on the gradient of one context does to the loss of the others, too.
+        gains: What full runs have shown: runs, or results pages (the JSON of --write).
+        advice: What `tombola advise` has kept (its folders or advice.json), to be held against --gains.
+        against: The gain that affinity is held against: gain_over_imp, gain_over_same_mask,
+            gain_over_union_size, ...
+        near: The sparsity at which gains are taken; the nearest that there is.
+        write: A Markdown page to put the tables into, with a JSON twin and a figure beside it.
     """
     once("--seed", seed)
     rows: list[Row] = []

@@ -29,18 +29,12 @@ def calibrate(
 
     Example: tombola calibrate runs/cifar10-quick/seed0 --save calibrated
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories, or folders that hold some; seeds of one experiment are averaged.
-    scaling: str
-        Of the calibration that is saved: temperature, platt or isotonic.
-    coupling: str
-        Of the calibration that is saved: argmax, calibrated, vector or matrix.
-    target: str
-        What the saved thresholds are for: half, f1, f0.5, recall=0.8, precision=0.5.
-    miss: float
-        Share of each class that the saved sets of answers may miss; 0 for no sets.
+    Args:
+        paths: Run directories, or folders that hold some; seeds of one experiment are averaged.
+        scaling: Of the calibration that is saved: temperature, platt or isotonic.
+        coupling: Of the calibration that is saved: argmax, calibrated, vector or matrix.
+        target: What the saved thresholds are for: half, f1, f0.5, recall=0.8, precision=0.5.
+        miss: Share of each class that the saved sets of answers may miss; 0 for no sets.
     """
     try:
         wished = Calibration(scaling, coupling, target, miss).options

@@ -30,22 +30,16 @@ def collapse(
 
     Example: tombola collapse runs/digits-quick --threshold 0.05
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories, or folders that hold some.
-    metric: str
-        The labelled score, read like for like.
-    method: str
-        Whose score.
-    points: float
-        What counts as a drop, in hundredths, below the best score of the sparsities before.
-    threshold: float
-        Of the CUSUM of the fall of specialisation (1 less kappa); without it only the smallest layer alarms.
-    write: Path
-        A Markdown page to put the tables into, with a JSON twin; every experiment has marks of its own.
-    json: bool
-        Print rows for machines instead of tables.
+    Args:
+        paths: Run directories, or folders that hold some.
+        metric: The labelled score, read like for like.
+        method: Whose score.
+        points: What counts as a drop, in hundredths, below the best score of the sparsities before.
+        threshold: Of the CUSUM of the fall of specialisation (1 less kappa); without it only the smallest
+            layer alarms.
+        write: A Markdown page to put the tables into, with a JSON twin; every experiment has marks of its
+            own.
+        json: Print rows for machines instead of tables.
     """
     if not points > 0:
         raise UsageError(f"--points is what counts as a drop, more than 0: got {points:g}")

@@ -15,30 +15,20 @@ from tombola.lab.report.tables import tables
 
 
 def compare(
-    *paths: Path,
-    method: Words = (),
-    write: Page = None,
-    format: Form = "table",
-    json: Flag = False,
+    *paths: Path, method: Words = (), write: Page = None, format: Form = "table", json: Flag = False
 ) -> None:
     """Compare the methods of runs: both readings, the paper's figures, everything that is stored.
 
     Example: tombola compare runs/digits-quick
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories, or folders that hold some; seeds of one experiment are averaged.
-    method: tuple[str, ...]
-        Show these methods; what they are ahead of is taken from all that the runs have.
-    write: Path
-        A Markdown page to put the tables into, with a JSON twin beside it. Methods that are not shown keep
-        the rows that they have there.
-    format: Form
-        Instead of tables for a terminal: tables for a paper (latex, with booktabs) or a page (markdown), or
-        rows for machines (csv, json).
-    json: bool
-        The same as --format json.
+    Args:
+        paths: Run directories, or folders that hold some; seeds of one experiment are averaged.
+        method: Show these methods; what they are ahead of is taken from all that the runs have.
+        write: A Markdown page to put the tables into, with a JSON twin beside it. Methods that are not shown
+            keep the rows that they have there.
+        format: Instead of tables for a terminal: tables for a paper (latex, with booktabs) or a page
+            (markdown), or rows for machines (csv, json).
+        json: The same as --format json.
     """
     if json and format not in ("table", "json"):
         raise UsageError(f"--json and --format {format}: give one of them")

@@ -37,21 +37,14 @@ def continual(
 
     Example: tombola continual tenants --rival grow finetune ewc separate --sparsity 0.9
 
-    Parameters
-    ----------
-    name: str
-        The experiment, whose contexts are the tasks; `tombola experiments` lists them.
-    rival: tuple[str, ...]
-        Which of grow, grow_free, wsn, packnet, supsup, piggyback, finetune, ewc, joint, joint_learned,
-        multi_head, separate; all by default.
-    seed: tuple[int, ...]
-        Seeds.
-    set: tuple[str, ...]
-        Changes of settings, as for `tombola run`.
-    out: Path
-        Results go to OUT/NAME-PRESET/continual/seedN/RIVAL-SPARSITY.json.
-    write: Path
-        A Markdown page to put the tables into, with a JSON twin beside it.
+    Args:
+        name: The experiment, whose contexts are the tasks; `tombola experiments` lists them.
+        rival: Which of grow, grow_free, wsn, packnet, supsup, piggyback, finetune, ewc, joint, joint_learned,
+            multi_head, separate; all by default.
+        seed: Seeds.
+        set: Changes of settings, as for `tombola run`.
+        out: Results go to OUT/NAME-PRESET/continual/seedN/RIVAL-SPARSITY.json.
+        write: A Markdown page to put the tables into, with a JSON twin beside it.
     """
     once("--seed", seed)
     once("--rival", rival, RIVALS)
@@ -63,13 +56,10 @@ def continual(
         for one, sparsity in product(seed, order.settings.sparsity):
             arrivals = arrivals_of(order, data, one, sparsity)
             for wanted in _fitting(rival, len(arrivals.order), sparsity):
+                label, make = f"{wanted} at {100 * sparsity:.4g}%", partial(carried_out, wanted, arrivals)
+                path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
                 yield Job(
-                    name=wanted,
-                    label=f"{wanted} at {100 * sparsity:.4g}%",
-                    rival=RIVALS[wanted],
-                    arrivals=arrivals,
-                    path=folder / f"seed{one}" / f"{wanted}-{sparsity}.json",
-                    make=partial(carried_out, wanted, arrivals),
+                    name=wanted, label=label, rival=RIVALS[wanted], arrivals=arrivals, path=path, make=make
                 )
 
     found, failed = found_by(jobs(), summary, say_aside)

@@ -35,18 +35,13 @@ def discover(
 
     Example: tombola discover tenants_agree
 
-    Parameters
-    ----------
-    name: str
-        The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own.
-    k: int
-        How many subsets; by default as many as do not agree.
-    most: float
-        The largest share of the training samples that a subset may have.
-    split: bool
-        Forget the experiment's subsets: begin with one group of all samples, and split it by its inputs.
-    seed: int
-        Of initial weights and order of data.
+    Args:
+        name: The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own.
+        k: How many subsets; by default as many as do not agree.
+        most: The largest share of the training samples that a subset may have.
+        split: Forget the experiment's subsets: begin with one group of all samples, and split it by its
+            inputs.
+        seed: Of initial weights and order of data.
     """
     order = options.order(name, ())
     for item, data in order.load().items():

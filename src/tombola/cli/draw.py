@@ -14,14 +14,10 @@ def draw(*paths: Path, out: Path = Path("pictures"), json: Flag = False) -> None
 
     Example: tombola draw runs/inr-quick --out pictures
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories of one experiment, or folders that hold some.
-    out: Path
-        Where the files go.
-    json: bool
-        Print their names for machines.
+    Args:
+        paths: Run directories of one experiment, or folders that hold some.
+        out: Where the files go.
+        json: Print their names for machines.
     """
     drawn, runs = finished(runs_of(paths, "draw"))
     out.mkdir(parents=True, exist_ok=True)

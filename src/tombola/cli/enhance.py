@@ -28,20 +28,13 @@ def enhance(
 
     Example: tombola enhance talk.wav --tickets runs/speech-quick/seed0 --ticket indoor -o clear.wav
 
-    Parameters
-    ----------
-    file: Path
-        The sound: any length, rate and number of channels; WAV, FLAC, OGG or MP3.
-    tickets: Path
-        A ticket file, or a run of the experiment speech: then those of rtl at its lowest sparsity.
-    ticket: str
-        The scene; an unknown one is an error that lists them.
-    out: Path
-        The WAV file to write; FILE-TICKET.wav beside FILE by default.
-    force: bool
-        Replace a file that is there already.
-    json: bool
-        Print its name for machines.
+    Args:
+        file: The sound: any length, rate and number of channels; WAV, FLAC, OGG or MP3.
+        tickets: A ticket file, or a run of the experiment speech: then those of rtl at its lowest sparsity.
+        ticket: The scene; an unknown one is an error that lists them.
+        out: The WAV file to write; FILE-TICKET.wav beside FILE by default.
+        force: Replace a file that is there already.
+        json: Print its name for machines.
     """
     check = partial(new, force=force, own=lambda path: file.exists() and path.samefile(file))  # refused below
     if out is not None:

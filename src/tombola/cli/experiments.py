@@ -15,10 +15,8 @@ def experiments(*, json: Flag = False) -> None:
 
     Example: tombola experiments
 
-    Parameters
-    ----------
-    json: bool
-        For machines.
+    Args:
+        json: For machines.
     """
     if json:
         rows = []

@@ -49,31 +49,21 @@ def export(
 
     Example: tombola export runs/digits-quick/seed0/tickets/rtl-0.5.tickets --ticket three -o three.onnx
 
-    Parameters
-    ----------
-    file: Path
-        A ticket file.
-    ticket: str
-        Which ticket; needed where the file has several and not --all are wanted.
-    all: bool
-        All tickets: as ONNX one network, and beside it an adapter for each (OUT.TICKET.onnx_adapter), which
-        ONNX Runtime 1.20 swaps per request; in other formats OUT is a folder, with a file for each.
-    out: Path
-        The file to write; its suffix says the format.
-    compact: bool
-        Without the channels that are dead in a ticket of channels: fewer weights, equal outputs.
-    format: str
-        safetensors or pt (a state dict; pt for torch.load), pt2 (torch.export), onnx (the extra `onnx`), peft
-        (a folder: SHiRA, for tickets that are changes of a pretrained network; the extra `pretrained`).
-    shape: tuple[int, ...]
-        Of one input, such as 3 32 32; what the file says by default.
-    backbone: str
-        MODULE:NAME of the network, or of a function that makes it, for all but plain state dicts; by default
-        that of the experiment that the ticket file or its run names.
-    force: bool
-        Replace a file that is there already.
-    json: bool
-        Print what was written, for machines.
+    Args:
+        file: A ticket file.
+        ticket: Which ticket; needed where the file has several and not --all are wanted.
+        all: All tickets: as ONNX one network, and beside it an adapter for each (OUT.TICKET.onnx_adapter),
+            which ONNX Runtime 1.20 swaps per request; in other formats OUT is a folder, with a file for each.
+        out: The file to write; its suffix says the format.
+        compact: Without the channels that are dead in a ticket of channels: fewer weights, equal outputs.
+        format: safetensors or pt (a state dict; pt for torch.load), pt2 (torch.export), onnx (the extra
+            `onnx`), peft (a folder: SHiRA, for tickets that are changes of a pretrained network; the extra
+            `pretrained`).
+        shape: Of one input, such as 3 32 32; what the file says by default.
+        backbone: MODULE:NAME of the network, or of a function that makes it, for all but plain state dicts;
+            by default that of the experiment that the ticket file or its run names.
+        force: Replace a file that is there already.
+        json: Print what was written, for machines.
     """
     form, header = format_of(out, format), io.read(file)[1]
     names, metadata = _names(header.get("names", []), ticket, all), header.get("facts", {})
@@ -81,12 +71,8 @@ def export(
     end = "" if form == "peft" else f".{form}"
     places = {name: out / (io.file_name(name) + end) if all and not together else out for name in names}
     beside = [adapter_file(out, name) for name in names] if together else []
-    new(
-        *(file for place in places.values() for file in files_of(place, form)),
-        *beside,
-        force=force,
-        read=[file],
-    )
+    parts = [place / part for place in places.values() for part in (FILES if form == "peft" else [""])]
+    new(*parts, *beside, force=force, read=[file])
     if together and compact:
         raise UsageError("--all makes one network of all tickets, --compact one of a single ticket")
     tickets: Any = None
@@ -119,11 +105,6 @@ def _names(known: Sequence[str], name: str | None, all: bool) -> list[str]:
     return [name or (known[0] if known else "")]
 
 
-def files_of(place: Path, form: str) -> list[Path]:
-    """What is written where one ticket goes."""
-    return [place / name for name in FILES] if form == "peft" else [place]
-
-
 @dataclass(frozen=True)
 class Exported:
     """Where tickets come from, and what becomes of each; without ``tickets`` from the file alone."""
@@ -142,8 +123,7 @@ class Exported:
             size = write_state(out, state_of(self.file, name), self.form, {"ticket": name})
             return {**made, "bytes": size, "parameters": None}
         if self.form == "peft":
-            adapter = write_peft(out, self.tickets, name, self.base, self.x)
-            return made | asdict(adapter)
+            return made | asdict(write_peft(out, self.tickets, name, self.base, self.x))
         module = _compact(self.tickets, name, self.x) if self.compact else self.tickets.bake(name).eval()
         if self.form in PROGRAMS:
             size = write_program(out, module, self.form, self.x)

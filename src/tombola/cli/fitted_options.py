@@ -25,26 +25,19 @@ from tombola.tickets.model import TicketModel
 class FittedOptions:
     """Options of commands that fit something to tickets, and how such commands begin and end.
 
-    Parameters
-    ----------
-    method: str
-        Whose tickets.
-    sparsity: tuple[float, ...]
-        At which sparsities; all that the runs have by default.
-    data: str
-        Where the data of the runs are, if they have moved. For a ticket file of `tombola route`: a table
-        (CSV, Parquet), a folder of pictures in folders that are called like the tickets, or MODULE:NAME of a
-        `tombola.Data`.
-    save: Path
-        A folder for copies of the ticket files with the first router or the calibration in them; the runs
-        stay as they are. For a ticket file of `tombola route`: where to write it, by default over the file.
-    keep: Path
-        A file for `tombola report`, which looks for it in a run and above: routing.json of `tombola route`,
-        precision.json of `tombola calibrate`.
-    write: Path
-        A Markdown page to put the tables into, with a JSON twin beside it.
-    json: bool
-        Print rows for machines instead of tables.
+    Attributes:
+        method: Whose tickets.
+        sparsity: At which sparsities; all that the runs have by default.
+        data: Where the data of the runs are, if they have moved. For a ticket file of `tombola route`: a
+            table (CSV, Parquet), a folder of pictures in folders that are called like the tickets, or
+            MODULE:NAME of a `tombola.Data`.
+        save: A folder for copies of the ticket files with the first router or the calibration in them; the
+            runs stay as they are. For a ticket file of `tombola route`: where to write it, by default over
+            the file.
+        keep: A file for `tombola report`, which looks for it in a run and above: routing.json of `tombola
+            route`, precision.json of `tombola calibrate`.
+        write: A Markdown page to put the tables into, with a JSON twin beside it.
+        json: Print rows for machines instead of tables.
     """
 
     method: str = "rtl"

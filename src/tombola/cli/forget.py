@@ -29,21 +29,14 @@ def forget(
 
     Example: tombola forget clinics.tickets third
 
-    Parameters
-    ----------
-    file: Path
-        A ticket file.
-    name: str
-        The ticket that leaves.
-    backbone: str
-        MODULE:NAME of the network, or of a function that makes it; by default that of the experiment that the
-        ticket file or its run names.
-    save: Path
-        Where to write the other tickets; by default over FILE.
-    force: bool
-        Replace the file of --save that is there already.
-    json: bool
-        Print what was done for machines.
+    Args:
+        file: A ticket file.
+        name: The ticket that leaves.
+        backbone: MODULE:NAME of the network, or of a function that makes it; by default that of the
+            experiment that the ticket file or its run names.
+        save: Where to write the other tickets; by default over FILE.
+        force: Replace the file of --save that is there already.
+        json: Print what was done for machines.
     """
     file = file.resolve()  # of a link, what it leads to
     if save is not None:

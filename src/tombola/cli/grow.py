@@ -50,42 +50,26 @@ def grow(
 
     Example: tombola grow clinics.tickets --name eleventh --data eleventh.csv --target diagnosis
 
-    Parameters
-    ----------
-    file: Path
-        A ticket file.
-    name: str
-        Of the new ticket.
-    data: str
-        Its data: a table (CSV, Parquet), arrays x and y (.npz), a folder of pictures in folders of their
-        classes, or MODULE:NAME of a `tombola.Data` or a function that makes one.
-    target: str
-        The column of a table that is asked for.
-    policy: str
-        What the ticket may use: free (only weights that no ticket owns), reuse (those of others as well,
-        as they are), all (all of others', as they are), or frozen (only its mask is found).
-    sparsity: float
-        Share of all weights that it does not keep; by default it keeps as many as the first ticket.
-    widen: str
-        MODULE:NAME of a wider network of the same layers, to which the file belongs from then on.
-    objective: str
-        MODULE:NAME of an objective, or the name of one that ships; by default that of the file.
-    backbone: str
-        MODULE:NAME of the network, or of a function that makes it; by default that of the experiment that the
-        ticket file or its run names.
-    seed: int
-        Of new weights and of the order of the data, together with the name: tickets of other names share no
-        draws.
-    set: tuple[str, ...]
-        Settings that differ from those of the others, such as train.lr=0.01.
-    save: Path
-        Where to write the tickets; by default over FILE.
-    threads: int
-        Threads; all cores by default.
-    force: bool
-        Replace the file of --save that is there already.
-    json: bool
-        Print what was done for machines.
+    Args:
+        file: A ticket file.
+        name: Of the new ticket.
+        data: Its data: a table (CSV, Parquet), arrays x and y (.npz), a folder of pictures in folders of
+            their classes, or MODULE:NAME of a `tombola.Data` or a function that makes one.
+        target: The column of a table that is asked for.
+        policy: What the ticket may use: free (only weights that no ticket owns), reuse (those of others as
+            well, as they are), all (all of others', as they are), or frozen (only its mask is found).
+        sparsity: Share of all weights that it does not keep; by default it keeps as many as the first ticket.
+        widen: MODULE:NAME of a wider network of the same layers, to which the file belongs from then on.
+        objective: MODULE:NAME of an objective, or the name of one that ships; by default that of the file.
+        backbone: MODULE:NAME of the network, or of a function that makes it; by default that of the
+            experiment that the ticket file or its run names.
+        seed: Of new weights and of the order of the data, together with the name: tickets of other names
+            share no draws.
+        set: Settings that differ from those of the others, such as train.lr=0.01.
+        save: Where to write the tickets; by default over FILE.
+        threads: Threads; all cores by default.
+        force: Replace the file of --save that is there already.
+        json: Print what was done for machines.
     """
     use_threads(threads)
     if policy not in get_args(Policy):

@@ -17,12 +17,9 @@ def inspect(file: Path, /, *, json: Flag = False) -> None:
 
     Example: tombola inspect runs/digits-quick/seed0/tickets/rtl-0.5.tickets
 
-    Parameters
-    ----------
-    file: Path
-        A ticket file.
-    json: bool
-        Everything, for machines: also similarity and the settings it was made with.
+    Args:
+        file: A ticket file.
+        json: Everything, for machines: also similarity and the settings it was made with.
     """
     metadata = describe(file)
     if json:

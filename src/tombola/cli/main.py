@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -26,29 +27,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # called: what they need takes seconds to import.
 COMMANDS = {
     "Find tickets": (
-        "experiments",
-        "advise",
-        "discover",
-        "plan",
-        "run",
-        "oneshot",
-        "resume",
-        "sweep",
-        "continual",
-        "adapt",
-        "watch",
+        *("experiments", "advise", "discover", "plan", "run", "oneshot"),
+        *("resume", "sweep", "continual", "adapt", "watch"),
     ),
     "Read results": ("compare", "report", "affinity", "draw", "collapse", "semantics"),
     "Use tickets": (
-        "inspect",
-        "route",
-        "calibrate",
-        "predict",
-        "serve",
-        "stream",
-        "enhance",
-        "export",
-        "share",
+        *("inspect", "route", "calibrate", "predict", "serve"),
+        *("stream", "enhance", "export", "share"),
     ),
     "Change tickets": ("grow", "forget", "merge"),
 }
@@ -96,11 +81,11 @@ def _converted(kind: Any, tokens: Any) -> Any:
 
 
 def _help(command: str) -> str:
-    """The words of a command's docstring above its parameters, read without importing it."""
+    """The words of a command's docstring above its arguments, read without importing it."""
     module = ast.parse(Path(__file__).with_name(f"{command}.py").read_text())
     (function,) = (part for part in module.body if getattr(part, "name", "") == command)
     words = ast.get_docstring(function) or ""  # type: ignore[arg-type]
-    return words.partition("\n\nParameters\n")[0]
+    return re.split(r"\n\n(?:Args:|Parameters)\n", words)[0]
 
 
 def main(arguments: list[str] | None = None) -> None:

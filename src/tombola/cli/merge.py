@@ -46,42 +46,26 @@ def merge(
 
     Example: tombola merge tasks.tickets mail=mail.safetensors news=news.safetensors --backbone nets:base
 
-    Parameters
-    ----------
-    out: Path
-        The ticket file.
-    checkpoints: str
-        TASK=FILE for each fine-tune: safetensors, a folder of them with their index, or a state_dict that
-        torch has saved.
-    backbone: str
-        MODULE:NAME of the network that all were fine-tuned from, with its pretrained weights, or of a
-        function that makes it.
-    method: str
-        tall (a mask and a scale each), emr (the same by signs); ties, dare, dare_ties, mean, sum (one network
-        for all).
-    include: tuple[str, ...]
-        Names or globs of the weights that share a change; matrices and kernels by default.
-    exclude: tuple[str, ...]
-        Names or globs of weights that do not.
-    data: tuple[str, ...]
-        TASK=DATA for each task: a table (CSV, Parquet), arrays x and y (.npz), or MODULE:NAME of a
-        `tombola.Data`, which says what the fine-tune was not trained on.
-    target: str
-        The column of tables that is asked for.
-    objective: str
-        What the data ask, such as Classification, or MODULE:NAME of an objective.
-    steps: int
-        Batches per task of joint retraining under the masks, which needs data.
-    set: tuple[str, ...]
-        Settings of that training, such as train.lr=0.0001.
-    seed: int
-        Of what dare drops, and of the order of the data.
-    threads: int
-        Threads; all cores by default.
-    force: bool
-        Replace a file that is there already.
-    json: bool
-        Print what is kept and stored for machines.
+    Args:
+        out: The ticket file.
+        checkpoints: TASK=FILE for each fine-tune: safetensors, a folder of them with their index, or a
+            state_dict that torch has saved.
+        backbone: MODULE:NAME of the network that all were fine-tuned from, with its pretrained weights, or of
+            a function that makes it.
+        method: tall (a mask and a scale each), emr (the same by signs); ties, dare, dare_ties, mean, sum (one
+            network for all).
+        include: Names or globs of the weights that share a change; matrices and kernels by default.
+        exclude: Names or globs of weights that do not.
+        data: TASK=DATA for each task: a table (CSV, Parquet), arrays x and y (.npz), or MODULE:NAME of a
+            `tombola.Data`, which says what the fine-tune was not trained on.
+        target: The column of tables that is asked for.
+        objective: What the data ask, such as Classification, or MODULE:NAME of an objective.
+        steps: Batches per task of joint retraining under the masks, which needs data.
+        set: Settings of that training, such as train.lr=0.0001.
+        seed: Of what dare drops, and of the order of the data.
+        threads: Threads; all cores by default.
+        force: Replace a file that is there already.
+        json: Print what is kept and stored for machines.
     """
     use_threads(threads)
     if method not in get_args(Method):
@@ -106,16 +90,9 @@ def merge(
         objective=objective, steps=steps, set=set, include=include, exclude=exclude, seed=seed,
     )  # fmt: skip
     size = stored(tickets, tickets.save(out))
-    rows = [
-        {
-            "task": name,
-            "weights": count,
-            "bytes": size["file"],
-            **_bytes(size),
-            **tickets.metadata["merged"][name],
-        }
-        for name, count in tickets.masks.counts.items()
-    ]
+    counts = {"bytes": size["file"]} | {f"bytes_{n}": value for n, value in size.items() if n != "file"}
+    merges = tickets.metadata["merged"]
+    rows = [{"task": n, "weights": w, **counts, **merges[n]} for n, w in tickets.masks.counts.items()]
     title = f"{out}: {_words(size)}; {int(tickets.owned_N.sum()):,} of {tickets.scope.size:,} weights changed"
     show([_table(title, rows)], rows, json)
 
@@ -124,10 +101,6 @@ def _train(changes: Words) -> TrainConfig:
     if wrong := [change for change in changes if not change.startswith("train.")]:
         raise UsageError(f"joint retraining is set by train.NAME=VALUE: got {wrong[0]!r}")
     return Settings().changed(changes).train
-
-
-def _bytes(size: dict[str, int]) -> dict[str, int]:
-    return {f"bytes_{name}": value for name, value in size.items() if name != "file"}
 
 
 def _words(size: dict[str, int]) -> str:
@@ -140,20 +113,12 @@ def _words(size: dict[str, int]) -> str:
 
 
 def _table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
-    header = ["task", "kept of its change", "λ", "scale", "weights"]
-    body = [
-        [
-            str(row["task"]),
-            share(row["kept"]),
-            "" if row["lambda"] is None else f"{row['lambda']:g}",
-            f"{row['scale']:.3f}",
-            whole(row["weights"]),
-        ]
-        for row in rows
-    ]
-    if "metric" in rows[0]:
-        metric = metric_info(rows[0]["metric"])
+    header, body = ["task", "kept of its change", "λ", "scale", "weights"], []
+    metric = metric_info(rows[0]["metric"]) if "metric" in rows[0] else None
+    if metric:
         header += [f"{metric.column} of the fine-tune", "of the ticket"]
-        for line, row in zip(body, rows, strict=True):
-            line += [metric.write(row["fine_tune"]), metric.write(row["ticket"])]
+    for row in rows:
+        chosen = "" if row["lambda"] is None else f"{row['lambda']:g}"
+        line = [row["task"], share(row["kept"]), chosen, f"{row['scale']:.3f}", whole(row["weights"])]
+        body.append(line + ([metric.write(row[of]) for of in ("fine_tune", "ticket")] if metric else []))
     return Table(title, header, body)

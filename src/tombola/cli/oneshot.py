@@ -37,30 +37,20 @@ def oneshot(
 
     Example: tombola oneshot smollm2 domains.tickets law=law.txt drama=drama.txt --sparsity 0.6
 
-    Parameters
-    ----------
-    network: Path
-        A folder with config.json, safetensors and a tokenizer, as save_pretrained of transformers writes it.
-    out: Path
-        The ticket file; with sparsegpt the folder of one file per text.
-    texts: str
-        NAME=FILE for each text to measure scores on; one of everything gives one mask for all.
-    sparsity: float
-        Share of the weights of the linear layers that is removed.
-    score: str
-        wanda and magnitude leave the weights as they are, so tickets share them; sparsegpt corrects them.
-    inputs: str
-        Inputs of a layer come from layers that are pruned already, or from the dense network.
-    blocks: int
-        Blocks of each text, evenly spread.
-    length: int
-        Tokens of a block.
-    threads: int
-        Threads; all cores by default.
-    force: bool
-        Replace a file that is there already.
-    json: bool
-        Print rows for machines.
+    Args:
+        network: A folder with config.json, safetensors and a tokenizer, as save_pretrained of transformers
+            writes it.
+        out: The ticket file; with sparsegpt the folder of one file per text.
+        texts: NAME=FILE for each text to measure scores on; one of everything gives one mask for all.
+        sparsity: Share of the weights of the linear layers that is removed.
+        score: wanda and magnitude leave the weights as they are, so tickets share them; sparsegpt corrects
+            them.
+        inputs: Inputs of a layer come from layers that are pruned already, or from the dense network.
+        blocks: Blocks of each text, evenly spread.
+        length: Tokens of a block.
+        threads: Threads; all cores by default.
+        force: Replace a file that is there already.
+        json: Print rows for machines.
     """
     use_threads(threads)
     if blocks < 1 or length < 2:
@@ -85,14 +75,12 @@ def oneshot(
     begun = time.perf_counter()
     files = streamed.oneshot(network, tokens, out, sparsity=sparsity, score=score, inputs=inputs)
     seconds = time.perf_counter() - begun
-    rows: list[dict[str, Any]] = []
-    for file in files:
-        counts = opened(file)[2].counts
-        rows += [
-            {"ticket": name, "weights": count, "file": str(file), "bytes": file.stat().st_size}
-            for name, count in counts.items()
-        ]
-    body = [[str(r["ticket"]), whole(r["weights"]), str(r["file"]), whole(r["bytes"])] for r in rows]
+    rows: list[dict[str, Any]] = [
+        {"ticket": name, "weights": count, "file": str(file), "bytes": file.stat().st_size}
+        for file in files
+        for name, count in opened(file)[2].counts.items()
+    ]
+    body = [[r["ticket"], whole(r["weights"]), r["file"], whole(r["bytes"])] for r in rows]
     show([Table(f"{seconds:.0f} seconds", ["ticket", "weights", "file", "bytes"], body)], rows, json)
 
 

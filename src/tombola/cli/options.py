@@ -98,11 +98,9 @@ class RunOptions:
     def order(self, name: str | Experiment, methods: Sequence[str], changes: Iterable[str] = ()) -> Order:
         """What is to be run of an experiment; from here on torch has as many threads as are asked for."""
         use_threads(self.threads)
-        options = {
-            name: getattr(self, name) for name in ("preset", "sparsity", "augment", "tune", "parallel")
-        }
+        own = ("preset", "sparsity", "augment", "tune", "parallel", "device", "threads")
+        options = {name: getattr(self, name) for name in own}
         source = self.data and absolute(self.data)
-        options |= {"device": self.device, "threads": self.threads}
         return Order.of(name, changes=changes, source=source, methods=methods, **options)
 
 

@@ -37,26 +37,16 @@ def plan(
 
     Example: tombola plan cifar10 --method rtl imp --seed 0 1 2 --jobs 3
 
-    Parameters
-    ----------
-    name: str
-        The experiment; `tombola experiments` lists them.
-    method: tuple[str, ...]
-        Which methods, as for `tombola run`.
-    seed: tuple[int, ...]
-        As for `tombola run`.
-    item: tuple[str, ...]
-        As for `tombola run`.
-    set: tuple[str, ...]
-        Settings, written as for `tombola sweep`: T=40, or with --sweep a grid, T=10,20,40.
-    sweep: bool
-        Of `tombola sweep`, with the controls of the methods; what its runs share is counted once.
-    jobs: int
-        Runs at once, each in a process of its own.
-    workers: int
-        Processes that share the tickets of a round in each run (`--parallel workers`, or ranks).
-    out: Path
-        As for the command that is planned.
+    Args:
+        name: The experiment; `tombola experiments` lists them.
+        method: Which methods, as for `tombola run`.
+        seed: As for `tombola run`.
+        item: As for `tombola run`.
+        set: Settings, written as for `tombola sweep`: T=40, or with --sweep a grid, T=10,20,40.
+        sweep: Of `tombola sweep`, with the controls of the methods; what its runs share is counted once.
+        jobs: Runs at once, each in a process of its own.
+        workers: Processes that share the tickets of a round in each run (`--parallel workers`, or ranks).
+        out: As for the command that is planned.
     """
     once("--seed", seed)
     for option, value in (("--jobs", jobs), ("--workers", workers)):
@@ -78,18 +68,10 @@ def plan(
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
-    def mark(row: dict[str, Any]) -> str:
-        return "at most " if row["at_most"] else ""
-
-    body = [
-        [
-            row["method"],
-            f"{mark(row)}{row['trainings']:,}",
-            f"{mark(row)}{row['steps']:,}",
-            clock(row["seconds"]),
-        ]
-        for row in rows
-    ]
+    body = []
+    for row in rows:
+        counts = ["at most " * row["at_most"] + f"{row[of]:,}" for of in ("trainings", "steps")]
+        body.append([row["method"], *counts, clock(row["seconds"])])
     return Table("What each method adds to those above it", ["method", "trainings", "steps", "time"], body)
 
 

@@ -38,26 +38,19 @@ def predict(
 
     Example: tombola predict routed/seed0/rtl-0.5.tickets photo.png
 
-    Parameters
-    ----------
-    file: Path
-        A ticket file.
-    inputs: Path
-        Images or folders of them, sound files, tables (CSV, Parquet) with a sample in each row, lines of text
-        (.txt), or arrays (.npy, .npz) of one sample or several.
-    ticket: str
-        Which ticket is to answer; the router chooses by default.
-    ticket_column: str
-        The column of a table that names the ticket of each row, such as the context of training.
-    backbone: str
-        MODULE:NAME of the network, or of a function that makes it, or where a pretrained network lies by now;
-        by default that of the experiment or the pretrained network that the ticket file or its run names.
-    tokenizer: str
-        Where the tokenizer of training lies by now, if text is what tickets take and it was moved.
-    prepared: bool
-        Inputs are what the network takes, already prepared.
-    json: bool
-        Print answers for machines.
+    Args:
+        file: A ticket file.
+        inputs: Images or folders of them, sound files, tables (CSV, Parquet) with a sample in each row, lines
+            of text (.txt), or arrays (.npy, .npz) of one sample or several.
+        ticket: Which ticket is to answer; the router chooses by default.
+        ticket_column: The column of a table that names the ticket of each row, such as the context of
+            training.
+        backbone: MODULE:NAME of the network, or of a function that makes it, or where a pretrained network
+            lies by now; by default that of the experiment or the pretrained network that the ticket file or
+            its run names.
+        tokenizer: Where the tokenizer of training lies by now, if text is what tickets take and it was moved.
+        prepared: Inputs are what the network takes, already prepared.
+        json: Print answers for machines.
     """
     if not inputs:
         raise UsageError(

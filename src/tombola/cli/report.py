@@ -23,19 +23,13 @@ def report(
 
     Example: tombola report runs/digits-quick -o digits.html --open
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories, or folders that hold some; a folder `pictures` in or beside a run is embedded,
-        up to 1.2 MB.
-    out: Path
-        The HTML file to write.
-    open: bool
-        Show it in a browser.
-    force: bool
-        Replace a file that is there already and is no report.
-    json: bool
-        Print what was written, for machines.
+    Args:
+        paths: Run directories, or folders that hold some; a folder `pictures` in or beside a run is embedded,
+            up to 1.2 MB.
+        out: The HTML file to write.
+        open: Show it in a browser.
+        force: Replace a file that is there already and is no report.
+        json: Print what was written, for machines.
     """
     new(out, force=force, own=is_report)
     made = write_report(paths, out, show=open)

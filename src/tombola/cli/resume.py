@@ -19,16 +19,11 @@ def resume(
 
     Example: tombola resume runs/digits-quick/seed0
 
-    Parameters
-    ----------
-    path: Path
-        The run directory.
-    threads: int
-        As they were when the run began, by default.
-    parallel: Parallel
-        As in `tombola run`; another way than the run began with is an error.
-    json: bool
-        Print rows for machines instead of tables.
+    Args:
+        path: The run directory.
+        threads: As they were when the run began, by default.
+        parallel: As in `tombola run`; another way than the run began with is an error.
+        json: Print rows for machines instead of tables.
     """
     order, seed, item = order_of(path)
     use_threads(threads)

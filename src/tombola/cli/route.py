@@ -46,22 +46,17 @@ def route(
 
     Example: tombola route runs/corruptions-quick --router prototype gate
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories, or folders that hold some; seeds of one experiment are averaged. Or one ticket file.
-    router: tuple[str, ...]
-        Which routers; by default all that can be fitted to the task of a run, and prototype for a file.
-    set: tuple[str, ...]
-        Options of the named routers, such as mix=2 or depth=3.
-    ticket_column: str
-        For a file: the column of --data that names the ticket of each row. In a folder of pictures the
-        folders name it.
-    backbone: str
-        For a file: MODULE:NAME of the network, or of a function that makes it; by default that of the
-        experiment that the ticket file or its run names.
-    force: bool
-        For a file: replace a router that is in it, or the file of --save that is there already.
+    Args:
+        paths: Run directories, or folders that hold some; seeds of one experiment are averaged. Or one ticket
+            file.
+        router: Which routers; by default all that can be fitted to the task of a run, and prototype for a
+            file.
+        set: Options of the named routers, such as mix=2 or depth=3.
+        ticket_column: For a file: the column of --data that names the ticket of each row. In a folder of
+            pictures the folders name it.
+        backbone: For a file: MODULE:NAME of the network, or of a function that makes it; by default that of
+            the experiment that the ticket file or its run names.
+        force: For a file: replace a router that is in it, or the file of --save that is there already.
     """
     if any(path.is_file() or path.suffix == ".tickets" for path in paths):
         _file(paths, router, set, ticket_column, backbone, force, options)

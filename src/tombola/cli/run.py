@@ -36,22 +36,15 @@ def run(
     --subset shop. Every ticket is a change of that network, with an output layer of its own; embeddings are
     frozen.
 
-    Parameters
-    ----------
-    name: str
-        The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own. With --model, what
-        the runs are to be called; by default as the table.
-    method: tuple[str, ...]
-        Which methods, as `tombola experiments` lists them; by default all but those of the toolbox;
-        with --model rtl, imp and same_mask.
-    seed: tuple[int, ...]
-        Integers of initialisation, data order and controls; a run directory each.
-    item: tuple[str, ...]
-        Where every item (a photograph) has a network of its own: which of them; all by default.
-    set: tuple[str, ...]
-        Changes of settings, one or several: T=40 train.lr=0.01; help(tombola.Settings) lists them.
-    out: Path
-        Where run directories go: OUT/NAME-PRESET/seedN, or OUT/NAME-PRESET/ITEM/seedN.
+    Args:
+        name: The experiment; `tombola experiments` lists them. MODULE:NAME is one of your own. With --model,
+            what the runs are to be called; by default as the table.
+        method: Which methods, as `tombola experiments` lists them; by default all but those of the toolbox;
+            with --model rtl, imp and same_mask.
+        seed: Integers of initialisation, data order and controls; a run directory each.
+        item: Where every item (a photograph) has a network of its own: which of them; all by default.
+        set: Changes of settings, one or several: T=40 train.lr=0.01; help(tombola.Settings) lists them.
+        out: Where run directories go: OUT/NAME-PRESET/seedN, or OUT/NAME-PRESET/ITEM/seedN.
     """
     once("--seed", seed)
     changes = renewed_changes(set)

@@ -10,7 +10,7 @@ from tombola.cli.options import Flag, Kept, Page, new
 from tombola.cli.terminal import runs_of, say_aside, show, to_json
 from tombola.lab.analysis.semantics import power
 from tombola.lab.report.page import place_of, put_tables
-from tombola.lab.report.semantics import aligned, draw, group_tables, grouped, meaning, states, table
+from tombola.lab.report.semantics import draw, group_tables, grouped, meaning, states, table
 from tombola.lab.report.tables import Table, heading
 
 _POWER = (0.2, 0.3, 0.4, 0.5, 0.6)  # correlations that a test might find
@@ -34,28 +34,20 @@ def semantics(
 
     Example: tombola semantics runs/cifar10-quick --names wordnet.csv --figure fig3.svg
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories of one experiment and preset, or folders that hold some.
-    names: str
-        What names mean: a CSV table of similarities, an NPY file of vectors, wordnet, or text (extras).
-    measure: str
-        How masks are compared: kappa or jaccard.
-    known: Path
-        A JSON file, name to group, to compare clusters of tickets with; those of CIFAR are known.
-    permutations: int
-        How often names are shuffled in each test, and drawn for each interval (1,000 times at most).
-    figure: Path
-        Panels A to E after the paper's Figure 3: NAME.svg, NAME.png or NAME.pdf.
-    keep: Path
-        A file semantics.json for `tombola report`, which looks for it in a run and above.
-    write: Path
-        A Markdown page to put the tables into, with a JSON twin; every experiment has marks of its own.
-    force: bool
-        Replace a figure that is there already.
-    json: bool
-        Print everything for machines instead of tables.
+    Args:
+        paths: Run directories of one experiment and preset, or folders that hold some.
+        names: What names mean: a CSV table of similarities, an NPY file of vectors, wordnet, or text
+            (extras).
+        measure: How masks are compared: kappa or jaccard.
+        known: A JSON file, name to group, to compare clusters of tickets with; those of CIFAR are known.
+        permutations: How often names are shuffled in each test, and drawn for each interval (1,000 times at
+            most).
+        figure: Panels A to E after the paper's Figure 3: NAME.svg, NAME.png or NAME.pdf.
+        keep: A file semantics.json for `tombola report`, which looks for it in a run and above.
+        write: A Markdown page to put the tables into, with a JSON twin; every experiment has marks of its
+            own.
+        force: Replace a figure that is there already.
+        json: Print everything for machines instead of tables.
     """
     if figure is not None:
         new(figure, force=force)
@@ -68,7 +60,8 @@ def semantics(
         raise UsageError(f"these are runs of several experiments or presets, name one: {heads}")
     ((head, mine),) = found.items()
     of_names, what = meaning(mine[0].similarity.names, names)
-    rows, groups = aligned(mine, of_names, permutations), grouped(mine, known, permutations)
+    rows = [state.row(of_names, permutations) for state in mine]
+    groups = grouped(mine, known, permutations)
     chances = {f"{rho:g}": power(of_names, rho, permutations=min(permutations, 999)) for rho in _POWER}
     experiment = {"experiment": head[0], "preset": head[1], "what": what}
     content = {**experiment, "measure": measure, "rows": rows, "groups": groups, "power": chances}

@@ -47,43 +47,26 @@ def serve(
 
     Example: tombola serve runs/digits-quick/seed0/tickets/rtl-0.5.tickets
 
-    Parameters
-    ----------
-    files: str
-        Ticket files, FILE or NAME=FILE: what it is called in requests, by default its name without suffix.
-    host: str
-        Where to listen; by default this machine alone can connect.
-    port: int
-        Where to listen; 0 for any that is free.
-    backbone: str
-        MODULE:NAME of the network of all files; by default that which each file or its run names.
-    tokenizer: str
-        Where the tokenizer of training lies by now, if text is what tickets take and it was moved.
-    prepared: bool
-        Inputs are what the network takes, already prepared.
-    allow: tuple[Path, ...]
-        Folders and files from which files may be loaded while the service runs; by default none.
-    token_file: Path
-        A file with the token of those who may load, unload, grow and name tickets; else TOMBOLA_TOKEN in the
-        environment. Without either nobody may.
-    audit: Path
-        A file to add the line of each request to; by default standard output.
-    cache: float
-        Megabytes for masked weights that are kept, of all files together; 0 for none.
-    body: float
-        Megabytes of a request, at most.
-    samples: int
-        Samples of a request, at most.
-    seconds: float
-        Time for a request, at most.
-    requests: int
-        Requests at once, at most.
-    batch: int
-        Samples that go through a network together, at most.
-    delay: float
-        Milliseconds that a request waits for others of the same ticket.
-    threads: int
-        Threads of a pass; all cores by default.
+    Args:
+        files: Ticket files, FILE or NAME=FILE: what it is called in requests, by default its name without
+            suffix.
+        host: Where to listen; by default this machine alone can connect.
+        port: Where to listen; 0 for any that is free.
+        backbone: MODULE:NAME of the network of all files; by default that which each file or its run names.
+        tokenizer: Where the tokenizer of training lies by now, if text is what tickets take and it was moved.
+        prepared: Inputs are what the network takes, already prepared.
+        allow: Folders and files from which files may be loaded while the service runs; by default none.
+        token_file: A file with the token of those who may load, unload, grow and name tickets; else
+            TOMBOLA_TOKEN in the environment. Without either nobody may.
+        audit: A file to add the line of each request to; by default standard output.
+        cache: Megabytes for masked weights that are kept, of all files together; 0 for none.
+        body: Megabytes of a request, at most.
+        samples: Samples of a request, at most.
+        seconds: Time for a request, at most.
+        requests: Requests at once, at most.
+        batch: Samples that go through a network together, at most.
+        delay: Milliseconds that a request waits for others of the same ticket.
+        threads: Threads of a pass; all cores by default.
     """
     if not files:
         raise UsageError("serve needs at least one ticket file")
@@ -91,14 +74,8 @@ def serve(
         from tombola.serve.app import create_app
         from tombola.serve.limits import Limits
         from tombola.serve.registry import Registry
-    limits = Limits(
-        body=round(body * MEGA),
-        samples=samples,
-        seconds=seconds,
-        requests=requests,
-        batch=batch,
-        delay=delay / 1e3,
-    )
+    counts = {"samples": samples, "requests": requests, "batch": batch}
+    limits = Limits(body=round(body * MEGA), seconds=seconds, delay=delay / 1e3, **counts)
     use_threads(threads)
     token = _token(token_file)
     for path in allow:
@@ -154,17 +131,14 @@ def _named(files: Sequence[str]) -> dict[str, Path]:
 def _listening(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        found = socket.socket(family, socket.SOCK_STREAM)
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen(1024)  # so that a second service is refused now
+        return socket.create_server((host, port), family=family, backlog=1024)  # a second one is refused now
     except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
+        reason = str(getattr(error, "strerror", None) or error)
         kind = UsageError if isinstance(error, OverflowError | socket.gaierror) else TombolaError
+        reason = reason.partition(" (while ")[0]  # where is said below
         raise kind(
             f"cannot listen on {host}, port {port} ({reason}): choose another one (--port, --host)"
         ) from None
-    return found
 
 
 def _lines(audit: Path | None) -> Any:

@@ -42,32 +42,20 @@ def share(
 
     Example: tombola share runs/digits-quick/seed0/tickets/rtl-0.5.tickets shared --licence apache-2.0
 
-    Parameters
-    ----------
-    file: Path
-        A ticket file.
-    folder: Path
-        Where to write; made if absent.
-    base: str
-        The name on a hub of the pretrained network that the tickets are of. It takes the place of a folder of
-        this machine in the file and the card.
-    backbone: str
-        MODULE:NAME of a network of your own, or of a function that makes it, for the program of the card; by
-        default that of the experiment that the run names.
-    licence: str
-        Of the tickets, as hubs write it, such as apache-2.0.
-    base_licence: str
-        Of the pretrained network.
-    data_licence: str
-        Of the data.
-    push: str
-        OWNER/NAME of a repository on the hub to upload the folder to (the extra `hub`); made if absent.
-    private: bool
-        A new repository is private.
-    force: bool
-        Replace a ticket file and card that is there already.
-    json: bool
-        Print what was written, for machines.
+    Args:
+        file: A ticket file.
+        folder: Where to write; made if absent.
+        base: The name on a hub of the pretrained network that the tickets are of. It takes the place of a
+            folder of this machine in the file and the card.
+        backbone: MODULE:NAME of a network of your own, or of a function that makes it, for the program of the
+            card; by default that of the experiment that the run names.
+        licence: Of the tickets, as hubs write it, such as apache-2.0.
+        base_licence: Of the pretrained network.
+        data_licence: Of the data.
+        push: OWNER/NAME of a repository on the hub to upload the folder to (the extra `hub`); made if absent.
+        private: A new repository is private.
+        force: Replace a ticket file and card that is there already.
+        json: Print what was written, for machines.
     """
     new(folder / sharing.FILE, force=force, read=[file])  # a card without it is not replaced in any case
     tensors, header, _ = files.opened(file)

@@ -16,23 +16,18 @@ from tombola.cli.options import Flag, Numbers, Page, Words
 from tombola.cli.route import fitted_options
 from tombola.cli.terminal import busy, say_aside
 from tombola.lab.evaluation.streamed import draw, measure
-from tombola.lab.evaluation.tables import rows
+from tombola.lab.evaluation.tables import MOVES, RIGHT, rows
 from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Column, Table, decibel, decimal, outcomes, share, whole
+from tombola.lab.report.tables import Column, Table, decibel, decimal, outcomes, whole
 from tombola.tickets.routing import router as router_of
 
 COLUMNS = [  # who chooses, then how the router follows
-    Column("oracle", "oracle", decibel),
-    Column("router", "router", decibel),
-    Column("best_fixed", "fixed", decibel),
-    Column("random", "random", decibel),
-    Column("routing_accuracy", "right", share),
-    Column("switches", "switches", whole),
-    Column("true_switches", "changes", whole),
-    Column("delay", "late, s", decibel),
-    Column("missed", "missed", decimal),
-    Column("ms_route", "ms route", decibel),
-    Column("ms_ticket", "ms ticket", decibel),
+    *(
+        Column(who, who.removeprefix("best_"), decibel)
+        for who in ("oracle", "router", "best_fixed", "random")
+    ),
+    *(RIGHT, *MOVES, Column("delay", "late, s", decibel), Column("missed", "missed", decimal)),
+    *(Column("ms_route", "ms route", decibel), Column("ms_ticket", "ms ticket", decibel)),
     Column("ms_wait", "ms wait", whole),
 ]
 
@@ -58,32 +53,20 @@ def stream(
 
     Example: tombola stream runs/speech-quick --sparsity 0.5 --out stream
 
-    Parameters
-    ----------
-    paths: Path
-        Run directories of speech enhancement, or folders that hold some; seeds are averaged.
-    out: Path
-        A folder for stream.png and noisy.wav, router.wav, oracle.wav, clean.wav; one below it for each run.
-    router: str
-        Which router: prototype, gate or score.
-    set: tuple[str, ...]
-        Options of the router, such as bands=16 or depth=2.
-    method: str
-        Whose tickets.
-    sparsity: tuple[float, ...]
-        At which sparsities; all that the runs have by default.
-    snr: float
-        Signal-to-noise ratio of the recording in dB, one of those that the test split has.
-    seconds: int
-        How long each scene lasts, a multiple of 4.
-    seed: int
-        Which voices and noises.
-    data: str
-        Where the data of the runs are, if they have moved.
-    write: Path
-        A Markdown page to put the table into, with a JSON twin NAME-stream.json beside it.
-    json: bool
-        Print rows for machines instead of the table.
+    Args:
+        paths: Run directories of speech enhancement, or folders that hold some; seeds are averaged.
+        out: A folder for stream.png and noisy.wav, router.wav, oracle.wav, clean.wav; one below it for each
+            run.
+        router: Which router: prototype, gate or score.
+        set: Options of the router, such as bands=16 or depth=2.
+        method: Whose tickets.
+        sparsity: At which sparsities; all that the runs have by default.
+        snr: Signal-to-noise ratio of the recording in dB, one of those that the test split has.
+        seconds: How long each scene lasts, a multiple of 4.
+        seed: Which voices and noises.
+        data: Where the data of the runs are, if they have moved.
+        write: A Markdown page to put the table into, with a JSON twin NAME-stream.json beside it.
+        json: Print rows for machines instead of the table.
     """
     options = FittedOptions(method=method, sparsity=sparsity, data=data, write=write, json=json)
     of_router, values = fitted_options((router,), set)[router], list[Row]()

@@ -38,22 +38,14 @@ def sweep(
 
     Example: tombola sweep digits --method imp snip --sparsity 0.5 0.75 0.9 --set T=5,10 --jobs 4
 
-    Parameters
-    ----------
-    name: str
-        The experiment, one with a single network for all its data; `tombola experiments` lists them.
-    method: tuple[str, ...]
-        Which methods, as `tombola experiments` lists them.
-    seed: tuple[int, ...]
-        Integers; intervals are over them.
-    set: tuple[str, ...]
-        Settings: T=40, or a grid, T=10,20,40 (semicolons where values hold commas).
-    controls: bool
-        Add the dense network and the controls of the methods.
-    metric: str
-        What is drawn, as `tombola compare --json` names it; accuracy by default, where there is one.
-    out: Path
-        Where everything goes: OUT/NAME-PRESET, with sweep.html, sweep.json and the figures as SVG.
+    Args:
+        name: The experiment, one with a single network for all its data; `tombola experiments` lists them.
+        method: Which methods, as `tombola experiments` lists them.
+        seed: Integers; intervals are over them.
+        set: Settings: T=40, or a grid, T=10,20,40 (semicolons where values hold commas).
+        controls: Add the dense network and the controls of the methods.
+        metric: What is drawn, as `tombola compare --json` names it; accuracy by default, where there is one.
+        out: Where everything goes: OUT/NAME-PRESET, with sweep.html, sweep.json and the figures as SVG.
     """
     once("--seed", seed)
     changes = renewed_changes(set)

@@ -35,19 +35,13 @@ def watch(
 
     Example: tombola watch runs/digits-quick --tensorboard curves
 
-    Parameters
-    ----------
-    path: Path
-        A run directory, or a folder that holds some.
-    every: float
-        Seconds between two looks.
-    once: bool
-        Look once.
-    tensorboard: Path
-        A folder for event files of TensorBoard, also of runs that have ended; `tensorboard --logdir FOLDER`
-        draws them. Needs the extra `tensorboard`.
-    json: bool
-        Look once, and print for machines: an object of one run, a list of those in a folder.
+    Args:
+        path: A run directory, or a folder that holds some.
+        every: Seconds between two looks.
+        once: Look once.
+        tensorboard: A folder for event files of TensorBoard, also of runs that have ended; `tensorboard
+            --logdir FOLDER` draws them. Needs the extra `tensorboard`.
+        json: Look once, and print for machines: an object of one run, a list of those in a folder.
     """
     if not every > 0:
         raise UsageError(f"--every is more than 0 seconds: got {every:g}")

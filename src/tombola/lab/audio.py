@@ -81,8 +81,7 @@ def resample(waves: Waves, rate: int, to: int) -> Waves:
     if rate == to:
         return waves
     common = math.gcd(rate, to)
-    made: Waves = scipy.signal.resample_poly(waves, to // common, rate // common, axis=0).astype(np.float32)
-    return made
+    return scipy.signal.resample_poly(waves, to // common, rate // common, axis=0).astype(np.float32)
 
 
 def write(path: Path | str, waves: Waves, rate: int = RATE) -> Path:

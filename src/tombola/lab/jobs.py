@@ -218,8 +218,7 @@ class Processes:
         self._idle.append(handle)
         if isinstance(answer, Exception):
             raise answer
-        said: list[str] = answer
-        return said
+        return answer
 
     def close(self) -> None:
         """Kill all: runs survive it."""
@@ -287,12 +286,11 @@ class Ray:
         """What the task returned; see `Place`."""
         errors = self.ray.exceptions
         try:
-            said: list[str] = self.ray.get(handle)
+            return self.ray.get(handle)
         except errors.RayTaskError as error:
             raise error.cause from None
         except errors.RayError as error:
             raise WorkerDied(f"its task was lost ({type(error).__name__})") from None
-        return said
 
     def close(self) -> None:
         """Leave Ray; tasks of a local one end, those of a cluster are ended with their driver."""

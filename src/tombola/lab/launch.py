@@ -76,14 +76,10 @@ class Order:
     def from_plain(cls, plain: Mapping[str, Any]) -> Order:
         """The inverse of `plain`; other keys are passed over."""
         own = {name: plain[name] for name in ("preset", "augment", "source", "tune", "methods")}
-        where = {name: plain[name] for name in ("parallel", "device", "threads") if name in plain}
-        return cls(
-            experiment=experiment(plain["experiment"], plain.get("pretrained")),
-            settings=Settings.from_plain(plain["settings"]),
-            shared=Path(plain["shared"]) if plain.get("shared") else None,
-            **own,
-            **where,
-        )
+        own |= {name: plain[name] for name in ("parallel", "device", "threads") if name in plain}
+        own["shared"] = Path(plain["shared"]) if plain.get("shared") else None
+        of = experiment(plain["experiment"], plain.get("pretrained"))
+        return cls(experiment=of, settings=Settings.from_plain(plain["settings"]), **own)
 
     def folder(self, out: Path) -> Path:
         """Where its runs go: ``OUT/NAME-PRESET``."""
@@ -92,16 +88,10 @@ class Order:
     def plain(self) -> dict[str, Any]:
         """What is to be run, as a run's config holds it; not where and how."""
         of = self.experiment
-        return {
-            "experiment": of.name,
-            **({"pretrained": dict(of.options)} if of.options is not None else {}),
-            "preset": self.preset,
-            "source": self.source,  # "data" is the hash of what was found there
-            "augment": self.augment,
-            "tune": self.tune,
-            "settings": self.settings.plain(),
-            "methods": list(self.methods),
-        }
+        made_of = {"pretrained": dict(of.options)} if of.options is not None else {}
+        own = {name: getattr(self, name) for name in ("preset", "source", "augment", "tune")}
+        settings, methods = self.settings.plain(), list(self.methods)  # "data" is the hash of what was found
+        return {"experiment": of.name, **made_of, **own, "settings": settings, "methods": methods}
 
     def load(self) -> dict[str, Data]:
         """The data by item, decoded once for all seeds; without their test splits if this is for tuning.
@@ -133,8 +123,8 @@ class Order:
         for name in self.methods:  # what cannot go together is said before anything is trained
             if method(name).changes:
                 method(name).variant(pipeline, name)
-        if any(method(name).conditioned for name in self.methods):
-            _ = pipeline.with_context  # refused before the run notes down a method that it could never finish
+            if method(name).conditioned:
+                _ = pipeline.with_context  # refused before the run notes down what it could never finish
         config = self.plain() | {"seed": seed, **({"item": item} if item else {}), **pipeline.origin}
         places: dict[str, Any] = {"shared": self.shared, "parallel": self.parallel, "device": device}
 
@@ -165,11 +155,8 @@ class Order:
 
 def _budgets(path: Path) -> str:
     """Whether all methods of a run were trained on the same number of samples."""
-    counts = {
-        (row["method"], row["sparsity"]): row["value"]
-        for row in read_records(path)
-        if row.get("metric") == "samples_train"
-    }
+    rows = [row for row in read_records(path) if row.get("metric") == "samples_train"]
+    counts = {(row["method"], row["sparsity"]): row["value"] for row in rows}
     if len(set(counts.values())) > 1:
         return f"unequal budgets: samples in training differ: {counts}"
     return f"equal budgets: every outcome was trained on {next(iter(counts.values())):,.0f} samples"
@@ -207,5 +194,5 @@ def finished(paths: Sequence[Path]) -> tuple[Draw, list[Finished]]:
             loaded[key] = order.load()
         if item not in loaded[key]:
             raise RunError(f"{path} is of {item!r}, which is no longer in {order.source or 'its data'}")
-        runs.append(Finished(path, item, seed, loaded[key][item]))
+        runs.append(Finished(path, item, seed, loaded[key][item], order.experiment))
     return draw, runs

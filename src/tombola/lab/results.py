@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +57,7 @@ def results(source: Source) -> pd.DataFrame:
     given: list[Any] = [source] if alone else list(source)  # type: ignore[arg-type]
     if strange := [each for each in given if not isinstance(each, Path | str | Outcome)]:
         raise UsageError(f"results are of paths and outcomes: got {type(strange[0]).__name__}")
-    outcomes = [each for each in given if isinstance(each, Outcome)]
-    rows = list(chain.from_iterable(map(_of_outcome, outcomes)))
+    rows = [value for each in given if isinstance(each, Outcome) for value in _of_outcome(each)]
     for run in find_runs(each for each in given if not isinstance(each, Outcome)):
         began = read_environment(run)
         known = {name: began.get(name) for name in ENVIRONMENT}

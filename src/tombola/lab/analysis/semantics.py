@@ -33,9 +33,13 @@ from tombola.masks.similarity import DEPTHS, Overlaps, compare
 
 Floats = NDArray[np.float64]
 Measure = Literal["kappa", "jaccard"]
-Alternative = Literal["greater", "two-sided"]
+
 _AT_ONCE = 1 << 22  # numbers that are in memory at once: 32 MB
 _ROUNDING = 1e-6  # tables are written with six digits
+_PAIRINGS: dict[str, Any] = {
+    "permutation_type": "pairings",
+    "alternative": "greater",
+}  # of a permutation test
 
 
 # -- similarity of names -------------------------------------------------------------------------------
@@ -155,8 +159,7 @@ class Named:
 
     def pairs(self) -> Floats:
         """The upper triangle without the diagonal, row after row, float64 ``[K (K − 1) / 2]``."""
-        pairs: Floats = squareform(self.values_KK, checks=False)
-        return pairs
+        return squareform(self.values_KK, checks=False)
 
 
 def path_similarity(names: Sequence[str], senses: Mapping[str, str] | None = None) -> Named:
@@ -213,19 +216,12 @@ class Alignment:
     pairs: int
 
 
-def align(
-    masks: Named,
-    meaning: Named,
-    permutations: int = 9999,
-    bootstraps: int = 1000,
-    alternative: Alternative = "greater",
-    seed: int = 0,
-) -> Alignment:
+def align(masks: Named, meaning: Named, permutations: int = 9999, bootstraps: int = 1000) -> Alignment:
     """Rank correlation between the similarity of masks and that of what their names mean.
 
-    ``p`` is the share of permutations of the names, the given order among them, with a ``rho`` as large (in
-    size, if ``two-sided``): of all of them if there are no more than ``permutations``, else of so many drawn
-    at random. With K names it is at least 1 / K!: four names cannot reach 0.04.
+    ``p`` is the share of permutations of the names, the given order among them, with a ``rho`` as large: of
+    all of them if there are no more than ``permutations``, else of so many drawn at random. With K names it
+    is at least 1 / K!: four names cannot reach 0.04.
 
     The bootstrap draws K names with replacement; pairs of a name with itself are left out. With few names the
     interval is a rough one; without ``bootstraps`` it is NaN.
@@ -237,8 +233,6 @@ def align(
     >>> round(found.rho, 6), round(found.p, 6)  # one of 3! = 6 orders of the names
     (1.0, 0.166667)
     """
-    if alternative not in ("greater", "two-sided"):
-        raise UsageError(f"alternative is 'greater' or 'two-sided': got {alternative!r}")
     if permutations < 1 or bootstraps < 0:
         raise UsageError(f"at least one permutation is needed: got {permutations}, bootstraps {bootstraps}")
     meaning = meaning.select(masks.names)
@@ -246,8 +240,8 @@ def align(
     rho = spearman(x, y)
     if math.isnan(rho):
         return Alignment(math.nan, math.nan, (math.nan, math.nan), K, len(x))
-    p = mantel(x[None], y, K, permutations, alternative, (seed, 0))[0]
-    ci95 = _interval(masks.values_KK, meaning.values_KK, bootstraps, np.random.default_rng((seed, 1)))
+    p = mantel(x[None], y, K, permutations, (0, 0))[0]
+    ci95 = _interval(masks.values_KK, meaning.values_KK, bootstraps, np.random.default_rng((0, 1)))
     return Alignment(rho, float(p), ci95, K, len(x))
 
 
@@ -270,9 +264,7 @@ def spearman(x: Floats, y: Floats) -> float:
     return float(np.corrcoef(rankdata(x), rankdata(y))[0, 1])
 
 
-def mantel(
-    x_TP: Floats, y_P: Floats, K: int, permutations: int, alternative: Alternative, seed: tuple[int, int]
-) -> Floats:
+def mantel(x_TP: Floats, y_P: Floats, K: int, permutations: int, seed: tuple[int, int]) -> Floats:
     """p-values ``[T]`` of T rank correlations with one meaning, from the same orders of the K names.
 
     NaN where one side is constant.
@@ -285,21 +277,16 @@ def mantel(
     ranks_KK = squareform(b_P)
 
     def rho(orders: Floats, axis: int) -> Floats:  # noqa: ARG001
-        rho_T: Floats = ranks_KK[orders[..., rows], orders[..., columns]] @ a_TP.T / size_T
-        return np.abs(rho_T) if alternative == "two-sided" else rho_T
+        return ranks_KK[orders[..., rows], orders[..., columns]] @ a_TP.T / size_T
 
-    p_T: Floats = permutation_test(
-        (np.arange(K),),  # an order of the names serves all T
-        rho,
-        permutation_type="pairings",
-        alternative="greater",
-        vectorized=True,
-        axis=-1,
-        n_resamples=permutations,
-        batch=max(1, _AT_ONCE // max(len(y_P), len(x_TP))),
-        random_state=np.random.default_rng(seed),
-    ).pvalue
-    return np.where(np.isnan(size_T), math.nan, p_T)
+    how: dict[str, Any] = {
+        "vectorized": True,
+        "axis": -1,
+        "batch": max(1, _AT_ONCE // max(len(y_P), len(x_TP))),
+    }
+    how |= {"n_resamples": permutations, "random_state": np.random.default_rng(seed)}
+    test = permutation_test((np.arange(K),), rho, **_PAIRINGS, **how)  # an order of the names serves all T
+    return np.where(np.isnan(size_T), math.nan, test.pvalue)
 
 
 def _interval(x_KK: Floats, y_KK: Floats, bootstraps: int, rng: np.random.Generator) -> tuple[float, float]:
@@ -315,15 +302,8 @@ def _interval(x_KK: Floats, y_KK: Floats, bootstraps: int, rng: np.random.Genera
     return float(low), float(high)
 
 
-def power(
-    meaning: Named,
-    rho: float,
-    level: float = 0.05,
-    trials: int = 1000,
-    permutations: int = 999,
-    seed: int = 0,
-) -> float:
-    """The chance that `align` finds an alignment of this size at a level, by simulation.
+def power(meaning: Named, rho: float, trials: int = 1000, permutations: int = 999) -> float:
+    """The chance that `align` finds an alignment of this size, p at most 0.05, by simulation.
 
     Masks whose similarity is ``rho z + sqrt(1 − rho²) e`` on every pair: ``z`` the normal scores of the ranks
     of the meaning, ``e`` independent standard normal noise. Pairs of real masks share tickets, so their noise
@@ -338,9 +318,9 @@ def power(
     K, pairs = len(meaning.names), meaning.pairs()
     z = norm.ppf((rankdata(pairs) - 0.5) / len(pairs))
     z = (z - z.mean()) / (z.std() or 1.0)
-    noise = np.random.default_rng((seed, 0)).normal(size=(trials, len(z)))
+    noise = np.random.default_rng((0, 0)).normal(size=(trials, len(z)))
     x_TP = rho * z + math.sqrt(1 - rho**2) * noise
-    return float((mantel(x_TP, pairs, K, permutations, "greater", (seed, 1)) <= level).mean())
+    return float((mantel(x_TP, pairs, K, permutations, (0, 1)) <= 0.05).mean())
 
 
 # -- groups -------------------------------------------------------------------------------------------
@@ -385,9 +365,7 @@ def cluster(similarity: Named, k: int) -> dict[str, int]:
     return {name: number[label] for name, label in zip(similarity.names, found, strict=True)}
 
 
-def agreement(
-    similarity: Named, groups: Mapping[str, object], permutations: int = 999, seed: int = 0
-) -> Agreement:
+def agreement(similarity: Named, groups: Mapping[str, object], permutations: int = 999) -> Agreement:
     """Clusters of tickets, as many as there are known groups, against these groups.
 
     The baseline deals the known groups out to the tickets at random, their sizes kept. ``groups`` gives every
@@ -402,14 +380,11 @@ def agreement(
         raise UsageError("all tickets are of one group: there is nothing to agree with")
     clusters = cluster(similarity, int(known.max()) + 1)
     found = list(clusters.values())
-    test = permutation_test(
-        (known,),
-        lambda dealt: round(adjusted_mutual_info_score(dealt, found), 12),  # equal but for rounding is equal
-        permutation_type="pairings",
-        alternative="greater",
-        vectorized=False,
-        n_resamples=permutations,
-        random_state=np.random.default_rng(seed),
-    )
+
+    def agrees(dealt: NDArray[Any]) -> float:
+        return round(adjusted_mutual_info_score(dealt, found), 12)  # equal but for rounding is equal
+
+    how = {"vectorized": False, "n_resamples": permutations, "random_state": np.random.default_rng(0)}
+    test = permutation_test((known,), agrees, **_PAIRINGS, **how)
     chance95 = float(np.quantile(test.null_distribution, 0.95))
     return Agreement(float(test.statistic), chance95, float(test.pvalue), clusters)

@@ -37,45 +37,26 @@ def right(full: Sequence[Row], advice: Iterable[Mapping[str, Any]], near: float)
         if not mine:
             continue
         nearest = min({row["sparsity"] for row in mine}, key=lambda s: abs(s - near))
-        values = {
-            row["method"]: row for row in mine if row["sparsity"] == nearest and "_lead" not in row["metric"]
-        }
-        leads = {
-            (row["method"], row["metric"].partition("_lead")[2]): row
-            for row in mine
-            if row["sparsity"] == nearest and "_lead" in row["metric"]
-        }
-        if one["method"] not in values:
+        here = [(row, row["metric"].partition("_lead")) for row in mine if row["sparsity"] == nearest]
+        values = {row["method"]: row for row, (_, lead, _) in here if not lead}
+        leads = {(row["method"], suffix): row for row, (_, lead, suffix) in here if lead}
+        if (named := one["method"]) not in values:
             continue
-        info = metric_info(values[one["method"]]["metric"])
+        info = metric_info(values[named]["metric"])
         best = (max if info.higher_is_better else min)(values, key=lambda name: values[name]["mean"])
-        behind = _behind(leads, one["method"], best)
-        made.append(
-            {
-                "experiment": one["experiment"],
-                "preset": one["preset"],
-                "method": "advise",
-                "sparsity": nearest,
-                "metric": "right",
-                "mean": float(one["method"] == best or (behind is not None and not behind)),
-                "ci95": None,
-                "seeds": 1,
-                "named": one["method"],
-                "best": best,
-            }
-        )
+        right = named == best or _behind(leads, named, best) is False
+        head = {"experiment": one["experiment"], "preset": one["preset"], "method": "advise"}
+        head |= {"sparsity": nearest, "metric": "right", "mean": float(right), "ci95": None, "seeds": 1}
+        made.append({**head, "named": named, "best": best})
     return made
 
 
 def _is_of(row: Row, advice: Mapping[str, Any]) -> bool:
     """Whether a row is of an arm of the same experiment, by the metric that decides, like for like."""
+    head = row["experiment"], row.get("preset", "").partition(" ")[0]
+    fair = row.get("reading") != "paper" and not row.get("ticket") and row["method"] in ARMS
     metric = row["metric"].partition("_lead")[0]
-    same = (
-        row["experiment"] == advice["experiment"]
-        and row.get("preset", "").partition(" ")[0] == advice["preset"]
-    )
-    fair = row.get("reading") != "paper" and not row.get("ticket")
-    return same and fair and row["method"] in ARMS and metric_info(metric).primary
+    return head == (advice["experiment"], advice["preset"]) and fair and metric_info(metric).primary
 
 
 def _behind(leads: Mapping[tuple[str, str], Row], method: str, best: str) -> bool | None:

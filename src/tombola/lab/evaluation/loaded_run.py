@@ -135,9 +135,7 @@ class LoadedRun:
         means = {metric.name: metric.value for metric in found if not metric.ticket}
         known = (name for name, info in METRICS.items() if info.primary and name in means)
         name = next(known, next(iter(means)))
-        return name, means.get(
-            f"{name}_open", means[name]
-        )  # among all classes, where contexts differ in theirs
+        return name, means.get(f"{name}_open", means[name])  # among all classes, where contexts have others
 
     def save(self, tickets: TicketModel, folder: Path, name: str) -> Path:
         """Write tickets into ``folder/seedN``, with what `tombola predict` needs to know of their inputs.
@@ -190,15 +188,12 @@ class Answers:
 
     def mixed(self, routed: Routed, samples: Tensor) -> Tensor:
         """Answers to these samples by the two likeliest tickets, weighed (`tombola.routing.mixed`)."""
-        part = replace(
-            routed, scores_BK=routed.scores_BK[samples], familiarity_B=routed.familiarity_B[samples]
-        )
-        likeliest = part.likeliest(2)
+        scores_BK, familiarity_B = routed.scores_BK[samples], routed.familiarity_B[samples]
+        likeliest = replace(routed, scores_BK=scores_BK, familiarity_B=familiarity_B).likeliest(2)
         who = [torch.tensor([routed.tickets.index(name) for name in names]) for names, _ in likeliest]
         outputs = [self.outputs_KS[k, samples] for k in who]
         classes = [None if self.classes_KC is None else self.classes_KC[k] for k in who]
-        found: Tensor = mixed(outputs, [share_B for _, share_B in likeliest], classes)
-        return found
+        return mixed(outputs, [share_B for _, share_B in likeliest], classes)
 
 
 def _space(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

@@ -8,7 +8,7 @@ Shape letters: K tasks, N weights in scope, n of one layer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -53,13 +53,13 @@ def bitdelta(
     tunes = fine_tunes(base, checkpoints, include, exclude)
     changes = Changes(tunes)
     signs_KN = changes.empty()[1]
-    networks = {}
-    for k, task in enumerate(tunes.read):
-        networks[task] = _network(tunes, task)
-        for name, (at, tau_n) in zip(tunes.scope.names, changes.of(task), strict=True):
-            signs_KN[k, at] = tau_n > 0
-            alpha = tau_n.abs().mean()
-            _add(tunes, networks[task], name, torch.where(signs_KN[k, at], alpha, -alpha))
+
+    def signed(k: int, at: slice, tau_n: Tensor) -> Tensor:
+        signs_KN[k, at] = tau_n > 0
+        alpha = tau_n.abs().mean()
+        return torch.where(signs_KN[k, at], alpha, -alpha)
+
+    networks = _networks(tunes, changes, signed)
     scales = len(networks) * len(tunes.scope.names) * tunes.held[tunes.scope.names[0]].element_size()
     return OwnChanges(networks, _coded(signs_KN) + scales + _private(tunes))
 
@@ -113,30 +113,28 @@ def largest(
             middle = (low + high + 1) // 2
             low, high = (middle, high) if bytes_of(masks(middle)) <= at_most else (low, middle - 1)
         masks_KN = masks(low)
-    networks = {}
-    for k, task in enumerate(tunes.read):
-        networks[task] = _network(tunes, task)
-        for name, (at, tau_n) in zip(tunes.scope.names, changes.of(task), strict=True):
-            _add(tunes, networks[task], name, tau_n * masks_KN[k, at])
+    networks = _networks(tunes, changes, lambda k, at, tau_n: tau_n * masks_KN[k, at])
     return OwnChanges(networks, bytes_of(masks_KN))
 
 
-def _network(tunes: FineTunes, task: str) -> nn.Module:
-    """The base with what a task has for itself."""
-    network = copied(tunes.base).eval()
-    network.load_state_dict(tunes.private(task), strict=False)
-    return network
-
-
-def _add(tunes: FineTunes, network: nn.Module, name: str, change_n: Tensor) -> None:
-    start = tunes.held[name]
-    made = start.flatten().to(change_n) + change_n
-    network.get_parameter(name).copy_(made.view_as(start))
+def _networks(
+    tunes: FineTunes, changes: Changes, stored: Callable[[int, slice, Tensor], Tensor]
+) -> dict[str, nn.Module]:
+    """The base with what each task has for itself and, of each change of a layer, what is stored."""
+    networks = {}
+    for k, task in enumerate(tunes.read):
+        networks[task] = copied(tunes.base).eval()
+        networks[task].load_state_dict(tunes.private(task), strict=False)
+        for name, (at, tau_n) in zip(tunes.scope.names, changes.of(task), strict=True):
+            start, change_n = tunes.held[name], stored(k, at, tau_n)
+            made = start.flatten().to(change_n) + change_n
+            networks[task].get_parameter(name).copy_(made.view_as(start))
+    return networks
 
 
 def _coded(masks_KN: Tensor) -> int:
-    return sum(t.numel() * t.element_size() for t in encode(masks_KN).values())
+    return sum(t.nbytes for t in encode(masks_KN).values())
 
 
 def _private(tunes: FineTunes) -> int:
-    return len(tunes.read) * sum(tunes.held[n].numel() * tunes.held[n].element_size() for n in tunes.own)
+    return len(tunes.read) * sum(tunes.held[n].nbytes for n in tunes.own)

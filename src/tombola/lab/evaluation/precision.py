@@ -41,10 +41,8 @@ def scores(loaded: LoadedRun, tickets: TicketModel) -> dict[str, Tensor]:
     """The score matrix of both held-out splits: output k of ticket k, or the log-odds of one softmax."""
     if len(tickets.names) > 1:
         return {split: own_scores(tickets, loaded.data, split) for split in SPLITS}
-    network, K = tickets.bake(tickets.names[0]), len(loaded.partition)
-    outputs = {
-        split: predict(network, loaded.data, split, read=loaded.objective.read)[:, :K] for split in SPLITS
-    }
+    network, K, read = tickets.bake(tickets.names[0]), len(loaded.partition), loaded.objective.read
+    outputs = {split: predict(network, loaded.data, split, read=read)[:, :K] for split in SPLITS}
     return {split: SubsetSoftmax.log_odds(logits_SK) for split, logits_SK in outputs.items()}
 
 
@@ -111,15 +109,9 @@ def _coupled(kind: str, s: _Held, single_recall: float) -> Values:
     p, truth, K = made.coupled(s.test), s.test_true.int().argmax(1), s.test.shape[1]
     named = s.fit(Calibration("platt", kind, "f1", MISS)).sets(s.test)
     missed = 1 - torch.stack([named[truth == k, k].double().mean() for k in range(K)])
-    found: dict[str, float | Tensor] = {
-        **_of_answers(p, truth),
-        **macro(_one_hot(p), s.test_true),
-        **areas(p, s.test_true),
-        "set_size": named.sum(1).double().mean(),
-        "missed": missed.mean(),
-        "missed_most": missed.max(),
-    }
-    values = rows({"reading": f"coupled: {kind}"}, found)
+    found = _of_answers(p, truth) | macro(_one_hot(p), s.test_true) | areas(p, s.test_true)
+    sets = {"set_size": named.sum(1).double().mean(), "missed": missed.mean(), "missed_most": missed.max()}
+    values = rows({"reading": f"coupled: {kind}"}, {**found, **sets})
     if kind != "vector":
         return values
     recalled = _at_recall(made.coupled(s.val), s.val_true, p, single_recall)
@@ -207,11 +199,11 @@ def _at_recall(val_SK: Tensor, val_true: Tensor, test_SK: Tensor, recall: float)
 
 def _curve(reading: str, score_SK: Tensor, true_SK: Tensor) -> Values:
     """The precision-recall curve, mean over tickets, as highest precisions from given recalls on."""
-    best = {recall: _of_tickets(precision_at_recall, score_SK, true_SK, recall) for recall in RECALLS}
-    return [
-        {"reading": reading, "recall": recall, "metric": "precision_at_recall", "value": value}
-        for recall, value in best.items()
-    ]
+    values: Values = []
+    for recall in RECALLS:
+        found = {"precision_at_recall": _of_tickets(precision_at_recall, score_SK, true_SK, recall)}
+        values += rows({"reading": reading, "recall": recall}, found)
+    return values
 
 
 def _bars(reading: str, p_SK: Tensor, true_SK: Tensor) -> Values:

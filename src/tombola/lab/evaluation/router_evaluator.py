@@ -5,10 +5,12 @@ Shape letters: S samples of a split, T samples of a stream, K tickets.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
+from statistics import median_high
+from time import process_time
+from timeit import timeit
 from typing import Any, Self
 
 import torch
@@ -166,14 +168,9 @@ def over_test(made: Router, tickets: TicketModel, data: Data) -> Routed:
 def _of_router(who: str, made: Router, routed: Routed, evaluator: RouterEvaluator) -> Values:
     """One router: what it is worth, sample by sample and over windows, its confidence, size and confusion."""
     mix, truth_S = made.options["mix"], evaluator.truth_S
-    found = {
-        **evaluator.routed(routed, mix),
-        "routing_accuracy": evaluator.right(routed.index_B),
-        "confidence": float(routed.confidence_B.mean()),
-        "numbers": made.numbers(),
-        "stored": made.stored(),
-    }
-    values = rows({"router": who}, found)
+    found = {**evaluator.routed(routed, mix), "routing_accuracy": evaluator.right(routed.index_B)}
+    found |= {"confidence": float(routed.confidence_B.mean())}
+    values = rows({"router": who}, {**found, "numbers": made.numbers(), "stored": made.stored()})
     for k, context in enumerate(routed.tickets):  # shares of its samples that went to each ticket
         sent_K = routed.index_B[truth_S == k].bincount(minlength=evaluator.K).double()
         for ticket, share in zip(routed.tickets, sent_K / sent_K.sum().clamp(min=1), strict=True):
@@ -220,9 +217,4 @@ def latency(made: Router, tickets: TicketModel, data: Data, repeats: int = 7) ->
 
 def median_ms(jobs: Iterable[Callable[[], Any]]) -> float:
     """The median of milliseconds of processor time: not that of other programs on the machine."""
-    spent = []
-    for job in jobs:
-        begin = time.process_time()
-        job()
-        spent.append(time.process_time() - begin)
-    return 1e3 * sorted(spent)[len(spent) // 2]
+    return 1e3 * median_high(timeit(job, timer=process_time, number=1) for job in jobs)

@@ -101,14 +101,10 @@ def measure(loaded: LoadedRun, tickets: TicketModel, snr: float, seconds: int, s
     better = {name: sum(improvement(made, s) for s in every) / len(every) for name, every in sounds.items()}
     late = delays(made, who_I)
     came = [waited for _, waited in late if waited is not None]
-    values = {
-        "routing_accuracy": float((who_I == truth_I).double().mean()),
-        "switches": window.switches,
-        "true_switches": len(late),
-        **({"delay": sum(came) / len(came)} if came else {}),
-        "missed": len(late) - len(came),
-        **_times(tickets, made, choice),
-    }
+    values = {"routing_accuracy": float((who_I == truth_I).double().mean())}
+    values |= {"switches": window.switches, "true_switches": len(late)}
+    values |= {"delay": sum(came) / len(came)} if came else {}
+    values |= {"missed": len(late) - len(came), **_times(tickets, made, choice)}
     (router,), (oracle,) = sounds["router"], sounds["oracle"]
     waves = {"noisy": made.noisy_T, "router": router, "oracle": oracle, "clean": made.clean_T}
     return Streamed(made, choice, who_I, confidence_I, waves, values, better, late)

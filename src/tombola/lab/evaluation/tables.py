@@ -13,10 +13,11 @@ from torch import Tensor
 from tombola._utils.statistics import interval
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Column, Table, by_experiment, decibel, heading, outcomes, share, whole
+from tombola.objectives.metrics import ordered
 
 Values = list[Row]
 
-QUALITY = [*map(Column.of, ("accuracy", "si_snri", "psnr"))]
+
 GAP = Column("gap_closed", "gap", share, share)
 RIGHT = Column("routing_accuracy", "right", share)
 COSTS = [
@@ -83,10 +84,11 @@ def routing_tables(rows: Sequence[Row]) -> list[Table]:
         plain = [row for row in mine if "window" not in row and "context" not in row]
         found += _who(of, [{**row, "router": NAMES.get(row["router"], row["router"])} for row in plain])
         shown = [row for row in mine if row["router"] in SHOWN]
+        quality = _quality(plain)
         windows = [row for row in shown if "window" in row]
         keys = {"router": "router", "cut": "sparsity", "size": "window", "lead": "margin"}
         title = "A stream in which each context lasts for 32 samples"
-        found.append(outcomes(title, windows, keys, [RIGHT, *QUALITY, GAP, *MOVES], of=of))
+        found.append(outcomes(title, windows, keys, [RIGHT, *quality, GAP, *MOVES], of=of))
         confused = [row for row in shown if "context" in row]
         for sparsity, who in dict.fromkeys((row["sparsity"], row["router"]) for row in confused):
             there = [r for r in confused if (r["sparsity"], r["router"]) == (sparsity, who)]
@@ -114,10 +116,17 @@ def calibration_tables(rows: Sequence[Row]) -> list[Table]:
     return [table for table in found if table.body]
 
 
+def _quality(rows: Sequence[Row]) -> list[Column]:
+    """The metrics that decide."""
+    return [Column.of(info.name) for info in ordered(row["metric"] for row in rows) if info.primary]
+
+
 def _who(of: str, rows: Sequence[Row]) -> list[Table]:
     """How well each answers, and what choosing costs: two tables, so that each fits a terminal."""
     keys, sure = {"who": "router", "cut": "sparsity"}, Column("confidence", "sure", share)
-    well = outcomes("Who chooses the ticket", rows, keys, [*QUALITY, GAP, RIGHT, sure], {"n": "seeds"}, of)
+    well = outcomes(
+        "Who chooses the ticket", rows, keys, [*_quality(rows), GAP, RIGHT, sure], {"n": "seeds"}, of
+    )
     fitted = [row for row in rows if _passes(row["router"])]
     dear = outcomes("What choosing costs", fitted, keys, COSTS, of=of)
     body = [[*line, _passes(line[0])] for line in dear.body]

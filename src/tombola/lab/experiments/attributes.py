@@ -30,13 +30,8 @@ from tombola.objectives import Classification
 
 TRAIN, TEST = 10_000, 2_000  # images at most; each is there four times
 LIFELESS = (  # plants and people live; scenes do not, whatever grows there
-    "food_containers",
-    "household_electrical_devices",
-    "household_furniture",
-    "large_man-made_outdoor_things",
-    "large_natural_outdoor_scenes",
-    "vehicles_1",
-    "vehicles_2",
+    *("food_containers", "household_electrical_devices", "household_furniture", "vehicles_1", "vehicles_2"),
+    *("large_man-made_outdoor_things", "large_natural_outdoor_scenes"),
 )
 COLOURS = ("grey", "red", "yellow", "green", "cyan", "blue", "magenta")
 GREY = 0.1  # mean chroma below which an image has no colour
@@ -85,8 +80,8 @@ def load(source: str | None, augment: bool) -> Data | Mapping[str, Data]:
     listed, test = list_images(source, NAMES, "fine_label")
     rest, validation = set_aside(listed, VALIDATION, source, "cifar100")
     parts = decode(32, rest.first(TRAIN), validation.first(TEST), test.first(TEST))
-    first, second, third = (asked(split.x, answers(split)) for split in parts)
-    return Data(first, second, third, NORMALISE)
+    train, validated, tested = (asked(split.x, answers(split)) for split in parts)
+    return Data(train, validated, tested, NORMALISE)
 
 
 def answers(split: Split) -> dict[str, Tensor]:

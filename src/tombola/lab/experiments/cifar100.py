@@ -83,13 +83,8 @@ SHAPES = {
     "straight digits": "one four seven",
     "curved digits": "two three five",
 }
-PAIRS = {
-    "zero and six": "zero six",
-    "one and seven": "one seven",
-    "two and three": "two three",
-    "four and nine": "four nine",
-    "five and eight": "five eight",
-}
+_PAIRS = ("zero six", "one seven", "two three", "four nine", "five eight")
+PAIRS = {pair.replace(" ", " and "): pair for pair in _PAIRS}
 
 
 def load(source: str | None, augment: bool) -> Data | Mapping[str, Data]:

@@ -44,13 +44,7 @@ CORRUPTIONS = Experiment(
     partition=by_environment,
     objective=Classification(),
     presets={"quick": Preset(QUICK_DIGITS, "all methods and controls in a few minutes")},
-    draw=DomainPictures(
-        "corruptions",
-        digits.DIGITS.backbone,
-        by_environment,
-        lambda data: [*map(str, range(10))],  # noqa: ARG005
-        lambda data: "digits under environments",  # noqa: ARG005
-    ),
+    draw=DomainPictures("corruptions", lambda _: [*"0123456789"], lambda _: "digits under environments"),
 )
 
 QUICK_CIFAR10 = preset_settings(1e-3, 6e-3, 160, **LATE_ONE_SHOT, rewind=60, steps=180)
@@ -72,10 +66,6 @@ CIFAR10_CORRUPTIONS = replace(
         ),
     },
     draw=DomainPictures(
-        "cifar10-corruptions",
-        cifar10.CIFAR10.backbone,
-        by_environment,
-        lambda data: cifar10.NAMES,  # noqa: ARG005
-        lambda data: "CIFAR-10 under environments",  # noqa: ARG005
+        "cifar10-corruptions", lambda _: cifar10.NAMES, lambda _: "CIFAR-10 under environments"
     ),
 )

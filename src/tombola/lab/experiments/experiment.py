@@ -70,12 +70,13 @@ def figures(metrics: str, **rows: Sequence[tuple[float, ...]]) -> dict[tuple[str
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run as a picture needs it: its directory, its item, its seed, and its data."""
+    """A finished run as a picture needs it: directory, item, seed, data, and the experiment that it is of."""
 
     path: Path
     item: str
     seed: int
     data: Data
+    experiment: Experiment
 
     def tickets(self, method: str, sparsity: float, backbone: nn.Module) -> TicketModel:
         """The tickets of one outcome; an error names the file that is missing."""

@@ -27,7 +27,7 @@ from tombola.lab.experiments.experiment import (
     preset_settings,
 )
 from tombola.lab.experiments.inr_data import as_image, load
-from tombola.lab.experiments.pictures import Backbone, legend_below, new_figure, outputs, save
+from tombola.lab.experiments.pictures import legend_below, new_figure, outputs, save
 from tombola.lab.models.coordinate_mlp import CoordinateMLP
 from tombola.objectives.reconstruction import Reconstruction, psnr, squared
 from tombola.runs.log import read_records
@@ -38,8 +38,6 @@ QUICK = preset_settings(1e-2, 1e-2, 256, schedule="one_shot", T=100, steps=600, 
 # Sines bear smaller steps, and masks from a search at 0.001 are close to random ones (kappa 0.08).
 QUICK_SIREN = replace(QUICK, search=replace(QUICK.search, lr=3e-4), train=replace(QUICK.train, lr=1e-3))
 PAPER = constant_settings(1e-2, 1024, schedule="fixed_count:4096", T=10_000, steps=10_000, include=WEIGHTS)
-RELU = partial(CoordinateMLP, "relu", 128, 4, 3)
-SIREN = partial(CoordinateMLP, "siren", 128, 4, 3)
 
 
 # -- pictures -----------------------------------------------------------------------------------------------
@@ -48,24 +46,24 @@ SHOWN = {"rtl": "RTL", "imp": "one mask", "imp_context": "one mask, told the reg
 WIDTH = 2.3  # inches of a panel
 
 
-def draw(runs: Sequence[Finished], out: Path, backbone: Backbone) -> list[Path]:
+def draw(runs: Sequence[Finished], out: Path) -> list[Path]:
     """A sheet per picture from its first seed, and one of mask similarity over all runs."""
     first = {run.item: run for run in sorted(runs, key=lambda run: run.seed, reverse=True)}
-    files = [sheet(first[item], out, backbone) for item in dict.fromkeys(run.item for run in runs)]
-    found = [file for file in files if file is not None] + similarity(runs, out, backbone)
+    files = [sheet(first[item], out) for item in dict.fromkeys(run.item for run in runs)]
+    found = [file for file in files if file is not None] + similarity(runs, out)
     if not found:
         raise RunError(f"nothing to draw: none of these runs holds {', '.join(SHOWN)}")
     return found
 
 
-def sheet(run: Finished, out: Path, backbone: Backbone) -> Path | None:
+def sheet(run: Finished, out: Path) -> Path | None:
     """Picture, label map, and what each method makes of it at each sparsity, with PSNR."""
     sparsities = {method: run.sparsities(method) for method in SHOWN}
     methods = [method for method, found in sparsities.items() if found]
     if not methods:
         return None
     every = sorted({s for found in sparsities.values() for s in found})
-    split, part = run.data.test, by_column(run.data, "region")
+    split, part = run.data.test, run.experiment.partition(run.data)
     photograph = as_image(split.x, split.y)
     columns = 2 if len(every) == 1 else 1  # of what stands on the left
     width = WIDTH * (len(methods) + columns)
@@ -79,7 +77,7 @@ def sheet(run: Finished, out: Path, backbone: Backbone) -> Path | None:
         for panel, method in zip(line, methods, strict=True):
             panel.axis("off")
             if sparsity in sparsities[method]:
-                made = outputs(run, method, sparsity, part, backbone).clamp(0, 1)
+                made = outputs(run, method, sparsity).clamp(0, 1)
                 panel.imshow(as_image(split.x, made), interpolation="nearest")
                 quality = psnr(squared(made, split.y))
                 panel.set_title(f"{SHOWN[method]}, {sparsity:.0%}\n{quality:.2f} dB", fontsize=8)
@@ -104,12 +102,12 @@ def _given(figure: Any, columns: int, photograph: NDArray[Any], part: Partition,
     figure.legend(patches, part.names, loc="outside lower center", **style)
 
 
-def similarity(runs: Sequence[Finished], out: Path, backbone: Backbone) -> list[Path]:
+def similarity(runs: Sequence[Finished], out: Path) -> list[Path]:
     """PSNR of each region against the mean Jaccard similarity of its mask to the other regions' masks.
 
     Returns a picture with Spearman's coefficient over all regions, and the points as JSON.
     """
-    points = [p for run in runs for s in run.sparsities("rtl") for p in _points(run, s, backbone)]
+    points = [p for run in runs for s in run.sparsities("rtl") for p in _points(run, s)]
     if not points:
         return []
     sparsities, items = sorted({p["sparsity"] for p in points}), dict.fromkeys(p["item"] for p in points)
@@ -151,9 +149,9 @@ def _spearman(points: Sequence[dict[str, Any]]) -> float:
     return float(scipy.stats.spearmanr(pairs[:, 0], pairs[:, 1]).statistic)
 
 
-def _points(run: Finished, sparsity: float, backbone: Backbone) -> list[dict[str, Any]]:
+def _points(run: Finished, sparsity: float) -> list[dict[str, Any]]:
     """Similarity and PSNR of each region of a run, the latter as it was recorded."""
-    masks = run.tickets("rtl", sparsity, backbone(torch.Generator())).masks
+    masks = run.tickets("rtl", sparsity, run.experiment.backbone(torch.Generator())).masks
     others = ~torch.eye(len(masks), dtype=torch.bool)
     jaccard = (masks.jaccard() * others).sum(1) / others.sum(1)
     wanted = {"metric": "psnr", "method": "rtl", "sparsity": sparsity}.items()
@@ -172,7 +170,7 @@ INR = Experiment(
     summary="pictures as networks of coordinates, one ticket per region, a network per picture",
     data="photographs with label maps: --data FOLDER (images/, labels/); two inside scikit-learn by default",
     load=load,
-    backbone=RELU,
+    backbone=partial(CoordinateMLP, "relu", 128, 4, 3),
     partition=partial(by_column, column="region"),
     objective=Reconstruction(),
     presets={
@@ -192,15 +190,14 @@ INR = Experiment(
         imp_context=[(15.94, 40.5e3), (14.72, 27.0e3), (12.69, 13.5e3)],
     ),
     stand_in="two photographs inside scikit-learn",
-    draw=partial(draw, backbone=RELU),
+    draw=draw,
 )
 
 INR_SIREN = replace(
     INR,
     name="inr_siren",
     summary="inr with sines instead of ReLU (SIREN)",
-    backbone=SIREN,
+    backbone=partial(CoordinateMLP, "siren", 128, 4, 3),
     presets={"quick": Preset(QUICK_SIREN, "as quick of inr, at learning rates for sines")},
     paper={},
-    draw=partial(draw, backbone=SIREN),
 )

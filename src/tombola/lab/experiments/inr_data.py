@@ -117,9 +117,8 @@ def from_folder(folder: Path) -> list[Labelled]:
     if rows is None:
         files = sorted(f for f in (folder / "images").iterdir() if f.suffix.lower() in SUFFIXES)
         rows = [{"image": f"images/{f.name}", "label": f"labels/{f.stem}.png"} for f in files]
-    if not isinstance(rows, list) or not all(
-        isinstance(r, dict) and {"image", "label"} <= set(r) for r in rows
-    ):
+    listed = isinstance(rows, list) and all(isinstance(r, dict) for r in rows)
+    if not listed or not all({"image", "label"} <= set(r) for r in rows):
         raise DataError(f"{folder / 'manifest.json'} must be a list of objects with image and label")
     if not rows:
         raise DataError(f"{folder / 'images'} holds no photographs ({', '.join(sorted(SUFFIXES))})")
@@ -145,9 +144,8 @@ def _labelled(folder: Path, row: Mapping[str, Any], classes: Mapping[str, Any]) 
     named = classes.get(kind, {}) if kind else classes
     pairs = enumerate(named) if isinstance(named, list) else named.items()
     names = {int(number): name for number, name in pairs if isinstance(name, str)}
-    return Labelled(
-        Path(row["image"]).stem, photograph, labels.astype(np.int64), names, IGNORED.get(kind, IGNORED[""])
-    )
+    ignored = IGNORED.get(kind, IGNORED[""])
+    return Labelled(Path(row["image"]).stem, photograph, labels.astype(np.int64), names, ignored)
 
 
 def _pixels(file: Path, mode: str | None) -> NDArray[Any]:

@@ -28,7 +28,6 @@ SIDE = 64
 VALIDATION = 0.15
 NORMALISE = Normalise((0.762, 0.742, 0.714), (0.295, 0.305, 0.334))  # of the training pixels
 STAND_IN = "no PACS: digits 0 to 6 under four environments stand in"
-BACKBONE = partial(GhostNet, len(NAMES))  # 125,832 prunable weights
 
 
 def halved(x: Tensor) -> Tensor:
@@ -115,12 +114,12 @@ PACS = Experiment(
     summary="PACS at 32×32, classification, one ticket per domain (K = 4), GhostNet",
     data=DATA.format(", halved to 32×32"),
     load=load,
-    backbone=BACKBONE,
+    backbone=partial(GhostNet, len(NAMES)),  # 125,832 prunable weights
     partition=by_domain,
     objective=Classification(),
     presets=PRESETS,
     stand_in="digits under four environments",
-    draw=DomainPictures("pacs", BACKBONE, by_domain, class_names, title),
+    draw=DomainPictures("pacs", class_names, title),
 )
 
 PACS64 = replace(

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from tombola._utils.errors import RunError
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
-from tombola.data.partition import Partition
 from tombola.lab import audio
 from tombola.lab.experiments.experiment import Finished
 from tombola.methods.context import CONTEXT_WIDTH, conditioned
@@ -32,14 +31,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
-Backbone = Callable[[torch.Generator], nn.Module]
+
 DEEPEST = -70  # dB below the loudest bin of a figure: black
 
 
 @torch.no_grad()
-def outputs(run: Finished, method: str, sparsity: float, part: Partition, backbone: Backbone) -> Tensor:
+def outputs(run: Finished, method: str, sparsity: float) -> Tensor:
     """Outputs for the test samples ``[S, ...]``, each by the ticket of its subset or by the one network."""
-    network, data, members_SK = backbone(torch.Generator()), run.data, part.members["test"]
+    network, part = run.experiment.backbone(torch.Generator()), run.experiment.partition(run.data)
+    data, members_SK = run.data, part.members["test"]
     if METHODS[method].conditioned:
         network = conditioned(network, len(part), CONTEXT_WIDTH, torch.Generator())
         data = replace(data, contexts={"test": members_SK.int().argmax(1)})
@@ -82,21 +82,13 @@ def power(wave_T: Tensor) -> Tensor:
 
 def decibels(power: Tensor) -> NDArray[np.float32]:
     """Loudness of the same shape."""
-    loudness: NDArray[np.float32] = (10 * power.clamp(min=1e-10).log10()).numpy()
-    return loudness
+    return (10 * power.clamp(min=1e-10).log10()).numpy()
 
 
 def show_spectrogram(panel: Axes, loudness: NDArray[np.float32], seconds: float, top: float) -> AxesImage:
     """A spectrogram ``[frames, bins]`` over seconds and kHz; what is `DEEPEST` below ``top`` is black."""
-    return panel.imshow(
-        loudness.T,
-        origin="lower",
-        aspect="auto",
-        extent=(0, seconds, 0, audio.RATE / 2000),
-        cmap="magma",
-        vmin=top + DEEPEST,
-        vmax=top,
-    )
+    place: Any = {"origin": "lower", "aspect": "auto", "extent": (0, seconds, 0, audio.RATE / 2000)}
+    return panel.imshow(loudness.T, **place, cmap="magma", vmin=top + DEEPEST, vmax=top)
 
 
 def write_sounds(waves: Mapping[str, Tensor], out: Path, prefix: str = "") -> list[Path]:
@@ -129,8 +121,6 @@ class DomainPictures:
     """The pictures of an experiment: call it with finished runs of one preset and a folder."""
 
     name: str  # what its files begin with
-    backbone: Backbone  # the network of these runs
-    partition: Callable[[Data], Partition]  # the subsets, one ticket each
     classes: Callable[[Data], Sequence[str]]  # the names of the classes
     title: Callable[[Data], str]  # what the pictures are headed with
 
@@ -153,13 +143,10 @@ class DomainPictures:
 
     def sheet(self, run: Finished, sparsity: float, title: str, file: Path) -> Path:
         """A row per domain, a random test image of each class in it, and what each method answers."""
-        part, classes, test = self.partition(run.data), self.classes(run.data), run.data.test
+        part, classes, test = run.experiment.partition(run.data), self.classes(run.data), run.data.test
         order = torch.randperm(len(test), generator=generator(0, "pictures"))
-        answers = {
-            method: outputs(run, method, sparsity, part, self.backbone).argmax(1)
-            for method in ANSWERING
-            if sparsity in run.sparsities(method)
-        }
+        methods = [method for method in ANSWERING if sparsity in run.sparsities(method)]
+        answers = {method: outputs(run, method, sparsity).argmax(1) for method in methods}
         words = f"answers at {sparsity:.0%} sparsity, seed {run.seed}, a random image of each class"
         height = (1.15 + 0.19 * len(answers)) * len(part) + 0.7
         figure = new_figure(1.25 * len(classes) + 0.5, height, f"{title}: {words}")
@@ -183,17 +170,10 @@ def _picture(panel: Any, x: Tensor, given: dict[str, int], truth: int, classes: 
         panel.imshow(pixels(image), interpolation="nearest")
     for line, (method, answer) in enumerate(given.items()):
         mark, colour = ("✓", RIGHT) if answer == truth else ("✗", WRONG)
-        panel.annotate(
-            f"{mark} {ANSWERING[method]}: {classes[answer]}",
-            (0.5, 0),
-            (0, -8 - 10 * line),
-            xycoords="axes fraction",
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            fontsize=7,
-            color=colour,
-        )
+        words = f"{mark} {ANSWERING[method]}: {classes[answer]}"
+        style = {"ha": "center", "va": "center", "fontsize": 7, "color": colour}
+        below = {"xycoords": "axes fraction", "textcoords": "offset points"}
+        panel.annotate(words, (0.5, 0), (0, -8 - 10 * line), **below, **style)
 
 
 def _check_alike(runs: Sequence[Finished]) -> None:

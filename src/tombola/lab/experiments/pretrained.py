@@ -119,15 +119,9 @@ def load(source: str | None, augment: bool, options: Options) -> Data:
     if augment:
         raise UsageError("text has no augmentation: leave --augment out")
     table, split = table_of(source, options.split)
-    return Data.from_table(
-        table,
-        target=options.target,
-        context=options.subset,
-        text=options.text,
-        tokenizer=options.tokenizer or options.model,
-        length=options.length,
-        split=split or None,
-    )
+    columns: Any = {"target": options.target, "context": options.subset, "split": split or None}
+    text: Any = {"text": options.text, "tokenizer": options.tokenizer or options.model}
+    return Data.from_table(table, **columns, **text, length=options.length)
 
 
 def backbone(generator: torch.Generator, options: Options) -> nn.Module:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from zlib import crc32
@@ -103,9 +102,8 @@ def paired(found: Sentences, K: int) -> Sentences:
     rows = [row for row in zip(*found, strict=True) if row[1] in names]
     for name in names[len(TASKS) :]:
         for text, task, y in zip(*found, strict=True):
-            rows += [
-                (text, name, c) for c, kind in enumerate(PAIRS[name]) if kind in ((task, y), (task, None))
-            ]
+            classes = [c for c, kind in enumerate(PAIRS[name]) if kind in ((task, y), (task, None))]
+            rows += [(text, name, c) for c in classes]
     texts, tasks, labels = map(list, zip(*rows, strict=True))
     return texts, tasks, labels
 
@@ -165,10 +163,8 @@ def made_up(split: str, count: int = 300) -> Sentences:
     things = [*_THINGS["mr"], *_THINGS["cr"]]
     for i in range(count):
         for task, own in _THINGS.items():
-            y = i % 2
-            rows.append(
-                (f"the {draw.choice(own)} is {draw.choice(_JUDGED[y])} and {draw.choice(own)}", task, y)
-            )
+            judged = f"the {draw.choice(own)} is {draw.choice(_JUDGED[i % 2])} and {draw.choice(own)}"
+            rows.append((judged, task, i % 2))
         said = ("i think the {} is {}", "the {} was found {} in {}")[i % 2]
         words = draw.choice(things), draw.choice(_JUDGED[draw.randrange(2)]), draw.choice(things)
         rows.append((said.format(*words), "subj", i % 2))
@@ -188,13 +184,7 @@ def backbone(generator: torch.Generator | None = None) -> nn.Module:
 
 
 QUICK = preset_settings(3e-4, 3e-4, 16, T=40, steps=60, private=OWN, **OF_THE_CHANGE)
-BEST = replace(
-    QUICK,
-    T=150,
-    steps=350,
-    search=replace(QUICK.search, batch_size=32),
-    train=replace(QUICK.train, batch_size=32),
-)
+BEST = preset_settings(3e-4, 3e-4, 32, T=150, steps=350, private=OWN, **OF_THE_CHANGE)
 DATA = (
     "24,955 sentences to train on, 5,378 to test: --data FOLDER (Parquet: text, task, label), with the "
     f"extra {EXTRA}; without --data {STAND_IN} of a small grammar stand in, and without the extra a tiny "

@@ -16,6 +16,7 @@ from tombola.data.partition import by_column
 from tombola.lab import audio
 from tombola.lab.experiments import pictures
 from tombola.lab.experiments.experiment import (
+    LATE_ONE_SHOT,
     Experiment,
     Finished,
     Preset,
@@ -39,18 +40,8 @@ def load(source: str | None, augment: bool) -> Data:
     return mixtures(synthetic_clips() if source is None else read_clips(source), augment)
 
 
-QUICK = preset_settings(
-    search=3e-3,
-    train=1e-2,
-    batch_size=4,
-    schedule="one_shot",
-    T=20,
-    normalization="per_ticket",
-    rewind=400,
-    steps=150,
-    statistics=20,
-    include=SCOPE,
-)
+ONE_SHOT = {**LATE_ONE_SHOT, "T": 20}
+QUICK = preset_settings(3e-3, 1e-2, 4, **ONE_SHOT, rewind=400, steps=150, statistics=20, include=SCOPE)
 PAPER = constant_settings(
     1e-4,
     16,
@@ -84,14 +75,10 @@ def draw(runs: Sequence[Finished], out: Path) -> list[Path]:
         numbers = np.flatnonzero(scenes == scene)
         number = int(numbers[np.abs(snrs[numbers]).argmin()])
         waves = _waves(run, sparsity, scene, number)
-        title = (
-            f"{scene}, {source}, mixed at {snrs[number]:g} dB, {sparsity:.0%} of the weights removed, "
-            f"seed {run.seed}"
-        )
-        files += [
-            _figure(waves, title, out / f"{scene}.png"),
-            *pictures.write_sounds(waves, out, f"{scene}-"),
-        ]
+        title = f"{scene}, {source}, mixed at {snrs[number]:g} dB, "
+        title += f"{sparsity:.0%} of the weights removed, seed {run.seed}"
+        files.append(_figure(waves, title, out / f"{scene}.png"))
+        files += pictures.write_sounds(waves, out, f"{scene}-")
     return files
 
 

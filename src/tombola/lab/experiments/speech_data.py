@@ -71,8 +71,7 @@ def read_clips(folder: Path | str) -> list[Clip]:
         raise DataError(f"{manifest} is no CSV file in UTF-8 ({error})") from None
     if not rows:
         raise DataError(f"{manifest} lists no files")
-    missing = [name for name in NEEDED if name not in rows[0]]
-    if missing:
+    if missing := [name for name in NEEDED if name not in rows[0]]:
         raise DataError(f"{manifest} has no column {', '.join(missing)}; it has {', '.join(rows[0])}")
     return [_clip(manifest, number, row) for number, row in enumerate(rows, 2)]
 
@@ -83,8 +82,8 @@ def _clip(manifest: Path, number: int, row: dict[str, str]) -> Clip:
     for name, known in (("kind", KINDS), ("split", SPLITS)):
         if row[name] not in known:
             raise DataError(f"{where}: {unknown(name, row[name], known)}")
-    needed = ("speaker",) if row["kind"] == "speech" else ("scene", "recording")
-    for name in needed:
+    speech = row["kind"] == "speech"
+    for name in ("speaker",) if speech else ("scene", "recording"):
         if not row[name]:
             raise DataError(f"{where}: {row['kind']} needs a {name}")
     if not (manifest.parent / row["path"]).is_file():
@@ -95,14 +94,8 @@ def _clip(manifest: Path, number: int, row: dict[str, str]) -> Clip:
         raise DataError(f"{where}: {row['path']} lasts {len(waves) / RATE:.3f} s, too short to be used")
     if float(np.sqrt(np.square(waves, dtype=np.float64).mean())) < SILENT:
         raise DataError(f"{where}: {row['path']} is silent, so it has no signal-to-noise ratio: leave it out")
-    return Clip(
-        to_int16(waves),
-        row["kind"],
-        row["split"],
-        row["speaker"] if row["kind"] == "speech" else row["recording"],
-        row["scene"] if row["kind"] == "noise" else "",
-        row.get("label", ""),
-    )
+    source, scene = (row["speaker"], "") if speech else (row["recording"], row["scene"])
+    return Clip(to_int16(waves), row["kind"], row["split"], source, scene, row.get("label", ""))
 
 
 def to_int16(waves: NDArray[np.floating]) -> NDArray[np.int16]:
@@ -187,16 +180,11 @@ class Bank:
     @classmethod
     def of(cls, clips: Sequence[Clip]) -> Bank:
         """The bank of these clips, in their order."""
-        names = scenes(clips)
+        names, samples = scenes(clips), torch.from_numpy(np.concatenate([clip.samples for clip in clips]))
         lengths = torch.tensor([len(clip.samples) for clip in clips])
-        levels = [float(np.sqrt(np.square(c.samples / 2**15).mean())) for c in clips]
-        return cls(
-            torch.from_numpy(np.concatenate([clip.samples for clip in clips])),
-            lengths.cumsum(0) - lengths,
-            lengths,
-            torch.tensor([names.index(clip.scene) if clip.scene else -1 for clip in clips]),
-            torch.tensor(levels),
-        )
+        numbers = torch.tensor([names.index(clip.scene) if clip.scene else -1 for clip in clips])
+        levels = torch.tensor([float(np.sqrt(np.square(c.samples / 2**15).mean())) for c in clips])
+        return cls(samples, lengths.cumsum(0) - lengths, lengths, numbers, levels)
 
     def crop(self, clip: Tensor, offset: Tensor, T: int) -> Tensor:
         """T samples of each clip ``[B]`` from an offset on, int16 ``[B, T]``; its end leads to its start."""
@@ -267,12 +255,9 @@ def mixtures(clips: Sequence[Clip], augment: bool) -> Data:
         g = generator(0, "speech", split)
         rows = torch.cat([_rows(bank, speech, chances, split, T, g) for chances in weights])
         rows = rows[torch.randperm(len(rows), generator=g)]  # so that any half of it is like the whole
-        columns = {
-            "scene": np.array(names)[bank.scenes[rows[:, NOISE]].numpy()],
-            "snr": rows[:, SNR].numpy() / 100,
-        }
+        scene, snr = np.array(names)[bank.scenes[rows[:, NOISE]].numpy()], rows[:, SNR].numpy() / 100
         y = bank.crop(rows[:, SPEECH], rows[:, SPEECH_AT], T)
-        splits[split] = Split(rows.to(torch.int32), y, columns)
+        splits[split] = Split(rows.to(torch.int32), y, {"scene": scene, "snr": snr})
     redraw = Redraw(bank, _weights(clips, "train", names)) if augment else None
     train, validation, test = splits.values()
     return Data(train, validation, test, prepare=Mixer(bank), augment=redraw)

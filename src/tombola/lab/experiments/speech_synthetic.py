@@ -67,8 +67,7 @@ def _voice(rng: np.random.Generator) -> Waves:
 
 def _resonance(sound: Waves, centre: float, width: float) -> Waves:
     radius, angle = np.exp(-np.pi * width / RATE), 2 * np.pi * centre / RATE
-    filtered: Waves = scipy.signal.lfilter([1 - radius], [1, -2 * radius * np.cos(angle), radius**2], sound)
-    return filtered
+    return scipy.signal.lfilter([1 - radius], [1, -2 * radius * np.cos(angle), radius**2], sound)
 
 
 def _white(rng: np.random.Generator) -> Waves:
@@ -76,17 +75,13 @@ def _white(rng: np.random.Generator) -> Waves:
 
 
 def _band(noise: Waves, low: float, high: float) -> Waves:
-    made: Waves = scipy.signal.sosfilt(
-        scipy.signal.butter(2, [low, high], "bandpass", fs=RATE, output="sos"), noise
-    )
-    return made
+    return scipy.signal.sosfilt(scipy.signal.butter(2, [low, high], "bandpass", fs=RATE, output="sos"), noise)
 
 
 def _swell(rng: np.random.Generator, rate: float) -> Waves:
     """A slow positive curve, ``rate`` changes a second."""
     knots = rng.uniform(0.2, 1, int(SECONDS * rate) + 2)
-    curve: Waves = np.interp(np.arange(SECONDS * RATE) * rate / RATE, np.arange(len(knots)), knots)
-    return curve
+    return np.interp(np.arange(SECONDS * RATE) * rate / RATE, np.arange(len(knots)), knots)
 
 
 def _clock(rng: np.random.Generator) -> Waves:

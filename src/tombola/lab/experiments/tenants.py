@@ -69,11 +69,11 @@ def load(source: str | None, augment: bool, K: int, pixels: float, labels: float
     if source is not None:
         raise UsageError("tenants takes no --data: its digits ship with scikit-learn; see permuted_mnist")
     data = digits.load(None, augment)
-    train, validation, test = (
-        in_orders(replace(split, x=split.x.flatten(1)), K, pixels, labels, seed=seed)
-        for split in (data.train, data.validation, data.test)
-    )
-    return Data(train, validation, test)
+
+    def part(split: Split) -> Split:
+        return in_orders(replace(split, x=split.x.flatten(1)), K, pixels, labels, seed=seed)
+
+    return Data(part(data.train), part(data.validation), part(data.test))
 
 
 def one_more(k: int = 10) -> Data:

@@ -49,8 +49,10 @@ def load(source: str | None, augment: bool) -> Data | Mapping[str, Data]:
         raise UsageError("text_domains has no augmentation: text that is altered is another text")
     tokenise, length = tokens()
     if source is None:
-        texts = standard_library()
-        return {STAND_IN: blocks(_divided(texts, "train"), _divided(texts, "test"), tokenise, length)}
+        found = standard_library()
+        train = {name: [text[: len(text) * 4 // 5]] for name, text in found.items()}
+        test = {name: [text[len(text) * 4 // 5 :]] for name, text in found.items()}
+        return {STAND_IN: blocks(train, test, tokenise, length)}
     folder = Path(source).expanduser()
     return blocks(_table(folder, "train"), _table(folder, "test"), tokenise, length)
 
@@ -71,9 +73,8 @@ def blocks(train: Texts, test: Texts, tokenise: Tokenise, length: int, held: int
         every = packed(train[domain], tokenise, length)
         tested = packed(test[domain], tokenise, length)
         if len(every) < 2 * held or not len(tested):
-            raise DataError(
-                f"domain {domain!r} has {len(every)} blocks of {length} tokens to train on: too few"
-            )
+            few = f"{len(every)} blocks of {length} tokens to train on"
+            raise DataError(f"domain {domain!r} has {few}: too few")
         spread = torch.linspace(0, len(tested) - 1, min(held, len(tested))).round().long()
         for part, found in zip(parts, (every[:-held], every[-held:], tested[spread]), strict=True):
             part[domain] = found
@@ -111,7 +112,7 @@ def _table(folder: Path, split: str) -> Texts:
     return found
 
 
-def standard_library() -> Texts:
+def standard_library() -> dict[str, str]:
     """The source of some of Python's own packages, about so much of each."""
     found = {}
     for name in PACKAGES:
@@ -122,15 +123,8 @@ def standard_library() -> Texts:
             if size < SAID and "test" not in file.parts:
                 texts.append(file.read_text(encoding="utf-8"))
                 size += len(texts[-1])
-        found[name] = ["\n".join(texts)[:SAID]]
+        found[name] = "\n".join(texts)[:SAID]
     return found
-
-
-def _divided(texts: Texts, part: str) -> Texts:
-    """The last fifth is test."""
-    cut = {name: len(whole) * 4 // 5 for name, [whole] in texts.items()}
-    at = {name: slice(None, n) if part == "train" else slice(n, None) for name, n in cut.items()}
-    return {name: [whole[at[name]]] for name, [whole] in texts.items()}
 
 
 def backbone(generator: torch.Generator | None = None) -> nn.Module:

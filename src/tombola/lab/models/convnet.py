@@ -34,5 +34,4 @@ class SmallConvNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to logits."""
-        features: Tensor = self.layers(x).mean((2, 3))
-        return self.classifier(features)
+        return self.classifier(self.layers(x).mean((2, 3)))

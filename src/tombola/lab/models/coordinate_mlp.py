@@ -86,8 +86,7 @@ class CoordinateMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Coordinates ``[B, 2]`` (further columns reach the first layer) to colours ``[B, 3]``."""
-        outputs: Tensor = self.layers(self.features(x))
-        return outputs
+        return self.layers(self.features(x))
 
 
 def siren_(module: nn.Module, generator: torch.Generator | None = None) -> None:

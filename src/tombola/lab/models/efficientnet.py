@@ -54,5 +54,4 @@ class Lite0(nn.Module):
         """Images to logits."""
         x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=False)
         features = self.body(x.contiguous(memory_format=torch.channels_last))
-        logits: Tensor = self.classifier(features)
-        return logits
+        return self.classifier(features)

@@ -21,11 +21,8 @@ EXTRA = "pretrained"
 def weights() -> Path | None:
     """The folder of the weights of SmolLM2-135M; None where they, or what reads them, are not installed."""
     found = importlib.util.find_spec(PACKAGE)
-    if (
-        found is None
-        or not found.submodule_search_locations
-        or None in map(importlib.util.find_spec, READERS)
-    ):
+    readable = None not in map(importlib.util.find_spec, READERS)
+    if found is None or not found.submodule_search_locations or not readable:
         return None
     return Path(next(iter(found.submodule_search_locations)))
 
@@ -60,8 +57,7 @@ def pretrained() -> nn.Module:
     net: Any = AutoModelForCausalLM.from_pretrained(folder, **how)
     net.config.use_cache = False
     net.get_input_embeddings().requires_grad_(False)
-    made: nn.Module = net
-    return made
+    return net
 
 
 class TinyLanguageModel(nn.Module):

@@ -39,5 +39,4 @@ class LeNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images to logits."""
-        logits: Tensor = self.classifier(self.layers(x))
-        return logits
+        return self.classifier(self.layers(x))

@@ -29,5 +29,4 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Vectors to logits."""
-        logits: Tensor = self.classifier(self.layers(x))
-        return logits
+        return self.classifier(self.layers(x))

@@ -68,8 +68,7 @@ class SentenceEncoder(nn.Module):
         """Token numbers to logits."""
         ids, mask = _trimmed(ids)
         states = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        logits: Tensor = self.classifier(_mean(states, mask))
-        return logits
+        return self.classifier(_mean(states, mask))
 
 
 class TinyEncoder(nn.Module):
@@ -93,8 +92,7 @@ class TinyEncoder(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Token numbers to logits."""
         ids, mask = _trimmed(ids)
-        logits: Tensor = self.classifier(self.layers(_mean(self.embeddings(ids), mask)))
-        return logits
+        return self.classifier(self.layers(_mean(self.embeddings(ids), mask)))
 
 
 def _trimmed(ids: Tensor) -> tuple[Tensor, Tensor]:

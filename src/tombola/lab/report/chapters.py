@@ -26,8 +26,7 @@ from tombola.lab.report.verdicts import (
     verdict,
     verdicts,
 )
-from tombola.methods.table import METHODS, dense
-from tombola.objectives.metrics import LIKE_FOR_LIKE
+from tombola.methods.table import METHODS
 
 _STORED = ["core", "union", "private", "dense_rest", "mask_bytes", "file_bytes"]
 _SEEDS = 3  # from which on an interval says something
@@ -78,9 +77,10 @@ def _answer(found: Findings, paper: Paper) -> list[Block]:
     if made:
         over = "items" if found.items > 1 else "seeds"
         blocks += [Tabled(differences(made, over), folded=False), Words([MARKS.format(over=over)], "note")]
-    names = [[name, METHODS[name].summary] for name in found.methods]
-    methods = Table("What the methods are", ["method", "in a line"], names)
-    return [*blocks, Words([_compared(found)]), *([Tabled(methods, words=True)] if names else [])]
+    named = {name: " (control)" * METHODS[name].control for name in found.methods}
+    lines = [[name + control, METHODS[name].summary] for name, control in named.items()]
+    methods = Table("What the methods are", ["method", "in a line"], lines)
+    return [*blocks, Words([_compared(found)]), Tabled(methods, words=True)]
 
 
 def _said(found: Findings, paper: Paper) -> list[str]:
@@ -114,30 +114,20 @@ def _next(found: Findings, made: Sequence[Verdict]) -> list[Block]:
 
 def _ahead(found: Findings, made: Sequence[Verdict]) -> Arm:
     """The subject at its middle sparsity, or what certainly leads it by most there, by the primary metric."""
-    at = found.sparsities[len(found.sparsities) // 2] if found.sparsities else 0.0
-    primary = [headline for headline in headlines(found) if headline.info.primary][-1:]
+    at, primary = found.middle, [headline for headline in headlines(found) if headline.info.primary][-1:]
     rivals = [v for v in made if v.headline in primary and not METHODS[v.theirs].control]
-    behind = [
-        (a.measured.mean, v.theirs) for v in rivals for a in v.ahead if (a.sparsity, a.sign) == (at, "-")
-    ]
-    return found.level(min(behind, default=(0.0, found.subject))[1], at)
+    ahead = [(a.measured.mean, v.theirs, a.sparsity, a.sign) for v in rivals for a in v.ahead]
+    behind = [each for each in ahead if each[2:] == (at, "-")]
+    return found.level(min(behind)[1] if behind else found.subject, at)
 
 
 def _compared(found: Findings) -> str:
+    """What was run; the methods are in a table below, sparsities in that above."""
     known = EXPERIMENTS.get(found.head[0])
     seeds = sorted({ran.unit[1] for ran in found.runs})
-    sparsities = sorted({s for method, s in found.outcomes if METHODS[method].masks is not dense})
-    words = [f"{known.summary}." if known else "A program of your own."]
-    usual, controls = found.usual(), found.usual(control=True)
-    if found.methods:
-        words.append(f"Methods: {', '.join(usual) or 'none'}.")
-        words += [f"Controls: {', '.join(controls)}."] if controls else []
-    if sparsities:
-        words.append(f"Share of weights removed: {', '.join(f'{s:.0%}' for s in sparsities)}.")
-    words.append(f"{'Seeds' if len(seeds) > 1 else 'Seed'}: {', '.join(map(str, seeds))}.")
-    if found.items > 1:
-        words.append(f"Items, each with a network of its own: {found.items}.")
-    return " ".join(words)
+    words = f"{known.summary}." if known else "A program of your own."
+    words += f" {'Seeds' if len(seeds) > 1 else 'Seed'}: {', '.join(map(str, seeds))}."
+    return words + (f" Items, each with a network of its own: {found.items}." if found.items > 1 else "")
 
 
 # -- scores -----------------------------------------------------------------------------------------------
@@ -147,8 +137,7 @@ def _quality(found: Findings, rows: Sequence[Row], paper: Paper, named: Sequence
     """A chart per headline metric and reading, with the paper's figures; and all tables of readings."""
     charts, usual, controls = [], found.usual(), found.usual(control=True)
     for headline in headlines(found):
-        printed = {} if headline.reading == LIKE_FOR_LIKE else paper
-        charts.append(_curves(found, rows, headline, usual or found.methods, printed))
+        charts.append(_curves(found, rows, headline, usual or found.methods, paper))
         if usual and controls:
             of = f": {found.subject} and its controls"
             charts.append(_curves(found, rows, headline, [found.subject, *controls], {}, of))
@@ -162,9 +151,9 @@ def _curves(
     """Means and intervals over sparsity; dotted what the paper prints."""
     mine = [r for r in rows if (r.get("reading", ""), r["metric"]) == by.key and "ticket" not in r]
     points = curves({name: [r for r in mine if r["method"] == name] for name in methods})
-    for (method, sparsity), figures in paper.items():
-        if method in methods and (value := figures.get(by.info.name)) is not None:
-            points.append((method, "in the paper", sparsity, value, None))
+    for arm in paper:
+        if arm[0] in methods and (value := by.printed(paper, arm)) is not None:
+            points.append((arm[0], "in the paper", arm[1], value, None))
     return lines(by.title + of, points, REMOVED, Axis(by.info.label, by.info.write), found.methods)
 
 
@@ -197,16 +186,10 @@ def _stored(found: Findings, named: Sequence[Table]) -> list[Block]:
     means = found.means[found.means.method.isin(found.usual() or found.methods) & (found.means.ticket == "")]
     arms = means.method + " " + means.sparsity.map(percent)
     of = means.assign(arm=arms).pivot_table("mean", "arm", "metric", sort=False).reindex(columns=_STORED)
-    numbers = pd.DataFrame(
-        {
-            "core: kept by every ticket": of.core,
-            "union without the core": of.union - of.core,
-            "private to a ticket": of.private,
-            "dense remainder": of.dense_rest,
-        }
-    ).dropna()
+    numbers = {"core: kept by every ticket": of.core, "union without the core": of.union - of.core}
+    numbers |= {"private to a ticket": of.private, "dense remainder": of.dense_rest}
     masks = of.mask_bytes.fillna(0.0)
-    sizes = pd.DataFrame({"masks": masks, "all else": of.file_bytes - masks}).dropna()
-    charts = [bars("Numbers stored", numbers, "numbers")] if len(numbers) else []
-    charts += [bars("Ticket files", sizes, "bytes")] if len(sizes) else []
-    return [Charts(charts), *_titled(named, STORED)]
+    sizes = {"masks": masks, "all else": of.file_bytes - masks}
+    pieces = [("Numbers stored", numbers, "numbers"), ("Ticket files", sizes, "bytes")]
+    frames = [(title, pd.DataFrame(each).dropna(), unit) for title, each, unit in pieces]
+    return [Charts([bars(*each) for each in frames if len(each[1])]), *_titled(named, STORED)]

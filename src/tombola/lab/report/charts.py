@@ -26,14 +26,8 @@ from tombola.methods.table import METHODS, dense
 
 VEGA_LITE = alt.SCHEMA_VERSION.removeprefix("v").rpartition(".")[0]
 SHAPES = (
-    "circle",
-    "square",
-    "diamond",
-    "triangle-up",
-    "triangle-down",
-    "cross",
-    "triangle-left",
-    "triangle-right",
+    *("circle", "square", "diamond", "triangle-up", "triangle-down"),
+    *("cross", "triangle-left", "triangle-right"),
 )
 COLOURS = [f"var(--k{i})" for i in range(len(SHAPES))]
 PIECES = [f"var(--f{i})" for i in range(4)]
@@ -127,10 +121,8 @@ def curves(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Point]:
     points: list[Point] = []
     for name, own in rows.items():
         kind = "control" if METHODS[name].control else "measured"
-        points += [
-            (name, kind, r["sparsity"], r["mean"], r["ci95"])
-            for r in sorted(own, key=lambda r: r["sparsity"])
-        ]
+        own = sorted(own, key=lambda row: row["sparsity"])
+        points += [(name, kind, row["sparsity"], row["mean"], row["ci95"]) for row in own]
         if len(own) == 1 and METHODS[name].masks is dense and most > 0:
             points.append((name, kind, most, own[0]["mean"], None))
     return points
@@ -246,15 +238,10 @@ def _sized(drawn: Any, rows: int = 0, step: int = 24) -> Any:
 
 def _style(field: str, names: Sequence[str], shown: Sequence[str]) -> tuple[alt.Color, alt.Shape]:
     """Colours and shapes by the place of a name among all, in one legend; no two names have both the same."""
-    places, n = [names.index(name) for name in shown], len(COLOURS)
-    color, shape = (
-        alt.Color(f"{field}:N", legend=_legend(shown)),
-        alt.Shape(f"{field}:N", legend=_legend(shown)),
-    )
-    return (
-        color.scale(domain=shown, range=[COLOURS[i % n] for i in places]),
-        shape.scale(domain=shown, range=[SHAPES[(i + i // n) % n] for i in places]),
-    )
+    places, n, legend = [names.index(name) for name in shown], len(COLOURS), _legend(shown)
+    colors, shapes = [COLOURS[i % n] for i in places], [SHAPES[(i + i // n) % n] for i in places]
+    color, shape = alt.Color(f"{field}:N", legend=legend), alt.Shape(f"{field}:N", legend=legend)
+    return color.scale(domain=shown, range=colors), shape.scale(domain=shown, range=shapes)
 
 
 def _legend(names: Iterable[str]) -> alt.Legend:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -80,6 +80,12 @@ class Findings:
         return [s for method, s in self.outcomes if method == self.subject]
 
     @property
+    def middle(self) -> float:
+        """The middle one of these; 0 without any."""
+        found = self.sparsities
+        return found[len(found) // 2] if found else 0.0
+
+    @property
     def items(self) -> int:
         """How many items the runs are of."""
         return len({ran.unit[0] for ran in self.runs})
@@ -102,9 +108,7 @@ class Findings:
         import pandas as pd  # only here: it takes half a second
 
         arms = self.outcomes
-        rows = [
-            (*key, each.mean) for key, by_unit in self.values.items() if (each := spread(by_unit)) is not None
-        ]
+        rows = [(*key, each.mean) for key, by_unit in self.values.items() if (each := spread(by_unit))]
         rows.sort(key=lambda row: arms.index(row[:2]))
         return pd.DataFrame(rows, columns=["method", "sparsity", "reading", "metric", "ticket", "mean"])
 
@@ -117,25 +121,21 @@ def gather(head: tuple[str, str], paths: Sequence[Path]) -> Findings:
     """Read the runs of one comparison."""
     found = Findings(head)
     for path in paths:
-        config = read_config(path)
-        values = [value for value in values_of(path, config) if value["metric"] != "minutes"]
-        for v in values:
-            key = (v["method"], v["sparsity"], v["reading"], v["metric"], v["ticket"])
-            found.values[key][v["item"], v["seed"]] = v["value"]
-        judged = {(value["method"], value["sparsity"]) for value in values}
+        config, judged = read_config(path), set[Arm]()
+        for v in values_of(path, config):
+            if v["metric"] != "minutes":
+                key = (v["method"], v["sparsity"], v["reading"], v["metric"], v["ticket"])
+                found.values[key][v["item"], v["seed"]] = v["value"]
+                judged.add(key[:2])
         missing = tuple(outcome for outcome in expected(config) if outcome not in judged)
         ran = Ran(path, config, read_environment(path), missing)
         found.runs.append(ran)
-        found.records += _labelled(read_records(path), ran.label)
+        for record in read_records(path):
+            if record["event"] in _READ:
+                stage = Stage.parse(record.get("stage", ""))
+                found.records.append({**record, "run": ran.label, "search": stage.search if stage else ""})
     _read_tickets(found)
     return found
-
-
-def _labelled(records: Iterable[Row], run: str) -> Iterator[Row]:
-    for record in records:
-        if record["event"] in _READ:
-            stage = Stage.parse(record.get("stage", ""))
-            yield {**record, "run": run, "search": stage.search if stage else ""}
 
 
 def expected(config: Mapping[str, Any]) -> list[Arm]:
@@ -182,9 +182,8 @@ def likenesses(found: Findings) -> dict[tuple[str, str], list[Likeness]]:
     made: dict[tuple[str, str], list[Likeness]] = defaultdict(list)
     records = found.of("similarity")
     first = [row for row in records if row["run"] == records[0]["run"]]
-    chosen = next(
-        (row["search"] for row in first if row["search"] == "own"), first[0]["search"] if first else ""
-    )
+    searches = [row["search"] for row in first]
+    chosen = "own" if "own" in searches else next(iter(searches), "")
     for row in first:
         matrix, stage = row["matrix"], row.get("stage", "")
         if row["search"] == chosen and len(matrix) > 1:
@@ -194,7 +193,8 @@ def likenesses(found: Findings) -> dict[tuple[str, str], list[Likeness]]:
             key = row["kind"], row.get("depth", "all")
             made[key].append(Likeness(words, row["density"], pd.DataFrame(matrix, names, names, dtype=float)))
     for sparsity, file in found.files.items() if not first else ():
-        for kind in ("jaccard", "kappa") if len(file["tickets"]) > 1 else ():
-            frame = pd.DataFrame(file[kind], list(file["tickets"]), list(file["tickets"]))
+        names = [*file["tickets"]]
+        for kind in ("jaccard", "kappa") if len(names) > 1 else ():
+            frame = pd.DataFrame(file[kind], names, names)
             made[kind, "all"].append(Likeness(f"{sparsity:.0%} removed", 1 - sparsity, frame))
     return {key: sorted(each, key=lambda state: -state.density) for key, each in made.items()}

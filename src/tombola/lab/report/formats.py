@@ -66,5 +66,4 @@ def csv(rows: Sequence[Row]) -> str:
     """
     import pandas as pd  # only here: it takes half a second
 
-    written: str = pd.DataFrame(rows, columns=[*KEY, "mean", "ci95", "seeds", "items"]).to_csv(index=False)
-    return written
+    return pd.DataFrame(rows, columns=[*KEY, "mean", "ci95", "seeds", "items"]).to_csv(index=False)

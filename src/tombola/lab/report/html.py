@@ -19,7 +19,7 @@ from tombola.lab.report.blocks import Section, Shelf
 from tombola.lab.report.chapters import section
 from tombola.lab.report.charts import VEGA_LITE, template
 from tombola.lab.report.findings import gather
-from tombola.lab.report.rows import Row, rows
+from tombola.lab.report.rows import rows
 from tombola.lab.results import find_runs, names_of
 from tombola.runs.log import read_config
 
@@ -56,30 +56,19 @@ def page(runs: Sequence[Path], shelf: Shelf | None = None) -> str:
     groups: dict[tuple[str, str], list[Path]] = {}
     for run, config in configs:
         groups.setdefault(names_of(run, config), []).append(run)
-    by_head: dict[tuple[str, str], list[Row]] = {head: [] for head in groups}
-    for row in rows(runs):
-        by_head[row["experiment"], row.get("preset", "")].append(row)
-    sections = [section(gather(head, groups[head]), by_head[head], shelf) for head in sorted(groups)]
+    sections = [section(gather(head, group), rows(group), shelf) for head, group in sorted(groups.items())]
     return render(sections, shelf.left_out)
 
 
 def render(sections: Sequence[Section], left_out: Sequence[str] = ()) -> str:
     """Sections as HTML."""
+    blanks: Any = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     loader = PackageLoader("tombola.lab.report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # fmt: skip
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, **blanks)
     environment.tests["block"] = lambda block, kind: type(block).__name__ == kind
-    written: str = environment.get_template("report.html.j2").render(
-        sections=sections,
-        left_out=left_out,
-        version=tombola.__version__,
-        vega=Markup(_vega()),
-        file=lambda name: Markup(template(name)),
-        safe=Markup,
-    )
-    return written
+    parts = {"vega": Markup(_vega()), "file": lambda name: Markup(template(name)), "safe": Markup}
+    parts |= {"sections": sections, "left_out": left_out, "version": tombola.__version__}
+    return environment.get_template("report.html.j2").render(parts)
 
 
 @cache

@@ -21,8 +21,8 @@ def describe(path: Path | str) -> dict[str, Any]:
     A TicketFileError where the file is missing, damaged, or holds no tickets.
     """
     tensors, header, masks = files.opened(path)
-    stage = Stage.parse(f"train-{header['facts'].get('label', '')}")  # of a label such as rtl-0.5
-    scope = masks.scope
+    facts, scope, size = header["facts"], masks.scope, Path(path).stat().st_size
+    stage = Stage.parse(f"train-{facts.get('label', '')}")  # of a label such as rtl-0.5
     # The dense remainder is parameters: the counters and running statistics of norms, which the file keeps
     # beside it, are left out. It does not say which other numbers are buffers or frozen: those count.
     rest = [t.numel() for n, t in tensors.items() if n.startswith("rest.") and not _is_statistic(n, t)]
@@ -31,8 +31,8 @@ def describe(path: Path | str) -> dict[str, Any]:
         "file": str(path),
         "method": stage.method if stage else None,
         **_fitted(header),
-        "grown": {name: known["policy"] for name, known in header["facts"].get("grown", {}).items()},
-        "bytes": Path(path).stat().st_size,
+        "grown": {name: known["policy"] for name, known in facts.get("grown", {}).items()},
+        "bytes": size,
         "weights_in_scope": scope.size,
         "tickets": masks.counts,
         "union": int(masks.union().sum()),
@@ -40,14 +40,14 @@ def describe(path: Path | str) -> dict[str, Any]:
         "free": scope.size - int(masks.union().sum()),
         "private_numbers_per_ticket": sum(private),
         "dense_rest": sum(rest),
-        "bytes_per_weight_and_ticket": round(Path(path).stat().st_size / (scope.size * len(masks)), 4),
+        "bytes_per_weight_and_ticket": round(size / (scope.size * len(masks)), 4),
         "layers": {
             name: {original(layer): share for layer, share in masks.layer_densities(name).items()}
             for name in masks.names
         },
-        "jaccard": [[round(v, 4) for v in row] for row in masks.jaccard().tolist()],
-        "kappa": [[round(v, 4) for v in row] for row in kappa(masks, masks).tolist()],
-        "facts": header["facts"],
+        "jaccard": masks.jaccard().double().numpy().round(4).tolist(),
+        "kappa": kappa(masks, masks).double().numpy().round(4).tolist(),
+        "facts": facts,
     }
 
 

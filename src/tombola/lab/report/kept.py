@@ -8,15 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from tombola.lab.evaluation.tables import NAMES
+from tombola.lab.evaluation.tables import NAMES, calibration_tables, routing_tables
 from tombola.lab.report.blocks import Block, Charts, Tabled, Words
 from tombola.lab.report.charts import REMOVED, Axis, Chart, Point, heat, lines, percent
 from tombola.lab.report.findings import Findings
 from tombola.lab.report.rows import Row
-from tombola.lab.report.tables import Column, outcomes, share
+from tombola.lab.report.tables import share
 from tombola.objectives.metrics import ordered
-
-_ERRORS = ("ece", "brier", "set_size")
 
 
 def contents(found: Findings, file: str) -> list[Any]:
@@ -68,22 +66,12 @@ def routing(found: Findings) -> list[Block]:
     if not routers or quality is None:
         return []
     router, sparsity = routers[0], _middle(plain)
-    at = {(row["router"], row["metric"]): row["mean"] for row in plain if row["sparsity"] == sparsity}
+    at = {row["router"]: row["mean"] for row in _where(plain, metric=quality.name, sparsity=sparsity)}
     names = {"oracle": "the right ticket, given", router: f"the {router} router", **NAMES}
-    scores = ((name, at.get((who, quality.name))) for who, name in names.items())
-    by_who = ", ".join(f"{name} {quality.write(score)}" for name, score in scores if score is not None)
-    words = [f"Where nobody names the ticket, at {sparsity:.0%} removed, {quality.inside}: {by_who}."]
-    if (right := at.get((router, "routing_accuracy"))) is not None:
-        words.append(f"The {router} router finds the right ticket for {right:.1%} of the samples.")
-    if (gap := at.get((router, "gap_closed"))) is not None:
-        words.append(
-            f"It closes {share(gap)} of the gap between the best fixed ticket (0) and the oracle (1)."
-        )
-    named = [{**row, "router": NAMES.get(row["router"], row["router"])} for row in plain]
-    keys = {"who answers": "router", "removed": "sparsity"}
-    columns = map(Column.of, (quality.name, "gap_closed", "routing_accuracy", "confidence"))
-    table = Tabled(outcomes("Who chooses the ticket", named, keys, columns))
-    return [Words(words), Charts([*_gaps(plain, routers), *_confusions(rows, router)]), table]
+    by_who = ", ".join(f"{name} {quality.write(at[who])}" for who, name in names.items() if who in at)
+    words = f"Where nobody names the ticket, at {sparsity:.0%} removed, {quality.inside}: {by_who}."
+    charts = Charts([*_gaps(plain, routers), *_confusions(rows, router)])
+    return [Words([words]), charts, Tabled(routing_tables(plain)[0])]
 
 
 def _gaps(rows: Sequence[Row], routers: Sequence[str]) -> list[Chart]:
@@ -122,17 +110,11 @@ def calibration(found: Findings) -> list[Block]:
     sparsity = _middle(rows)
     here = _where(rows, sparsity=sparsity)
     words = [f"At {sparsity:.0%} removed. Maps, thresholds and couplings come from validation data."]
-    off = {row["reading"]: row["mean"] for row in _where(here, metric="ece", method=here[0]["method"])}
-    plain = off.pop("plain scores", None)
-    mended = [f"{name} {share(value)}" for name, value in off.items() if not name.startswith("coupled")]
-    if plain is not None and mended:
-        words.append(
-            f"Read at face value, probabilities of {here[0]['method']} are off by {share(plain)}; after "
-            f"{', '.join(mended)}."
-        )
-    keys = {"method": "method", "reading": "reading", "removed": "sparsity"}
-    table = outcomes("Errors of probabilities", rows, keys, map(Column.of, _ERRORS))
-    return [Words(words), Charts([*_recalls(here), *_reliability(here)]), Tabled(table)]
+    method = here[0]["method"]
+    off = [f"{row['reading']} {share(row['mean'])}" for row in _where(here, metric="ece", method=method)]
+    words += [f"By how much probabilities of {method} are off: {', '.join(off)}."] if off else []
+    tables = [table for table in calibration_tables(rows) if table.title == "Probabilities"]
+    return [Words(words), Charts([*_recalls(here), *_reliability(here)]), *map(Tabled, tables)]
 
 
 def _recalls(rows: Sequence[Row]) -> list[Chart]:

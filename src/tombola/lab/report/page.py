@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,7 @@ def _identity(row: Row) -> tuple[tuple[str, Any], ...]:
 
 def _by_method(row: Row) -> tuple[Any, ...]:
     """Methods in the order of `tombola.methods.table`, others after them."""
-    known = list(METHODS)
-    place = known.index(row["method"]) if row["method"] in known else len(known)
+    place = [*METHODS, row["method"]].index(row["method"])
     return row["experiment"], row.get("preset", ""), place, row["sparsity"]
 
 
@@ -67,16 +67,14 @@ def made_by(command: str) -> Place:
     '<!-- tables: made by `tombola route` -->'
     """
     begin, end = f"<!-- tables: made by `tombola {command}` -->", "<!-- end of tables -->"
-    arm = ("experiment", "preset", "method", "sparsity")
+    arm, outcome = ("experiment", "preset", "method", "sparsity"), ("experiment", "preset", "sparsity")
     if command == "compare":
         return Place(begin, end, arm, _by_method)
     if command in ("adapt", "continual"):
         return Place(begin, end, arm, joins=True)
     if command == "affinity":
         return Place(begin, end, ("experiment", "preset", "method", "metric"))
-    twin = "-stream" if command == "stream" else ""
-    outcome = ("experiment", "preset", "sparsity")
-    return Place(begin, end, outcome, lambda row: tuple(row[name] for name in outcome), twin)
+    return Place(begin, end, outcome, itemgetter(*outcome), "-stream" if command == "stream" else "")
 
 
 def place_of(head: tuple[str, str]) -> Place:

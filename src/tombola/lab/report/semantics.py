@@ -12,7 +12,8 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +69,9 @@ class Snapshot:
 
     def row(self, meaning: Named, permutations: int) -> Row:
         """Its alignment with the meaning of names, for machines."""
-        found = align(self.similarity, meaning, permutations, bootstraps=min(permutations, 1000))
-        low, high = found.ci95
-        numbers = {"rho": found.rho, "p": found.p, "names": found.names, "pairs": found.pairs, "low": low}
-        numbers |= {"high": high, "mean": self.mean}
+        numbers = asdict(align(self.similarity, meaning, permutations, bootstraps=min(permutations, 1000)))
+        low, high = numbers.pop("ci95")
+        numbers |= {"low": low, "high": high, "mean": self.mean}
         where = {name: getattr(self, name) for name in ("source", "depth", "removed", "round", "seeds")}
         return where | {name: None if math.isnan(value) else value for name, value in numbers.items()}
 
@@ -91,12 +91,9 @@ def states(
         head, found = names_of(path, {**config, "settings": kept}), _recorded(path, measure)
         for key, similarity in (found | _filed(path, measure, {k[0] for k in found}, unread)).items():
             groups[head][key][path] = similarity
-    made = {head: each for head, found in groups.items() if (each := _averaged(found))}
-    if not made:
-        raise RunError(
-            "no run here holds three tickets or more: semantics compares pairs of them by their names"
-        )
-    return made
+    if made := {head: each for head, found in groups.items() if (each := _averaged(found))}:
+        return made
+    raise RunError("no run here holds three tickets or more: semantics compares pairs of them by their names")
 
 
 def _recorded(path: Path, measure: str) -> dict[tuple, Named]:
@@ -148,23 +145,16 @@ def _averaged(found: Mapping[tuple, Mapping[Path, Named]]) -> list[Snapshot]:
     return sorted(made, key=lambda s: (order.index(s.source), _LAYERS.index(s.depth), s.removed))
 
 
-def aligned(states: Sequence[Snapshot], meaning: Named, permutations: int = 9999) -> list[Row]:
-    """The alignment of every state, a row each."""
-    return [state.row(meaning, permutations) for state in states]
-
-
 def grouped(states: Sequence[Snapshot], known: Path | None, permutations: int = 199) -> list[Row]:
     """Clusters of tickets against known groups (`groups`), over all layers and in the deep third."""
     of_names, what = groups(states[0].similarity.names, known)
     rows: list[Row] = []
     for state in states if of_names else ():
         if state.depth in ("all", "deep") and state.source != "theta0":  # one mask has no clusters
-            try:
-                found = agreement(state.similarity, of_names, min(permutations, 199))
-            except UsageError:  # no kappa between some of them
-                continue
             row = {"source": state.source, "depth": state.depth, "removed": state.removed, "what": what}
-            rows.append(row | {"ami": found.ami, "chance95": found.chance95, "p": found.p})
+            with suppress(UsageError):  # no kappa between some of them
+                found = agreement(state.similarity, of_names, min(permutations, 199))
+                rows.append(row | {"ami": found.ami, "chance95": found.chance95, "p": found.p})
     return rows
 
 
@@ -179,10 +169,8 @@ def meaning(names: Sequence[str], source: str = "wordnet") -> tuple[Named, str]:
     ``semantics``, first noun senses) or ``text`` (the extra ``text``). Superclasses and
     clusters of CIFAR-100 mean what their classes mean: the mean over pairs of these.
     """
-    members = {name: [name] for name in names}
-    for known in (SUPERCLASSES, CLUSTERS):  # the classes behind each ticket
-        if set(names) <= set(known):
-            members = {name: known[name].split() for name in names}
+    behind = next((known for known in (SUPERCLASSES, CLUSTERS) if set(names) <= set(known)), {})
+    members = {name: behind[name].split() if behind else [name] for name in names}  # the classes of each
     leaves = list(dict.fromkeys(leaf for group in members.values() for leaf in group))
     file, what = Path(source), "the cosine of name embeddings"
     if file.suffix == ".csv":
@@ -247,12 +235,10 @@ def groups(names: Sequence[str], source: Path | None = None) -> tuple[dict[str, 
 
 def table(rows: Sequence[Row], title: str, of: str = "") -> Table:
     """A row per source, depth and density, under a heading."""
+    forms = ("{rho:+.2f}", "{low:+.2f} to {high:+.2f}", "{p:.4f}")
     body = []
     for row in rows:
-        numbers = ["", "", ""]
-        if row["rho"] is not None:
-            interval = f"{row['low']:+.2f} to {row['high']:+.2f}"
-            numbers = [f"{row['rho']:+.2f}", interval, f"{row['p']:.4f}"]
+        numbers = ["" if row["rho"] is None else form.format(**row) for form in forms]
         body.append([*_head(row), str(row["seeds"]), share(row["mean"]), *numbers])
     header = ["masks", "layers", "removed", "seeds", "mean similarity", "rho", "95%", "p"]
     return Table(title, header, body, of)
@@ -260,8 +246,8 @@ def table(rows: Sequence[Row], title: str, of: str = "") -> Table:
 
 def group_tables(rows: Sequence[Row], of: str = "") -> list[Table]:
     """One table of `grouped`, none without rows."""
-    numbers = [[f"{row['ami']:+.2f}", f"{row['chance95']:+.2f}", f"{row['p']:.3f}"] for row in rows]
-    body = [[*_head(row), *cells] for row, cells in zip(rows, numbers, strict=True)]
+    forms = ("{ami:+.2f}", "{chance95:+.2f}", "{p:.3f}")
+    body = [[*_head(row), *(form.format(**row) for form in forms)] for row in rows]
     header = ["masks", "layers", "removed", "AMI", "95% of chance", "p"]
     return [Table(f"Clusters of tickets against {rows[0]['what']}", header, body, of)] if rows else []
 
@@ -305,10 +291,8 @@ def _words(content: dict[str, Any], rows: Sequence[Row]) -> list[str]:
 def _correlation(rows: Sequence[Row], title: str = "Masks against names") -> Chart:
     """Over sparsity: of the tickets per depth of the layers, of the controls over all layers."""
     points: list[Point] = []
-    for source, depth in [
-        *(("own", depth) for depth in _LAYERS),
-        *((s, "all") for s in SOURCES if s != "own"),
-    ]:
+    controls = [(source, "all") for source in SOURCES if source != "own"]
+    for source, depth in [*(("own", depth) for depth in _LAYERS), *controls]:
         name, kind = f"{SOURCES[source][1]}, {depth} layers", "measured" if source == "own" else "control"
         mine = [row for row in rows if (row["source"], row["depth"]) == (source, depth)]
         for row in mine:

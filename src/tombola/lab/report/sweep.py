@@ -48,11 +48,10 @@ def heats(points: Grid, metric: str, methods: Sequence[str]) -> list[Chart]:
     if len(names) != 2:
         return []
     found = [
-        {names[0]: f"{names[0]}={at[names[0]]}", names[1]: f"{names[1]}={at[names[1]]}", **row}
+        {name: f"{name}={value}" for name, value in at.items()} | row
         for at, rows in points
-        for name, own in values(rows, metric).items()
-        for row in own
-        if name in methods
+        for method, own in values(rows, metric).items()
+        for row in (own if method in methods else ())
     ]
     info, charts = metric_info(metric), []
     for (name, sparsity), cells in pd.DataFrame(found).groupby(["method", "sparsity"], sort=False):

@@ -39,6 +39,10 @@ class Headline:
         """Reading and metric, as in the keys of `Findings.values`."""
         return self.reading, self.info.name
 
+    def printed(self, paper: Paper, arm: Arm) -> float | None:
+        """What the paper prints of an outcome; it has no like-for-like reading."""
+        return None if self.reading == LIKE_FOR_LIKE else paper.get(arm, {}).get(self.info.name)
+
 
 @dataclass(frozen=True)
 class Ahead:
@@ -93,26 +97,25 @@ def verdicts(found: Findings, paper: Paper) -> list[Verdict]:
 def _ahead(found: Findings, headline: Headline, theirs: str, paper: Paper) -> list[Ahead]:
     info, made = headline.info, []
     for sparsity in found.sparsities:
-        ours, rival = (found.subject, sparsity), found.level(theirs, sparsity)
-        values = (found.values.get((*outcome, *headline.key, ""), {}) for outcome in (ours, rival))
+        arms = (found.subject, sparsity), found.level(theirs, sparsity)
+        values = (found.values.get((*arm, *headline.key, ""), {}) for arm in arms)
         if measured := spread(difference(info.name, *values)):
-            mine, other = (paper.get(outcome, {}).get(info.name) for outcome in (ours, rival))
-            known = mine is not None and other is not None and headline.reading != LIKE_FOR_LIKE
-            made.append(Ahead(sparsity, measured, info.ahead(mine, other) if known else None))  # type: ignore[arg-type]
+            ours, rival = (headline.printed(paper, arm) for arm in arms)
+            printed = None if ours is None or rival is None else info.ahead(ours, rival)
+            made.append(Ahead(sparsity, measured, printed))
     return made
 
 
 def verdict(found: Findings, paper: Paper) -> list[str]:
     """The answer in words alone; none without a second method."""
-    made = verdicts(found, paper)
-    return sentences(made) if made else []
+    return sentences(verdicts(found, paper))
 
 
 # -- a sentence per reading -------------------------------------------------------------------------------
 
 
 def sentences(made: Sequence[Verdict]) -> list[str]:
-    """One per reading, against the other methods (or the controls, if there is nothing else).
+    """One per reading, against the other methods (or the controls, if there is nothing else); none of none.
 
     The last one says how sure that is, once: a single run gives directions, and several give leads.
     """
@@ -120,7 +123,7 @@ def sentences(made: Sequence[Verdict]) -> list[str]:
     sure = any(ahead.measured.ci95 is not None for verdict in chosen for ahead in verdict.ahead)
     readings = dict.fromkeys(verdict.headline.reading for verdict in chosen)
     said = [_sentence([v for v in chosen if v.headline.reading == reading], sure) for reading in readings]
-    return [*said, _SURE if sure else _UNSURE]
+    return [*said, _SURE if sure else _UNSURE] if said else []
 
 
 def _sentence(made: Sequence[Verdict], sure: bool) -> str:
@@ -166,13 +169,13 @@ def overview(found: Findings, made: Sequence[Verdict], paper: Paper) -> Table | 
     first = list({headline.reading: headline for headline in reversed(headlines(found))}.values())[::-1]
     if not first:
         return None
-    at, body = found.sparsities[len(found.sparsities) // 2], []
+    at, body = found.middle, []
     for name in found.usual() or found.methods:
         arm = found.level(name, at)
         line = {(0, "method"): name}
         for i, headline in enumerate(first):
             info = headline.info
-            printed = paper.get(arm, {}).get(info.name) if headline.reading != LIKE_FOR_LIKE else None
+            printed = headline.printed(paper, arm)
             ahead = [a for v in made if (v.headline, v.theirs) == (headline, name) for a in v.ahead]
             written = "".join(each.written(info) for each in ahead if each.sparsity == at)
             line[i, headline.title] = _counted(found, arm, headline)
@@ -189,8 +192,7 @@ def overview(found: Findings, made: Sequence[Verdict], paper: Paper) -> Table | 
 def _counted(found: Findings, arm: Arm, headline: Headline) -> str:
     """A mean, and over how many seeds and items where there are more."""
     by_unit = found.values.get((*arm, *headline.key, ""), {})
-    measured = spread(by_unit)
-    if measured is None:
+    if (measured := spread(by_unit)) is None:
         return ""
     few = f" (n = {len(by_unit)})" if len(by_unit) < len({ran.unit for ran in found.runs}) else ""
     return headline.info.write(measured.mean) + few
@@ -203,9 +205,8 @@ def differences(made: Sequence[Verdict], over: str) -> Table:
     for verdict in sorted(made, key=lambda v: METHODS[v.theirs].control):
         info, control = verdict.headline.info, " (control)" * METHODS[verdict.theirs].control
         measured = {ahead.sparsity: ahead.written(info) for ahead in verdict.ahead}
-        printed = {
-            a.sparsity: info.write_difference(a.printed) for a in verdict.ahead if a.printed is not None
-        }
+        known = [(each.sparsity, each.printed) for each in verdict.ahead if each.printed is not None]
+        printed = {sparsity: info.write_difference(value) for sparsity, value in known}
         for name, cells in ((verdict.theirs + control, measured), ("in the paper", printed)):
             cell = [cells.get(level, "") for level in levels]
             body += [[name, verdict.headline.title, *cell]] if cells else []
