@@ -315,8 +315,7 @@ async def parts(count):
 
 
 def test_what_is_too_much_is_refused(files, monkeypatch):
-    limits = Limits(body=5_000, samples=3, seconds=0.3, requests=2)
-    app, one = create_app(served(files), limits), [0.5] * 64
+    app, one = create_app(served(files), Limits(body=5_000, samples=3)), [0.5] * 64
     asked = {"inputs": one, "ticket": "ticket1"}
     assert ask(app, json={**asked, "inputs": [one] * 4}).status_code == 413
     assert ask(app, content=b" " * 5_001, headers={"Content-Type": "application/json"}).status_code == 413
@@ -324,17 +323,22 @@ def test_what_is_too_much_is_refused(files, monkeypatch):
         said = ask(app, path, content=parts(9), headers={"Content-Type": "a/b"})
         assert said.status_code == 413
     assert ask(app, content=b"x", headers={"Content-Type": "application/x-pickle"}).status_code == 415
+
+
+def test_what_takes_too_long_or_is_one_too_many_is_refused(files, monkeypatch):
+    app = create_app(served(files), Limits(seconds=0.5, requests=2))
+    asked = {"inputs": [0.5] * 64, "ticket": "ticket1"}
     predict = tb.TicketModel.predict
 
     def slow(tickets, x, ticket):
-        time.sleep(0.5)
+        time.sleep(0.8)
         return predict(tickets, x, ticket)
 
     async def conversation(client):
         monkeypatch.setattr(tb.TicketModel, "predict", slow)
         found = await asyncio.gather(*(client.post("/v1/predict", json=asked) for _ in range(3)))
         monkeypatch.undo()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.8)
         return [*found, await client.post("/v1/predict", json=asked)]
 
     *answers, last = talk(app, conversation)
