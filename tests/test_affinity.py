@@ -285,8 +285,9 @@ def test_what_has_no_parts_to_compare_is_refused():
         ({"features": "x"}, "features are a function of a split"),
     ],
 )
-def test_bad_arguments_of_discovery_are_refused(options, words):
+def test_bad_arguments_of_discovery_are_refused_before_gradients_are_taken(options, words, monkeypatch):
     data, fine = world((False, True))
+    monkeypatch.setattr("tombola.analysis.discover.affinity", None)
     with pytest.raises(tb.TombolaError, match=words):
         tb.discover(network(), tb.objectives.Classification(), data, fine, **options)
 

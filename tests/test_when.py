@@ -213,3 +213,24 @@ def test_advice_without_full_runs_or_without_a_file_is_left_out_or_named(tmp_pat
     assert advised.right(FULL, [other], 0.75) == []
     with pytest.raises(DataError, match=r"holds no advice.json"):
         advised.read([tmp_path])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--advice", "none"), "none holds no advice.json"),
+        (("--gains", "none.json"), "none.json is no results page"),
+        (("--write", "mine.md"), "mine.md is there and has no place for tables"),
+    ],
+)
+def test_what_cannot_be_read_or_written_is_said_before_anything_is_measured(
+    arguments, words, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.md").write_text("# Mine\n")
+    monkeypatch.setattr(when, "measure", None)
+    with pytest.raises(SystemExit) as end:
+        main(["affinity", "digits", *arguments])
+    assert end.value.code == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert (tmp_path / "mine.md").read_text() == "# Mine\n"

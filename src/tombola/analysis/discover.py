@@ -93,8 +93,8 @@ def discovery(
     """The same with the affinities that it was made by; arguments are those of `discover`."""
     if not 0 < most <= 1:
         raise UsageError(f"most is a share of the samples, above 0 and at most 1: got {most}")
-    if K is not None and (isinstance(K, bool) or not isinstance(K, int)):
-        raise UsageError(f"K is a number of subsets: got {K!r}")
+    if K is not None and (isinstance(K, bool) or not isinstance(K, int) or K < 1):
+        raise UsageError(f"K is a number of subsets, at least 1: got {K!r}")
     if features is not None:
         coarse = fine or by_rule(data, lambda part: {"all": torch.ones(len(part), dtype=torch.bool)})
         fine = split(backbone, objective, data, coarse, features, enough=enough, **options)
@@ -102,10 +102,10 @@ def discovery(
         raise UsageError(
             "give groups to merge (tombola.partition.by_column), or features= to split all samples by"
         )
-    found = affinity(backbone, objective, data, fine, **options)
-    if K is not None and not 1 <= K <= len(fine):
+    if K is not None and K > len(fine):
         there = "that splitting found" if features is not None else "that there are"
         raise UsageError(f"K is between 1 and the {len(fine)} groups {there}: got {K}")
+    found = affinity(backbone, objective, data, fine, **options)
     groups = merge(found, K, enough)
     if K is None and len(groups) * most < 1:  # as few as have room for all
         groups = merge(found, min(math.ceil(1 / most), len(fine)))

@@ -57,13 +57,12 @@ def affinity(
         write: A Markdown page to put the tables into, with a JSON twin and a figure beside it.
     """
     once("--seed", seed)
+    full, advised_rows = [row for path in gains for row in _rows(path)], advised.read(advice)
     rows: list[Row] = []
     for name in names:
         with busy(f"affinity of {name}"):
             rows += when.measure(options.order(name, ()), seed, steps, score, lookahead)
-    full = [row for path in gains for row in _rows(path)]
-    rows += when.gains(full, near)
-    rows += advised.right(full, advised.read(advice), near)
+    rows += when.gains(full, near) + advised.right(full, advised_rows, near)
     if not rows:
         raise UsageError("name an experiment, or give --gains")
     if write is None:

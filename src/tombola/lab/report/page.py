@@ -123,18 +123,29 @@ def put_figure(figure: Figure, page: Path, of: str = "") -> Path:
 
 
 def check_page(page: Path) -> None:
-    """Raise `UsageError` unless the name is that of a Markdown page."""
+    """Raise an error for what can take no tables, as far as that is known before there are any.
+
+    Raises:
+        UsageError: the name is not that of a Markdown page.
+        DataError: a page that cannot be read, or that is there and has no place for tables.
+    """
     if page.suffix != ".md":
         raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
+    if page.exists() and "<!-- tables: " not in _text(page):
+        raise DataError(f"{page} is there and has no place for tables: name a new page")
+
+
+def _text(page: Path) -> str:
+    try:
+        return page.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{page} is no page that can be read ({error})") from None
 
 
 def _around(page: Path, place: Place) -> tuple[str, str]:
     """The words of a page before and after the marks."""
     fresh = f"# {page.stem}\n\n## Tables\n\n{place.begin}\n{place.end}\n"
-    try:
-        old = page.read_text() if page.exists() else fresh
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{page} is no page that can be read ({error})") from None
+    old = _text(page) if page.exists() else fresh
     before, _, rest = old.partition(place.begin)
     _, end, after = rest.partition(place.end)
     if not end:
