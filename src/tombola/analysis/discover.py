@@ -102,7 +102,7 @@ def discovery(
         raise UsageError(
             "give groups to merge (tombola.partition.by_column), or features= to split all samples by"
         )
-    if K is not None and K > len(fine):
+    if K is not None and len(fine) < K:
         there = "that splitting found" if features is not None else "that there are"
         raise UsageError(f"K is between 1 and the {len(fine)} groups {there}: got {K}")
     found = affinity(backbone, objective, data, fine, **options)
