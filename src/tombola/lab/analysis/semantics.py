@@ -36,10 +36,8 @@ Measure = Literal["kappa", "jaccard"]
 
 _AT_ONCE = 1 << 22  # numbers that are in memory at once: 32 MB
 _ROUNDING = 1e-6  # tables are written with six digits
-_PAIRINGS: dict[str, Any] = {
-    "permutation_type": "pairings",
-    "alternative": "greater",
-}  # of a permutation test
+# Of a permutation test.
+_PAIRINGS: dict[str, Any] = {"permutation_type": "pairings", "alternative": "greater"}
 
 
 # -- similarity of names -------------------------------------------------------------------------------
@@ -278,8 +276,8 @@ def mantel(x_TP: Floats, y_P: Floats, K: int, permutations: int, seed: tuple[int
     def rho(orders: Floats, axis: int) -> Floats:  # noqa: ARG001
         return ranks_KK[orders[..., rows], orders[..., columns]] @ a_TP.T / size_T
 
-    how = {"vectorized": True, "axis": -1, "batch": max(1, _AT_ONCE // max(len(y_P), len(x_TP)))}
-    how |= {"n_resamples": permutations, "random_state": np.random.default_rng(seed)}
+    how: dict[str, Any] = {"n_resamples": permutations, "random_state": np.random.default_rng(seed)}
+    how |= {"vectorized": True, "axis": -1, "batch": max(1, _AT_ONCE // max(len(y_P), len(x_TP)))}
     test = permutation_test((np.arange(K),), rho, **_PAIRINGS, **how)  # an order of the names serves all T
     return np.where(np.isnan(size_T), math.nan, test.pvalue)
 
@@ -379,7 +377,7 @@ def agreement(similarity: Named, groups: Mapping[str, object], permutations: int
     def agrees(dealt: NDArray[Any]) -> float:
         return round(adjusted_mutual_info_score(dealt, found), 12)  # equal but for rounding is equal
 
-    how = {"vectorized": False, "n_resamples": permutations, "random_state": np.random.default_rng(0)}
-    test = permutation_test((known,), agrees, **_PAIRINGS, **how)
+    how: dict[str, Any] = {"n_resamples": permutations, "random_state": np.random.default_rng(0)}
+    test = permutation_test((known,), agrees, vectorized=False, **_PAIRINGS, **how)
     chance95 = float(np.quantile(test.null_distribution, 0.95))
     return Agreement(float(test.statistic), chance95, float(test.pvalue), clusters)
