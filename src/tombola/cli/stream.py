@@ -22,10 +22,8 @@ from tombola.lab.report.tables import Column, Table, decibel, decimal, outcomes,
 from tombola.tickets.routing import router as router_of
 
 COLUMNS = [  # who chooses, then how the router follows
-    *(
-        Column(who, who.removeprefix("best_"), decibel)
-        for who in ("oracle", "router", "best_fixed", "random")
-    ),
+    *(Column(who, who, decibel) for who in ("oracle", "router")),
+    *(Column("best_fixed", "fixed", decibel), Column("random", "random", decibel)),
     *(RIGHT, *MOVES, Column("delay", "late, s", decibel), Column("missed", "missed", decimal)),
     *(Column("ms_route", "ms route", decibel), Column("ms_ticket", "ms ticket", decibel)),
     Column("ms_wait", "ms wait", whole),

