@@ -8,6 +8,7 @@ from torch import nn
 
 import tombola as tb
 from tombola._utils.errors import ScopeError, TicketFileError, UsageError
+from tombola.lab.report.inspect import describe
 from tombola.masks.low_rank import LowRank, adapter_names, rank_of, with_adapters
 from tombola.tickets.export.files import state_of
 
@@ -76,6 +77,13 @@ def test_a_file_is_read_on_the_plain_network(convnet, images, by_class, tmp_path
         expected, held = tickets.bake(name).state_dict(), loaded.bake(name).state_dict()
         assert expected.keys() == held.keys() == convnet.state_dict().keys()
         assert all(torch.equal(held[n], t) for n, t in expected.items())
+
+
+def test_the_file_says_their_rank(tickets, tmp_path):
+    tickets.save(tmp_path / "t.tickets")
+    assert describe(tmp_path / "t.tickets")["adapters"] == 2
+    tickets.save_pretrained(tmp_path / "shared")
+    assert "a change of rank 2 of each matrix" in (tmp_path / "shared" / "README.md").read_text()
 
 
 def test_a_state_dict_needs_no_network(tickets, tmp_path):

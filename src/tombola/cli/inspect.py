@@ -38,6 +38,8 @@ def _print(metadata: Mapping[str, Any]) -> None:
     if metadata["grown"]:
         grown = ", ".join(f"{name} ({policy})" for name, policy in metadata["grown"].items())
         out_console.print(f"grown: {grown}", soft_wrap=True)
+    if metadata["adapters"]:
+        out_console.print(f"adapters of each ticket: rank {metadata['adapters']}")
     for key in heads:
         out_console.print(f"{key.replace('_', ' ')}: {metadata[key]:,}")
     layers = list(next(iter(metadata["layers"].values())))

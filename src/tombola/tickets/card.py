@@ -178,6 +178,7 @@ def _contents(
         yield ["licence of the base network", about.base_licence or "not given"]
     yield ["licence of the data", about.data_licence or "not given"]
     active = f"{masks.density * N:,.0f} of {N:,} weights on average"
+    active += f", a change of rank {facts['adapters']} of each matrix" if facts.get("adapters") else ""
     yield ["active in a ticket", f"{active}, and {own:,} numbers of its own"]
     stored = f"{union:,} weights ({union / N:.3f} of the network)"
     yield ["stored of all tickets", f"{stored}, and {rest:,} numbers that are not pruned and that all share"]

@@ -32,6 +32,7 @@ def describe(path: Path | str) -> dict[str, Any]:
         "method": stage.method if stage else None,
         **_fitted(header),
         "grown": {name: known["policy"] for name, known in facts.get("grown", {}).items()},
+        "adapters": facts.get("adapters", 0),
         "bytes": size,
         "weights_in_scope": scope.size,
         "tickets": masks.counts,
