@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import os
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -85,7 +84,7 @@ def _help(command: str) -> str:
     module = ast.parse(Path(__file__).with_name(f"{command}.py").read_text())
     (function,) = (part for part in module.body if getattr(part, "name", "") == command)
     words = ast.get_docstring(function) or ""  # type: ignore[arg-type]
-    return re.split(r"\n\n(?:Args:|Parameters)\n", words)[0]
+    return words.partition("\n\nArgs:\n")[0]
 
 
 def main(arguments: list[str] | None = None) -> None:
