@@ -1,7 +1,8 @@
 """The figures of docs/results/language.md: ``python -m benchmarks.language RUNS [MORE.jsonl]``.
 
 Reads runs of `text_domains`, and lines of networks that were pruned from disk (`benchmarks.scale judged`);
-writes ``docs/results/language.json`` and the tables of the page. Draws are seeds; differences are within one.
+writes ``docs/results/language.json`` and the tables of the page, where other presets and draws stay as they
+are. Draws are seeds; differences are within one.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import tombola as tb
+from tombola.lab.report.page import Place
 from tombola.lab.report.rows import over_seeds
 
 PAGE = Path(__file__).parents[1] / "docs" / "results" / "language.md"
@@ -110,8 +112,10 @@ def _cell(row: Row) -> str:
 if __name__ == "__main__":
     runs, *files = map(Path, sys.argv[1:])
     every = [*values(runs, (line for file in files for line in file.read_text().splitlines()))]
-    rows = summary([*every, *behind(every)])
-    PAGE.with_suffix(".json").write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+    twin = PAGE.with_suffix(".json")
+    place = Place(*MARKS, ("preset", "sparsity", "method"), joins=True)  # other runs, other draws stay
+    rows = place.merge(json.loads(twin.read_text()), summary([*every, *behind(every)]))
+    twin.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
     text = tables(rows)
     if PAGE.exists() and all(mark in PAGE.read_text() for mark in MARKS):
         before, _, rest = PAGE.read_text().partition(MARKS[0])
