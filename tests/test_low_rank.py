@@ -1,5 +1,6 @@
 """Tickets that share masked weights and have a low-rank change of each of their own."""
 
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -149,3 +150,40 @@ def test_weights_with_a_change_can_be_set():
     wanted = torch.rand(3, 4)
     layer.weight = wanted
     torch.testing.assert_close(layer.weight, wanted)
+
+
+@pytest.mark.parametrize("method", ["one_shot", "snip", "rtl_learned", "low_rank_4", "imp"])
+def test_methods_with_settings_of_their_own_go_with_adapters(method, convnet, images, by_class):
+    """The same task under other settings is made of the plain network."""
+    settings = replace(SETTINGS, adapters=2)
+    [outcome] = tb.find(method, convnet, tb.objectives.OneVsRest(), images, by_class, settings=settings)
+    assert rank_of(outcome.tickets.backbone) == (4 if method == "low_rank_4" else 2)
+    assert len(adapter_names(outcome.tickets.backbone)) == 4
+    assert type(outcome.tickets.bake(outcome.tickets.names[0])[4]) is nn.Conv2d
+
+
+def test_a_network_with_adapters_can_be_told_the_context(convnet, images):
+    by_site, task = tb.partition.by_column(images, "site"), tb.objectives.Classification()
+    [outcome] = tb.find("imp_context", convnet, task, images, by_site, settings=replace(SETTINGS, adapters=2))
+    assert rank_of(outcome.tickets.backbone) == 2
+
+
+def test_what_adapters_do_not_go_with_is_one_line(tickets, convnet, images, by_class):
+    with pytest.raises(UsageError, match="has adapters already: give a plain one"):
+        found(tickets.backbone, images, by_class)
+    with pytest.raises(UsageError, match="only plain tickets can be widened"):
+        tickets.widen(convnet)
+    with pytest.raises(UsageError, match="no weight has more than 6 rows and columns"):
+        found(convnet, images, by_class, adapters=7)
+    with pytest.raises(tb.TombolaError, match="cannot be pickled: save its tickets"):
+        pickle.dumps(tickets)
+
+
+def test_a_rank_is_no_higher_than_the_weight(convnet, images, by_class, tmp_path):
+    tickets = found(convnet, images, by_class, adapters=6)
+    shapes = {n: tuple(p.shape) for n, p in tickets.backbone.named_parameters() if n in tickets.private.names}
+    assert shapes["0.parametrizations.weight.0.up"] == (4, 4)
+    assert shapes["4.parametrizations.weight.0.up"] == (6, 6)
+    tickets.save(tmp_path / "t.tickets")
+    loaded = tb.load(tmp_path / "t.tickets", convnet)
+    assert {n: tuple(p.shape) for n, p in loaded.backbone.named_parameters() if n in shapes} == shapes

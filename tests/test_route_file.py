@@ -148,8 +148,8 @@ def test_pictures_and_data_in_python_are_taken_too(here, capsys):
         (2, (*ROUTE[:2], "other.tickets", *ROUTE[2:], *NET), "give one file"),
         (1, (*ROUTE[:3], "none.csv", *ROUTE[4:], *NET), "none.csv"),
         (1, (*ROUTE[:3], "short.csv", *ROUTE[4:], *NET), "there is no column 'rooms'"),
-        (1, (*ROUTE[:-1], "kind", *NET), "has no ticket"),
-        (1, (*ROUTE[:3], "one.csv", *ROUTE[4:], *NET), "there is one context only"),
+        (1, (*ROUTE[:-1], "kind", *NET), "there is no ticket 'c'"),
+        (1, (*ROUTE[:3], "one.csv", *ROUTE[4:], *NET), "is of the ticket 'Bergen'"),
         (1, ("route", "none.tickets", *ROUTE[2:], *NET), "none.tickets"),
     ],
 )

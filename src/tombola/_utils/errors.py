@@ -160,6 +160,8 @@ def readable(name: Path | str, kind: str) -> Iterator[None]:
         yield
     except DataError:
         raise
+    except FileNotFoundError:
+        raise DataError(f"there is no file {name}") from None
     except Exception as error:  # of whichever library reads it
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DataError(f"{name} is no {kind} that can be read ({reason})") from None

@@ -78,7 +78,8 @@ def export(
     tickets: Any = None
     base = x = None
     if form not in STATES or compact or metadata.get("reference"):
-        base = network(file, metadata, backbone, PLAIN)
+        plain = "" if metadata.get("reference") else PLAIN
+        base = network(file, metadata, backbone, plain)
         tickets, x = load(file, base), _example(metadata, shape, form)
     if together:
         made = _together(tickets, out, x)

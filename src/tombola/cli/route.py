@@ -114,7 +114,7 @@ def _file(
         metadata, before = header.get("facts", {}), file.stat().st_size
         tickets = load(file, network(file, metadata, backbone))
         found = file_router.fitted(
-            tickets, *file_router.samples_of(options.data, column, known(metadata)), name, how
+            tickets, *file_router.samples_of(options.data, column, known(metadata), tickets.names), name, how
         )
         tickets.router = found.router
         size = tickets.save(save or file)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from tombola._utils.errors import ScopeError
+from tombola._utils.errors import ScopeError, TombolaError, UsageError
 from tombola._utils.replica import copied
 
 
@@ -31,6 +31,7 @@ class LowRank(nn.Module):
     def __init__(self, weight: Tensor, rank: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         rows, columns = weight.flatten(1).shape
+        rank = min(rank, rows, columns)  # a higher one makes no other changes
         self.down = nn.Parameter(weight.new_empty(rank, columns))
         self.up = nn.Parameter(weight.new_empty(rows, rank))
         self.reset_parameters(generator)
@@ -59,12 +60,13 @@ def with_adapters(
     Args:
         network: any; a weight may be a change of a reference (`tombola.masks.reference`).
         names: of weights, such as ``0.weight``.
-        rank: of a change, at least 1; no more than a weight has rows or columns is of use.
+        rank: of a change, at least 1; a weight of fewer rows or columns has one of as many.
         generator: draws ``A``; a new one by default.
 
     Raises:
-        ScopeError: no such weight, or one that several layers share, or that is in a recurrent layer or made
-            by another parametrisation.
+        UsageError: a rank that is above the rows or columns of every weight.
+        ScopeError: a weight that several layers share, or that is in a recurrent layer or made by another
+            parametrisation.
 
     >>> net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     >>> adapted = with_adapters(net, ["0.weight"], 1)
@@ -72,6 +74,7 @@ def with_adapters(
     (['0.parametrizations.weight.0.down', '0.parametrizations.weight.0.up'], True)
     """
     made, generator = copied(network), generator or torch.Generator()
+    names = list(names)
     counted = [id(p) for _, p in made.named_parameters(remove_duplicate=False)]
     for name in names:
         path, _, last = name.rpartition(".")
@@ -85,7 +88,18 @@ def with_adapters(
                 "no adapter; exclude it"
             )
         parametrize.register_parametrization(layer, last, LowRank(getattr(layer, last), rank, generator))
+        type(layer).__getstate__ = not_pickled  # type: ignore[method-assign]
+    if rank > (most := rank_of(made)):
+        raise UsageError(f"adapters of rank {rank}: no weight has more than {most} rows and columns")
     return made
+
+
+def not_pickled(_: nn.Module) -> None:
+    """In the place of torch's, which names another remedy."""
+    raise TombolaError(
+        "a network whose weights have adapters or a reference cannot be pickled: save its tickets "
+        "(tickets.save(FILE); tb.load(FILE, base)), or pickle a baked one (tickets.bake(NAME))"
+    )
 
 
 def adapter_names(network: nn.Module) -> list[str]:
@@ -116,4 +130,4 @@ def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def rank_of(network: nn.Module) -> int:
     """The rank of the adapters of a network; 0 without any."""
-    return next((m.up.shape[1] for m in network.modules() if isinstance(m, LowRank)), 0)
+    return max((m.up.shape[1] for m in network.modules() if isinstance(m, LowRank)), default=0)

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from tombola._utils import io
-from tombola._utils.errors import ScopeError, TombolaError, UsageError
+from tombola._utils.errors import ScopeError, UsageError
 from tombola._utils.replica import copied
 from tombola._utils.torch_state import plain_name
-from tombola.masks.low_rank import LowRank
+from tombola.masks.low_rank import LowRank, not_pickled
 
 ORIGINAL = "parametrizations.{}.original"
 _REST = "digests_of_rest"  # the attribute of a network that says what its other parameters were
@@ -88,16 +88,8 @@ def from_reference(network: nn.Module, names: Iterable[str]) -> nn.Module:
                 f"{name} is shared by layers, or in a recurrent one: it can have no reference; exclude it"
             )
         parametrize.register_parametrization(layer, last, Change(known[name]))
-        type(layer).__getstate__ = _not_pickled  # type: ignore[method-assign]
+        type(layer).__getstate__ = not_pickled  # type: ignore[method-assign]
     return made
-
-
-def _not_pickled(_: nn.Module) -> None:
-    """In the place of torch's, which names another remedy."""
-    raise TombolaError(
-        "a network whose weights are changes of a reference cannot be pickled: save its tickets "
-        "(tickets.save(FILE); tb.load(FILE, base)), or pickle a baked one (tickets.bake(NAME))"
-    )
 
 
 def changed(name: str) -> str:

@@ -68,6 +68,8 @@ class Setup:
         check_kinds(self.backbone, self.objective, self.data, self.partition, self.seed)
         module, s = self.backbone, self.settings
         one_device(module)
+        if adapter_names(module):
+            raise UsageError("the network has adapters already: give a plain one, such as tickets.bake(NAME)")
         if self.cache.parallel in BATCHES:
             batched.check(self.objective)
         check_fit(copied(module).eval(), self.data, self.partition, self.objective.read)
@@ -80,6 +82,7 @@ class Setup:
         if s.reference == "theta0" and not references(module):
             self.backbone = module = from_reference(module, found.names)
             found = Layout(tuple(map(changed, found.names)), found.shapes)
+        self._plain = module  # as the same task under other settings is given it
         if s.adapters:
             drawn = generator(self.seed, "adapters")
             self.backbone = module = with_adapters(module, map(original, found.names), s.adapters, drawn)
@@ -122,7 +125,7 @@ class Setup:
             PartitionError: subsets overlap.
         """
         if "context" not in self._related:
-            given = self.backbone, self.objective, self.data, self.partition, self.seed
+            given = self._plain, self.objective, self.data, self.partition, self.seed
             backbone, data = with_context_input(*given)
             self._related["context"] = replace(self, backbone=backbone, data=data, conditioned=True)
         return self._found("context")
@@ -139,7 +142,7 @@ class Setup:
                 settings = replace(self.settings, **changes)
             except UsageError as error:
                 raise UsageError(f"method {method}: {error}") from None
-            self._related[name] = replace(self, settings=settings, variant=method)
+            self._related[name] = replace(self, backbone=self._plain, settings=settings, variant=method)
         return self._found(name)
 
     def _found(self, name: str) -> Self:

@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from tombola._utils import batch
 from tombola._utils.batch import Batch
 from tombola._utils.device import device_of
-from tombola._utils.errors import MaskError, TombolaError, warn
+from tombola._utils.errors import MaskError, TombolaError, UsageError, warn
 from tombola._utils.replica import copied
 from tombola.masks.layout import Layout
+from tombola.masks.low_rank import adapter_names
 from tombola.masks.maskset import MaskSet
 from tombola.masks.prunable import is_norm
+from tombola.masks.reference import references
 from tombola.tickets import fitted, probe
 from tombola.tickets.model import TicketModel
 from tombola.tickets.passes import evaluating
@@ -40,6 +42,7 @@ def widened(tickets: TicketModel, backbone: nn.Module, *, like: Batch | None = N
         like: inputs to compare answers on, where the tickets do not know what theirs look like.
 
     Raises:
+        UsageError: tickets with adapters, or of the change of a reference.
         MaskError: another network than that of the tickets, or narrower somewhere.
         TombolaError: answers differ: what a layer does with one neuron depends on how many there are (layer
             and group norms, attention, concatenations).
@@ -52,6 +55,8 @@ def widened(tickets: TicketModel, backbone: nn.Module, *, like: Batch | None = N
     (18, 6)
     """
     check_network(backbone)
+    if references(tickets.backbone) or adapter_names(tickets.backbone):
+        raise UsageError("only plain tickets can be widened, not those with adapters or of a reference")
     wide = copied(backbone).to(device_of(tickets.backbone))
     held = {n: t.detach() for n, t in (*wide.named_parameters(), *wide.named_buffers())}
     _check(tickets, held)

@@ -5,6 +5,7 @@ Shape letters: S samples, K tickets.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils import batch
-from tombola._utils.errors import DataError, UnknownColumn, UsageError
+from tombola._utils.errors import DataError, UnknownColumn, UsageError, unknown
 from tombola._utils.imported import imported
 from tombola.data import prepare
 from tombola.data.dataset import Data
@@ -48,7 +49,7 @@ class Fitted:
     confidence: float
 
 
-def samples_of(where: str, column: str | None, taken: Inputs) -> tuple[Data, Partition]:
+def samples_of(where: str, column: str | None, taken: Inputs, names: Sequence[str]) -> tuple[Data, Partition]:
     """Samples whose tickets are known, split as `tombola.Data` splits them.
 
     Args:
@@ -56,10 +57,12 @@ def samples_of(where: str, column: str | None, taken: Inputs) -> tuple[Data, Par
             MODULE:NAME of a `tombola.Data`, or of a function that makes one.
         column: that names the ticket; not for a folder.
         taken: what the tickets take.
+        names: of the tickets.
 
     Raises:
         UsageError: no column is named, or there is none of this name.
-        DataError: nothing that can be read there, or that these tickets take.
+        DataError: nothing that can be read there, or that these tickets take; a sample without a ticket, or
+            with one that there is not; a ticket without a sample.
     """
     path = Path(where)
     if path.is_dir():
@@ -69,7 +72,7 @@ def samples_of(where: str, column: str | None, taken: Inputs) -> tuple[Data, Par
     elif column is None:
         raise UsageError(f"say with --ticket-column which column of {where} names the ticket of each sample")
     elif path.suffix.lower() in TABLES:
-        data = _table(path, column, taken)
+        data = _table(path, column, taken, names)
     elif ":" in where and not path.exists():
         found: Any = imported(where, "--data")
         data = found() if callable(found) else found
@@ -83,13 +86,19 @@ def samples_of(where: str, column: str | None, taken: Inputs) -> tuple[Data, Par
     return data, by_column(data, column)
 
 
-def _table(path: Path, column: str, taken: Inputs) -> Data:
+def _table(path: Path, column: str, taken: Inputs, names: Sequence[str]) -> Data:
     if taken.kind == "sound":
         raise DataError(f"{path} is a table, but these tickets take sounds: fit the router in Python")
     table = frame(path)
     if column not in map(str, table.columns):
         raise UsageError(f"{path}: {UnknownColumn(column, map(str, table.columns))}")
+    if missing := int(table[column].isna().sum()):
+        raise DataError(f"{path}: column {column!r} has {missing} missing value{'s' * (missing > 1)}")
     who = [str(value) for value in table[column]]
+    if wrong := next(((i, name) for i, name in enumerate(who, 1) if name not in names), None):
+        raise DataError(f"{path}: column {column!r}, row {wrong[0]}: {unknown('ticket', wrong[1], names)}")
+    if lacking := [name for name in names if name not in who]:
+        raise DataError(f"{path}: no row of column {column!r} is of the ticket {lacking[0]!r}")
     if taken.text is not None:
         x = taken.tokens(read_text(table, taken.text["column"]))
     else:
