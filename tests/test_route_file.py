@@ -150,12 +150,16 @@ def test_pictures_and_data_in_python_are_taken_too(here, capsys):
         (1, (*ROUTE[:3], "short.csv", *ROUTE[4:], *NET), "there is no column 'rooms'"),
         (1, (*ROUTE[:-1], "kind", *NET), "there is no ticket 'c'"),
         (1, (*ROUTE[:3], "one.csv", *ROUTE[4:], *NET), "is of the ticket 'Bergen'"),
+        (1, (*ROUTE[:3], "lacking.csv", *ROUTE[4:], *NET), "column 'city' has 1 missing value"),
         (1, ("route", "none.tickets", *ROUTE[2:], *NET), "none.tickets"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_the_file(houses, capsys, status, arguments, words):
     table(1).drop(columns="rooms").to_csv("short.csv", index=False)
     table(1).assign(city="Oslo").to_csv("one.csv", index=False)
+    lacking = table(1)
+    lacking.loc[3, "city"] = None
+    lacking.to_csv("lacking.csv", index=False)
     content = Path("houses.tickets").read_bytes()
     code, out, err = call(capsys, *arguments)
     assert (code, out) == (status, ""), err
