@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from tombola import TicketModel, scope
-from tombola._utils.errors import RunError, UsageError
+from tombola._utils.errors import DataError, RunError, UsageError
 from tombola.cli.main import main
 from tombola.lab.analysis.semantics import Named, power
 from tombola.lab.experiments.cifar100 import CLUSTERS, NAMES, SUPERCLASSES
@@ -152,9 +152,9 @@ def test_superclasses_and_clusters_mean_what_their_classes_mean(tmp_path):
     with pytest.raises(UsageError, match="no similarity is given for a"):
         meaning(["a", "b", "c"], str(tmp_path / "v.npy"))
     np.save(tmp_path / "u.npy", vectors[:4])
-    with pytest.raises(UsageError, match="one vector for each of 3 tickets"):
+    with pytest.raises(DataError, match="one vector for each of 3 tickets"):
         meaning(["a", "b", "c"], str(tmp_path / "u.npy"))
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises((DataError, UsageError), match="cannot be read"):
         meaning(["a", "b", "c"], str(tmp_path / "w.npy"))
     with pytest.raises(UsageError, match="no meaning of names 'wordnte'"):
         meaning(["a", "b", "c"], "wordnte")
@@ -169,7 +169,7 @@ def test_known_groups(tmp_path):
     assert groups(["left", "right"]) == ({}, "")
     (tmp_path / "g.json").write_text(json.dumps({"left": 1, "right": 2}))
     assert groups(["left"], tmp_path / "g.json")[0] == {"left": "1", "right": "2"}
-    with pytest.raises(UsageError, match="name to group"):
+    with pytest.raises(DataError, match="name to group"):
         groups(["left"], tmp_path / "absent.json")
 
 
