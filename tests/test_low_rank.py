@@ -9,9 +9,15 @@ from torch import nn
 
 import tombola as tb
 from tombola._utils.errors import ScopeError, TicketFileError, UsageError
+from tombola.cli.network import network as network_of
+from tombola.lab.experiments import experiment
 from tombola.lab.report.inspect import describe
+from tombola.masks.layout import Layout
 from tombola.masks.low_rank import LowRank, adapter_names, rank_of, with_adapters
+from tombola.masks.prunable import scope
+from tombola.masks.reference import changed, from_reference
 from tombola.tickets.export.files import state_of
+from tombola.tickets.model import TicketModel
 
 SETTINGS = tb.Settings(sparsity=(0.5,), schedule="one_shot", T=4, steps=6, statistics=2)
 
@@ -187,3 +193,16 @@ def test_a_rank_is_no_higher_than_the_weight(convnet, images, by_class, tmp_path
     tickets.save(tmp_path / "t.tickets")
     loaded = tb.load(tmp_path / "t.tickets", convnet)
     assert {n: tuple(p.shape) for n, p in loaded.backbone.named_parameters() if n in shapes} == shapes
+
+
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_file_is_known_by_the_layers_of_the_network_that_was_given(reference, tmp_path, random_masks):
+    """Who has a copied file is told what to give: not the layers that torch's parametrisation made of it."""
+    network = experiment("digits").backbone(torch.Generator())
+    names = scope(network).names
+    network = from_reference(network, names) if reference else network
+    network = with_adapters(network, names, 1)
+    weights = {changed(name): network.get_parameter(changed(name)) for name in names}
+    TicketModel(network, random_masks(Layout.of(weights))).save(tmp_path / "t.tickets")
+    with pytest.raises(UsageError, match="give --backbone digits, the experiment whose network has the same"):
+        network_of(tmp_path / "t.tickets", {}, None)

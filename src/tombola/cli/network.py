@@ -14,6 +14,7 @@ from tombola._utils import io
 from tombola._utils.errors import UsageError
 from tombola._utils.imported import imported
 from tombola.lab.experiments import EXPERIMENTS, experiment
+from tombola.masks.reference import original
 from tombola.runs.log import read_config
 from tombola.tickets.files import architecture
 from tombola.training.pretrained import again
@@ -53,18 +54,28 @@ def network(file: Path, metadata: Mapping[str, Any], given: str | None, otherwis
 
 def _known_by(file: Path) -> str:
     """What to give as the network of a file, by the layers that it has."""
-    layers = io.read(file)[1].get("architecture", {})
-    kinds = [
-        f"{name.removeprefix('module ')}: {kind}"
-        for name, kind in layers.items()
-        if name.startswith("module ")
-    ]
+    header = io.read(file)[1]
+    layers, facts = header.get("architecture", {}), header.get("facts", {})
+    if facts.get("reference") or facts.get("adapters"):
+        layers = _given(layers)
     for name, known in EXPERIMENTS.items():
         with suppress(Exception):  # of networks that have to be downloaded first
             if architecture(known.backbone(torch.Generator())) == layers:
                 return f"--backbone {name}, the experiment whose network has the same layers"
+    kinds = [f"{n.removeprefix('module ')}: {kind}" for n, kind in layers.items() if n.startswith("module ")]
     shown = "; ".join(kinds[1:4]) + (", ..." if len(kinds) > 4 else "")
     return f"--backbone MODULE:NAME, what makes a network of these layers ({shown})"
+
+
+def _given(layers: Mapping[str, str]) -> dict[str, str]:
+    """An architecture as its maker knows it: without the parametrisations of a reference and of adapters.
+
+    >>> _given({"module 0": "ParametrizedLinear(2)", "tensor 0.parametrizations.weight.original": "[2]",
+    ...         "module 0.parametrizations": "ModuleDict()", "tensor 0.parametrizations.weight.0.up": "[1]"})
+    {'module 0': 'Linear(2)', 'tensor 0.weight': '[2]'}
+    """
+    own = {n: kind for n, kind in layers.items() if "parametrizations" not in n or n.endswith(".original")}
+    return {original(n): kind.removeprefix("Parametrized") for n, kind in own.items()}
 
 
 def _named(given: str) -> nn.Module:

@@ -174,7 +174,7 @@ def by_name(words: Sequence[str], what: str, form: str) -> dict[str, str]:
 def written(command: str, *words: str, **options: Any) -> str:
     """A command as a model card says it: of paths the last name, and nothing of what is not given.
 
-    >>> written("grow", "/home/me/a.tickets", name="far west", data="here/b.csv", set=("T=3",), seed=0)
+    >>> written("grow", "far/away/a.tickets", name="far west", data="here/b.csv", set=("T=3",), seed=0)
     "tombola grow a.tickets --name 'far west' --data b.csv --set T=3"
     """
     found = ["tombola", command, *map(_last, words)]

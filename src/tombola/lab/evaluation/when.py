@@ -42,7 +42,6 @@ GAINS = {suffix: f"gain_over_{name}" for name, suffix in (
     ("union_size", "lead_union_same"), ("told", "lead_told"), ("network_each", "lead_each"),
     ("adapters", "lead_adapters"),
 )}  # fmt: skip
-EACH = ("gain_over_network_each", "gain_over_adapters")  # rivals that store weights for each context
 LEAST = 4  # worlds of which a correlation is taken
 SURE = 1.0  # a wider half interval over seeds than from contexts that agree to unrelated ones says nothing
 LOWEST = -0.5  # of the figure: below stands an arrow with its value
@@ -167,12 +166,6 @@ class World:
         """What its gains are in, such as accuracy, which all gains of older pages are in."""
         return metric_info(next(iter(self.gains.values())).get("of", "accuracy"))
 
-    @property
-    def least(self) -> Row:
-        """The gain over the best of all rivals that store one mask, or are told."""
-        rivals = [row for name, row in self.gains.items() if name not in EACH]
-        return min(rivals, key=lambda row: row["mean"])
-
 
 def worlds(rows: Iterable[Row]) -> list[World]:
     """Experiments of which both sides are known."""
@@ -202,8 +195,8 @@ def law(found: Sequence[World], against: str = "gain_over_imp", seed: int = 0) -
 
     Rows of ``experiment: all``. ``rank_correlation`` is with the share of the rival's error that tickets
     remove; ``rank_correlation_accuracy`` with the gain itself, where that is in accuracy.
-    ``threshold_right`` is the share of worlds of the other half of which a
-    threshold says rightly whether tickets are ahead; ``always_right`` that of the more frequent answer.
+    ``threshold_right`` is the share of worlds of the other half of which a threshold says rightly whether
+    tickets are ahead; ``always_right`` that of the more frequent answer.
 
     Raises:
         RunError: fewer than `LEAST` worlds.
