@@ -16,6 +16,9 @@ from tombola.masks.layout import Layout
 from tombola.masks.low_rank import LowRank, adapter_names, rank_of, with_adapters
 from tombola.masks.prunable import scope
 from tombola.masks.reference import changed, from_reference
+from tombola.methods.pipeline import Pipeline
+from tombola.pruning import transposed
+from tombola.runs.cache import StageCache
 from tombola.tickets.export.files import state_of
 from tombola.tickets.model import TicketModel
 
@@ -206,3 +209,24 @@ def test_a_file_is_known_by_the_layers_of_the_network_that_was_given(reference, 
     TicketModel(network, random_masks(Layout.of(weights))).save(tmp_path / "t.tickets")
     with pytest.raises(UsageError, match="give --backbone digits, the experiment whose network has the same"):
         network_of(tmp_path / "t.tickets", {}, None)
+
+
+@pytest.mark.parametrize("made", [lambda net: from_reference(net, ["1.weight"]), lambda net: net])
+def test_weights_that_are_stored_input_first_are_known_under_a_parametrisation(made):
+    """Channels of a transposed convolution are its second axis, whatever its weight is made of."""
+    net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2))
+    adapted = with_adapters(made(net), ["1.weight"], 1)
+    assert transposed(adapted) == {"1.parametrizations.weight.original": 2}
+    assert transposed(made(net)) in ({"1.parametrizations.weight.original": 2}, {"1.weight": 2})
+
+
+def test_the_same_task_under_other_settings_or_another_seed_begins_with_the_plain_network(
+    convnet, images, by_class
+):
+    settings = replace(SETTINGS, adapters=2)
+    given = convnet, tb.objectives.OneVsRest(), images, by_class, settings, 0, StageCache("no")
+    first = Pipeline(*given)
+    again = replace(first, seed=1, settings=replace(settings, sparsity=(0.8,), adapters=1))
+    assert (rank_of(first.f.module), rank_of(again.f.module)) == (2, 1)
+    assert again.f.scope == first.f.scope
+    assert not rank_of(first.backbone)

@@ -83,7 +83,7 @@ def find(
         check_loop_is_used(method, settings)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, cache, train_loop=train_loop)
     head = pipeline.head.weight if pipeline.head else None
-    if not settings.include and (words := left_out(pipeline.backbone, pipeline.f.scope, head=head)):
+    if not settings.include and (words := left_out(pipeline.f.module, pipeline.f.scope, head=head)):
         warn(words)
     for words in objective.doubts(data, partition):
         warn(words)

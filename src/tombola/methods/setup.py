@@ -82,10 +82,9 @@ class Setup:
         if s.reference == "theta0" and not references(module):
             self.backbone = module = from_reference(module, found.names)
             found = Layout(tuple(map(changed, found.names)), found.shapes)
-        self._plain = module  # as the same task under other settings is given it
-        if s.adapters:
+        if s.adapters:  # of f alone: the same task under other settings begins without
             drawn = generator(self.seed, "adapters")
-            self.backbone = module = with_adapters(module, map(original, found.names), s.adapters, drawn)
+            module = with_adapters(module, map(original, found.names), s.adapters, drawn)
             found = Layout(tuple(changed(original(name)) for name in found.names), found.shapes)
         private = norm.private_parameters(module, norm.check(s.normalization))
         trained = [name for name, _ in module.named_parameters() if name not in found.names]
@@ -125,7 +124,7 @@ class Setup:
             PartitionError: subsets overlap.
         """
         if "context" not in self._related:
-            given = self._plain, self.objective, self.data, self.partition, self.seed
+            given = self.backbone, self.objective, self.data, self.partition, self.seed
             backbone, data = with_context_input(*given)
             self._related["context"] = replace(self, backbone=backbone, data=data, conditioned=True)
         return self._found("context")
@@ -142,7 +141,7 @@ class Setup:
                 settings = replace(self.settings, **changes)
             except UsageError as error:
                 raise UsageError(f"method {method}: {error}") from None
-            self._related[name] = replace(self, backbone=self._plain, settings=settings, variant=method)
+            self._related[name] = replace(self, settings=settings, variant=method)
         return self._found(name)
 
     def _found(self, name: str) -> Self:

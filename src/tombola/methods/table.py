@@ -92,7 +92,7 @@ def theta0_magnitude(pipeline: Pipeline, sparsity: float) -> MaskSet:
         scope,
         s.selection,  # type: ignore[arg-type]
         granularity=s.granularity,
-        transposed=transposed(pipeline.backbone),
+        transposed=transposed(pipeline.f.module),
         floor=s.floor,
     )
     return MaskSet(scope, dict.fromkeys(pipeline.partition.names, mask))
@@ -107,7 +107,7 @@ def same(pipeline: Pipeline, sparsity: float, search: DataView = "single") -> Ma
 def random_like(pipeline: Pipeline, sparsity: float) -> MaskSet:
     """Random masks with RTL's count in every layer of every ticket."""
     own, scope = pipeline.masks("own", sparsity), pipeline.f.scope
-    turned, masks = transposed(pipeline.backbone), {}
+    turned, masks = transposed(pipeline.f.module), {}
     layers = [Layout((name,), (shape,)) for name, shape in zip(scope.names, scope.shapes, strict=True)]
     for name, counts in zip(own.names, own.counts_KL().tolist(), strict=True):
         g = generator(pipeline.seed, "random_mask", sparsity, name)

@@ -19,6 +19,7 @@ from math import prod
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from tombola._utils import spec
 from tombola._utils.errors import PruningError, UsageError
@@ -138,8 +139,15 @@ def transposed(model: nn.Module) -> dict[str, int]:
     >>> transposed(nn.Sequential(nn.Conv2d(2, 4, 3), nn.ConvTranspose2d(4, 6, 3, groups=2)))
     {'1.weight': 2}
     """
-    groups = {id(m.weight): turned(m) for m in model.modules() if turned(m)}
+    groups = {id(_stored(m)): turned(m) for m in model.modules() if turned(m)}
     return {name: groups[id(p)] for name, p in model.named_parameters() if id(p) in groups}
+
+
+def _stored(layer: nn.Module) -> object:
+    """The parameter that a layer's weight is, or is made of by a reference or adapters."""
+    if is_parametrized(layer, "weight"):
+        return getattr(layer.get_submodule("parametrizations.weight"), "original", None)
+    return layer.weight
 
 
 def members(kind: Granularity, scope: Layout, transposed: Mapping[str, int]) -> list[Tensor]:
