@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -289,6 +290,16 @@ def test_a_batch_trains_each_ticket_as_alone_up_to_rounding(make_problem, make_c
         assert not torch.equal(ours["weights"], a.theta0.weights_N)
         assert torch.equal(ours["weights"][~b.mask_N], torch.zeros(int((~b.mask_N).sum())))
         torch.testing.assert_close(b.moved_N, a.moved_N, rtol=2e-3, atol=2e-5)
+
+
+def test_a_batch_trains_in_bfloat16_as_each_alone(make_problem, convnet):
+    config = TrainConfig("SGD", 0.05, 8, precision="bfloat16")
+    first, second = (contexts(make_problem(convnet, config=config)) for _ in range(2))
+    whole = contexts(make_problem(convnet, config=replace(config, precision="float32")))
+    losses = [one_by_one(first, 4), as_batch(second, 4), as_batch(whole, 4)]
+    assert losses[1] == pytest.approx(losses[0], rel=2e-3)
+    assert losses[1] != losses[2]
+    assert second[0].theta.weights_N.dtype == torch.float32
 
 
 def test_a_batch_of_ghostnets_trains_as_each_alone(make_problem):

@@ -1,5 +1,7 @@
 """Algorithm 2 against naive loops, and what must hold of every joint training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -35,8 +37,12 @@ def small():
     return problem, masks
 
 
-def reference(problem, masks, steps, simultaneous):
-    """The loop of the paper, written out for this network."""
+def reference(problem, masks, steps, simultaneous, dtype=torch.float32):
+    """The loop of the paper, written out for this network; products in this dtype."""
+
+    def linear(x, weight, bias):
+        return F.linear(x.to(dtype), weight.to(dtype), bias.to(dtype))
+
     named = {n: p.detach().clone().requires_grad_() for n, p in problem.f.module.named_parameters()}
     train = problem.data.train
     streams = [problem.stream(k, "retrain") for k in range(2)]
@@ -44,8 +50,8 @@ def reference(problem, masks, steps, simultaneous):
         sums = {n: torch.zeros_like(p) for n, p in named.items()}
         for k in range(2):
             index, m = streams[k][b], masks.masks_KN[k].view(8, 6)
-            hidden = torch.relu(F.linear(train.x[index], named["0.weight"] * m, named["0.bias"]))
-            outputs = F.linear(hidden, named["2.weight"], named["2.bias"])
+            hidden = torch.relu(linear(train.x[index], named["0.weight"] * m, named["0.bias"]))
+            outputs = linear(hidden, named["2.weight"], named["2.bias"]).float()
             grads = torch.autograd.grad(F.cross_entropy(outputs, train.y[index]), list(named.values()))
             for (name, p), grad in zip(named.items(), grads, strict=True):
                 grad = grad * m if name == "0.weight" else grad
@@ -63,6 +69,19 @@ def test_training_equals_a_naive_loop(small, form):
     problem, masks = small
     theta = train_jointly(problem, problem.f.theta0(), masks, 12, form=form)
     expected = reference(problem, masks, 12, form == "simultaneous")
+    for name, value in problem.f.named(theta, None).items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
+@pytest.mark.parametrize("form", ["sequential", "simultaneous"])
+def test_passes_in_bfloat16_move_weights_of_the_networks_own_dtype(small, form):
+    problem, masks = small
+    plain = train_jointly(problem, problem.f.theta0(), masks, 12, form=form)
+    problem.config = replace(problem.config, precision="bfloat16")
+    theta = train_jointly(problem, problem.f.theta0(), masks, 12, form=form)
+    expected = reference(problem, masks, 12, form == "simultaneous", torch.bfloat16)
+    assert theta.weights_N.dtype == torch.float32
+    assert not torch.equal(theta.weights_N, plain.weights_N)
     for name, value in problem.f.named(theta, None).items():
         torch.testing.assert_close(value, expected[name], msg=name)
 
@@ -126,6 +145,7 @@ RECIPES = [
     TrainConfig("Adam", 0.01, 8),
     TrainConfig("AdamW", 0.01, 8, lr_schedule="cosine", options={"weight_decay": 0.1}),
     TrainConfig("SGD", 0.01, 8, options={"momentum": 0.9, "weight_decay": 0.01}),
+    TrainConfig("AdamW", 0.01, 8, precision="bfloat16"),
 ]
 
 

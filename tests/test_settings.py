@@ -125,6 +125,7 @@ def test_a_number_as_yaml_does_not_write_it():
         ({"lr_schedule": "step:0.5,1"}, "between 0 and 1"),
         ({"warmup": 1.0}, "warmup is a share"),
         ({"warmup": -0.1}, "warmup is a share"),
+        ({"precision": "float16"}, "precision is float32 or bfloat16: got 'float16'"),
         ({"lr": 0}, "must be positive: got 0"),
         ({"lr": float("nan")}, "must be positive: got nan"),
         ({"optimizer": "Adma"}, "no optimiser 'Adma'"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from numbers import Real
@@ -35,6 +35,7 @@ from tombola.training.callbacks.dynamic_sparse import Moving
 from tombola.training.callbacks.learned import Learned
 from tombola.training.norm import Policy
 
+PRECISIONS = "float32", "bfloat16"
 FALL = 0.1  # of the rate at each place of a `Step` course
 
 
@@ -111,9 +112,11 @@ class TrainConfig:
             (`Constant`, `Cosine`, `Step`).
         options: arguments of the optimiser.
         warmup: share of the phase in which the rate rises to ``lr`` in a line; the course has the rest.
+        precision: of products in forward and backward passes: ``float32``, which is that of the network, or
+            ``bfloat16`` (torch's autocast). Weights, gradients and moments keep the dtype of the network.
 
     Raises:
-        UsageError: a number or a course that makes no sense, or no optimiser of torch.
+        UsageError: a number, a course or a precision that makes no sense, or no optimiser of torch.
     """
 
     optimizer: str = "Adam"
@@ -122,9 +125,12 @@ class TrainConfig:
     lr_schedule: str | LRSchedule = "constant"
     options: dict[str, Any] = field(default_factory=dict)
     warmup: float = 0.0
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.precision not in PRECISIONS:
+            raise UsageError(f"precision is {' or '.join(PRECISIONS)}: got {self.precision!r}")
         if not isinstance(getattr(torch.optim, self.optimizer, None), type):
             raise UsageError(f"torch.optim has no optimiser {self.optimizer!r}")
         if self.batch_size < 2 or self.batch_size % 2:
@@ -153,6 +159,12 @@ class TrainConfig:
         if step < rising:
             return self.lr * (step + 1) / (rising + 1)
         return self.lr * parse_lr_schedule(self.lr_schedule)(step - rising, steps - rising)
+
+    def passes(self, device: torch.device) -> AbstractContextManager[object]:
+        """Inside, passes are computed in `precision`."""
+        if self.precision == "float32":
+            return nullcontext()  # an autocast that is switched off would switch off one around it
+        return torch.autocast(device.type, torch.bfloat16)
 
     def tail(self, lr: float) -> TrainConfig:
         """The same at one learning rate from beginning to end: what fine-tuning goes on with."""

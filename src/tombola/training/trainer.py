@@ -125,7 +125,8 @@ class Problem:
         """``L(f(x; m_k ⊙ θ), y)`` of a batch of ticket k, as in training, with its graph."""
         k, key, x, targets = batch
         own = k if len(theta.private) > 1 else 0
-        with drawn_from(*key, device=self.f.device), self.f.network(theta, mask_N, own) as network:
+        drawn, passes = drawn_from(*key, device=self.f.device), self.config.passes(self.f.device)
+        with drawn, passes, self.f.network(theta, mask_N, own) as network:
             return self.objective.loss_of(network, x, targets, k)
 
     def gradient(self, theta: Params, mask_N: Tensor, batch: TicketBatch) -> Tensor:

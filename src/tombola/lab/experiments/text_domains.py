@@ -140,8 +140,8 @@ ONE_SHOT = Settings(
     T=0,
     steps=0,
     normalization="shared",
-    search=TrainConfig(lr=1e-4, batch_size=16),
-    train=TrainConfig(lr=1e-4, batch_size=2, lr_schedule="cosine"),
+    search=TrainConfig(lr=1e-4, batch_size=16, precision="bfloat16"),
+    train=TrainConfig(lr=1e-4, batch_size=2, lr_schedule="cosine", precision="bfloat16"),
 )
 RETRAINED = replace(ONE_SHOT, steps=200)
 PRESETS = {
@@ -155,7 +155,15 @@ PRESETS = {
         replace(ONE_SHOT, schedule="geometric:3"), "three rounds; the inputs of layers are measured in each"
     ),
     "iterative_retrained": Preset(
-        replace(RETRAINED, schedule="geometric:3", T=20, rewinding="fine_tune", steps=140),
+        replace(
+            RETRAINED,
+            schedule="geometric:3",
+            T=20,
+            rewinding="fine_tune",
+            steps=140,
+            search=replace(RETRAINED.train, lr_schedule="constant"),
+            score="wanda:8",  # as many blocks as one batch of 16
+        ),
         "three rounds, 20 steps before each; as many steps in all as retrained",
     ),
 }

@@ -149,11 +149,12 @@ def train(contexts: Sequence[TicketContext], T: int, config: TrainConfig) -> lis
         set_rate(optimizer, config.rate(step, T))
         optimizer.zero_grad()
         batches = [next(reader) for _ in contexts]
-        outputs_KB = stack.outputs(stacked([batch.x for batch in batches]), problem.objective.read)
-        losses = [
-            problem.objective.loss(outputs_B, batch.targets, batch.k, batch.x)
-            for outputs_B, batch in zip(outputs_KB, batches, strict=True)
-        ]
+        with config.passes(problem.f.device):
+            outputs_KB = stack.outputs(stacked([batch.x for batch in batches]), problem.objective.read)
+            losses = [
+                problem.objective.loss(outputs_B, batch.targets, batch.k, batch.x)
+                for outputs_B, batch in zip(outputs_KB, batches, strict=True)
+            ]
         loss_K = torch.stack(losses)
         loss_K.sum().backward()
         total_K += loss_K.detach()
