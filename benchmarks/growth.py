@@ -38,7 +38,7 @@ def growth(full: bool) -> list[Row]:
     rows = []
     for K, t in by_size.items():
         words = ", ".join(f"{what} {milliseconds(times.median(f'{what} {K}'))}" for what in _sides(t, data))
-        held = t.bits_KN.numel() + t.private_KP.numel() * t.private_KP.element_size()
+        held = t.bits_KM.numel() + t.private_KP.numel() * t.private_KP.element_size()
         note = f"K = {K}: {words}; file {_bytes(t):,} bytes, masks and private numbers {held:,} in memory"
         rows.append(Row(f"growth_k{K}", times.median(f"grow {K}"), "s", note))
     few, many = SIZES[0], SIZES[-1]

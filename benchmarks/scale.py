@@ -172,7 +172,7 @@ def switch(file: str, folder: str, rounds: str = "15") -> dict[str, object]:
         "switch_over_copy": median["switch_seconds"] / median["copy_seconds"],
         "switch_over_product": median["switch_seconds"] / median["product_seconds"],
         "peak_bytes": high_water(),
-        "mask_bytes_in_memory": tickets.bits_KN.numel(),
+        "mask_bytes_in_memory": tickets.bits_KM.numel(),
     }
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tombola._utils.errors import MaskError, TombolaError, UnknownTicket
+from tombola.masks.bits import packed, unpacked
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 
@@ -63,6 +64,44 @@ def test_laws_of_sets(drawn):
     assert A & B == B & A <= A <= A | B == B | A
     assert (A - B) | (A & B) == A
     assert ((A - B) & B).union().sum() == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(bits(sets=2))
+def test_a_packed_set_is_the_same_set(drawn):
+    layout, names, a, b = drawn
+    plain, other = build(layout, names, a), build(layout, names, b)
+
+    def packed():
+        return MaskSet.unpack(layout, names, plain.pack())
+
+    for read in (
+        lambda m: m.masks_KN,
+        lambda m: torch.stack(list(m.rows())),
+        lambda m: m[names[-1]],
+        lambda m: m.union(),
+        lambda m: m.core(),
+        lambda m: m.counts_KL(),
+        lambda m: m.overlaps(),
+        lambda m: m.pack(),
+        lambda m: m.select(names[::-1]).masks_KN,
+        lambda m: m.replace(names[0], other[names[0]]).masks_KN,
+        lambda m: (m & other).masks_KN,
+    ):
+        assert torch.equal(read(packed()), read(plain))
+    assert packed() == plain
+    assert plain == packed()
+    assert (packed() == other) == (plain == other)
+    assert (packed().counts, packed().digest()) == (plain.counts, plain.digest())
+
+
+@settings(max_examples=60, deadline=None)
+@given(bits())
+def test_bits_are_unpacked_alike_by_numpy_and_by_torch(drawn):
+    _, _, a = drawn
+    bits_KM = packed(torch.from_numpy(a))
+    assert np.array_equal(unpacked(bits_KM, a.shape[1]).numpy(), a)
+    assert np.array_equal(torch.vmap(lambda bits_M: unpacked(bits_M, a.shape[1]))(bits_KM).numpy(), a)
 
 
 @settings(max_examples=60, deadline=None)

@@ -115,8 +115,9 @@ def test_of_what_was_fitted_a_tickets_own_share_goes(three):
 
 def test_a_table_of_contexts_of_which_nothing_is_left_is_left_out(three):
     three.router = tb.routing.ContextRouter({1: "north"})
-    with pytest.warns(UserWarning, match="the router was fitted with 'north' and is left out"):
+    with pytest.warns(UserWarning, match="fitted with 'north' and is left out") as said:
         assert three.forget("north").router is None
+    assert said[0].filename == __file__
 
 
 def test_what_was_fitted_together_is_left_out_and_said():

@@ -7,6 +7,7 @@ import torch
 
 from tombola._utils import native
 from tombola.masks import apply as product
+from tombola.masks.bits import packed
 from tombola.masks.layout import Layout
 from tombola.optim import adam, masked
 
@@ -131,8 +132,8 @@ def test_the_product_of_tensors_that_lie_apart_is_the_product(monkeypatch, dtype
     for smallest in (1, 10**9):
         monkeypatch.setattr(product, "SMALLEST", smallest)
         out = torch.empty(LAYOUT.size, dtype=dtype)
-        made = LAYOUT.unflatten(product.masked_parts(LAYOUT, parts, mask, out))
+        made = LAYOUT.unflatten(product.masked_parts(LAYOUT, parts, packed(mask), out))
         assert all(torch.equal(made[name], expected[name]) for name in LAYOUT.names)
         assert not any(w.requires_grad for w in made.values())
     turned = [parts[0].t().contiguous().t(), *parts[1:]] if parts[0].dim() == 2 else parts
-    assert torch.equal(product.masked_parts(LAYOUT, turned, mask, out), flat * mask)
+    assert torch.equal(product.masked_parts(LAYOUT, turned, packed(mask), out), flat * mask)

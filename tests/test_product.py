@@ -5,6 +5,7 @@ import torch
 
 from tombola._utils.errors import MaskError
 from tombola.masks.apply import SMALLEST, masked_parts, masked_weights
+from tombola.masks.bits import packed
 from tombola.masks.layout import Layout
 
 
@@ -14,5 +15,7 @@ def test_a_mask_of_another_size_is_never_read_past_its_end():
         masked_weights(layout, torch.ones(SMALLEST), torch.ones(100, dtype=torch.bool))
     with pytest.raises(MaskError, match="other sizes"):
         masked_parts(
-            layout, [torch.ones(SMALLEST - 1)], torch.ones(SMALLEST, dtype=torch.bool), torch.empty(SMALLEST)
+            layout, [torch.ones(SMALLEST - 1)], packed(torch.ones(SMALLEST) > 0), torch.empty(SMALLEST)
         )
+    with pytest.raises(MaskError, match="no packed mask"):
+        masked_parts(layout, [torch.ones(SMALLEST)], packed(torch.ones(100) > 0), torch.empty(SMALLEST))

@@ -603,7 +603,7 @@ def test_a_context_without_samples_of_its_own_is_named(split, tickets, data, con
 
 def test_where_tickets_share_no_weight_of_a_layer_the_union_is_looked_at(tickets, data, contexts, x):
     apart = copy.deepcopy(tickets)
-    apart.masks_KN[0, :36] = False
+    apart[apart.names[0]] = apart[apart.names[0]] & (torch.arange(apart.scope.size) >= 36)
     core = apart.scope.unflatten(apart.masks_KN.all(0))["0.weight"]
     assert not bool(core.any())
     router = PrototypeRouter().fit(apart, data, contexts)
@@ -627,8 +627,8 @@ def test_a_router_of_other_tickets_is_refused(tickets, data, contexts, x, tmp_pa
 
 
 def test_weights_that_no_ticket_keeps_do_not_make_other_tickets(tickets, data, contexts, tmp_path):
-    masks = tickets.masks_KN
-    masks[:, 40:50] = False
+    for name in tickets.names:
+        tickets[name] = tickets[name] & ~((torch.arange(tickets.scope.size) // 10) == 4)
     tickets.router = PrototypeRouter().fit(tickets, data, contexts)
     with torch.no_grad():
         tickets.backbone[4].weight.view(-1)[4:14] = 9.0

@@ -199,6 +199,7 @@ def test_changes_reach_settings_and_recipes_and_nothing_else():
         (0.5,),
         "SGD",
     )
+    assert tb.Settings().changed(["sparsity=0.5", "private=0.bias"]).private == ("0.bias",)
     back = changed.changed(["T=100", "train.lr=0.001", "sparsity=[0.25,0.5,0.75]", "search.optimizer=Adam"])
     assert back == tb.Settings()
 
@@ -212,7 +213,7 @@ def test_changes_reach_settings_and_recipes_and_nothing_else():
         ("step=3", "did you mean 'steps'"),
         ("T=abc", "T is a whole number"),
         ("sparsity=[", "sparsity"),
-        ("sparsity=0.5", "sparsity is a list"),
+        ("sparsity=half", "a sparsity is a number"),
         ("score=3", "score is text, such as .magnitude.: got 3"),
         ("score=snip:x", "score 'snip:x' is not understood"),
         ("train.lr=nan", "lr must be positive: got nan"),

@@ -172,6 +172,35 @@ def test_state_dict_round_trip_into_a_fresh_model(tickets, make_convnet, random_
     assert torch.equal(masks.masks_KN, bits)  # the caller's masks are not written into
 
 
+def test_masks_of_a_state_dict_are_checked_and_may_be_a_byte_each(tickets, x):
+    state = tickets.state_dict()
+    assert state["bits_KM"].numel() == 3 * -(-tickets.scope.size // 8)
+    former = {n: t for n, t in state.items() if n != "bits_KM"}
+    with pytest.raises(RuntimeError, match="bits_KM"):
+        copy.deepcopy(tickets).load_state_dict(former)
+    with pytest.raises(RuntimeError, match="masks of other tickets"):
+        copy.deepcopy(tickets).load_state_dict(state | {"bits_KM": state["bits_KM"][:2]})
+    older = copy.deepcopy(tickets)
+    older.bits_KM.zero_()
+    older.load_state_dict(former | {"bits_KN": tickets.masks_KN.to(torch.uint8)})
+    assert equal(older, tickets, x)
+    nested = nn.ModuleDict({"inner": copy.deepcopy(tickets)})
+    nested.load_state_dict(nested.state_dict())
+    assert older.load_state_dict(former, strict=False).missing_keys == ["bits_KM"]
+
+
+def test_another_mask_is_that_ticket_alone(tickets, x):
+    before = {name: tickets(x, ticket=name) for name in NAMES}
+    tickets["middle"] = ~tickets["middle"]
+    changed = [name for name in NAMES if not torch.equal(tickets(x, ticket=name), before[name])]
+    assert changed == ["middle"]
+    torch.testing.assert_close(tickets(x, ticket="middle"), masked_by_hand(tickets, "middle")(x))
+    with pytest.raises(UnknownTicket):
+        tickets["nobody"] = tickets["middle"]
+    with pytest.raises(MaskError, match="shape"):
+        tickets["middle"] = torch.ones(3, dtype=torch.bool)
+
+
 def test_state_dict_keeps_the_users_keys_under_backbone(tickets):
     keys = [key.removeprefix("backbone.") for key in tickets.state_dict() if key.startswith("backbone.")]
     assert keys == list(tickets.backbone.state_dict())

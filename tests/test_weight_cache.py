@@ -104,7 +104,7 @@ def scaled(tickets):
 
 @torch.no_grad()
 def mask_flipped(tickets):
-    tickets.masks_KN.logical_not_()
+    tickets["top"] = ~tickets["top"]
 
 
 @torch.no_grad()
@@ -123,7 +123,7 @@ def loaded(tickets):
 
 
 def assigned(tickets):
-    state = {n: t.clone() * 0.5 if t.is_floating_point() else ~t for n, t in tickets.state_dict().items()}
+    state = {n: t * 0.5 if t.is_floating_point() else t.clone() for n, t in tickets.state_dict().items()}
     tickets.load_state_dict(state, assign=True)
 
 

@@ -377,6 +377,8 @@ class Settings:
             if isinstance(old, int | float) and isinstance(new, str):
                 with suppress(ValueError):  # 1e9, nan: to YAML these are text
                     new = float(new)
+            if isinstance(old, list) and new is not None and not isinstance(new, list):
+                new = [new]
             place[last] = new = "" if new is None and isinstance(old, str) else new
             check_kind(name, new, old)
         try:

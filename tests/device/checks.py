@@ -88,7 +88,7 @@ def compare(here, there):
             differ = (one.masks.masks_KN != other.masks.masks_KN).float().mean()
             assert float(differ) <= 0.01  # scores that rounding puts in another order
             for n, t in one.state_dict().items():
-                if n == "bits_KN" or not t.numel():
+                if n == "bits_KM" or not t.numel():
                     continue  # the masks
                 # A step of Adam: where a gradient is nearly zero, rounding decides on its sign.
                 away = (other.state_dict()[n].cpu().double() - t.double()).abs()
@@ -283,7 +283,7 @@ def test_a_ticket_grows_there_and_the_others_stay_as_they_were():
         before = acting(tickets, tickets.names)
         grown = tickets.grow("new", alone, tb.objectives.Classification(), score="magnitude", callback="")
         assert acting(grown, tickets.names) == before
-        assert all(t.device.type == tickets.bits_KN.device.type for t in grown.state_dict().values())
+        assert all(t.device.type == tickets.bits_KM.device.type for t in grown.state_dict().values())
         left = grown.forget(tickets.names[0])
         found.append(left["new"].cpu())
     assert REAL or float((found[0] != found[1]).float().mean()) <= 0.01

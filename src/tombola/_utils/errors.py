@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
 
-_PACKAGE = str(Path(__file__).parents[1])
+_INSIDE = {"tombola", "torch"}  # decorators of torch lie between a caller and what it calls
 
 # The packages of the extra `lab`.
 LAB = (
@@ -174,6 +174,6 @@ class TombolaWarning(UserWarning):
 def warn(words: str, kind: type[Warning] = TombolaWarning) -> None:
     """A warning that points to the line outside the package from which it was called."""
     frame, level = sys._getframe(), 1
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in _INSIDE:
         frame, level = frame.f_back, level + 1
     warnings.warn(words, kind, stacklevel=level)

@@ -1,16 +1,16 @@
-"""The training mode of a module for a while, and what ``torch.compile`` sees and does not."""
+"""The training mode of a module for a while, and what ``torch.compile`` and ``torch.func`` see and do not."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Called = TypeVar("Called", bound=Callable[..., Any])
 
@@ -59,6 +59,18 @@ def under_compiler() -> bool:
 
 
 _WRAPPED = "_orig_mod"  # in a wrapper of ``torch.compile``
+
+
+def ordinary(tensors: Sequence[Tensor]) -> bool:
+    """True of tensors that NumPy and kernels may read: no part of ``torch.compile`` and ``torch.func``."""
+    kinds = {Tensor, nn.Parameter}
+    return not torch.compiler.is_compiling() and {type(t) for t in tensors} <= kinds and not transformed()
+
+
+def transformed() -> bool:
+    """True where ``torch.func`` is at work (vmap, grad, ...), which wants torch's own operations."""
+    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
+    return peek is None or peek() is not None
 
 
 def plain_name(name: str) -> str:

@@ -68,6 +68,11 @@ def export(
     form, header = format_of(out, format), io.read(file)[1]
     names, metadata = _names(header.get("names", []), ticket, all), header.get("facts", {})
     together = all and form == "onnx"
+    if form == "peft" and not metadata.get("reference"):
+        raise UsageError(
+            f"{file} holds no changes of a base network, which is what adapters are: choose another format, "
+            "or find tickets with --set reference=theta0"
+        )
     end = "" if form == "peft" else f".{form}"
     places = {name: out / (io.file_name(name) + end) if all and not together else out for name in names}
     beside = [adapter_file(out, name) for name in names] if together else []
@@ -88,6 +93,8 @@ def export(
         made = [of.write(name, place) for name, place in places.items()]
     for one in made:
         one |= _known(metadata, one["ticket"])
+        if rank := metadata.get("adapters"):
+            one["adapters"] = rank
     if not json:
         sys.stderr.write("".join(f"{line}\n" for line in _remarks(metadata, names)))
     say("".join(map(_line, made)), made if all else made[0], json)
@@ -168,6 +175,8 @@ def _line(made: Mapping[str, Any]) -> str:
     line = f"{made['file']}: {which} {made['ticket']}, {made['format']}, {made['bytes']:,} bytes"
     if whole := made.get("whole"):
         line += f"; layers that it holds whole: {', '.join(whole)}"
+    if made.get("adapters"):
+        line += "; dense, as its low-rank change is added to every weight"
     return f"{line}\n"
 
 

@@ -17,6 +17,8 @@ from torch import Tensor
 
 from tombola._utils import native
 from tombola._utils.errors import MaskError
+from tombola._utils.torch_state import ordinary
+from tombola.masks.bits import unpacked
 from tombola.masks.layout import Layout
 
 SMALLEST = 1 << 15  # weights: below, a call from Python costs more than the passes
@@ -35,7 +37,7 @@ def masked_weights(layout: Layout, weights_N: Tensor, mask_N: Tensor) -> dict[st
     >>> {n: w.tolist() for n, w in masked_weights(layout, torch.ones(3), torch.tensor([1, 0, 1]) > 0).items()}
     {'a': [[1.0, 0.0]], 'b': [1.0]}
     """
-    if not weights_N.shape == mask_N.shape == (layout.size,) or not plain([weights_N, mask_N]):
+    if not weights_N.shape == mask_N.shape == (layout.size,) or not ordinary([weights_N, mask_N]):
         return layout.unflatten(weights_N * mask_N)
     parts: Sequence[Tensor] = _Product.apply(weights_N, mask_N, layout)
     return dict(zip(layout.names, parts, strict=True))
@@ -69,59 +71,51 @@ def straight_through(
 
 
 @torch.no_grad()
-def masked_parts(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor, out_N: Tensor) -> Tensor:
+def masked_parts(layout: Layout, parts: Sequence[Tensor], bits_M: Tensor, out_N: Tensor) -> Tensor:
     """``m ⊙ θ`` of weights that lie apart, written into ``out_N``: one pass, and no flat copy before it.
 
     Args:
         layout: names and shapes.
         parts: floating tensors of these shapes, in this order.
-        mask_N: boolean ``[N]``.
+        bits_M: a mask of N weights, packed (`tombola.masks.bits`).
         out_N: floating ``[N]``.
 
+    >>> from tombola.masks.bits import packed
     >>> layout = Layout(("a", "b"), ((1, 2), (1,)))
-    >>> parts, mask_N = [torch.ones(1, 2), torch.ones(1)], torch.tensor([1, 0, 1]) > 0
-    >>> masked_parts(layout, parts, mask_N, torch.empty(3)).tolist()
+    >>> parts, bits_M = [torch.ones(1, 2), torch.ones(1)], packed(torch.tensor([1, 0, 1]) > 0)
+    >>> masked_parts(layout, parts, bits_M, torch.empty(3)).tolist()
     [1.0, 0.0, 1.0]
     """
     if tuple([part.numel() for part in parts]) != layout.sizes or out_N.numel() != layout.size:
         raise MaskError("the weights have other sizes than the masks are for: was a layer replaced?")
-    if not _fits(layout, [*parts, out_N], mask_N):
-        for part, mask, out in zip(parts, mask_N.split(layout.sizes), out_N.split(layout.sizes), strict=True):
+    if bits_M.dtype != torch.uint8 or bits_M.shape != (-(-layout.size // 8),):
+        raise MaskError(
+            f"{bits_M.dtype} of shape {tuple(bits_M.shape)} is no packed mask of {layout.size} weights"
+        )
+    if not _fits(layout, [*parts, out_N], bits_M):
+        masks = unpacked(bits_M, layout.size).split(layout.sizes)
+        for part, mask, out in zip(parts, masks, out_N.split(layout.sizes), strict=True):
             torch.mul(part.reshape(-1), mask, out=out)
         return out_N
     function = _function(parts[0].dtype, "select_parts")
     assert function is not None
     sizes = (ctypes.c_long * len(parts))(*layout.sizes)
     places = (ctypes.c_void_p * len(parts))(*[part.data_ptr() for part in parts])
-    function(len(parts), sizes, places, mask_N.data_ptr(), out_N.data_ptr())
+    function(len(parts), sizes, places, bits_M.data_ptr(), out_N.data_ptr())
     torch.autograd.graph.increment_version(out_N)  # as torch's own operations in place do
     return out_N
 
 
-def plain(tensors: Sequence[Tensor]) -> bool:
-    """True of ordinary tensors, seen neither by ``torch.compile`` nor by ``torch.func``."""
-    kinds = {Tensor, torch.nn.Parameter}
-    return not torch.compiler.is_compiling() and {type(t) for t in tensors} <= kinds and not transformed()
-
-
-def _fits(layout: Layout, parts: Sequence[Tensor], mask_N: Tensor) -> bool:
+def _fits(layout: Layout, parts: Sequence[Tensor], mask: Tensor) -> bool:
     dtype = parts[0].dtype
     return (
         layout.size >= SMALLEST
-        and mask_N.shape == (layout.size,)
-        and mask_N.dtype == torch.bool
-        and plain([*parts, mask_N])
-        and mask_N.is_cpu
-        and mask_N.is_contiguous()
+        and ordinary([*parts, mask])
+        and mask.is_cpu
+        and mask.is_contiguous()
         and not [p for p in parts if p.dtype is not dtype or not p.is_cpu or not p.is_contiguous()]
         and _function(dtype) is not None
     )
-
-
-def transformed() -> bool:
-    """True where ``torch.func`` is at work (vmap, grad, ...), which wants torch's own operations."""
-    peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
-    return peek is None or peek() is not None
 
 
 @cache
@@ -146,7 +140,8 @@ class _Product(torch.autograd.Function):
     # of the reentrant kind make several.
     @staticmethod
     def forward(ctx: Any, weights_N: Tensor, mask_N: Tensor, layout: Layout) -> tuple[Tensor, ...]:
-        ctx.mask_N, ctx.layout, ctx.kernel = mask_N, layout, _fits(layout, [weights_N], mask_N)
+        ctx.mask_N, ctx.layout = mask_N, layout
+        ctx.kernel = mask_N.dtype == torch.bool and _fits(layout, [weights_N], mask_N)
         product_N = torch.empty_like(weights_N) if ctx.kernel else weights_N * mask_N
         if ctx.kernel:
             _select(mask_N, weights_N, product_N)

@@ -1,13 +1,13 @@
 """Masks as data: K named boolean vectors over the weights in scope.
 
-Shape letters: K tickets, N weights in scope, L layers. True means kept. Density is kept / all,
-sparsity is 1 − density. Everything here returns new masks; none is changed in place.
+Shape letters: K tickets, N weights in scope, M = ceil(N / 8) bytes, L layers. True means kept. Density is
+kept / all, sparsity is 1 − density. Everything here returns new masks; none is changed in place.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from html import escape
 from typing import TYPE_CHECKING
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tombola._utils.errors import MaskError, UnknownTicket, needs
+from tombola.masks import bits
 from tombola.masks.layout import Layout
 
 if TYPE_CHECKING:
@@ -50,21 +51,23 @@ class MaskSet:
         rows = [_row(scope, name, mask) for name, mask in masks.items()]
         self._init(scope, tuple(masks), torch.stack(rows))
 
-    def _init(self, scope: Layout, names: tuple[str, ...], masks_KN: Tensor) -> MaskSet:
-        self.scope, self.names, self.masks_KN = scope, names, masks_KN
+    def _init(
+        self, scope: Layout, names: Sequence[str], masks_KN: Tensor | None, bits_KM: Tensor | None = None
+    ) -> MaskSet:
+        if len(set(names)) < len(names) or not names:
+            raise MaskError(f"ticket names must be distinct and at least one: {list(names)}")
+        self.scope, self.names = scope, tuple(names)
+        self._masks_KN, self._bits_KM = masks_KN, bits_KM  # at least one of them
         return self
 
     @classmethod
     def stacked(cls, scope: Layout, names: Sequence[str], masks_KN: Tensor) -> MaskSet:
         """From one boolean tensor ``[K, N]``, which is taken over without a copy."""
-        names = tuple(names)
         if masks_KN.dtype != torch.bool or tuple(masks_KN.shape) != (len(names), scope.size):
             raise MaskError(
                 f"masks have dtype {masks_KN.dtype} and shape {tuple(masks_KN.shape)}; "
                 f"torch.bool and ({len(names)}, {scope.size}) are needed"
             )
-        if len(set(names)) < len(names) or not names:
-            raise MaskError(f"ticket names must be distinct and at least one: {list(names)}")
         return cls.__new__(cls)._init(scope, names, masks_KN)
 
     @classmethod
@@ -91,7 +94,25 @@ class MaskSet:
 
     def __getitem__(self, name: str) -> Tensor:
         """The mask of one ticket, boolean ``[N]`` (do not write into it)."""
-        return self.masks_KN[self.index(name)]
+        return self._row(self.index(name))
+
+    @property
+    def masks_KN(self) -> Tensor:
+        """All masks, boolean ``[K, N]`` (do not write into them); of a packed set they are unpacked once."""
+        if self._masks_KN is None:
+            assert self._bits_KM is not None
+            self._masks_KN = bits.unpacked(self._bits_KM, self.scope.size)
+        return self._masks_KN
+
+    def rows(self) -> Iterator[Tensor]:
+        """The masks of all tickets one after another, boolean ``[N]`` each."""
+        return map(self._row, range(len(self)))
+
+    def _row(self, k: int) -> Tensor:
+        if self._masks_KN is not None:
+            return self._masks_KN[k]
+        assert self._bits_KM is not None
+        return bits.unpacked(self._bits_KM[k], self.scope.size)
 
     def layers(self, name: str) -> dict[str, Tensor]:
         """The mask of one ticket as boolean tensors in the shapes of the weights."""
@@ -106,7 +127,9 @@ class MaskSet:
     def select(self, names: Sequence[str]) -> MaskSet:
         """Only these tickets, in this order."""
         rows = [self.index(name) for name in names]
-        return MaskSet.stacked(self.scope, names, self.masks_KN[rows])
+        if self._masks_KN is None:
+            return MaskSet.unpack(self.scope, names, self.pack()[rows])
+        return MaskSet.stacked(self.scope, names, self._masks_KN[rows])
 
     def __repr__(self) -> str:
         return (
@@ -129,18 +152,19 @@ class MaskSet:
 
     def counts_KL(self) -> Tensor:
         """Kept weights of every ticket and layer, int64 ``[K, L]``."""
-        parts = self.masks_KN.split(self.scope.sizes, dim=1)
-        return torch.stack([_count(part) for part in parts], dim=1)
+        each = [[part.count_nonzero() for part in row.split(self.scope.sizes)] for row in self.rows()]
+        return torch.stack([torch.stack(row) for row in each])
 
     @property
     def counts(self) -> dict[str, int]:
         """Kept weights of every ticket."""
-        return dict(zip(self.names, _count(self.masks_KN).tolist(), strict=True))
+        # Row by row: on a CPU a reduction of booleans along one dimension takes ten times as long.
+        return dict(zip(self.names, [int(row.count_nonzero()) for row in self.rows()], strict=True))
 
     @property
     def density(self) -> float:
         """Kept / all over all tickets."""
-        return sum(self.counts.values()) / self.masks_KN.numel()
+        return sum(self.counts.values()) / (len(self) * self.scope.size)
 
     def densities(self) -> dict[str, float]:
         """Kept / all of every ticket."""
@@ -156,11 +180,17 @@ class MaskSet:
 
     def union(self) -> Tensor:
         """Weights kept by any ticket, boolean ``[N]``."""
-        return reduce(torch.bitwise_or, self.masks_KN, torch.zeros_like(self.masks_KN[0]))
+        return self._reduced(torch.bitwise_or)
 
     def core(self) -> Tensor:
         """Weights kept by every ticket, boolean ``[N]``."""
-        return reduce(torch.bitwise_and, self.masks_KN, torch.ones_like(self.masks_KN[0]))
+        return self._reduced(torch.bitwise_and)
+
+    def _reduced(self, both: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        if self._masks_KN is None:
+            assert self._bits_KM is not None
+            return bits.unpacked(reduce(both, self._bits_KM), self.scope.size)
+        return reduce(both, self._masks_KN[1:], self._masks_KN[0].clone())
 
     def __and__(self, other: MaskSet) -> MaskSet:
         return self._like(self.masks_KN & self._peer(other))
@@ -179,7 +209,7 @@ class MaskSet:
         if not isinstance(other, MaskSet):
             return NotImplemented
         same = (self.names, self.scope) == (other.names, other.scope)
-        return same and torch.equal(self.masks_KN, other.masks_KN)
+        return same and all(map(torch.equal, self.rows(), other.rows()))
 
     def __hash__(self) -> int:
         return int(self.digest()[:15], 16)
@@ -204,26 +234,28 @@ class MaskSet:
     # -- bytes ------------------------------------------------------------------------------------
 
     def pack(self) -> Tensor:
-        """One bit per weight: uint8 ``[K, ceil(N / 8)]``; the last byte is filled with zeros."""
-        return torch.from_numpy(np.packbits(self.masks_KN.numpy(), axis=1))
+        """One bit per weight: uint8 ``[K, M]`` (`tombola.masks.bits`; do not write into them)."""
+        return bits.packed(self.masks_KN) if self._bits_KM is None else self._bits_KM
 
     @classmethod
     def unpack(cls, scope: Layout, names: Sequence[str], packed: Tensor) -> MaskSet:
-        """The inverse of `pack`."""
+        """The inverse of `pack`; they are taken over as they are, and unpacked where they are asked for."""
         if packed.dtype != torch.uint8 or packed.shape != (len(names), -(-scope.size // 8)):
             raise MaskError(
                 f"packed masks of shape {tuple(packed.shape)} do not hold {len(names)} tickets of "
                 f"{scope.size} weights"
             )
-        bits = np.unpackbits(packed.numpy(), axis=1, count=scope.size)
-        return cls.stacked(scope, names, torch.from_numpy(bits.view(np.bool_)))
+        if scope.size % 8 and (packed[:, -1] & (0xFF >> scope.size % 8)).any():
+            raise MaskError("packed masks have bits beyond the last weight")
+        return cls.__new__(cls)._init(scope, names, None, packed)
 
     def digest(self) -> str:
         """SHA-256 over names, layout and masks, in hexadecimal."""
         shapes = tuple(map(tuple, self.scope.shapes))  # a torch.Size is equal to a tuple, its repr is not
         sha = hashlib.sha256(repr((self.names, self.scope.names, shapes)).encode())
-        for row in self.masks_KN:  # one row at a time: no second copy of all
-            sha.update(np.packbits(row.numpy()).tobytes())
+        for k in range(len(self)):  # one row at a time: no second copy of all
+            row = bits.packed(self._row(k)) if self._bits_KM is None else self._bits_KM[k]
+            sha.update(row.numpy().tobytes())
         return sha.hexdigest()
 
 
@@ -256,11 +288,6 @@ def _row(scope: Layout, name: str, mask_N: Tensor) -> Tensor:
             f"mask {name!r} holds other numbers than 0 and 1: make a mask of scores by pruning.prune"
         )
     return kept_N
-
-
-def _count(masks_KN: Tensor) -> Tensor:
-    # Row by row: on a CPU a reduction of booleans along one dimension takes ten times as long.
-    return torch.stack([row.count_nonzero() for row in masks_KN])
 
 
 # -- notebooks --------------------------------------------------------------------------------

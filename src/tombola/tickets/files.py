@@ -100,7 +100,7 @@ def pack(
     base = {n: known for n, known in unchanged(backbone).items() if n not in {*map(plain_name, elsewhere)}}
     state = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
     shared = {n: t for n, t in state.items() if plain_name(n) not in base}
-    coded = encode(masks.masks_KN, coding)
+    coded = {"masks": masks.pack()} if coding == "plain" else encode(masks.masks_KN, coding)
     tensors = {
         "weights": weights_N[masks.union()],
         **coded,
@@ -187,7 +187,10 @@ def opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet
     stored, names = header["scope"], header["names"]
     scope = Layout(tuple(stored["names"]), tuple(map(tuple, stored["shapes"])))
     try:
-        masks = MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
+        if "masks" in tensors:
+            masks = MaskSet.unpack(scope, names, tensors["masks"])
+        else:
+            masks = MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
     except MaskError as error:
         raise TicketFileError(f"{path}: {error}") from None
     _check(path, schema.tensor_faults(header, tensors, int(masks.union().sum())))

@@ -117,7 +117,7 @@ def fingerprint_of(tickets: Tickets) -> str:
     private = tickets.private.unflatten(tickets.private_KP)
     private |= tickets.statistics.unflatten(tickets.statistics_KS)
     acting = {f"private.{name}": t.detach().float().cpu() for name, t in private.items()}
-    kept = weights_N.detach().float().cpu()[tickets.masks_KN.any(0).cpu()]
+    kept = weights_N.detach().float().cpu()[tickets.owned_N.cpu()]
     return digest({"weights": kept, "masks": tickets.masks_KN.cpu(), **acting})
 
 
@@ -211,6 +211,7 @@ def _left_out(name: str, part: Router | Calibration, why: str) -> None:
     how = f"tb.{'routing' if name == 'router' else name}.{type(part).__name__}({options})"
     if getattr(part, "needs_fit", True):
         how += ".fit(tickets, data, partition), on data of all tickets,"
+        how += " or tombola route FILE --data DATA --ticket-column NAME" if name == "router" else ""
     warn(f"the {name} {why} and is left out: tickets.{name} = {how} makes another")
 
 

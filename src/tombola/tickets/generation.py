@@ -100,7 +100,7 @@ def _prompts(tickets: TicketModel, ids: Any, mask: Tensor | None) -> dict[str, T
         mask = ids.get("attention_mask") if mask is None else mask
         ids = ids.get("input_ids")
     if isinstance(ids, Sequence) and not isinstance(ids, str) and len(ids):
-        rows = [torch.as_tensor(row, device=tickets.bits_KN.device) for row in ids]
+        rows = [torch.as_tensor(row, device=tickets.bits_KM.device) for row in ids]
         if any(row.ndim != 1 or not len(row) or row.is_floating_point() for row in rows):
             raise TombolaError("prompts are lists of tokens, at least one each: generate([[5, 7], [3]])")
         longest = max(map(len, rows))

@@ -168,7 +168,7 @@ class Room:
             TombolaError: there are fewer.
         """
         N, left = tickets.scope.size, int((self.readable_N & ~self.kept_N).sum())
-        keep = int(tickets.masks_KN[0].sum()) if sparsity is None else schedules.kept(N, sparsity)
+        keep = int(tickets.mask_N(0).sum()) if sparsity is None else schedules.kept(N, sparsity)
         if not keep:
             raise UsageError(f"sparsity {sparsity} leaves none of {N:,} weights: choose a lower one")
         if keep > left:
@@ -229,7 +229,7 @@ def _settings(
     if settings is None:
         known = tickets.metadata.get("settings")
         settings = Settings.from_plain(known) if known else Settings()
-        keep = int(tickets.masks_KN[0].sum())
+        keep = int(tickets.mask_N(0).sum())
         found = search_changes(settings, tickets.scope.size, keep, policy)
         if references(tickets.backbone):  # changes begin at zero, from which no mask is learned
             found |= {"callback": "", "score": "movement"}

@@ -49,7 +49,7 @@ def identities(tickets: TicketModel) -> dict[str, str]:
     calibration = _calibration(tickets)
     found = {}
     for k, name in enumerate(tickets.names):
-        mask_N = tickets.masks_KN[k].cpu()
+        mask_N = tickets.mask_N(k).cpu()
         kept = io.digest({"mask": mask_N, "weights": weights_N[mask_N]})
         own = {n: io.digest({"": t}) for n, t in tickets.private_state(name).items()}
         said = [kept, shared | own, _reading(tickets, k, name), calibration]

@@ -18,6 +18,7 @@ from tombola._utils import io
 from tombola._utils.errors import MaskError, UsageError
 from tombola._utils.replica import copied
 from tombola._utils.validation import check_name
+from tombola.masks.bits import unpacked
 from tombola.masks.maskset import MaskSet
 from tombola.masks.reference import references
 from tombola.tickets import fitted
@@ -57,7 +58,7 @@ class Members(nn.Module):
         if new in self.names:
             raise UsageError(f"there is a ticket {new!r} already: choose another name")
         names = [*self.names[:k], new, *self.names[k + 1 :]]
-        masks = MaskSet.stacked(self.scope, names, self.masks.masks_KN)
+        masks = MaskSet.unpack(self.scope, names, self.masks.pack())
         private = {n: self.private_state(o) for n, o in zip(names, self.names, strict=True)}
         metadata = about_some(self.metadata, range(len(names)), self.names)
         for key in BY_NAME & metadata.keys():
@@ -100,7 +101,7 @@ class Members(nn.Module):
         if not names:
             raise UsageError(f"{name!r} is the last ticket: delete the file instead")
         left = self.select(names)
-        backbone, only_N = copied(self.backbone), self.masks_KN[k] & ~left.owned_N
+        backbone, only_N = copied(self.backbone), self.mask_N(k) & ~left.owned_N
         for layer, mine in self.scope.unflatten(only_N).items():
             weight = parameter_of(backbone, layer)
             weight.copy_(torch.where(mine, 0, weight))
@@ -117,13 +118,15 @@ class Members(nn.Module):
     def shared_with(self: Tickets, name: str) -> int:
         """The weights of a ticket that others keep as well: what `forget` leaves of it."""
         k = self.index(name)
-        others = [mask_N for j, mask_N in enumerate(self.masks_KN) if j != k]
-        return int((self.masks_KN[k] & reduce(torch.bitwise_or, others)).sum()) if others else 0
+        others = [bits_M for j, bits_M in enumerate(self.bits_KM) if j != k]
+        if not others:
+            return 0
+        return int(unpacked(self.bits_KM[k] & reduce(torch.bitwise_or, others), self.scope.size).sum())
 
     @property
     def owned_N(self: Tickets) -> Tensor:
         """The weights that any ticket owns, boolean ``[N]``."""
-        return reduce(torch.bitwise_or, self.masks_KN)  # far faster on a CPU than a reduction of booleans
+        return unpacked(reduce(torch.bitwise_or, self.bits_KM), self.scope.size)
 
     @property
     def free(self: Tickets) -> int:
@@ -173,8 +176,8 @@ def joined(first: TicketModel, second: TicketModel, metadata: dict[str, Any]) ->
         for model, held in ((first, a), (second, b))
         for name in model.names
     }
-    masks_KN = torch.cat([first.masks.masks_KN, second.masks.masks_KN])
-    masks = MaskSet.stacked(first.scope, (*first.names, *second.names), masks_KN)
+    bits_KM = torch.cat([first.masks.pack(), second.masks.pack()])
+    masks = MaskSet.unpack(first.scope, (*first.names, *second.names), bits_KM)
     made: TicketModel = type(first)(backbone, masks, private, metadata)
     with torch.no_grad():
         _blank(backbone, made)
@@ -263,10 +266,10 @@ def acting(tickets: TicketModel, names: Sequence[str]) -> str:
     """
     numbers = [tickets.index(name) for name in names]
     weights_N, _, _ = tickets.state(tickets.names[0])
-    masks_KN = tickets.masks_KN[numbers].cpu()
-    kept_N = reduce(torch.bitwise_or, masks_KN)
+    masks = MaskSet.unpack(tickets.scope, names, tickets.bits_KM[numbers].cpu())
+    kept_N = masks.union()
     sha = hashlib.sha256(io.digest({"weights": weights_N.detach().cpu()[kept_N]}).encode())
-    sha.update(MaskSet.stacked(tickets.scope, names, masks_KN).digest().encode())
+    sha.update(masks.digest().encode())
     rest = {n: t for n, t in held(tickets).items() if n not in tickets.scope.names}
     known: dict[int, str] = {}
     for name in names:

@@ -101,8 +101,7 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
         self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
         self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
         device = device_of(backbone)
-        # A copy, because load_state_dict writes into it; integers, as averages over buffers take no booleans.
-        self.register_buffer("bits_KN", masks.masks_KN.to(device, torch.uint8, copy=True))
+        self.bits_KM = masks.pack().to(device, copy=True)  # because load_state_dict writes into it
         rows = [private[name] for name in masks.names]
         self.private_KP = nn.Parameter(_stacked(self.private, rows, device), bool(self.private.size))
         self.register_buffer("statistics_KS", _stacked(self.statistics, rows, device))
@@ -221,7 +220,10 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
     @uncompiled()
     @torch.no_grad()
     def route(self, x: Batch, context: Any = None) -> Routed:
-        """The ticket that is to answer each sample, and how sure that is; an error without a router."""
+        """The ticket that is to answer each sample, and how sure that is; an error without a router.
+
+        Of inputs that are not finite it is not sure at all.
+        """
         if self.router is None:
             raise UsageError(
                 f"which ticket? Pass ticket=NAME (--ticket NAME; one of {', '.join(self.names)}) or one name "
@@ -271,7 +273,7 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
             return None
         k = self.index(self.used)
         own = {id(self.private_KP): _row(self.private_KP, k)}
-        for name, mask in self.scope.unflatten(self.masks_KN[k]).items():
+        for name, mask in self.scope.unflatten(self.mask_N(k)).items():
             own[id(parameter_of(self.backbone, name))] = mask
         return [own.get(id(p)) for p in parameters]
 
@@ -326,8 +328,14 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
         return ticket in self.names
 
     def __getitem__(self, ticket: str) -> Tensor:
-        """The mask of a ticket, boolean ``[N]``."""
-        return self.masks_KN[self.index(ticket)]
+        """A copy of the mask of a ticket, boolean ``[N]``."""
+        return self.mask_N(self.index(ticket))
+
+    @torch.no_grad()
+    def __setitem__(self, ticket: str, mask_N: Tensor) -> None:
+        """Give a ticket another mask, boolean ``[N]``; what was fitted on the tickets no longer fits them."""
+        mask = MaskSet(self.scope, {ticket: mask_N})
+        self.bits_KM[self.index(ticket)] = mask.pack()[0].to(self.bits_KM.device)
 
     def extra_repr(self) -> str:
         """One line on tickets, density and private state."""

@@ -21,12 +21,13 @@ from torch import Tensor, nn
 from tombola._utils.errors import UsageError, unknown
 from tombola._utils.io import check_target, file_name
 from tombola._utils.validation import check_name
+from tombola.masks.bits import packed, unpacked
 from tombola.pruning.blockwise import LAYER_SCORES, LayerScore
 from tombola.pruning.schedules import kept
 from tombola.pruning.shares import shares
 from tombola.tickets import files
 from tombola.tickets.blocks import Blocks
-from tombola.tickets.writer import Spooled, TicketWriter, packed, unpacked, write
+from tombola.tickets.writer import Spooled, TicketWriter, write
 
 
 @torch.no_grad()
@@ -105,14 +106,14 @@ def _block(
             if how.corrects:
                 writers[k].add(weight.to(network.dtype).flatten(), mask.flatten()[None])
             else:
-                masks[name].append(packed(mask))
+                masks[name].append(packed(mask.flatten()))
         del sums
         states[domain] = network.through(layer, states[domain]) if pruned else after
         for name, module in linear.items():
             module.weight.data.copy_(network.stored(name))
     for name in () if how.corrects else linear:
         weight = network.stored(name).flatten()
-        writers[0].add(weight, unpacked(masks.pop(name), len(weight)))
+        writers[0].add(weight, unpacked(torch.stack(masks.pop(name)), len(weight)))
 
 
 def _measured(

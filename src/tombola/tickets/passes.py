@@ -23,7 +23,8 @@ from tombola._utils.batch import Batch, call, leaves, opened, part_of, take
 from tombola._utils.errors import TombolaError
 from tombola._utils.replica import Replica, Tree
 from tombola._utils.sharded import check_whole
-from tombola.masks.apply import masked_parts, masked_weights, plain, transformed
+from tombola._utils.torch_state import ordinary, transformed
+from tombola.masks.apply import masked_parts, masked_weights
 from tombola.optim import MaskedOptimizer
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Passes:
 
     def run(self, tickets: TicketModel, k: int, x: Any) -> Any:
         """Outputs of ticket k."""
-        if torch.is_grad_enabled() or not plain([tickets.bits_KN]):
+        if torch.is_grad_enabled() or not ordinary([tickets.bits_KM]):
             return self._once(tickets, k, x)
         if (cache := tickets.cache) is not None:  # once: another thread may set another one
             return self._cached(tickets, k, x, cache)
@@ -157,7 +158,7 @@ class Passes:
     def _cached(self, tickets: TicketModel, k: int, x: Any, cache: WeightCache) -> Any:
         tree, mode, ticket = self.tree(tickets.backbone), _mode.get(), tickets.names[k]
         sources = [tree.tensors[name] for name in tickets.scope.names]
-        sources += [tickets.bits_KN, tickets.private_KP, tickets.statistics_KS]
+        sources += [tickets.bits_KM, tickets.private_KP, tickets.statistics_KS]
         kept = cache.get(ticket, sources, lambda: tickets.made(k))
         replica = _taken(kept.idle)  # one thread at a time has it
         if replica is None or replica.tree is not tree or replica.training != mode:
@@ -237,7 +238,7 @@ class Workspace:
     @torch.no_grad()
     def load(self, tickets: TicketModel, k: int, parts: Sequence[Tensor]) -> None:
         """Write ticket k into the memory; ``parts`` are the shared weights in scope."""
-        masked_parts(tickets.scope, parts, tickets.masks_KN[k], self.weights_N)
+        masked_parts(tickets.scope, parts, tickets.bits_KM[k], self.weights_N)
         self.private_P.copy_(tickets.private_KP[k])
         self.statistics_S.copy_(tickets.statistics_KS[k])
         self._versions = [t._version for t in self._tensors]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from tombola._utils.errors import UnknownTicket
 from tombola._utils.replica import copied
 from tombola._utils.sharded import check_whole, in_shards, whole, whole_module
-from tombola._utils.torch_state import uncompiled
+from tombola._utils.torch_state import ordinary, uncompiled
 from tombola.masks import reference
-from tombola.masks.apply import masked_parts, plain
+from tombola.masks.apply import masked_parts
+from tombola.masks.bits import packed, unpacked
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.tickets import fitted
@@ -25,7 +27,10 @@ if TYPE_CHECKING:
 
 
 class Tensors(nn.Module):
-    """The tensors of a `tombola.TicketModel`, ticket by ticket."""
+    """The tensors of a `tombola.TicketModel`, ticket by ticket.
+
+    Masks are moved, saved and loaded like a buffer, and are none: averages of buffers take bits for numbers.
+    """
 
     backbone: nn.Module
     scope: Layout
@@ -34,9 +39,33 @@ class Tensors(nn.Module):
     cache: WeightCache | None
     private: Layout
     statistics: Layout
-    bits_KN: Tensor
+    bits_KM: Tensor
     private_KP: nn.Parameter
     statistics_KS: Tensor
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.bits_KM = fn(self.bits_KM)
+        return super()._apply(fn, recurse)
+
+    def _save_to_state_dict(self, state: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(state, prefix, keep_vars)
+        state[f"{prefix}bits_KM"] = self.bits_KM
+
+    def _load_from_state_dict(
+        self, state: dict[str, Any], prefix: str, metadata: dict[str, Any], strict: bool, *said: list[str]
+    ) -> None:
+        bits_KM = state.pop(f"{prefix}bits_KM", None)
+        if (former_KN := state.pop(f"{prefix}bits_KN", None)) is not None:  # a byte for each weight
+            bits_KM = packed(former_KN.bool().cpu())
+        super()._load_from_state_dict(state, prefix, metadata, strict, *said)
+        missing, _, errors = said
+        if bits_KM is None:
+            missing.append(f"{prefix}bits_KM")
+        elif bits_KM.shape != self.bits_KM.shape:
+            given, own = tuple(bits_KM.shape), tuple(self.bits_KM.shape)
+            errors.append(f"{prefix}bits_KM has shape {given}, here it is {own}: masks of other tickets")
+        else:
+            self.bits_KM.copy_(bits_KM)
 
     def index(self, ticket: str) -> int:
         """Row of a ticket; raises `UnknownTicket`."""
@@ -46,13 +75,20 @@ class Tensors(nn.Module):
 
     @property
     def masks_KN(self) -> Tensor:
-        """The masks, boolean ``[K, N]``, in the memory of the buffer."""
-        return self.bits_KN.view(torch.bool)
+        """A copy of all masks, boolean ``[K, N]``: a byte where the model keeps a bit.
+
+        ``tickets[NAME] = mask`` writes one.
+        """
+        return unpacked(self.bits_KM, self.scope.size)
+
+    def mask_N(self, k: int) -> Tensor:
+        """The mask of ticket k, boolean ``[N]``."""
+        return unpacked(self.bits_KM[k], self.scope.size)
 
     @property
     def masks(self) -> MaskSet:
         """The masks of all tickets, on the CPU."""
-        return MaskSet.stacked(self.scope, self.names, self.masks_KN.cpu())
+        return MaskSet.unpack(self.scope, self.names, self.bits_KM.cpu())
 
     def private_state(self, ticket: str) -> dict[str, Tensor]:
         """Tensors of this ticket alone, by the names of the backbone."""
@@ -80,7 +116,7 @@ class Tensors(nn.Module):
     def weights(self, ticket: str) -> dict[str, Tensor]:
         """Weights of the network by name: ``m_k ⊙ θ`` and private tensors, to be read (`WeightCache`)."""
         k, sources = self.index(ticket), self.sources
-        if self.cache is None or not plain(sources):
+        if self.cache is None or not ordinary(sources):
             return self.made(k)
         return self.cache.get(ticket, sources, lambda: self.made(k)).named
 
@@ -88,14 +124,14 @@ class Tensors(nn.Module):
     def sources(self) -> list[Tensor]:
         """All tensors that tickets are made of: the weights in scope, then masks and private tensors."""
         parts = [parameter_of(self.backbone, name) for name in self.scope.names]
-        return [*parts, self.bits_KN, self.private_KP, self.statistics_KS]
+        return [*parts, self.bits_KM, self.private_KP, self.statistics_KS]
 
     def made(self, k: int) -> dict[str, Tensor]:
         """A new product ``m_k ⊙ θ``, by name, and views of the private tensors of ticket k."""
         *parts, _, _, _ = self.sources
         check_whole(dict(zip(self.scope.names, parts, strict=True)), SHARDED)
         product_N = torch.empty(self.scope.size, dtype=parts[0].dtype, device=parts[0].device)
-        masked_parts(self.scope, parts, self.masks_KN[k], product_N)
+        masked_parts(self.scope, parts, self.bits_KM[k], product_N)
         return self.scope.unflatten(product_N) | self._own(k)
 
     @uncompiled()
@@ -103,7 +139,7 @@ class Tensors(nn.Module):
         """A ticket as tensors: shared weights ``[N]``, its mask ``[N]``, its private tensors by name."""
         k, weights = self.index(ticket), {n: parameter_of(self.backbone, n) for n in self.scope.names}
         check_whole(weights, SHARDED)
-        return self.scope.flatten(weights), self.masks_KN[k], self._own(k)
+        return self.scope.flatten(weights), self.mask_N(k), self._own(k)
 
     def _own(self, k: int) -> dict[str, Tensor]:
         return self.private.unflatten(self.private_KP[k]) | self.statistics.unflatten(self.statistics_KS[k])

@@ -63,7 +63,7 @@ def widened(tickets: TicketModel, backbone: nn.Module, *, like: Batch | None = N
     neutral = _neutral(wide, held)
     shapes = tuple(tuple(held[name].shape) for name in tickets.scope.names)
     scope = Layout(tickets.scope.names, shapes)
-    rows = [scope.flatten(_padded(tickets.scope.unflatten(m), scope)) for m in tickets.masks.masks_KN]
+    rows = [scope.flatten(_padded(tickets.scope.unflatten(m), scope)) for m in tickets.masks.rows()]
     private = {
         name: {n: _placed(t, neutral[n]) for n, t in tickets.private_state(name).items()}
         for name in tickets.names

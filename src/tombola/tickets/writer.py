@@ -131,20 +131,6 @@ class TicketWriter:
         }
 
 
-def packed(mask: Tensor) -> Tensor:
-    """A mask, a bit for each weight: uint8 ``[ceil(n / 8)]``."""
-    return torch.from_numpy(np.packbits(mask.numpy()))
-
-
-def unpacked(masks: Sequence[Tensor], n: int) -> Tensor:
-    """Masks of n weights from their bits, boolean ``[K, n]``.
-
-    >>> unpacked([packed(torch.tensor([True, False, True]))], 3).tolist()
-    [[True, False, True]]
-    """
-    return torch.from_numpy(np.stack([np.unpackbits(m.numpy(), count=n).view(np.bool_) for m in masks]))
-
-
 def _pieces(file: BinaryIO) -> Iterator[bytes]:
     file.seek(0)
     while piece := file.read(CHUNK):

@@ -19,7 +19,8 @@ from tombola._utils.device import CPU
 from tombola._utils.errors import MaskError, ScopeError, TombolaError, UsageError, unknown
 from tombola._utils.replica import Tree, copied
 from tombola._utils.sharded import check_whole
-from tombola.masks.apply import masked_weights, transformed
+from tombola._utils.torch_state import transformed
+from tombola.masks.apply import masked_weights
 from tombola.masks.layout import Layout
 
 WHOLE = "give the network whole; a loop of your own trains sharded tickets (docs/distributed.md)"

@@ -45,10 +45,15 @@ void NAME(select)(long n, const unsigned char *restrict mask, const NUMBER *rest
         y[i] = mask[i] ? x[i] : 0;
 }
 
-// The same for tensors that lie apart: the result is one vector.
-void NAME(select_parts)(long parts, const long *sizes, const NUMBER *const *x, const unsigned char *mask,
+// The same for tensors that lie apart, by a mask of one bit a weight: the result is one vector.
+void NAME(select_parts)(long parts, const long *sizes, const NUMBER *const *x, const unsigned char *bits,
                         NUMBER *y)
 {
-    for (long i = 0; i < parts; mask += sizes[i], y += sizes[i], i++)
-        NAME(select)(sizes[i], mask, x[i], y);
+    unsigned char mask[PIECE + 16];
+    for (long i = 0, first = 0; i < parts; first += sizes[i], i++)
+        for (long start = 0; start < sizes[i]; start += PIECE) {
+            long n = sizes[i] - start < PIECE ? sizes[i] - start : PIECE, at = first + start;
+            unpack(n + at % 8, bits + at / 8, mask);
+            NAME(select)(n, mask + at % 8, x[i] + start, y + at);
+        }
 }

@@ -78,7 +78,7 @@ def stored(models: Models, base: nn.Module) -> dict[str, float]:
             own -= of_base
     kept = {
         "active": float(np.mean([int(model[name].sum()) for name, model in models.items()])),
-        "union": float(sum(int(model.masks_KN.any(0).sum()) for model in different)),
+        "union": float(sum(int(model.owned_N.sum()) for model in different)),
     }
     return _bytes(own, of_base, len(models)) | kept
 

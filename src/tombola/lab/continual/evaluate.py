@@ -75,7 +75,7 @@ def inferred(models: Models, arrivals: Arrivals) -> dict[str, float]:
     for name in names:
         data = arrivals.task(name)
         samples = torch.arange(len(data.test))
-        batches = data.batches("test", samples.split(500), tickets.bits_KN.device)
+        batches = data.batches("test", samples.split(500), tickets.bits_KM.device)
         told, right = [], []
         for x, index in zip(batches, samples.split(500), strict=True):
             with torch.no_grad():
@@ -99,7 +99,7 @@ def stored(models: Models) -> dict[str, float]:
     for model in different:
         tensors, header = model.contents("auto")
         size += len(io.to_content(tensors, header))
-        weights += 4 * int(model.masks_KN.any(0).sum())
+        weights += 4 * int(model.owned_N.sum())
         masks += sum(t.numel() * t.element_size() for name, t in tensors.items() if name.startswith("masks"))
     every = 4 * different[0].scope.size
     return {"file_bytes": size, "capacity": (weights + masks) / every, "union": weights / every}

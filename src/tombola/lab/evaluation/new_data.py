@@ -92,7 +92,7 @@ def judged(tickets: TicketModel, name: str, data: Data, objective: Objective) ->
     """The metrics of a ticket on the test split of its data, which are read as the tickets' own."""
     data, objective = alike(tickets, data, objective)
     partition = whole(data, name)
-    device = tickets.bits_KN.device
+    device = tickets.bits_KM.device
 
     @torch.no_grad()
     def predict(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001

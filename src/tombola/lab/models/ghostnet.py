@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tombola.masks.apply import transformed
+from tombola._utils.torch_state import transformed
 
 # kernel, expansion, output channels, squeeze-and-excitation, stride
 BOTTLENECKS: tuple[tuple[int, int, int, bool, int], ...] = (

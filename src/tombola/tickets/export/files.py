@@ -48,11 +48,11 @@ def state_of(path: Path | str, ticket: str) -> dict[str, Tensor]:
         raise TombolaError(
             f"{path} holds changes of a network: load it with that network, and bake the ticket"
         )
-    k = masks.names.index(ticket)
+    k = masks.index(ticket)
     own = {name: t[k] for name, t in part(tensors, "private.").items()}
     state = (
         part(tensors, "rest.")
-        | masks.scope.unflatten(files.shared_weights(tensors, masks) * masks.masks_KN[k])
+        | masks.scope.unflatten(files.shared_weights(tensors, masks) * masks[ticket])
         | own
     )
     names = [key.removeprefix("tensor ") for key in header["architecture"] if key.startswith("tensor ")]
