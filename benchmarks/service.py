@@ -68,7 +68,7 @@ class Networks(TicketModel):
 
     def bare(self) -> None:
         """Give the memory back that a pass does not need."""
-        self.bits_KM = torch.zeros(1, 1, dtype=torch.uint8).expand_as(self.bits_KM)
+        self._bits_KM = torch.zeros(1, 1, dtype=torch.uint8).expand_as(self._bits_KM)
         for p in self.backbone.parameters():
             p.data = p.data[:0]
 

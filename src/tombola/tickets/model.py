@@ -101,7 +101,7 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
         self.private = Layout.of({n: t for n, t in first.items() if n in parameters})
         self.statistics = Layout.of({n: t for n, t in first.items() if n not in parameters})
         device = device_of(backbone)
-        self.bits_KM = masks.pack().to(device, copy=True)  # because load_state_dict writes into it
+        self._bits_KM = masks.pack().to(device, copy=True)  # because load_state_dict writes into it
         rows = [private[name] for name in masks.names]
         self.private_KP = nn.Parameter(_stacked(self.private, rows, device), bool(self.private.size))
         self.register_buffer("statistics_KS", _stacked(self.statistics, rows, device))

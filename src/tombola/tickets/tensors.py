@@ -39,13 +39,23 @@ class Tensors(nn.Module):
     cache: WeightCache | None
     private: Layout
     statistics: Layout
-    bits_KM: Tensor
+    _bits_KM: Tensor
     private_KP: nn.Parameter
     statistics_KS: Tensor
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.bits_KM = fn(self.bits_KM)
+        self._bits_KM = fn(self._bits_KM)
         return super()._apply(fn, recurse)
+
+    @property
+    def bits_KM(self) -> Tensor:
+        """The masks, a bit for each weight (`tombola.masks.bits`), where the parameters are.
+
+        ``fully_shard`` and the replicas of ``DataParallel`` move parameters and buffers alone.
+        """
+        if self._bits_KM.device != self.private_KP.device:
+            self._bits_KM = self._bits_KM.to(self.private_KP.device)
+        return self._bits_KM
 
     def _save_to_state_dict(self, state: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(state, prefix, keep_vars)
