@@ -36,8 +36,12 @@ WRONG = [  # as they are written
     "grow two.tickets --name c --data x.csv --target y --set train.optimizer=Adagard",
     "merge out.tickets a.pt",
     "merge out.tickets a=a.pt a=b.pt",
+    "merge out.tickets a=a.pt",
     "merge out.tickets a=a.pt b=b.pt --method men",
+    "oneshot net out.tickets",
     "oneshot net out.tickets a",
+    "export two.tickets --ticket a -o c --format peft",  # no change of a network
+    "run --model net --data x.csv --text t --target y --subset s --length 0",
     "serve",
     "serve two.tickets --samples 0",
     "run digit",

@@ -86,6 +86,14 @@ def test_passes_in_bfloat16_move_weights_of_the_networks_own_dtype(small, form):
         torch.testing.assert_close(value, expected[name], msg=name)
 
 
+def test_passes_in_bfloat16_are_refused_where_they_would_not_be(small):
+    problem, _ = small
+    double = FunctionalModel(problem.f.module.double(), problem.f.scope)
+    config = replace(problem.config, precision="bfloat16")
+    with pytest.raises(UsageError, match="does nothing to one in float64"):
+        replace(problem, f=double, config=config)
+
+
 def test_the_two_forms_differ(small):
     problem, masks = small
     one, two = (

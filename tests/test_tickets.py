@@ -178,7 +178,7 @@ def test_masks_of_a_state_dict_are_checked_and_may_be_a_byte_each(tickets, x):
     former = {n: t for n, t in state.items() if n != "bits_KM"}
     with pytest.raises(RuntimeError, match="bits_KM"):
         copy.deepcopy(tickets).load_state_dict(former)
-    with pytest.raises(RuntimeError, match="masks of other tickets"):
+    with pytest.raises(RuntimeError, match=r"bits_KM: packed masks of shape .* do not hold 3 tickets"):
         copy.deepcopy(tickets).load_state_dict(state | {"bits_KM": state["bits_KM"][:2]})
     older = copy.deepcopy(tickets)
     older.bits_KM.zero_()
@@ -187,6 +187,27 @@ def test_masks_of_a_state_dict_are_checked_and_may_be_a_byte_each(tickets, x):
     nested = nn.ModuleDict({"inner": copy.deepcopy(tickets)})
     nested.load_state_dict(nested.state_dict())
     assert older.load_state_dict(former, strict=False).missing_keys == ["bits_KM"]
+    with pytest.raises(RuntimeError, match="bits beyond the last weight"):
+        older.load_state_dict(state | {"bits_KM": torch.full_like(state["bits_KM"], 255)})
+    with pytest.raises(RuntimeError, match="bits_KM: packed masks"):
+        older.load_state_dict(state | {"bits_KM": state["bits_KM"].float()})
+    other = copy.deepcopy(tickets)
+    other["top"] = ~other["top"]
+    answered = torch.func.functional_call(tickets, other.state_dict(), (x, "top"))
+    assert torch.equal(answered, other(x, ticket="top"))
+    assert tickets.type(torch.float64)(x.double(), ticket="top").dtype == torch.float64
+
+
+def test_what_was_pickled_when_masks_took_a_byte_is_read(tickets, x):
+    state = tickets.__getstate__()
+    state["_buffers"] = {**state["_buffers"], "bits_KN": tickets.masks_KN.to(torch.uint8)}
+    del state["_bits_KM"]
+    older = TicketModel.__new__(TicketModel)
+    older.__setstate__(state)
+    assert equal(older, tickets, x)
+    masks = MaskSet.__new__(MaskSet)
+    masks.__setstate__({"scope": tickets.scope, "names": tickets.names, "masks_KN": tickets.masks_KN})
+    assert masks == tickets.masks == pickle.loads(pickle.dumps(tickets.masks))
 
 
 def test_another_mask_is_that_ticket_alone(tickets, x):
@@ -197,8 +218,17 @@ def test_another_mask_is_that_ticket_alone(tickets, x):
     torch.testing.assert_close(tickets(x, ticket="middle"), masked_by_hand(tickets, "middle")(x))
     with pytest.raises(UnknownTicket):
         tickets["nobody"] = tickets["middle"]
-    with pytest.raises(MaskError, match="shape"):
-        tickets["middle"] = torch.ones(3, dtype=torch.bool)
+    for wrong, words in ((torch.ones(3) > 0, "shape"), ("x", "is a str"), (None, "is a NoneType")):
+        with pytest.raises(MaskError, match=words):
+            tickets["middle"] = wrong
+
+
+def test_the_masks_of_tickets_stay_what_they_were_when_one_is_given_another(tickets):
+    before = tickets.masks
+    known = before.digest(), before.counts
+    tickets["top"] = ~tickets["top"]
+    assert (before.digest(), before.counts) == known
+    assert before != tickets.masks
 
 
 def test_state_dict_keeps_the_users_keys_under_backbone(tickets):

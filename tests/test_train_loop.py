@@ -156,6 +156,7 @@ def never(*_):
         ("rtl", {"parallel": "batched"}, "parallel=workers or no"),
         ("rtl", {"search": tb.TrainConfig(lr_schedule="cosine")}, "leave search.lr_schedule at constant"),
         ("rtl", {"search": tb.TrainConfig(warmup=0.1)}, "search.warmup at 0"),
+        ("rtl", {"search": tb.TrainConfig(precision="bfloat16")}, "leave search.precision at float32"),
         ("dense", {}, "dense trains no ticket in a search"),
         ("snip", {}, "snip trains no ticket in a search"),
         ("rtl", {"T": 0}, "rtl trains no ticket in a search"),

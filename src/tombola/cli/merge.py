@@ -71,6 +71,8 @@ def merge(
     if method not in get_args(Method):
         raise UsageError(unknown("method", method, get_args(Method)))
     given = {task: Path(path) for task, path in by_name(checkpoints, "a checkpoint", "TASK=FILE").items()}
+    if len(given) < 2:
+        raise UsageError("merge takes at least two checkpoints, each as TASK=FILE")
     io.check_target(out)
     new(out, force=force, read=given.values())
     if set and not steps:

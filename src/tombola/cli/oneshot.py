@@ -56,6 +56,8 @@ def oneshot(
     if blocks < 1 or length < 2:
         raise UsageError(f"--blocks is at least 1, --length at least 2: got {blocks} and {length}")
     given = {name: Path(path) for name, path in by_name(texts, "a text", "NAME=FILE").items()}
+    if not given:
+        raise UsageError("oneshot needs a text at least, as NAME=FILE")
     new(out, *(out / f"{file_name(name)}.tickets" for name in given), force=force, read=given.values())
     with needs(EXTRA, "a network on disk"):
         from transformers import AutoConfig, AutoTokenizer
@@ -85,6 +87,8 @@ def oneshot(
 
 
 def _read(path: Path, tokenizer: Any) -> Tensor:
+    if not path.is_file():
+        raise DataError(f"there is no file {path}")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

@@ -60,6 +60,8 @@ class PretrainedOptions:
                     "run needs an experiment (`tombola experiments` lists them), or --model PATH_OR_ID"
                 )
             return name
+        if self.length < 2:
+            raise UsageError(f"--length is at least 2: got {self.length}")
         for option in ("text", "target", "subset"):
             if not getattr(self, option):
                 raise UsageError(f"--model needs --{option} COLUMN, a column of the table --data")

@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import reduce
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -231,6 +231,12 @@ class MaskSet:
         both = self.overlaps()
         return jaccard(both, both.diagonal(), both.diagonal())
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "masks_KN" in state:  # pickled when there were no packed ones
+            state = {**state, "_masks_KN": state["masks_KN"], "_bits_KM": None}
+            del state["masks_KN"]
+        self.__dict__.update(state)
+
     # -- bytes ------------------------------------------------------------------------------------
 
     def pack(self) -> Tensor:
@@ -278,7 +284,12 @@ def jaccard(both_KJ: Tensor, a_K: Tensor, b_J: Tensor) -> Tensor:
 
 
 def _row(scope: Layout, name: str, mask_N: Tensor) -> Tensor:
-    mask_N = torch.as_tensor(mask_N)
+    try:
+        mask_N = torch.as_tensor(mask_N)
+    except (TypeError, ValueError, RuntimeError):
+        raise MaskError(
+            f"mask {name!r} is a {type(mask_N).__name__}: give booleans, [{scope.size}]"
+        ) from None
     if tuple(mask_N.shape) != (scope.size,):
         shape = tuple(mask_N.shape)
         raise MaskError(f"mask {name!r} has shape {shape}, the scope asks for ({scope.size},)")

@@ -131,7 +131,7 @@ def scope(
     dropped = {names[n] for n in match(names, exclude)}
     kept = {name: p for name, p in parameters.items() if name in wanted and name not in dropped}
     if not kept:
-        raise ScopeError(
+        raise (ScopeError if include is None and not dropped else PatternError)(
             "no prunable weight: the model has no convolution, linear, recurrent or attention layer besides "
             "its output layer, or everything is excluded; name weights with include=[...]. "
             f"Parameters: {', '.join(parameters) or 'none'}"

@@ -63,7 +63,11 @@ class Blocks:
         self._arguments: dict[str, Any] = {}
         for name, p in self.shell.named_parameters():
             if name not in self._where:
-                raise TombolaError(f"{folder} has no tensor {name}: save the network with save_pretrained")
+                kinds = ", ".join(config.architectures or ["no architecture"])
+                raise TombolaError(
+                    f"{folder} has no tensor {name} of {type(self.shell).__name__}; its config.json says "
+                    f"{kinds}: a causal language model is needed, saved with save_pretrained"
+                )
             if (found := self._shape(name)) != tuple(p.shape):
                 raise TombolaError(
                     f"{folder}: {name} has shape {found}, its config.json says {tuple(p.shape)}"

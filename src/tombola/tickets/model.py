@@ -333,9 +333,12 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
 
     @torch.no_grad()
     def __setitem__(self, ticket: str, mask_N: Tensor) -> None:
-        """Give a ticket another mask, boolean ``[N]``; what was fitted on the tickets no longer fits them."""
-        mask = MaskSet(self.scope, {ticket: mask_N})
-        self.bits_KM[self.index(ticket)] = mask.pack()[0].to(self.bits_KM.device)
+        """Give a ticket another mask, boolean ``[N]``; what was fitted on the tickets no longer fits them.
+
+        A pass of the same ticket in another thread may see some of the new mask and some of the old one.
+        """
+        k, mask = self.index(ticket), MaskSet(self.scope, {ticket: mask_N})
+        self.bits_KM[k] = mask.pack()[0].to(self.bits_KM.device)
 
     def extra_repr(self) -> str:
         """One line on tickets, density and private state."""

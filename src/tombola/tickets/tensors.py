@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from tombola._utils.errors import UnknownTicket
+from tombola._utils.errors import MaskError, UnknownTicket
 from tombola._utils.replica import copied
 from tombola._utils.sharded import check_whole, in_shards, whole, whole_module
 from tombola._utils.torch_state import ordinary, uncompiled
@@ -44,7 +44,8 @@ class Tensors(nn.Module):
     statistics_KS: Tensor
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self._bits_KM = fn(self._bits_KM)
+        moved = fn(self._bits_KM)
+        self._bits_KM = moved if moved.dtype == torch.uint8 else self._bits_KM.to(moved.device)
         return super()._apply(fn, recurse)
 
     @property
@@ -56,6 +57,16 @@ class Tensors(nn.Module):
         if self._bits_KM.device != self.private_KP.device:
             self._bits_KM = self._bits_KM.to(self.private_KP.device)
         return self._bits_KM
+
+    @bits_KM.setter
+    def bits_KM(self, bits_KM: Tensor) -> None:
+        self._bits_KM = bits_KM
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        former_KN = state.get("_buffers", {}).pop("bits_KN", None)  # pickled when masks took a byte a weight
+        if former_KN is not None:
+            state["_bits_KM"] = packed(former_KN.bool().cpu())
+        super().__setstate__(state)
 
     def _save_to_state_dict(self, state: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(state, prefix, keep_vars)
@@ -71,11 +82,12 @@ class Tensors(nn.Module):
         missing, _, errors = said
         if bits_KM is None:
             missing.append(f"{prefix}bits_KM")
-        elif bits_KM.shape != self.bits_KM.shape:
-            given, own = tuple(bits_KM.shape), tuple(self.bits_KM.shape)
-            errors.append(f"{prefix}bits_KM has shape {given}, here it is {own}: masks of other tickets")
         else:
-            self.bits_KM.copy_(bits_KM)
+            try:
+                MaskSet.unpack(self.scope, self.names, bits_KM)
+                self.bits_KM.copy_(bits_KM)
+            except MaskError as error:
+                errors.append(f"{prefix}bits_KM: {error}")
 
     def index(self, ticket: str) -> int:
         """Row of a ticket; raises `UnknownTicket`."""
@@ -98,7 +110,7 @@ class Tensors(nn.Module):
     @property
     def masks(self) -> MaskSet:
         """The masks of all tickets, on the CPU."""
-        return MaskSet.unpack(self.scope, self.names, self.bits_KM.cpu())
+        return MaskSet.unpack(self.scope, self.names, self.bits_KM.to("cpu", copy=True))
 
     def private_state(self, ticket: str) -> dict[str, Tensor]:
         """Tensors of this ticket alone, by the names of the backbone."""

@@ -147,7 +147,7 @@ def _number(value: object) -> float | None:
 
 
 def check_loop(loop: object, config: TrainConfig, parallel: str) -> None:
-    """Raise `UsageError` unless a loop can be called as it will be, ticket by ticket, at a constant rate."""
+    """Raise `UsageError` unless a loop can be called as it will be, ticket by ticket, at its own rates."""
     if parallel in ("batched", "batched_ranks"):
         raise UsageError(BATCHED)
     try:
@@ -161,6 +161,11 @@ def check_loop(loop: object, config: TrainConfig, parallel: str) -> None:
         raise UsageError(
             "train_loop has the course of the learning rate in its own hands: leave search.lr_schedule at "
             "constant and search.warmup at 0"
+        )
+    if config.precision != "float32":
+        raise UsageError(
+            "train_loop computes its passes itself: leave search.precision at float32, and write `with "
+            "torch.autocast(...)` into the loop"
         )
 
 

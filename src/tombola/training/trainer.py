@@ -67,6 +67,14 @@ class Problem:
     samples_seen: int = 0
     frozen_N: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        dtype = next(self.f.module.parameters()).dtype
+        if self.config.precision != "float32" and dtype == torch.float64:
+            raise UsageError(
+                f"precision={self.config.precision} is for networks in float32, and does nothing to one in "
+                "float64: take net.float(), or precision=float32"
+            )
+
     def check(self, masks: MaskSet) -> None:
         """Raise `UsageError` unless there is a mask for each subset, in order, over the weights in scope."""
         if masks.names != self.partition.names:
