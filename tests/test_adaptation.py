@@ -176,6 +176,12 @@ def test_seeds_that_come_later_join_those_of_the_page(tmp_path):
     assert (row["seeds"], row["mean"], row["ci95"]) == (3, 0.5, 0.0)
 
 
+def test_sparser_tickets_move_their_weights_further():
+    base = tb.Settings(search=tb.TrainConfig(lr=1e-3), train=tb.TrainConfig(lr=1e-3))
+    made = RIVALS["rtl_theta0_97"].settings(base)
+    assert (made.sparsity, made.search.lr, made.train.lr) == ((0.97,), 1e-3, pytest.approx(3e-3))
+
+
 # -- what is stored of a base network ------------------------------------------------------------------------
 
 

@@ -43,7 +43,7 @@ def adapt(
         name: The experiment, whose contexts are the tasks; `tombola experiments` lists them.
         rival: Which of frozen_head, bitfit, ia3, lora_r4, lora_r16, shira, full_fine_tune, multi_task,
             merge_mean, merge_ties, merge_dare, merge_tall, merge_tall_chosen, merge_emr, bitdelta,
-            own_change, imp, rtl, rtl_theta0, lt_sft, grow, learned; all by default.
+            own_change, imp, rtl, rtl_theta0, rtl_theta0_97, lt_sft, grow, learned; all by default.
         seed: Integers of new output layers and of data order.
         set: Changes of settings, as for `tombola run`.
         out: Results go to OUT/NAME-PRESET/adapt/seedN/RIVAL-SPARSITY.json, fine-tunes to OUT/fine_tunes.
@@ -65,7 +65,7 @@ def adapt(
                 of, make = RIVALS[wanted], partial(carried_out, wanted, arrivals, out / "fine_tunes")
                 sparsity = of.settings(arrivals.settings).sparsity[0]
                 path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
-                also = {"rate": of.rate, "changes": dict(of.changes)}
+                also = {"rate": of.rate * of.train_rate, "changes": dict(of.changes)}
                 yield Job(
                     name=wanted, label=wanted, rival=of, arrivals=arrivals, path=path, make=make, also=also
                 )

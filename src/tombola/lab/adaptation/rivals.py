@@ -64,6 +64,7 @@ class Rival:
         run: from the tasks, and a folder for what others go on from, to the models of each.
         source: where it comes from.
         rate: what learning rates are multiplied by.
+        train_rate: what that of joint training is multiplied by besides.
         changes: settings that make it what it is.
     """
 
@@ -71,11 +72,13 @@ class Rival:
     run: Callable[[Arrivals, Path], Models]
     source: str = ""
     rate: float = 1.0
+    train_rate: float = 1.0
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self, base: Settings) -> Settings:
         """The settings under which it runs."""
-        search, train = (replace(c, lr=c.lr * self.rate) for c in (base.search, base.train))
+        search = replace(base.search, lr=base.search.lr * self.rate)
+        train = replace(base.train, lr=base.train.lr * self.rate * self.train_rate)
         return replace(base, search=search, train=train, **self.changes)
 
     def models(self, arrivals: Arrivals, folder: Path) -> Models:
@@ -275,6 +278,12 @@ RIVALS: dict[str, Rival] = {
         "tickets of the weights", partial(together, method="rtl"), "arXiv 2601.22141", changes=PRUNED
     ),
     "rtl_theta0": Rival("tickets of the change, trained together", partial(together, method="rtl")),
+    "rtl_theta0_97": Rival(
+        "the same with 97% of the change left out, and few weights moved further",
+        partial(together, method="rtl"),
+        train_rate=3,
+        changes={"sparsity": (0.97,)},
+    ),
     "lt_sft": Rival(
         "a sparse change for each task, nothing shared",
         partial(together, method="imp_per_subset"),
@@ -288,5 +297,13 @@ RIVALS: dict[str, Rival] = {
         changes=LEARNED,
     ),
 }
-SPARSE = ("imp", "rtl", "rtl_theta0", "lt_sft", "grow", "learned")  # to whom a sparsity says something
+SPARSE = (
+    "imp",
+    "rtl",
+    "rtl_theta0",
+    "rtl_theta0_97",
+    "lt_sft",
+    "grow",
+    "learned",
+)  # to whom a sparsity says something
 NEED_PEFT = {"ia3", "lora_r4", "lora_r16", "shira"}
