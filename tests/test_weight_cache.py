@@ -119,7 +119,8 @@ def trained(tickets):
 
 
 def loaded(tickets):
-    tickets.load_state_dict({n: t * 0.5 for n, t in tickets.state_dict().items()})
+    state = {n: t * 0.5 if t.is_floating_point() else t for n, t in tickets.state_dict().items()}
+    tickets.load_state_dict(state)
 
 
 def assigned(tickets):

@@ -248,8 +248,8 @@ class MaskSet:
         """The inverse of `pack`; they are taken over as they are, and unpacked where they are asked for."""
         if packed.dtype != torch.uint8 or packed.shape != (len(names), -(-scope.size // 8)):
             raise MaskError(
-                f"packed masks of shape {tuple(packed.shape)} do not hold {len(names)} tickets of "
-                f"{scope.size} weights"
+                f"packed masks of {packed.dtype} and shape {tuple(packed.shape)} do not hold {len(names)} "
+                f"tickets of {scope.size} weights"
             )
         if scope.size % 8 and (packed[:, -1] & (0xFF >> scope.size % 8)).any():
             raise MaskError("packed masks have bits beyond the last weight")
