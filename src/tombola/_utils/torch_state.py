@@ -58,9 +58,6 @@ def under_compiler() -> bool:
     return torch.compiler.is_compiling() or callback not in (None, False)
 
 
-_WRAPPED = "_orig_mod"  # in a wrapper of ``torch.compile``
-
-
 def ordinary(tensors: Sequence[Tensor]) -> bool:
     """True of tensors that NumPy and kernels may read: no part of ``torch.compile`` and ``torch.func``."""
     kinds = {Tensor, nn.Parameter}
@@ -71,6 +68,9 @@ def transformed() -> bool:
     """True where ``torch.func`` is at work (vmap, grad, ...), which wants torch's own operations."""
     peek = getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)
     return peek is None or peek() is not None
+
+
+_WRAPPED = "_orig_mod"  # in a wrapper of ``torch.compile``
 
 
 def plain_name(name: str) -> str:

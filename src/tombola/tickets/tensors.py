@@ -59,7 +59,7 @@ class Tensors(nn.Module):
         return self._bits_KM
 
     @bits_KM.setter
-    def bits_KM(self, bits_KM: Tensor) -> None:
+    def bits_KM(self, bits_KM: Tensor) -> None:  # by which `functional_call` takes state dictionaries
         self._bits_KM = bits_KM
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -147,7 +147,7 @@ def _number(value: object) -> float | None:
 
 
 def check_loop(loop: object, config: TrainConfig, parallel: str) -> None:
-    """Raise `UsageError` unless a loop can be called as it will be, ticket by ticket, at its own rates."""
+    """Raise `UsageError` unless a loop can be called as it will be, and only what is not its own is set."""
     if parallel in ("batched", "batched_ranks"):
         raise UsageError(BATCHED)
     try:
