@@ -19,9 +19,8 @@ from tombola._utils.errors import RunError, TicketFileError
 from tombola._utils.replica import copied
 from tombola._utils.rng import generator
 from tombola.cli import main as cli
-from tombola.cli.adapt import PLACE
 from tombola.lab.adaptation import adapters
-from tombola.lab.adaptation.evaluate import carried_out, rows, stored, summary, tables
+from tombola.lab.adaptation.evaluate import carried_out, place, rows, stored, summary, tables
 from tombola.lab.adaptation.figure import figure
 from tombola.lab.adaptation.rivals import RIVALS
 from tombola.lab.continual.rivals import Arrivals
@@ -170,9 +169,15 @@ def test_seeds_that_come_later_join_those_of_the_page(tmp_path):
     head = {"experiment": "sentences", "preset": "quick", "method": "rtl_theta0", "sparsity": 0.9}
     page = tmp_path / "page.md"
     for values in ({"0": 0.5, "1": 0.75}, {"1": 0.5}, {"2": 0.5}):
-        put_tables(page, PLACE, [over_seeds(head | {"metric": "accuracy"}, values)], tables)
+        put_tables(page, place(), [over_seeds(head | {"metric": "accuracy"}, values)], tables)
     (row,) = json.loads((tmp_path / "page.json").read_text())
     assert row["values"] == {"0": 0.5, "1": 0.5, "2": 0.5}  # of equal seeds the later one
+    tuned = head | {"method": "full_fine_tune", "sparsity": 0.0, "metric": "accuracy"}
+    put_tables(page, place(), [over_seeds(tuned, {"1": 0.75, "2": 0.5, "3": 1.0})], tables)
+    quality, tickets, behind = json.loads((tmp_path / "page.json").read_text())
+    assert [row["method"] for row in (quality, tickets, behind)] == ["full_fine_tune", *["rtl_theta0"] * 2]
+    assert behind["metric"] == "behind"  # in the seeds of both, though they came in two calls
+    assert behind["values"] == {"1": 0.25, "2": 0.0}
     assert (row["seeds"], row["mean"], row["ci95"]) == (3, 0.5, 0.0)
 
 

@@ -12,13 +12,11 @@ from tombola._utils.errors import MissingExtra, RunError, UsageError, install
 from tombola._utils.renamed import renewed_changes
 from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import say_aside, show_rows
-from tombola.lab.adaptation.evaluate import carried_out, rows, summary, tables
+from tombola.lab.adaptation.evaluate import carried_out, place, rows, summary, tables
 from tombola.lab.adaptation.figure import figure
 from tombola.lab.adaptation.rivals import NEED_PEFT, RIVALS
 from tombola.lab.continual.kept import Job, arrivals_of, found_by, tasks_of, title_of
-from tombola.lab.report.page import made_by, put_figure
-
-PLACE = made_by("adapt")
+from tombola.lab.report.page import put_figure
 
 
 def adapt(
@@ -72,7 +70,7 @@ def adapt(
 
     found, failed = found_by(jobs(), summary, say_aside)
     made = rows(found, *title_of(order))
-    show_rows(made, tables, options.json, write, PLACE, brief=options.brief)
+    show_rows(made, tables, options.json, write, place(), brief=options.brief)
     if write is not None:  # of all rows that the page has now
         held = json.loads(write.with_suffix(".json").read_text())
         drawn = figure(held, *title_of(order))

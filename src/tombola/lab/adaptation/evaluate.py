@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,14 @@ from tombola.lab.adaptation.rivals import BEFORE, RIVALS, SPARSE, TRAINED
 from tombola.lab.continual.evaluate import table
 from tombola.lab.continual.rivals import Arrivals, Models
 from tombola.lab.evaluation.new_data import judged
+from tombola.lab.report.page import Place, made_by
 from tombola.lab.report.rows import Row, over_seeds
 from tombola.lab.report.tables import Format, Table, by_experiment, heading
 from tombola.masks.reference import references
 from tombola.objectives.metrics import metric_info
 from tombola.tickets.model import TicketModel
 
+TUNED = "full_fine_tune"  # to whom others are compared
 KEPT = ("bytes_per_task", "bytes_total", "active", "union", "seconds", "latency")
 MIXED, REPEATS = 32, 5  # samples in the mixed batch; passes of which the median counts
 
@@ -135,20 +138,40 @@ def rows(found: Iterable[Mapping[str, Any]], experiment: str, preset: str) -> li
     """Mean and interval over seeds of every metric, and what each is behind full fine-tunes, by seed."""
     values: dict[tuple[str, float, str], dict[str, float]] = {}
     for one in found:
+        sparsity = one["sparsity"] if one["rival"] in SPARSE else 0.0
         for metric, value in summary(one).items():
-            sparsity = one["sparsity"] if one["rival"] in SPARSE else 0.0
             values.setdefault((one["rival"], sparsity, metric), {})[str(one["seed"])] = value
-        metric = one["metric"]
-    for rival, sparsity in dict.fromkeys(key[:2] for key in values):
-        tuned = next((v for key, v in values.items() if key[::2] == ("full_fine_tune", metric)), {})
-        mine = values[rival, sparsity, metric]
-        if rival != "full_fine_tune" and (both := [s for s in mine if s in tuned]):
-            values[rival, sparsity, "behind"] = {s: tuned[s] - mine[s] for s in both}
     head = {"experiment": experiment, "preset": preset}
-    return [
-        over_seeds(head | {"method": rival, "sparsity": sparsity, "metric": metric}, each)
-        for (rival, sparsity, metric), each in values.items()
-    ]
+    return with_behind(
+        [
+            over_seeds(head | {"method": rival, "sparsity": sparsity, "metric": metric}, each)
+            for (rival, sparsity, metric), each in values.items()
+        ]
+    )
+
+
+def with_behind(made: Sequence[Row]) -> list[Row]:
+    """The rows, and what the quality of each is behind that of full fine-tunes, in the seeds of both."""
+    found: list[Row] = []
+    for mine in by_experiment([row for row in made if row["metric"] != "behind"]).values():
+        quality = mine[0]["metric"]
+        tuned = {row["metric"]: row["values"] for row in mine if row["method"] == TUNED}.get(quality, {})
+        for row in mine:
+            found.append(row)
+            if row["metric"] == quality and row["method"] != TUNED:
+                behind = {seed: tuned[seed] - value for seed, value in row["values"].items() if seed in tuned}
+                found += [over_seeds(row | {"metric": "behind"}, behind)] if behind else []
+    return found
+
+
+def place() -> Place:
+    """Where tables stand on a page: rivals in their order, each beside the full fine-tunes of the page."""
+
+    def rank(row: Row) -> tuple[Any, ...]:
+        method = row["method"]
+        return row["experiment"], row["preset"], [*RIVALS, method].index(method), row["sparsity"]
+
+    return replace(made_by("adapt"), rank=rank, completed=with_behind)
 
 
 def _megabytes(value: float) -> str:

@@ -30,6 +30,7 @@ class Place:
     rank: Callable[[Row], Any] | None = None  # of old and new rows; without it the new ones come last
     twin: str = ""  # ends the twin's name, on a page with the tables of several commands
     joins: bool = False  # seeds of old rows stay beside those of new ones (`over_seeds`)
+    completed: Callable[[Sequence[Row]], list[Row]] = list  # adds what compares old rows and new ones
 
     def merge(self, old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
         """The new rows, and the old ones of outcomes without new.
@@ -47,7 +48,7 @@ class Place:
 
         replaced = {outcome(row) for row in new}
         both = [row for row in old if outcome(row) not in replaced] + list(new)
-        return sorted(both, key=self.rank) if self.rank else both
+        return self.completed(sorted(both, key=self.rank) if self.rank else both)
 
 
 def _identity(row: Row) -> tuple[tuple[str, Any], ...]:
