@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune as torch_prune
 
-from benchmarks.measure import high_water, interleave, peak_memory
+from benchmarks.measure import interleave, peak_memory
 from benchmarks.row import Row, ratio
 from benchmarks.setting import mlp
+from tombola._utils.memory import high_water
 from tombola.masks.layout import Layout
 from tombola.masks.prunable import scope
 from tombola.pruning import keep_top

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
 Side = Callable[[], object]
@@ -66,12 +64,3 @@ def peak_memory(function: Callable[[T], tuple[int, int]], argument: T) -> tuple[
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, argument).result()
-
-
-def high_water() -> int:
-    """The most memory this process has held so far, in bytes."""
-    status = Path("/proc/self/status")
-    if status.exists():  # ru_maxrss also remembers the process that this one was forked from
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

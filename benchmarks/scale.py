@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 import tombola as tb
-from benchmarks.measure import high_water
+from tombola._utils.memory import high_water
 from tombola.data.dataset import Stream
 from tombola.lab.experiments.text_domains import TEXT_DOMAINS
 from tombola.masks.codec import encode

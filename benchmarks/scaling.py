@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.measure import Side, high_water, interleave, peak_memory
+from benchmarks.measure import Side, interleave, peak_memory
 from benchmarks.row import Row, milliseconds
 from benchmarks.sets import build
 from benchmarks.setting import generator
+from tombola._utils.memory import high_water
 from tombola.masks.apply import masked_weights
 from tombola.masks.maskset import MaskSet
 from tombola.pruning import prune

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.measure import high_water, interleave, peak_memory
+from benchmarks.measure import interleave, peak_memory
 from benchmarks.row import Row, ratio
 from benchmarks.setting import generator
+from tombola._utils.memory import high_water
 from tombola.pruning import keep_top
 
 

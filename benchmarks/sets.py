@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.measure import Side, high_water, interleave, peak_memory
+from benchmarks.measure import Side, interleave, peak_memory
 from benchmarks.row import Row, milliseconds
 from benchmarks.setting import generator
+from tombola._utils.memory import high_water
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 

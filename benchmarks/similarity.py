@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import torch
 
-from benchmarks.measure import high_water, interleave, peak_memory
+from benchmarks.measure import interleave, peak_memory
 from benchmarks.row import Row, milliseconds
 from benchmarks.sets import build
+from tombola._utils.memory import high_water
 from tombola.masks.layout import Layout
 from tombola.masks.maskset import MaskSet
 from tombola.masks.similarity import compare

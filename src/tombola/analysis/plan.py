@@ -8,8 +8,6 @@ from full, and when a rule ends a training early. Then counts are the most that 
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -233,12 +231,6 @@ class Pace:
         began = self.timer()
         predict(network, p.data, "train", index, rows, p.objective.read)
         return (self.timer() - began) / len(index)
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has had, its libraries and data included."""
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
 
 
 def makespan(seconds: Sequence[float], workers: int) -> float:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tombola.analysis.plan import Pace, Plan, makespan, peak_bytes, planned
+from tombola._utils.memory import high_water
+from tombola.analysis.plan import Pace, Plan, makespan, planned
 from tombola.data.dataset import Data
 from tombola.lab.jobs import Task
 from tombola.training.parallel.choose import threads
@@ -88,4 +89,4 @@ def forecast(
         pace = paces.setdefault(task.item, Pace(pipeline))
         with threads(count):
             plans[-1].seconds(pace)  # measures what it has not measured yet
-    return Forecast(plans, [paces[task.item] for task in tasks], jobs, workers, peak_bytes())
+    return Forecast(plans, [paces[task.item] for task in tasks], jobs, workers, high_water())

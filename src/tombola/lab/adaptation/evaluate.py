@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from tombola._utils import batch, io
+from tombola._utils.memory import Peak
 from tombola.lab.adaptation.rivals import BEFORE, RIVALS, SPARSE, TRAINED
 from tombola.lab.continual.evaluate import table
 from tombola.lab.continual.rivals import Arrivals, Models
@@ -32,7 +33,7 @@ from tombola.objectives.metrics import metric_info
 from tombola.tickets.model import TicketModel
 
 TUNED = "full_fine_tune"  # to whom others are compared
-KEPT = ("bytes_per_task", "bytes_total", "active", "union", "seconds", "latency")
+KEPT = ("bytes_per_task", "bytes_total", "active", "union", "seconds", "memory", "latency")
 MIXED, REPEATS = 32, 5  # samples in the mixed batch; passes of which the median counts
 
 
@@ -40,12 +41,14 @@ def carried_out(rival: str, arrivals: Arrivals, folder: Path) -> dict[str, Any]:
     """Quality of every task, and what is stored and taken, as JSON can hold it.
 
     ``metric`` names the quality: the one by which the objective is judged first. ``seconds`` are those of
-    search and training, of the fine-tunes too that others go on from, whenever they were made.
+    search and training, of the fine-tunes too that others go on from, whenever they were made. ``memory`` is
+    the most that was held in them beside base network and data, where fine-tunes were kept without these.
     """
-    began, names = time.perf_counter(), arrivals.names
+    names, peak = arrivals.names, Peak(next(arrivals.backbone.parameters()).device)
+    began = time.perf_counter()
     models = RIVALS[rival].models(arrivals, folder)
     before = float(next(iter(models.values())).metadata.pop(BEFORE, 0.0))
-    seconds = time.perf_counter() - began + before
+    seconds, memory = time.perf_counter() - began + before, peak.bytes()
     found = {name: judged(models[name], name, arrivals.task(name), arrivals.objective) for name in names}
     listed = found[names[0]]
     metric = next((name for name in listed if metric_info(name).primary), next(iter(listed)))
@@ -57,6 +60,7 @@ def carried_out(rival: str, arrivals: Arrivals, folder: Path) -> dict[str, Any]:
         "metric": metric,
         "quality": [found[name][metric] for name in names],
         "seconds": seconds,
+        **({} if memory is None else {"memory": memory}),
         "latency": latency(models, arrivals),
         **stored(models, arrivals.backbone),
     }
@@ -181,6 +185,7 @@ def _megabytes(value: float) -> str:
 _FORMATS: dict[str, Format] = {
     **dict.fromkeys(("bytes_per_task", "bytes_total"), _megabytes),
     "seconds": lambda value: f"{value:,.0f}",
+    "memory": lambda value: f"{value / 1e6:,.0f}",
     "latency": lambda value: f"{value:.1f}",
 }
 _SHOWN = {
@@ -188,6 +193,7 @@ _SHOWN = {
     "bytes_per_task": "MB per task",
     "bytes_total": "MB in all",
     "seconds": "seconds",
+    "memory": "MB of memory",
     "latency": "mixed batch ÷ base",
 }
 
