@@ -45,7 +45,7 @@ def forget(
     with io.changing(file) if save is None else nullcontext() as held:
         metadata = io.read(file)[1].get("facts", {})
         tickets = load(file, network(file, metadata, backbone))
-        kept, shared = int(tickets[name].sum()), tickets.shared_with(name)
+        kept, shared = int(tickets[name].count_nonzero()), tickets.shared_with(name)
         before, links = file.stat().st_size, file.stat().st_nlink
         left = tickets.forget(name)
         size = left.save(save or file)

@@ -105,7 +105,7 @@ def grow(
         "file": str(save or file),
         "ticket": name,
         "policy": policy,
-        "kept": int(grown[name].sum()),
+        "kept": int(grown[name].count_nonzero()),
         "own": free - grown.free,
         "free": grown.free,
         "bytes": size,

@@ -95,7 +95,8 @@ def merge(
     counts = {"bytes": size["file"]} | {f"bytes_{n}": value for n, value in size.items() if n != "file"}
     merges = tickets.metadata["merged"]
     rows = [{"task": n, "weights": w, **counts, **merges[n]} for n, w in tickets.masks.counts.items()]
-    title = f"{out}: {_words(size)}; {int(tickets.owned_N.sum()):,} of {tickets.scope.size:,} weights changed"
+    changed = int(tickets.owned_N.count_nonzero())
+    title = f"{out}: {_words(size)}; {changed:,} of {tickets.scope.size:,} weights changed"
     show([_table(title, rows)], rows, json)
 
 

@@ -134,8 +134,8 @@ class MaskSet:
     def __repr__(self) -> str:
         return (
             f"MaskSet({len(self)} tickets × {self.scope.size:,} weights in {len(self.scope.names)} "
-            f"layers, density {self.density:.3f}, union {int(self.union().sum()):,}, "
-            f"core {int(self.core().sum()):,})"
+            f"layers, density {self.density:.3f}, union {int(self.union().count_nonzero()):,}, "
+            f"core {int(self.core().count_nonzero()):,})"
         )
 
     def _repr_html_(self) -> str:

@@ -138,7 +138,7 @@ class Pipeline(Setup):
             found = {"seen": problem.samples_seen, "callbacks": states}
             return {"masks": masks.pack(), **start.tensors()}, found
 
-        K, count = len(before), rounds.counts[-1] if rounds.counts else int(before.masks_KN[0].sum())
+        K, count = len(before), rounds.counts[-1] if rounds.counts else next(iter(before.counts.values()))
         work = Work(
             len(rounds.counts) * K,
             T,
@@ -220,7 +220,7 @@ class Pipeline(Setup):
         """Counts at which a search stops to be judged, largest first."""
         sparsities = sorted(self.settings.sparsity)
         if view == "single_union":
-            return [int(self.masks("own", s).union().sum()) for s in sparsities]
+            return [int(self.masks("own", s).union().count_nonzero()) for s in sparsities]
         return [kept(self.f.scope.size, s) for s in sparsities]
 
     def samples_in_search(self, search: DataView | None, task: DataView, sparsity: float) -> int:

@@ -245,8 +245,10 @@ def counts(models: list[TicketModel], pipeline: Pipeline) -> list[Metric]:
     tickets = sum(len(masks) for masks in sets)
     values: dict[str, Any] = {
         "per_ticket": sum(sum(masks.counts.values()) for masks in sets) / tickets,
-        "union": sum(int(masks.union().sum()) for masks in sets),
-        "core": int(sets[0].core().sum()) if len(sets) == 1 else 0,  # networks have no weight in common
+        "union": sum(int(masks.union().count_nonzero()) for masks in sets),
+        "core": int(sets[0].core().count_nonzero())
+        if len(sets) == 1
+        else 0,  # networks have no weight in common
         "private": sum(len(m.names) * (m.private.size + m.statistics.size) for m in models),
         "dense_rest": len(models) * pipeline.f.shared.size,
         "mask_bytes": sum(masks.pack().numel() for masks in sets),

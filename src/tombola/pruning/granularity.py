@@ -13,7 +13,7 @@ round first (`transposed` says which ones are).
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -150,18 +150,34 @@ def _stored(layer: nn.Module) -> object:
     return layer.weight
 
 
+def by_output(flat_n: Tensor, shape: Sequence[int], groups: int = 0) -> tuple[Tensor, int]:
+    """The weights of a layer as a view whose first dimensions are its output channels, and the last of these.
+
+    ``groups`` are those of a weight that is stored input first (`transposed`), 0 of any other.
+
+    >>> by_output(torch.arange(6), (2, 3))
+    (tensor([[0, 1, 2],
+            [3, 4, 5]]), 0)
+    >>> by_output(torch.arange(6), (2, 3), groups=1)
+    (tensor([[[0, 3],
+             [1, 4],
+             [2, 5]]]), 1)
+    """
+    view = flat_n.view(tuple(shape) if len(shape) > 1 else (-1, 1))
+    return (view.unflatten(0, (groups, -1)).transpose(1, 2), 1) if groups else (view, 0)
+
+
 def members(kind: Granularity, scope: Layout, transposed: Mapping[str, int]) -> list[Tensor]:
     """Per layer the flat positions of the weights of each group, int64 ``[G, s]``."""
     found = []
     for name, shape in zip(scope.names, scope.shapes, strict=True):
-        at = torch.arange(prod(shape)).reshape(shape if len(shape) > 1 else (-1, 1))
+        at = torch.arange(prod(shape))
         if not at.numel():
             found.append(at.reshape(0, 1))
             continue
-        if name in transposed:
-            at = at.unflatten(0, (transposed[name], -1)).transpose(1, 2).flatten(0, 1)
+        at, first = by_output(at, shape, transposed.get(name, 0))
         try:
-            found.append(kind.groups(at))
+            found.append(kind.groups(at.flatten(0, first)))
         except PruningError as error:
             raise PruningError(f"{name}: {error}; exclude it or choose another granularity") from None
     return found

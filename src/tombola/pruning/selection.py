@@ -28,7 +28,7 @@ from torch import Tensor
 
 from tombola._utils.errors import LayerCollapse, PruningError
 from tombola.masks.layout import Layout
-from tombola.pruning.granularity import Channel, Granularity, Pattern, Weight, members, parse
+from tombola.pruning.granularity import Granularity, Pattern, Weight, by_output, members, parse
 from tombola.pruning.shares import apportion, erk
 
 Selection = Literal["global", "layer", "uniform", "erk", "row"]
@@ -137,8 +137,9 @@ def _kept(
     quotas = apportion(weights, low, high, keep)
     if selection != "row":
         return _within(layers, firm, quotas)
-    parts = zip(layers, quotas, members(Channel(), scope, transposed), strict=True)
-    return [_best_of_rows(layer.mask_n, layer.scores_U, quota, rows) for layer, quota, rows in parts]
+    stored = [(shape, transposed.get(n, 0)) for n, shape in zip(scope.names, scope.shapes, strict=True)]
+    parts = zip(layers, quotas, stored, strict=True)
+    return [_best_of_rows(layer.mask_n, layer.scores_U, quota, *how) for layer, quota, how in parts]
 
 
 def _across(layers: Sequence[_Units], firm: Sequence[Tensor], budget: int) -> Sequence[Tensor]:
@@ -319,27 +320,34 @@ def _units(
     return found
 
 
-def _best_of_rows(mask_n: Tensor, scores_n: Tensor, keep: int, at_RC: Tensor) -> Tensor:
+def _best_of_rows(mask_n: Tensor, scores_n: Tensor, keep: int, shape: Sequence[int], groups: int) -> Tensor:
     """Boolean ``[n]`` with exactly ``keep`` True: of every row its best weights, as many as of any other.
 
     Where the count cannot be divided, the last rows have one more (as in `apportion`); a row that has too few
     left gives what it cannot use to the others.
     """
-    left_RC, scores_RC = mask_n[at_RC], scores_n[at_RC]
-    _refuse_nan((scores_RC.isnan() & left_RC).any())
     if not mask_n.numel():
         return mask_n.clone()
-    counts_R, (R, C) = left_RC.sum(1), at_RC.shape
+    left_RC, scores_RC = (_rows(flat, shape, groups) for flat in (mask_n, scores_n))
+    _refuse_nan((scores_RC.isnan() & left_RC).any())
+    counts_R, (R, C) = left_RC.count_nonzero(1), left_RC.shape
     quotas_R = keep // R + (torch.arange(R) >= R - keep % R)
     if bool((quotas_R > counts_R).any()):
         quotas_R = torch.tensor(apportion([C] * R, [0] * R, counts_R.tolist(), keep))
-    kept_RC = torch.zeros_like(left_RC)
+    kept_RC = torch.empty_like(left_RC)
     for quota in quotas_R.unique().tolist():  # two at most, unless rows had too few
         rows = quotas_R == quota
         kept_RC[rows] = best_of_each(scores_RC[rows], quota, left_RC[rows])
-    kept_n = torch.zeros_like(mask_n)
-    kept_n[at_RC] = kept_RC
+    kept_n = torch.empty_like(mask_n)
+    view, _ = by_output(kept_n, shape, groups)
+    view.copy_(kept_RC.view(view.shape))
     return kept_n
+
+
+def _rows(flat_n: Tensor, shape: Sequence[int], groups: int) -> Tensor:
+    """``[output channels, weights of each]``: a view where the weight is stored output first."""
+    view, first = by_output(flat_n, shape, groups)
+    return view.flatten(0, first).flatten(1)
 
 
 def best_of_each(scores_RC: Tensor, quota: int, left_RC: Tensor | None = None) -> Tensor:
@@ -354,14 +362,17 @@ def best_of_each(scores_RC: Tensor, quota: int, left_RC: Tensor | None = None) -
         return torch.zeros_like(left_RC)
     if quota == C:
         return left_RC
-    scores_RC = scores_RC.masked_fill(~left_RC, -torch.inf)
+    if not left_RC.all():
+        scores_RC = scores_RC.masked_fill(~left_RC, -torch.inf)
     if scores_RC.dtype in (torch.float32, torch.float64):
         found = np.partition(scores_RC.numpy(), C - quota, axis=1)[:, C - quota]
         least_R1 = torch.from_numpy(found)[:, None]  # the lowest score that is kept
     else:
         least_R1 = scores_RC.kthvalue(C - quota + 1, dim=1, keepdim=True).values
     kept_RC, ties_RC = scores_RC > least_R1, (scores_RC == least_R1) & left_RC
-    missing_R1 = quota - kept_RC.sum(1, keepdim=True)
+    missing_R1 = quota - kept_RC.count_nonzero(1)[:, None]
+    if int(ties_RC.count_nonzero()) == int(missing_R1.sum()):  # nothing to choose among equals
+        return kept_RC | ties_RC
     after_RC = ties_RC.flip(1).cumsum(1).flip(1)  # how many of equal score there are from here on
     return kept_RC | (ties_RC & (after_RC <= missing_R1))
 

@@ -55,8 +55,8 @@ def similar(entry: Entry) -> schema.Similar:
     return schema.Similar(
         name=entry.name,
         weights=masks.scope.size,
-        union=int(masks.union().sum()),
-        core=int(masks.core().sum()),
+        union=int(masks.union().count_nonzero()),
+        core=int(masks.core().count_nonzero()),
         own=tickets.private.size + tickets.statistics.size,
         tickets=list(masks.names),
         jaccard=None if alike is None else _rounded(alike.jaccard()),

@@ -168,7 +168,7 @@ def _base(about: About, facts: Mapping[str, Any]) -> str:
 def _contents(
     path: Path, header: Mapping[str, Any], masks: MaskSet, own: int, rest: int, about: About
 ) -> Iterator[list[str]]:
-    facts, union, N = header["facts"], int(masks.union().sum()), masks.scope.size
+    facts, union, N = header["facts"], int(masks.union().count_nonzero()), masks.scope.size
     yield ["base network", f"{_base(about, facts)} ({_kind(header)})"]
     if facts.get("reference"):
         known_by = f"known by its hash {facts['reference'][:12]}"

@@ -193,7 +193,7 @@ def opened(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any], MaskSet
             masks = MaskSet.stacked(scope, names, decode(tensors, len(names), scope.size))
     except MaskError as error:
         raise TicketFileError(f"{path}: {error}") from None
-    _check(path, schema.tensor_faults(header, tensors, int(masks.union().sum())))
+    _check(path, schema.tensor_faults(header, tensors, int(masks.union().count_nonzero())))
     return tensors, header, masks
 
 

@@ -167,8 +167,8 @@ class Room:
         Raises:
             TombolaError: there are fewer.
         """
-        N, left = tickets.scope.size, int((self.readable_N & ~self.kept_N).sum())
-        keep = int(tickets.mask_N(0).sum()) if sparsity is None else schedules.kept(N, sparsity)
+        N, left = tickets.scope.size, int((self.readable_N & ~self.kept_N).count_nonzero())
+        keep = int(tickets.mask_N(0).count_nonzero()) if sparsity is None else schedules.kept(N, sparsity)
         if not keep:
             raise UsageError(f"sparsity {sparsity} leaves none of {N:,} weights: choose a lower one")
         if keep > left:
@@ -179,7 +179,7 @@ class Room:
                 "policy='reuse', which reads weights of others as well, a wider network (widen=), or forget a"
                 " ticket"
             )
-        return keep + int(self.kept_N.sum())
+        return keep + int(self.kept_N.count_nonzero())
 
 
 def _check(
@@ -229,7 +229,7 @@ def _settings(
     if settings is None:
         known = tickets.metadata.get("settings")
         settings = Settings.from_plain(known) if known else Settings()
-        keep = int(tickets.mask_N(0).sum())
+        keep = int(tickets.mask_N(0).count_nonzero())
         found = search_changes(settings, tickets.scope.size, keep, policy)
         if references(tickets.backbone):  # changes begin at zero, from which no mask is learned
             found |= {"callback": "", "score": "movement"}
@@ -342,7 +342,7 @@ def _found(problem: Problem, room: Room, keep: int, s: Settings) -> TicketModel:
     """The ticket: searched for by Algorithm 1, trained by Algorithm 2, alone."""
     theta0, names = problem.f.theta0(), problem.partition.names
     masks = MaskSet(problem.f.scope, {names[0]: room.readable_N})
-    counts = schedules.parse(s.schedule)(int(room.readable_N.sum()), [keep])
+    counts = schedules.parse(s.schedule)(int(room.readable_N.count_nonzero()), [keep])
     theta = StartWeights([theta0], keeps=s.rewinding != "weights")
     score = scores.parse(s.score)
     if bool(room.kept_N.any()):

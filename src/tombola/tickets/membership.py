@@ -121,7 +121,9 @@ class Members(nn.Module):
         others = [bits_M for j, bits_M in enumerate(self.bits_KM) if j != k]
         if not others:
             return 0
-        return int(unpacked(self.bits_KM[k] & reduce(torch.bitwise_or, others), self.scope.size).sum())
+        return int(
+            unpacked(self.bits_KM[k] & reduce(torch.bitwise_or, others), self.scope.size).count_nonzero()
+        )
 
     @property
     def owned_N(self: Tickets) -> Tensor:
@@ -131,7 +133,7 @@ class Members(nn.Module):
     @property
     def free(self: Tickets) -> int:
         """The weights that no ticket owns: what is left for `grow`."""
-        return int(self.scope.size - self.owned_N.sum())
+        return int(self.scope.size - self.owned_N.count_nonzero())
 
 
 # Metadata that say something of each ticket, by its name.
@@ -220,7 +222,7 @@ def merged(first: TicketModel, second: TicketModel) -> TicketModel:
     fresh = second.select([name for name in second.names if name not in twice]) if twice else second
     mine_N, theirs_N = (model.state(model.names[0])[0].detach() for model in (first, fresh))
     both_N = first.owned_N & fresh.owned_N
-    if apart := int((both_N & (mine_N != theirs_N)).sum()):
+    if apart := int((both_N & (mine_N != theirs_N)).count_nonzero()):
         raise MaskError(
             f"{apart:,} weights that tickets of both keep differ: the two do not come from the same weights, "
             "or both trained them (grow the tickets one after the other, from one file)"

@@ -101,7 +101,7 @@ def _record(checkpoint: Checkpoint, round: int, name: str, ticket: TicketResult)
     head = {"round": round, "ticket": name}
     for row in ticket.rows:
         checkpoint.record(**head, **row)
-    checkpoint.record(event="prune", **head, kept=int(ticket.mask_N.sum()), loss=ticket.loss)
+    checkpoint.record(event="prune", **head, kept=int(ticket.mask_N.count_nonzero()), loss=ticket.loss)
 
 
 def _tensors(masks: MaskSet, theta: StartWeights) -> dict[str, Tensor]:

@@ -84,8 +84,8 @@ def stored(models: Models, base: nn.Module) -> dict[str, float]:
             of_base = sum(sizes[name] for name, t in rest.items() if torch.equal(t, state[name]))
             own -= of_base
     kept = {
-        "active": float(np.mean([int(model[name].sum()) for name, model in models.items()])),
-        "union": float(sum(int(model.owned_N.sum()) for model in different)),
+        "active": float(np.mean([int(model[name].count_nonzero()) for name, model in models.items()])),
+        "union": float(sum(int(model.owned_N.count_nonzero()) for model in different)),
     }
     return _bytes(own, of_base, len(models)) | kept
 

@@ -100,7 +100,7 @@ def largest(
         return masks_KN
 
     def bytes_of(masks_KN: Tensor) -> int:
-        return _coded(masks_KN) + int(masks_KN.sum()) * width + beside
+        return _coded(masks_KN) + int(masks_KN.count_nonzero()) * width + beside
 
     if share is not None:
         masks_KN = masks(round(share * N))

@@ -64,7 +64,7 @@ def state_of(path: Path | str, ticket: str) -> dict[str, Tensor]:
 
 def whole_channels(scope: Layout, mask_N: Tensor) -> float:
     """The share of removed weights in output channels without any weight left; 1 if none is removed."""
-    removed = int((~mask_N).sum())
+    removed = int((~mask_N).count_nonzero())
     if not removed:
         return 1.0
     whole = 0

@@ -51,7 +51,7 @@ class CollapseMonitor(Callback):
 
 
 def _measured(masks: MaskSet) -> dict[str, Any]:
-    row: dict[str, Any] = {"density": int(masks.masks_KN.sum()) / masks.masks_KN.numel()}
+    row: dict[str, Any] = {"density": masks.density}
     if asked := [i for i, size in enumerate(masks.scope.sizes) if size >= SIZE]:
         counts_KL = masks.counts_KL()[:, asked]
         k, at = divmod(int(counts_KL.numpy(force=True).argmin()), len(asked))  # the first if equal

@@ -47,7 +47,7 @@ def moved(mask_n: Tensor, size_n: Tensor, promise_n: Tensor, count: int) -> Tens
     >>> moved(m, torch.tensor([0.1, 0.9, 0.0, 0.0]), torch.tensor([0.0, 0.0, 1.0, 2.0]), 1).tolist()
     [False, True, False, True]
     """
-    rest_n = keep_top(size_n, int(mask_n.sum()) - count, mask_n)
+    rest_n = keep_top(size_n, int(mask_n.count_nonzero()) - count, mask_n)
     return rest_n | keep_top(promise_n, count, ~rest_n)
 
 
@@ -107,7 +107,7 @@ class Moves:
         share = self.rule.share / 2 * (1 + math.cos(math.pi * step / self.T))
         parts = (before_N, theta.weights_N.detach().abs().cpu(), self._promise())
         layers = zip(*(part.split(sizes) for part in parts), strict=True)
-        after_N = torch.cat([moved(m, w, g, int(share * int(m.sum()))) for m, w, g in layers])
+        after_N = torch.cat([moved(m, w, g, int(share * int(m.count_nonzero()))) for m, w, g in layers])
         changed_N = (before_N ^ after_N).to(theta.weights_N.device)
         self.context.mask_N.copy_(after_N)
         theta.weights_N.data[changed_N] = 0
@@ -115,7 +115,7 @@ class Moves:
             if name.startswith("0.") and moment.shape == changed_N.shape:  # of the weights in scope
                 moment[changed_N] = 0
         self.moves += 1
-        self.grown += int((after_N & ~before_N).sum())
+        self.grown += int((after_N & ~before_N).count_nonzero())
         return False
 
     def _promise(self) -> Tensor:

@@ -42,8 +42,9 @@ def distance(a_U: Tensor, b_U: Tensor) -> float:
     >>> distance(torch.tensor([True, True, False, False]), torch.tensor([True, False, True, False]))
     0.5
     """
-    most = min(int(a_U.sum()) + int(b_U.sum()), int((~a_U).sum()) + int((~b_U).sum()))
-    return int((a_U ^ b_U).sum()) / most if most else 0.0
+    kept = int(a_U.count_nonzero()) + int(b_U.count_nonzero())
+    most = min(kept, 2 * len(a_U) - kept)
+    return int((a_U ^ b_U).count_nonzero()) / most if most else 0.0
 
 
 def units_of(mask_N: Tensor, scope: Layout, granularity: str, turned: dict[str, int]) -> Tensor:

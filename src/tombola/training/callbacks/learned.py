@@ -116,4 +116,4 @@ class Scores:
     def metadata(self) -> dict[str, Any]:
         """The number of weights that the mask has now and did not have at first."""
         new_N = self.context.mask_N.cpu() & ~self.before_N
-        return {"event": "learned", "changed": int(new_N.sum())}
+        return {"event": "learned", "changed": int(new_N.count_nonzero())}

@@ -37,9 +37,8 @@ def similarity_rows(masks: MaskSet) -> list[dict[str, Any]]:
     found = compare(masks)
     few = len(masks) <= RECORDED and len(found.layers) >= len(DEPTHS)
     parts = {"all": found, **found.by_depth()} if few else {"all": found}
-    density = int(masks.masks_KN.sum()) / masks.masks_KN.numel()
     return [
-        {"kind": kind, "depth": depth, "density": density, "matrix": _plain(matrix)}
+        {"kind": kind, "depth": depth, "density": masks.density, "matrix": _plain(matrix)}
         for depth, part in parts.items()
         for kind, matrix in (("jaccard", part.jaccard()), ("kappa", part.kappa()))
     ]
