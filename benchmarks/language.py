@@ -32,17 +32,21 @@ MARKS = "<!-- tables -->\n", "<!-- end -->\n"
 
 
 def values(runs: Path, more: Iterable[str]) -> Iterator[Row]:
-    """One row per value: preset, method, sparsity, metric, ticket, seed, value."""
+    """One row per value: preset, method, sparsity, metric, ticket, seed, value.
+
+    Draws of one preset are together whatever their products were computed in: the page says it.
+    """
     frame = tb.results(runs)
     for row in frame.to_dict("records"):
         name, metric = NAMES[row["method"]], row["metric"]
+        preset = " ".join(word for word in row["preset"].split() if "precision=" not in word)
         if metric == "nats_wrong":
             if name != "own":
                 continue
             name, metric = "wrong", "nats"
         if metric == "nats" or metric in (*STORED, "minutes"):
-            keys = ("preset", "sparsity", "ticket", "seed", "value")
-            yield {"method": name, "metric": metric, **{key: row[key] for key in keys}}
+            keys = ("sparsity", "ticket", "seed", "value")
+            yield {"method": name, "metric": metric, "preset": preset, **{key: row[key] for key in keys}}
     for line in more:
         found = json.loads(line)
         head = {"preset": f"{found['score']}_{found['inputs']}", "sparsity": found["sparsity"]}
