@@ -176,3 +176,13 @@ def test_damaged_masks_are_an_error(tmp_path, tickets):
     io.write(tmp_path / "broken", tensors, header)
     with pytest.raises(TicketFileError, match="damaged"):
         load(tmp_path / "broken", tickets.backbone)
+
+
+@pytest.mark.parametrize("size", [(4, 50_000, 100), (4, 400_000, 4), (9, 200_000, 100)])
+def test_auto_takes_patterns_where_masks_have_some(size):
+    K, N, each = size
+    groups = torch.rand(K, N // each, generator=torch.Generator().manual_seed(0)) < 0.3
+    masks = groups.repeat_interleave(each, 1)
+    found = coding.encode(masks)
+    assert [*found] == ["masks.patterns", "masks.checks"]
+    assert torch.equal(coding.decode(found, K, N), masks)

@@ -209,3 +209,22 @@ def test_a_backbone_without_values_or_on_two_devices_is_an_error_with_a_remedy()
         FunctionalModel(net, Layout(("0.weight",), ((8, 4),)))
     with pytest.raises(ScopeError, match="no values"):
         FunctionalModel(net.to("meta"), Layout(("0.weight",), ((8, 4),)))
+
+
+def test_a_network_is_written_with_the_buffers_that_are_not_saved():
+    class Counting(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 2)
+            self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+        def forward(self, x):
+            self.seen += 1
+            return self.layer(x)
+
+    net = Counting()
+    f = FunctionalModel(net, scope(net))
+    theta = f.theta0()
+    for _ in range(3):
+        f(theta, None, torch.ones(1, 3))
+    assert (float(f.write(theta).seen), float(net.seen)) == (3, 0)

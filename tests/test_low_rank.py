@@ -13,7 +13,7 @@ from tombola.cli.network import network as network_of
 from tombola.lab.experiments import experiment
 from tombola.lab.report.inspect import describe
 from tombola.masks.layout import Layout
-from tombola.masks.low_rank import LowRank, adapter_names, rank_of, with_adapters
+from tombola.masks.low_rank import LowRank, adapter_names, folded, rank_of, with_adapters
 from tombola.masks.prunable import scope
 from tombola.masks.reference import changed, from_reference
 from tombola.methods.pipeline import Pipeline
@@ -230,3 +230,13 @@ def test_the_same_task_under_other_settings_or_another_seed_begins_with_the_plai
     assert (rank_of(first.f.module), rank_of(again.f.module)) == (2, 1)
     assert again.f.scope == first.f.scope
     assert not rank_of(first.backbone)
+
+
+def test_parameters_with_the_names_of_adapters_stay():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up, self.down = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+
+    net = nn.Sequential(nn.Linear(4, 3), nn.Sequential(Own()))
+    assert folded(with_adapters(net, ["0.weight"], 1).state_dict()).keys() == net.state_dict().keys()

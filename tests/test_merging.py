@@ -386,3 +386,26 @@ def test_a_network_without_a_reference_is_left_as_it_is():
     shared[1].weight = shared[0].weight
     with pytest.raises(TombolaError, match="shared by layers"):
         from_reference(shared, ["0.weight"])
+
+
+class Inside(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.module = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+    def forward(self, x):
+        return self.module(x)
+
+
+def test_names_of_a_wrapper_go_and_those_of_the_network_stay(tmp_path):
+    base = Inside()
+    tuned = copy.deepcopy(base)
+    for p in tuned.parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    tb.merge(base, {"a": tuned, "b": base.state_dict()})
+    file = tmp_path / "wrapped.safetensors"
+    save_file(tuned.state_dict(), file)  # as a wrapper of the inner network would
+    right = tb.merge(base.module, {"a": tuned.module, "b": base.module}).state_dict()
+    for held in (tuned.state_dict(), file):
+        found = tb.merge(base.module, {"a": held, "b": base.module}).state_dict()
+        assert all(torch.equal(t, found[name]) for name, t in right.items())

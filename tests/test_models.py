@@ -3,17 +3,19 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+import tombola as tb
 from tombola._utils.errors import UsageError
-from tombola.data.dataset import with_context
+from tombola.data.dataset import Split, with_context
 from tombola.lab.models.convnet import SmallConvNet
 from tombola.lab.models.ghostnet import GhostModule, GhostNet, SqueezeExcite, kaiming_
 from tombola.masks.prunable import scope
-from tombola.methods.context import check_arrival, conditioned
+from tombola.methods.context import check_arrival, conditioned, with_context_input
 
 
 def seeded(seed=0):
@@ -254,3 +256,12 @@ def test_the_number_of_the_context_may_pass_what_does_not_change_it():
 def test_a_number_that_is_changed_or_lost_on_the_way_is_refused(layers, shape):
     with pytest.raises(UsageError, match="does not reach the first layer"):
         arrival(*layers, shape=shape)
+
+
+def test_contexts_that_the_dtype_of_inputs_cannot_count_are_refused():
+    K, net = 300, nn.Linear(2, 3).bfloat16()
+    split = Split(torch.zeros(600, 2).bfloat16(), torch.arange(600) % 3, {"who": np.arange(600) % K})
+    data = tb.Data(split, split, split)
+    partition = tb.partition.by_column(data, "who")
+    with pytest.raises(UsageError, match="inputs of bfloat16 cannot hold the numbers of 300 contexts"):
+        with_context_input(net, tb.objectives.Classification(), data, partition, 0)

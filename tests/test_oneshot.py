@@ -18,6 +18,7 @@ from tombola.pruning import prune
 from tombola.pruning.blockwise import products, sparsegpt, squares
 from tombola.pruning.schedules import kept
 from tombola.pruning.scores.wanda import squared_inputs
+from tombola.tickets.blocks import Blocks
 from tombola.tickets.writer import Spooled, TicketWriter, write
 
 NAMES, SPARSITY = ("a", "b", "c"), 0.6
@@ -139,6 +140,84 @@ def inputs_of(net, name, ids):
         net(ids)
     hook.remove()
     return torch.cat(found)
+
+
+SMALL = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 4,
+    "vocab_size": 40,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+}
+WINDOWS = {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2}
+KINDS = [  # all but the first two give layers masks, or rotary embeddings, of their own
+    ("Llama", {}),
+    ("OPT", {"ffn_dim": 24, "word_embed_proj_dim": 16}),
+    ("Gemma2", WINDOWS),
+    ("Gemma3Text", WINDOWS),
+    ("Qwen2", {**WINDOWS, "use_sliding_window": True, "max_window_layers": 2}),
+    ("Cohere2", WINDOWS),
+]
+
+
+@needs_llama
+@pytest.mark.parametrize(("kind", "changes"), KINDS)
+def test_states_behind_all_layers_are_those_of_the_network(kind, changes, tmp_path):
+    import transformers
+
+    config = getattr(transformers, f"{kind}Config")(**{**SMALL, **changes})
+    torch.manual_seed(0)
+    net = transformers.AutoModelForCausalLM.from_config(config).eval()
+    for p in net.parameters():
+        p.data = p.data * 10 if p.ndim > 1 else p.data + 0.1 * torch.randn_like(p)
+    net.save_pretrained(tmp_path)
+    ids = torch.randint(4, 40, (3, 12), generator=generator(4))
+    blocks, right = Blocks(tmp_path), []
+    last = net.get_submodule(f"{blocks.prefix}.{len(blocks) - 1}")
+    last.register_forward_hook(lambda _, __, out: right.append(out[0] if isinstance(out, tuple) else out))
+    with torch.no_grad():
+        net(ids)
+        states = blocks.begin({"a": ids[:1], "b": ids[1:]})
+        states = torch.cat([*states.values()])
+        for i in range(len(blocks)):
+            states = blocks.through(i, blocks.layer(i), states)
+    torch.testing.assert_close(states, right[0], rtol=1e-4, atol=1e-4)
+
+
+@needs_llama
+def test_a_layer_with_numbers_that_are_none_is_named(disk, tmp_path):
+    net, folder, tokens = disk
+    for score in ("wanda", "magnitude", "sparsegpt"):
+        net.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
+        net.save_pretrained(folder)
+        with pytest.raises(PruningError, match=r"'a', model.layers.1.mlp.up_proj.weight: scores"):
+            tb.oneshot(folder, tokens, tmp_path / score, sparsity=0.5, score=score)
+
+
+@needs_llama
+def test_buffers_of_layers_are_read_and_kept(tmp_path, monkeypatch):
+    from transformers.models.llama import modeling_llama
+
+    class Scaled(modeling_llama.LlamaDecoderLayer):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.register_buffer("factor", torch.ones(1))
+
+        def forward(self, *given, **named):
+            return super().forward(*given, **named) * self.factor
+
+    monkeypatch.setattr(modeling_llama, "LlamaDecoderLayer", Scaled)
+    net = llama()
+    net.model.layers[0].factor.fill_(0.5)
+    net.save_pretrained(tmp_path / "net")
+    blocks, ids = Blocks(tmp_path / "net"), torch.randint(40, (2, 9), generator=generator(4))
+    with torch.no_grad():
+        states = blocks.through(0, blocks.layer(0), blocks.begin({"a": ids})["a"])
+        assert torch.equal(states, net.model(ids, output_hidden_states=True).hidden_states[1])
+    (file,) = tb.oneshot(tmp_path / "net", {"a": ids}, tmp_path / "a.tickets", sparsity=0.5)
+    assert float(tb.load(file, llama()).bake("a").model.layers[0].factor) == 0.5
 
 
 @needs_llama

@@ -36,6 +36,7 @@ _WINDOWS = (0, 1, 2, 4, 8, 12)  # tickets of which a context says whether they k
 _SMALL = [(8 + m) * 2.0 ** -(e + 3) for e in range(2, 18) for m in range(8)][:126]
 _GRID = np.array(sorted([0.0, *_SMALL, 0.5, *(1 - p for p in _SMALL), 1.0]))
 _DAMAGE = (KeyError, ValueError, IndexError, TypeError, RuntimeError, AssertionError, lzma.LZMAError)
+_STRETCH = 1 << 17  # weights of a trial
 _LZMA_MOST = 1 << 25  # bytes of patterns that LZMA is given: at preset 6 it writes about one million a second
 
 
@@ -58,12 +59,12 @@ def encode(masks_KN: Tensor, coding: str = "auto") -> dict[str, Tensor]:
     """
     bits_KN = masks_KN.numpy().view(np.uint8)
     if coding == "auto":
-        found = [_plain(bits_KN)]
+        best = _plain(bits_KN)
         if bits_KN.size and find_spec("constriction"):
-            found.append(_chain(bits_KN))
-        elif bits_KN.size and bits_KN.shape[1] * -(-len(bits_KN) // 8) <= _LZMA_MOST:
-            found.append(_patterns(bits_KN))
-        return min(found, key=lambda tensors: sum(t.numel() * t.element_size() for t in tensors.values()))
+            best = min(best, _chain(bits_KN), key=_size)
+        if _promising(bits_KN, _size(best)):
+            best = min(best, _patterns(bits_KN), key=_size)
+        return best
     if coding not in _WRITERS:
         raise MaskError(f"there is no coding {coding!r}; choose auto or one of {', '.join(_WRITERS)}")
     return _WRITERS[coding](bits_KN)
@@ -98,6 +99,28 @@ def _read_plain(packed: Tensor, K: int, N: int) -> Array:
     if packed.dtype != torch.uint8 or packed.shape != (K, -(-N // 8)):
         raise ValueError(f"packed masks have the shape {tuple(packed.shape)}")
     return np.unpackbits(packed.numpy(), axis=1, count=N)
+
+
+def _size(tensors: dict[str, Tensor]) -> int:
+    return sum(t.numel() * t.element_size() for t in tensors.values())
+
+
+def _small(K: int, N: int) -> bool:
+    return 0 < N * -(-K // 8) <= _LZMA_MOST
+
+
+def coded(K: int, N: int) -> bool:
+    """Whether ``auto`` looks for another coding than one bit per weight and ticket."""
+    return bool(K * N and find_spec("constriction")) or _small(K, N)
+
+
+def _promising(bits_KN: Array, best: int) -> bool:
+    """Whether patterns may take less than ``best`` bytes: they do where a stretch of them does."""
+    K, N = bits_KN.shape
+    if N <= _STRETCH or not _small(K, N):
+        return _small(K, N)
+    start = (N - _STRETCH) // 2
+    return _size(_patterns(bits_KN[:, start : start + _STRETCH])) * N < 1.25 * best * _STRETCH
 
 
 def _patterns(bits_KN: Array) -> dict[str, Tensor]:

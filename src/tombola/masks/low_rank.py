@@ -123,7 +123,7 @@ def folded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             made[name.replace("parametrizations.", "").removesuffix(".original")] = tensor + (
                 up @ down
             ).view_as(tensor)
-        elif not name.endswith((".0.up", ".0.down")):
+        elif "parametrizations." not in name or not name.endswith((".0.up", ".0.down")):
             made[name] = tensor
     return made
 

@@ -73,7 +73,8 @@ class MaskSet:
     @classmethod
     def dense(cls, scope: Layout, names: Sequence[str]) -> MaskSet:
         """``m_k = 1`` for all k."""
-        return cls.stacked(scope, names, torch.ones(len(names), scope.size, dtype=torch.bool))
+        ones_N = torch.ones(scope.size, dtype=torch.bool)  # once: nobody writes into masks
+        return cls.stacked(scope, names, ones_N.expand(len(names), -1))
 
     # -- access -----------------------------------------------------------------------------------
 

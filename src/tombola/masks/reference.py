@@ -66,15 +66,16 @@ def from_reference(network: nn.Module, names: Iterable[str]) -> nn.Module:
     ('0.parametrizations.weight.original', True)
     """
     made = copied(network)
-    names = list(names)
-    if not references(made):  # what is not in a file of tickets, as long as it stays like this
+    names, there = list(names), {*references(made)}
+    if not there:  # what is not in a file of tickets, as long as it stays like this
         rest = {plain_name(n): p for n, p in made.named_parameters() if n not in names}
         setattr(made, _REST, {n: io.digest({"": p}) for n, p in rest.items()})
     counted = [id(p) for _, p in made.named_parameters(remove_duplicate=False)]
     known = dict(made.named_parameters())
     for name in names:
-        if original(name) in references(made):
+        if original(name) in there:
             continue
+        there.add(original(name))
         path, _, last = name.rpartition(".")
         if name not in known:
             raise ScopeError(f"the network has no parameter {name}")

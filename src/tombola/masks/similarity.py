@@ -90,7 +90,8 @@ def compare(a: MaskSet, b: MaskSet | None = None) -> Overlaps:
     for layer, (x, y) in enumerate(zip(parts, others, strict=True)):
         both_KJL[:, :, layer] = overlaps(x, y)
     sizes_L = torch.tensor(a.scope.sizes, dtype=torch.int64)
-    return Overlaps(a.scope.names, sizes_L, a.counts_KL(), b.counts_KL(), both_KJL)
+    a_KL = both_KJL.diagonal().T if same else a.counts_KL()
+    return Overlaps(a.scope.names, sizes_L, a_KL, a_KL if same else b.counts_KL(), both_KJL)
 
 
 def kappa(a: MaskSet, b: MaskSet) -> Tensor:

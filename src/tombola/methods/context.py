@@ -52,6 +52,12 @@ def with_context_input(
             f"inputs are a {type(x).__name__}, and only a network of one tensor can be told the context: "
             "leave out the methods that tell it"
         )
+    told = torch.arange(len(partition))
+    if not torch.equal(told.to(x.dtype).long(), told):
+        raise UsageError(
+            f"inputs of {str(x.dtype).removeprefix('torch.')} cannot hold the numbers of {len(partition)} "
+            "contexts, so the network cannot be told them: leave out the methods that tell it"
+        )
     check_arrival(wide, with_context(x, torch.ones(len(few), device=x.device)))
     contexts = {s: members_SK.int().argmax(1) for s, members_SK in partition.members.items()}
     return wide, replace(data, contexts=contexts)

@@ -135,6 +135,7 @@ class Rules:
 
     def __init__(self) -> None:
         self._tables: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._scaled: dict[Any, tuple[Tensor, float, Tensor]] = {}  # table, rate, their product
 
     def of(self, group: dict[str, Any], like: Tensor, most: int) -> Rule:
         """The rule of a parameter group for every t up to ``most``, of the dtype and device of ``like``."""
@@ -146,8 +147,11 @@ class Rules:
         a, b = self._tables[key]
         lr, decay, decoupled = float(group["lr"]), group["weight_decay"], group["decoupled_weight_decay"]
         beta1, beta2 = map(float, group["betas"])
+        known = self._scaled.get(key)
+        if known is None or known[0] is not a or known[1] != lr:  # once a step, not for each parameter
+            known = self._scaled[key] = a, lr, a * lr
         return Rule(
-            beta1, beta2, 0.0 if decoupled else decay, 1 - lr * decay if decoupled else 1.0, a * lr, b
+            beta1, beta2, 0.0 if decoupled else decay, 1 - lr * decay if decoupled else 1.0, known[2], b
         )
 
 

@@ -72,7 +72,10 @@ def _rows(weight_OI: Tensor, score: Callable[[Tensor], Tensor], keep: int) -> Te
     ):
         for at in range(start, end, step):
             part = slice(at, min(at + step, end))
-            mask_OI[part] = best_of_each(score(weight_OI[part]), quota)
+            scores = score(weight_OI[part])
+            if scores.isnan().any():
+                raise PruningError("scores are no numbers: weights or inputs are NaN or infinite")
+            mask_OI[part] = best_of_each(scores, quota)
     return mask_OI
 
 

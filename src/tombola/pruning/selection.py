@@ -208,7 +208,7 @@ def keep_top(scores_N: Tensor, keep: int, eligible_N: Tensor | None = None) -> T
     if keep in (0, count):
         all_N = torch.full_like(scores_N, keep > 0, dtype=torch.bool)
         return all_N if eligible_N is None else all_N & eligible_N
-    threshold = _kth_smallest(candidates, count - keep)
+    threshold = _kth_smallest(candidates, count - keep, candidates is not scores_N)
     mask_N = scores_N > threshold
     if eligible_N is not None:
         mask_N &= eligible_N
@@ -225,12 +225,14 @@ def _taken(values: Tensor, mask: Tensor) -> Tensor:
     return torch.from_numpy(values.numpy()[mask.numpy()])  # in a fraction of torch's time
 
 
-def _kth_smallest(values: Tensor, k: int) -> Tensor:
+def _kth_smallest(values: Tensor, k: int, overwrite: bool = False) -> Tensor:
     # NumPy's vectorised partition is several times faster than torch.kthvalue on a CPU. It knows no
     # bfloat16, and on a GPU the scores would have to travel: those go through torch.
     if values.device.type != "cpu" or values.dtype not in (torch.float32, torch.float64):
         return torch.kthvalue(values, k).values
-    return torch.tensor(np.partition(values.numpy(), k - 1)[k - 1], dtype=values.dtype)
+    found = values.numpy() if overwrite else values.numpy().copy()
+    found.partition(k - 1)
+    return torch.tensor(found[k - 1], dtype=values.dtype)
 
 
 def _refuse_nan(nan: object) -> None:
@@ -285,7 +287,8 @@ class _Units:
     members_Us: Tensor | None = None
 
     def count(self, kept_U: Tensor | None = None) -> int:
-        return int(self.left_U.sum() if kept_U is None else self.left_U[kept_U].sum())
+        left_U = self.left_U if kept_U is None else self.left_U[kept_U]
+        return int(left_U.count_nonzero() if left_U.dtype == torch.bool else left_U.sum())
 
     def best(self, floor: int) -> Tensor:
         alive_U = self.left_U > 0

@@ -6,13 +6,15 @@ Shape letters: S blocks of text, L tokens, D width.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 
 from tombola._utils.errors import DataError, ScopeError, TombolaError, needs
 from tombola.masks.layout import Layout
@@ -60,7 +62,7 @@ class Blocks:
             for n, m in self.linear(self.layers[i]).items()
         }
         self.scope = Layout.of({f"{name}.weight": m.weight for name, m in linear.items()})
-        self._arguments: dict[str, Any] = {}
+        self._arguments: list[dict[str, Any]] = []  # of each layer, beside the states
         for name, p in self.shell.named_parameters():
             if name not in self._where:
                 kinds = ", ".join(config.architectures or ["no architecture"])
@@ -108,18 +110,26 @@ class Blocks:
     def layer(self, i: int) -> nn.Module:
         """A decoder layer with its weights, in float32."""
         made = copy.deepcopy(self.layers[i])
-        self._fill(made, [name for name, _ in made.named_parameters()], f"{self.prefix}.{i}.")
+        self._fill(made, list(_kept(made)), f"{self.prefix}.{i}.")
         return made
 
-    def _fill(self, module: nn.Module, names: list[str], prefix: str = "") -> None:
+    def value(self, name: str, like: Tensor) -> Tensor:
+        """A tensor as it is on disk; a buffer that is not there as `transformers` makes it."""
+        return self.stored(name) if name in self._where else like
+
+    def _fill(self, module: nn.Module, names: Sequence[str], prefix: str = "") -> None:
+        held = _kept(module)
         for name in names:
             owner, _, last = name.rpartition(".")
-            of, value = module.get_submodule(owner), self.stored(prefix + name)
+            of, value = module.get_submodule(owner), self.value(prefix + name, held[name])
             if isinstance(of, nn.Embedding):  # mapped as it is: few of its rows are read
                 of.register_forward_hook(lambda _, __, rows: rows.float())
-            else:
+            elif value.is_floating_point():
                 value = value.float()
-            of._parameters[last] = nn.Parameter(value, requires_grad=False)
+            if last in of._parameters:
+                of._parameters[last] = nn.Parameter(value, requires_grad=False)
+            else:
+                of._buffers[last] = value
 
     def check(self, tokens: Mapping[str, Tensor]) -> None:
         """Raise `DataError` for what is no tokens of this network, one length for all domains."""
@@ -135,47 +145,94 @@ class Blocks:
             raise DataError("blocks of all domains have one number of tokens")
 
     def begin(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The states that enter the first decoder layer, by domain, float32 ``[S, L, D]``."""
+        """The states that enter the first decoder layer, by domain, float32 ``[S, L, D]``.
+
+        What else its layers are given (masks, rotary embeddings) may differ from layer to layer, and is kept
+        for `through`.
+
+        Raises:
+            ScopeError: layers that are called otherwise, or are given what depends on the text.
+        """
         net = copy.deepcopy(self.shell)
         head = net.get_output_embeddings()
         last = {id(p) for p in head.parameters()} if head is not None else set[int]()
         last -= {id(p) for p in net.get_input_embeddings().parameters()}  # a tied one is needed
-        outer = [
-            n for n, p in net.named_parameters() if not n.startswith(f"{self.prefix}.") and id(p) not in last
-        ]
-        self._fill(net, outer)
-        states: list[Tensor] = []
-
-        def arrived(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            x, *rest = args or (kwargs.pop("hidden_states"),)
-            if rest:
-                raise ScopeError(f"layers of {type(net).__name__} take more than states by their position")
-            self._arguments = kwargs
-            states.append(x)
-            raise _Arrived
-
-        net.get_submodule(f"{self.prefix}.0").register_forward_pre_hook(arrived, with_kwargs=True)
-        found = {}
+        inner = f"{self.prefix}."
+        self._fill(net, [n for n, t in _kept(net).items() if not n.startswith(inner) and id(t) not in last])
+        layers, found = net.get_submodule(self.prefix), {}
         for name, ids_SL in tokens.items():
-            states.clear()
+            states = []
             for ids_L in ids_SL.long():
-                try:
-                    net(input_ids=ids_L[None])
-                except _Arrived:
-                    continue
+                entered, arguments = _entered(net, layers, ids_L[None])
+                states.append(entered)
+                self._arguments = self._arguments or arguments
+                if not _equal(arguments, self._arguments):
+                    raise ScopeError(
+                        f"layers of {type(net).__name__} take what depends on the text, beside states"
+                    )
             found[name] = torch.cat(states)
         return found
 
     def through(
-        self, layer: nn.Module, states_SLD: Tensor, each: Callable[[], None] = lambda: None
+        self, i: int, layer: nn.Module, states_SLD: Tensor, each: Callable[[], None] = lambda: None
     ) -> Tensor:
-        """The states after a decoder layer, ``[S, L, D]``; ``each`` is called after every block of text."""
+        """The states after layer ``i``, ``[S, L, D]``; ``each`` is called after every block of text."""
         outputs = torch.empty_like(states_SLD)
         for s, x in enumerate(states_SLD):
-            made = layer(x[None], **self._arguments)
+            made = layer(x[None], **self._arguments[i])
             outputs[s] = (made[0] if isinstance(made, tuple) else made)[0]
             each()
         return outputs
+
+
+def _kept(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, each once, and the buffers of a state dict."""
+    every = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    buffers = {n: t for n, t in module.state_dict().items() if n not in every and isinstance(t, Tensor)}
+    return {**dict(module.named_parameters()), **buffers}
+
+
+def _entered(net: nn.Module, layers: Any, ids_BL: Tensor) -> tuple[Tensor, list[dict[str, Any]]]:
+    """The states that enter the first layer, and by name what each layer is given beside states."""
+    for tupled in (False, True):  # what a layer returns differs from network to network
+        entered, arguments = _walk(net, layers, ids_BL, tupled)
+        if len(entered) == len(layers) and entered[-1].shape == entered[0].shape:
+            return entered[0], arguments
+    raise ScopeError(f"{type(net).__name__} does more between its layers than to hand states on")
+
+
+def _walk(
+    net: nn.Module, layers: Any, ids_BL: Tensor, tupled: bool
+) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """What layers are given by a pass in which each hands on the states as they are."""
+    entered: list[Tensor] = []
+    arguments: list[dict[str, Any]] = []
+
+    def look(*args: Any, **kwargs: Any) -> Any:
+        x, *rest = args or (kwargs.pop("hidden_states"),)
+        if rest:
+            raise ScopeError(f"layers of {type(net).__name__} take more than states by their position")
+        entered.append(x)
+        arguments.append(kwargs)
+        if len(entered) == len(layers):
+            raise _Arrived
+        return (x,) if tupled else x
+
+    for layer in layers:
+        layer.forward = look
+    with suppress(_Arrived, TypeError, ValueError, IndexError, AttributeError, RuntimeError):
+        net(input_ids=ids_BL)
+    return entered, arguments
+
+
+def _equal(one: object, other: object) -> bool:
+    """Whether trees of arguments hold the same numbers."""
+    (a, like), (b, likewise) = tree_flatten(one), tree_flatten(other)
+    pairs = zip(a, b, strict=False)
+    return like == likewise and all(
+        torch.equal(x, y) if isinstance(x, Tensor) and isinstance(y, Tensor) else x is y or x == y
+        for x, y in pairs
+    )
 
 
 class _Arrived(Exception):

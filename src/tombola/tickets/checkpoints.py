@@ -26,6 +26,7 @@ from tombola.training.model import check_network
 Checkpoint = nn.Module | Mapping[str, Tensor] | Path | str
 Read = Callable[[str], Tensor]  # a tensor of a checkpoint, by its name
 Shapes = dict[str, tuple[int, ...]]
+WRAPPED = "module."  # begins the names that DataParallel and its like save
 SHARDS = "model.safetensors.index.json"  # says which file of a folder holds which tensor
 
 
@@ -94,6 +95,8 @@ def _opened(name: str, given: Checkpoint, base: nn.Module, held: Mapping[str, Te
         shapes, read = _file(Path(given), name)
     else:
         shapes, read = _tensors(given.state_dict() if isinstance(given, nn.Module) else given, name)
+    if not any(tensor.startswith(WRAPPED) for tensor in held):
+        shapes, read = _bare(shapes, read)
     others: dict[str, list[str]] = {}  # names of tied weights
     first = {id(p): n for n, p in base.named_parameters()}
     for n, p in base.named_parameters(remove_duplicate=False):
@@ -134,6 +137,12 @@ def _opened(name: str, given: Checkpoint, base: nn.Module, held: Mapping[str, Te
     return one
 
 
+def _bare(shapes: Shapes, read: Read) -> tuple[Shapes, Read]:
+    """What was saved inside of a wrapper, by its names without it."""
+    full = {tensor.removeprefix(WRAPPED): tensor for tensor in shapes}
+    return {tensor: shapes[full[tensor]] for tensor in full}, lambda tensor: read(full[tensor])
+
+
 def _dtype(t: Tensor) -> str:
     return str(t.dtype).removeprefix("torch.")
 
@@ -145,7 +154,7 @@ def _tensors(held: Any, name: str) -> tuple[Shapes, Read]:
             f"checkpoint {name!r} is a network, its state_dict or a file: got {type(held).__name__}"
         )
     nested = [key for key, value in held.items() if isinstance(value, Mapping)]
-    found = {plain_name(str(n)).removeprefix("module."): t for n, t in held.items() if isinstance(t, Tensor)}
+    found = {plain_name(str(n)): t for n, t in held.items() if isinstance(t, Tensor)}
     if not found:
         hint = f": pass what it has under {nested[0]!r}" if nested else ""
         raise UsageError(f"checkpoint {name!r} holds no tensors by name{hint}")

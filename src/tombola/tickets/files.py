@@ -22,7 +22,8 @@ from tombola._utils.errors import MaskError, ScopeError, TicketFileError
 from tombola._utils.io import read
 from tombola._utils.replica import copied
 from tombola._utils.torch_state import plain_name, unwrapped
-from tombola.masks.codec import decode, encode
+from tombola.masks import codec
+from tombola.masks.codec import decode
 from tombola.masks.layout import Layout
 from tombola.masks.low_rank import adapter_names, with_adapters
 from tombola.masks.maskset import MaskSet
@@ -100,7 +101,8 @@ def pack(
     base = {n: known for n, known in unchanged(backbone).items() if n not in {*map(plain_name, elsewhere)}}
     state = {n: t for n, t in backbone.state_dict().items() if n not in elsewhere}
     shared = {n: t for n, t in state.items() if plain_name(n) not in base}
-    coded = {"masks": masks.pack()} if coding == "plain" else encode(masks.masks_KN, coding)
+    plain = coding == "plain" or (coding == "auto" and not codec.coded(len(masks), masks.scope.size))
+    coded = {"masks": masks.pack()} if plain else codec.encode(masks.masks_KN, coding)
     tensors = {
         "weights": weights_N[masks.union()],
         **coded,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -36,14 +36,14 @@ def finish(
     """
     f = problem.f
 
-    def passes(k: int) -> list[tuple[int, Tensor | None, Batch]]:
-        inputs = problem.inputs(k, settings.statistics, "statistics")
+    def passes(k: int) -> Iterator[tuple[int, Tensor | None, Batch]]:
         m_k = masks.masks_KN[k].to(f.device)
-        return [(k, m_k, x) for x in inputs]
+        for x in problem.inputs(k, settings.statistics, "statistics"):
+            yield k, m_k, x
 
     private = {masks.names[k]: dict(f.private.unflatten(theta.private[k].detach())) for k in tickets}
     if settings.normalization == "shared":
-        every = [one for k in tickets for one in passes(k)]
+        every = (one for k in tickets for one in passes(k))
         theta.buffers.update(norm.estimate(f, theta, every))
     elif settings.normalization != "frozen":
         for k in tickets:

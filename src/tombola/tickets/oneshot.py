@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tombola._utils.errors import UsageError, unknown
+from tombola._utils.errors import PruningError, UsageError, unknown
 from tombola._utils.io import check_target, file_name
 from tombola._utils.validation import check_name
 from tombola.masks.bits import packed, unpacked
@@ -99,17 +99,20 @@ def _block(
     linear = {f"{network.prefix}.{i}.{name}.weight": m for name, m in network.linear(layer).items()}
     masks: dict[str, list[Tensor]] = {name: [] for name in linear}
     for k, domain in enumerate(states):
-        sums, after = _measured(layer, network, states[domain], how)
+        sums, after = _measured(i, layer, network, states[domain], how)
         for (name, module), found in zip(linear.items(), sums, strict=True):
-            mask, weight = how.cut(module.weight, found, quotas[name])
+            try:
+                mask, weight = how.cut(module.weight, found, quotas[name])
+            except PruningError as error:
+                raise PruningError(f"{domain!r}, {name}: {error}") from None
             module.weight.data = weight.mul_(mask)
             if how.corrects:
                 writers[k].add(weight.to(network.dtype).flatten(), mask.flatten()[None])
             else:
                 masks[name].append(packed(mask.flatten()))
         del sums
-        states[domain] = network.through(layer, states[domain]) if pruned else after
-        for name, module in linear.items():
+        states[domain] = network.through(i, layer, states[domain]) if pruned else after
+        for name, module in linear.items() if k + 1 < len(states) else ():
             module.weight.data.copy_(network.stored(name))
     for name in () if how.corrects else linear:
         weight = network.stored(name).flatten()
@@ -117,7 +120,7 @@ def _block(
 
 
 def _measured(
-    layer: nn.Module, network: Blocks, states: Tensor, how: LayerScore
+    i: int, layer: nn.Module, network: Blocks, states: Tensor, how: LayerScore
 ) -> tuple[list[Tensor], Tensor]:
     """The sums over the inputs of every linear layer of a block, and the states after it.
 
@@ -139,7 +142,7 @@ def _measured(
         return lambda _, args: look(name, args[0])
 
     hooks = [module.register_forward_pre_hook(hook(name)) for name, module in linear.items()]
-    after = network.through(layer, states, lambda: now.__setitem__(0, None))
+    after = network.through(i, layer, states, lambda: now.__setitem__(0, None))
     for one in hooks:
         one.remove()
     return [sums[leader[name]] for name in linear], after
@@ -155,7 +158,7 @@ def _contents(
     rest = {n: t for n, t in shell.state_dict().items() if n not in tied and n not in scope.names}
 
     def spooled(name: str, like: Tensor) -> Spooled:
-        return Spooled.of(like.dtype, tuple(like.shape), lambda: network.stored(name).to(like.dtype))
+        return Spooled.of(like.dtype, tuple(like.shape), lambda: network.value(name, like).to(like.dtype))
 
     tensors = writer.tensors() | {f"rest.{n}": spooled(n, t) for n, t in rest.items()}
     header = {

@@ -6,6 +6,7 @@ Shape letters: K tickets, N weights in scope.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Literal, get_args
 
 import torch
@@ -141,7 +142,7 @@ def _any(masks: list[list[Tensor | None]]) -> list[Tensor | None]:
     merged: list[Tensor | None] = []
     for entry in zip(*masks, strict=True):
         given = [mask for mask in entry if mask is not None]
-        merged.append(torch.stack(given).any(0) if len(given) == len(entry) else None)
+        merged.append(reduce(torch.bitwise_or, given) if len(given) == len(entry) else None)
     return merged
 
 

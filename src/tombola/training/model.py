@@ -178,7 +178,12 @@ class FunctionalModel:
     def write(self, theta: Params, mask_N: Tensor | None = None, k: int = 0) -> nn.Module:
         """A copy of the backbone that holds ``m_k ⊙ θ`` (plain ``θ`` without a mask)."""
         module = copied(self.module)
+        stored = module.state_dict().keys()
         module.load_state_dict({n: t.detach() for n, t in self.named(theta, mask_N, k).items()}, strict=False)
+        for name, b in theta.buffers.items():
+            if name not in stored:  # of a buffer that is not persistent, load_state_dict knows nothing
+                owner, _, last = name.rpartition(".")
+                module.get_submodule(owner)._buffers[last] = b.detach().clone()
         return module
 
 

@@ -86,14 +86,15 @@ def find_tickets(
             for k, ticket in enumerate(run(jobs)):  # k = 1 .. K, in turn or at once
                 m[k] = ticket.mask_N  # m_k ← m_k without the lowest scores of θ_T^(k)
                 theta.after(k, ticket.theta)  # θ ← θ0, unless weights are kept
-                checkpoint.advance(r * K + k, K * R)
+                checkpoint.advance(r * K + k + 1, K * R)
                 _record(checkpoint, first_round + r, masks.names[k], ticket)
             now = MaskSet.stacked(masks.scope, masks.names, m)
             for callback in callbacks:
                 callback.on_round_end(first_round + r, now, checkpoint.record)
             state = partial(_tensors, now, theta)
             checkpoint.save(state, {"rounds": r + 1, **_facts(problem, callbacks)})
-    checkpoint.advance(K * R, K * R)
+    if done == R:
+        checkpoint.advance(K * R, K * R)
     return MaskSet.stacked(masks.scope, masks.names, m)
 
 

@@ -34,11 +34,11 @@ def similarity_rows(masks: MaskSet) -> list[dict[str, Any]]:
     >>> similarity_rows(masks)[0]
     {'kind': 'jaccard', 'depth': 'all', 'density': 1.0, 'matrix': [[1.0, 1.0], [1.0, 1.0]]}
     """
-    found = compare(masks)
+    found, density = compare(masks), masks.density
     few = len(masks) <= RECORDED and len(found.layers) >= len(DEPTHS)
     parts = {"all": found, **found.by_depth()} if few else {"all": found}
     return [
-        {"kind": kind, "depth": depth, "density": masks.density, "matrix": _plain(matrix)}
+        {"kind": kind, "depth": depth, "density": density, "matrix": _plain(matrix)}
         for depth, part in parts.items()
         for kind, matrix in (("jaccard", part.jaccard()), ("kappa", part.kappa()))
     ]
