@@ -7,6 +7,7 @@ bfloat16 in a folder; `llama` writes them a layer at a time. Seconds are process
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
@@ -227,8 +228,14 @@ WAYS: dict[str, Callable[..., dict[str, object]]] = {
 if __name__ == "__main__":
     torch.set_num_threads(1)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    what, *arguments = sys.argv[1:]
-    if what == "llama":
+    what, *arguments = sys.argv[1:] or [""]
+    if what not in ("llama", *WAYS):
+        print(
+            __doc__,
+            *(f"{name}: {inspect.signature(way)}" for name, way in {"llama": llama, **WAYS}.items()),
+            sep="\n",
+        )
+    elif what == "llama":
         llama(Path(arguments[0]), arguments[1], *map(int, arguments[2:]))
     else:
         print(json.dumps({"what": what, **WAYS[what](*arguments)}))

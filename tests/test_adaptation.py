@@ -15,13 +15,13 @@ from torch import nn
 
 import tombola as tb
 from tombola._utils import io
-from tombola._utils.errors import RunError, TicketFileError
+from tombola._utils.errors import RunError, TicketFileError, UsageError
 from tombola._utils.replica import copied
 from tombola._utils.rng import generator
 from tombola.cli import main as cli
 from tombola.lab.adaptation import adapters
-from tombola.lab.adaptation.evaluate import carried_out, place, rows, stored, summary, tables
-from tombola.lab.adaptation.figure import figure
+from tombola.lab.adaptation.evaluate import carried_out, place, rows, stored, summary, tables, with_behind
+from tombola.lab.adaptation.figure import figure, pareto
 from tombola.lab.adaptation.rivals import RIVALS
 from tombola.lab.continual.rivals import Arrivals
 from tombola.lab.experiments.sentences import SENTENCES
@@ -240,6 +240,53 @@ def test_what_was_trained_beside_the_scope_is_stored(tmp_path):
     assert torch.equal(tb.load(tmp_path / "two.tickets", base)(x, ticket="0"), tickets(x, ticket="0"))
 
 
+class Padded(nn.Conv2d):
+    """A convolution that is made in a way of its own, as those of packages are."""
+
+    def __init__(self, inputs, outputs, kernel, side, groups=1):
+        assert side > 0
+        super().__init__(inputs, outputs, kernel, groups=groups)
+
+
+@needs_peft
+def test_lora_takes_convolutions_that_are_matrices_and_shira_says_that_it_takes_none():
+    layers = (Padded(3, 8, 1, side=4), Padded(8, 8, 3, side=4, groups=8), nn.Conv2d(8, 8, 1), nn.Flatten())
+    net = nn.Sequential(*layers, nn.Linear(32, 3))
+    scope, x = ["0.weight", "1.weight", "2.weight"], torch.randn(2, 3, 4, 4)
+    right = net(x)
+    changed = adapters.lora(copy.deepcopy(net), scope, "4.weight", r=2)
+    torch.testing.assert_close(changed(x), right)
+    trained = {name.split(".")[0] for name, p in changed.named_parameters() if p.requires_grad}
+    assert trained == {"0", "2", "4"}
+    with pytest.raises(UsageError, match="SHiRA changes matrices, and no layer in scope"):
+        adapters.shira(net, scope, "4.weight", r=2)
+
+
+def test_a_metric_of_which_less_is_better_is_compared_so():
+    head = {"experiment": "mine", "preset": "quick", "sparsity": 0.0, "metric": "nats"}
+    made = [
+        over_seeds(head | {"method": name}, {"0": value})
+        for name, value in (("full_fine_tune", 3.0), ("frozen_head", 4.0))
+    ]
+    (behind,) = [row for row in with_behind(made) if row["metric"] == "behind"]
+    assert behind["mean"] == 1.0
+    assert pareto({"small": (1.0, 4.0), "large": (2.0, 3.0), "worse": (3.0, 3.5)}, -1) == ["small", "large"]
+
+
+def test_few_test_samples_are_enough_for_the_time_of_a_mixed_batch(arrivals, folder):
+    two = torch.cat([m.nonzero()[:2, 0] for m in arrivals.partition.members["test"].T])
+    data = replace(arrivals.data, test=arrivals.data.test.take(two))
+    few = replace(arrivals, data=data, partition=SENTENCES.partition(data))
+    assert carried_out("frozen_head", few, folder)["latency"] > 0
+
+
+def test_fine_tunes_of_other_inputs_are_not_taken(arrivals, tmp_path):
+    augmented = replace(arrivals, data=replace(arrivals.data, augment=lambda x, _: x))
+    for each in (arrivals, augmented, arrivals):
+        RIVALS["full_fine_tune"].models(each, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2 * 4
+
+
 # -- the command ---------------------------------------------------------------------------------------------
 
 
@@ -260,7 +307,10 @@ def test_the_command_compares_writes_a_page_and_does_nothing_twice(tmp_path, cap
     assert "MB per task" in out
     page, twin = (tmp_path / "page.md").read_text(), json.loads((tmp_path / "page.json").read_text())
     assert "rtl_theta0" in page
-    assert (tmp_path / "pictures" / "page-sentences.png").stat().st_size > 10_000
+    (picture,) = (tmp_path / "pictures").iterdir()
+    assert picture.name.startswith("page-sentences-quick-")
+    assert "T=1" in picture.name
+    assert picture.stat().st_size > 10_000
     assert {row["method"] for row in twin} == {"frozen_head", "rtl_theta0"}
     monkeypatch.setattr(Problem, "gradient", None)
     _, out, _ = call(capsys, "adapt", "sentences", *small, "--brief", "--write", tmp_path / "page.md")
@@ -269,6 +319,12 @@ def test_the_command_compares_writes_a_page_and_does_nothing_twice(tmp_path, cap
     status, again, _ = call(capsys, "adapt", "sentences", *small, "--json")
     assert status == 0
     assert [row["mean"] for row in json.loads(again)] == [row["mean"] for row in twin]
+    monkeypatch.undo()
+    monkeypatch.setattr(models, "weights", lambda: None)
+    fixed = (*small[:-2], "rtl_theta0_97")
+    for sparsity in ("0.9", "0.97"):  # a rival of one sparsity is the same at another one
+        status, _, _ = call(capsys, "adapt", "sentences", *fixed, "--sparsity", sparsity)
+        assert status == 0
     _, _, err = call(capsys, "adapt", "sentences", *small[3:], "--set", "T=2", "steps=1")
     assert "was made with other settings or data" in err.replace("\n", " ")
 
@@ -278,6 +334,10 @@ def test_the_command_compares_writes_a_page_and_does_nothing_twice(tmp_path, cap
     [
         (("sentences", "--rival", "lora"), "there is no rival 'lora'"),
         (("digits",), "the contexts of digits are its answers"),
+        (("tenants", "--sparsity", "0.9"), "--set reference=theta0"),
+        (("sentences", "--set", "schedule=fraction:0.5"), "--set schedule=one_shot"),
+        (("sentences", "--set", "head=none"), "has none that is trained"),
+        (("text_domains", "--set", "reference=theta0", "score=magnitude"), "has none that is trained"),
         (("sentences", "--sparsity", "0.5", "0.9"), "one sparsity of the change"),
         (("sentences", "--data", "nowhere"), "nowhere"),
     ],

@@ -154,6 +154,12 @@ def test_blocks_follow_one_another_and_validation_is_the_end_of_training():
     assert data.test.x[:, 0].tolist() == [0, 60, 120, 180]  # evenly spread
 
 
+def test_each_half_of_validation_has_all_domains(data):
+    tuned = data.tuning()
+    for split in (tuned.validation, tuned.test):
+        assert {*split.columns["domain"]} == {"slow", "fast", "wild"}
+
+
 def test_bad_sources_are_named(tmp_path):
     import pandas as pd
 

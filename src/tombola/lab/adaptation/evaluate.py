@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 from tombola._utils import batch, io
+from tombola._utils.device import device_of
 from tombola._utils.memory import Peak
 from tombola.lab.adaptation.rivals import BEFORE, RIVALS, SPARSE, TRAINED
 from tombola.lab.continual.evaluate import table
@@ -44,7 +46,7 @@ def carried_out(rival: str, arrivals: Arrivals, folder: Path) -> dict[str, Any]:
     search and training, of the fine-tunes too that others go on from, whenever they were made. ``memory`` is
     the most that was held in them beside base network and data, where fine-tunes were kept without these.
     """
-    names, peak = arrivals.names, Peak(next(arrivals.backbone.parameters()).device)
+    names, peak = arrivals.names, Peak(device_of(arrivals.backbone))
     began = time.perf_counter()
     models = RIVALS[rival].models(arrivals, folder)
     before = float(next(iter(models.values())).metadata.pop(BEFORE, 0.0))
@@ -97,29 +99,32 @@ def _bytes(own: int, of_base: int, K: int) -> dict[str, float]:
 @torch.no_grad()
 def latency(models: Models, arrivals: Arrivals) -> float:
     """Time of a batch in which all tasks are mixed, over that of the base network on the same samples."""
-    names = [name for name in models for _ in range(MIXED // len(models))]
+    count, base = max(MIXED // len(models), 1), arrivals.backbone.eval()
+    names, where = [name for name in models for _ in range(count)], device_of(base)
     parts = [
-        data.inputs("test", torch.arange(MIXED // len(models)))
+        data.inputs("test", torch.arange(count) % len(data.test), device=where)
         for data in (arrivals.task(name) for name in models)
     ]
-    x, rows = batch.mapped(lambda *each: torch.cat(each), *parts), torch.arange(len(names))
+    x, rows = batch.mapped(lambda *each: torch.cat(each), *parts), torch.arange(len(names), device=where)
     different = {id(model): model for model in models.values()}
-    base = arrivals.backbone.eval()
 
     def mixed() -> None:
         for model in different.values():
             mine = [i for i, name in enumerate(names) if models[name] is model]
             model(batch.take(x, rows[mine]), ticket=[names[i] for i in mine])
 
-    return _median(mixed) / _median(lambda: batch.call(base, x))
+    return _median(mixed, where) / _median(lambda: batch.call(base, x), where)
 
 
-def _median(run: Callable[[], object]) -> float:
+def _median(run: Callable[[], object], where: torch.device) -> float:
+    wait = partial(torch.cuda.synchronize, where) if where.type == "cuda" else lambda: None
     run()
     taken = []
     for _ in range(REPEATS):
+        wait()
         began = time.perf_counter()
         run()
+        wait()
         taken.append(time.perf_counter() - began)
     return float(np.median(taken))
 
@@ -159,11 +164,13 @@ def with_behind(made: Sequence[Row]) -> list[Row]:
     found: list[Row] = []
     for mine in by_experiment([row for row in made if row["metric"] != "behind"]).values():
         quality = mine[0]["metric"]
+        ahead = metric_info(quality).ahead
         tuned = {row["metric"]: row["values"] for row in mine if row["method"] == TUNED}.get(quality, {})
         for row in mine:
             found.append(row)
             if row["metric"] == quality and row["method"] != TUNED:
-                behind = {seed: tuned[seed] - value for seed, value in row["values"].items() if seed in tuned}
+                both = {seed: value for seed, value in row["values"].items() if seed in tuned}
+                behind = {seed: ahead(tuned[seed], value) for seed, value in both.items()}
                 found += [over_seeds(row | {"metric": "behind"}, behind)] if behind else []
     return found
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tombola.lab.report.points import Points, label_points
 from tombola.lab.report.rows import Row
+from tombola.objectives.metrics import metric_info
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +22,7 @@ def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
 
     mine = [row for row in made if (row["experiment"], row["preset"]) == (experiment, preset)]
     quality = mine[0]["metric"]
+    better = 1 if metric_info(quality).higher_is_better else -1
     several = {row["method"] for row in mine for other in mine if _differ(row, other)}
     named = [(row["method"] + f" {row['sparsity']:.0%}" * (row["method"] in several), row) for row in mine]
     cells = {(name, row["metric"]): row for name, row in named}
@@ -30,20 +32,20 @@ def figure(made: Sequence[Row], experiment: str, preset: str) -> Figure:
     panels = []
     for axes, (size, label) in zip(drawn.subplots(len(SIZES), 1), SIZES.items(), strict=True):
         points = {name: (cells[name, size]["mean"] / 1e6, cells[name, quality]["mean"]) for name in names}
-        _scatter(axes, points, halves)
+        _scatter(axes, points, halves, better)
         axes.set(xlabel=label, ylabel=quality)
         panels.append((axes, points))
     drawn.draw_without_rendering()  # where names have room is known once axes have their places
     for axes, points in panels:
-        label_points(axes, points, dict.fromkeys(pareto(points), "C0"))
+        label_points(axes, points, dict.fromkeys(pareto(points, better), "C0"))
     return drawn
 
 
-def _scatter(axes: Axes, points: Points, halves: Mapping[str, float]) -> None:
+def _scatter(axes: Axes, points: Points, halves: Mapping[str, float], better: int) -> None:
     """Points with their half intervals, over a logarithm of bytes in plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    best, sizes = pareto(points), [x for x, _ in points.values()]
+    best, sizes = pareto(points, better), [x for x, _ in points.values()]
     for name, (x, y) in points.items():
         axes.errorbar(x, y, halves[name], fmt="o", color="C0" if name in best else "grey", capsize=2)
     axes.plot(*zip(*(points[name] for name in best), strict=True), color="C0", alpha=0.4)
@@ -61,14 +63,15 @@ def _differ(row: Row, other: Row) -> bool:
     return row["method"] == other["method"] and row["sparsity"] != other["sparsity"]
 
 
-def pareto(points: Points) -> list[str]:
-    """Who has more quality than everyone of the same size or less, smallest first.
+def pareto(points: Points, better: int = 1) -> list[str]:
+    """Who has better quality than everyone of the same size or less, smallest first; -1 where less is better.
 
     >>> pareto({"a": (1, 0.5), "b": (2, 0.4), "c": (3, 0.9)})
     ['a', 'c']
     """
     best: list[str] = []
-    for name in sorted(points, key=lambda name: (points[name][0], -points[name][1])):
-        if not best or points[name][1] > points[best[-1]][1]:
+    quality = {name: better * y for name, (_, y) in points.items()}
+    for name in sorted(points, key=lambda name: (points[name][0], -quality[name])):
+        if not best or quality[name] > quality[best[-1]]:
             best.append(name)
     return best

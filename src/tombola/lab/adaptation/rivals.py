@@ -18,11 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from tombola._utils import io
+from tombola._utils import batch, io
 from tombola._utils.errors import RunError
 from tombola._utils.replica import copied
 from tombola.lab.adaptation import adapters
@@ -127,9 +128,12 @@ def fine_tuned(arrivals: Arrivals, folder: Path) -> tuple[dict[str, dict[str, Te
     found, before, a = {}, 0.0, arrivals
     start = [io.digest(a.backbone.state_dict()), architecture(a.backbone)]
     for name in a.names:
-        data, config = io.digest(a.task(name).train.fingerprint()), a.settings.plain()["train"]
+        task, config = a.task(name), a.settings.plain()["train"]
+        data, few = io.digest(task.train.fingerprint()), torch.arange(min(8, len(task.train)))
+        inputs = io.digest({f"x{at}": t for at, t in batch.tensors(task.inputs("train", few)).items()})
+        seen = [inputs, task.augment is not None]  # what the network is given of them
         made_of = json.dumps(
-            [start, data, config, a.steps, a.seed, a.objective.of(a.data, a.partition).choices()],
+            [start, data, seen, config, a.steps, a.seed, a.objective.of(a.data, a.partition).choices()],
             sort_keys=True,
         )
         file = folder / f"{name}-{hashlib.sha256(made_of.encode()).hexdigest()[:16]}.safetensors"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tombola._utils.device import parse
-from tombola._utils.errors import MaskError, PruningError, RunError, UsageError
+from tombola._utils.errors import RunError, TombolaError, UsageError
 from tombola._utils.io import write_bytes
 from tombola._utils.rng import generator
 from tombola.data.dataset import Data
@@ -90,14 +90,14 @@ def found_by(
     """What all rivals find, and whether some failed: those lose nothing of the others.
 
     Raises:
-        RunError: none could be carried out; or as `kept_or_made`.
+        RunError: none could be carried out.
     """
     found, failed = [], False
     for job in jobs:
         words = f"seed {job.arrivals.seed}: {job.label}"
         try:
             result = kept_or_made(job, say)
-        except (MaskError, PruningError) as error:
+        except TombolaError as error:
             say(f"{words} failed: {error}")
             failed = True
             continue

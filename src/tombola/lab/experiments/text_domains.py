@@ -47,14 +47,16 @@ def load(source: str | None, augment: bool) -> Data | Mapping[str, Data]:
     """
     if augment:
         raise UsageError("text_domains has no augmentation: text that is altered is another text")
-    tokenise, length = tokens()
     if source is None:
+        tokenise, length = tokens()
         found = standard_library()
         train = {name: [text[: len(text) * 4 // 5]] for name, text in found.items()}
         test = {name: [text[len(text) * 4 // 5 :]] for name, text in found.items()}
         return {STAND_IN: blocks(train, test, tokenise, length)}
     folder = Path(source).expanduser()
-    return blocks(_table(folder, "train"), _table(folder, "test"), tokenise, length)
+    given = _table(folder, "train"), _table(folder, "test")
+    models.needed()  # those who bring the texts mean the pretrained network
+    return blocks(*given, *tokens())
 
 
 def tokens() -> tuple[Tokenise, int]:
@@ -79,7 +81,8 @@ def blocks(train: Texts, test: Texts, tokenise: Tokenise, length: int, held: int
         for part, found in zip(parts, (every[:-held], every[-held:], tested[spread]), strict=True):
             part[domain] = found
     trn, val, tst = map(_split, parts)
-    return Data(trn, val, tst)
+    mixed = torch.arange(len(val)).view(-1, held).T.flatten()  # each half of it has all domains
+    return Data(trn, val.take(mixed), tst)
 
 
 def packed(texts: Sequence[str], tokenise: Tokenise, length: int) -> Tensor:

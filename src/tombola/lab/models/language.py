@@ -31,7 +31,7 @@ def needed() -> Path:
     """The same; `MissingExtra` where they are not installed."""
     if (folder := weights()) is None:
         missing = next((name for name in READERS if not importlib.util.find_spec(name)), PACKAGE)
-        raise MissingExtra(missing.replace("_", "-"), EXTRA, "SmolLM2")
+        raise MissingExtra(missing.replace("_", "-"), EXTRA, "SmolLM2", PACKAGE.replace("_", "-"))
     return folder
 
 

@@ -28,7 +28,7 @@ def weights() -> Path | None:
 def needed() -> Path:
     """The same; `MissingExtra` where they are not installed."""
     if (folder := weights()) is None:
-        raise MissingExtra(PACKAGE.replace("_", "-"), EXTRA, "MiniLM")
+        raise MissingExtra(PACKAGE.replace("_", "-"), EXTRA, "MiniLM", PACKAGE.replace("_", "-"))
     return folder
 
 
