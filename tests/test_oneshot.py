@@ -19,7 +19,7 @@ from tombola.pruning.blockwise import products, sparsegpt, squares
 from tombola.pruning.schedules import kept
 from tombola.pruning.scores.wanda import squared_inputs
 from tombola.tickets.blocks import Blocks
-from tombola.tickets.writer import Spooled, TicketWriter, write
+from tombola.tickets.writer import TicketWriter
 
 NAMES, SPARSITY = ("a", "b", "c"), 0.6
 needs_llama = pytest.mark.skipif(
@@ -86,10 +86,10 @@ def test_a_file_written_in_pieces_is_read_as_one_written_at_once(tmp_path):
     with TicketWriter(3, tmp_path) as writer:
         for pair in zip(weights, masks, strict=True):
             writer.add(*pair)
-        size = write(
+        size = io.write(
             tmp_path / "x.tickets",
             writer.tensors()
-            | {"odd": Spooled.of(torch.uint8, (3,), lambda: torch.arange(3, dtype=torch.uint8))},
+            | {"odd": io.Spooled.of(torch.uint8, (3,), lambda: torch.arange(3, dtype=torch.uint8))},
             {"b": 1},
         )
     tensors, facts = io.read(tmp_path / "x.tickets")

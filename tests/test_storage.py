@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save, save_file
 from torch import nn
 
 from tombola._utils import io
@@ -284,3 +285,23 @@ def test_digest_sees_names_dtypes_shapes_and_bytes():
     digests = {io.digest(tensors) for tensors in (a, *others)}
     assert len(digests) == 6
     assert io.digest({"x": torch.zeros(4)}) == io.digest(a)
+
+
+@pytest.mark.parametrize("kind", [*io.DTYPES, None], ids=str)
+def test_bytes_are_those_of_the_library(kind, tmp_path):
+    """Of one dtype each, and of all together; names and facts in any letters."""
+    kinds = [kind] if kind else [*io.DTYPES]
+    shapes = {"empty": (0, 3), "one": (), "grid": (3, 5), "zweite/größe": (7,)}
+    facts = {"label": "Größe 'x' \"y\" \n \x01 \u2028", "list": [1, 2.5, None]}
+    tensors = {f"{name} {k}": torch.ones(shape).to(k) for k in kinds for name, shape in shapes.items()}
+    tensors["turned"] = torch.arange(6.0).view(2, 3).T
+    size = io.write(tmp_path / "x", tensors, facts)
+    content = (tmp_path / "x").read_bytes()
+    with safe_open(tmp_path / "x", "pt") as opened:
+        known = opened.metadata()
+    plain = {name: t.contiguous() for name, t in tensors.items()}
+    assert content == save(plain, metadata=known) == io.to_content(tensors, facts)
+    assert size == len(content) == io.size(tensors, facts)
+    found, again = io.read(tmp_path / "x")
+    assert again == facts
+    assert all(found[name].dtype == t.dtype and torch.equal(found[name], t) for name, t in tensors.items())

@@ -9,38 +9,130 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from glob import escape
+from io import BytesIO
+from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from tombola._utils.errors import TicketFileError
 
 ABANDONED = 3600.0  # seconds without a write after which a temporary file belongs to nobody
 KEY = "tombola"  # of the file's metadata: a hash over all, a space, and the facts as JSON
+DTYPES = {  # by safetensors' names, in the order in which it lays tensors down
+    torch.uint64: "U64",
+    torch.int64: "I64",
+    torch.float64: "F64",
+    torch.complex64: "C64",
+    torch.float32: "F32",
+    torch.uint32: "U32",
+    torch.int32: "I32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.uint16: "U16",
+    torch.int16: "I16",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
-def write(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> int:
+class Spooled(NamedTuple):
+    """A tensor that lies elsewhere: its dtype and shape, and what gives its bytes, piece by piece."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    content: Callable[[], Iterator[Any]]
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, shape: tuple[int, ...], read: Callable[[], Tensor]) -> Spooled:
+        """One that is read whole when it is its turn."""
+        return cls(dtype, shape, lambda: iter([raw(read())]))
+
+
+Tensors = Mapping[str, Tensor] | Mapping[str, Spooled]
+
+
+def raw(tensor: Tensor) -> Any:
+    """The bytes of a tensor, as they lie: it may be mapped."""
+    flat = tensor.detach().contiguous().cpu().reshape(-1)
+    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
+
+
+def _spooled(tensor: Tensor | Spooled) -> Spooled:
+    if isinstance(tensor, Spooled):
+        return tensor
+    return Spooled.of(tensor.dtype, tuple(tensor.shape), lambda: tensor)
+
+
+def write(path: Path | str, tensors: Tensors, metadata: Mapping[str, Any]) -> int:
     """Write tensors and facts to a safetensors file at once or not at all; returns its size in bytes.
 
-    Equal content gives equal bytes.
+    Equal content gives equal bytes, those that the library itself writes. A tensor is read twice, for the
+    hash and for the file, and never held beside the others.
     """
-    content = to_content(tensors, metadata)
-    write_bytes(Path(path), content)
-    return len(content)
+    with replacing(Path(path)) as file:
+        return _pour(file, tensors, metadata)
 
 
-def to_content(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+def to_content(tensors: Tensors, metadata: Mapping[str, Any]) -> bytes:
     """The bytes of the file that `write` writes."""
-    plain = {name: t.detach().contiguous().cpu().clone() for name, t in tensors.items()}
-    header = json.dumps(dict(metadata), sort_keys=True)
-    return bytes(to_bytes(plain, metadata={KEY: f"{_seal(plain, header)} {header}"}))
+    made = BytesIO()
+    _pour(made, tensors, metadata)
+    return made.getvalue()
+
+
+def size(tensors: Tensors, metadata: Mapping[str, Any]) -> int:
+    """The number of bytes of that file."""
+    head, ordered = _head(tensors, "0" * 64, metadata)
+    return len(head) + sum(_bytes(tensor) for _, tensor in ordered)
+
+
+def _pour(file: BinaryIO, tensors: Tensors, metadata: Mapping[str, Any]) -> int:
+    head, ordered = _head(tensors, _seal(tensors, _json(metadata)), metadata)
+    file.write(head)
+    for _, tensor in ordered:
+        for piece in tensor.content():
+            file.write(piece)
+    return file.tell()
+
+
+def _head(
+    tensors: Tensors, seal: str, metadata: Mapping[str, Any]
+) -> tuple[bytes, list[tuple[str, Spooled]]]:
+    """What a safetensors file begins with, and its tensors in their order: the widest numbers first."""
+    each = [(name, _spooled(tensor)) for name, tensor in tensors.items()]
+    ranks = {dtype: rank for rank, dtype in enumerate(DTYPES)}
+    ordered = sorted(each, key=lambda one: (ranks[one[1].dtype], one[0]))
+    header: dict[str, Any] = {"__metadata__": {KEY: f"{seal} {_json(metadata)}"}}
+    at = 0
+    for name, tensor in ordered:
+        end = at + _bytes(tensor)
+        header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [at, end],
+        }
+        at = end
+    head = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head, ordered
+
+
+def _bytes(tensor: Spooled) -> int:
+    return tensor.dtype.itemsize * prod(tensor.shape)
+
+
+def _json(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(dict(metadata), sort_keys=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -194,18 +286,18 @@ def _name(path: Path) -> Iterator[Path]:
         yield path
 
 
-def _seal(tensors: Mapping[str, Tensor], header: str) -> str:
+def _seal(tensors: Tensors, header: str) -> str:
     return hashlib.sha256(f"{digest(tensors)} {header}".encode()).hexdigest()
 
 
-def digest(tensors: Mapping[str, Tensor]) -> str:
+def digest(tensors: Tensors) -> str:
     """SHA-256 over names, dtypes, shapes and bytes, in hexadecimal."""
     sha = hashlib.sha256()
     for name in sorted(tensors):
-        t = tensors[name].detach().contiguous().cpu()
+        t = _spooled(tensors[name])
         sha.update(repr((name, str(t.dtype), tuple(t.shape))).encode())
-        if t.numel():
-            sha.update(t.reshape(-1).view(torch.uint8).numpy().data)  # as it lies: it may be mapped
+        for piece in t.content():
+            sha.update(piece)
     return sha.hexdigest()
 
 

@@ -265,4 +265,4 @@ def _save(pipeline: Pipeline, model: TicketModel, label: str, models: int) -> in
     path = pipeline.cache.file(_file(label, "" if models == 1 else model.names[0]))
     if path is not None:
         return model.save(path, coding="plain")
-    return len(io.to_content(*model.contents(coding="plain")))
+    return io.size(*model.contents(coding="plain"))

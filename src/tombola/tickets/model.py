@@ -372,7 +372,7 @@ class TicketModel(Tensors, Introspected, fitted.Holder, Members, Shared):
         if like is not None:
             self.metadata["probe"] = probe.of(self, self._checked(like))
         contents = self.contents(coding)
-        return io.write(path, *contents) if writes(self) else len(io.to_content(*contents))
+        return io.write(path, *contents) if writes(self) else io.size(*contents)
 
     def contents(self, coding: str = "auto") -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and header of the ticket file; of a model that is sharded all processes ask together."""

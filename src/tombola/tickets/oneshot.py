@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tombola._utils.errors import PruningError, UsageError, unknown
-from tombola._utils.io import check_target, file_name
+from tombola._utils.io import Spooled, check_target, file_name, write
 from tombola._utils.validation import check_name
 from tombola.masks.bits import packed, unpacked
 from tombola.pruning.blockwise import LAYER_SCORES, LayerScore
@@ -27,7 +27,7 @@ from tombola.pruning.schedules import kept
 from tombola.pruning.shares import shares
 from tombola.tickets import files
 from tombola.tickets.blocks import Blocks
-from tombola.tickets.writer import Spooled, TicketWriter, write
+from tombola.tickets.writer import TicketWriter
 
 
 @torch.no_grad()

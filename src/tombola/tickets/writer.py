@@ -5,77 +5,19 @@ Shape letters: K tickets, N weights in scope, n of them in one layer.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tombola._utils.io import KEY, replacing
+from tombola._utils.io import Spooled, raw
 
 CHUNK = 1 << 24  # bytes that are copied at once
-DTYPES = {
-    torch.float32: "F32",
-    torch.float64: "F64",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.uint8: "U8",
-    torch.int64: "I64",
-    torch.bool: "BOOL",
-}
-
-
-class Spooled(NamedTuple):
-    """A tensor that lies elsewhere: its dtype and shape, and what gives its bytes, piece by piece."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-    content: Callable[[], Iterator[Any]]
-
-    @classmethod
-    def of(cls, dtype: torch.dtype, shape: tuple[int, ...], read: Callable[[], Tensor]) -> Spooled:
-        """One that is read whole when it is its turn."""
-        return cls(dtype, shape, lambda: iter([raw(read())]))
-
-
-def raw(tensor: Tensor) -> Any:
-    """The bytes of a tensor."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data if flat.numel() else b""
-
-
-def write(path: Path, tensors: Mapping[str, Spooled], metadata: Mapping[str, Any]) -> int:
-    """The file of `tombola._utils.io.write`, its tensors perhaps in another order; its size in bytes."""
-    facts, sha = json.dumps(dict(metadata), sort_keys=True), hashlib.sha256()
-    for name in sorted(tensors):
-        dtype, shape, content = tensors[name]
-        sha.update(repr((name, str(dtype), tuple(shape))).encode())
-        for piece in content():
-            sha.update(piece)
-    seal = hashlib.sha256(f"{sha.hexdigest()} {facts}".encode()).hexdigest()
-    header: dict[str, Any] = {"__metadata__": {KEY: f"{seal} {facts}"}}
-    # The largest numbers first, so that each tensor lies where its dtype may.
-    order = sorted(tensors, key=lambda name: (-tensors[name].dtype.itemsize, name))
-    at = 0
-    for name in order:
-        dtype, shape, _ = tensors[name]
-        size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        header[name] = {"dtype": DTYPES[dtype], "shape": list(shape), "data_offsets": [at, at + size]}
-        at += size
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    with replacing(path) as file:
-        file.write(len(head).to_bytes(8, "little") + head)
-        for name in order:
-            for piece in tensors[name].content():
-                file.write(piece)
-        return file.tell()
 
 
 class TicketWriter:

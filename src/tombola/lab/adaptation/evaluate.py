@@ -80,7 +80,7 @@ def stored(models: Models, base: nn.Module) -> dict[str, float]:
     own, of_base = 0, sum(sizes.values())
     for model in different:
         tensors, header = model.contents("auto")
-        own += len(io.to_content(tensors, header))
+        own += io.size(tensors, header)
         if not references(model.backbone):  # what stayed as it was counts as the base's, once
             rest = {name: tensors.get(f"rest.{name}", t[:0]) for name, t in state.items() if t.ndim}
             of_base = sum(sizes[name] for name, t in rest.items() if torch.equal(t, state[name]))

@@ -182,7 +182,7 @@ def changes_alone(arrivals: Arrivals, folder: Path, form: str) -> Models:
     if form == "signs":
         made = own_changes.bitdelta(base, tunes)
     else:
-        made = own_changes.largest(base, tunes, at_most=len(io.to_content(*merge(base, tunes).contents())))
+        made = own_changes.largest(base, tunes, at_most=io.size(*merge(base, tunes).contents()))
     metadata = {TRAINED: made.bytes // len(made.networks), BEFORE: before}
     models = {}
     for name, network in made.networks.items():

@@ -98,7 +98,7 @@ def stored(models: Models) -> dict[str, float]:
     size = weights = masks = 0
     for model in different:
         tensors, header = model.contents("auto")
-        size += len(io.to_content(tensors, header))
+        size += io.size(tensors, header)
         weights += 4 * int(model.owned_N.count_nonzero())
         masks += sum(t.numel() * t.element_size() for name, t in tensors.items() if name.startswith("masks"))
     every = 4 * different[0].scope.size
