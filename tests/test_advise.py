@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,9 @@ import tombola as tb
 from tests.test_affinity import CONFIG, network, planted, world
 from tombola.analysis.advise import Advice, _judged_on_validation, _lead
 from tombola.analysis.trials import ARMS, Arm, Trials, _arms
+from tombola.cli.advise import _command
 from tombola.cli.main import main
+from tombola.lab.launch import Order
 from tombola.methods.pipeline import Pipeline
 from tombola.runs.cache import StageCache
 from tombola.settings import Settings
@@ -195,6 +198,18 @@ def test_the_command_writes_it_where_the_report_finds_it(tmp_path, capsys):
             main(command)
     assert "Do tickets pay here?" in page.read_text()
     assert html.escape(kept["answer"], quote=False) in page.read_text()
+
+
+def test_the_next_command_asks_for_what_was_advised_on():
+    order = Order.of("digits", augment=True, source="my data", device="cuda", tune=True)
+    advice = SimpleNamespace(method="rtl", sparsity=0.8)
+    words = _command(order, advice, ["T=3", "sparsity=[0.5]", "private=[a, b]"], "cat")
+    assert words == (
+        "tombola run digits --data 'my data' --augment --tune --device cuda --item cat --method rtl imp "
+        "--sparsity 0.8 --seed 0 1 2 --set T=3 'private=[a, b]'"
+    )
+    words = _command(Order.of("digits", source=None), advice, (), "")
+    assert words == "tombola run digits --method rtl imp --sparsity 0.8 --seed 0 1 2"
 
 
 def test_a_difference_without_an_interval_says_so():

@@ -17,6 +17,7 @@ from tombola.analysis.affinity import Affinity, quantiles
 from tombola.analysis.discover import discovery, merge
 from tombola.analysis.split import alike, propose
 from tombola.cli.main import main
+from tombola.lab.launch import Order
 from tombola.settings import TrainConfig
 
 CONFIG = TrainConfig(lr=3e-3, batch_size=32)
@@ -141,6 +142,9 @@ def test_of_large_networks_a_part_is_read(monkeypatch):
         ({"points": ()}, "points are numbers of steps"),
         ({"points": (0, 0)}, "each once"),
         ({"batches": 10_000}, "too few for 10000 batches"),
+        ({"lr": 0.1}, "lr belongs to a TrainConfig"),
+        ({"batchs": 4}, "there is no setting 'batchs'"),
+        ({"sparsity": 2.0}, "sparsity"),
     ],
 )
 def test_bad_arguments_are_refused(options, words):
@@ -292,6 +296,12 @@ def test_bad_arguments_of_discovery_are_refused_before_gradients_are_taken(optio
         tb.discover(network(), tb.objectives.Classification(), data, fine, **options)
 
 
+def test_settings_of_discovery_are_named_as_those_of_advice_are():
+    data, fine = world((False, True))
+    with pytest.raises(tb.TombolaError, match="lr belongs to a TrainConfig"):
+        tb.discover(network(), tb.objectives.Classification(), data, fine, lr=0.1)
+
+
 def test_a_share_without_a_number_makes_as_few_subsets_as_have_room():
     data, fine = world((False, False, False, False))
     found = tb.discover(network(), tb.objectives.Classification(), data, fine, most=0.3)
@@ -312,7 +322,7 @@ def test_the_command_says_what_to_do_with_what_it_found(arguments, words, capsys
     assert words in capsys.readouterr().out
 
 
-def test_the_command_prints_affinities_beside_the_bound(capsys):
+def test_the_command_prints_affinities_beside_the_bound(monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["discover", "tenants_labels", "--k", "2"])
     said = capsys.readouterr().out
@@ -325,6 +335,11 @@ def test_the_command_prints_affinities_beside_the_bound(capsys):
     one, other = json.loads(capsys.readouterr().out)
     assert one["greatest_to_other"] == pytest.approx(other["greatest_to_other"])
     assert one["greatest_to_other_pair"] == [one["subset"], other["subset"]]
+    load = Order.load
+    monkeypatch.setattr(Order, "load", lambda self: dict.fromkeys(("a", "b"), load(self)[""]))
+    with pytest.raises(SystemExit, match="0"):
+        main(["discover", "tenants_labels", "--k", "2", "--json"])
+    assert [row["item"] for row in json.loads(capsys.readouterr().out)] == ["a", "a", "b", "b"]  # one list
     larger = max(one, other, key=lambda row: row["samples"])
     assert {*larger["least_within_pair"]} <= {*larger["subset"].split("+")}
     assert -1 <= larger["least_within"] <= 1

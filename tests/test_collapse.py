@@ -8,7 +8,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tombola._utils.errors import RunError
+from tombola._utils.errors import DataError, RunError
 from tombola.cli.collapse import collapse
 from tombola.cli.main import main
 from tombola.lab.report.findings import gather
@@ -171,6 +171,23 @@ def test_alarms_and_drops_by_hand(three, tmp_path, capsys):
     runs = json.loads(capsys.readouterr().out)
     assert [run["alarm"] for run in runs] == [None, REMOVED[11], None]
     assert runs[2]["drop"] == REMOVED[12]
+
+
+def test_a_new_page_has_a_place_for_each_experiment(three, tmp_path, capsys):
+    other = write_run(tmp_path / "h" / "seed0", 0, falling(10))
+    page = tmp_path / "new.md"
+    collapse(three, other, write=page, json=True)
+    assert len(json.loads(page.with_suffix(".json").read_text())) == 4
+    text = page.read_text()
+    assert text.startswith("# new\n\n## Tables\n\n<!-- tables: g -->\n\n")
+    first, second = text.split("<!-- end of tables: g -->\n\n<!-- tables: h -->")
+    assert "| seed 2 |" in first
+    assert "| seed 0 |" in second
+    page.write_text("<!-- tables: g -->\n<!-- end of tables: g -->\n")  # of one alone: nothing is written
+    with pytest.raises(DataError, match="put the lines <!-- tables: h -->"):
+        collapse(three, other, write=page)
+    assert page.read_text() == "<!-- tables: g -->\n<!-- end of tables: g -->\n"
+    capsys.readouterr()
 
 
 def test_what_cannot_be_judged_is_refused(three, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tombola._utils.rng import generator
 from tombola.cli.main import main
 from tombola.data.dataset import Data
 from tombola.lab.evaluation.inputs import inputs_of
-from tombola.lab.evaluation.loaded_run import open_run
+from tombola.lab.evaluation.loaded_run import open_run, open_runs
 from tombola.lab.evaluation.precision import macro, measure, single_recall
 from tombola.lab.evaluation.router_evaluator import HOLD, stream
 from tombola.lab.evaluation.tables import over_seeds
@@ -257,6 +258,40 @@ def test_calibrate_names_what_has_no_tickets_as_route_does(arguments, words, run
     with pytest.raises(SystemExit):
         main(["calibrate", str(run), *arguments])
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("route", "--write", "mine.md"), "mine.md has no place for tables"),
+        (("calibrate", "--write", "mine.md"), "mine.md has no place for tables"),
+        (("route", "--sparsity", "0.5", "0.4"), "no sparsity of rtl"),
+        (("route", "other"), "was made by a program of your own"),
+        (("calibrate", "other"), "was made by a program of your own"),
+        (("stream",), "stream enhances sound"),
+    ],
+)
+def test_all_runs_are_looked_at_before_any_is_fitted(arguments, words, run, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.md").write_text("<!-- tables: made by `tombola compare` -->\n<!-- end of tables -->\n")
+    Path("other").mkdir()
+    Path("other/config.yaml").write_text("{seed: 0, settings: {}, experiment: null}")
+    Path("other/records.jsonl").write_text("")
+    monkeypatch.setattr("tombola.cli.route.measure", None)
+    monkeypatch.setattr("tombola.cli.calibrate.within", None)
+    with pytest.raises(SystemExit):
+        main([arguments[0], str(run), *arguments[1:]])
+    assert words in capsys.readouterr().err
+
+
+def test_runs_on_the_same_data_read_them_once(run, monkeypatch):
+    from tombola.lab.launch import Order
+
+    load, loads = Order.load, []
+    monkeypatch.setattr(Order, "load", lambda self: loads.append(self) or load(self))
+    first, second = open_runs([run, run])
+    assert first.data is second.data
+    assert len(loads) == 1
 
 
 def test_other_data_than_the_runs_are_refused(run, monkeypatch):

@@ -17,7 +17,7 @@ from tombola._utils.errors import DataError, RunError, TicketFileError, UsageErr
 from tombola._utils.statistics import interval
 from tombola.lab.experiments import EXPERIMENTS
 from tombola.lab.report.inspect import describe
-from tombola.lab.report.page import made_by, place_of, put_tables
+from tombola.lab.report.page import check_page, made_by, place_of, put_tables
 from tombola.lab.report.rows import rows
 from tombola.lab.report.tables import Table, parts, tables
 from tombola.lab.results import find_runs
@@ -486,6 +486,18 @@ def test_a_page_without_marks_in_order_is_refused_and_left_as_it_is(three, tmp_p
     assert not page.with_suffix(".json").exists()
     with pytest.raises(UsageError, match=r"NAME\.md"):
         put_tables(tmp_path / "page.txt", COMPARED, rows(three), tables)
+
+
+def test_a_page_is_checked_with_the_marks_and_the_twin_of_a_command(tmp_path):
+    page = tmp_path / "page.md"
+    check_page(page, COMPARED)  # a new one
+    page.write_text(f"{BEGIN}\n{END}\n")
+    check_page(page, COMPARED)
+    with pytest.raises(DataError, match="put the lines <!-- tables: made by `tombola route` -->"):
+        check_page(page, made_by("route"))
+    page.with_suffix(".json").write_text("[{}]")
+    with pytest.raises(DataError, match="is damaged"):
+        check_page(page, COMPARED)
 
 
 def test_a_page_of_several_experiments_has_a_place_for_each(tmp_path):

@@ -96,6 +96,11 @@ def test_a_folder_of_tables_has_its_splits_in_their_names(here, capsys):
         table_of("parts")
 
 
+def test_a_column_of_splits_does_not_go_with_a_folder(here, capsys):
+    given = ("--data", here, "--text", "text", "--target", "label", "--subset", "what", "--split", "part")
+    assert "so leave it out" in tombola(capsys, "run", "--model", "net", *given, ends=2)
+
+
 def test_numbers_are_classes_too(here):
     pd.DataFrame({"text": ["a", "b", "c"], "stars": [1, 5, 3]}).to_csv("stars.csv", index=False)
     assert labels_of("stars.csv", "stars", "text") == 6

@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from sklearn.metrics import adjusted_mutual_info_score
 
 from tombola._utils.errors import DataError, MissingExtra, UsageError
+from tombola.cli.main import main
 from tombola.lab.analysis.semantics import (
     Named,
     agreement,
@@ -263,6 +264,12 @@ def test_the_bootstrap_leaves_out_pairs_of_a_name_with_itself():
     a = named(0)
     far = Named.of(NAMES, a.values_KK + 1e6 * np.eye(6))  # the diagonal must not matter
     assert align(a, named(1), bootstraps=50).ci95 == align(far, named(1), bootstraps=50).ci95
+
+
+def test_a_figure_that_cannot_be_drawn_is_refused_before_runs_are_read(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["semantics", "nowhere", "--figure", "x.jpg"])
+    assert "--figure takes NAME.svg, NAME.png, NAME.pdf: got x.jpg" in capsys.readouterr().err
 
 
 def test_what_is_not_defined_is_nan():

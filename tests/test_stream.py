@@ -148,7 +148,7 @@ def loaded(data, tmp_path, monkeypatch):
     tickets.save(tmp_path / "seed0" / "tickets" / "rtl-0.5.tickets")
     order = Order(SPEECH, "quick", SPEECH.presets["quick"].settings, False, None, False, ("rtl",))
     made = LoadedRun(tmp_path / "seed0", "speech", "quick", 0, order, small, SPEECH.partition(small))
-    monkeypatch.setattr("tombola.cli.fitted_options.open_run", lambda path, source: made)
+    monkeypatch.setattr("tombola.cli.fitted_options.open_runs", lambda paths, source: iter([made]))
     monkeypatch.setattr("tombola.cli.fitted_options.runs_of", lambda paths, _: list(paths))
     return made
 
@@ -191,7 +191,7 @@ def test_runs_of_another_task_are_refused(loaded, monkeypatch, capsys):
     from tombola.lab.experiments.digits import DIGITS
 
     other = replace(loaded, experiment="digits", order=replace(loaded.order, experiment=DIGITS))
-    monkeypatch.setattr("tombola.cli.fitted_options.open_run", lambda path, source: other)
+    monkeypatch.setattr("tombola.cli.fitted_options.open_runs", lambda paths, source: iter([other]))
     with pytest.raises(SystemExit) as left:
         main(["stream", str(loaded.path)])
     assert left.value.code == 2

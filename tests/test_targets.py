@@ -75,6 +75,26 @@ def test_what_a_command_reads_it_never_replaces(two_tickets, capsys):
         assert Path(two_tickets).read_bytes() == content
 
 
+def test_a_file_that_is_changed_is_no_place_to_save_to(two_tickets, capsys):
+    content = Path(two_tickets).read_bytes()
+    Path("c.csv").write_text("x\n1\n")
+    Path("link.tickets").symlink_to(two_tickets)
+    for given in (
+        ["forget", two_tickets, "a"],
+        ["grow", two_tickets, "--name", "c", "--data", "c.csv"],
+        ["route", two_tickets, "--data", "c.csv"],
+    ):
+        for save in (two_tickets, "link.tickets"):  # nor by another name
+            code, err = call(capsys, *given, "--save", save, "--force")
+            assert (code, "leave --save out to change it" in err) == (2, True)
+        if "--data" in given:
+            assert "c.csv is what is read here" in call(capsys, *given, "--save", "c.csv", "--force")[1]
+    given = ["merge", "c.csv", "a=a.pt", "b=b.pt", "--backbone", "no:net", "--data", "a=c.csv", "b=b.csv"]
+    assert "c.csv is what is read here" in call(capsys, *given, "--force")[1]
+    assert Path(two_tickets).read_bytes() == content
+    assert Path("c.csv").read_text() == "x\n1\n"
+
+
 def test_what_a_command_wrote_itself_it_writes_again(tmp_path, monkeypatch, capsys):
     from tombola.lab.report.html import is_report, render
 

@@ -221,6 +221,7 @@ def test_advice_without_full_runs_or_without_a_file_is_left_out_or_named(tmp_pat
         (("--advice", "none"), "none holds no advice.json"),
         (("--gains", "none.json"), "none.json is no results page"),
         (("--write", "mine.md"), "mine.md is there and has no place for tables"),
+        (("--write", "other.md"), "other.md has no place for tables: put the lines"),
     ],
 )
 def test_what_cannot_be_read_or_written_is_said_before_anything_is_measured(
@@ -228,9 +229,17 @@ def test_what_cannot_be_read_or_written_is_said_before_anything_is_measured(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.md").write_text("# Mine\n")
+    (tmp_path / "other.md").write_text("<!-- tables: made by `tombola route` -->\n<!-- end of tables -->\n")
     monkeypatch.setattr(when, "measure", None)
     with pytest.raises(SystemExit) as end:
         main(["affinity", "digits", *arguments])
     assert end.value.code == 1
     assert words in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "mine.md").read_text() == "# Mine\n"
+
+
+def test_all_experiments_are_known_before_one_is_measured(monkeypatch, capsys):
+    monkeypatch.setattr(when, "measure", None)
+    with pytest.raises(SystemExit, match="2"):
+        main(["affinity", "digits", "typo"])
+    assert "there is no experiment 'typo'" in capsys.readouterr().err

@@ -34,7 +34,7 @@ from tombola.masks.maskset import MaskSet
 from tombola.methods.pipeline import Pipeline
 from tombola.objectives import Objective
 from tombola.runs.cache import StageCache
-from tombola.settings import Settings
+from tombola.settings import Settings, settings_of
 from tombola.training.joint import train_jointly
 from tombola.training.model import Params
 from tombola.training.trainer import Problem
@@ -82,7 +82,7 @@ def affinity(
     >>> found.mean < 0  # the second camera answers the other way
     True
     """
-    settings = replace(settings or Settings(), **changes)
+    settings = settings_of(settings or Settings(), changes.pop("sparsity", None), changes)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, StageCache("no"))
     return measured(pipeline.problem("own", settings.search), pipeline.theta0, points, batches)
 

@@ -23,7 +23,7 @@ from tombola.objectives import Objective
 from tombola.pruning import scores
 from tombola.pruning.schedules import kept
 from tombola.runs.cache import StageCache
-from tombola.settings import Settings
+from tombola.settings import Settings, settings_of
 from tombola.training.joint import train_jointly
 from tombola.training.pruning_context import Pruner
 from tombola.training.ticket import TicketJob, TicketTrainer
@@ -98,7 +98,7 @@ def specificity(
     criterion = scores.parse(score)
     if criterion.trajectory and not T:
         raise UsageError(f"score {score!r} sums over training steps: T must be at least 1")
-    settings = replace(settings or Settings(), **changes)
+    settings = settings_of(settings or Settings(), None, changes)
     pipeline = Pipeline(backbone, objective, data, partition, settings, seed, StageCache("no"))
     scope, problem = pipeline.f.scope, pipeline.problem("own", settings.search)
     dense, keep = MaskSet.dense(scope, partition.names), kept(scope.size, sparsity)

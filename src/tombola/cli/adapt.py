@@ -18,7 +18,7 @@ from tombola.lab.adaptation.rivals import NEED_PEFT, RIVALS
 from tombola.lab.continual.kept import Job, arrivals_of, found_by, tasks_of, title_of
 from tombola.lab.continual.rivals import Arrivals
 from tombola.lab.launch import Order
-from tombola.lab.report.page import put_figure
+from tombola.lab.report.page import check_page, put_figure
 from tombola.masks.reference import original
 
 
@@ -52,6 +52,8 @@ def adapt(
     """
     once("--seed", seed)
     once("--rival", rival, RIVALS)
+    if write is not None:
+        check_page(write, place())
     order = options.order(name, (), renewed_changes(set))
     data = tasks_of(order, "they are no tasks of their own")
     _check(order)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +63,21 @@ def advise(
         print_json(whole)
         return
     out_console.print(advice.brief if options.brief else str(advice), soft_wrap=True)
-    out_console.print(f"\nNext: {_command(order, advice)}", soft_wrap=True)
+    out_console.print(f"\nNext: {_command(order, advice, changes, item)}", soft_wrap=True)
 
 
-def _command(order: Order, advice: Advice) -> str:
-    """What to run now: the advised method and, to see what it is worth, one mask."""
-    methods = " ".join(dict.fromkeys([advice.method, "imp"]))
-    source = f" --data {order.source}" if order.source else ""
-    preset = f" --preset {order.preset}" if order.preset != next(iter(order.experiment.presets)) else ""
-    return (
-        f"tombola run {order.experiment.name}{preset}{source} --method {methods} "
-        f"--sparsity {advice.sparsity:g} --seed 0 1 2"
-    )
+def _command(order: Order, advice: Advice, changes: Sequence[str], item: str) -> str:
+    """What to run now, as it was asked about: the advised method and, to see what it is worth, one mask."""
+    first = next(iter(order.experiment.presets))
+    words = ["--preset", order.preset] if order.preset != first else []
+    words += ["--data", order.source] if order.source else []
+    if order.augment != order.experiment.presets[order.preset].augment:
+        words += ["--augment" if order.augment else "--no-augment"]
+    words += ["--tune"] if order.tune else []
+    words += ["--device", order.device] if order.device else []
+    words += ["--item", item] if item else []
+    words += ["--method", *dict.fromkeys([advice.method, "imp"])]
+    words += ["--sparsity", f"{advice.sparsity:g}", "--seed", "0", "1", "2"]
+    kept = [change for change in changes if not change.startswith("sparsity=")]  # it is advised
+    words += ["--set", *kept] if kept else []
+    return shlex.join(["tombola", "run", order.experiment.name, *words])

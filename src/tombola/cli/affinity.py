@@ -13,7 +13,7 @@ from tombola._utils.errors import DataError, UsageError
 from tombola.cli.options import DEFAULTS, Flag, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import busy, show
 from tombola.lab.evaluation import advised, when
-from tombola.lab.report.page import made_by, put_figure, put_tables
+from tombola.lab.report.page import check_page, made_by, put_figure, put_tables
 from tombola.lab.report.rows import Row
 from tombola.lab.report.rows import rows as rows_of
 from tombola.lab.report.tables import Table
@@ -57,11 +57,14 @@ def affinity(
         write: A Markdown page to put the tables into, with a JSON twin and a figure beside it.
     """
     once("--seed", seed)
+    if write is not None:
+        check_page(write, PLACE)
+    orders = [options.order(name, ()) for name in names]  # a wrong name is said before any is measured
     full, advised_rows = [row for path in gains for row in _rows(path)], advised.read(advice)
     rows: list[Row] = []
-    for name in names:
+    for name, order in zip(names, orders, strict=True):
         with busy(f"affinity of {name}"):
-            rows += when.measure(options.order(name, ()), seed, steps, score, lookahead)
+            rows += when.measure(order, seed, steps, score, lookahead)
     rows += when.gains(full, near) + advised.right(full, advised_rows, near)
     if not rows:
         raise UsageError("name an experiment, or give --gains")

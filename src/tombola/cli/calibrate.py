@@ -41,7 +41,8 @@ def calibrate(
     except CalibrationError as error:
         raise UsageError(str(error)) from None
     values: Values = []
-    for loaded in options.runs(paths, "calibrate"):
+
+    def check(loaded: LoadedRun) -> None:
         if wished != Calibration().options and loaded.objective.answer == "class":
             raise UsageError(
                 f"{loaded.path}: classes within a context get a temperature, so --scaling, --coupling, "
@@ -50,6 +51,8 @@ def calibrate(
         if loaded.objective.answer not in ("class", "subset"):
             task = type(loaded.objective).__name__
             raise UsageError(f"{loaded.path}: {task} tickets give no probabilities")
+
+    for loaded in options.runs(paths, "calibrate", check=check):
         for sparsity, tickets in options.tickets(loaded):
             found = _fitted(loaded, options.method, sparsity, tickets, Calibration(**wished))
             values += [{**options.head(loaded, sparsity), **row} for row in found]

@@ -8,7 +8,7 @@ from pathlib import Path
 from tombola._utils.errors import RunError, UsageError
 from tombola.cli.options import Flag, Page
 from tombola.cli.terminal import runs_of, show
-from tombola.lab.report.page import place_of, put_tables
+from tombola.lab.report.page import begin_page, check_page, place_of, put_tables
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, heading
 from tombola.lab.results import names_of
@@ -49,6 +49,11 @@ def collapse(
             found.setdefault((run["experiment"], run["preset"]), []).append(run)
     if not found:
         raise RunError("the search of the tickets was watched in none of these runs")
+    if write is not None:  # a page that lacks one of the places is left as it is
+        places = dict.fromkeys(map(place_of, found))
+        for place in places:
+            check_page(write, place)
+        begin_page(write, places)
     title = f"Share removed where {metric.replace('_', ' ')} drops by {points:g} points, and at the alarm"
     header, tables = ["run", "drop", "alarm", "fired", "largest CUSUM"], []
     for head, runs in found.items():

@@ -14,7 +14,7 @@ from tombola.cli.terminal import say_aside, show_rows
 from tombola.lab.continual.evaluate import carried_out, rows, summary, tables
 from tombola.lab.continual.kept import Job, arrivals_of, found_by, tasks_of, title_of
 from tombola.lab.continual.rivals import APART, RIVALS
-from tombola.lab.report.page import made_by
+from tombola.lab.report.page import check_page, made_by
 
 PLACE = made_by("continual")
 
@@ -48,6 +48,8 @@ def continual(
     """
     once("--seed", seed)
     once("--rival", rival, RIVALS)
+    if write is not None:
+        check_page(write, PLACE)
     order = options.order(name, (), renewed_changes(set))
     data = tasks_of(order, "they cannot arrive one by one")
     folder = order.folder(out) / "continual"

@@ -12,7 +12,7 @@ from tombola._utils.errors import UsageError
 from tombola._utils.rng import generator
 from tombola.analysis.discover import Discovery, Pair, discovery
 from tombola.cli.options import DEFAULTS, Flag, RunOptions
-from tombola.cli.terminal import busy, out_console, show
+from tombola.cli.terminal import busy, out_console, print_json, show
 from tombola.data.dataset import Split
 from tombola.data.partition import Partition
 from tombola.lab.report.tables import Table
@@ -43,7 +43,7 @@ def discover(
             inputs.
         seed: Of initial weights and order of data.
     """
-    order = options.order(name, ())
+    order, every = options.order(name, ()), list[dict[str, Any]]()
     for item, data in order.load().items():
         backbone = order.experiment.backbone(generator(seed, "theta0")).to(parse(options.device or "cpu"))
         fine = order.experiment.partition(data)
@@ -60,12 +60,15 @@ def discover(
                 settings=order.settings,
             )
         rows = _rows(item, found)
-        show([_table(item or name, rows)], rows, options.json)
+        every += rows
         if not options.json:
+            show([_table(item or name, rows)], rows, as_json=False)
             asked = f"K={k} was asked for" if k is not None else f"most={most:g} was asked for" * (most < 1)
             out_console.print(_BOUND.format(found.enough) + (f"; {asked}" if asked else ""), soft_wrap=True)
             then = _next(name, fine, found.partition, split)
             out_console.print(f"\nNext: {then}", highlight=False, soft_wrap=True)
+    if options.json:
+        print_json(every)
 
 
 _BOUND = (

@@ -12,9 +12,9 @@ from cyclopts import Parameter
 
 from tombola.cli.options import Flag, Kept, Numbers, Page, apart
 from tombola.cli.terminal import runs_of, show_rows
-from tombola.lab.evaluation.loaded_run import LoadedRun, open_run
+from tombola.lab.evaluation.loaded_run import LoadedRun, open_runs
 from tombola.lab.evaluation.tables import over_seeds
-from tombola.lab.report.page import made_by
+from tombola.lab.report.page import check_page, made_by
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table
 from tombola.tickets.model import TicketModel
@@ -49,11 +49,30 @@ class FittedOptions:
     json: Flag = False
 
     def runs(
-        self, paths: Sequence[Path], command: str, option: str = "--save", folder: Path | None = None
+        self,
+        paths: Sequence[Path],
+        command: str,
+        option: str = "--save",
+        folder: Path | None = None,
+        check: Callable[[LoadedRun], None] = lambda _: None,
     ) -> Iterator[LoadedRun]:
-        """The runs among and below these paths, each with a place of its own in the folder of an option."""
-        for path in apart(runs_of(paths, command), option, folder or self.save):
-            yield open_run(path, self.data)
+        """The runs among and below these paths, each with a place of its own in the folder of an option.
+
+        What is wrong with the page or with any of them, their data and tickets, is said before the first is
+        given out: fitting takes long. ``check`` says what else may be.
+        """
+        if self.write is not None:
+            check_page(self.write, made_by(command))
+        found = apart(runs_of(paths, command), option, folder or self.save)
+        for loaded in open_runs(found, self.data):
+            check(loaded)
+            for _ in self.tickets(loaded):
+                pass
+            if len(found) == 1:
+                yield loaded
+                return
+        del loaded  # its data need not lie beside those of the first
+        yield from open_runs(found, self.data)
 
     def tickets(self, loaded: LoadedRun) -> Iterator[tuple[float, TicketModel]]:
         """The tickets of a run at each sparsity that is wanted."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tombola._utils import io
 from tombola.cli.network import network
-from tombola.cli.options import Flag, new
+from tombola.cli.options import Flag, check_save
 from tombola.cli.terminal import say
 from tombola.tickets.model import load
 
@@ -39,9 +39,7 @@ def forget(
         json: Print what was done for machines.
     """
     file = file.resolve()  # of a link, what it leads to
-    if save is not None:
-        io.check_target(save)
-        new(save, force=force)
+    check_save(save, file, force=force)
     with io.changing(file) if save is None else nullcontext() as held:
         metadata = io.read(file)[1].get("facts", {})
         tickets = load(file, network(file, metadata, backbone))

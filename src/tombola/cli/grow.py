@@ -10,7 +10,7 @@ from typing import Any, get_args
 from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Words, new, use_threads, written
+from tombola.cli.options import Flag, Words, check_save, use_threads, written
 from tombola.cli.terminal import say, say_aside
 from tombola.lab.evaluation.new_data import data_of, judged
 from tombola.lab.evaluation.objective import objective_of
@@ -77,9 +77,7 @@ def grow(
     if sparsity is not None:
         kept(1, sparsity)  # an error unless it is a share
     began, file = time.perf_counter(), file.resolve()  # of a link, what it leads to
-    if save is not None:
-        io.check_target(save)
-        new(save, force=force)
+    check_save(save, file, data, force=force)
     with io.changing(file) if save is None else nullcontext():
         header = io.read(file)[1]
         if name in header.get("names", ()):

@@ -73,14 +73,14 @@ def merge(
     given = {task: Path(path) for task, path in by_name(checkpoints, "a checkpoint", "TASK=FILE").items()}
     if len(given) < 2:
         raise UsageError("merge takes at least two checkpoints, each as TASK=FILE")
+    named = by_name(data, "data", "TASK=DATA")
     io.check_target(out)
-    new(out, force=force, read=given.values())
+    new(out, force=force, read=[*given.values(), *map(Path, named.values())])
     if set and not steps:
         raise UsageError("--set is of joint retraining: give --steps as well")
     base = network(out, {}, backbone)
     asked: dict[str, Any] = {}
     if data:
-        named = by_name(data, "data", "TASK=DATA")
         asked["data"] = {task: data_of(path, target, Inputs()) for task, path in named.items()}
         asked["objective"] = objective_of(objective, {})
     if steps:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import torch
 from cyclopts import Parameter
 
+from tombola._utils import io
 from tombola._utils.errors import UsageError, unknown
 from tombola.cli.terminal import say_aside
 from tombola.lab.experiments import Experiment
@@ -43,6 +44,21 @@ def new(
     there = [path for path in targets if path.is_file() and not (force or own(path))]
     if there:
         raise UsageError(f"{there[0]} is there already: --force replaces it, another name leaves it")
+
+
+def check_save(save: Path | None, file: Path, data: str | None = None, *, force: bool) -> None:
+    """Raise an error where ``--save`` cannot take what a command makes of FILE, which it else changes itself.
+
+    Written over FILE by another name, it would be replaced without a lock, and its old content left on disk.
+    """
+    if save is None:
+        return
+    io.check_target(save)
+    if save.exists() and file.exists() and save.samefile(file):
+        raise UsageError(
+            f"{save} is what is read here: leave --save out to change it, or give another name to write to"
+        )
+    new(save, force=force, read=[Path(data)] if data is not None else ())
 
 
 def _check_kept(path: Path | None) -> None:

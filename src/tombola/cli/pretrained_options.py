@@ -65,6 +65,11 @@ class PretrainedOptions:
         for option in ("text", "target", "subset"):
             if not getattr(self, option):
                 raise UsageError(f"--model needs --{option} COLUMN, a column of the table --data")
+        if self.split and data and Path(data).expanduser().is_dir():
+            raise UsageError(
+                f"--split is a column of one table: files of the folder {data} say their split in their "
+                "names, so leave it out"
+            )
         name = name or (Path(data).expanduser().resolve().stem if data else "")
         if name in EXPERIMENTS or ":" in name:
             raise UsageError(f"{name} is the name of an experiment: with --model give another one, or none")

@@ -14,7 +14,7 @@ from tombola._utils import io
 from tombola._utils.errors import RouterError, UsageError, unknown
 from tombola.cli.fitted_options import FittedOptions
 from tombola.cli.network import network
-from tombola.cli.options import Flag, Words, new
+from tombola.cli.options import Flag, Words, check_save
 from tombola.cli.terminal import busy, say, say_aside
 from tombola.lab.evaluation import file_router
 from tombola.lab.evaluation.router_evaluator import SINGLE, defaults, measure
@@ -104,9 +104,7 @@ def _file(
         raise UsageError("--method, --sparsity, --keep and --write are for runs: leave them out")
     ((name, how),) = fitted_options(names or ("prototype",), changes).items()
     file, save = paths[0].resolve(), options.save  # of a link, what it leads to
-    if save is not None:
-        io.check_target(save)
-        new(save, force=force)
+    check_save(save, file, options.data, force=force)
     with io.changing(file) if save is None else nullcontext():
         header = io.read(file)[1]
         if save is None and "router" in header.get("parts", {}) and not force:

@@ -9,8 +9,8 @@ from tombola._utils.io import write_bytes
 from tombola.cli.options import Flag, Kept, Page, new
 from tombola.cli.terminal import runs_of, say_aside, show, to_json
 from tombola.lab.analysis.semantics import power
-from tombola.lab.report.page import place_of, put_tables
-from tombola.lab.report.semantics import draw, group_tables, grouped, meaning, states, table
+from tombola.lab.report.page import check_page, place_of, put_tables
+from tombola.lab.report.semantics import check_figure, draw, group_tables, grouped, meaning, states, table
 from tombola.lab.report.tables import Table, heading
 
 _POWER = (0.2, 0.3, 0.4, 0.5, 0.6)  # correlations that a test might find
@@ -50,6 +50,7 @@ def semantics(
         json: Print everything for machines instead of tables.
     """
     if figure is not None:
+        check_figure(figure)
         new(figure, force=force)
     unread: list[str] = []
     found = states(runs_of(paths, "semantics"), measure, unread)  # type: ignore[arg-type]
@@ -59,6 +60,8 @@ def semantics(
         heads = ", ".join(" ".join(head) for head in found)
         raise UsageError(f"these are runs of several experiments or presets, name one: {heads}")
     ((head, mine),) = found.items()
+    if write is not None:
+        check_page(write, place_of(head))
     of_names, what = meaning(mine[0].similarity.names, names)
     rows = [state.row(of_names, permutations) for state in mine]
     groups = grouped(mine, known, permutations)

@@ -15,6 +15,7 @@ from tombola.cli.fitted_options import FittedOptions
 from tombola.cli.options import Flag, Numbers, Page, Words
 from tombola.cli.route import fitted_options
 from tombola.cli.terminal import busy, say_aside
+from tombola.lab.evaluation.loaded_run import LoadedRun
 from tombola.lab.evaluation.streamed import draw, measure
 from tombola.lab.evaluation.tables import MOVES, RIGHT, rows
 from tombola.lab.report.rows import Row
@@ -68,11 +69,14 @@ def stream(
     """
     options = FittedOptions(method=method, sparsity=sparsity, data=data, write=write, json=json)
     of_router, values = fitted_options((router,), set)[router], list[Row]()
-    for loaded in options.runs(paths, "stream", "--out", out):
+
+    def check(loaded: LoadedRun) -> None:
         if not loaded.objective.sound:
             raise UsageError(
                 f"{loaded.path}: stream enhances sound, and this is a run of {loaded.experiment}"
             )
+
+    for loaded in options.runs(paths, "stream", "--out", out, check):
         for level, tickets in options.tickets(loaded):
             with busy(f"{loaded.path}: {method} at {level:.0%}") as now:
                 now(f"fitting the router {router}")

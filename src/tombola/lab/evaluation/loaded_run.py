@@ -6,7 +6,7 @@ Shape letters: S samples of a split, B batch, K tickets or other networks, C cla
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from math import prod
@@ -207,9 +207,24 @@ def _space(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 def open_run(path: Path, source: str | None = None) -> LoadedRun:
     """A run directory with its data, which must be those that it was made with."""
-    order, seed, item = order_of(path)
-    order = replace(order, source=source or order.source)
-    items = order.load()
+    return next(open_runs([path], source))
+
+
+def open_runs(paths: Iterable[Path], source: str | None = None) -> Iterator[LoadedRun]:
+    """Runs one after another; data that the next has in common with the one before are read once."""
+    before: tuple[Any, ...] = ()
+    items: dict[str, Data] = {}
+    for path in paths:
+        order, seed, item = order_of(path)
+        order = replace(order, source=source or order.source)
+        of = order.experiment
+        key = of.name, of.options, order.source, order.augment, order.tune
+        if key != before:
+            before, items = key, order.load()
+        yield _opened(path, order, seed, item, items)
+
+
+def _opened(path: Path, order: Order, seed: int, item: str, items: Mapping[str, Data]) -> LoadedRun:
     if item not in items:
         raise RunError(f"{path} is of {item!r}, which is not in {order.source or 'its data'}")
     data, config = items[item], read_config(path)

@@ -100,9 +100,9 @@ def put_tables(
     that may lie elsewhere. A UsageError where the page is no ``.md`` file that can be read, exists without
     the marks, or its twin is damaged.
     """
-    check_page(page)
+    check_page(page, place)
     before, after = _around(page, place)
-    twin = page.with_name(f"{page.stem}{place.twin}.json")
+    twin = _twin(page, place)
     merged = place.merge(_stored(twin, place), rows)
     made = tables(merged) if callable(tables) else tables
     write_rows(twin, merged)
@@ -123,17 +123,30 @@ def put_figure(figure: Figure, page: Path, of: str = "") -> Path:
     return path
 
 
-def check_page(page: Path) -> None:
+def check_page(page: Path, place: Place | None = None) -> None:
     """Raise an error for what can take no tables, as far as that is known before there are any.
+
+    Args:
+        page: where tables are to go.
+        place: that of the command, with which the marks are known, and the twin; without it any marks do.
 
     Raises:
         UsageError: the name is not that of a Markdown page.
-        DataError: a page that cannot be read, or that is there and has no place for tables.
+        DataError: a page that cannot be read, or that is there and has no place for tables; a damaged twin.
     """
     if page.suffix != ".md":
         raise UsageError(f"--write takes a Markdown page, NAME.md: got {page}")
     if page.exists() and "<!-- tables: " not in _text(page):
         raise DataError(f"{page} is there and has no place for tables: name a new page")
+    if place is not None:
+        _around(page, place)
+        _stored(_twin(page, place), place)
+
+
+def begin_page(page: Path, places: Iterable[Place]) -> None:
+    """A page with places for the tables of several, where there is none; one that is there stays as it is."""
+    if not page.exists():
+        write_bytes(page, _fresh(page, places).encode())
 
 
 def _text(page: Path) -> str:
@@ -143,10 +156,18 @@ def _text(page: Path) -> str:
         raise DataError(f"{page} is no page that can be read ({error})") from None
 
 
+def _twin(page: Path, place: Place) -> Path:
+    return page.with_name(f"{page.stem}{place.twin}.json")
+
+
+def _fresh(page: Path, places: Iterable[Place]) -> str:
+    marks = "\n".join(f"{place.begin}\n{place.end}\n" for place in places)
+    return f"# {page.stem}\n\n## Tables\n\n{marks}"
+
+
 def _around(page: Path, place: Place) -> tuple[str, str]:
     """The words of a page before and after the marks."""
-    fresh = f"# {page.stem}\n\n## Tables\n\n{place.begin}\n{place.end}\n"
-    old = _text(page) if page.exists() else fresh
+    old = _text(page) if page.exists() else _fresh(page, [place])
     before, _, rest = old.partition(place.begin)
     _, end, after = rest.partition(place.end)
     if not end:

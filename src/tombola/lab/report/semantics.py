@@ -306,6 +306,12 @@ def _matrix(title: str, named: Named) -> Chart:
     return heat(title, {"": matrix}, Axis("similarity", share))
 
 
+def check_figure(file: Path) -> None:
+    """Raise `UsageError` for the name of a figure that cannot be drawn, before there is one."""
+    if file.suffix.lower() not in _FORMATS:
+        raise UsageError(f"--figure takes {', '.join('NAME' + each for each in _FORMATS)}: got {file}")
+
+
 def draw(states: Sequence[Snapshot], rows: Sequence[Row], meaning: Named, what: str, file: Path) -> None:
     """Five panels in one file, after Figure 3 of RTL (arXiv 2601.22141): do related classes share weights?
 
@@ -313,8 +319,7 @@ def draw(states: Sequence[Snapshot], rows: Sequence[Row], meaning: Named, what: 
     the names. D: their rank correlation over sparsity, a line per third of the depth, dashed the controls
     over all layers. E: mean similarity over sparsity per third of the depth.
     """
-    if file.suffix.lower() not in _FORMATS:
-        raise UsageError(f"--figure takes {', '.join('NAME' + each for each in _FORMATS)}: got {file}")
+    check_figure(file)
     above = []
     for letter, depth in (("A", "shallow"), ("B", "deep")):
         mine = [[s for s in states if (s.source, s.depth) == ("own", each)] for each in (depth, "all")]
