@@ -17,9 +17,11 @@ NETS = """
 import torch, tombola as tb
 from torch import nn
 
+torch.manual_seed(0)
 rows = nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
 
 def pictures():
+    torch.manual_seed(0)
     layers = [nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)]
     return nn.Sequential(*layers)
 

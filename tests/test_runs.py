@@ -8,7 +8,7 @@ import torch
 import yaml
 
 from tombola._utils import io
-from tombola._utils.errors import RunError
+from tombola._utils.errors import RunError, TicketFileError
 from tombola.runs import log as records
 from tombola.runs.directory import Run
 from tombola.settings import Settings
@@ -51,6 +51,31 @@ def test_results_come_back_from_disk(tmp_path):
         assert run.metadata("b") is None
         tensors, _ = run.get_or_compute("a", compute(9))
     assert torch.equal(tensors["t"], torch.zeros(2))
+
+
+def test_a_run_is_opened_without_its_tensors_and_holds_none(tmp_path, monkeypatch):
+    fill(tmp_path, "a", "b")
+    monkeypatch.setattr(io, "digest", lambda _: pytest.fail("tensors are read"))
+    with Run(tmp_path, CONFIG) as run:
+        assert run.finished() == {"a": {"value": 0}, "b": {"value": 1}}
+        monkeypatch.undo()
+        run.get_or_compute("a", compute(9))
+        assert not run.results
+
+
+def test_a_result_that_was_altered_is_named_when_it_is_asked_for(tmp_path):
+    fill(tmp_path, "a")
+    file = tmp_path / "stages" / "a.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with (
+        Run(tmp_path, CONFIG) as run,
+        pytest.raises(
+            TicketFileError, match=r"altered since .* delete it, and the run computes this stage again"
+        ),
+    ):
+        run.get_or_compute("a", compute())
 
 
 def test_stages_and_tickets_of_subsets_named_like_paths_stay_in_their_folders(tmp_path):

@@ -229,6 +229,26 @@ def read(path: Path | str, remedy: str = "") -> tuple[dict[str, Tensor], dict[st
     Raises:
         TicketFileError: no such file, not of this kind, truncated, or altered.
     """
+    with _opened(path, remedy) as file:
+        seal, _, written = file.metadata()[KEY].partition(" ")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if seal != _seal(tensors, written):
+        raise TicketFileError(
+            f"{path} was altered since it was written: its content does not match its hash: "
+            + (remedy or "take another copy; tombola resume writes ticket files of a run again")
+        )
+    return tensors, _parsed(written, path)
+
+
+def read_metadata(path: Path | str, remedy: str = "") -> dict[str, Any]:
+    """What `read` has beside the tensors, which are not read: whether they were altered is not known."""
+    with _opened(path, remedy) as file:
+        return _parsed(file.metadata()[KEY].partition(" ")[2], path)
+
+
+@contextmanager
+def _opened(path: Path | str, remedy: str) -> Iterator[Any]:
+    """A file of ours, open; what is wrong with it while it is read is said as `read` says it."""
     if not isinstance(path, str | os.PathLike):
         raise TicketFileError(f"a file is given by its path: got {type(path).__name__}")
     path = Path(path)
@@ -238,28 +258,24 @@ def read(path: Path | str, remedy: str = "") -> tuple[dict[str, Tensor], dict[st
         raise TicketFileError(f"there is no file {path}")
     try:
         with _name(path) as name, safe_open(name, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if KEY not in (file.metadata() or {}):
+                raise TicketFileError(f"{path} is a safetensors file, but was not written by Tombola")
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise TicketFileError(
             f"{path} is truncated or no safetensors file ({error}): "
             + (remedy or "copy it again from its source")
         ) from None
-    if KEY not in header:
-        raise TicketFileError(f"{path} is a safetensors file, but was not written by Tombola")
-    seal, _, written = header[KEY].partition(" ")
-    if seal != _seal(tensors, written):
-        raise TicketFileError(
-            f"{path} was altered since it was written: its content does not match its hash: "
-            + (remedy or "take another copy; tombola resume writes ticket files of a run again")
-        )
+
+
+def _parsed(written: str, path: Path | str) -> dict[str, Any]:
     try:
         metadata = json.loads(written)
     except (ValueError, RecursionError):
         metadata = None
     if not isinstance(metadata, dict):
         raise TicketFileError(f"{path} has a header that is no JSON object: take another copy")
-    return tensors, metadata
+    return metadata
 
 
 def _inside(folder: Path) -> str:

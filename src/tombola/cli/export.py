@@ -65,7 +65,7 @@ def export(
         force: Replace a file that is there already.
         json: Print what was written, for machines.
     """
-    form, header = format_of(out, format), io.read(file)[1]
+    form, header = format_of(out, format), io.read_metadata(file)
     names, metadata = _names(header.get("names", []), ticket, all), header.get("facts", {})
     together = all and form == "onnx"
     if form == "peft" and not metadata.get("reference"):

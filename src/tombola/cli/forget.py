@@ -41,7 +41,7 @@ def forget(
     file = file.resolve()  # of a link, what it leads to
     check_save(save, file, force=force)
     with io.changing(file) if save is None else nullcontext() as held:
-        metadata = io.read(file)[1].get("facts", {})
+        metadata = io.read_metadata(file).get("facts", {})
         tickets = load(file, network(file, metadata, backbone))
         kept, shared = int(tickets[name].count_nonzero()), tickets.shared_with(name)
         before, links = file.stat().st_size, file.stat().st_nlink

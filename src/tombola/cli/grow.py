@@ -79,7 +79,7 @@ def grow(
     began, file = time.perf_counter(), file.resolve()  # of a link, what it leads to
     check_save(save, file, data, force=force)
     with io.changing(file) if save is None else nullcontext():
-        header = io.read(file)[1]
+        header = io.read_metadata(file)
         if name in header.get("names", ()):
             raise UsageError(f"there is a ticket {name!r} already: choose another name, or forget it first")
         metadata = header.get("facts", {})

@@ -54,7 +54,7 @@ def network(file: Path, metadata: Mapping[str, Any], given: str | None, otherwis
 
 def _known_by(file: Path) -> str:
     """What to give as the network of a file, by the layers that it has."""
-    header = io.read(file)[1]
+    header = io.read_metadata(file)
     layers, facts = header.get("architecture", {}), header.get("facts", {})
     if facts.get("reference") or facts.get("adapters"):
         layers = _given(layers)

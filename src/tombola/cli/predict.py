@@ -59,7 +59,7 @@ def predict(
         )
     if ticket and ticket_column:
         raise UsageError("--ticket and --ticket-column both say who answers: give one of them")
-    metadata = io.read(file)[1].get("facts", {})
+    metadata = io.read_metadata(file).get("facts", {})
     taken = taken_by(file, metadata, prepared, tokenizer and absolute(tokenizer))
     tickets = load(file, network(file, metadata, backbone))
     made = [answer for path in inputs for answer in _answers(tickets, taken, path, ticket, ticket_column)]

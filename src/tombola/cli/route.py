@@ -106,7 +106,7 @@ def _file(
     file, save = paths[0].resolve(), options.save  # of a link, what it leads to
     check_save(save, file, options.data, force=force)
     with io.changing(file) if save is None else nullcontext():
-        header = io.read(file)[1]
+        header = io.read_metadata(file)
         if save is None and "router" in header.get("parts", {}) and not force:
             raise UsageError(f"{file} has a router already: --force replaces it, --save FILE leaves it")
         metadata, before = header.get("facts", {}), file.stat().st_size

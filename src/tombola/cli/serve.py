@@ -85,7 +85,7 @@ def serve(
     where = f"http://{host if ':' not in host else f'[{host}]'}:{listening.getsockname()[1]}"
 
     def read(path: Path) -> tuple[TicketModel, Inputs]:
-        metadata = io.read(path)[1].get("facts", {})
+        metadata = io.read_metadata(path).get("facts", {})
         taken = taken_by(path, metadata, prepared, tokenizer and absolute(tokenizer))
         return load(path, network(path, metadata, backbone)), taken
 

@@ -40,7 +40,7 @@ def figures(file: Path) -> str:
     The method of the file is first; controls are marked.
     """
     run = run_of(file)
-    stage = Stage.parse(f"train-{io.read(file)[1].get('facts', {}).get('label', '')}")
+    stage = Stage.parse(f"train-{io.read_metadata(file).get('facts', {}).get('label', '')}")
     if run is None or stage is None:
         return ""
     frame = _beside(run)

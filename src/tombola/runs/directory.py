@@ -32,6 +32,7 @@ from tombola.runs.stages import NO_WORK, Stage, Work
 from tombola.training.parallel import Parallel, settled, world
 
 _CURRENT = "current"
+DAMAGED = "delete it, and the run computes this stage again"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -67,6 +68,7 @@ class Run(StageCache):
         super().__init__(parallel, progress, on_record)
         self.path, self.save_seconds = Path(path), save_seconds
         self.records, self.shared = self.path / "records.jsonl", shared
+        self._facts: dict[str, dict[str, Any]] = {}  # of finished stages; their tensors stay on the disk
         self._unfinished: str | None = None  # the stage whose state was saved, but not its result
         self._recorded: set[str | None] | None = None
         with _writable(self.path):
@@ -124,12 +126,15 @@ class Run(StageCache):
     ) -> State:
         """The result of a stage, from disk if it was finished in this or an earlier process, or is shared."""
         name = str(stage)
-        if self.metadata(name) is None and self.shared and key:
+        if (found := finished_stage(self.path, name)) is not None:
+            return found
+        if self.shared and key:
             with turn(file := self.shared / f"{key}.safetensors"):  # of runs at once one computes it
-                self.results[name] = self._of_all(stage, compute, file)
-        elif self.metadata(name) is None:
-            self.results[name] = self._compute(stage, compute)
-        return self.results[name]
+                found = self._of_all(stage, compute, file)
+        else:
+            found = self._compute(stage, compute)
+        self._facts[name] = found[1]
+        return found
 
     def _of_all(self, stage: Stage | str, compute: Callable[[Checkpoint], State], file: Path) -> State:
         """A stage that other runs need too: theirs, or computed for all."""
@@ -174,13 +179,11 @@ class Run(StageCache):
 
     def metadata(self, stage: Stage | str) -> dict[str, Any] | None:
         """The metadata of a finished stage; None if it was never done."""
-        if (name := str(stage)) not in self.results and (found := finished_stage(self.path, name)):
-            self.results[name] = found
-        return super().metadata(name)
+        return self._facts.get(str(stage))
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """The metadata of the stages that were finished when the run was opened, or are since."""
-        return {**self._facts, **super().finished()}
+        return dict(self._facts)
 
     def file(self, name: str) -> Path | None:
         """A ticket file of this run."""
@@ -189,7 +192,7 @@ class Run(StageCache):
     def _cut_records(self) -> None:
         """Drop the lines that a killed process wrote after its last saved state."""
         files = (self.path / "stages").glob("*.safetensors")
-        states = {file.stem: _state(file)[1] for file in files}
+        states = {file.stem: io.read_metadata(file, DAMAGED) for file in files}
         self._facts = {s["stage"]: s["facts"] for at, s in states.items() if at != _CURRENT}
         self._unfinished = states[_CURRENT]["stage"] if _CURRENT in states else None
         if self._unfinished is not None and io.file_name(self._unfinished) in states:
@@ -287,7 +290,7 @@ def _copied(file: Path, checkpoint: Checkpoint) -> State:
 
 def _state(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The content of a stage file."""
-    return io.read(file, "delete it, and the run computes this stage again")
+    return io.read(file, DAMAGED)
 
 
 @contextmanager

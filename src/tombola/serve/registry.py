@@ -238,7 +238,7 @@ class Registry:
 
     def _known(self, path: Path) -> Made:
         """Tickets of a file, on the network of one of those of the start, and by the tokenizer of one."""
-        taken = taken_by(path, io.read(path)[1].get("facts", {}), self._prepared)
+        taken = taken_by(path, io.read_metadata(path).get("facts", {}), self._prepared)
         if taken.text is not None:
             texts = [known.text for _, known in self._networks if known.text is not None]
             alike = [text for text in texts if text["digest"] == taken.text["digest"]]

@@ -33,7 +33,6 @@ from tombola._utils.rng import drawn_from
 from tombola._utils.validation import check_name
 from tombola.data import prepare
 from tombola.data.dataset import Data
-from tombola.data.partition import Partition
 from tombola.masks.low_rank import rank_of
 from tombola.masks.maskset import MaskSet
 from tombola.masks.reference import plain, references
@@ -44,6 +43,7 @@ from tombola.tickets import fitted, inputs, membership
 from tombola.tickets.finish import finish
 from tombola.tickets.model import TicketModel
 from tombola.tickets.passes import evaluating
+from tombola.tickets.quality import whole
 from tombola.training.callbacks import rules
 from tombola.training.checks import check_fit, check_kinds
 from tombola.training.head import find_head
@@ -287,12 +287,6 @@ def _numbered(tickets: TicketModel, data: Data) -> Data:
     parts = (replace(part, y=numbers[part.y]) for part in (data.train, data.validation, data.test))
     train, validation, test = parts
     return replace(data, train=train, validation=validation, test=test, class_names=tuple(every))
-
-
-def whole(data: Data, name: str) -> Partition:
-    """One subset that holds all data."""
-    splits = {split: len(data.split(split)) for split in ("train", "validation", "test")}
-    return Partition((name,), {split: torch.ones(S, 1, dtype=torch.bool) for split, S in splits.items()})
 
 
 def _function(

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,9 +28,9 @@ from tombola.objectives.metrics import metric_info
 from tombola.settings import Settings, TrainConfig
 from tombola.tickets.checkpoints import FineTunes
 from tombola.tickets.finish import finish
-from tombola.tickets.growth import whole
 from tombola.tickets.merge_methods import Changes, Choice, Merged
 from tombola.tickets.model import TicketModel
+from tombola.tickets.quality import quality, whole
 from tombola.training.checks import check_fit, check_kinds
 from tombola.training.joint import train_jointly
 from tombola.training.model import FunctionalModel, Params
@@ -81,20 +82,10 @@ class Judge:
 
     def quality(self, task: str, split: str, network: nn.Module | None = None) -> tuple[str, float]:
         """Name and value of the first metric of the objective on a split of a task's data."""
-        network, data = network or self.network, self.data[task]
-        if split != "test":
-            data = replace(data, test=data.split(split))
-        partition = whole(data, task)
-
-        def predict(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
-            samples = torch.arange(len(data.split(split))) if index is None else index
-            inputs = data.batches(split, samples.split(500), device_of(network))
-            return torch.cat([self.objective.read(batch.call(network, x)).cpu() for x in inputs])
-
-        with torch.no_grad():
-            found = self.objective.of(data, partition).evaluate(predict, data, partition)
-        first = next(metric for metric in found if not metric.ticket)
-        return first.name, first.value
+        network = network or self.network
+        outputs = partial(batch.call, network)
+        found = quality(outputs, task, self.data[task], self.objective, device_of(network), split)
+        return next(iter(found.items()))
 
     def put(self, tensors: Mapping[str, Tensor]) -> None:
         """Set tensors of the network that is judged."""

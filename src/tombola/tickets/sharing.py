@@ -44,13 +44,13 @@ def fetch(where: Path | str, backbone: nn.Module | Path | str | None, revision: 
             raise TicketFileError(f"{where} holds no {FILE}: it was not written by save_pretrained")
         file = hub.fetched(str(where), FILE, revision)
     if not isinstance(backbone, nn.Module):
-        backbone = network_of(where, io.read(file)[1].get("facts", {}), backbone)
+        backbone = network_of(where, io.read_metadata(file).get("facts", {}), backbone)
     return load(file, backbone)
 
 
 def push(folder: Path, repo: str, private: bool = False, token: str = "") -> str:
     """Upload a folder that `share` has written; the address."""
-    known = io.read(folder / FILE)[1]["facts"].get("pretrained", {}).get("model", "")
+    known = io.read_metadata(folder / FILE)["facts"].get("pretrained", {}).get("model", "")
     if Path(known).is_absolute():
         raise UsageError(
             f"the tickets are of a network in {known}, which is on this machine alone: say by which name "

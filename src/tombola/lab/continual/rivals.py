@@ -30,8 +30,9 @@ from tombola.objectives import Objective
 from tombola.runs.cache import StageCache
 from tombola.settings import Settings
 from tombola.tickets.finish import finish
-from tombola.tickets.growth import Policy, grow, search_changes, whole
+from tombola.tickets.growth import Policy, grow, search_changes
 from tombola.tickets.model import TicketModel
+from tombola.tickets.quality import whole
 from tombola.training.joint import train_jointly
 from tombola.training.model import Params, parameter_of
 from tombola.training.trainer import Problem, TicketBatch

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from tombola._utils import batch
 from tombola._utils.errors import DataError, UnknownColumn, UsageError, unknown
-from tombola._utils.imported import imported
 from tombola.data import prepare
 from tombola.data.dataset import Data
 from tombola.data.images import SUFFIXES
 from tombola.data.partition import Partition, by_column
 from tombola.data.table import TABLES, frame, read_text
 from tombola.lab.evaluation.inputs import columns_as
+from tombola.lab.evaluation.new_data import named_data, pictures_as
 from tombola.lab.evaluation.router_evaluator import over_test
 from tombola.tickets.inputs import Inputs
 from tombola.tickets.model import TicketModel
@@ -74,10 +74,7 @@ def samples_of(where: str, column: str | None, taken: Inputs, names: Sequence[st
     elif path.suffix.lower() in TABLES:
         data = _table(path, column, taken, names)
     elif ":" in where and not path.exists():
-        found: Any = imported(where, "--data")
-        data = found() if callable(found) else found
-        if not isinstance(data, Data):
-            raise DataError(f"--data {where} gives {type(data).__name__}, not a tombola.Data")
+        data = named_data(where)
     else:
         raise DataError(
             f"{where} is no table (CSV, Parquet), no folder of pictures, and not MODULE:NAME of a "
@@ -108,12 +105,10 @@ def _table(path: Path, column: str, taken: Inputs, names: Sequence[str]) -> Data
 
 
 def _pictures(folder: Path, taken: Inputs) -> Data:
-    shape = (taken.stored or {}).get("tensor", ())
-    if len(shape) != 3 or shape[0] not in (1, 3):
-        raise DataError(f"{folder} is a folder of pictures, but these tickets take {list(shape) or 'others'}")
+    how = pictures_as(taken, folder)
     here = any(file.suffix.lower() in SUFFIXES for file in folder.glob("*/*"))
     levels = (LEVEL,) if here else (LEVEL, "class")
-    data = Data.from_folder(folder, shape[2], levels, LEVEL, grey=shape[0] == 1)
+    data = Data.from_folder(folder, levels=levels, target=LEVEL, **how)
     return replace(data, prepare=prepare.restored(taken.prepare))
 
 

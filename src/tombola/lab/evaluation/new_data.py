@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tombola._utils.errors import DataError, UnknownColumn, UsageError, readable, unknown
 from tombola._utils.imported import imported
@@ -15,9 +14,10 @@ from tombola.data.dataset import Data
 from tombola.data.table import TABLES, frame
 from tombola.data.text import Text
 from tombola.objectives import Objective
-from tombola.tickets.growth import alike, whole
+from tombola.tickets.growth import alike
 from tombola.tickets.inputs import Inputs
 from tombola.tickets.model import TicketModel
+from tombola.tickets.quality import quality
 
 
 def data_of(where: str, target: str | None, taken: Inputs) -> Data:
@@ -48,6 +48,11 @@ def data_of(where: str, target: str | None, taken: Inputs) -> Data:
             f"{where} is no table (CSV, Parquet), no arrays x and y (.npz), no folder of pictures, and not "
             "MODULE:NAME of a tombola.Data"
         )
+    return named_data(where)
+
+
+def named_data(where: str) -> Data:
+    """The `tombola.Data` at MODULE:NAME, or what a function of this name makes."""
     found: Any = imported(where, "--data")
     made = found() if callable(found) else found
     if not isinstance(made, Data):
@@ -55,11 +60,16 @@ def data_of(where: str, target: str | None, taken: Inputs) -> Data:
     return made
 
 
-def _pictures(folder: Path, taken: Inputs) -> Data:
+def pictures_as(taken: Inputs, folder: Path) -> dict[str, Any]:
+    """How pictures of a folder are read for tickets that take pictures: their size, and whether grey."""
     shape = (taken.stored or {}).get("tensor", ())
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise DataError(f"{folder} is a folder of pictures, but these tickets take {list(shape) or 'others'}")
-    data = Data.from_folder(folder, size=shape[2], grey=shape[0] == 1)
+    return {"size": shape[2], "grey": shape[0] == 1}
+
+
+def _pictures(folder: Path, taken: Inputs) -> Data:
+    data = Data.from_folder(folder, **pictures_as(taken, folder))
     # Prepared as the others, not as pictures usually are.
     return Data(data.train, data.validation, data.test, class_names=data.class_names)
 
@@ -91,14 +101,4 @@ def _arrays(path: Path) -> Data:
 def judged(tickets: TicketModel, name: str, data: Data, objective: Objective) -> dict[str, float]:
     """The metrics of a ticket on the test split of its data, which are read as the tickets' own."""
     data, objective = alike(tickets, data, objective)
-    partition = whole(data, name)
-    device = tickets.bits_KM.device
-
-    @torch.no_grad()
-    def predict(split: str, k: int, index: Tensor | None = None) -> Tensor:  # noqa: ARG001
-        samples = torch.arange(len(data.split(split))) if index is None else index
-        batches = data.batches(split, samples.split(500), device)
-        return torch.cat([objective.read(tickets(x, ticket=name)).cpu() for x in batches])
-
-    bound = objective.of(data, partition)
-    return {m.name: m.value for m in bound.evaluate(predict, data, partition) if not m.ticket}
+    return quality(partial(tickets, ticket=name), name, data, objective, tickets.bits_KM.device)
