@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tombola._utils.errors import MissingExtra, RunError, UsageError, install
 from tombola._utils.renamed import renewed_changes
-from tombola.cli.options import DEFAULTS, Integers, Page, RunOptions, Words, once
+from tombola.cli.options import DEFAULTS, Flag, Integers, Page, RunOptions, Words, once
 from tombola.cli.terminal import say_aside, show_rows
 from tombola.lab.adaptation.evaluate import carried_out, place, rows, summary, tables
 from tombola.lab.adaptation.figure import figure
@@ -31,6 +31,7 @@ def adapt(
     set: Words = (),
     out: Path = Path("runs"),
     write: Page = None,
+    brief: Flag = False,
     options: RunOptions = DEFAULTS,
 ) -> None:
     """Have the tasks of an experiment on one pretrained network in several ways, at equal steps per task.
@@ -49,6 +50,7 @@ def adapt(
         set: Changes of settings, as for `tombola run`.
         out: Results go to OUT/NAME-PRESET/adapt/seedN/RIVAL-SPARSITY.json, fine-tunes to OUT/fine_tunes.
         write: A Markdown page to put the tables into, with a JSON twin and a figure beside it.
+        brief: Print the first table alone.
     """
     once("--seed", seed)
     once("--rival", rival, RIVALS)
@@ -76,7 +78,7 @@ def adapt(
     found, failed = found_by(jobs(), summary, say_aside)
     title = title_of(order)
     made = rows(found, *title)
-    show_rows(made, tables, options.json, write, place(), brief=options.brief)
+    show_rows(made, tables, options.json, write, place(), brief=brief)
     if write is not None:  # of all rows that the page has now
         held = json.loads(write.with_suffix(".json").read_text())
         drawn = put_figure(figure(held, *title), write, "-".join(title).replace(" ", "-"))

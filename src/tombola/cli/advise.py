@@ -15,7 +15,7 @@ from tombola._utils.renamed import renewed_changes
 from tombola._utils.rng import generator
 from tombola.analysis.advise import Advice
 from tombola.analysis.advise import advise as advice_of
-from tombola.cli.options import DEFAULTS, RunOptions, Words, say_overridden
+from tombola.cli.options import DEFAULTS, Flag, RunOptions, Words, say_overridden
 from tombola.cli.terminal import out_console, print_json, say_aside, to_json
 from tombola.lab.launch import Order
 
@@ -29,6 +29,7 @@ def advise(
     item: str = "",
     set: Words = (),
     out: Path = Path("runs"),
+    brief: Flag = False,
     options: RunOptions = DEFAULTS,
 ) -> None:
     """Say whether tickets pay, before anything long: do the contexts agree, and what do short runs show?
@@ -42,6 +43,7 @@ def advise(
         item: Where every item (a photograph) has a network of its own: which of them; the first by default.
         set: Changes of settings, as for `tombola run`.
         out: Short runs and answer go to OUT/NAME-PRESET/advice, where `tombola report` finds them.
+        brief: Print the answer and its reasons in words, without the table.
     """
     changes = renewed_changes(set)
     order = options.order(name, (), changes)
@@ -62,7 +64,7 @@ def advise(
     if options.json:
         print_json(whole)
         return
-    out_console.print(advice.brief if options.brief else str(advice), soft_wrap=True)
+    out_console.print(advice.brief if brief else str(advice), soft_wrap=True)
     out_console.print(f"\nNext: {_command(order, advice, changes, item)}", soft_wrap=True)
 
 

@@ -97,7 +97,6 @@ class RunOptions:
         device: Where to compute: cpu, cuda, cuda:1, ...; under torchrun cuda is one for each rank. By default
             where the run began; a new one on the CPU.
         json: Print rows for machines instead of tables.
-        brief: Print the answer in words alone; `tombola compare` and `tombola report` have the tables.
     """
 
     preset: str | None = None
@@ -109,7 +108,6 @@ class RunOptions:
     parallel: Parallel = "auto"
     device: str = ""
     json: Flag = False
-    brief: Flag = False
 
     def order(self, name: str | Experiment, methods: Sequence[str], changes: Iterable[str] = ()) -> Order:
         """What is to be run of an experiment; from here on torch has as many threads as are asked for."""

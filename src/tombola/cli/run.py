@@ -7,7 +7,7 @@ from pathlib import Path
 from tombola._utils.renamed import renewed_changes
 from tombola.cli.display import run_and_compare
 from tombola.cli.jobs import ONE, JobOptions
-from tombola.cli.options import DEFAULTS, Integers, RunOptions, Words, once, say_overridden
+from tombola.cli.options import DEFAULTS, Flag, Integers, RunOptions, Words, once, say_overridden
 from tombola.cli.pretrained_options import PRETRAINED, PretrainedOptions
 from tombola.cli.terminal import say_aside
 from tombola.lab.jobs import Task
@@ -22,6 +22,7 @@ def run(
     item: Words = (),
     set: Words = (),
     out: Path = Path("runs"),
+    brief: Flag = False,
     options: RunOptions = DEFAULTS,
     at_once: JobOptions = ONE,
     pretrained: PretrainedOptions = PRETRAINED,
@@ -45,6 +46,7 @@ def run(
         item: Where every item (a photograph) has a network of its own: which of them; all by default.
         set: Changes of settings, one or several: T=40 train.lr=0.01; help(tombola.Settings) lists them.
         out: Where run directories go: OUT/NAME-PRESET/seedN, or OUT/NAME-PRESET/ITEM/seedN.
+        brief: Print the answer in words alone; `tombola compare` and `tombola report` have the tables.
     """
     once("--seed", seed)
     changes = renewed_changes(set)
@@ -55,4 +57,4 @@ def run(
     folder, found = order.folder(out), order.load()
     tasks = [Task.of(order, folder / i, s, i) for i in item or found for s in seed]
     place = at_once.place(options.threads, options.device)
-    run_and_compare(tasks, found, options.json, options.brief, place)
+    run_and_compare(tasks, found, options.json, brief, place)
