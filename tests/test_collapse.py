@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tombola._utils.errors import DataError, RunError
 from tombola.cli.collapse import collapse
 from tombola.cli.main import main
+from tombola.lab.experiments import EXPERIMENTS
 from tombola.lab.report.findings import gather
 from tombola.lab.report.html import page
 from tombola.lab.report.tickets import collapse as chapter
@@ -187,6 +188,22 @@ def test_a_new_page_has_a_place_for_each_experiment(three, tmp_path, capsys):
     with pytest.raises(DataError, match="put the lines <!-- tables: h -->"):
         collapse(three, other, write=page)
     assert page.read_text() == "<!-- tables: g -->\n<!-- end of tables: g -->\n"
+    capsys.readouterr()
+
+
+def test_changes_of_a_preset_share_its_place_and_have_a_table_each(tmp_path, capsys):
+    settings = EXPERIMENTS["digits"].presets["quick"].settings.plain()
+    for T, at in ((settings["T"], 10), (8, 12)):
+        run = write_run(tmp_path / f"T{T}" / "seed0", 0, falling(at))
+        config = {"experiment": "digits", "preset": "quick", "seed": 0, "settings": {**settings, "T": T}}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        collapse(run, write=tmp_path / "page.md", json=True)  # one after the other, then both
+        text = (tmp_path / "page.md").read_text()
+    assert "digits, preset quick T=8" in text
+    assert f"{REMOVED[10]:.1%}" in text
+    assert f"{REMOVED[12]:.1%}" in text
+    collapse(tmp_path, write=tmp_path / "page.md", json=True)
+    assert (tmp_path / "page.md").read_text() == text
     capsys.readouterr()
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tombola._utils.errors import RunError, UsageError
 from tombola.cli.options import Flag, Page
 from tombola.cli.terminal import runs_of, show
-from tombola.lab.report.page import begin_page, check_page, place_of, put_tables
+from tombola.lab.report.page import Place, begin_page, check_page, place_of, put_tables
 from tombola.lab.report.rows import Row
 from tombola.lab.report.tables import Table, heading
 from tombola.lab.results import names_of
@@ -43,28 +46,36 @@ def collapse(
     """
     if not points > 0:
         raise UsageError(f"--points is what counts as a drop, more than 0: got {points:g}")
-    found: dict[tuple[str, str], list[Row]] = {}
-    for path in runs_of(paths, "collapse"):
-        if (run := _run(path, metric, method, points / 100, threshold)) is not None:
-            found.setdefault((run["experiment"], run["preset"]), []).append(run)
+    runs = [_run(path, metric, method, points / 100, threshold) for path in runs_of(paths, "collapse")]
+    found = [run for run in runs if run is not None]
     if not found:
         raise RunError("the search of the tickets was watched in none of these runs")
+    tables = partial(_tables, f"{metric.replace('_', ' ')} drops by {points:g} points")
     if write is not None:  # a page that lacks one of the places is left as it is
-        places = dict.fromkeys(map(place_of, found))
-        for place in places:
+        at: dict[Place, list[Row]] = {}
+        for run in found:
+            at.setdefault(place_of(_head(run)), []).append(run)
+        for place in at:
             check_page(write, place)
-        begin_page(write, places)
-    title = f"Share removed where {metric.replace('_', ' ')} drops by {points:g} points, and at the alarm"
-    header, tables = ["run", "drop", "alarm", "fired", "largest CUSUM"], []
-    for head, runs in found.items():
-        body = []
-        for run in runs:
-            shares = ["never" if run[at] is None else f"{run[at]:.1%}" for at in ("drop", "alarm")]
-            body.append([run["run"], *shares, " and ".join(run["fired"]), f"{run['cusum']:.3f}"])
-        tables.append(Table(title, header, body, heading(head)))
-        if write is not None:
-            put_tables(write, place_of(head), runs, tables[-1:])
-    show(tables, [run for runs in found.values() for run in runs], json)
+        begin_page(write, at)
+        for place, rows in at.items():  # with the rows that the twin has for it from before
+            put_tables(write, place, rows, partial(tables, at=place))
+    show(tables(found), found, json)
+
+
+def _head(run: Row) -> tuple[str, str]:
+    return run["experiment"], run["preset"]
+
+
+def _tables(drop: str, runs: Sequence[Row], at: Place | None = None) -> list[Table]:
+    """A table for each experiment and preset, or for those alone that have this place on a page."""
+    title = f"Share removed where {drop}, and at the alarm"
+    header, bodies = ["run", "drop", "alarm", "fired", "largest CUSUM"], dict[tuple[str, str], list[Any]]()
+    for run in (run for run in runs if at in (None, place_of(_head(run)))):
+        shares = ["never" if run[at] is None else f"{run[at]:.1%}" for at in ("drop", "alarm")]
+        body = bodies.setdefault(_head(run), [])
+        body.append([run["run"], *shares, " and ".join(run["fired"]), f"{run['cusum']:.3f}"])
+    return [Table(title, header, body, heading(head)) for head, body in bodies.items()]
 
 
 def _run(path: Path, metric: str, method: str, points: float, threshold: float | None) -> Row | None:
