@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import tombola as tb
@@ -339,6 +340,17 @@ def test_bad_input_is_named_before_anything_is_computed(disk, tmp_path):
     assert list(itertools.islice(tmp_path.glob(".x*"), 1)) == []
 
 
+@needs_llama
+def test_other_files_in_the_folder_are_not_the_network(disk):
+    _, folder, _ = disk
+    before = Blocks(folder).stored("model.norm.weight")
+    save_file({"model.norm.weight": before + 1}, folder / "model_old.safetensors")
+    assert torch.equal(Blocks(folder).stored("model.norm.weight"), before)
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    with pytest.raises(TombolaError, match=r"in a.safetensors and in model_old.safetensors of"):
+        Blocks(folder)
+
+
 # -- the command line ----------------------------------------------------------------------------------------
 
 
@@ -364,6 +376,10 @@ def test_the_command_reads_texts_and_says_what_it_wrote(disk, tmp_path, capsys):
     with pytest.raises(SystemExit, match="1"):
         main([*common, *texts, "--blocks", "7"])
     assert "low.txt has 6 blocks of 8 tokens, 7 are asked for" in capsys.readouterr().err
+    own = str(folder / "model.safetensors")
+    with pytest.raises(SystemExit, match="2"):
+        main([*common[:2], own, *common[3:], *texts])
+    assert "is what is read here" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*common, "low"])
     assert "a text is given once, as NAME=FILE: got 'low'" in capsys.readouterr().err

@@ -58,7 +58,12 @@ def oneshot(
     given = {name: Path(path) for name, path in by_name(texts, "a text", "NAME=FILE").items()}
     if not given:
         raise UsageError("oneshot needs a text at least, as NAME=FILE")
-    new(out, *(out / f"{file_name(name)}.tickets" for name in given), force=force, read=given.values())
+    new(
+        out,
+        *(out / f"{file_name(name)}.tickets" for name in given),
+        force=force,
+        read=[*given.values(), *network.expanduser().glob("*.safetensors")],
+    )
     with needs(EXTRA, "a network on disk"):
         from transformers import AutoConfig, AutoTokenizer
     try:

@@ -6,6 +6,7 @@ Shape letters: S blocks of text, L tokens, D width.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -81,10 +82,23 @@ class Blocks:
 
     @staticmethod
     def _files(folder: Path) -> dict[str, Path]:
-        found = {}
-        for file in sorted(folder.glob("*.safetensors")):
+        found: dict[str, Path] = {}
+        index, whole = folder / "model.safetensors.index.json", folder / "model.safetensors"
+        if whole.is_file():  # what transformers reads, whatever else lies there
+            files = [whole]
+        elif index.is_file():
+            listed = json.loads(index.read_text())["weight_map"]
+            files = [folder / name for name in sorted(set(listed.values()))]
+        else:
+            files = sorted(folder.glob("*.safetensors"))
+        for file in files:
             try:
                 with safe_open(file, framework="pt") as opened:
+                    if twice := found.keys() & opened.keys():
+                        raise TombolaError(
+                            f"{min(twice)} is in {found[min(twice)].name} and in {file.name} of {folder}: "
+                            "leave the files of one network there"
+                        )
                     found.update(dict.fromkeys(opened.keys(), file))
             except (SafetensorError, OSError) as error:
                 raise TombolaError(f"{file} is truncated or no safetensors file ({_line(error)})") from None

@@ -55,10 +55,12 @@ def generate(
     """
     x = _prompts(tickets, input_ids if ids is None else ids, attention_mask)
     B, names = len(x["input_ids"]), _asked(tickets, x, ticket)
-    if isinstance(names, str) or len(set(names)) == 1:
-        return _alone(tickets, names if isinstance(names, str) else names[0], x, options)
+    if isinstance(names, str):
+        return _alone(tickets, names, x, options)
     if len(names) != B:
         raise TombolaError(f"{len(names)} ticket names for {B} requests: give one name per request")
+    if len(set(names)) == 1:
+        return _alone(tickets, names[0], x, options)
     if strange := [name for name in names if name not in tickets]:
         raise UnknownTicket(strange[0], tickets.names)
     found: list[Tensor | None] = [None] * B
